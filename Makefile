@@ -1,0 +1,49 @@
+# On a fresh machine only Python >= 3.11 and make are needed: every target sets up .venv first.
+#
+#   make walkthrough   the main job: figures and a summary in figures/walkthrough/
+#   make lab           JupyterLab on the notebooks
+#   make test          lint, types and the quick tests (make test-all: the slow ones too)
+#   make clean         remove .venv and the tools' caches
+#
+# PYTHON=... picks the interpreter; TORCH_INDEX=... takes torch from another package index (see README.md).
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+TORCH_INDEX ?=
+VENV := .venv
+BIN := $(VENV)/bin
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help venv walkthrough lab lint test test-all clean
+help:
+	@sed -n 's/^#   //p' Makefile
+
+venv: $(VENV)/.stamp
+
+# torch comes first and by its exact version: a looser range may replace a CPU build by a CUDA build of several GB.
+$(VENV)/.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
+		"$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[lab,test]"
+	touch $@
+
+walkthrough: venv
+	$(BIN)/sarsteer-lab walkthrough
+
+lab: venv
+	$(BIN)/jupyter lab notebooks
+
+lint: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/python -m mypy
+
+test: lint
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: lint
+	$(BIN)/python -m pytest
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
