@@ -29,8 +29,8 @@ def data_folder() -> Path:
 def cache_folder() -> Path:
     """Where assembled models and captured activations are kept; created if missing.
 
-    The environment variable `SARSTEER_CACHE` names it, else it is `~/.cache/sarsteer-lab`. Everything in it can
-    be made again, so it may be deleted at any time.
+    The environment variable `SARSTEER_CACHE` names it, else it is `~/.cache/sarsteer-lab`. Everything in it
+    can be made again, so it may be deleted at any time.
     """
     folder = Path(os.environ.get("SARSTEER_CACHE") or "~/.cache/sarsteer-lab").expanduser()
     folder.mkdir(parents=True, exist_ok=True)
