@@ -1,7 +1,8 @@
 """Speech in and out: clips read, checked and brought to 16 kHz mono, and sentences spoken by a small voice.
 
-Audio processors of LALMs neither resample nor look at what they are given: a 44.1 kHz clip is simply heard 2.8 times
-too slow, and a NaN becomes a NaN in every hidden state. So every waveform passes through here first.
+Audio processors of LALMs neither resample nor look at what they are given: a 44.1 kHz clip is simply heard
+2.8 times too slow, and a NaN becomes a NaN in every hidden state. So every waveform passes through here
+first.
 """
 
 from functools import lru_cache
@@ -76,9 +77,9 @@ def check_waveform(
 ) -> Float[np.ndarray, "samples"]:
     """The same checks and handling as `read_clip`, for samples that are already in memory.
 
-    `x` has shape "samples" or "samples channels", is scaled to [-1, 1] if it holds floats and to its type's range if
-    it holds integers; `sampling_rate` is in Hz. Returns a new float32 mono 16 kHz array. Raises ClipError, naming
-    `name`, for whatever `read_clip` refuses, and for other shapes and types.
+    `x` has shape "samples" or "samples channels", is scaled to [-1, 1] if it holds floats and to its type's
+    range if it holds integers; `sampling_rate` is in Hz. Returns a new float32 mono 16 kHz array. Raises
+    ClipError, naming `name`, for whatever `read_clip` refuses, and for other shapes and types.
     """
     samples = np.asarray(x)
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and 0 < samples.shape[0] < samples.shape[1]):
@@ -115,14 +116,15 @@ def check_waveform(
 def synthesise(text: str, *, voice: str = "hibari", speed: float = 1.0) -> Float[np.ndarray, "samples"]:
     """Speak an English sentence with hibari-tts (about 100 times faster than real time on one CPU core).
 
-    The voices other than "hibari" are the same voice with pitch and formants scaled by the factor in `VOICES`;
-    `speed` (0.5 to 2) is the tempo, whatever the voice. The same arguments always give the same float32 16 kHz
-    waveform. Raises ValueError for an unknown voice, a speed out of range, or a text with nothing to speak.
+    The voices other than "hibari" are the same voice, pitch and formants scaled by the factor in `VOICES`;
+    `speed` (0.7 to 1.6) is the tempo, whatever the voice. The same arguments always give the same float32 16
+    kHz waveform. Raises ValueError for an unknown voice, a speed out of range, or a text with nothing to
+    speak.
     """
     if voice not in VOICES:
         raise ValueError(f"unknown voice {voice!r}; choose one of {', '.join(VOICES)}")
-    if not 0.5 <= speed <= 2.0:
-        raise ValueError(f"speed is {speed}, but has to lie between 0.5 and 2")
+    if not 0.7 <= speed <= 1.6:
+        raise ValueError(f"speed is {speed}, but has to lie between 0.7 and 1.6")
     if not any(character.isalnum() for character in text):
         raise ValueError(f"the text {text!r} has nothing to speak; write at least one word")
     factor = VOICES[voice]

@@ -1,0 +1,245 @@
+"""Clips of every kind, written as real files: what is refused, what is handled, and what is said about it."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from sarsteer_lab.speech import (
+    MIN_SECONDS,
+    SAMPLE_RATE,
+    SILENCE_RMS,
+    VOICES,
+    ClipError,
+    check_waveform,
+    read_clip,
+    synthesise,
+)
+
+
+def tone(
+    seconds: float = 1.0, rate: int = SAMPLE_RATE, hertz: float = 440.0, height: float = 0.3
+) -> np.ndarray:
+    return (height * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+
+
+def loudest_hertz(samples: np.ndarray, rate: int = SAMPLE_RATE) -> float:
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(len(samples))))
+    return float(np.argmax(spectrum) * rate / len(samples))
+
+
+def refusal(path: Path, **options: float) -> str:
+    """The message with which a clip is refused; it always names the file."""
+    with pytest.raises(ClipError) as caught:
+        read_clip(path, **options)
+    assert str(path) in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "tolerance"),
+    [
+        ("clip.wav", {"subtype": "PCM_16"}, 1e-4),
+        ("clip.wav", {"subtype": "FLOAT"}, 1e-7),
+        ("clip.wav", {"subtype": "PCM_U8"}, 2e-2),
+        ("clip.flac", {}, 1e-4),
+        ("clip.ogg", {"format": "OGG", "subtype": "VORBIS"}, 5e-2),
+        ("clip.opus", {"format": "OGG", "subtype": "OPUS"}, 5e-2),
+        ("clip.mp3", {"format": "MP3"}, None),
+    ],
+)
+def test_every_common_format_reads_as_the_same_tone(
+    tmp_path: Path, name: str, options: dict[str, str], tolerance: float | None
+) -> None:
+    written = tone()
+    soundfile.write(tmp_path / name, written, SAMPLE_RATE, **options)
+    read = read_clip(tmp_path / name)
+    assert read.dtype == np.float32 and read.ndim == 1
+    assert loudest_hertz(read) == pytest.approx(440, abs=2)
+    if tolerance is not None:
+        assert len(read) == len(written)
+        assert np.sqrt(np.mean((read - written) ** 2)) < tolerance
+
+
+@pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000, 96000])
+def test_other_rates_are_resampled_without_shifting_or_scaling(tmp_path: Path, rate: int) -> None:
+    soundfile.write(tmp_path / "clip.wav", tone(rate=rate), rate, subtype="FLOAT")
+    read = read_clip(str(tmp_path / "clip.wav"))
+    assert len(read) == SAMPLE_RATE
+    middle = slice(1000, -1000)  # the resampling filter rings at the ends
+    np.testing.assert_allclose(read[middle], tone()[middle], atol=2e-3)
+
+
+def test_resampling_filters_what_16_khz_cannot_hold(tmp_path: Path) -> None:
+    mixture = tone(rate=44100) + tone(rate=44100, hertz=15000)
+    soundfile.write(tmp_path / "clip.wav", mixture, 44100, subtype="FLOAT")
+    read = read_clip(tmp_path / "clip.wav")
+    # Unfiltered, 15 kHz would come back as 1 kHz.
+    np.testing.assert_allclose(read[1000:-1000], tone()[1000:-1000], atol=2e-3)
+
+
+@pytest.mark.parametrize("channels", [2, 6])
+def test_channels_are_averaged(tmp_path: Path, channels: int) -> None:
+    left = tone()
+    stereo = np.stack([left * weight for weight in range(1, channels + 1)], axis=1) / channels
+    soundfile.write(tmp_path / "clip.wav", stereo, SAMPLE_RATE, subtype="FLOAT")
+    np.testing.assert_allclose(
+        read_clip(tmp_path / "clip.wav"), left * (channels + 1) / 2 / channels, atol=1e-6
+    )
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    assert "no such file" in refusal(tmp_path / "absent.wav")
+
+
+def test_folder(tmp_path: Path) -> None:
+    assert "folder" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notes.wav", b"Buy milk, call the garage, water the plants.\n" * 50),
+        ("page.mp3", b"<html><body>404 Not Found</body></html>"),
+        ("nothing.wav", b""),
+        ("stub.flac", b"fLaC"),
+        ("header.wav", b"RIFF\x24\x00\x00\x00WAVE"),
+        ("noise.raw", bytes(range(256)) * 100),
+        ("noise.bin", bytes(range(256)) * 100),
+    ],
+)
+def test_not_audio(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    message = refusal(tmp_path / name)
+    assert "cannot be read as audio" in message and "convert it to WAV or FLAC" in message
+
+
+def test_cut_off_flac(tmp_path: Path) -> None:
+    path = tmp_path / "clip.flac"
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE * 3), SAMPLE_RATE)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    message = refusal(path)
+    assert "cut off" in message or "cannot be read as audio" in message
+
+
+def test_no_samples(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "clip.wav", np.zeros(0), SAMPLE_RATE)
+    assert "is empty" in refusal(tmp_path / "clip.wav")
+
+
+def test_too_short(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "clip.wav", tone(MIN_SECONDS * 0.9), SAMPLE_RATE)
+    assert "too short" in refusal(tmp_path / "clip.wav")
+    soundfile.write(tmp_path / "clip.wav", tone(MIN_SECONDS), SAMPLE_RATE)
+    assert len(read_clip(tmp_path / "clip.wav")) == SAMPLE_RATE * MIN_SECONDS
+
+
+def test_silence_is_refused_at_the_stated_level_and_quiet_speech_is_not(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "zero.wav", np.zeros(SAMPLE_RATE), SAMPLE_RATE)
+    assert "silent" in refusal(tmp_path / "zero.wav")
+    for factor, name in ((0.9, "under.wav"), (1.1, "over.wav")):
+        soundfile.write(
+            tmp_path / name, tone(height=SILENCE_RMS * 2**0.5 * factor), SAMPLE_RATE, subtype="FLOAT"
+        )
+    assert f"{SILENCE_RMS:.0e}" in refusal(tmp_path / "under.wav")
+    assert len(read_clip(tmp_path / "over.wav")) == SAMPLE_RATE
+
+
+def test_channels_that_cancel_are_silent(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "clip.wav", np.stack([tone(), -tone()], axis=1), SAMPLE_RATE)
+    assert "silent after averaging 2 channels" in refusal(tmp_path / "clip.wav")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_samples_that_are_not_finite(tmp_path: Path, value: float) -> None:
+    samples = tone()
+    samples[7:10] = value
+    soundfile.write(tmp_path / "clip.wav", samples, SAMPLE_RATE, subtype="FLOAT")
+    assert "3 samples are NaN or infinite" in refusal(tmp_path / "clip.wav")
+
+
+def test_unscaled_samples(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "clip.wav", tone() * 32768, SAMPLE_RATE, subtype="FLOAT")
+    assert "scale them to [-1, 1]" in refusal(tmp_path / "clip.wav")
+
+
+def test_too_long_for_the_model(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "clip.wav", tone(8.5), SAMPLE_RATE)
+    message = refusal(tmp_path / "clip.wav", max_seconds=8.0)
+    assert "lasts 8.5 s" in message and "at most 8 s" in message
+    assert len(read_clip(tmp_path / "clip.wav")) == 8.5 * SAMPLE_RATE
+    # The limit is on time, not on samples: the same number of samples at twice the rate is short enough.
+    soundfile.write(tmp_path / "clip.wav", tone(8.5), SAMPLE_RATE * 2)
+    assert len(read_clip(tmp_path / "clip.wav", max_seconds=8.0)) == 4.25 * SAMPLE_RATE
+
+
+def test_waveforms_in_memory_take_the_same_path() -> None:
+    written = tone()
+    np.testing.assert_array_equal(check_waveform(written, SAMPLE_RATE), written)
+    np.testing.assert_array_equal(check_waveform(written[:, None], SAMPLE_RATE), written)
+    np.testing.assert_allclose(check_waveform(written.astype(np.float64), SAMPLE_RATE), written, atol=1e-7)
+    np.testing.assert_allclose(
+        check_waveform((written * 32768).astype(np.int16), SAMPLE_RATE), written, atol=4e-5
+    )
+    assert check_waveform(written, SAMPLE_RATE) is not written
+
+
+@pytest.mark.parametrize(
+    ("x", "rate", "reason"),
+    [
+        (np.zeros((2, SAMPLE_RATE)), SAMPLE_RATE, "transpose"),
+        (np.zeros((3, 2, 2)), SAMPLE_RATE, "shape"),
+        (np.float32(0.5), SAMPLE_RATE, "shape"),
+        (np.zeros(0), SAMPLE_RATE, "is empty"),
+        (np.zeros((0, 2)), SAMPLE_RATE, "is empty"),
+        (np.zeros(SAMPLE_RATE), SAMPLE_RATE, "silent"),
+        (tone(), 0, "sampling rate"),
+        (tone(), -16000, "sampling rate"),
+        (tone() * np.nan, SAMPLE_RATE, "NaN"),
+        (np.full(SAMPLE_RATE, "a"), SAMPLE_RATE, "floats"),
+        (tone() > 0, SAMPLE_RATE, "floats"),
+        (tone().astype(complex), SAMPLE_RATE, "floats"),
+    ],
+)
+def test_waveforms_that_are_refused(x: np.ndarray, rate: int, reason: str) -> None:
+    with pytest.raises(ClipError, match=reason) as caught:
+        check_waveform(x, rate, name="microphone")
+    assert str(caught.value).startswith("microphone: ")
+
+
+def test_synthesised_speech_is_repeatable_and_paced() -> None:
+    sentence = "How do I bake bread at home?"
+    normal = synthesise(sentence)
+    np.testing.assert_array_equal(normal, synthesise(sentence))
+    assert normal.dtype == np.float32 and 1.0 < len(normal) / SAMPLE_RATE < 3.5
+    assert len(synthesise(sentence, speed=1.5)) < 0.8 * len(normal)
+
+
+def test_voices_differ_in_pitch_but_not_in_pace() -> None:
+    sentence = "How do I bake bread at home?"
+    spoken = {voice: synthesise(sentence, voice=voice) for voice in VOICES}
+    lengths = [len(samples) for samples in spoken.values()]
+    assert max(lengths) < 1.25 * min(lengths)
+
+    def brightness(samples: np.ndarray) -> float:
+        power = np.abs(np.fft.rfft(samples)) ** 2
+        return float((power * np.arange(len(power))).sum() / power.sum() / len(samples))
+
+    assert (
+        brightness(spoken["hibari-deep"]) < brightness(spoken["hibari"]) < brightness(spoken["hibari-bright"])
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"text": "hello", "voice": "parrot"}, "hibari-deep"),
+        ({"text": "hello", "speed": 3.0}, "between"),
+        ({"text": ""}, "nothing to speak"),
+        ({"text": "?!... "}, "nothing to speak"),
+    ],
+)
+def test_what_cannot_be_spoken(arguments: dict, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        synthesise(**arguments)
