@@ -1,0 +1,386 @@
+"""An audio-language model and its processor as one object: prompts (a clip and/or text) -> batch -> answers."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import safe_open
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, BatchFeature
+
+from sarsteer_lab.families import Family, audio_token_id, find_core, find_decoder, find_family, find_trunk
+from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
+
+# Tensors up to this many elements go into the fingerprint whole, longer ones by as many evenly spaced elements
+# (every low-rank or full-rank change of a weight matrix touches those too). Models below the second limit are hashed whole.
+FINGERPRINT_SAMPLE = 65_536
+FINGERPRINT_WHOLE_BELOW = 2**30
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One user turn: a clip (path, or 16 kHz mono waveform), then text. Either may be missing, not both.
+
+    `system=None` leaves the system turn to the model's chat template (its default one, where it has one).
+    """
+
+    text: str = ""
+    audio: Path | str | np.ndarray | None = None
+    system: str | None = None
+
+
+@dataclass(frozen=True)
+class Running:
+    """Which prompts of the current call the batch now running holds (batches are sorted by length)."""
+
+    rows: list[int]
+    total: int
+
+
+@dataclass(frozen=True)
+class LowRankDelta:
+    """A change `weight + scale * B @ A` of some weights, and where their pristine values are read from.
+
+    `keys` maps parameter names to tensor names in the checkpoint file; it is read by memory map, so that keeping the
+    pristine weights costs no memory and every scale is computed from them, never from an earlier scale.
+    """
+
+    checkpoint: Path
+    keys: dict[str, str]
+    factors: dict[str, tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]]
+
+    @torch.no_grad()
+    def apply(self, model: nn.Module, scale: float) -> None:
+        """Set every weight to `pristine + scale * B @ A`, computed in float32 on the CPU and then cast."""
+        with safe_open(self.checkpoint, framework="pt") as pristine:
+            for name, (a, b) in self.factors.items():
+                weight = pristine.get_tensor(self.keys[name]).float()
+                model.get_parameter(name).copy_(torch.addmm(weight, b.float(), a.float(), alpha=scale))
+
+
+class LALM:
+    """A model and its processor. `load_lalm` makes one; the constructor takes parts that are already loaded.
+
+    Attributes: `model`, `processor`, `tokenizer`, `name`, `family` (its row of the families table), `core` (the part
+    that generates text), `trunk` (the same without the vocabulary head), `audio_token_id`.
+    """
+
+    def __init__(self, model: Any, processor: Any, *, name: str, delta: LowRankDelta | None = None) -> None:
+        self.model = model.eval()
+        self.processor = processor
+        self.tokenizer = getattr(processor, "tokenizer", processor)
+        # Captured and steered positions are counted from the end, so the end of every row has to be its last token.
+        self.tokenizer.padding_side = "left"
+        if self.tokenizer.pad_token is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.name = name
+        self.family: Family = find_family(model.config)
+        self.core: Any = find_core(model)
+        self.decoder: Any = find_decoder(model)
+        self.trunk: Any = find_trunk(model)
+        self.audio_token_id = audio_token_id(model)
+        self.running: Running | None = None
+        self._delta = delta
+        self._safety = 0.0
+        self._fingerprint: tuple[tuple[int, ...], str] | None = None
+
+    def __repr__(self) -> str:
+        return f"LALM({self.name!r}, {self.family.name}, {self.n_layers} layers of {self.d_model}, {self.dtype}, {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where token ids and features go: the device of the embeddings."""
+        return self.core.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the decoder's weights."""
+        return next(self.decoder.layers.parameters()).dtype
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The decoder layers; layer `l` of every capture and vector is `layers[l]`'s output."""
+        return self.decoder.layers
+
+    @property
+    def n_layers(self) -> int:
+        """Number of decoder layers."""
+        return len(self.layers)
+
+    @property
+    def text_config(self) -> Any:
+        """The decoder's configuration."""
+        return self.core.config.get_text_config()
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return self.text_config.hidden_size
+
+    @property
+    def max_audio_seconds(self) -> float | None:
+        """The longest clip that the feature extractor takes, in seconds; None if the model hears nothing."""
+        extractor = getattr(self.processor, "feature_extractor", None)
+        return None if extractor is None else getattr(extractor, "chunk_length", None)
+
+    @property
+    def safety(self) -> float | None:
+        """The safety dial's setting; None for a model without one."""
+        return None if self._delta is None else self._safety
+
+    def set_safety(self, scale: float) -> None:
+        """Turn the pocket model's safety dial: 0 is the unaligned model, 1 the full text-safety delta.
+
+        Exact and repeatable: the weights depend on `scale` alone, not on earlier settings. Raises ValueError for a model
+        without a dial.
+        """
+        if self._delta is None:
+            raise ValueError(
+                f"{self.name} has no safety dial: only the pocket model ships its safety as a delta"
+            )
+        self._delta.apply(self.model, scale)
+        self._safety = scale
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of configuration, processor settings and weights: equal only for models that compute the same thing.
+
+        Weights count with every byte if the model is below 1 GiB, else with up to 65,536 evenly spaced elements of each
+        tensor. It is computed once and again after any in-place change of a weight (`set_safety`, training).
+        """
+        state = self.model.state_dict()
+        versions = tuple(tensor._version for tensor in state.values())
+        if self._fingerprint is None or self._fingerprint[0] != versions:
+            self._fingerprint = (versions, _hash_model(self.model, self.processor, state))
+        return self._fingerprint[1]
+
+    def waveform(self, prompt: Prompt) -> Float[np.ndarray, "samples"] | None:
+        """The prompt's clip at 16 kHz, read and checked; None for a typed prompt.
+
+        Raises `ClipError` for an unusable clip and ValueError if this model takes no audio.
+        """
+        if prompt.audio is None:
+            return None
+        if self.audio_token_id is None or self.max_audio_seconds is None:
+            raise ValueError(f"{self.name} takes no audio: give it a typed prompt (audio=None)")
+        if isinstance(prompt.audio, np.ndarray):
+            return check_waveform(prompt.audio, SAMPLE_RATE, max_seconds=self.max_audio_seconds)
+        return read_clip(prompt.audio, max_seconds=self.max_audio_seconds)
+
+    def chat(self, prompt: Prompt) -> str:
+        """The prompt in the model's chat format, generation prompt included; a clip is its placeholder tokens.
+
+        Raises ValueError for an empty prompt and for a text that contains the audio placeholder itself.
+        """
+        if not prompt.text and prompt.audio is None:
+            raise ValueError("a prompt needs text, audio or both; this one has neither")
+        if self.audio_token_id is not None:
+            placeholder = self.tokenizer.convert_ids_to_tokens(self.audio_token_id)
+            if placeholder in prompt.text or placeholder in (prompt.system or ""):
+                raise ValueError(
+                    f"the text contains {placeholder!r}, which stands for audio; pass the clip as `audio`"
+                )
+        messages = self.family.messages(prompt.system, prompt.text, prompt.audio is not None)
+        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def batch(self, prompts: Sequence[Prompt]) -> BatchFeature:
+        """Model inputs for typed and spoken prompts together, left-padded, on the model's device and in its dtype."""
+        texts = [self.chat(prompt) for prompt in prompts]
+        clips = [clip for prompt in prompts if (clip := self.waveform(prompt)) is not None]
+        # A template that writes the bos token itself must not get a second one from the tokenizer.
+        bos = self.tokenizer.bos_token
+        options: dict[str, Any] = {"add_special_tokens": not (bos and texts[0].startswith(bos))}
+        if clips:
+            options.update(audio=clips, sampling_rate=SAMPLE_RATE)
+        inputs = self.processor(text=texts, padding=True, return_tensors="pt", **options)
+        return inputs.to(self.device, dtype=self.dtype)
+
+    def batches(
+        self, prompts: Sequence[Prompt], batch_size: int, description: str
+    ) -> Iterator[tuple[list[int], BatchFeature]]:
+        """Batches of prompts of similar length, the longest first, each with its prompts' indices.
+
+        Shows a progress bar if it takes longer than 2 s. Use it under `contextlib.closing`: while it runs, `running` says
+        which prompts are being processed.
+        """
+        order = sorted(range(len(prompts)), key=lambda i: -_rough_length(prompts[i]))
+        starts = range(0, len(order), batch_size)
+        try:
+            for start in tqdm(starts, desc=description, unit="batch", delay=2, leave=False):
+                rows = order[start : start + batch_size]
+                self.running = Running(rows, len(prompts))
+                yield rows, self.batch([prompts[row] for row in rows])
+        finally:
+            self.running = None
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_new_tokens: int = 48,
+        do_sample: bool = False,
+        num_beams: int = 1,
+        batch_size: int = 16,
+        seed: int = 0,
+        **options: Any,
+    ) -> list[str]:
+        """The model's answers alone, in the order of the prompts, without special tokens.
+
+        Deterministic: greedy unless `do_sample`, and sampling starts from `seed` without touching torch's global state.
+        The repetition penalty that some checkpoints ship is off, so that greedy means greedy. `options` go to
+        transformers' `generate` (temperature, top_p, ...).
+        """
+        settings: dict[str, Any] = {"repetition_penalty": 1.0, "pad_token_id": self.tokenizer.pad_token_id}
+        if not do_sample:
+            settings.update(temperature=None, top_p=None, top_k=None)
+        settings.update(options, max_new_tokens=max_new_tokens, do_sample=do_sample, num_beams=num_beams)
+        answers = [""] * len(prompts)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with (
+            torch.random.fork_rng(devices),
+            closing(self.batches(prompts, batch_size, "answers")) as batches,
+            _head_on_last_position(self.core),
+        ):
+            torch.manual_seed(seed)
+            for rows, inputs in batches:
+                tokens = self.core.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
+                for row, text in zip(
+                    rows, self.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True
+                ):
+                    answers[row] = text.strip()
+        return answers
+
+    @torch.no_grad()
+    def next_token_logits(
+        self, prompts: Sequence[Prompt], *, batch_size: int = 16
+    ) -> Float[Tensor, "prompt vocab"]:
+        """Logits of the answer's first token, in float32 on the model's device, in the order of the prompts."""
+        logits: list[Tensor] = [torch.empty(0)] * len(prompts)
+        with (
+            closing(self.batches(prompts, batch_size, "logits")) as batches,
+            _head_on_last_position(self.core),
+        ):
+            for rows, inputs in batches:
+                last = self.core(**inputs, use_cache=False).logits[:, -1].float()
+                for row, values in zip(rows, last, strict=True):
+                    logits[row] = values
+        return (
+            torch.stack(logits) if logits else torch.empty(0, self.text_config.vocab_size, device=self.device)
+        )
+
+
+def load_lalm(
+    name: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto", safety: float = 1.0
+) -> LALM:
+    """Load an audio-language model: "pocket", a folder, or an id on the Hugging Face hub.
+
+    `device` "auto" is the first CUDA device, else the CPU; `dtype` "auto" is the checkpoint's own. `safety` sets the pocket
+    model's safety dial. Raises FileNotFoundError for a folder that is not there, ValueError for `safety` on another model.
+    """
+    delta = None
+    folder = name
+    if name == "pocket":
+        from sarsteer_lab.pocket.assemble import assemble_pocket
+
+        folder = assemble_pocket()
+    elif safety != 1.0:
+        raise ValueError(f"safety={safety} is a dial of the pocket model; {name} has none")
+    elif str(name).startswith((".", "/", "~")) or isinstance(name, Path):
+        folder = Path(name).expanduser()
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} is not the folder of a checkpoint: it holds no config.json")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    processor = AutoProcessor.from_pretrained(folder)
+    model = AutoModelForMultimodalLM.from_pretrained(
+        folder, config=AutoConfig.from_pretrained(folder), dtype=dtype
+    )
+    if name == "pocket":
+        delta = _pocket_delta(model, Path(folder))
+    lalm = LALM(model.to(device), processor, name=str(name), delta=delta)
+    if name == "pocket":
+        lalm.set_safety(safety)
+    return lalm
+
+
+def _pocket_delta(model: Any, folder: Path) -> LowRankDelta:
+    """The safety delta on the freshly loaded pocket model, its parameters matched to the checkpoint file's tensors.
+
+    save_pretrained may write Qwen2-Audio's tensors under their hub names (`language_model.model...`), so they are matched
+    by their ending and then compared value by value: a wrong match cannot pass.
+    """
+    from sarsteer_lab.pocket.assemble import safety_delta
+
+    checkpoint = folder / "model.safetensors"
+    factors = safety_delta()
+    keys = {}
+    with safe_open(checkpoint, framework="pt") as file:
+        by_ending = {key[key.rfind("layers.") :]: key for key in file.keys() if "language_model" in key}
+        for name in factors:
+            parameter = model.get_parameter(name)
+            key = by_ending.get(name[name.rfind("layers.") :])
+            if key is None or not torch.equal(file.get_tensor(key).to(parameter.dtype), parameter):
+                raise ValueError(
+                    f"{checkpoint} has no pristine copy of {name}: delete that folder, it is rebuilt on the next load"
+                )
+            keys[name] = key
+    return LowRankDelta(checkpoint, keys, factors)
+
+
+@contextmanager
+def _head_on_last_position(core: Any) -> Iterator[None]:
+    """Let the vocabulary head see only the last position: nothing else of the prompt's logits is ever used.
+
+    Qwen2-Audio has no `logits_to_keep`; its logits for 16 prompts of 300 positions would take 1.5 GB in bfloat16.
+    """
+    handle = core.get_output_embeddings().register_forward_pre_hook(
+        lambda _, args: (args[0][:, -1:], *args[1:])
+    )
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _rough_length(prompt: Prompt) -> float:
+    """Positions a prompt will take, roughly (25 audio tokens a second, 4 characters a token): for sorting only."""
+    if prompt.audio is None:
+        samples = 0.0
+    elif isinstance(prompt.audio, np.ndarray):
+        samples = len(prompt.audio)
+    else:
+        # 16-bit mono at 16 kHz is near enough; a missing file gets its error when it is read.
+        path = Path(prompt.audio)
+        samples = path.stat().st_size / 2 if path.is_file() else 0.0
+    return samples / 640 + (len(prompt.text) + len(prompt.system or "")) / 4
+
+
+@torch.no_grad()
+def _hash_model(model: Any, processor: Any, state: dict[str, Tensor]) -> str:
+    """sha256 over the configuration, what turns prompts into inputs, and the weights (see `LALM.fingerprint`)."""
+    config = model.config.to_dict()
+    for volatile in ("_name_or_path", "transformers_version"):
+        config.pop(volatile, None)
+    settings = {
+        "config": config,
+        "features": getattr(getattr(processor, "feature_extractor", None), "to_dict", dict)(),
+        "vocabulary": sorted(getattr(processor, "tokenizer", processor).get_vocab().items()),
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    whole = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) < FINGERPRINT_WHOLE_BELOW
+    for name, tensor in sorted(state.items()):
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
+        flat = tensor.detach().reshape(-1)
+        if not whole and flat.numel() > FINGERPRINT_SAMPLE:
+            flat = flat[:: flat.numel() // FINGERPRINT_SAMPLE]
+        digest.update(flat.contiguous().view(torch.uint8).cpu().numpy())
+    return digest.hexdigest()
