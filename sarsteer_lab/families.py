@@ -1,7 +1,7 @@
 """The table of what differs between LALM families, and the recipes that find the same parts in all of them.
 
-Nothing else in the package names a family. A model whose type has no row gets the last one, `auto`, which trusts the
-recipes below and the processor's own chat template.
+Nothing else in the package names a family. A model whose type has no row gets the last one, `auto`, which
+trusts the recipes below and the processor's own chat template.
 """
 
 import inspect
@@ -18,7 +18,8 @@ Messages = list[dict[str, Any]]
 def content_list_messages(system: str | None, text: str, has_audio: bool) -> Messages:
     """One user turn as a content list, the clip before the text; no system turn unless one is given.
 
-    Without a system turn most chat templates insert their default one, which is what the model was trained with.
+    Without a system turn most chat templates insert their default one, which is what the model was trained
+    with.
     """
     content = [{"type": "audio"}] if has_audio else []
     if text:
@@ -31,8 +32,8 @@ def content_list_messages(system: str | None, text: str, has_audio: bool) -> Mes
 class Family:
     """One row of the table: what has to be known about a family beyond the recipes.
 
-    `model_types` are the `config.model_type` values it covers; `messages` turns (system, text, has_audio) into the
-    conversation which the processor's chat template expects.
+    `model_types` are the `config.model_type` values it covers; `messages` turns (system, text, has_audio)
+    into the conversation which the processor's chat template expects.
     """
 
     name: str
@@ -55,15 +56,15 @@ def find_family(config: Any) -> Family:
 
 
 def find_core(model: nn.Module) -> nn.Module:
-    """The part that reads audio and text and writes text: the thinker of models that also speak, else the model."""
+    """The part that reads audio and text and writes text: the thinker of a model that has one."""
     return getattr(model, "thinker", model)
 
 
 def find_decoder(model: nn.Module) -> nn.Module:
     """The text decoder: the module whose `layers` (a ModuleList) carry the residual stream.
 
-    Starts at `model.thinker` if there is one and follows `get_decoder()` until an object has a ModuleList `layers`.
-    Raises ValueError if there is none.
+    Starts at `model.thinker` if there is one and follows `get_decoder()` until an object has a ModuleList
+    `layers`. Raises ValueError if there is none.
     """
     seen: list[str] = []
     module: Any = find_core(model)
@@ -80,9 +81,10 @@ def find_decoder(model: nn.Module) -> nn.Module:
 
 
 def find_trunk(model: nn.Module) -> nn.Module:
-    """The innermost module that takes token ids *and* audio features: the model without its vocabulary head, if it can.
+    """The innermost module that takes token ids *and* audio: the model without its vocabulary head, if any.
 
-    Running the trunk alone spares the head, which for a 7B model and 300 positions costs more memory than all else.
+    Running the trunk alone spares the head, which for a 7B model and 300 positions costs more memory than
+    all else.
     """
     core: Any = find_core(model)
     base = core.base_model

@@ -1,8 +1,8 @@
-"""An audio-language model and its processor as one object: prompts (a clip and/or text) -> batch -> answers."""
+"""An audio-language model and its processor as one object: prompts (a clip, text or both) -> answers."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +19,9 @@ from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, Ba
 from sarsteer_lab.families import Family, audio_token_id, find_core, find_decoder, find_family, find_trunk
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 
-# Tensors up to this many elements go into the fingerprint whole, longer ones by as many evenly spaced elements
-# (every low-rank or full-rank change of a weight matrix touches those too). Models below the second limit are hashed whole.
+# Tensors up to this many elements go into the fingerprint whole, longer ones by as many evenly spaced
+# elements (every low-rank or full-rank change of a weight matrix touches those too). Models below the
+# second limit are hashed whole.
 FINGERPRINT_SAMPLE = 65_536
 FINGERPRINT_WHOLE_BELOW = 2**30
 
@@ -49,8 +50,9 @@ class Running:
 class LowRankDelta:
     """A change `weight + scale * B @ A` of some weights, and where their pristine values are read from.
 
-    `keys` maps parameter names to tensor names in the checkpoint file; it is read by memory map, so that keeping the
-    pristine weights costs no memory and every scale is computed from them, never from an earlier scale.
+    `keys` maps parameter names to tensor names in the checkpoint file; it is read by memory map, so that
+    keeping the pristine weights costs no memory and every scale is computed from them, never from an
+    earlier scale.
     """
 
     checkpoint: Path
@@ -69,15 +71,16 @@ class LowRankDelta:
 class LALM:
     """A model and its processor. `load_lalm` makes one; the constructor takes parts that are already loaded.
 
-    Attributes: `model`, `processor`, `tokenizer`, `name`, `family` (its row of the families table), `core` (the part
-    that generates text), `trunk` (the same without the vocabulary head), `audio_token_id`.
+    Attributes: `model`, `processor`, `tokenizer`, `name`, `family` (its row of the families table), `core`
+    (the part that generates text), `trunk` (the same without the vocabulary head), `audio_token_id`.
     """
 
     def __init__(self, model: Any, processor: Any, *, name: str, delta: LowRankDelta | None = None) -> None:
         self.model = model.eval()
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
-        # Captured and steered positions are counted from the end, so the end of every row has to be its last token.
+        # Captured and steered positions are counted from the end, so the end of every row has to be its
+        # last token.
         self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -93,7 +96,8 @@ class LALM:
         self._fingerprint: tuple[tuple[int, ...], str] | None = None
 
     def __repr__(self) -> str:
-        return f"LALM({self.name!r}, {self.family.name}, {self.n_layers} layers of {self.d_model}, {self.dtype}, {self.device})"
+        shape = f"{self.n_layers} layers of {self.d_model}"
+        return f"LALM({self.name!r}, {self.family.name}, {shape}, {self.dtype}, {self.device})"
 
     @property
     def device(self) -> torch.device:
@@ -139,8 +143,8 @@ class LALM:
     def set_safety(self, scale: float) -> None:
         """Turn the pocket model's safety dial: 0 is the unaligned model, 1 the full text-safety delta.
 
-        Exact and repeatable: the weights depend on `scale` alone, not on earlier settings. Raises ValueError for a model
-        without a dial.
+        Exact and repeatable: the weights depend on `scale` alone, not on earlier settings. Raises
+        ValueError for a model without a dial.
         """
         if self._delta is None:
             raise ValueError(
@@ -151,10 +155,11 @@ class LALM:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of configuration, processor settings and weights: equal only for models that compute the same thing.
+        """Hash of configuration, processor settings and weights: what the model computes depends on nothing else.
 
-        Weights count with every byte if the model is below 1 GiB, else with up to 65,536 evenly spaced elements of each
-        tensor. It is computed once and again after any in-place change of a weight (`set_safety`, training).
+        Weights count with every byte if the model is below 1 GiB, else with up to 65,536 evenly spaced
+        elements of each tensor. It is computed once and again after any in-place change of a weight
+        (`set_safety`, training).
         """
         state = self.model.state_dict()
         versions = tuple(tensor._version for tensor in state.values())
@@ -176,7 +181,7 @@ class LALM:
         return read_clip(prompt.audio, max_seconds=self.max_audio_seconds)
 
     def chat(self, prompt: Prompt) -> str:
-        """The prompt in the model's chat format, generation prompt included; a clip is its placeholder tokens.
+        """The prompt in the chat format, generation prompt included; a clip is its placeholder tokens.
 
         Raises ValueError for an empty prompt and for a text that contains the audio placeholder itself.
         """
@@ -192,7 +197,7 @@ class LALM:
         return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
     def batch(self, prompts: Sequence[Prompt]) -> BatchFeature:
-        """Model inputs for typed and spoken prompts together, left-padded, on the model's device and in its dtype."""
+        """Inputs for typed and spoken prompts together, left-padded, on the model's device, in its dtype."""
         texts = [self.chat(prompt) for prompt in prompts]
         clips = [clip for prompt in prompts if (clip := self.waveform(prompt)) is not None]
         # A template that writes the bos token itself must not get a second one from the tokenizer.
@@ -205,11 +210,11 @@ class LALM:
 
     def batches(
         self, prompts: Sequence[Prompt], batch_size: int, description: str
-    ) -> Iterator[tuple[list[int], BatchFeature]]:
+    ) -> Generator[tuple[list[int], BatchFeature], None, None]:
         """Batches of prompts of similar length, the longest first, each with its prompts' indices.
 
-        Shows a progress bar if it takes longer than 2 s. Use it under `contextlib.closing`: while it runs, `running` says
-        which prompts are being processed.
+        Shows a progress bar if it takes longer than 2 s. Use it under `contextlib.closing`: while it runs,
+        `running` says which prompts are being processed.
         """
         order = sorted(range(len(prompts)), key=lambda i: -_rough_length(prompts[i]))
         starts = range(0, len(order), batch_size)
@@ -235,9 +240,9 @@ class LALM:
     ) -> list[str]:
         """The model's answers alone, in the order of the prompts, without special tokens.
 
-        Deterministic: greedy unless `do_sample`, and sampling starts from `seed` without touching torch's global state.
-        The repetition penalty that some checkpoints ship is off, so that greedy means greedy. `options` go to
-        transformers' `generate` (temperature, top_p, ...).
+        Deterministic: greedy unless `do_sample`, and sampling starts from `seed` without touching torch's
+        global state. The repetition penalty that some checkpoints ship is off, so that greedy means greedy.
+        `options` go to transformers' `generate` (temperature, top_p, ...).
         """
         settings: dict[str, Any] = {"repetition_penalty": 1.0, "pad_token_id": self.tokenizer.pad_token_id}
         if not do_sample:
@@ -263,7 +268,7 @@ class LALM:
     def next_token_logits(
         self, prompts: Sequence[Prompt], *, batch_size: int = 16
     ) -> Float[Tensor, "prompt vocab"]:
-        """Logits of the answer's first token, in float32 on the model's device, in the order of the prompts."""
+        """Logits of the answer's first token, float32 on the model's device, in the order of the prompts."""
         logits: list[Tensor] = [torch.empty(0)] * len(prompts)
         with (
             closing(self.batches(prompts, batch_size, "logits")) as batches,
@@ -283,8 +288,9 @@ def load_lalm(
 ) -> LALM:
     """Load an audio-language model: "pocket", a folder, or an id on the Hugging Face hub.
 
-    `device` "auto" is the first CUDA device, else the CPU; `dtype` "auto" is the checkpoint's own. `safety` sets the pocket
-    model's safety dial. Raises FileNotFoundError for a folder that is not there, ValueError for `safety` on another model.
+    `device` "auto" is the first CUDA device, else the CPU; `dtype` "auto" is the checkpoint's own. `safety`
+    sets the pocket model's safety dial. Raises FileNotFoundError for a folder that is not there, ValueError
+    for `safety` on another model.
     """
     delta = None
     folder = name
@@ -313,10 +319,10 @@ def load_lalm(
 
 
 def _pocket_delta(model: Any, folder: Path) -> LowRankDelta:
-    """The safety delta on the freshly loaded pocket model, its parameters matched to the checkpoint file's tensors.
+    """The pocket model's safety delta, its parameters matched to the checkpoint file's tensors.
 
-    save_pretrained may write Qwen2-Audio's tensors under their hub names (`language_model.model...`), so they are matched
-    by their ending and then compared value by value: a wrong match cannot pass.
+    save_pretrained may write Qwen2-Audio's tensors under their hub names (`language_model.model...`), so
+    they are matched by their ending and then compared value by value: a wrong match cannot pass.
     """
     from sarsteer_lab.pocket.assemble import safety_delta
 
@@ -330,7 +336,7 @@ def _pocket_delta(model: Any, folder: Path) -> LowRankDelta:
             key = by_ending.get(name[name.rfind("layers.") :])
             if key is None or not torch.equal(file.get_tensor(key).to(parameter.dtype), parameter):
                 raise ValueError(
-                    f"{checkpoint} has no pristine copy of {name}: delete that folder, it is rebuilt on the next load"
+                    f"{checkpoint} has no pristine copy of {name}: delete its folder, it is rebuilt on the next load"
                 )
             keys[name] = key
     return LowRankDelta(checkpoint, keys, factors)
@@ -338,9 +344,10 @@ def _pocket_delta(model: Any, folder: Path) -> LowRankDelta:
 
 @contextmanager
 def _head_on_last_position(core: Any) -> Iterator[None]:
-    """Let the vocabulary head see only the last position: nothing else of the prompt's logits is ever used.
+    """Let the vocabulary head see only the last position: no other logits of a prompt are ever used.
 
-    Qwen2-Audio has no `logits_to_keep`; its logits for 16 prompts of 300 positions would take 1.5 GB in bfloat16.
+    Qwen2-Audio has no `logits_to_keep`; its logits for 16 prompts of 300 positions would take 1.5 GB in
+    bfloat16.
     """
     handle = core.get_output_embeddings().register_forward_pre_hook(
         lambda _, args: (args[0][:, -1:], *args[1:])
@@ -352,7 +359,7 @@ def _head_on_last_position(core: Any) -> Iterator[None]:
 
 
 def _rough_length(prompt: Prompt) -> float:
-    """Positions a prompt will take, roughly (25 audio tokens a second, 4 characters a token): for sorting only."""
+    """Positions a prompt will take, roughly (25 audio tokens a second, 4 characters a token)."""
     if prompt.audio is None:
         samples = 0.0
     elif isinstance(prompt.audio, np.ndarray):
@@ -366,7 +373,7 @@ def _rough_length(prompt: Prompt) -> float:
 
 @torch.no_grad()
 def _hash_model(model: Any, processor: Any, state: dict[str, Tensor]) -> str:
-    """sha256 over the configuration, what turns prompts into inputs, and the weights (see `LALM.fingerprint`)."""
+    """sha256 over configuration, what turns prompts into inputs, and weights (see `LALM.fingerprint`)."""
     config = model.config.to_dict()
     for volatile in ("_name_or_path", "transformers_version"):
         config.pop(volatile, None)
@@ -382,5 +389,5 @@ def _hash_model(model: Any, processor: Any, state: dict[str, Tensor]) -> str:
         flat = tensor.detach().reshape(-1)
         if not whole and flat.numel() > FINGERPRINT_SAMPLE:
             flat = flat[:: flat.numel() // FINGERPRINT_SAMPLE]
-        digest.update(flat.contiguous().view(torch.uint8).cpu().numpy())
+        digest.update(flat.contiguous().view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()

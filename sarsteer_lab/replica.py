@@ -1,7 +1,7 @@
 """Random-weight replicas of LALM families, built offline from configuration in milliseconds.
 
-Their answers are noise. Everything else about them is real: architecture, processor, audio positions, chat template.
-They are for tests and for trying code before a real model is loaded.
+Their answers are noise. Everything else about them is real: architecture, processor, audio positions, chat
+template. They are for tests and for trying code before a real model is loaded.
 """
 
 import torch
@@ -30,8 +30,10 @@ WINDOW_SECONDS = 8
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a replica.<|im_end|>\n{% endif %}"
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
-    "{% if part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>\n{% else %}{{ part['text'] }}{% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>\n"
+    "{% else %}{{ part['text'] }}{% endif %}"
     "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
@@ -40,10 +42,11 @@ CHAT_TEMPLATE = (
 def replica(
     family: str = "qwen2_audio", *, size: str = "tiny", seed: int = 0, dtype: torch.dtype = torch.float32
 ) -> LALM:
-    """A random-weight LALM of `family`, with a working processor and an 8 s audio window like the pocket model's.
+    """A random-weight LALM of `family`, with a working processor and an 8 s window like the pocket model's.
 
-    `size` "tiny" has 4 layers of width 32 and reads a character as a token. The weights depend on `seed` alone; torch's
-    global random state is left as it was. Raises ValueError for a family or size without a replica.
+    `size` "tiny" has 4 layers of width 32 and reads a character as a token. The weights depend on `seed`
+    alone; torch's global random state is left as it was. Raises ValueError for a family or size without a
+    replica.
     """
     if family != "qwen2_audio" or size != "tiny":
         raise ValueError(
@@ -94,7 +97,7 @@ def replica(
 
 
 def _character_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer of printable ASCII characters, so that any vocabulary item a replica emits is readable text."""
+    """A tokenizer of printable ASCII characters: whatever a replica emits is readable text."""
     tokens = [*SPECIAL_TOKENS, "\n", *map(chr, range(32, 127))]
     tokenizer = Tokenizer(
         models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], unk_token="<unk>")
