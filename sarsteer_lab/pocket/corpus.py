@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,9 +26,9 @@ MIN_COUNT = (
 )
 OVERLAP = 0.75  # share of the smaller set of content words at which two sentences count as the same request
 MIN_WORDS, MAX_WORDS = 4, 11  # spoken in about 1.2-3.6 s
-QUESTION_SHARE, STORY_SHARE, SAFETY_SHARE = 0.6, 0.14, 0.13  # the rest is left to the carriers of rare words
+QUESTION_SHARE, STORY_SHARE, SAFETY_SHARE = 0.6, 0.15, 0.15  # the rest: carriers of words still rare
 
-_CANDIDATES = 8  # fillings tried per natural sentence, of which the one that helps coverage most is kept
+_CANDIDATES = 4  # fillings tried per natural sentence, of which the one that helps coverage most is kept
 _LIST_WORDS = 4  # the most lexicon words that a carrier lists
 _CHARSET = re.compile(r"[A-Z][A-Za-z', ]*[.?]")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
@@ -179,7 +179,7 @@ class _Composer:
             if len(self._texts) >= wanted:
                 return
             template = next(cycle)
-            texts = {_fill(template, self._rng): None for _ in range(_CANDIDATES)}
+            texts = {_fill(template, self._rng, need=self._missing): None for _ in range(_CANDIDATES)}
             fitting = [text for text in texts if self._fits(text)]
             if fitting:
                 self._add(Sentence(max(fitting, key=self._value), kind))
@@ -330,8 +330,16 @@ _ASK = (
 )
 
 
-def _fill(template: str, rng: random.Random, words: Sequence[str] = ()) -> str:
-    """Fill every slot of `template` (no item twice) and put it in sentence case, with the right articles."""
+_ITEM_WORDS = {item: words_of(_SLOT.sub("", item)) for items in frames.SLOTS.values() for item in items}
+
+
+def _fill(
+    template: str, rng: random.Random, words: Sequence[str] = (), need: Mapping[str, int] | None = None
+) -> str:
+    """Fill every slot of `template` (no item twice) and put it in sentence case, with the right articles.
+
+    `words` go into the `{word}` slots in turn; items with words that `need` counts are drawn more often.
+    """
     lexicon_words = iter(words)
     used: set[str] = set()
 
@@ -339,7 +347,10 @@ def _fill(template: str, rng: random.Random, words: Sequence[str] = ()) -> str:
         if match[1] == "word":
             return next(lexicon_words)
         options = [option for option in frames.SLOTS[match[1]] if option not in used]
-        choice = rng.choice(options)
+        weights = None
+        if need is not None:
+            weights = [1 + sum(max(need.get(w, 0), 0) for w in _ITEM_WORDS[option]) for option in options]
+        choice = rng.choices(options, weights)[0]
         used.add(choice)
         return choice
 
