@@ -166,7 +166,9 @@ class _Collection:
                 'or pass missing="skip" to leave them out, or missing="typed" to do without sound'
             )
         if not self.prompts:
-            raise PromptFileError(f"{self.path}: holds no prompts ({len(self.absent)} records have no clip)")
+            raise PromptFileError(
+                f"{self.path}: none of the {len(self.absent)} clips is there, so nothing is left"
+            )
         skipped = self.absent if self.missing == "skip" else []
         return PromptSet(list(self.prompts.values()), skipped, f"{self.name}:{self.path}")
 

@@ -10,7 +10,7 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PureWindowsPath
 from typing import Any, NoReturn
 
 
@@ -72,13 +72,15 @@ class Record:
         Absolute names, "..", NUL and symbolic links that lead out of `folder` raise PromptFileError. Whether
         the file exists is not checked.
         """
-        parts = PurePosixPath(name.replace("\\", "/")).parts
+        windows = PureWindowsPath(name)  # knows both kinds of slash, and drives
         if "\0" in name:
             self.fail(f"the file name {name!r} holds a NUL character")
-        if not parts or parts[0] == "/" or parts[0].endswith(":"):
+        if windows.anchor or not windows.parts:
             self.fail(f"the file name {name!r} is absolute or empty; it has to be relative to {folder}")
-        if ".." in parts:
+        if ".." in windows.parts:
             self.fail(f"the file name {name!r} leaves {folder} by '..'")
+        if max(len(part.encode()) for part in windows.parts) > 255:
+            self.fail(f"the file name {name[:40]!r}... is too long for a file system")
         path = folder / name
         try:
             resolved = path.resolve()
@@ -101,7 +103,7 @@ def read_json_list(path: Path) -> list[Record]:
         raise PromptFileError(f"{path}: is not valid JSON ({_reason(error)})") from error
     if not isinstance(entries, list):
         raise PromptFileError(f"{path}: has to be a list of objects, but is {_show(entries)}")
-    return [_record(path, f"record {number}", entry) for number, entry in enumerate(entries, start=1)]
+    return _some(path, [_record(path, f"record {n}", entry) for n, entry in enumerate(entries, start=1)])
 
 
 def read_json_lines(path: Path) -> list[Record]:
@@ -117,7 +119,7 @@ def read_json_lines(path: Path) -> list[Record]:
                     f"{path}, line {number}: is not valid JSON ({_reason(error)})"
                 ) from error
             records.append(_record(path, f"line {number}", entry))
-    return records
+    return _some(path, records)
 
 
 def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
@@ -143,7 +145,7 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
                     f"has {len(row)} fields, but the header has {len(header)}; quote fields with commas"
                 )
             records.append(record)
-    return records
+    return _some(path, records)
 
 
 def read_text(path: Path) -> str:
@@ -163,6 +165,12 @@ def read_text(path: Path) -> str:
     if not text.strip():
         raise PromptFileError(f"{path}: is empty; download or export it again")
     return text
+
+
+def _some(path: Path, records: list[Record]) -> list[Record]:
+    if not records:
+        raise PromptFileError(f"{path}: holds no records; download or export it again")
+    return records
 
 
 def _csv_rows(path: Path, rows: Any) -> Iterator[list[str]]:
