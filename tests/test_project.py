@@ -1,0 +1,196 @@
+"""The project's own files: pins in step, nothing of one machine in them, a wheel that carries its data."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import sarsteer_lab
+
+ROOT = Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+
+
+def pins(lines: list[str]) -> dict[str, str]:
+    """The lines "name==version", by canonical name; every other line is an error."""
+    found: dict[str, str] = {}
+    for line in lines:
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)", line)
+        assert match, f"{line!r} is not name==version"
+        assert canonicalize_name(match[1]) not in found, f"{match[1]} is pinned twice"
+        found[canonicalize_name(match[1])] = match[2]
+    return found
+
+
+def constraints() -> dict[str, str]:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return pins([line for line in lines if line and not line.startswith("#")])
+
+
+def requirements(*groups: list[str]) -> list[Requirement]:
+    return [Requirement(text) for group in groups for text in group]
+
+
+def tracked_files() -> list[Path]:
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_constraints_pin_everything_that_the_project_asks_for() -> None:
+    pinned = constraints()
+    for requirement in requirements(PROJECT["dependencies"], *EXTRAS.values()):
+        name = canonicalize_name(requirement.name)
+        assert name in pinned, f"constraints.txt does not pin {name}"
+        assert requirement.specifier.contains(pinned[name]), (
+            f"{requirement} excludes the pinned {pinned[name]}"
+        )
+    assert pinned["torch"] == "2.13.0"
+
+
+def test_constraints_pin_what_is_installed_below_the_direct_requirements() -> None:
+    """Every installed requirement of a requirement is pinned too, so that no version is left to chance."""
+    from importlib.metadata import PackageNotFoundError, requires
+
+    pinned, unpinned = constraints(), set()
+    waiting = [r.name for r in requirements(PROJECT["dependencies"], EXTRAS["lab"], EXTRAS["test"])]
+    seen: set[str] = set()
+    while waiting:
+        name = canonicalize_name(waiting.pop())
+        if name in seen:
+            continue
+        seen.add(name)
+        try:
+            below = requires(name) or []
+        except PackageNotFoundError:  # for another platform, or an extra that nobody asked for
+            continue
+        if name not in pinned:
+            unpinned.add(name)
+        for requirement in map(Requirement, below):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name)
+    # torch's CUDA libraries come with its CUDA builds only, which fix their versions themselves.
+    unpinned = {name for name in unpinned if not re.match(r"nvidia-|cuda-|triton$", name)}
+    assert not unpinned
+
+
+def test_conda_users_get_the_same_versions() -> None:
+    text = (ROOT / "environment.yml").read_text()
+    lines = re.findall(r"^      - (.*)$", text, flags=re.M)
+    assert lines[0] == "-c constraints.txt" and lines[-1] == "-e ."
+    wanted = {
+        canonicalize_name(r.name)
+        for r in requirements(PROJECT["dependencies"], EXTRAS["lab"], EXTRAS["test"])
+    }
+    pinned = constraints()
+    assert pins(lines[1:-1]) == {name: pinned[name] for name in wanted}
+    python = re.search(r"^  - python=([0-9.]+)$", text, flags=re.M)
+    assert python and PROJECT["requires-python"] == f">={python[1]}"
+
+
+def test_no_tracked_file_names_a_machine_or_a_package_index() -> None:
+    # Written in pieces, so that this file does not find itself.
+    folders = "|".join(["work", "tmp", "root"])
+    hosts = "|".join(
+        [r"pypi\." + "org", r"python" + r"hosted\.org", r"npm" + r"js\.(?:org|com)", r"deb\." + "debian"]
+    )
+    pattern = re.compile(rf"(?<![\w.~-])/(?:{folders})/|{hosts}|/opt/" + "pypi|/opt/" + "wheels")
+    found = []
+    for path in tracked_files():
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue  # sound, weights, pictures
+        for number, line in enumerate(text.splitlines(), start=1):
+            if match := pattern.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {match[0]}")
+    assert not found, "\n".join(found)
+
+
+def test_tracked_files_stay_small_and_hold_no_pickle() -> None:
+    for path in tracked_files():
+        assert path.suffix not in {".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".npy", ".npz"}, path
+        assert path.stat().st_size < 45e6, f"{path} is larger than 45 MB"
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(
+    ("target", "commands"),
+    [
+        ("walkthrough", ["sarsteer-lab walkthrough"]),
+        ("lab", ["jupyter lab notebooks"]),
+        ("test", ["ruff format --check", "ruff check", "-m mypy", "-m pytest"]),
+    ],
+)
+def test_make_targets_set_up_and_run(target: str, commands: list[str]) -> None:
+    shown = subprocess.run(
+        ["make", "-n", "-W", "constraints.txt", target], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    order = ['pip install --quiet  \\\n\t"$(grep', "-c constraints.txt -e", *commands]
+    places = [shown.find(command) for command in order]
+    assert -1 not in places, f"{order[places.index(-1)]!r} is not in:\n{shown}"
+    assert places == sorted(places)
+
+
+def test_ci_runs_the_tests_through_make() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert "set -euo pipefail" in script.read_text() and "\nmake test\n" in script.read_text()
+
+
+def test_the_version_is_said_once() -> None:
+    assert version("sarsteer-lab") == sarsteer_lab.__version__
+
+
+def test_importing_the_package_is_cheap() -> None:
+    check = "import sys, sarsteer_lab; sys.exit(bool({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", check]).returncode == 0
+
+
+def test_the_cache_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "a" / "b"))
+    assert sarsteer_lab.cache_folder() == tmp_path / "a" / "b" and (tmp_path / "a" / "b").is_dir()
+    monkeypatch.setenv("SARSTEER_CACHE", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert sarsteer_lab.cache_folder() == tmp_path / ".cache" / "sarsteer-lab"
+
+
+def test_a_checkout_reads_its_own_data() -> None:
+    assert sarsteer_lab.data_folder() == ROOT / "data"
+
+
+def test_a_wheel_carries_the_data_and_nothing_of_the_repository_besides(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "installed")
+    assert {name.split("/")[0] for name in names} == {
+        "sarsteer_lab",
+        f"sarsteer_lab-{sarsteer_lab.__version__}.dist-info",
+    }
+    assert {"sarsteer_lab/py.typed", "sarsteer_lab/_data/prompts/prompts.jsonl"} <= set(names)
+    show = "import sarsteer_lab; print(sarsteer_lab.data_folder())"
+    shown = subprocess.run(
+        [sys.executable, "-c", show],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "installed")},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert Path(shown.strip()) == (tmp_path / "installed" / "sarsteer_lab" / "_data").resolve()
