@@ -155,7 +155,7 @@ class LALM:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of configuration, processor settings and weights: what the model computes depends on nothing else.
+        """Hash of configuration, processor settings and weights, on which all that a model computes depends.
 
         Weights count with every byte if the model is below 1 GiB, else with up to 65,536 evenly spaced
         elements of each tensor. It is computed once and again after any in-place change of a weight
@@ -253,7 +253,7 @@ class LALM:
         with (
             torch.random.fork_rng(devices),
             closing(self.batches(prompts, batch_size, "answers")) as batches,
-            _head_on_last_position(self.core),
+            head_on_last_position(self.core),
         ):
             torch.manual_seed(seed)
             for rows, inputs in batches:
@@ -272,7 +272,7 @@ class LALM:
         logits: list[Tensor] = [torch.empty(0)] * len(prompts)
         with (
             closing(self.batches(prompts, batch_size, "logits")) as batches,
-            _head_on_last_position(self.core),
+            head_on_last_position(self.core),
         ):
             for rows, inputs in batches:
                 last = self.core(**inputs, use_cache=False).logits[:, -1].float()
@@ -336,14 +336,14 @@ def _pocket_delta(model: Any, folder: Path) -> LowRankDelta:
             key = by_ending.get(name[name.rfind("layers.") :])
             if key is None or not torch.equal(file.get_tensor(key).to(parameter.dtype), parameter):
                 raise ValueError(
-                    f"{checkpoint} has no pristine copy of {name}: delete its folder, it is rebuilt on the next load"
+                    f"{checkpoint} has no pristine copy of {name}: delete its folder, to have it rebuilt"
                 )
             keys[name] = key
     return LowRankDelta(checkpoint, keys, factors)
 
 
 @contextmanager
-def _head_on_last_position(core: Any) -> Iterator[None]:
+def head_on_last_position(core: Any) -> Iterator[None]:
     """Let the vocabulary head see only the last position: no other logits of a prompt are ever used.
 
     Qwen2-Audio has no `logits_to_keep`; its logits for 16 prompts of 300 positions would take 1.5 GB in
@@ -374,11 +374,8 @@ def _rough_length(prompt: Prompt) -> float:
 @torch.no_grad()
 def _hash_model(model: Any, processor: Any, state: dict[str, Tensor]) -> str:
     """sha256 over configuration, what turns prompts into inputs, and weights (see `LALM.fingerprint`)."""
-    config = model.config.to_dict()
-    for volatile in ("_name_or_path", "transformers_version"):
-        config.pop(volatile, None)
     settings = {
-        "config": config,
+        "config": _without_origin(model.config.to_dict()),
         "features": getattr(getattr(processor, "feature_extractor", None), "to_dict", dict)(),
         "vocabulary": sorted(getattr(processor, "tokenizer", processor).get_vocab().items()),
     }
@@ -391,3 +388,10 @@ def _hash_model(model: Any, processor: Any, state: dict[str, Tensor]) -> str:
             flat = flat[:: flat.numel() // FINGERPRINT_SAMPLE]
         digest.update(flat.contiguous().view(torch.uint8).cpu().numpy().data)
     return digest.hexdigest()
+
+
+def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what tells only where a checkpoint came from (the weights' own dtype counts)."""
+    origin = {"_name_or_path", "transformers_version", "architectures", "dtype"}
+    kept = {key: value for key, value in config.items() if key not in origin}
+    return {key: _without_origin(value) if isinstance(value, dict) else value for key, value in kept.items()}

@@ -1,0 +1,122 @@
+"""How far apart typed and spoken states lie, what a linear probe can read from them, and 2-D pictures.
+
+States are `Float[Tensor, "prompt layer d_model"]`; in paired measures row i of both is the same request.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+States = Float[Tensor, "prompt layer d_model"]
+
+
+def pair_cosine(typed: States, spoken: States, *, center: bool = True) -> Float[Tensor, "prompt layer"]:
+    """Cosine between the typed and the spoken state of each request, per layer.
+
+    With `center` each modality's mean state is taken off first, so that the value tells whether the two vary
+    alike from request to request; without it the mean, which most states share, dominates. Raises
+    ValueError if the shapes differ.
+    """
+    typed, spoken = _pairs(typed, spoken)
+    if center:
+        typed, spoken = typed - typed.mean(0), spoken - spoken.mean(0)
+    return torch.nn.functional.cosine_similarity(typed, spoken, dim=-1).float()
+
+
+def centroid_distance(first: States, second: Float[Tensor, "other layer d_model"]) -> Float[Tensor, "layer"]:
+    """Distance between two sets' mean states, in units of their spread, per layer.
+
+    The unit is the root mean square distance of a state from its own set's mean, pooled over both sets,
+    which makes layers comparable although the residual stream grows. The sets need not be paired.
+    """
+    first, second = first.double(), second.double()
+    spread = (
+        (first - first.mean(0)).square().sum(-1).mean(0) + (second - second.mean(0)).square().sum(-1).mean(0)
+    ) / 2
+    return ((first.mean(0) - second.mean(0)).norm(dim=-1) / spread.sqrt()).float()
+
+
+def linear_cka(first: States, second: Float[Tensor, "prompt layer other_d_model"]) -> Float[Tensor, "layer"]:
+    """Linear centred kernel alignment of two representations of the same prompts, per layer, from 0 to 1.
+
+    `|Y^T X|_F^2 / (|X^T X|_F |Y^T Y|_F)` with centred columns (Kornblith et al. 2019, eq. 5), computed from
+    the prompt-by-prompt Gram matrices. Raises ValueError if prompts or layers differ.
+    """
+    if first.shape[:2] != second.shape[:2]:
+        raise ValueError(
+            f"states of shape {tuple(first.shape)} and {tuple(second.shape)} are not of the same prompts"
+        )
+    grams = []
+    for states in (first, second):
+        centred = (states.double() - states.double().mean(0)).transpose(0, 1)
+        grams.append(centred @ centred.transpose(1, 2))
+    a, b = grams
+    return ((a * b).sum((1, 2)) / (a.norm(dim=(1, 2)) * b.norm(dim=(1, 2)))).float()
+
+
+def probe_accuracy(
+    states: States,
+    labels: Sequence[int] | Sequence[str],
+    *,
+    groups: Sequence[str] | None = None,
+    folds: int = 5,
+    seeds: Sequence[int] = (0, 1, 2),
+) -> Float[Tensor, "layer seed"]:
+    """Cross-validated accuracy of a logistic regression that reads `labels` from states, by layer and seed.
+
+    Features are standardised within each training fold; a seed shuffles the folds. `groups` (for instance the
+    request behind a typed and a spoken state) never stand on both sides of a split, so that a probe cannot
+    win by recognising the request. Raises ValueError (from scikit-learn) if a class has fewer members than
+    folds.
+    """
+    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    by_layer = states.double().transpose(0, 1).cpu().numpy()
+    accuracy = [
+        [
+            cross_val_score(
+                probe, layer, labels, groups=groups, cv=splitter(folds, shuffle=True, random_state=seed)
+            ).mean()
+            for seed in seeds
+        ]
+        for layer in by_layer
+    ]
+    return torch.tensor(accuracy, dtype=torch.float32)
+
+
+def project_2d(
+    states: Float[Tensor, "prompt d_model"], *, method: Literal["pca", "umap"] = "pca", seed: int = 0
+) -> Float[np.ndarray, "prompt 2"]:
+    """The states of one layer as points in the plane, for plotting.
+
+    "pca" keeps distances as well as a plane can; "umap" keeps neighbourhoods, and its distances mean little.
+    Raises ValueError for another method or states of several layers.
+    """
+    if states.ndim != 2:
+        raise ValueError(f"give the states of one layer (prompt d_model), not {tuple(states.shape)}")
+    points = states.double().cpu().numpy()
+    if method == "pca":
+        return PCA(n_components=2, svd_solver="full").fit_transform(points)
+    if method == "umap":
+        # numba compiles umap for several seconds on import; only those who plot with it wait.
+        from umap import UMAP
+
+        neighbours = min(15, len(points) - 1)
+        return UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1).fit_transform(points)
+    raise ValueError(f"method={method!r}: choose 'pca' or 'umap'")
+
+
+def _pairs(first: States, second: States) -> tuple[States, States]:
+    """Both in float64. Raises ValueError if they are not pairs."""
+    if first.shape != second.shape:
+        raise ValueError(f"states of shape {tuple(first.shape)} and {tuple(second.shape)} are not pairs")
+    return first.double(), second.double()

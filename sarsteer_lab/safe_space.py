@@ -1,0 +1,111 @@
+"""The safe space: the principal directions of harmless states, and what is done with it.
+
+SARSteer removes from a steering vector what lies in this space, so that steering does not push harmless
+requests along the directions in which they themselves vary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+# A direction counts as present if its singular value is above this share of the layer's largest one (the
+# states are float32; what is below is rounding).
+RANK_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class SafeSpace:
+    """Per layer: the mean of the states, `k` orthonormal directions and the share of variance each explains.
+
+    Where the states span fewer than `k` dimensions, the remaining directions are zero rows.
+    """
+
+    mean: Float[Tensor, "layer d_model"]
+    directions: Float[Tensor, "layer k d_model"]
+    explained_variance_ratio: Float[Tensor, "layer k"]
+
+    @property
+    def k(self) -> int:
+        """Number of directions per layer."""
+        return self.directions.shape[1]
+
+    def first(self, k: int) -> "SafeSpace":
+        """The space of the first `k` directions. Raises ValueError if there are fewer."""
+        if not 0 <= k <= self.k:
+            raise ValueError(f"this space has {self.k} directions per layer, not {k}")
+        return SafeSpace(self.mean, self.directions[:, :k], self.explained_variance_ratio[:, :k])
+
+
+def principal_space(states: Float[Tensor, "prompt layer d_model"], k: int = 10) -> SafeSpace:
+    """Top-`k` principal directions of the centred states, per layer (SARSteer, step 3; harmless base states).
+
+    Given harmful states it is the control space of the same size. SVD in float64, result in float32, signs
+    fixed (the largest component is positive). Raises ValueError for k < 1 or fewer than 2 states.
+    """
+    if k < 1 or states.ndim != 3 or len(states) < 2:
+        raise ValueError(
+            f"needs k >= 1 and at least 2 states (prompt layer d_model); got k={k}, {tuple(states.shape)}"
+        )
+    by_layer = states.double().transpose(0, 1)
+    mean = by_layer.mean(1)
+    _, singular, directions = torch.linalg.svd(by_layer - mean[:, None], full_matrices=False)
+    variance = singular.square()
+    ratio = variance / variance.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    present = singular > RANK_TOLERANCE * singular[:, :1]
+    sign = directions.gather(2, directions.abs().argmax(2, keepdim=True)).sign()
+    directions = torch.where(present[..., None], directions * sign, 0.0)
+    missing = max(0, k - directions.shape[1])
+    return SafeSpace(
+        mean.float(),
+        torch.nn.functional.pad(directions, (0, 0, 0, missing))[:, :k].float(),
+        torch.nn.functional.pad(ratio, (0, missing))[:, :k].float(),
+    )
+
+
+def random_space(like: SafeSpace, seed: int) -> SafeSpace:
+    """A random space of the same dimensions: the control for "removing any k directions would do"."""
+    layers, k, d_model = like.directions.shape
+    generator = torch.Generator().manual_seed(seed)
+    basis = torch.linalg.qr(torch.randn(layers, d_model, k, generator=generator, dtype=torch.float64)).Q
+    present = like.directions.norm(dim=-1, keepdim=True) > 0
+    directions = basis.transpose(1, 2).float().to(like.directions.device) * present
+    return SafeSpace(like.mean, directions, torch.zeros_like(like.explained_variance_ratio))
+
+
+def projection(
+    vectors: Float[Tensor, "*batch layer d_model"], space: SafeSpace
+) -> Float[Tensor, "*batch layer d_model"]:
+    """The part of each vector that lies in the space, `U U^T v`, in float32."""
+    directions = space.directions.to(vectors.device)
+    coordinates = torch.einsum("...ld,lkd->...lk", vectors.float(), directions)
+    return torch.einsum("...lk,lkd->...ld", coordinates, directions)
+
+
+def ablate(
+    vectors: Float[Tensor, "*batch layer d_model"], space: SafeSpace, lam: float = 1.0
+) -> Float[Tensor, "*batch layer d_model"]:
+    """Safe-space ablation `v = d - lam * U U^T d`, in float32 (SARSteer, step 4).
+
+    `lam` 1 leaves nothing of the vector in the space, 0 returns the vector itself.
+    """
+    return vectors.float() - lam * projection(vectors, space)
+
+
+def share_in_space(
+    vectors: Float[Tensor, "*batch layer d_model"], space: SafeSpace
+) -> Float[Tensor, "*batch layer"]:
+    """The share (0 to 1) of each vector's squared length that lies in the space; 0 for a zero vector."""
+    inside = projection(vectors, space).square().sum(-1)
+    return inside / vectors.float().square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def principal_angles(space_a: SafeSpace, space_b: SafeSpace) -> Float[Tensor, "layer k"]:
+    """Angles between two spaces in radians, per layer, the smallest first; `k` is the smaller dimension.
+
+    0 means a shared direction, pi/2 an orthogonal one (also given for the zero rows of a space of lower
+    rank). Arccos of the singular values of `U_a^T U_b` in float64 (Bjoerck and Golub 1973).
+    """
+    overlap = space_a.directions.double() @ space_b.directions.double().transpose(1, 2)
+    return torch.acos(torch.linalg.svdvals(overlap).clamp(0, 1)).float()

@@ -1,0 +1,202 @@
+"""Prompts to batches to answers: padding, order, errors, the fingerprint and the safety dial."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sarsteer_lab.lalm import LALM, LowRankDelta, Prompt, load_lalm
+from sarsteer_lab.replica import replica
+from sarsteer_lab.speech import ClipError
+
+
+def test_chat_puts_the_clip_before_the_text(tiny, make_clip):
+    text = tiny.chat(Prompt("What do you hear?", make_clip(0.5)))
+    assert text.index("<|AUDIO|>") < text.index("What do you hear?")
+    assert text.startswith("<|im_start|>system\nYou are a replica.<|im_end|>")
+    assert text.endswith("<|im_start|>assistant\n")
+    own = tiny.chat(Prompt("Hello", system="You are a calm teacher."))
+    assert "You are a calm teacher." in own and "replica" not in own
+
+
+def test_batches_are_padded_on_the_left_and_hold_every_audio_position(tiny, prompts):
+    inputs = tiny.batch(prompts)
+    mask = inputs["attention_mask"]
+    assert mask[:, -1].all()
+    assert (mask.diff(dim=1) >= 0).all(), "padding comes first in every row"
+    positions = (inputs["input_ids"] == tiny.audio_token_id).sum(1).tolist()
+    # 100 frames a second, halved by a convolution and again by pooling: 25 positions a second.
+    assert positions == [0, 25, 57, 10, 0, 42]
+
+
+def test_answers_do_not_depend_on_the_batch(lalm, prompts):
+    together = lalm.generate(prompts, max_new_tokens=8)
+    assert together == [lalm.generate([prompt], max_new_tokens=8)[0] for prompt in prompts]
+    assert together == lalm.generate(prompts, max_new_tokens=8, batch_size=2)
+    assert lalm.generate(prompts[::-1], max_new_tokens=8) == together[::-1]
+
+
+def test_logits_do_not_depend_on_the_batch(lalm, prompts):
+    together = lalm.next_token_logits(prompts)
+    alone = torch.cat([lalm.next_token_logits([prompt]) for prompt in prompts])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5 * alone.abs().max().item())
+
+
+def test_logits_are_those_of_the_plain_model(tiny, prompts):
+    with torch.no_grad():
+        plain = tiny.model(**tiny.batch(prompts)).logits[:, -1]
+    assert torch.equal(tiny.next_token_logits(prompts), plain)
+
+
+def test_generate_is_transformers_own_greedy(tiny, prompts):
+    inputs = tiny.batch(prompts)
+    tokens = tiny.model.generate(**inputs, max_new_tokens=8, do_sample=False)[
+        :, inputs["input_ids"].shape[1] :
+    ]
+    expected = [text.strip() for text in tiny.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+    assert tiny.generate(prompts, max_new_tokens=8) == expected
+
+
+def test_sampling_depends_on_its_seed_only(tiny, prompts):
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = tiny.generate(prompts, max_new_tokens=8, do_sample=True, seed=5)
+    assert torch.equal(torch.get_rng_state(), before), "torch's global random state is left alone"
+    torch.manual_seed(2)
+    assert tiny.generate(prompts, max_new_tokens=8, do_sample=True, seed=5) == first
+    assert tiny.generate(prompts, max_new_tokens=8, do_sample=True, seed=6) != first
+
+
+def test_nothing_to_do_is_done(tiny):
+    assert tiny.generate([]) == []
+    assert tiny.next_token_logits([]).shape == (0, tiny.text_config.vocab_size)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "error", "message"),
+    [
+        (Prompt(), ValueError, "neither"),
+        (Prompt("Listen to <|AUDIO|>"), ValueError, "stands for audio"),
+        (Prompt("Hi", audio="no/such/clip.wav"), ClipError, "no/such/clip.wav"),
+        (Prompt("Hi", audio=np.zeros(16000, np.float32)), ClipError, "silent"),
+        (Prompt("Hi", audio=np.full(16000, np.nan, np.float32)), ClipError, "NaN"),
+        (Prompt("Hi", audio=np.ones(16000 * 9, np.float32) / 2), ClipError, "at most 8 s"),
+    ],
+)
+def test_unusable_prompts_are_refused(tiny, prompt, error, message):
+    with pytest.raises(error, match=message):
+        tiny.batch([prompt])
+
+
+def test_a_model_without_ears_refuses_spoken_prompts(tiny, make_clip):
+    deaf = LALM(tiny.model, tiny.processor, name="deaf")
+    deaf.audio_token_id = None
+    with pytest.raises(ValueError, match="takes no audio"):
+        deaf.batch([Prompt("Hi", make_clip(1.0))])
+
+
+def test_the_running_batch_is_known_and_forgotten_after_an_error(tiny, prompts):
+    with pytest.raises(ClipError):
+        tiny.generate([*prompts, Prompt("Hi", audio="missing.wav")])
+    assert tiny.running is None
+
+
+def test_fingerprints_tell_models_apart():
+    first, again, other = replica(seed=0), replica(seed=0), replica(seed=1)
+    assert first.fingerprint == again.fingerprint != other.fingerprint
+    assert replica(dtype=torch.bfloat16).fingerprint != first.fingerprint
+    before = first.fingerprint
+    with torch.no_grad():
+        weight = first.layers[2].mlp.up_proj.weight
+        weight[3, 5] += 1e-3
+        assert first.fingerprint != before
+        weight.copy_(again.layers[2].mlp.up_proj.weight)
+    assert first.fingerprint == before
+
+
+def dial(folder) -> LALM:
+    """A replica with a low-rank delta on two weights, its pristine weights in a file."""
+    model = replica()
+    names = [
+        "model.language_model.layers.1.mlp.up_proj.weight",
+        "model.language_model.layers.3.self_attn.q_proj.weight",
+    ]
+    save_file(
+        {name: model.model.get_parameter(name).detach().clone() for name in names}, folder / "w.safetensors"
+    )
+    generator = torch.Generator().manual_seed(0)
+    factors = {}
+    for name in names:
+        rows, columns = model.model.get_parameter(name).shape
+        factors[name] = (
+            torch.randn(2, columns, generator=generator),
+            torch.randn(rows, 2, generator=generator),
+        )
+    delta = LowRankDelta(folder / "w.safetensors", {name: name for name in names}, factors)
+    return LALM(model.model, model.processor, name="replica with a dial", delta=delta)
+
+
+def test_the_safety_dial_is_exact_and_repeatable(tmp_path):
+    lalm = dial(tmp_path)
+    name = next(iter(lalm._delta.factors))
+    pristine = lalm.model.get_parameter(name).detach().clone()
+    a, b = (factor.double() for factor in lalm._delta.factors[name])
+    assert lalm.safety == 0.0
+    untouched = lalm.fingerprint
+    lalm.set_safety(1.0)
+    once = lalm.model.get_parameter(name).detach().clone()
+    torch.testing.assert_close(once.double(), pristine.double() + b @ a, rtol=1e-6, atol=1e-6)
+    for scale in (0.3, -2.0, 0.7):
+        lalm.set_safety(scale)
+    assert lalm.fingerprint != untouched
+    lalm.set_safety(1.0)
+    assert torch.equal(lalm.model.get_parameter(name), once)
+    lalm.set_safety(0.0)
+    assert torch.equal(lalm.model.get_parameter(name), pristine)
+    assert lalm.fingerprint == untouched
+
+
+@pytest.mark.pocket
+def test_the_pocket_models_dial_equals_a_fresh_load(pocket):
+    pocket.set_safety(0.3)
+    assert pocket.safety == 0.3
+    turned = pocket.fingerprint
+    pocket.set_safety(1.0)
+    fresh = load_lalm("pocket", device="cpu")
+    assert all(
+        torch.equal(a, b) for a, b in zip(pocket.model.parameters(), fresh.model.parameters(), strict=True)
+    )
+    assert turned != pocket.fingerprint == fresh.fingerprint
+
+
+def test_only_the_pocket_model_has_a_dial(tiny, tmp_path):
+    assert tiny.safety is None
+    with pytest.raises(ValueError, match="no safety dial"):
+        tiny.set_safety(0.5)
+    with pytest.raises(ValueError, match="dial of the pocket model"):
+        load_lalm(tmp_path, safety=0.5)
+
+
+def test_a_folder_without_a_checkpoint_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="config.json"):
+        load_lalm(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no_such_folder"):
+        load_lalm("./no_such_folder")
+
+
+def test_a_saved_model_loads_again(tiny, prompts, tmp_path):
+    tiny.model.save_pretrained(tmp_path)
+    tiny.processor.save_pretrained(tmp_path)
+    again = load_lalm(tmp_path, device="cpu")
+    assert again.generate(prompts, max_new_tokens=6) == tiny.generate(prompts, max_new_tokens=6)
+    assert again.fingerprint == tiny.fingerprint
+    assert (again.n_layers, again.d_model, again.max_audio_seconds) == (4, 32, 8)
+
+
+def test_replicas_do_not_touch_the_random_state():
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    replica(seed=7)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(ValueError, match="no replica"):
+        replica("no_such_family")
