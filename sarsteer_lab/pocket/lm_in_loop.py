@@ -1,0 +1,323 @@
+"""Training stage (e): the language model in the loop, frozen; audio tower and projector learn to be read by
+it.
+
+Every clip is put where a user's clip stands in the chat. Two continuations share its prefix through a
+tree-shaped mask: a "repeat" instruction, with the cross-entropy of the transcript; and, for questions, the
+instruction to answer, with the divergence of the answer's first tokens from what the same frozen model says
+to the *typed* question. The projector's own outputs are fed: no mixtures of token embeddings, no CTC
+compression. Only harmless sentences are heard here.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm import tqdm
+from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerBase
+
+from sarsteer_lab.pocket.clips import Clip
+from sarsteer_lab.pocket.ctc import TokenHead, ctc_loss, labels_of
+from sarsteer_lab.pocket.loop import AudioSide, Log, batches, collate, load_checkpoint, rate, save_checkpoint
+
+BATCH = 8
+TOWER_RATE, PROJECTOR_RATE = 2e-4, 5e-4
+CTC_WEIGHT = 0.3
+ANSWER_TOKENS = 4
+TEACHER_TOP = 64
+REPEAT = "Repeat what is said in the audio."
+ANSWER = "Answer the request in the audio."
+# The share of carriers and stories in the mix: the course's prompts are questions and instructions.
+OTHER_SHARE = 0.4
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The fixed token sequences around a clip, cut out of the chat template so that they are exactly its
+    tokens.
+    """
+
+    before: list[int]
+    repeat: list[int]
+    answer: list[int]
+    typed_before: list[int]
+    typed_after: list[int]
+    end: int
+
+
+def chat_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
+    """Render the chat template around a clip and split it at the audio token."""
+
+    def split(content: list[dict] | str, mark: str) -> list[list[int]]:
+        text = tokenizer.apply_chat_template(
+            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+        )
+        return [tokenizer(part, add_special_tokens=False).input_ids for part in text.split(mark)]
+
+    audio = {"type": "audio", "audio": None}
+    before, repeat = split([audio, {"type": "text", "text": REPEAT}], "<|AUDIO|>")
+    _, answer = split([audio, {"type": "text", "text": ANSWER}], "<|AUDIO|>")
+    typed_before, typed_after = split("\0", "\0")
+    return Frame(
+        before, repeat, answer, typed_before, typed_after, tokenizer.convert_tokens_to_ids("<|im_end|>")
+    )
+
+
+class PrefixCache:
+    """Keys and values of a fixed prompt prefix, computed once and repeated for each batch."""
+
+    def __init__(self, lm: LlamaForCausalLM, tokens: Sequence[int]) -> None:
+        """Run `tokens` through `lm` once."""
+        self.length = len(tokens)
+        with torch.no_grad():
+            cache = lm.model(input_ids=torch.tensor([list(tokens)]), use_cache=True).past_key_values
+        self._layers = [(layer.keys, layer.values) for layer in cache.layers]
+
+    def repeat(self, rows: int) -> DynamicCache:
+        """A fresh cache holding the prefix for `rows` sequences."""
+        cache = DynamicCache()
+        for index, (keys, values) in enumerate(self._layers):
+            cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), index)
+        return cache
+
+
+@dataclass(frozen=True)
+class TypedAnswer:
+    """How the frozen model starts its answer to a typed request: greedy tokens and their top
+    log-probabilities.
+    """
+
+    tokens: list[int]
+    top: Int[Tensor, "step top"]
+    log_probs: Float[Tensor, "step top"]
+
+
+class Teacher:
+    """The frozen model's answers to typed requests, computed when first asked for and then remembered."""
+
+    def __init__(self, lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, frame: Frame) -> None:
+        """Keep the typed prompt's fixed prefix in a cache."""
+        self._lm, self._tokenizer, self._frame = lm, tokenizer, frame
+        self._prefix = PrefixCache(lm, frame.typed_before)
+        self._known: dict[str, TypedAnswer] = {}
+
+    @torch.no_grad()
+    def answers(self, texts: Sequence[str]) -> list[TypedAnswer]:
+        """The typed answers to `texts`."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        if new:
+            self._ask(new)
+        return [self._known[text] for text in texts]
+
+    def _ask(self, texts: Sequence[str]) -> None:
+        rows = [
+            self._tokenizer(t, add_special_tokens=False).input_ids + self._frame.typed_after for t in texts
+        ]
+        width = max(map(len, rows))
+        pad = [width - len(row) for row in rows]
+        ids = torch.tensor([[self._frame.end] * p + row for p, row in zip(pad, rows, strict=True)])
+        start = self._prefix.length
+        mask = torch.tensor(
+            [[1] * start + [0] * p + [1] * len(row) for p, row in zip(pad, rows, strict=True)]
+        )
+        cache = self._prefix.repeat(len(rows))
+        steps = []
+        for _ in range(ANSWER_TOKENS):
+            positions = (mask.cumsum(1) - 1)[:, -ids.shape[1] :].clamp(min=0)
+            hidden = self._lm.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state[:, -1]
+            top = self._lm.lm_head(hidden).log_softmax(-1).topk(TEACHER_TOP)
+            steps.append((top.indices, top.values))
+            ids = top.indices[:, :1]
+            mask = torch.cat([mask, torch.ones_like(ids)], 1)
+        for i, text in enumerate(texts):
+            indices = torch.stack([step[0][i] for step in steps])
+            self._known[text] = TypedAnswer(
+                indices[:, 0].tolist(), indices, torch.stack([step[1][i] for step in steps])
+            )
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Where a clip's pieces lie in its row: lengths of the shared prefix, the repeat branch and the answer
+    branch.
+    """
+
+    shared: int
+    repeat: int
+    answer: int
+
+
+def tree_batch(
+    lm: LlamaForCausalLM,
+    frame: Frame,
+    outputs: Sequence[Float[Tensor, "token d_model"]],
+    transcripts: Sequence[Sequence[int]],
+    answers: Sequence[TypedAnswer | None],
+    prefix: int,
+) -> tuple[
+    Float[Tensor, "clip position d_model"], Int[Tensor, "clip position"], Float[Tensor, "..."], list[Branches]
+]:
+    """Embeddings, positions, additive tree mask (over `prefix` cached positions, then the row) and the
+    layout.
+    """
+    embed = lm.get_input_embeddings()
+    rows, layout = [], []
+    for audio, transcript, answer in zip(outputs, transcripts, answers, strict=True):
+        repeat = [*frame.repeat, *transcript]
+        reply = [*frame.answer, *answer.tokens[:-1]] if answer else []
+        rows.append(torch.cat([audio, embed(torch.tensor([*repeat, *reply]))]))
+        layout.append(Branches(len(audio), len(repeat), len(reply)))
+    width = max(map(len, rows))
+    embeddings = torch.stack([F.pad(row, (0, 0, 0, width - len(row))) for row in rows])
+    positions = torch.zeros(len(rows), width, dtype=torch.long)
+    branch = torch.full((len(rows), width), 3)
+    for i, part in enumerate(layout):
+        fork, end = part.shared + part.repeat, part.shared + part.repeat + part.answer
+        positions[i, :fork] = torch.arange(fork)
+        positions[i, fork:end] = part.shared + torch.arange(part.answer)
+        branch[i, : part.shared], branch[i, part.shared : fork], branch[i, fork:end] = 0, 1, 2
+    causal = torch.ones(width, width).tril().bool()
+    visible = causal & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None]))
+    visible = torch.cat([torch.ones(len(rows), width, prefix, dtype=torch.bool), visible], -1)
+    mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None]
+    return embeddings, positions + prefix, mask, layout
+
+
+def losses(
+    lm: LlamaForCausalLM,
+    frame: Frame,
+    hidden: Float[Tensor, "clip position d_model"],
+    layout: Sequence[Branches],
+    transcripts: Sequence[Sequence[int]],
+    answers: Sequence[TypedAnswer | None],
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Transcript cross-entropy per token, KL(typed || spoken) over the answer's start, and over its first
+    token alone.
+    """
+    read, wanted, said, top, log_probs = [], [], [], [], []
+    for row, part, transcript, answer in zip(hidden, layout, transcripts, answers, strict=True):
+        start = part.shared + len(frame.repeat) - 1
+        read.append(row[start : part.shared + part.repeat])
+        wanted += [*transcript, frame.end]
+        if answer:
+            fork = part.shared + part.repeat
+            said.append(row[fork + len(frame.answer) - 1 : fork + part.answer])
+            top.append(answer.top)
+            log_probs.append(answer.log_probs)
+    repeat = F.cross_entropy(lm.lm_head(torch.cat(read)), torch.tensor(wanted))
+    if not said:
+        zero = repeat.new_zeros(())
+        return repeat, zero, zero
+    spoken = lm.lm_head(torch.stack(said)).log_softmax(-1).gather(-1, torch.stack(top))
+    typed = torch.stack(log_probs)
+    # The teacher's probability outside its top tokens is compared as one lump, so that the sum stays a
+    # divergence.
+    rest = (
+        torch.log1p(-typed.exp().sum(-1).clamp(max=1 - 1e-4)),
+        torch.log1p(-spoken.exp().sum(-1).clamp(max=1 - 1e-4)),
+    )
+    divergence = (typed.exp() * (typed - spoken)).sum(-1) + rest[0].exp() * (rest[0] - rest[1])
+    return repeat, divergence.mean(), divergence[:, 0].mean()
+
+
+def mixed_epoch(clips: Sequence[Clip], seed: int) -> list[Clip]:
+    """All questions, and as many other clips (drawn from `seed`) as make up `OTHER_SHARE` of the whole."""
+    questions = [clip for clip in clips if clip.kind == "question"]
+    others = [clip for clip in clips if clip.kind != "question"]
+    count = min(len(others), round(len(questions) * OTHER_SHARE / (1 - OTHER_SHARE)))
+    return questions + random.Random(seed).sample(others, count)
+
+
+def train_in_loop(
+    lm: LlamaForCausalLM,
+    audio: AudioSide,
+    head: TokenHead,
+    tokenizer: PreTrainedTokenizerBase,
+    clips: Sequence[Clip],
+    folder: Path,
+    *,
+    presentations: int,
+    seed: int = 0,
+    save_every: int = 50,
+) -> None:
+    """Train `audio` in place through the frozen `lm`, resuming from `folder`/in_loop.safetensors.
+
+    Logs to `folder`/in_loop.jsonl. An interrupted run repeats at most `save_every` batches.
+    """
+    torch.manual_seed(seed)
+    lm.requires_grad_(False).eval()
+    frame = chat_frame(tokenizer)
+    prefix = PrefixCache(lm, frame.before)
+    teacher = Teacher(lm, tokenizer, frame)
+    labels = {id(clip): labels_of(clip.text, tokenizer, head) for clip in clips}
+    clips = [clip for clip in clips if labels[id(clip)]]
+    tower = [p for p in audio.audio_tower.parameters() if p.requires_grad]
+    projector = list(audio.multi_modal_projector.parameters())
+    groups = [(tower, TOWER_RATE), ([*projector, *head.parameters()], PROJECTOR_RATE)]
+    optimizer = torch.optim.AdamW([{"params": p} for p, _ in groups], weight_decay=0.0, betas=(0.9, 0.98))
+    modules: dict[str, nn.Module] = {"audio": audio, "head": head}
+    path = folder / "in_loop.safetensors"
+    progress = (
+        load_checkpoint(path, modules, optimizer) if path.exists() else {"seen": 0, "steps": 0, "epoch": 0}
+    )
+    log = Log(folder / "in_loop.jsonl")
+    bar = tqdm(total=presentations, initial=progress["seen"], desc="language model in the loop", unit="clip")
+    draw = random.Random(seed + progress["seen"])
+    audio.train()
+    while progress["seen"] < presentations:
+        progress["epoch"] += 1
+        for batch in batches(mixed_epoch(clips, progress["epoch"]), BATCH, seed * 1000 + progress["epoch"]):
+            factor = rate(progress["seen"] / presentations, progress["steps"], warmup=15, flat=0.4)
+            for group, (_, base) in zip(optimizer.param_groups, groups, strict=True):
+                group["lr"] = base * factor
+            mel, frames = collate(batch, draw)
+            outputs = audio(mel, frames)
+            wanted = [labels[id(clip)] or [] for clip in batch]
+            transcripts = [[head.token_ids[i - 1] for i in row] for row in wanted]
+            questions = [clip.text for clip in batch if clip.kind == "question"]
+            known = dict(zip(questions, teacher.answers(questions), strict=True))
+            answers = [known.get(clip.text) if clip.kind == "question" else None for clip in batch]
+            cut = [row[:length] for row, length in zip(outputs, (frames // 4).tolist(), strict=True)]
+            embeddings, positions, mask, layout = tree_batch(
+                lm, frame, cut, transcripts, answers, prefix.length
+            )
+            hidden = lm.model(
+                inputs_embeds=embeddings,
+                position_ids=positions,
+                attention_mask=mask,
+                past_key_values=prefix.repeat(len(batch)),
+                use_cache=True,
+            ).last_hidden_state
+            repeat, divergence, first = losses(lm, frame, hidden, layout, transcripts, answers)
+            ctc = ctc_loss(head(outputs), frames, wanted)
+            optimizer.zero_grad()
+            (repeat + divergence + CTC_WEIGHT * ctc).backward()
+            nn.utils.clip_grad_norm_([*tower, *projector], 1.0)
+            optimizer.step()
+            progress["seen"] += len(batch)
+            progress["steps"] += 1
+            bar.update(len(batch))
+            if progress["steps"] % 10 == 0:
+                log.write(
+                    seen=progress["seen"], repeat=repeat.item(), kl=divergence.item(), first_kl=first.item(),
+                    ctc=ctc.item(), scale=outputs.pow(2).mean().sqrt().item(), rate=factor,
+                )  # fmt: skip
+                bar.set_postfix(repeat=f"{repeat.item():.2f}", kl=f"{divergence.item():.2f}")
+            if progress["steps"] % save_every == 0:
+                save_checkpoint(path, modules, optimizer, progress)
+            if progress["seen"] >= presentations:
+                break
+    save_checkpoint(path, modules, optimizer, progress)
+    bar.close()
