@@ -1,0 +1,80 @@
+"""How sure a measured share is, and whether two defences differ on the same requests."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+RESAMPLES = 2000
+
+
+def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval (1927) of a share: lower and upper limit, 0 to 1.
+
+    Without any trial nothing is known: (0, 1). Raises ValueError unless 0 <= successes <= n.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes in {n} trials cannot be")
+    if n == 0:
+        return 0.0, 1.0
+    low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
+    return float(low), float(high)
+
+
+def mcnemar_p(first: Bool[np.ndarray, "prompt"], second: Bool[np.ndarray, "prompt"]) -> float:
+    """Exact two-sided McNemar test: could two yes/no outcomes of the same prompts have the same rate?
+
+    Only prompts on which the two differ count; without any, p is 1. Raises ValueError if lengths differ.
+    """
+    a, b = _paired(first, second)
+    table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
+    return min(1.0, float(mcnemar(table, exact=True).pvalue))
+
+
+def paired_difference(
+    first: Bool[np.ndarray, "prompt"],
+    second: Bool[np.ndarray, "prompt"],
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Rate of `first` minus rate of `second` over the same prompts, with a paired bootstrap interval.
+
+    Returns (difference, lower, upper), shares from -1 to 1. Prompts are resampled, both outcomes of a prompt
+    together. Raises ValueError if lengths differ or there are no prompts.
+    """
+    a, b = _paired(first, second)
+    if not len(a):
+        raise ValueError("no prompts to compare")
+    difference = a.astype(float) - b
+    low, high = bootstrap(lambda rows: float(difference[rows].mean()), len(a), confidence, resamples, seed)
+    return float(difference.mean()), low, high
+
+
+def bootstrap(
+    statistic: Callable[[Shaped[np.ndarray, "prompt"]], float],
+    n: int,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval (Efron 1979) of `statistic(rows)`, rows drawn from 0 to n - 1 with return."""
+    generator = np.random.default_rng(seed)
+    values: Float[np.ndarray, "resample"] = np.array(
+        [statistic(generator.integers(0, n, n)) for _ in range(resamples)]
+    )
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(values, [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _paired(
+    first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    if a.shape != b.shape or a.ndim != 1:
+        raise ValueError(f"outcomes of the same prompts have to be paired; got {a.shape} and {b.shape}")
+    return a, b
