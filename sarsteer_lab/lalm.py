@@ -391,7 +391,7 @@ def _hash_model(model: Any, processor: Any, state: dict[str, Tensor]) -> str:
 
 
 def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what tells only where a checkpoint came from (the weights' own dtype counts)."""
+    """A configuration without what tells only where a checkpoint came from (the weights' dtype counts)."""
     origin = {"_name_or_path", "transformers_version", "architectures", "dtype"}
     kept = {key: value for key, value in config.items() if key not in origin}
     return {key: _without_origin(value) if isinstance(value, dict) else value for key, value in kept.items()}

@@ -1,0 +1,194 @@
+"""Captured states against transformers' own, padded batches against single prompts, and the cache."""
+
+import os
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import reference
+import torch
+from safetensors.torch import load_file
+
+from sarsteer_lab.activations import ActivationCache, capture, layer_indices
+from sarsteer_lab.lalm import Prompt
+from sarsteer_lab.replica import replica
+from sarsteer_lab.steering import SteeringVectors, steer
+
+
+def hooks(lalm):
+    """Every hook on the model but transformers' own output recorders."""
+    found = []
+    for name, module in lalm.model.named_modules():
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
+            if not hook.__module__.startswith("transformers."):
+                found.append((name, hook))
+    return found
+
+
+def states_by_hand(lalm, prompt):
+    """Outputs of layers run by hand on one unpadded prompt (position layer d_model)."""
+    with torch.no_grad():
+        embedded = lalm.core(**lalm.batch([prompt]), output_hidden_states=True).hidden_states[0]
+        return torch.stack([h[0] for h in reference.run_layers(lalm, embedded)], dim=1)
+
+
+def assert_close(ours, theirs):
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
+
+
+def test_last_states_of_a_padded_batch_are_those_of_single_prompts_by_hand(lalm, prompts):
+    states = capture(lalm, prompts)
+    assert states.shape == (len(prompts), lalm.n_layers, lalm.d_model) and states.dtype == torch.float32
+    assert_close(states, torch.stack([states_by_hand(lalm, prompt)[-1] for prompt in prompts]))
+
+
+def test_layers_but_the_last_are_transformers_hidden_states(tiny, prompts):
+    with torch.no_grad():
+        theirs = tiny.model(**tiny.batch(prompts[:2]), output_hidden_states=True).hidden_states
+    states = capture(tiny, prompts[:2])
+    for layer in range(tiny.n_layers - 1):
+        assert torch.equal(states[:, layer], theirs[layer + 1][:, -1])
+    # transformers' last entry is after the final norm; ours is the layer's output.
+    assert not torch.allclose(states[:, -1], theirs[-1][:, -1])
+    torch.testing.assert_close(tiny.decoder.norm(states[:, -1]), theirs[-1][:, -1])
+
+
+def test_other_positions(tiny, prompts):
+    spoken = [prompt for prompt in prompts if prompt.audio is not None]
+    everything = capture(tiny, spoken, positions="all")
+    audio = capture(tiny, spoken, positions="audio")
+    mean = capture(tiny, spoken, positions="audio_mean")
+    last = capture(tiny, spoken)
+    for i, prompt in enumerate(spoken):
+        by_hand = states_by_hand(tiny, prompt)
+        assert_close(everything[i], by_hand)
+        heard = tiny.batch([prompt])["input_ids"][0] == tiny.audio_token_id
+        assert_close(audio[i], by_hand[heard])
+        assert_close(mean[i], by_hand[heard].mean(0))
+        assert torch.equal(last[i], everything[i][-1])
+
+
+def test_chosen_layers_and_batch_sizes(tiny, prompts):
+    states = capture(tiny, prompts)
+    assert torch.equal(capture(tiny, prompts, layers=[2, -1]), states[:, [2, 3]])
+    assert_close(capture(tiny, prompts, batch_size=1), states)
+    assert capture(tiny, []).shape == (0, 4, 32)
+    assert capture(tiny, [], positions="all") == []
+
+
+@pytest.mark.parametrize("layers", [[4], [-5], [1, 1], [3, -1], []])
+def test_layers_that_are_not_there(tiny, layers):
+    with pytest.raises(ValueError, match="0 to 3"):
+        layer_indices(tiny, layers)
+
+
+def test_positions_that_are_not_there(tiny, prompts):
+    with pytest.raises(ValueError, match="prompt 0 has no audio"):
+        capture(tiny, prompts, positions="audio")
+    with pytest.raises(ValueError, match="choose"):
+        capture(tiny, prompts, positions="first")
+
+
+def test_hooks_go_even_if_the_forward_fails(tiny, prompts, monkeypatch):
+    before = hooks(tiny)
+
+    def fail(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tiny.layers[2].mlp, "forward", fail)
+    with pytest.raises(KeyboardInterrupt):
+        capture(tiny, prompts)
+    assert hooks(tiny) == before == []
+    assert tiny.running is None
+
+
+def test_lower_precision_models_give_float32(prompts):
+    lalm = replica(dtype=torch.bfloat16)
+    states = capture(lalm, prompts)
+    assert states.dtype == torch.float32
+    assert torch.equal(states, states.bfloat16().float())
+
+
+def test_cache_reads_what_it_wrote(tiny, prompts, tmp_path, monkeypatch):
+    cache = ActivationCache(tmp_path)
+    first = capture(tiny, prompts[:4], cache=cache)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 4
+    grown = capture(tiny, prompts, cache=cache)
+    assert torch.equal(grown[:4], first)
+
+    def fail(*args, **kwargs):
+        raise AssertionError("computed although cached")
+
+    monkeypatch.setattr(tiny.trunk, "forward", fail)
+    assert torch.equal(capture(tiny, prompts[::-1], cache=cache), grown.flip(0))
+
+
+def test_ragged_states_are_cached_too(tiny, prompts, tmp_path):
+    cache = ActivationCache(tmp_path)
+    first = capture(tiny, prompts, positions="all", cache=cache)
+    again = capture(tiny, prompts, positions="all", cache=cache)
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+
+
+def test_cache_keys_tell_everything_apart(tiny, make_clip, tmp_path):
+    cache = ActivationCache(tmp_path)
+    clip = make_clip(1.0)
+    other_clip = clip.copy()
+    other_clip[-1] += 1e-3
+    prompt = Prompt("Hi", clip)
+    keys = [
+        cache.key(tiny, prompt, (0, 1), "last"),
+        cache.key(tiny, prompt, (0, 2), "last"),
+        cache.key(tiny, prompt, (0, 1), "all"),
+        cache.key(tiny, Prompt("Hi!", clip), (0, 1), "last"),
+        cache.key(tiny, Prompt("Hi", clip, system="Be kind."), (0, 1), "last"),
+        cache.key(tiny, Prompt("Hi", other_clip), (0, 1), "last"),
+        cache.key(tiny, Prompt("Hi"), (0, 1), "last"),
+        cache.key(replica(seed=1), prompt, (0, 1), "last"),
+        cache.key(replica(dtype=torch.bfloat16), prompt, (0, 1), "last"),
+    ]
+    assert len(set(keys)) == len(keys)
+    assert cache.key(replica(), Prompt("Hi", clip.copy()), (0, 1), "last") == keys[0]
+
+
+def test_damaged_entries_are_computed_again_with_a_warning(tiny, prompts, tmp_path):
+    cache = ActivationCache(tmp_path)
+    first = capture(tiny, prompts, cache=cache)
+    damaged = sorted(tmp_path.rglob("*.safetensors"))[:3]
+    damaged[0].write_bytes(b"")
+    damaged[1].write_bytes(damaged[1].read_bytes()[:-7])
+    damaged[2].write_bytes(os.urandom(200))
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert_close(capture(tiny, prompts, cache=cache), first)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        capture(tiny, prompts, cache=cache)
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_steered_states_are_neither_written_nor_read(tiny, prompts, tmp_path):
+    cache = ActivationCache(tmp_path)
+    plain = capture(tiny, prompts, cache=cache)
+    vectors = SteeringVectors(torch.ones(tiny.n_layers, tiny.d_model))
+    with steer(tiny, vectors, alpha=0.5):
+        steered = capture(tiny, prompts, cache=cache)
+    assert not torch.allclose(steered, plain)
+    assert torch.equal(capture(tiny, prompts, cache=cache), plain)
+
+
+def test_a_writer_killed_midway_leaves_no_entry(tmp_path):
+    """The rename is the last step, so whatever a killed process leaves is not an entry."""
+    script = (
+        "import os, sys, torch\n"
+        "import sarsteer_lab.activations as activations\n"
+        "activations.os.replace = lambda *args: os._exit(9)\n"
+        "activations.ActivationCache(sys.argv[1]).write('ab' * 32, torch.ones(3))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert done.returncode == 9
+    cache = ActivationCache(tmp_path)
+    assert cache.read("ab" * 32) is None
+    cache.write("ab" * 32, torch.ones(3))
+    assert np.array_equal(load_file(next(tmp_path.rglob("*.safetensors")))["states"], np.ones(3))
