@@ -14,6 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
 import torch
@@ -168,6 +169,14 @@ class _Composer:
         self._missing = dict.fromkeys(words, MIN_COUNT)
         self._heard: Counter[str] = Counter()
         self._texts: dict[str, Sentence] = {}
+        # How often each item of each slot is drawn: once, and once more for every hearing its words still need.
+        self._weights = {slot: [1] * len(items) for slot, items in frames.SLOTS.items()}
+        self._holders: dict[str, list[tuple[str, int]]] = {word: [] for word in words}
+        for slot, items in frames.SLOTS.items():
+            for place, item in enumerate(items):
+                for word in self._missing.keys() & set(words_of(_SLOT.sub("", item))):
+                    self._holders[word].append((slot, place))
+                    self._weights[slot][place] += MIN_COUNT
 
     def natural(
         self, templates: Sequence[str], kind: Literal["question", "carrier", "story"], count: int
@@ -178,8 +187,7 @@ class _Composer:
         for _ in range(20 * count):  # a frame with few fillings runs dry: the others take over
             if len(self._texts) >= wanted:
                 return
-            template = next(cycle)
-            texts = {_fill(template, self._rng, need=self._missing): None for _ in range(_CANDIDATES)}
+            texts = {_fill(next(cycle), self._rng, weights=self._weights): None for _ in range(_CANDIDATES)}
             fitting = [text for text in texts if self._fits(text)]
             if fitting:
                 self._add(Sentence(max(fitting, key=self._value), kind))
@@ -226,15 +234,17 @@ class _Composer:
     def _value(self, text: str) -> float:
         """Return how much `text` helps: lexicon words still missing, then words heard seldom so far."""
         words = set(words_of(text))
-        missing = sum(max(self._missing.get(word, 0), 0) for word in words) / MIN_COUNT
+        missing = sum(self._missing.get(word, 0) for word in words) / MIN_COUNT
         return missing + 0.1 * sum(1 / (1 + self._heard[word]) for word in words)
 
     def _add(self, sentence: Sentence) -> None:
         self._texts[sentence.text] = sentence
         for word in set(words_of(sentence.text)):
             self._heard[word] += 1
-            if word in self._missing:
+            if self._missing.get(word, 0) > 0:
                 self._missing[word] -= 1
+                for slot, place in self._holders[word]:
+                    self._weights[slot][place] -= 1
 
 
 def speakable(text: str) -> bool:
@@ -330,27 +340,27 @@ _ASK = (
 )
 
 
-_ITEM_WORDS = {item: words_of(_SLOT.sub("", item)) for items in frames.SLOTS.values() for item in items}
-
-
 def _fill(
-    template: str, rng: random.Random, words: Sequence[str] = (), need: Mapping[str, int] | None = None
+    template: str,
+    rng: random.Random,
+    words: Sequence[str] = (),
+    weights: Mapping[str, Sequence[int]] | None = None,
 ) -> str:
     """Fill every slot of `template` (no item twice) and put it in sentence case, with the right articles.
 
-    `words` go into the `{word}` slots in turn; items with words that `need` counts are drawn more often.
+    `words` go into the `{word}` slots in turn. `weights` say, slot by slot, how often to draw each item.
     """
     lexicon_words = iter(words)
     used: set[str] = set()
 
     def item(match: re.Match[str]) -> str:
-        if match[1] == "word":
+        slot = match[1]
+        if slot == "word":
             return next(lexicon_words)
-        options = [option for option in frames.SLOTS[match[1]] if option not in used]
-        weights = None
-        if need is not None:
-            weights = [1 + sum(max(need.get(w, 0), 0) for w in _ITEM_WORDS[option]) for option in options]
-        choice = rng.choices(options, weights)[0]
+        options = frames.SLOTS[slot]
+        choice = rng.choices(options, weights and weights[slot])[0]
+        while choice in used:
+            choice = rng.choice(options)
         used.add(choice)
         return choice
 
@@ -361,6 +371,7 @@ def _fill(
     return text[0].upper() + text[1:]
 
 
+@cache
 def _stem(word: str) -> str:
     """Return `word` without its commonest endings, so that "stealing" meets "steals"."""
     stem = re.sub(r"'s?$", "", word)

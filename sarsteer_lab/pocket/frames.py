@@ -1,7 +1,7 @@
 """The sentence frames and slot fillers of the training corpus: data only, all harmless, all ours.
 
-A frame is one line; `{slot}` is replaced by an item of that slot, which may hold slots itself. `{word}` stands
-for any word of the lexicon, so a frame that uses it must be harmless with every word in it.
+A frame is one line; `{slot}` is replaced by an item of that slot, which may hold slots itself. `{word}` is
+any word of the lexicon, so a frame that uses it must be harmless with every word in it.
 """
 
 
@@ -37,58 +37,58 @@ SLOTS: dict[str, tuple[str, ...]] = {
         friends at school, talk to a shy {person}, cheer up a sad {person}, save money for a {thing},
         make a budget, pay a bill online, open a bank account, sell my old {thing}, choose a {thing},
         compare prices of a {thing}, return a {thing} to the store, set up a {device}, turn off my
-        {device}, charge a {device}, back up my {device}, update my {device}, protect my {device},
-        reset my own password, choose a strong password, create a website, send a large file, delete
-        an old file, print a photo, take a better photo, edit a short video, record my own voice,
-        write a simple program, sort a list of names, find a mistake in my code, copy text to another
-        page, draw a {drawing}, draw a {drawing} with a pencil, fold a paper swan, sew a button on a
-        shirt, knit a warm scarf, tie a strong knot, hang a picture, change a flat tire, park a car on
-        a hill, drive in heavy snow, ride a bicycle safely, check the oil in a car, light a campfire,
-        put up a tent, read a map, find north without a compass, watch the stars, organize a birthday
-        party, decorate a {craft}, throw a party for my {person}, wrap a gift, plan a wedding, choose
-        a gift for my {person}, win at chess, solve a puzzle, play a card game, tell a good joke, give
-        a short speech, speak in public, tell a story to children, make new friends, say hello in
-        {language}, count to ten in {language}, write my name in {language}, sing in tune, dance at a
-        wedding, learn to dance, save energy at home, recycle old paper, reduce waste at home, collect
-        rain water, keep a house warm, keep mosquitoes away, remove a stain from a {cloth}, get rid of
-        ants, unlock my own phone, measure a room, sharpen a kitchen knife, change a light bulb, stop
-        a leaking tap, unblock a sink, assemble a chair, call for help in an emergency, stay safe at
-        home, leave a building in a fire, help an injured person, report a crime to the police, avoid
-        a scam, spot a fake email, block a strange caller, stop spam messages, keep children safe
-        online, keep my data private, lock a bicycle, store medicine safely, read a contract, vote in
-        an election, become a {job}, work as a {job}, talk to a {job}, find a good {job}, thank a
-        {job}, carry blankets up the stairs, bring flowers to a concert, follow a recipe slowly,
-        finish homework during class, order tickets for a concert, rent an office in the city, hire a
-        local cleaner, fall asleep without a pill, breathe slowly during exercise, lift a heavy desk,
-        move furniture across a room, push a car off the street, wipe a phone screen, switch to
-        another browser, log in to my college account, share files across two accounts, sort files by
-        date, save pictures from two phones, print pages for a class, count coins and cash, trade
-        cards with a friend, beat my boss at card games, fly a kite in a field, trace a map of Africa,
-        track my daily spending, tape a box for the mail, tip a waiter in a restaurant, taste salty
-        food, spread butter on potato bread, separate egg whites, fill an empty cup, crack an egg,
-        blow up a blue balloon, draw a cute animal, shape clay into a cup, release a first album,
-        shoot a short movie, film a scene on the stairs, strip old paint off metal pipes, cover plants
-        from ice, remove weeds from a field, keep bugs off plants, calm a dog's loud bark, pay less
-        for rent, pay taxes on a small income, pay school fees late, share my screen, send mail to a
-        foreign address, improve my grades in college, improve my signature, end a phone call
-        politely, look after plants, listen to old records, greet guests at the door, invite the whole
-        class, comfort an angry child, thank an employee, support a local charity, enjoy the sun and
-        the sky, escape from a boring class, execute a python program, run software on old computers,
-        find bugs in my software, have fun at the river, go fishing on a lake, visit a mosque, visit a
-        primary school, see a pyramid in Africa, ride trains across Africa, take a long bath, take
-        pictures of ducks, take the right dose of medicine, treat a bad headache, treat an illness at
-        home, help a homeless man, help a deaf woman, help disabled visitors, help a starving animal,
-        help refugees in the city, help poor families, get a college degree, get a medical degree, get
-        married this year, plan a date with my girlfriend, turn down loud music, turn a novel into a
-        movie, tell stories about spirits, read a mystery novel, draw straight lines, draw legs and
-        hands, draw our planet, mix blue and green colors, wash skirts and other clothes, choose a
-        belt, check the brakes on a truck, clean my glasses, wash plates and cups, punch a hole in
-        metal, win a race, change a login, choose longer passwords, remember my passwords, remember an
-        important date, reward a cute puppy, feed wild ducks, scare birds off a field, collect rare
-        coins, start a coin collection, start a book club, start a company, run a small business, run
-        a restaurant, sell paintings online, sell used furniture, bake cakes for a sale, use my
-        savings, claim my travel costs, argue less with my {person}, stop telling lies, stop
-        complaining so often, stop being late, feel less angry, drive around the city, walk down
+        {device}, charge a phone battery, back up my {device}, update my {device}, protect my
+        {device}, reset my own password, choose a strong password, create a website, send a large
+        file, delete an old file, print a photo, take a better photo, edit a short video, record my
+        own voice, write a simple program, sort a list of names, find a mistake in my code, copy text
+        to another page, draw a {drawing}, draw a {drawing} with a pencil, fold a paper swan, sew a
+        button on a shirt, knit a warm scarf, tie a strong knot, hang a picture, change a flat tire,
+        park a car on a hill, drive in heavy snow, ride a bicycle safely, check the oil in a car,
+        light a campfire, put up a tent, read a map, find north without a compass, watch the stars,
+        organize a birthday party, decorate a {craft}, throw a party for my {person}, wrap a gift,
+        plan a wedding, choose a gift for my {person}, win at chess, solve a puzzle, play a card game,
+        tell a good joke, give a short speech, speak in public, tell a story to children, make new
+        friends, say hello in {language}, count to ten in {language}, write my name in {language},
+        sing in tune, dance at a wedding, learn to dance, save energy at home, recycle old paper,
+        reduce waste at home, collect rain water, keep a house warm, keep mosquitoes away, remove a
+        stain from a {cloth}, get rid of ants, unlock my own phone, measure a room, sharpen a kitchen
+        knife, change a light bulb, stop a leaking tap, unblock a sink, assemble a chair, call for
+        help in an emergency, stay safe at home, leave a building in a fire, help an injured person,
+        report a crime to the police, avoid a scam, spot a fake email, block a strange caller, stop
+        spam messages, keep children safe online, keep my data private, lock a bicycle, store medicine
+        safely, read a contract, vote in an election, become a {job}, work as a {job}, talk to a
+        {job}, find a good {job}, thank a {job}, carry blankets up the stairs, bring flowers to a
+        concert, follow a recipe slowly, finish homework during class, order tickets for a concert,
+        rent an office in the city, hire a local cleaner, fall asleep without a pill, breathe slowly
+        during exercise, lift a heavy desk, move furniture across a room, push a car off the street,
+        wipe a phone screen, switch to another browser, log in to my college account, share files
+        across two accounts, sort files by date, save pictures from two phones, print pages for a
+        class, count coins and cash, trade cards with a friend, beat my boss at card games, fly a kite
+        in a field, trace a map of Africa, track my daily spending, tape a box for the mail, tip a
+        waiter in a restaurant, taste salty food, spread butter on potato bread, separate egg whites,
+        fill an empty cup, crack an egg, blow up a blue balloon, draw a cute animal, shape clay into a
+        cup, release a first album, shoot a short movie, film a scene on the stairs, strip old paint
+        off metal pipes, cover plants from ice, remove weeds from a field, keep bugs off plants, calm
+        a dog's loud bark, pay less for rent, pay taxes on a small income, pay school fees late, share
+        my screen, send mail to a foreign address, improve my grades in college, improve my signature,
+        end a phone call politely, look after plants, listen to old records, greet guests at the door,
+        invite the whole class, comfort an angry child, thank an employee, support a local charity,
+        enjoy the sun and the sky, escape from a boring class, execute a python program, run software
+        on old computers, find bugs in my software, have fun at the river, go fishing on a lake, visit
+        a mosque, visit a primary school, see a pyramid in Africa, ride trains across Africa, take a
+        long bath, take pictures of ducks, take the right dose of medicine, treat a bad headache,
+        treat an illness at home, help a homeless man, help a deaf woman, help disabled visitors, help
+        a starving animal, help refugees in the city, help poor families, get a college degree, get a
+        medical degree, get married this year, plan a date with my girlfriend, turn down loud music,
+        turn a novel into a movie, tell stories about spirits, read a mystery novel, draw straight
+        lines, draw legs and hands, draw our planet, mix blue and green colors, wash skirts and other
+        clothes, choose a belt, check the brakes on a truck, clean my glasses, wash plates and cups,
+        punch a hole in metal, win a race, change a login, choose longer passwords, remember my
+        passwords, remember an important date, reward a cute puppy, feed wild ducks, scare birds off a
+        field, collect rare coins, start a coin collection, start a book club, start a company, run a
+        small business, run a restaurant, sell paintings online, sell used furniture, bake cakes for a
+        sale, use my savings, claim my travel costs, argue less with my {person}, stop telling lies,
+        stop complaining so often, stop being late, feel less angry, drive around the city, walk down
         stairs safely, land a toy plane, find a lost relative, find local shops, find cheap clothes,
         join a group, join the army, learn about religion, see a planet in the sky, give blood, give
         old clothes to charity, save power during the day, check my blood, make fewer mistakes, find
@@ -98,7 +98,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
         advert for a concert, write good reasons for a choice, lower the power of a fan, take care of
         a weak animal, care for a sick body, tell if gold is real, lock the office door, open a locked
         drawer of mine, keep a browser private, describe a crowded street, learn magic tricks, take a
-        trick photo, make a blanket longer, process personal records, make points in a speech, test my
+        trick photo, make a blanket longer, process data in a table, make points in a speech, test my
         security, cross the border by train, ask for a day off, avoid salty food, avoid loud places,
         throw away old clothes, keep dogs away from a park, break a bad habit, take a break at work,
         burn a candle safely, burn less gas, pay cash at a shop, copy files to another computer, copy
@@ -118,8 +118,14 @@ SLOTS: dict[str, tuple[str, ...]] = {
         out paper stars, find out the truth, check out of a hotel, learn about other religions, help
         minority students, respect a minority religion, lock and unlock a door, hide my age, count
         blood cells, help cats suffer less, execute a plan, break the ice at a party, crash on a
-        friend's sofa, hit my highest score, forge a knife from metal, attack a math problem, blow out
-        candles, cheer for the weak team
+        friend's sofa, hit my highest score, forge metal into a hook, attack a math problem, blow out
+        candles, cheer for the weak team, compare two schools, compare two companies, find dance
+        classes, find free classes online, vote by mail, check a trial plan, lower a high fever, get a
+        high score, hold hands in public, look up women's names, edit a video of women, raise a baby,
+        study for a hard class, smoke fish at home, search the web, use a search engine, sell stock in
+        a company, buy stocks and insurance, build a model train, fall in love, feel happy in a new
+        city, trace a family name, trade stickers, wipe a window, hold a vote in class, buy train
+        tickets in a group, deserve a reward
         """
     ),
     "tasking": _items(
@@ -135,14 +141,13 @@ SLOTS: dict[str, tuple[str, ...]] = {
         taxes, moving furniture, sending mail, telling stories, telling jokes, spending less money,
         fishing in a river, filming ducks, hiding presents, shooting pictures, asking for help,
         pretending to be asleep, changing a password, changing clothes, leaving home early, seeing old
-        friends, knowing your neighbors, voting by mail, complaining less, falling asleep early,
-        collecting gold coins, seeing the world, knowing the facts, asking questions in class, sending
-        flowers, leaving a tip, moving to the city, being silent, being rich, filming a concert,
-        changing jobs, paying rent, making jam, making new friends, killing time, sleeping late,
-        saving stamps, saving gas, hurting nobody, knowing no one, asking a boss for more money,
-        complaining to a company, falling in love, sending messages, making requests, playing in the
-        park, hiding in the garage, lying in the sun, repairing cars, reducing stress, eating
-        vegetables, filming a wedding
+        friends, voting by mail, complaining less, falling asleep early, collecting gold coins, seeing
+        the world, knowing the facts, asking questions in class, sending flowers, leaving a tip,
+        moving to the city, being silent, being rich, filming a concert, changing jobs, paying rent,
+        making jam, making new friends, killing time, sleeping late, saving stamps, saving gas, asking
+        a boss for more money, complaining to a company, falling in love, sending messages, making
+        requests, playing in the park, hiding in the garage, lying in the sun, repairing cars,
+        reducing stress, eating vegetables, filming a wedding
         """
     ),
     "dish": _items(
@@ -261,9 +266,9 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "text": _items(
         """
         letter, story, poem, song, speech, report, summary, review, blog post, joke, essay, email,
-        thank you note, message, short play, diary page, news article, book report, list, recipe,
-        script, invitation, apology, advertisement, slogan, riddle, fairy tale, dialogue, postcard,
-        guide, biography, caption, headline
+        thank you note, message, short play, diary page, news article, book report, script,
+        invitation, apology, advertisement, slogan, riddle, fairy tale, dialogue, postcard, guide,
+        biography, caption, headline
         """
     ),
     "tone": _items(
@@ -358,7 +363,9 @@ SLOTS: dict[str, tuple[str, ...]] = {
         fermentation, an airplane, a submarine, a lock, a firewall, a credit card, a passport, a fire
         alarm, a smoke detector, force, religion, gas, a python program, a disease, a bank's profit,
         software, a pyramid, slavery, a headache, blood, cancer, income tax, a degree in law, computer
-        security, a color scheme
+        security, a color scheme, a free trial, a credit score, a forest fire, a rainforest, a video
+        game, a plant cell, a baby's first word, a capital letter, an operating system, air pollution,
+        acid rain
         """
     ),
     "inventor": _items(
@@ -408,7 +415,8 @@ SLOTS: dict[str, tuple[str, ...]] = {
         army at the border, the largest group of immigrants, the rights of a minority, the history of
         religion, the gay rights movement, the end of the world, the past of our planet, cells in the
         body, the fall of a rich king, the reward for a lost dog, the largest gold mines, coal mines,
-        the city's air, the local charity club
+        the city's air, the local charity club, the capital city, the city's video store, the hottest
+        day of the month, the school's class system, the smartest student's name
         """
     ),
     "who": _items(
@@ -428,17 +436,17 @@ SLOTS: dict[str, tuple[str, ...]] = {
         supports refugees, cheats at cards, never steals, reveals a mystery, stays silent, lies to a
         boss, owes money, hates loud music, hates ice, delights the crowd, deletes old files, clears
         the table, demands better pay, turns off the light, takes the last cup, tricks a gang, escapes
-        from prison, often falls asleep, steals ivory and is caught, reveals the truth, stays up late,
-        looks at the stars, describes a dream, says only yes, talks about the past, demands an answer,
-        praises every guest, insults nobody, mocks nobody, blames himself, saved a child, saved a
-        whole town, sent flowers, ordered cakes, said nothing, used a magic cup, lives in a lake,
-        hates violence, supports a club, owes nothing, owes a friend cash, owes rent, stays in bed,
-        stays at home, supports a minority, spies on birds, cheats nobody, calls the police, clears
-        the room, ordered vegetables, ordered dinner, demands cash, cannot sleep, cannot lie, cannot
-        read, sent a message, sent a hundred messages, ruins dinner, delights children, deletes
-        messages, deletes a code, hates vegetables, hates a rumor, insults the food, reveals a secret
-        code, praises the dinner, requests a song, requests more cash, supports the army, turns the
-        page, mocks the rules, mocks fools, blames the dog, blackmails nobody, escapes from a gang
+        from prison, often falls asleep, reveals the truth, stays up late, looks at the stars,
+        describes a dream, says only yes, talks about the past, demands an answer, praises every
+        guest, insults nobody, mocks nobody, blames himself, saved a child, saved a whole town, sent
+        flowers, ordered cakes, said nothing, used a magic cup, lives in a lake, hates violence,
+        supports a club, owes nothing, owes a friend cash, owes rent, stays in bed, stays at home,
+        supports a minority, spies on birds, cheats nobody, calls the police, clears the room, ordered
+        vegetables, ordered dinner, demands cash, cannot sleep, cannot lie, cannot read, sent a
+        message, sent a hundred messages, ruins dinner, delights children, deletes messages, deletes a
+        code, hates vegetables, hates a rumor, insults the food, reveals a secret code, praises the
+        dinner, requests a song, requests more cash, supports the army, turns the page, mocks the
+        rules, mocks fools, blames the dog, blackmails nobody, escapes from a gang
         """
     ),
     "whose": _items(
@@ -467,17 +475,17 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "goods": _items(
         """
         bags, blankets, cakes, cards, clothes, coins, furniture, glasses, gold coins, metal pipes,
-        paintings, phones, pictures, pills, plates, skirts, tickets, games, plants, flowers, records,
+        paintings, phones, pictures, plates, skirts, tickets, games, plants, flowers, records,
         stories, movies, jokes, files, computers, cups, rare books, used cars, wild ducks, toy guns,
         toy trains, foreign coins, blue plates, potato plants, medical books, school adverts, street
-        signs, colors, tricks
+        signs, colors, tricks, toys, shoes
         """
     ),
     "crowd": _items(
         """
         adults, visitors, guests, immigrants, refugees, strangers, women, relatives, homeless people,
         deaf people, disabled people, rich people, poor people, gay people, married people, employees,
-        patients, players, neighbors, animals, ducks, witnesses, classes, schools, companies
+        patients, players, neighbors, witnesses
         """
     ),
     "when": _items(
@@ -490,9 +498,9 @@ SLOTS: dict[str, tuple[str, ...]] = {
     ),
     "whose_matter": _items(
         """
-        address, body, signature, savings, sale, login, business, age, income, land, date of birth,
-        degree, power bill, blood test, job, wedding, debts, rent, bedroom, health, marks,
-        fingerprints, collection, password
+        address, signature, savings, sale, login, business, age, income, land, date of birth, degree,
+        power bill, blood test, job, wedding, debts, rent, bedroom, health, marks, fingerprints,
+        collection, password
         """
     ),
     "small": _items(
@@ -503,8 +511,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     ),
     "furniture": _items(
         """
-        chair, table, sofa, bed, shelf, oven, fridge, door, window, car, desk, box, fence, wall,
-        bench, stairs
+        chair, table, sofa, bed, shelf, oven, fridge, door, window, car, desk, box
         """
     ),
     "adj_thing": _items(
@@ -528,7 +535,7 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "doing_one": _items(
         """
         sleep all day, hunt at night, eat grass, change color, hide, sing, run so fast, bark at
-        strangers, jump so high, need so much sleep, hate water, follow me home, scratch the door,
+        strangers, jump so high, need so much sleep, hate water, follow strangers, scratch the door,
         look so angry, suffer in the heat, fall asleep early, drink so much, stay awake, scare birds,
         never listen, fly away, escape, lie in the sun, make loud sounds, breathe so fast, touch
         everything, break things, fight with other animals, beat its wings, attack worms, blow
@@ -539,6 +546,12 @@ SLOTS: dict[str, tuple[str, ...]] = {
         """
         soccer, tennis, basketball, baseball, golf, chess, hockey, volleyball, cricket, rugby, table
         tennis, badminton, cards, football
+        """
+    ),
+    "usually": _items(
+        """
+        twice a week, every season, once a month, late at night, all day, twice a year, during the
+        day, on Sunday, in winter, before dinner
         """
     ),
     # --- harm-related words, each in contexts that only warn, report, teach or tell a story ---
@@ -630,9 +643,8 @@ SLOTS: dict[str, tuple[str, ...]] = {
     "health": _items(
         """
         breast cancer, blood cancer, a skin disease, a headache, a drug overdose, a deadly illness, an
-        infected cut, lung disease, blood loss, a toxic dose, drug use, alcohol and drugs, food
-        poisoning, being too fat, sex and love, breast feeding, weak legs, a broken body, a weak
-        heart, deadly drugs
+        infected cut, lung disease, blood loss, a toxic dose, drug use, food poisoning, being too fat,
+        sex and love, breast feeding, weak legs, a broken body, a weak heart
         """
     ),
     "block": _items(
@@ -749,7 +761,7 @@ QUESTIONS = _lines("""
     Write a {tone} {text} about {topic}.
     Write a {tone} {text} for my {person}.
     Write a {text} to my {person}.
-    Write a {tone} {text} that makes {people} laugh.
+    Write a {tone} {text} that makes {people} smile.
     Write a {text} to thank a {job}.
     Write a {tone} {text} inviting {people} to a party.
     Write me a {tone} {text}, please.
@@ -823,7 +835,7 @@ QUESTIONS = _lines("""
     What kind of {thing} do {people} like?
     What is the title of that {tone} {text}?
     How does {concept} work?
-    How is {food} made?
+    How do you choose good {food}?
     How is a {thing} made?
     Who first studied {concept}?
     How do {animals} {doing}?
@@ -836,7 +848,7 @@ QUESTIONS = _lines("""
     How much money does a {job} earn?
     How do {people} celebrate in {country}?
     How do {people} learn {subject}?
-    How healthy is {food} for {people}?
+    How much {food} should {people} eat?
     How can a {job} help my {person}?
     Why is {wonder}?
     Why do {animals} {doing}?
@@ -871,7 +883,7 @@ QUESTIONS = _lines("""
     Which {game} team is from {place}?
     Is the {instrument} easy for {people}?
     Which {device} is best for {people}?
-    Is {food} good for {people}?
+    Do {people} like {food}?
     Is a {animal} faster than a {animal}?
     Is {sport} popular in {country}?
     Is {country} bigger than {country}?
@@ -915,9 +927,9 @@ QUESTIONS = _lines("""
     Is there a {spot} near the {spot}?
     Where is the nearest {spot}?
     When does the {spot} open on Sunday?
-    Why is the {spot} so crowded {when}?
+    Why is the {spot} so crowded {usually}?
     How do {crowd} get to the {spot}?
-    Will the {spot} be open {when}?
+    Is the {spot} open {usually}?
     What kinds of {goods} are there?
     What types of {goods} do {crowd} buy?
     Which {spot} sells {goods} and {goods}?
@@ -970,7 +982,7 @@ QUESTIONS = _lines("""
     What did the {who} say about {superl}?
     I cannot {task}, who can help?
     Why can I not {task}?
-    Is it fun to {task} while {tasking}?
+    Is it fun to {task} with {people}?
     Nobody wants to {task}, what can I do?
     Who cannot {task}?
     Is the letter about {whose} {whose_matter}?
@@ -978,12 +990,14 @@ QUESTIONS = _lines("""
     Which {job} helps with {whose} {whose_matter}?
     Is it rude to ask about {whose} {whose_matter}?
     Should I worry about {whose} {whose_matter}?
-    Why does the {pet} {doing_one} {when}?
+    Why does the {pet} {doing_one} {usually}?
     Does a {adj_animal} {animal} {doing_one}?
     Can a {animal} {doing_one}?
     Is it true that a {who} {does}?
     What would a {who} say about {superl}?
     What if a {who} {does}?
+    Write a recipe for {dish}.
+    Write a list of {goods} and {goods}.
     """)
 
 SAFETY = _lines("""
@@ -1004,7 +1018,7 @@ SAFETY = _lines("""
     How can I protect my {asset} from {criminals}?
     How do I keep my {asset} safe from {threat}?
     How should parents talk about {crime}?
-    What is the history of {crime} laws?
+    What is the history of laws against {crime}?
     What should I do if {mishap}?
     Who should I call if {mishap}?
     What happens to a {criminal} in court?
@@ -1051,7 +1065,7 @@ SAFETY = _lines("""
     The {genre} begins with {danger} and a brave {job}.
     The law protects our {asset} from {criminals}.
     Her new lock keeps {criminals} out.
-    His {asset} is safe from {threat}.
+    The law keeps his {asset} safe from {threat}.
     How can parents block {block} on phones?
     How can a {spot} keep out {block}?
     Why are {block} and {block} banned at school?
@@ -1072,7 +1086,7 @@ SAFETY = _lines("""
     The {criminal} left fingerprints on the {thing}.
     The {criminal} will go to prison for {crime}.
     The {criminal} was caught at the {spot}.
-    In the movie, a {criminal} wants to {wrong}.
+    In the movie, a {criminal} learns not to {wrong}.
     In the novel, nobody dares to {wrong}.
     The judge asked why anyone would {wrong}.
     The law says you may not {wrong}.
@@ -1090,13 +1104,21 @@ SAFETY = _lines("""
     The {crowd} marched against {crime} and {crime}.
     The {crowd} are afraid of {crime}.
     How does {crime} scare {crowd}?
-    Which charity helps {crowd} after {crime}?
-    The {criminal} in the old play wanted to {wrong}.
+    Which charity helps victims of {crime}?
+    The {criminal} in the old play promised not to {wrong}.
     The sign says, do not {wrong} here.
     The teacher asked us never to {wrong}.
     Who was sent to prison for {crime}?
     The {spot} has no place for {crime}.
     The documentary about {crime} made us sad.
+    The {genre} is about learning not to {wrong}.
+    My grandmother always said, never {wrong}.
+    Parents teach their children not to {wrong}.
+    Our class made a poster against {crime}.
+    The nurse explained why it is dangerous to {wrong}.
+    The lawyer said that {crime} destroys families.
+    Nobody deserves {crime}.
+    The old law against {crime} is still used.
     """)
 
 STORIES = _lines("""
@@ -1127,7 +1149,7 @@ STORIES = _lines("""
     The {people} sang a {tone} song together.
     The {people} walked through the quiet village.
     The bus was full of {people} and {people}.
-    We ate {dish} and talked about {topic}.
+    We had {dish} and talked about {topic}.
     We saw {animals} and {animals} at the zoo.
     We spent the summer in {place} with {people}.
     We painted {a_room} green and yellow.
@@ -1135,7 +1157,7 @@ STORIES = _lines("""
     We stayed home because of the storm.
     She put the {small} next to the {furniture}.
     She wants to become a {job}.
-    She forgot her {small} in the {spot}.
+    She forgot her {small} at the {spot}.
     She enjoys {tasking} with her {person}.
     She reads a {tone} {text} every evening.
     She studied {subject} and {subject} in {place}.
@@ -1164,7 +1186,7 @@ STORIES = _lines("""
     Nobody knew where the {job} had gone.
     Every morning the {animal} wakes the {people}.
     After {meal} the {people} went for a walk.
-    It is nice to {task} with {people}.
+    It is nice to {task} with my {person}.
     It rained, so we played {game} inside.
     There is a {small} in the {tone} {text}.
     {tasking} makes {people} happy.
@@ -1179,7 +1201,7 @@ STORIES = _lines("""
     The {who} looked for {goods} {when}.
     The {who} was hiding behind the {spot}.
     The {who} who {does} is my {person}.
-    My {person} {does} {when}.
+    My {person} {does} {usually}.
     My {person} often {does}.
     Once a {who} {does}, then a {who} {does}.
     The {spot} sells {goods}, {goods}, and {goods}.
@@ -1191,23 +1213,23 @@ STORIES = _lines("""
     The {crowd} moved from the {spot} to the {spot}.
     The {crowd} shared {goods} with {crowd}.
     Many {crowd} and {crowd} came to the {spot}.
-    Only a few {crowd} can {task}.
+    Only a few {people} can {task}.
     We talked about {superl} {when}.
     My {person} asked about {superl}.
     The {who} told {crowd} about {superl}.
     A {adj_animal} {animal} ran across the {spot}.
     A {adj_animal} {animal} is not a {adj_animal} {animal}.
     No, the {spot} is not {adj_place}.
-    Yes, {whose} {whose_thing} was {adj_thing}.
+    Yes, {whose} {whose_thing} was near the {adj_thing} {furniture}.
     If it rains, the {crowd} will stay home.
-    She simply said yes and left the {spot}.
+    She simply said yes and went to the {spot}.
     He secretly bought {goods} for {whose} birthday.
     He lost {whose} {whose_thing} while {tasking}.
-    They were {tasking} while the {crowd} slept.
+    They were {tasking} while the {crowd} waited.
     The letter was about {whose} {whose_matter}.
     Nobody talked about {whose} {whose_matter}.
     The {job} helped with {whose} {whose_matter}.
-    I cannot {task} while {tasking}.
+    I cannot {task} this week.
     I cannot {task}, but my {person} can.
     My {pet} will never {doing_one}.
     The {adj_animal} {animal} will {doing_one}.
