@@ -80,8 +80,8 @@ def check_file(path: Path, sha256: str, what: str) -> None:
     if found != sha256:
         raise BaseFileError(
             f"{path}: {what} is damaged or not the pinned file (sha256 {found[:12]}..., expected "
-            f"{sha256[:12]}..., {path.stat().st_size:,} bytes). Delete it, or run `sarsteer-lab fetch --again`, "
-            "to fetch it once more."
+            f"{sha256[:12]}..., {path.stat().st_size:,} bytes). Delete it, or run "
+            "`sarsteer-lab fetch --again`, to fetch it once more."
         )
 
 

@@ -14,6 +14,7 @@ import math
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -29,7 +30,8 @@ BATCH = 32
 TOWER_RATE, PROJECTOR_RATE, HEAD_RATE = 4e-4, 1.5e-3, 1e-2
 # A flat start: for this share of the run every token is also told roughly where it is, by its place in the
 # sentence.
-PLACED_UNTIL, PLACED_FADE = 0.12, 0.2
+PLACED_UNTIL, PLACED_FADE = 0.1, 0.15
+PLACE_REACH = 5.0
 
 
 class TokenHead(nn.Module):
@@ -76,10 +78,21 @@ class TokenHead(nn.Module):
         return p[..., :1] * self.silence + p[..., 1:] @ self.centred + self.mean
 
 
-def labels_of(text: str, tokenizer: PreTrainedTokenizerBase, head: TokenHead) -> list[int] | None:
-    """CTC labels of `text`, or None if it has a token that the head does not know."""
-    tokens = tokenizer(text, add_special_tokens=False).input_ids
-    return [head.index[t] for t in tokens] if all(t in head.index for t in tokens) else None
+@dataclass(frozen=True)
+class Target:
+    """A sentence's CTC labels, and for each the middle of its characters as a share of the sentence."""
+
+    labels: list[int]
+    places: list[float]
+
+
+def target_of(text: str, tokenizer: PreTrainedTokenizerBase, head: TokenHead) -> Target | None:
+    """CTC target of `text`, or None if it has a token that the head does not know."""
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    if any(token not in head.index for token in encoded.input_ids):
+        return None
+    places = [(start + stop) / 2 / len(text) for start, stop in encoded.offset_mapping]
+    return Target([head.index[token] for token in encoded.input_ids], places)
 
 
 def ctc_loss(
@@ -97,17 +110,15 @@ def ctc_loss(
 
 
 def placed_loss(
-    log_probs: Float[Tensor, "clip token symbol"],
-    frames: Int[Tensor, " clip"],
-    labels: Sequence[Sequence[int]],
+    log_probs: Float[Tensor, "clip token symbol"], frames: Int[Tensor, " clip"], targets: Sequence[Target]
 ) -> Float[Tensor, ""]:
     """Minus log-probability that each label is said *somewhere* near its proportional place in its clip."""
     losses = []
-    for row, length, wanted in zip(log_probs, (frames // 4).tolist(), labels, strict=True):
-        centres = 2.4 + (length - 4.8) * (torch.arange(len(wanted)) + 0.5) / len(wanted)
-        reach = 3.5 + 0.5 * (length - 4.8) / len(wanted)
-        near = (torch.arange(length)[None] - centres[:, None]).abs() <= reach
-        said = row[:length][:, torch.tensor(wanted)].T.masked_fill(~near, -1e4)
+    for row, length, target in zip(log_probs, (frames // 4).tolist(), targets, strict=True):
+        # 0.1 s of silence stands at both ends of a clip, and 25 outputs make a second.
+        centres = 2.4 + (length - 4.8) * torch.tensor(target.places)
+        near = (torch.arange(length)[None] - centres[:, None]).abs() <= PLACE_REACH
+        said = row[:length][:, torch.tensor(target.labels)].T.masked_fill(~near, -1e4)
         losses.append(said.logsumexp(1).clamp(max=0).neg())
     return torch.cat(losses).mean()
 
@@ -152,9 +163,13 @@ def train_ctc(
     Logs to `folder`/ctc.jsonl. An interrupted run repeats at most `save_every` batches.
     """
     torch.manual_seed(seed)
-    usable = [(clip, labels_of(clip.text, tokenizer, head)) for clip in clips]
-    labels = {id(clip): row for clip, row in usable if row and clip.mel.shape[1] // 4 >= 1.2 * len(row) + 2}
-    clips = [clip for clip, _ in usable if id(clip) in labels]
+    targets = {
+        id(clip): target
+        for clip in clips
+        if (target := target_of(clip.text, tokenizer, head))
+        and clip.mel.shape[1] // 4 >= 1.2 * len(target.labels) + 2
+    }
+    clips = [clip for clip in clips if id(clip) in targets]
     tower = [p for p in audio.audio_tower.parameters() if p.requires_grad]
     projector = list(audio.multi_modal_projector.parameters())
     groups = [(tower, TOWER_RATE), (projector, PROJECTOR_RATE), (list(head.parameters()), HEAD_RATE)]
@@ -180,10 +195,10 @@ def train_ctc(
             for group, (_, base) in zip(optimizer.param_groups, groups, strict=True):
                 group["lr"] = base * factor
             mel, frames = collate(batch, draw if done > 0.3 else None)
-            wanted = [labels[id(clip)] for clip in batch]
+            wanted = [targets[id(clip)] for clip in batch]
             outputs = audio(mel, frames)
             log_probs = head(outputs)
-            ctc = ctc_loss(log_probs, frames, wanted)
+            ctc = ctc_loss(log_probs, frames, [target.labels for target in wanted])
             placed_weight = min(1.0, max(0.0, 1 - (done - PLACED_UNTIL) / PLACED_FADE))
             loss = ctc * (1 - 0.5 * placed_weight)
             if placed_weight:

@@ -20,19 +20,19 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
-from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerBase, Qwen2AudioProcessor
 
+from sarsteer_lab.hearing import REPEAT
 from sarsteer_lab.pocket.clips import Clip
-from sarsteer_lab.pocket.ctc import TokenHead, ctc_loss, labels_of
+from sarsteer_lab.pocket.ctc import TokenHead, ctc_loss, target_of
 from sarsteer_lab.pocket.loop import AudioSide, Log, batches, collate, load_checkpoint, rate, save_checkpoint
+from sarsteer_lab.prompts import INSTRUCTION
 
 BATCH = 8
 TOWER_RATE, PROJECTOR_RATE = 2e-4, 5e-4
 CTC_WEIGHT = 0.3
 ANSWER_TOKENS = 4
 TEACHER_TOP = 64
-REPEAT = "Repeat what is said in the audio."
-ANSWER = "Answer the request in the audio."
 # The share of carriers and stories in the mix: the course's prompts are questions and instructions.
 OTHER_SHARE = 0.4
 
@@ -51,18 +51,22 @@ class Frame:
     end: int
 
 
-def chat_frame(tokenizer: PreTrainedTokenizerBase) -> Frame:
-    """Render the chat template around a clip and split it at the audio token."""
+def chat_frame(processor: Qwen2AudioProcessor) -> Frame:
+    """Render the processor's chat template around a clip and split it at the audio token."""
+    tokenizer = processor.tokenizer
 
     def split(content: list[dict] | str, mark: str) -> list[list[int]]:
         text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=False
+            [{"role": "user", "content": content}],
+            chat_template=processor.chat_template,
+            add_generation_prompt=True,
+            tokenize=False,
         )
         return [tokenizer(part, add_special_tokens=False).input_ids for part in text.split(mark)]
 
     audio = {"type": "audio", "audio": None}
     before, repeat = split([audio, {"type": "text", "text": REPEAT}], "<|AUDIO|>")
-    _, answer = split([audio, {"type": "text", "text": ANSWER}], "<|AUDIO|>")
+    _, answer = split([audio, {"type": "text", "text": INSTRUCTION}], "<|AUDIO|>")
     typed_before, typed_after = split("\0", "\0")
     return Frame(
         before, repeat, answer, typed_before, typed_after, tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -244,7 +248,7 @@ def train_in_loop(
     lm: LlamaForCausalLM,
     audio: AudioSide,
     head: TokenHead,
-    tokenizer: PreTrainedTokenizerBase,
+    processor: Qwen2AudioProcessor,
     clips: Sequence[Clip],
     folder: Path,
     *,
@@ -258,11 +262,12 @@ def train_in_loop(
     """
     torch.manual_seed(seed)
     lm.requires_grad_(False).eval()
-    frame = chat_frame(tokenizer)
+    tokenizer = processor.tokenizer
+    frame = chat_frame(processor)
     prefix = PrefixCache(lm, frame.before)
     teacher = Teacher(lm, tokenizer, frame)
-    labels = {id(clip): labels_of(clip.text, tokenizer, head) for clip in clips}
-    clips = [clip for clip in clips if labels[id(clip)]]
+    targets = {id(clip): target for clip in clips if (target := target_of(clip.text, tokenizer, head))}
+    clips = [clip for clip in clips if id(clip) in targets]
     tower = [p for p in audio.audio_tower.parameters() if p.requires_grad]
     projector = list(audio.multi_modal_projector.parameters())
     groups = [(tower, TOWER_RATE), ([*projector, *head.parameters()], PROJECTOR_RATE)]
@@ -284,7 +289,7 @@ def train_in_loop(
                 group["lr"] = base * factor
             mel, frames = collate(batch, draw)
             outputs = audio(mel, frames)
-            wanted = [labels[id(clip)] or [] for clip in batch]
+            wanted = [targets[id(clip)].labels for clip in batch]
             transcripts = [[head.token_ids[i - 1] for i in row] for row in wanted]
             questions = [clip.text for clip in batch if clip.kind == "question"]
             known = dict(zip(questions, teacher.answers(questions), strict=True))

@@ -36,11 +36,12 @@ class AudioSide(nn.Module):
     multi_modal_projector: Any
 
     def __init__(self, model: Qwen2AudioForConditionalGeneration) -> None:
-        """Take the two modules of `model` (shared, not copied)."""
+        """Take the two modules of `model` (shared, not copied) and say which parameters train."""
         super().__init__()
         self.audio_tower = model.model.audio_tower
         self.multi_modal_projector = model.model.multi_modal_projector
-        for frozen in (self.audio_tower.conv1, self.audio_tower.conv2):
+        self.requires_grad_(True)
+        for frozen in (self.audio_tower.conv1, self.audio_tower.conv2, self.audio_tower.embed_positions):
             frozen.requires_grad_(False)
 
     def forward(
@@ -71,7 +72,7 @@ def collate(
     is given.
     """
     frames = torch.tensor([clip.mel.shape[1] for clip in clips])
-    mel = torch.empty(len(clips), 80, int(frames.max()))
+    mel = torch.empty(len(clips), clips[0].mel.shape[0], int(frames.max()))
     for row, clip in zip(mel, clips, strict=True):
         features = clip.mel.float()
         row.fill_(features.min())

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase, Qwen2AudioForConditionalGeneration
+from transformers import LlamaForCausalLM, Qwen2AudioProcessor
 
 from sarsteer_lab import cache_folder, data_folder
 from sarsteer_lab.pocket.assemble import base_language_model, build_model, build_processor, deltas_folder
@@ -56,10 +56,10 @@ class Training:
         folder.mkdir(parents=True, exist_ok=True)
 
     @cached_property
-    def base(self) -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
-        """The base language model and a tokenizer with the audio tokens."""
+    def base(self) -> tuple[LlamaForCausalLM, Qwen2AudioProcessor]:
+        """The base language model and the pocket model's processor."""
         language_model, tokenizer = base_language_model()
-        return language_model, build_processor(tokenizer).tokenizer
+        return language_model, build_processor(tokenizer)
 
     @property
     def corpus_file(self) -> Path:
@@ -101,7 +101,8 @@ class Training:
         if (self.folder / "safety.safetensors").exists():
             return
         records = read_safety_prompts(data_folder() / "pocket" / "training" / "safety_prompts.jsonl")
-        train_safety(*self.base, records, self.folder, seed=self.seed)
+        language_model, processor = self.base
+        train_safety(language_model, processor.tokenizer, records, self.folder, seed=self.seed)
         del self.base  # the adapter was injected into it
 
     def _audio(self) -> tuple[AudioSide, TokenHead, list[Clip]]:
@@ -125,13 +126,15 @@ class Training:
         """(d) CTC warm start."""
         audio, head, clips = self._audio()
         wanted = self.presentations["ctc"]
-        train_ctc(audio, head, self.base[1], clips, self.folder, presentations=wanted, seed=self.seed)
+        train_ctc(
+            audio, head, self.base[1].tokenizer, clips, self.folder, presentations=wanted, seed=self.seed
+        )
 
     def in_loop(self) -> None:
         """(e) Train through the frozen language model with its safety adapter at full scale."""
         audio, head, clips = self._audio()
         load_checkpoint(self.folder / "ctc.safetensors", {"audio": audio, "head": head})
-        language_model, tokenizer = self.base
+        language_model, processor = self.base
         delta = load_file(self.folder / "safety.safetensors")
         with torch.no_grad():
             for name in {name.rsplit(".", 1)[0] for name in delta}:
@@ -139,7 +142,7 @@ class Training:
                 weight += delta[f"{name}.B"].float() @ delta[f"{name}.A"].float()
         wanted = self.presentations["in-loop"]
         train_in_loop(
-            language_model, audio, head, tokenizer, clips, self.folder, presentations=wanted, seed=self.seed
+            language_model, audio, head, processor, clips, self.folder, presentations=wanted, seed=self.seed
         )
         del self.base  # its weights now hold the adapter
 
