@@ -61,7 +61,7 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval (Efron 1979) of `statistic(rows)`, rows drawn from 0 to n - 1 with return."""
+    """Percentile bootstrap interval (Efron 1979) of `statistic(rows)`; rows are drawn from n with return."""
     generator = np.random.default_rng(seed)
     values: Float[np.ndarray, "resample"] = np.array(
         [statistic(generator.integers(0, n, n)) for _ in range(resamples)]
