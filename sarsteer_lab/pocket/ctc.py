@@ -206,8 +206,8 @@ def train_ctc(
             # Pull the outputs towards the embeddings they stand for: what the language model is used to
             # reading.
             inside = torch.arange(outputs.shape[1]) < (frames // 4)[:, None]
-            target = head.expected(log_probs.detach())
-            distance = ((outputs - target) ** 2).mean(-1)[inside].mean() / head.centred.var()
+            meant = head.expected(log_probs.detach())
+            distance = ((outputs - meant) ** 2).mean(-1)[inside].mean() / head.centred.var()
             loss = loss + max(0.05, min(1.0, (done - 0.2) / 0.3)) * distance
             optimizer.zero_grad()
             loss.backward()

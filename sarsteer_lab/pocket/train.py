@@ -107,11 +107,10 @@ class Training:
 
     def _audio(self) -> tuple[AudioSide, TokenHead, list[Clip]]:
         """A fresh audio side with Whisper's encoder, its CTC head, and the clips that may be heard."""
-        language_model, tokenizer = self.base
+        language_model, processor = self.base
+        tokenizer = processor.tokenizer
         torch.manual_seed(self.seed)
-        model: Qwen2AudioForConditionalGeneration = build_model(
-            language_model, build_processor(tokenizer), {}
-        )
+        model = build_model(language_model, processor, {})
         torch.nn.init.xavier_uniform_(model.model.multi_modal_projector.linear.weight)
         model.model.load_state_dict(whisper_tower(), strict=False)
         model.requires_grad_(False)
