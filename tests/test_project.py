@@ -194,3 +194,18 @@ def test_a_wheel_carries_the_data_and_nothing_of_the_repository_besides(tmp_path
         text=True,
     ).stdout
     assert Path(shown.strip()) == (tmp_path / "installed" / "sarsteer_lab" / "_data").resolve()
+
+
+def test_the_readme_names_commands_targets_and_modules_that_there_are() -> None:
+    readme = (ROOT / "README.md").read_text()
+    usage = subprocess.run(
+        [sys.executable, "-m", "sarsteer_lab", "--help"], check=True, capture_output=True, text=True
+    ).stdout
+    commands = set(re.findall(r"^sarsteer-lab (\w+)", readme, flags=re.M))
+    assert commands and all(re.search(rf"^ +{command}\b", usage, flags=re.M) for command in commands)
+    targets = set(re.findall(r"^make (\w+)", readme, flags=re.M)) | set(re.findall(r"`make ([\w-]+)", readme))
+    makefile = (ROOT / "Makefile").read_text()
+    assert targets and all(re.search(rf"^{target}:", makefile, flags=re.M) for target in targets)
+    for module in set(re.findall(r"^from (sarsteer_lab\.\w+)", readme, flags=re.M)):
+        assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
+    assert f"pip install torch=={constraints()['torch']}" in readme
