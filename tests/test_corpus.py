@@ -30,12 +30,12 @@ PROMPTS = [
 
 @pytest.fixture(scope="module")
 def sentences() -> list[Sentence]:
-    return corpus.build_corpus(LEXICON, seed=3, size=800, excluded=PROMPTS)
+    return corpus.build_corpus(LEXICON, seed=3, size=1000, excluded=PROMPTS)
 
 
 def test_every_word_is_heard_in_twenty_different_sentences(sentences: list[Sentence]) -> None:
     texts = {sentence.text for sentence in sentences}
-    assert len(texts) == len(sentences) == 800
+    assert len(texts) == len(sentences) == 1000
     for word in LEXICON:
         pieces = [[piece.strip(",.?").lower() for piece in text.split()] for text in texts]
         assert sum(word in piece for piece in pieces) >= corpus.MIN_COUNT, word
@@ -51,7 +51,7 @@ def test_sentences_can_be_spoken(sentences: list[Sentence]) -> None:
         assert 4 <= len(sentence.text.split()) <= 11, sentence
         assert sentence.text[0].isupper()
     kinds = Counter(sentence.kind for sentence in sentences)
-    assert kinds["question"] == 480 and kinds["story"] == 120 and kinds["carrier"] == 200
+    assert kinds == {"question": 600, "story": 150, "carrier": 250}
 
 
 def test_prompts_stay_out(sentences: list[Sentence]) -> None:
