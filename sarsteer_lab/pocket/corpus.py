@@ -169,7 +169,7 @@ class _Composer:
         self._missing = dict.fromkeys(words, MIN_COUNT)
         self._heard: Counter[str] = Counter()
         self._texts: dict[str, Sentence] = {}
-        # How often each item of each slot is drawn: once, and once more per hearing that its words still need.
+        # How often an item of a slot is drawn: once, and once more per hearing that its words still need.
         self._weights = {slot: [1] * len(items) for slot, items in frames.SLOTS.items()}
         self._holders: dict[str, list[tuple[str, int]]] = {word: [] for word in words}
         for slot, items in frames.SLOTS.items():
