@@ -1,0 +1,158 @@
+"""The command line through `main`, on a saved replica and made-up clips."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from spoken_set import write_set
+
+from sarsteer_lab.cli import main
+from sarsteer_lab.lalm import LALM, Prompt
+from sarsteer_lab.pocket import base
+from sarsteer_lab.prompts import INSTRUCTION
+
+
+@pytest.fixture(scope="module")
+def folder(
+    tmp_path_factory: pytest.TempPathFactory, tiny: LALM, make_clip: Callable[[float, int], np.ndarray]
+) -> Path:
+    """A checkpoint in model/, prompts in set/, and clip.wav."""
+    folder = tmp_path_factory.mktemp("cli")
+    tiny.model.save_pretrained(folder / "model")
+    tiny.processor.save_pretrained(folder / "model")
+    write_set(folder / "set", make_clip)
+    soundfile.write(folder / "clip.wav", make_clip(1.0, 7), 16000)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_walkthrough_prints_the_table_and_leaves_its_files(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "deep" / "report"
+    arguments = ["--model", str(folder / "model"), "--prompts", str(folder / "set"), "--folder", str(out)]
+    assert main(["walkthrough", *arguments, "--limit", "2", "--k", "1"]) == 0
+    printed = capsys.readouterr().out
+    for word in ("typed, undefended", "spoken + SARSteer", "pseudo-harmful", "refused", str(out)):
+        assert word in printed
+    assert "# Walkthrough: model" in (out / "summary.md").read_text()
+    assert len(list(out.iterdir())) == 11
+
+
+def test_ask_gives_the_models_answer(
+    folder: Path, tiny: LALM, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip, model = folder / "clip.wav", ["--model", str(folder / "model")]
+    assert main(["ask", str(clip), *model]) == 0
+    assert capsys.readouterr().out == f"unsteered: {tiny.generate([Prompt(INSTRUCTION, clip)])[0]}\n"
+    steered = ["--steer", "--prompts", str(folder / "set"), "--alpha", "0.5", "--k", "2"]
+    assert main(["ask", str(clip), "--text", "What is it?", *model, *steered]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == f"unsteered: {tiny.generate([Prompt('What is it?', clip)])[0]}"
+    assert second.startswith("steered: ") and second.split(":", 1)[1] != first.split(":", 1)[1]
+    assert len(list((cache / "vectors").iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("clip", "reason"),
+    [
+        ("missing.wav", "there is no such file"),
+        ("set", "is a folder"),
+        ("set/prompts.jsonl", "cannot be read"),
+    ],
+)
+def test_a_bad_clip_is_one_line_and_status_2(
+    folder: Path, clip: str, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["ask", str(folder / clip), "--model", "/nowhere/at/all"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sarsteer-lab ask: ") and clip in error and reason in error
+    assert error.count("\n") == 1
+
+
+def test_a_clip_beyond_the_models_window_is_refused(
+    folder: Path, tmp_path: Path, make_clip: Callable[[float, int], np.ndarray], capsys
+) -> None:
+    soundfile.write(tmp_path / "long.wav", make_clip(9.0, 0), 16000)
+    assert main(["ask", str(tmp_path / "long.wav"), "--model", str(folder / "model")]) == 2
+    assert "long.wav: lasts 9.0 s, but the model hears at most 8 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--model", "/nowhere/at/all"], "is not the folder of a checkpoint"),
+        (["--model", "MODEL", "--safety", "0.4"], "is a dial of the pocket model"),
+        (["--model", "MODEL", "--prompts", "/nowhere/at/all"], "no such file or folder"),
+        (["--model", "MODEL", "--limit", "1"], "at least 2 requests per label"),
+    ],
+)
+def test_a_bad_input_is_one_line_and_status_2(
+    folder: Path, arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [str(folder / "model") if argument == "MODEL" else argument for argument in arguments]
+    if "--prompts" not in arguments:
+        arguments += ["--prompts", str(folder / "set")]
+    assert main(["walkthrough", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert reason in error and error.count("\n") == 1
+
+
+def test_a_missing_clip_is_named_before_any_model_is_loaded(
+    tmp_path: Path, make_clip: Callable[[float, int], np.ndarray], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_set(tmp_path / "set", make_clip)
+    (tmp_path / "set/clips/test-harmful-1.wav").unlink()
+    assert main(["walkthrough", "--prompts", str(tmp_path / "set"), "--model", "/nowhere"]) == 2
+    assert "test-harmful-1.wav" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["dance"],
+        ["ask"],
+        ["ask", "a.wav", "--alpha", "nan"],
+        ["ask", "a.wav", "--alpha", "much"],
+        ["walkthrough", "--k", "0"],
+        ["walkthrough", "--limit", "-3"],
+        ["walkthrough", "--limit", "2.5"],
+    ],
+)
+def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert "usage: sarsteer-lab" in capsys.readouterr().err
+
+
+def test_fetch_refuses_a_damaged_file_and_says_how_to_mend_it(
+    cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cache / "base").mkdir(parents=True)
+    (cache / "base" / base.LANGUAGE_MODEL.filename).write_bytes(b"GGUF, but not all of it")
+    assert main(["fetch"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sarsteer-lab fetch: ") and "sarsteer-lab fetch --again" in error
+    assert error.count("\n") == 1
+
+
+def test_help_is_cheap_and_the_module_runs() -> None:
+    code = (
+        "import sys, sarsteer_lab.cli as cli; cli._parser(); "
+        "print('torch' in sys.modules, 'numpy' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.split() == ["False", "False"]
+    run = subprocess.run([sys.executable, "-m", "sarsteer_lab", "--version"], capture_output=True, text=True)
+    assert run.returncode == 0 and run.stdout.startswith("sarsteer-lab ")
