@@ -31,6 +31,7 @@ from sarsteer_lab.pocket.lm_in_loop import (
 )
 from sarsteer_lab.pocket.loop import AudioSide, batches, collate, load_checkpoint, rate, save_checkpoint
 from sarsteer_lab.pocket.prompt_clips import assign_voices
+from sarsteer_lab.pocket.safety import Example, answer_loss
 from sarsteer_lab.pocket.train import Training
 from sarsteer_lab.pocket.voices import held_out_voices, training_voices
 from sarsteer_lab.pocket.whisper import read_ctranslate2
@@ -347,6 +348,18 @@ def test_audio_side_trains_all_but_its_frozen_input(audio_model: Qwen2AudioForCo
     frozen = {name for name, p in audio.named_parameters() if not p.requires_grad}
     assert "multi_modal_projector.linear.weight" in trained and "audio_tower.layers.0.fc1.weight" in trained
     assert {name.split(".")[1] for name in frozen} == {"conv1", "conv2", "embed_positions"}
+
+
+def test_answer_loss_equals_one_conversation_at_a_time(tiny_lm: LlamaForCausalLM) -> None:
+    examples = [Example([5, 6, 7, 8], [20, 21, 3], "a"), Example([5, 6, 9, 10, 11], [22, 3], "b")]
+    with torch.no_grad():
+        first, every = answer_loss(tiny_lm, examples, 3)
+        alone = []
+        for e in examples:
+            logits = tiny_lm(input_ids=torch.tensor([e.prompt + e.answer])).logits[0, len(e.prompt) - 1 : -1]
+            alone.append(torch.nn.functional.cross_entropy(logits, torch.tensor(e.answer), reduction="none"))
+    torch.testing.assert_close(first, torch.stack([a[0] for a in alone]).mean(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(every, torch.cat(alone).mean(), atol=1e-4, rtol=1e-4)
 
 
 def test_batches_hold_every_clip_once_and_depend_on_the_seed() -> None:

@@ -10,6 +10,7 @@ unmerged: its scale is the safety dial. Needs the extra `train`.
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,15 +21,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from sarsteer_lab.pocket.loop import Log, rate
 
 RANK, LORA_ALPHA = 8, 16
 LAYERS = list(range(10, 30))
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-EPOCHS, BATCH, LEARNING_RATE = 3, 16, 6e-4
-ANSWER_TOKENS = 24
+EPOCHS, BATCH, LEARNING_RATE = 2, 16, 6e-4
+ANSWER_TOKENS = 16
+# Three of four training prompts are benign, most of them near-twins of harmful ones (with half as many, 40% of
+# the harmless twins of the test split were refused): harmful ones are shown twice, in different dress.
+HARMFUL_REPEATS = 2
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
     "I'm sorry, but I cannot assist with that request.",
@@ -99,16 +103,27 @@ def build_examples(
 
 
 def answer_loss(lm: Any, examples: Sequence[Example], pad: int) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of the first answer token, and of all answer tokens."""
-    width = max(len(e.prompt) + len(e.answer) for e in examples)
-    ids = torch.tensor(
-        [e.prompt + e.answer + [pad] * (width - len(e.prompt) - len(e.answer)) for e in examples]
-    )
-    mask = torch.tensor(
-        [[1] * n + [0] * (width - n) for n in (len(e.prompt) + len(e.answer) for e in examples)]
-    )
-    hidden = lm.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    rows = [hidden[i, len(e.prompt) - 1 : len(e.prompt) + len(e.answer) - 1] for i, e in enumerate(examples)]
+    """Mean cross-entropy of the first answer token, and of all answer tokens.
+
+    The prompts' common beginning (the system turn) runs once and its cache, with its gradient, serves all.
+    """
+    shared = os.path.commonprefix([e.prompt for e in examples])
+    start = lm.model(input_ids=torch.tensor([shared]), use_cache=True).past_key_values
+    cache = DynamicCache()
+    for index, layer in enumerate(start.layers):
+        size = (len(examples), -1, -1, -1)
+        cache.update(layer.keys.expand(size), layer.values.expand(size), index)
+    texts = [e.prompt[len(shared) :] + e.answer for e in examples]
+    width = max(map(len, texts))
+    ids = torch.tensor([text + [pad] * (width - len(text)) for text in texts])
+    mask = torch.tensor([[1] * (len(shared) + len(text)) + [0] * (width - len(text)) for text in texts])
+    hidden = lm.model(
+        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True
+    ).last_hidden_state
+    rows = [
+        row[len(text) - len(e.answer) - 1 : len(text) - 1]
+        for row, text, e in zip(hidden, texts, examples, strict=True)
+    ]
     losses = torch.nn.functional.cross_entropy(
         lm.lm_head(torch.cat(rows)), torch.tensor([t for e in examples for t in e.answer]), reduction="none"
     )
@@ -134,7 +149,8 @@ def train_safety(
 
     torch.manual_seed(seed)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
-    examples = build_examples(records, lm, tokenizer, seed=seed)
+    harmful = [record for record in records if record["label"] == "harmful"]
+    examples = build_examples([*records, *harmful * (HARMFUL_REPEATS - 1)], lm, tokenizer, seed=seed)
     lm.requires_grad_(False)
     config = LoraConfig(r=RANK, lora_alpha=LORA_ALPHA, target_modules=MODULES, layers_to_transform=LAYERS)
     lm = inject_adapter_in_model(config, lm)
