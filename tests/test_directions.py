@@ -1,0 +1,145 @@
+"""Directions against the float64 reference and their definitions; selection and filter on made-up states."""
+
+import numpy as np
+import pytest
+import reference
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from sarsteer_lab.activations import capture
+from sarsteer_lab.directions import (
+    angle_filter,
+    difference_in_means,
+    pca_direction,
+    random_like,
+    select_layer,
+    text_refusal_direction,
+)
+from sarsteer_lab.lalm import Prompt
+from sarsteer_lab.safe_space import ablate, principal_space
+
+INSTRUCTION = "Answer the request in the audio."
+REFUSAL = " I cannot assist with that."
+
+
+def gaussian(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def states(n=12, layers=3, width=8):
+    finite = st.floats(-100, 100, width=32)
+    return hnp.arrays(np.float32, (n, layers, width), elements=finite).map(torch.from_numpy)
+
+
+def test_sarsteer_vectors_of_a_model_agree_with_the_reference(lalm, make_clip):
+    clips = [make_clip(0.6 + 0.1 * i, i) for i in range(12)]
+    base = capture(lalm, [Prompt(INSTRUCTION, clip) for clip in clips[:6]])
+    refusal = capture(lalm, [Prompt(INSTRUCTION + REFUSAL, clip) for clip in clips[:6]])
+    harmless = capture(lalm, [Prompt(INSTRUCTION, clip) for clip in clips[6:]])
+    alone = [
+        torch.cat([capture(lalm, [Prompt(INSTRUCTION + text, clip)]) for clip in part]).numpy()
+        for text, part in (("", clips[:6]), (REFUSAL, clips[:6]), ("", clips[6:]))
+    ]
+    direction = text_refusal_direction(base, refusal)
+    vectors = ablate(direction, principal_space(harmless, k=3), lam=1.0)
+    for ours, theirs in zip((direction, vectors), reference.sarsteer(*alone, k=3, lam=1.0), strict=True):
+        error = np.linalg.norm(ours.numpy() - theirs) / np.linalg.norm(theirs)
+        assert error <= 1e-5, f"relative error {error:.1e}"
+
+
+@settings(max_examples=25, deadline=None)
+@given(base=states(), refusal=states(), harmless=states(), k=st.integers(1, 11), lam=st.floats(0, 2))
+def test_sarsteer_vectors_of_any_states_agree_with_the_reference(base, refusal, harmless, k, lam):
+    # A space is only defined down to its last direction if that is set apart from the next one.
+    spectrum = np.linalg.svd(
+        np.moveaxis(harmless.double().numpy(), 1, 0) - harmless.double().numpy().mean(0)[:, None]
+    )[1]
+    padded = np.pad(spectrum, ((0, 0), (0, 12)))
+    well_defined = (padded[:, k - 1] - padded[:, k] > 1e-3 * padded[:, 0]).all() or k >= 8
+    direction = text_refusal_direction(base, refusal)
+    d, v = reference.sarsteer(base, refusal, harmless, k, lam)
+    np.testing.assert_allclose(direction, d, rtol=1e-5, atol=1e-4)
+    if well_defined and (padded[:, min(k, 8) - 1] > 1e-3 * padded[:, 0]).all():
+        ours = ablate(direction, principal_space(harmless, k), lam)
+        np.testing.assert_allclose(ours, v, rtol=1e-4, atol=1e-5 * max(1.0, np.abs(d).max() * 10))
+
+
+def test_text_direction_is_the_plain_mean_shift_and_is_not_normalised():
+    base, shift = gaussian(5, 2, 4), gaussian(2, 4, seed=1)
+    torch.testing.assert_close(text_refusal_direction(base, base + 3 * shift), 3 * shift)
+    half = text_refusal_direction(base.bfloat16(), (base + shift).bfloat16())
+    assert half.dtype == torch.float32
+
+
+def test_text_direction_over_kept_samples_only():
+    base, refusal = gaussian(4, 2, 3), gaussian(4, 2, 3, seed=1)
+    keep = torch.tensor([[1, 0], [1, 1], [0, 1], [1, 0]]).bool()
+    direction = text_refusal_direction(base, refusal, keep)
+    torch.testing.assert_close(direction[0], (refusal - base)[[0, 1, 3], 0].mean(0))
+    torch.testing.assert_close(direction[1], (refusal - base)[[1, 2], 1].mean(0))
+    keep[:, 1] = False
+    with pytest.raises(ValueError, match="layer 1"):
+        text_refusal_direction(base, refusal, keep)
+
+
+@pytest.mark.parametrize("shape", [(4, 2, 3), (5, 1, 3), (5, 2, 4), (5, 2)])
+def test_unpaired_states_are_refused(shape):
+    for function in (text_refusal_direction, pca_direction):
+        with pytest.raises(ValueError, match="not pairs"):
+            function(torch.zeros(5, 2, 3), torch.zeros(shape))
+
+
+def test_difference_in_means_needs_no_pairs():
+    harmful, harmless = gaussian(5, 2, 4), gaussian(7, 2, 4, seed=1)
+    expected = harmful.double().numpy().mean(0) - harmless.double().numpy().mean(0)
+    np.testing.assert_allclose(difference_in_means(harmful, harmless), expected, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match="cannot be compared"):
+        difference_in_means(harmful, harmless[:0])
+
+
+def test_pca_direction_finds_the_shared_shift_with_its_sign_and_size():
+    noise = 0.05 * gaussian(60, 2, 6, seed=2)
+    shift = gaussian(2, 6, seed=1)
+    negative = gaussian(60, 2, 6)
+    direction = pca_direction(negative + shift + noise, negative)
+    cosine = torch.nn.functional.cosine_similarity(direction, shift, dim=-1)
+    assert (cosine > 0.999).all()
+    torch.testing.assert_close(direction.norm(dim=-1), shift.norm(dim=-1), rtol=0.01, atol=0)
+    torch.testing.assert_close(
+        pca_direction(negative, negative + shift + noise), -direction, rtol=1e-4, atol=1e-5
+    )
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_random_controls_have_the_same_length_and_depend_on_the_seed_only(seed):
+    direction = gaussian(3, 50) * torch.tensor([[0.01], [1.0], [300.0]])
+    control = random_like(direction, seed)
+    torch.testing.assert_close(control.norm(dim=-1), direction.norm(dim=-1))
+    assert torch.equal(control, random_like(direction, seed))
+    assert not torch.equal(control, random_like(direction, seed + 1))
+
+
+def test_angle_filter_drops_the_samples_that_point_elsewhere():
+    shifts = gaussian(1, 2, 30, seed=1) + 0.3 * gaussian(20, 2, 30)
+    shifts[4, 0] = -shifts[4, 0]
+    shifts[11, 1] = 5 * gaussian(30, seed=9)
+    keep = angle_filter(shifts, drop=0.05)
+    assert keep.shape == (20, 2)
+    assert (~keep).nonzero().tolist() == [[4, 0], [11, 1]]
+    assert angle_filter(shifts, drop=0).all()
+    assert angle_filter(torch.ones(5, 1, 3), drop=0.4).all(), "identical shifts: nothing stands out"
+    for bad in (shifts[:2], shifts):
+        with pytest.raises(ValueError, match="drop"):
+            angle_filter(bad, drop=1.0)
+
+
+def test_the_layer_with_the_largest_effect_is_selected():
+    effect = {0: 0.1, 1: 0.7, 2: 0.7, 3: -2.0}
+    assert select_layer(effect.__getitem__, range(4)) == (1, effect)
+    assert select_layer(effect.__getitem__, [3, 0])[0] == 0
+    for bad in ({}, {0: float("nan")}):
+        with pytest.raises(ValueError, match="finite"):
+            select_layer(lambda layer, bad=bad: bad[layer], bad)

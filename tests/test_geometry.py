@@ -1,0 +1,96 @@
+"""Gap measures and probes on states whose geometry is known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import ortho_group
+
+from sarsteer_lab.geometry import centroid_distance, linear_cka, pair_cosine, probe_accuracy, project_2d
+
+
+def gaussian(*shape, seed=0):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_pair_cosine_sees_through_a_common_offset_only_when_centred():
+    typed = gaussian(30, 2, 8)
+    offset = 20 * gaussian(2, 8, seed=1)
+    assert (pair_cosine(typed, typed + offset) > 0.9999).all()
+    assert pair_cosine(typed, typed + offset, center=False).mean() < 0.9
+    assert (pair_cosine(typed, -typed) < -0.9999).all()
+    # Unrelated requests under one large common mean look alike unless it is taken off.
+    unrelated = pair_cosine(typed + offset, gaussian(30, 2, 8, seed=2) + offset, center=False)
+    assert (unrelated.mean(0) > 0.9).all()
+    with pytest.raises(ValueError, match="not pairs"):
+        pair_cosine(typed, typed[:5])
+
+
+def test_centroid_distance_is_in_units_of_the_spread():
+    first = gaussian(4000, 1, 5)
+    second = first + torch.tensor([3.0, 0, 0, 0, 0])
+    assert centroid_distance(first, second).item() == pytest.approx(3 / math.sqrt(5), rel=0.02)
+    torch.testing.assert_close(centroid_distance(first * 7, second * 7), centroid_distance(first, second))
+    assert centroid_distance(first, first[:100] * 1).shape == (1,)
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), scale=st.floats(0.01, 100))
+def test_cka_ignores_rotation_scale_and_offset(seed, scale):
+    states = gaussian(20, 1, 6, seed=seed)
+    rotation = torch.from_numpy(ortho_group.rvs(6, random_state=seed)).float()
+    torch.testing.assert_close(
+        linear_cka(states, scale * states @ rotation + 3), torch.ones(1), rtol=0, atol=1e-4
+    )
+
+
+def test_cka_equals_its_definition_by_feature_covariances():
+    x, y = gaussian(25, 2, 6), gaussian(25, 2, 9, seed=1) + gaussian(25, 2, 9, seed=2)
+    y[..., :6] += x
+    for layer in range(2):
+        a = x[:, layer].double().numpy() - x[:, layer].double().numpy().mean(0)
+        b = y[:, layer].double().numpy() - y[:, layer].double().numpy().mean(0)
+        by_features = np.linalg.norm(b.T @ a) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
+        assert linear_cka(x, y)[layer].item() == pytest.approx(by_features, rel=1e-5)
+
+
+def test_probes_read_what_is_there_and_nothing_else():
+    labels = [0, 1] * 30
+    states = gaussian(60, 2, 10)
+    states[:, 1, 0] += 8 * torch.tensor(labels)
+    accuracy = probe_accuracy(states, labels, seeds=(0, 1))
+    assert accuracy.shape == (2, 2)
+    assert (accuracy[1] > 0.95).all() and (accuracy[0] < 0.75).all()
+    assert torch.equal(accuracy, probe_accuracy(states, labels, seeds=(0, 1)))
+
+
+def test_grouped_probes_cannot_win_by_recognising_the_request():
+    # Each request has its own random label and four nearly equal states: only recognition can help.
+    requests = np.repeat(np.arange(30), 4)
+    states = (gaussian(30, 1, 40)[requests] + 0.01 * gaussian(120, 1, 40, seed=1)).float()
+    labels = np.random.default_rng(0).integers(0, 2, 30)[requests].tolist()
+    free = probe_accuracy(states, labels, seeds=(0,))
+    grouped = probe_accuracy(states, labels, groups=[str(r) for r in requests], seeds=(0,))
+    assert free.item() > 0.9 and grouped.item() < 0.7
+
+
+def test_pictures_in_the_plane():
+    states = torch.cat([gaussian(20, 6), gaussian(20, 6, seed=1) + 30])
+    points = project_2d(states)
+    assert points.shape == (40, 2)
+    assert (points[:20, 0].max() < points[20:, 0].min()) or (points[:20, 0].min() > points[20:, 0].max())
+    with pytest.raises(ValueError, match="one layer"):
+        project_2d(gaussian(4, 2, 3))
+    with pytest.raises(ValueError, match="'pca' or 'umap'"):
+        project_2d(states, method="tsne")
+
+
+@pytest.mark.slow
+def test_umap_pictures_depend_on_the_seed_only():
+    states = torch.cat([gaussian(20, 6), gaussian(20, 6, seed=1) + 30])
+    points = project_2d(states, method="umap")
+    assert points.shape == (40, 2) and np.isfinite(points).all()
+    np.testing.assert_array_equal(points, project_2d(states, method="umap"))
