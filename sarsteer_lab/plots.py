@@ -89,7 +89,9 @@ def gap_figure(
             (cosine, "as they are", SKY, "s", "--"),
             (centred_cosine, "each modality's mean off", BLUE, "o", "-"),
         ):
-            low, mid, high = _numpy(torch.quantile(values.float(), torch.tensor([0.25, 0.5, 0.75]), dim=0))
+            low, mid, high = _numpy(
+                torch.quantile(values.float().cpu(), torch.tensor([0.25, 0.5, 0.75]), dim=0)
+            )
             left.plot(layers, mid, style, marker=marker, color=colour, label=name)
             left.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
         left.set(title="Same request: how alike?", ylabel="cosine (typed, spoken)", ylim=(-0.25, 1.05))
@@ -247,15 +249,17 @@ def outcomes_figure(table: pd.DataFrame) -> Figure:
         columns = min(2, len(labels))
         rows = -(-len(labels) // columns)
         fig = Figure(figsize=(7.5 * columns, 1.2 + 4.2 * rows), layout="constrained")
-        axes = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat
+        axes = list(fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
         for ax, label in zip(axes, labels, strict=False):
             part = table[table["label"] == label]
             _outcome_bars(ax, part, conditions)
             ax.set_title(f"{label} requests (n = {part['n'].max()})")
-        for ax in list(axes)[len(labels) :]:
+        for ax in axes[len(labels) :]:
             ax.set_axis_off()
-        for ax in fig.axes[-columns:]:
+        # The lowest panel of each column, which is not in the last row if their number is odd.
+        for ax in axes[max(0, len(labels) - columns) : len(labels)]:
             ax.set_xlabel("share of requests")
+            ax.tick_params(labelbottom=True)
         handles, names = fig.axes[0].get_legend_handles_labels()
         fig.legend(handles, names, loc="outside upper right", ncols=len(names))
         fig.suptitle("Outcomes, with 95% Wilson intervals and counts", x=0.01, ha="left")

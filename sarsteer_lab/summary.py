@@ -210,7 +210,7 @@ def results(findings: Findings, found: Sequence[Verdict], lalm: LALM) -> dict[st
     return {
         "settings": settings(findings, lalm),
         "seconds": round(findings.seconds, 1),
-        "answers taken from the cache": findings.reused,
+        "results read from the cache": findings.reused,
         "table": findings.table.round(6).to_dict("records"),
         "verdicts": [vars(item) for item in found],
         "hearing": [dict(zip(heard[0], row, strict=True)) for row in heard[1:]],

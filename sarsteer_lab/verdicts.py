@@ -15,7 +15,8 @@ RULE = (
     "Rule: the difference of two shares gets a 95% interval built from their Wilson intervals (Newcombe "
     "1998, which takes the two for independent samples: wide, since most are of the same requests). "
     f"*Seen here* if it lies above 0; *not seen here* if it lies below {MARGIN:.0%}, so that no "
-    "difference that matters is left; *cannot tell* otherwise."
+    "difference that matters is left; *cannot tell* otherwise. For the probe the Wilson interval of its "
+    "accuracy is compared with 50% in the same way."
 )
 
 

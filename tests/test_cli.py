@@ -56,9 +56,9 @@ def test_ask_gives_the_models_answer(
     assert capsys.readouterr().out == f"unsteered: {tiny.generate([Prompt(INSTRUCTION, clip)])[0]}\n"
     steered = ["--steer", "--prompts", str(folder / "set"), "--alpha", "0.5", "--k", "2"]
     assert main(["ask", str(clip), "--text", "What is it?", *model, *steered]) == 0
-    first, second = capsys.readouterr().out.splitlines()
-    assert first == f"unsteered: {tiny.generate([Prompt('What is it?', clip)])[0]}"
-    assert second.startswith("steered: ") and second.split(":", 1)[1] != first.split(":", 1)[1]
+    first, second = capsys.readouterr().out.split("\nsteered:   ")
+    plain = tiny.generate([Prompt("What is it?", clip)])[0]
+    assert first == f"unsteered: {plain}" and second.strip() not in ("", plain)
     assert len(list((cache / "vectors").iterdir())) == 1
 
 
