@@ -111,6 +111,14 @@ def build_processor(tokenizer: PreTrainedTokenizerBase) -> Qwen2AudioProcessor:
     )
 
 
+def with_audio_rows(
+    embeddings: Float[Tensor, "base_vocab d_model"], vocab_size: int
+) -> Float[Tensor, "vocab d_model"]:
+    """Embeddings with rows for the audio tokens: the mean row, which keeps them unremarkable."""
+    rows = embeddings.mean(0, keepdim=True).expand(vocab_size - len(embeddings), -1)
+    return torch.cat([embeddings, rows])
+
+
 def build_model(
     language_model: LlamaForCausalLM, processor: Qwen2AudioProcessor, audio: dict[str, Tensor]
 ) -> Qwen2AudioForConditionalGeneration:
@@ -126,14 +134,12 @@ def build_model(
     state = {f"model.{name}": tensor.float() for name, tensor in audio.items()}
     text = language_model.state_dict()
     embeddings = text["model.embed_tokens.weight"]
-    # The audio tokens' own rows carry no information (the clip's do): the mean row keeps them unremarkable.
-    rows = embeddings.mean(0, keepdim=True).expand(len(tokenizer) - len(embeddings), -1)
     for name, tensor in text.items():
         if name == "lm_head.weight":
             continue
         state["model.language_model." + name.removeprefix("model.")] = tensor
-    state["model.language_model.embed_tokens.weight"] = torch.cat([embeddings, rows])
-    state["lm_head.weight"] = torch.cat([embeddings, rows])
+    state["model.language_model.embed_tokens.weight"] = with_audio_rows(embeddings, len(tokenizer))
+    state["lm_head.weight"] = with_audio_rows(embeddings, len(tokenizer))
     problems = model.load_state_dict(state, strict=False)
     missing = (
         [name for name in problems.missing_keys if "audio_tower" in name or "projector" in name]

@@ -30,8 +30,8 @@ LAYERS = list(range(10, 30))
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 EPOCHS, BATCH, LEARNING_RATE = 2, 16, 6e-4
 ANSWER_TOKENS = 16
-# Three of four training prompts are benign, most of them near-twins of harmful ones (with half as many, 40% of
-# the harmless twins of the test split were refused): harmful ones are shown twice, in different dress.
+# Three of four training prompts are benign, many of them near-twins of harmful ones (with half as many, 40%
+# of the harmless test twins were refused): harmful ones are shown twice, in different dress.
 HARMFUL_REPEATS = 2
 REFUSALS = (
     "I'm sorry, but I can't help with that.",

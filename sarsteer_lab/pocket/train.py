@@ -28,7 +28,13 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, Qwen2AudioProcessor
 
 from sarsteer_lab import cache_folder, data_folder
-from sarsteer_lab.pocket.assemble import base_language_model, build_model, build_processor, deltas_folder
+from sarsteer_lab.pocket.assemble import (
+    base_language_model,
+    build_model,
+    build_processor,
+    deltas_folder,
+    with_audio_rows,
+)
 from sarsteer_lab.pocket.clips import Clip, read_clips, speak_corpus
 from sarsteer_lab.pocket.corpus import Sentence, build_corpus, check_harmless, lexicon_of
 from sarsteer_lab.pocket.ctc import TokenHead, token_counts, train_ctc
@@ -139,6 +145,11 @@ class Training:
             for name in {name.rsplit(".", 1)[0] for name in delta}:
                 weight = language_model.get_parameter(name.replace("language_model.", "") + ".weight")
                 weight += delta[f"{name}.B"].float() @ delta[f"{name}.A"].float()
+            embeddings = language_model.get_input_embeddings().weight.clone()
+            language_model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
+            language_model.get_input_embeddings().weight.copy_(
+                with_audio_rows(embeddings, len(processor.tokenizer))
+            )
         wanted = self.presentations["in-loop"]
         train_in_loop(
             language_model, audio, head, processor, clips, self.folder, presentations=wanted, seed=self.seed
