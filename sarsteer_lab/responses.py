@@ -88,7 +88,8 @@ def collect_responses(
             content = b"".join(_line(response) for response in responses)
             _append(file, content)
             size += len(content)
-            _append(timings, json.dumps({"batch": index, "seconds": seconds}).encode() + b"\n")
+            timings.write(json.dumps({"batch": index, "seconds": seconds}).encode() + b"\n")
+            timings.flush()
             done.append(responses)
             progress.update()
     return [response for responses in done for response in responses]
@@ -269,9 +270,8 @@ def _difference(found: Any, wanted: Any, where: str = "") -> str:
         if list(found) != list(wanted) and where in ("defences", "sets"):
             return f"its {where} are {', '.join(found)}, now {', '.join(wanted)}"
         for key in {**found, **wanted}:
-            if found.get(key) != wanted.get(key):
+            if json.dumps(found.get(key)) != json.dumps(wanted.get(key)):
                 return _difference(found.get(key), wanted.get(key), f"{where} {key}".strip())
-        return "the order of its defences or sets differs"
     if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
         for number, (first, second) in enumerate(zip(found, wanted, strict=True)):
             if first != second:

@@ -150,8 +150,8 @@ def test_table_counts_and_compares() -> None:
     assert steered["measure"] == "ASR" and steered["rate"] == 0.1
     assert (steered["low"], steered["high"]) == wilson(1, 10)
     assert steered["change"] == pytest.approx(-0.7)
-    assert steered["change_low"] < -0.4 and steered["change_high"] < -0.2
-    assert steered["p"] == pytest.approx(binomtest(0, 7).pvalue)
+    assert steered["change_low"] < -0.9 and steered["change_high"] < -0.15
+    assert steered["p"] == pytest.approx(binomtest(1, 9).pvalue)
     assert steered["tokens_per_second"] == 7.5
     assert rows["steer", "harmless"]["measure"] == "BRR" and rows["steer", "harmless"]["rate"] == 0.9
     assert rows["steer", "pseudo-harmful"]["measure"] == "over-refusal"
@@ -222,7 +222,7 @@ def test_whatever_is_cut_off_is_run_again(
     expected = _bytes(finished[0])
     whole = expected["responses.jsonl"]
     ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
-    for length in (0, 1, ends[0], ends[2] - 1, ends[2], ends[3], len(whole) // 2, len(whole) - 1):
+    for length in (0, ends[2] - 1, len(whole) // 2, ends[-4], len(whole) - 1):
         folder = tmp_path / str(length)
         folder.mkdir()
         (folder / "manifest.json").write_bytes(expected["manifest.json"])
