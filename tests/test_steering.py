@@ -9,8 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sarsteer_lab.activations import capture
+from sarsteer_lab.directions import text_refusal_direction
 from sarsteer_lab.lalm import Prompt
+from sarsteer_lab.prompts import REFUSAL, load_prompts
 from sarsteer_lab.replica import replica
+from sarsteer_lab.safe_space import ablate as ablate_space
+from sarsteer_lab.safe_space import principal_space
 from sarsteer_lab.steering import SteeringError, SteeringVectors, ablate, steer
 
 
@@ -67,14 +71,17 @@ def test_greedy_steering_equals_the_decoding_loop_token_for_token(tiny, make_cli
 
 @pytest.mark.slow
 @pytest.mark.pocket
-def test_greedy_steering_of_the_pocket_model_equals_the_decoding_loop(pocket, make_clip):
+def test_greedy_steering_of_the_pocket_model_equals_the_decoding_loop(pocket):
+    """SARSteer vectors from shipped clips, on 20 shipped spoken prompts."""
     pocket.set_safety(1.0)
-    instruction = "Answer the request in the audio."
-    clips = [make_clip(0.5 + 0.2 * i, i) for i in range(20)]
-    base = capture(pocket, [Prompt(instruction, clip) for clip in clips])
-    refusal = capture(pocket, [Prompt(f"{instruction} I cannot assist with that.", clip) for clip in clips])
-    vectors = SteeringVectors((refusal - base).mean(0))
-    prompts = [Prompt(instruction, clip) for clip in clips]
+    spoken = load_prompts("derive", "harmful")[:20]
+    base = capture(pocket, [prompt.spoken() for prompt in spoken])
+    refusal = capture(pocket, [prompt.spoken(refusal=REFUSAL) for prompt in spoken])
+    harmless = capture(pocket, [prompt.spoken() for prompt in load_prompts("derive", "harmless")[:20]])
+    vectors = SteeringVectors(
+        ablate_space(text_refusal_direction(base, refusal), principal_space(harmless, k=10))
+    )
+    prompts = [prompt.spoken() for prompt in load_prompts("validation")[:20]]
     with steer(pocket, vectors, alpha=0.1):
         steered = pocket.generate(prompts, max_new_tokens=8)
     for prompt, answer in zip(prompts, steered, strict=True):
@@ -156,13 +163,16 @@ def test_sampling_and_beams_equal_generation_without_a_cache_of_a_steered_copy(t
                 return torch.cat([h[:, :last], h[:, last:] + alpha * vector], dim=1)
 
             layer.forward = forward
-        # Without a cache the model reads the clip anew at every step; a generated audio token would confuse it.
-        choices = {**options, "suppress_tokens": [tiny.audio_token_id]}
+        # Without a cache the clip is read anew at every step; a generated audio token would confuse it.
+        choices = {
+            "max_new_tokens": 8,
+            "do_sample": False,
+            "suppress_tokens": [tiny.audio_token_id],
+            **options,
+        }
         torch.manual_seed(4)
         with torch.no_grad():
-            by_hand = twin.generate(
-                **inputs, **{"max_new_tokens": 8, "use_cache": False, "do_sample": False, **choices}
-            )
+            by_hand = twin.generate(**inputs, use_cache=False, **choices)
         torch.manual_seed(4)
         with steer(tiny, vectors, alpha=alpha):
             tokens = new_tokens(tiny, [prompt], **choices)
