@@ -1,7 +1,5 @@
 """An audio-language model and its processor as one object: prompts (a clip, text or both) -> answers."""
 
-import hashlib
-import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -11,19 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import safe_open
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, BatchFeature
 
+from sarsteer_lab.dial import LowRankDelta, pocket_delta
 from sarsteer_lab.families import Family, audio_token_id, find_core, find_decoder, find_family, find_trunk
+from sarsteer_lab.fingerprint import fingerprint_of
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
-
-# Tensors up to this many elements go into the fingerprint whole, longer ones by as many evenly spaced
-# elements (every low-rank or full-rank change of a weight matrix touches those too). Models below the
-# second limit are hashed whole.
-FINGERPRINT_SAMPLE = 65_536
-FINGERPRINT_WHOLE_BELOW = 2**30
 
 
 @dataclass(frozen=True)
@@ -44,28 +37,6 @@ class Running:
 
     rows: list[int]
     total: int
-
-
-@dataclass(frozen=True)
-class LowRankDelta:
-    """A change `weight + scale * B @ A` of some weights, and where their pristine values are read from.
-
-    `keys` maps parameter names to tensor names in the checkpoint file; it is read by memory map, so that
-    keeping the pristine weights costs no memory and every scale is computed from them, never from an
-    earlier scale.
-    """
-
-    checkpoint: Path
-    keys: dict[str, str]
-    factors: dict[str, tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]]
-
-    @torch.no_grad()
-    def apply(self, model: nn.Module, scale: float) -> None:
-        """Set every weight to `pristine + scale * B @ A`, computed in float32 on the CPU and then cast."""
-        with safe_open(self.checkpoint, framework="pt") as pristine:
-            for name, (a, b) in self.factors.items():
-                weight = pristine.get_tensor(self.keys[name]).float()
-                model.get_parameter(name).copy_(torch.addmm(weight, b.float(), a.float(), alpha=scale))
 
 
 class LALM:
@@ -164,7 +135,7 @@ class LALM:
         state = self.model.state_dict()
         versions = tuple(tensor._version for tensor in state.values())
         if self._fingerprint is None or self._fingerprint[0] != versions:
-            self._fingerprint = (versions, _hash_model(self.model, self.processor, state))
+            self._fingerprint = (versions, fingerprint_of(self.model, self.processor, state))
         return self._fingerprint[1]
 
     def waveform(self, prompt: Prompt) -> Float[np.ndarray, "samples"] | None:
@@ -311,35 +282,11 @@ def load_lalm(
         folder, config=AutoConfig.from_pretrained(folder), dtype=dtype
     )
     if name == "pocket":
-        delta = _pocket_delta(model, Path(folder))
+        delta = pocket_delta(model, Path(folder))
     lalm = LALM(model.to(device), processor, name=str(name), delta=delta)
     if name == "pocket":
         lalm.set_safety(safety)
     return lalm
-
-
-def _pocket_delta(model: Any, folder: Path) -> LowRankDelta:
-    """The pocket model's safety delta, its parameters matched to the checkpoint file's tensors.
-
-    save_pretrained may write Qwen2-Audio's tensors under their hub names (`language_model.model...`), so
-    they are matched by their ending and then compared value by value: a wrong match cannot pass.
-    """
-    from sarsteer_lab.pocket.assemble import safety_delta
-
-    checkpoint = folder / "model.safetensors"
-    factors = safety_delta()
-    keys = {}
-    with safe_open(checkpoint, framework="pt") as file:
-        by_ending = {key[key.rfind("layers.") :]: key for key in file.keys() if "language_model" in key}
-        for name in factors:
-            parameter = model.get_parameter(name)
-            key = by_ending.get(name[name.rfind("layers.") :])
-            if key is None or not torch.equal(file.get_tensor(key).to(parameter.dtype), parameter):
-                raise ValueError(
-                    f"{checkpoint} has no pristine copy of {name}: delete its folder, to have it rebuilt"
-                )
-            keys[name] = key
-    return LowRankDelta(checkpoint, keys, factors)
 
 
 @contextmanager
@@ -369,29 +316,3 @@ def _rough_length(prompt: Prompt) -> float:
         path = Path(prompt.audio)
         samples = path.stat().st_size / 2 if path.is_file() else 0.0
     return samples / 640 + (len(prompt.text) + len(prompt.system or "")) / 4
-
-
-@torch.no_grad()
-def _hash_model(model: Any, processor: Any, state: dict[str, Tensor]) -> str:
-    """sha256 over configuration, what turns prompts into inputs, and weights (see `LALM.fingerprint`)."""
-    settings = {
-        "config": _without_origin(model.config.to_dict()),
-        "features": getattr(getattr(processor, "feature_extractor", None), "to_dict", dict)(),
-        "vocabulary": sorted(getattr(processor, "tokenizer", processor).get_vocab().items()),
-    }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    whole = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) < FINGERPRINT_WHOLE_BELOW
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = tensor.detach().reshape(-1)
-        if not whole and flat.numel() > FINGERPRINT_SAMPLE:
-            flat = flat[:: flat.numel() // FINGERPRINT_SAMPLE]
-        digest.update(flat.contiguous().view(torch.uint8).cpu().numpy().data)
-    return digest.hexdigest()
-
-
-def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what tells only where a checkpoint came from (the weights' dtype counts)."""
-    origin = {"_name_or_path", "transformers_version", "architectures", "dtype"}
-    kept = {key: value for key, value in config.items() if key not in origin}
-    return {key: _without_origin(value) if isinstance(value, dict) else value for key, value in kept.items()}

@@ -208,7 +208,7 @@ class _Watch:
         if cache is not None and cache.get_seq_length() > 0:
             if length > 1:
                 raise SteeringError(
-                    f"{length} positions onto a filled cache (assisted decoding, chunked prefill, continued chat): "
+                    f"{length} positions onto a filled cache (assisted decoding, chunked prefill or a chat): "
                     "which of them to steer is not known; run the whole prompt at once"
                 )
             self.phase = "step"
@@ -297,5 +297,5 @@ def _refuse_compiled(lalm: LALM) -> None:
         )
         if compiled:
             raise SteeringError(
-                f"{type(module).__name__} is compiled (torch.compile), so new hooks are ignored; load it plain"
+                f"{type(module).__name__} is compiled (torch.compile): it ignores new hooks; load it plain"
             )

@@ -208,7 +208,7 @@ class SteeringVectors:
 
     @classmethod
     def import_steering_vectors(cls, path: Path | str) -> "SteeringVectors":
-        """Read what `export_steering_vectors` wrote. Raises ValueError, naming the file, if it is not that."""
+        """Read what `export_steering_vectors` wrote. Raises ValueError, naming the file, if it is not."""
         metadata, tensors = _open_safetensors(path)
         prefix = "layer_activations."
         if metadata.get("layer_type") != LAYER_TYPE or not all(name.startswith(prefix) for name in tensors):

@@ -5,7 +5,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from sarsteer_lab.lalm import LALM, LowRankDelta, Prompt, load_lalm
+from sarsteer_lab.dial import LowRankDelta
+from sarsteer_lab.lalm import LALM, Prompt, load_lalm
 from sarsteer_lab.replica import replica
 from sarsteer_lab.speech import ClipError
 
