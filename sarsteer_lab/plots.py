@@ -85,6 +85,7 @@ def gap_figure(
     with matplotlib.rc_context(LOOK):
         fig, left, middle, right = _three_panels()
         layers = range(cosine.shape[1])
+        lowest = -0.25
         for values, name, colour, marker, style in (
             (cosine, "as they are", SKY, "s", "--"),
             (centred_cosine, "each modality's mean off", BLUE, "o", "-"),
@@ -94,7 +95,8 @@ def gap_figure(
             )
             left.plot(layers, mid, style, marker=marker, color=colour, label=name)
             left.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
-        left.set(title="Same request: how alike?", ylabel="cosine (typed, spoken)", ylim=(-0.25, 1.05))
+            lowest = min(lowest, 1.1 * low.min())
+        left.set(title="Same request: how alike?", ylabel="cosine (typed, spoken)", ylim=(lowest, 1.05))
         left.axhline(0, color=BLACK, linewidth=1)
 
         middle.plot(
@@ -174,7 +176,12 @@ def map_figure(
                     label=f"{modality}, {label} ({len(rows)})",
                     **fill,
                 )
-                mean_fill = {**fill, "facecolors": colour if label == "harmful" else "white"}
+                # A light rim sets the mean off from the cloud around it.
+                mean_fill = (
+                    {"facecolors": colour, "edgecolors": "white"}
+                    if label == "harmful"
+                    else {"facecolors": "white", "edgecolors": colour}
+                )
                 ax.scatter(*chosen.mean(0), s=330, marker=marker, linewidths=3, zorder=3, **mean_fill)
         ax.set_xlabel(f"first principal axis ({explained[0]:.0%} of the variance)")
         ax.set_ylabel(f"second principal axis ({explained[1]:.0%})")
@@ -192,8 +199,11 @@ def direction_figure(
     share_inside: Float[Tensor, "layer"],
     chance_share: float,
     cosines: dict[str, Float[Tensor, "layer"]],
+    *,
+    counts: tuple[int, int],
+    k: int,
 ) -> Figure:
-    """The refusal direction, layer by layer.
+    """The refusal direction by layer, from `counts` harmful and harmless clips and a `k`-dim safe space.
 
     Left: its length and that of the ablated vector, and for scale the rms distance of harmless states from
     their mean (`spread`), all in units of the residual stream. Middle: the share of its squared length that
@@ -234,7 +244,10 @@ def direction_figure(
         reach = min(1.03, max(0.25, 1.3 * largest))
         right.set(title="Cosine to difference-in-means", ylabel="cosine", ylim=(-reach, reach))
         _layer_axes(left, middle, right)
-        fig.suptitle("The text-derived refusal direction and the safe space")
+        fig.suptitle(
+            f"The text-derived refusal direction ({counts[0]} harmful clips) and the safe space "
+            f"({counts[1]} harmless clips, k = {k})"
+        )
     return fig
 
 

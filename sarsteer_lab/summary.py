@@ -1,6 +1,7 @@
 """A walkthrough in words: the table, what was seen and what was not, and the files that say it."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,13 +97,11 @@ def error_rate(findings: Findings, chosen: Sequence[int]) -> float:
 
 def settings(findings: Findings, lalm: LALM) -> dict[str, Any]:
     """All that the numbers depend on."""
-    counts: dict[str, int] = {}
-    for prompt in (*findings.derive, *findings.test):
-        counts[f"{prompt.split}, {prompt.label}"] = counts.get(f"{prompt.split}, {prompt.label}", 0) + 1
+    counts = Counter(f"{prompt.split}: {prompt.label}" for prompt in (*findings.derive, *findings.test))
     return {
         "model": model_name(lalm),
         "fingerprint": lalm.fingerprint,
-        "safety dial": lalm.safety,
+        "safety dial": "none" if lalm.safety is None else lalm.safety,
         "device and dtype": f"{lalm.device.type}, {str(lalm.dtype).removeprefix('torch.')}",
         "alpha": findings.alpha,
         "lambda": findings.lam,
@@ -113,7 +112,7 @@ def settings(findings: Findings, lalm: LALM) -> dict[str, Any]:
         "heard right": f"word error rate of the clip at most {hearing.HEARD_RIGHT}",
         "decoding": "greedy",
         "judge": "phrases",
-        "prompts": counts,
+        "prompts": ", ".join(f"{name} {count}" for name, count in counts.items()),
         "versions": f"sarsteer-lab {__version__}, torch {torch.__version__}, "
         f"transformers {transformers.__version__}",
     }
@@ -155,6 +154,8 @@ def save_figures(findings: Findings, folder: Path) -> None:
             share_in_space(derivation.direction.values, derivation.space),
             chance_share(findings),
             findings.cosines,
+            counts=(len(derivation.harmful_base), len(derivation.harmless_base)),
+            k=findings.k,
         ),
         folder,
         "direction",
@@ -218,6 +219,20 @@ def results(findings: Findings, found: Sequence[Verdict], lalm: LALM) -> dict[st
     }
 
 
+def headline(findings: Findings) -> str:
+    """The main counts in a sentence or two."""
+    parts = []
+    for name, among in (
+        ("harmful", [prompt.label == "harmful" for prompt in findings.test]),
+        ("other", [prompt.label != "harmful" for prompt in findings.test]),
+    ):
+        answered = [
+            f"{findings.count(condition, 'answered', among)[0]} {condition}" for condition in CONDITIONS
+        ]
+        parts.append(f"Of {sum(among)} {name} requests the model answers {'; '.join(answered)}.")
+    return " ".join(parts)
+
+
 def summary(findings: Findings, found: Sequence[Verdict], lalm: LALM) -> str:
     """The summary as Markdown. Every number in it is computed from the findings."""
     gap, derivation = findings.gap, findings.derivation
@@ -241,6 +256,8 @@ def summary(findings: Findings, found: Sequence[Verdict], lalm: LALM) -> str:
         f"the refusal direction, the safe space and the steering vectors; tried on {len(findings.test)} "
         f"other requests (test split). Model {lalm.fingerprint[:16]}, {findings.seconds / 60:.1f} "
         f"minutes{from_cache}.",
+        "",
+        headline(findings),
         "",
         "## What becomes of the requests",
         "",

@@ -46,6 +46,8 @@ def direction() -> Figure:
         torch.linspace(0.5, 0.2, LAYERS),
         10 / 32,
         {"of spoken requests": torch.full((LAYERS,), 0.1), "of typed requests": torch.full((LAYERS,), -0.05)},
+        counts=(60, 50),
+        k=10,
     )
 
 
@@ -176,3 +178,8 @@ def test_the_gap_shows_medians_distances_and_accuracy() -> None:
 def test_small_cosines_get_an_axis_of_their_own_size() -> None:
     right = direction().axes[2]
     assert right.get_ylim() == pytest.approx((-0.25, 0.25))
+
+
+def test_titles_give_the_counts() -> None:
+    assert "60 harmful clips" in direction().get_suptitle()
+    assert "50 harmless clips, k = 10" in direction().get_suptitle()
