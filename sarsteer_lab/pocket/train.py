@@ -47,7 +47,7 @@ from sarsteer_lab.prompts import INSTRUCTION, REFUSAL
 
 CORPUS_SIZE = 6000
 # Kokoro is thirty times slower than hibari: it speaks this many of the sentences, hibari all of them.
-KOKORO_SENTENCES = 600
+KOKORO_SENTENCES = 400
 CTC_PRESENTATIONS = 24_000
 IN_LOOP_PRESENTATIONS = 12_000
 
