@@ -133,7 +133,7 @@ def pareto_front(points: Float[np.ndarray, "point measure"]) -> Bool[np.ndarray,
     """Which points no other point beats: as good in every measure (more is better) and better in one."""
     as_good = (points[:, None] >= points[None]).all(-1)
     better = (points[:, None] > points[None]).any(-1)
-    return ~(as_good & better).any(0)
+    return np.logical_not((as_good & better).any(0))
 
 
 def area(benign: Float[np.ndarray, "point"], refused: Float[np.ndarray, "point"]) -> float:

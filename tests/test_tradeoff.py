@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import soundfile
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sarsteer_lab.defenses import BaseStates, PromptDefence
@@ -38,6 +38,7 @@ def states() -> BaseStates:
     return BaseStates(*sets, provenance={})
 
 
+@settings(max_examples=50, deadline=None)
 @given(SHARES)
 def test_pareto_front_by_definition(points: list[tuple[int, int]]) -> None:
     found = pareto_front(np.array(points, dtype=float))
@@ -48,6 +49,7 @@ def test_pareto_front_by_definition(points: list[tuple[int, int]]) -> None:
         assert kept == (not beaten)
 
 
+@settings(max_examples=50, deadline=None)
 @given(SHARES)
 def test_area_by_counting_squares(points: list[tuple[int, int]]) -> None:
     benign, refused = (np.array(values) / 10 for values in zip(*points, strict=True))
