@@ -12,8 +12,12 @@ from jaxtyping import Float, Int
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
-REPEAT = "Repeat what is said in the audio."
-"""The text part of the prompt that asks for a transcript."""
+REPEAT = "\n\nRepeat the audio above exactly, word for word."
+"""The text part of the prompt that asks for a transcript.
+
+Of some twenty wordings tried with the sentence *typed* in the clip's place, the pocket model's language model
+follows this one best (cross-entropy 1.15 nats a token; "Repeat what is said in the audio." 1.52).
+"""
 
 HEARD_RIGHT = 0.1
 """A clip counts as heard right if at most this share of its words is wrong: none if there are up to nine."""

@@ -30,7 +30,7 @@ from sarsteer_lab.pocket.loop import AudioSide, Log, batches, collate, load_chec
 from sarsteer_lab.prompts import INSTRUCTION
 
 BATCH = 8
-TOWER_RATE, PROJECTOR_RATE = 2e-4, 5e-4
+TOWER_RATE, PROJECTOR_RATE = 3e-4, 1e-3
 # Beside each batch, so many further clips are heard for the CTC loss alone: a tenth of the cost, and hearing
 # is what limits the read-out (without them the CTC transcripts got worse while the language model learned).
 CTC_WEIGHT, CTC_CLIPS = 0.5, 24
@@ -290,6 +290,7 @@ def train_in_loop(
     bar = tqdm(total=presentations, initial=progress["seen"], desc="language model in the loop", unit="clip")
     draw = random.Random(seed + progress["seen"])
     heard_only = endless(clips, CTC_CLIPS, seed + 7 * progress["seen"])
+    recent: list[list[float]] = []
     audio.train()
     while progress["seen"] < presentations:
         progress["epoch"] += 1
@@ -327,12 +328,14 @@ def train_in_loop(
             progress["seen"] += len(batch)
             progress["steps"] += 1
             bar.update(len(batch))
+            scale = outputs.detach().pow(2).mean().sqrt()
+            recent.append([value.item() for value in (repeat, divergence, first, more, scale)])
             if progress["steps"] % 10 == 0:
-                log.write(
-                    seen=progress["seen"], repeat=repeat.item(), kl=divergence.item(), first_kl=first.item(),
-                    ctc=more.item(), scale=outputs.pow(2).mean().sqrt().item(), rate=factor,
-                )  # fmt: skip
-                bar.set_postfix(repeat=f"{repeat.item():.2f}", kl=f"{divergence.item():.2f}")
+                means = [sum(column) / len(recent) for column in zip(*recent, strict=True)]
+                named = dict(zip(("repeat", "kl", "first_kl", "ctc", "scale"), means, strict=True))
+                log.write(seen=progress["seen"], **named, rate=factor)
+                bar.set_postfix(repeat=f"{named['repeat']:.2f}", kl=f"{named['kl']:.2f}")
+                recent.clear()
             if progress["steps"] % save_every == 0:
                 save_checkpoint(path, modules, optimizer, progress)
             if progress["seen"] >= presentations:
