@@ -7,6 +7,7 @@ Letters are large enough for a projector.
 """
 
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -182,7 +183,7 @@ def map_figure(
                     if label == "harmful"
                     else {"facecolors": "white", "edgecolors": colour}
                 )
-                ax.scatter(*chosen.mean(0), s=330, marker=marker, linewidths=3, zorder=3, **mean_fill)
+                ax.scatter(*chosen.mean(0), s=400, marker=marker, linewidths=2.5, zorder=3, **mean_fill)
         ax.set_xlabel(f"first principal axis ({explained[0]:.0%} of the variance)")
         ax.set_ylabel(f"second principal axis ({explained[1]:.0%})")
         ax.set_title(f"Typed and spoken requests, output of layer {layer} (large: means)")
@@ -235,8 +236,8 @@ def direction_figure(
         middle.set(title="Share inside the safe space", ylabel="share of squared length", ylim=(0, 1.03))
         middle.yaxis.set_major_formatter(PercentFormatter(1.0))
 
-        looks = ((BLUE, "o", "-"), (VERMILION, "^", "--"), (BLACK, "D", ":"))
-        for (name, values), (colour, marker, style) in zip(cosines.items(), looks, strict=False):
+        looks = ((VERMILION, "^", "-"), (BLUE, "o", "--"), (BLACK, "D", ":"))
+        for (name, values), (colour, marker, style) in zip(cosines.items(), cycle(looks), strict=False):
             right.plot(layers, _numpy(values), style, marker=marker, color=colour, label=name)
         right.axhline(0, color=BLACK, linewidth=1)
         # Small cosines matter too in a wide stream: the axis shows +-1 only if something comes near it.
