@@ -187,8 +187,8 @@ def responses(findings: Findings) -> list[dict[str, Any]]:
     for prompt, text, error in zip(
         findings.test, findings.hearing.transcripts, findings.hearing.errors, strict=True
     ):
-        record = {"id": prompt.id, "label": prompt.label, "condition": "repeat", "word error rate": error}
-        records.append({**record, "response": " ".join(text.split()[:RESPONSE_WORDS])})
+        heard = {"id": prompt.id, "label": prompt.label, "condition": "repeat", "word error rate": error}
+        records.append({**heard, "response": " ".join(text.split()[:RESPONSE_WORDS])})
     return records
 
 

@@ -31,7 +31,7 @@ from sarsteer_lab.pocket.lm_in_loop import (
 )
 from sarsteer_lab.pocket.loop import AudioSide, batches, collate, load_checkpoint, rate, save_checkpoint
 from sarsteer_lab.pocket.prompt_clips import assign_voices
-from sarsteer_lab.pocket.safety import Example, answer_loss
+from sarsteer_lab.pocket.adapter import Example, answer_loss
 from sarsteer_lab.pocket.train import Training
 from sarsteer_lab.pocket.voices import held_out_voices, training_voices
 from sarsteer_lab.pocket.whisper import read_ctranslate2

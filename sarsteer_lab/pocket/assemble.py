@@ -119,6 +119,22 @@ def with_audio_rows(
     return torch.cat([embeddings, rows])
 
 
+@torch.no_grad()
+def merge_delta(lm: LlamaForCausalLM, delta: dict[str, Tensor]) -> None:
+    """Add a delta to the weights of a plain language model (float32)."""
+    for name in sorted({name.rsplit(".", 1)[0] for name in delta}):
+        weight = lm.get_parameter(name.replace("language_model.", "") + ".weight")
+        weight += delta[f"{name}.B"].float() @ delta[f"{name}.A"].float()
+
+
+@torch.no_grad()
+def add_audio_rows(language_model: LlamaForCausalLM, vocab_size: int) -> None:
+    """Give a plain language model the audio tokens' rows that the assembled model has."""
+    rows = with_audio_rows(language_model.get_input_embeddings().weight.clone(), vocab_size)
+    language_model.resize_token_embeddings(vocab_size, mean_resizing=False)
+    language_model.get_input_embeddings().weight.copy_(rows)
+
+
 def build_model(
     language_model: LlamaForCausalLM, processor: Qwen2AudioProcessor, audio: dict[str, Tensor]
 ) -> Qwen2AudioForConditionalGeneration:
@@ -133,7 +149,7 @@ def build_model(
     model = Qwen2AudioForConditionalGeneration(config).eval()
     state = {f"model.{name}": tensor.float() for name, tensor in audio.items()}
     text = language_model.state_dict()
-    embeddings = text["model.embed_tokens.weight"]
+    embeddings = text["model.embed_tokens.weight"]  # with or without the audio tokens' rows
     for name, tensor in text.items():
         if name == "lm_head.weight":
             continue
@@ -162,17 +178,24 @@ def assemble_pocket(folder: Path | None = None) -> Path:
     The cache entry is named after everything that went into it (base file, audio delta, assembly version), so
     a new delta gets a new entry. Assembly takes about a minute and 600 MB of disk; later calls cost nothing.
     """
-    delta = deltas_folder() / "audio.safetensors"
-    if not delta.exists():
-        raise BaseFileError(
-            f"{delta} is missing: the checkout is incomplete (the pocket model's audio delta ships there)."
-        )
-    recipe = {"base": LANGUAGE_MODEL.sha256, "audio": file_sha256(delta), "version": ASSEMBLY_VERSION}
+    delta, readout = (deltas_folder() / f"{name}.safetensors" for name in ("audio", "readout"))
+    for path in (delta, readout):
+        if not path.exists():
+            raise BaseFileError(
+                f"{path} is missing: the checkout is incomplete (it is part of the pocket model)."
+            )
+    recipe = {
+        "base": LANGUAGE_MODEL.sha256,
+        "audio": file_sha256(delta),
+        "readout": file_sha256(readout),
+        "version": ASSEMBLY_VERSION,
+    }
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     target = folder or cache_folder() / "pocket" / key
     if (target / "model.safetensors").exists():
         return target
     language_model, tokenizer = base_language_model()
+    merge_delta(language_model, load_file(readout))
     processor = build_processor(tokenizer)
     model = build_model(language_model, processor, load_file(delta))
     target.parent.mkdir(parents=True, exist_ok=True)

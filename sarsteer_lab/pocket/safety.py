@@ -10,25 +10,19 @@ unmerged: its scale is the safety dial. Needs the extra `train`.
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerBase
+from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from sarsteer_lab.pocket.loop import Log, rate
+from sarsteer_lab.pocket.adapter import Example, train_adapter
 
-RANK, LORA_ALPHA = 8, 16
 LAYERS = list(range(10, 30))
-MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-EPOCHS, BATCH, LEARNING_RATE = 2, 16, 6e-4
+EPOCHS, LEARNING_RATE = 2, 6e-4
 ANSWER_TOKENS = 16
 # Three of four training prompts are benign, many of them near-twins of harmful ones (with half as many, 40%
 # of the harmless test twins were refused): harmful ones are shown twice, in different dress.
@@ -41,15 +35,6 @@ REFUSALS = (
 )
 # A spoken request comes with one of these typed behind the clip; the adapter must not depend on them.
 FOLLOW_UPS = ("", " Answer the request in the audio.", " Please answer.")
-
-
-@dataclass(frozen=True)
-class Example:
-    """One training conversation in tokens: the chat-formatted prompt, and the answer with its end token."""
-
-    prompt: list[int]
-    answer: list[int]
-    label: str
 
 
 def chat_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -102,100 +87,21 @@ def build_examples(
     ]
 
 
-def answer_loss(lm: Any, examples: Sequence[Example], pad: int) -> tuple[Tensor, Tensor]:
-    """Mean cross-entropy of the first answer token, and of all answer tokens.
-
-    The prompts' common beginning (the system turn) runs once and its cache, with its gradient, serves all.
-    """
-    shared = os.path.commonprefix([e.prompt for e in examples])
-    start = lm.model(input_ids=torch.tensor([shared]), use_cache=True).past_key_values
-    cache = DynamicCache()
-    for index, layer in enumerate(start.layers):
-        size = (len(examples), -1, -1, -1)
-        cache.update(layer.keys.expand(size), layer.values.expand(size), index)
-    texts = [e.prompt[len(shared) :] + e.answer for e in examples]
-    width = max(map(len, texts))
-    ids = torch.tensor([text + [pad] * (width - len(text)) for text in texts])
-    mask = torch.tensor([[1] * (len(shared) + len(text)) + [0] * (width - len(text)) for text in texts])
-    hidden = lm.model(
-        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True
-    ).last_hidden_state
-    rows = [
-        row[len(text) - len(e.answer) - 1 : len(text) - 1]
-        for row, text, e in zip(hidden, texts, examples, strict=True)
-    ]
-    losses = torch.nn.functional.cross_entropy(
-        lm.lm_head(torch.cat(rows)), torch.tensor([t for e in examples for t in e.answer]), reduction="none"
-    )
-    starts = torch.tensor([0, *[len(e.answer) for e in examples[:-1]]]).cumsum(0)
-    return losses[starts].mean(), losses.mean()
-
-
 def train_safety(
     lm: LlamaForCausalLM,
     tokenizer: PreTrainedTokenizerBase,
     records: Sequence[dict],
-    folder: Path,
+    path: Path,
     *,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Train the adapter and return the delta as it ships: `model.language_model....A` and `.B` (scale inside
-    B), float16.
-
-    Logs to `folder`/safety.jsonl and writes `folder`/safety.safetensors. Leaves `lm` with the adapter
-    injected.
-    """
-    from peft import LoraConfig, inject_adapter_in_model
-
-    torch.manual_seed(seed)
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    """Train the adapter on `records` (`label`, `text`), write it to `path` and return it."""
     harmful = [record for record in records if record["label"] == "harmful"]
     examples = build_examples([*records, *harmful * (HARMFUL_REPEATS - 1)], lm, tokenizer, seed=seed)
-    lm.requires_grad_(False)
-    config = LoraConfig(r=RANK, lora_alpha=LORA_ALPHA, target_modules=MODULES, layers_to_transform=LAYERS)
-    lm = inject_adapter_in_model(config, lm)
-    trained = [p for p in lm.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=LEARNING_RATE, weight_decay=0.0)
-    log = Log(folder / "safety.jsonl")
-    draw = random.Random(seed)
-    steps = EPOCHS * -(-len(examples) // BATCH)
-    bar = tqdm(total=steps, desc="text safety", unit="step")
-    step = 0
-    for epoch in range(EPOCHS):
-        draw.shuffle(examples)
-        for start in range(0, len(examples), BATCH):
-            for group in optimizer.param_groups:
-                group["lr"] = LEARNING_RATE * rate(step / steps, step, warmup=10, flat=0.3)
-            first, every = answer_loss(lm, examples[start : start + BATCH], end)
-            optimizer.zero_grad()
-            (0.5 * first + 0.5 * every).backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            optimizer.step()
-            step += 1
-            bar.update()
-            bar.set_postfix(first=f"{first.item():.2f}")
-            log.write(step=step, epoch=epoch, first=first.item(), every=every.item())
-    bar.close()
-    delta = export_delta(lm)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(delta, folder / "safety.safetensors")
-    return delta
-
-
-def export_delta(lm: torch.nn.Module) -> dict[str, Tensor]:
-    """The injected adapter under the parameter names of the assembled Qwen2-Audio model, float16,
-    alpha/rank inside B.
-    """
-    delta = {}
-    for name, parameter in lm.named_parameters():
-        if ".lora_" in name:
-            module, kind = name.split(".lora_")
-            module = "model.language_model." + module.removeprefix("model.")
-            if kind.startswith("A"):
-                delta[f"{module}.A"] = parameter.detach().half().contiguous()
-            else:
-                delta[f"{module}.B"] = (parameter.detach() * LORA_ALPHA / RANK).half().contiguous()
-    return delta
+    pad = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    return train_adapter(
+        lm, examples, path, layers=LAYERS, epochs=EPOCHS, learning_rate=LEARNING_RATE, pad=pad, seed=seed
+    )
 
 
 def read_safety_prompts(path: Path) -> list[dict]:

@@ -2,7 +2,8 @@
 
     corpus   (a) the harmless sentences to be spoken            seconds
     clips    (b) their speech as features, in 24 + 7 voices     about 50 CPU-minutes
-    safety   (c) the typed text-safety adapter                  about 25 CPU-minutes
+    readout  (c) text adapter: repeat a sentence when asked to  about 8 CPU-minutes
+    safety   (c) text adapter: refuse what is harmful           about 45 CPU-minutes
     ctc      (d) warm start of audio tower and projector        about 0.1 CPU-seconds a clip
     in-loop  (e) the frozen language model in the loop          about 0.8 CPU-seconds a clip
     export   the deltas into data/pocket/
@@ -29,17 +30,19 @@ from transformers import LlamaForCausalLM, Qwen2AudioProcessor
 
 from sarsteer_lab import cache_folder, data_folder
 from sarsteer_lab.pocket.assemble import (
+    add_audio_rows,
     base_language_model,
     build_model,
     build_processor,
     deltas_folder,
-    with_audio_rows,
+    merge_delta,
 )
 from sarsteer_lab.pocket.clips import Clip, read_clips, speak_corpus
 from sarsteer_lab.pocket.corpus import Sentence, build_corpus, check_harmless, lexicon_of
 from sarsteer_lab.pocket.ctc import TokenHead, token_counts, train_ctc
 from sarsteer_lab.pocket.lm_in_loop import train_in_loop
 from sarsteer_lab.pocket.loop import AudioSide, load_checkpoint
+from sarsteer_lab.pocket.readout import train_readout
 from sarsteer_lab.pocket.safety import read_safety_prompts, train_safety
 from sarsteer_lab.pocket.voices import training_voices
 from sarsteer_lab.pocket.whisper import whisper_tower
@@ -63,9 +66,20 @@ class Training:
 
     @cached_property
     def base(self) -> tuple[LlamaForCausalLM, Qwen2AudioProcessor]:
-        """The base language model and the pocket model's processor."""
+        """The language model, read-out adapter and audio rows included, and the model's processor."""
         language_model, tokenizer = base_language_model()
-        return language_model, build_processor(tokenizer)
+        processor = build_processor(tokenizer)
+        merge_delta(language_model, load_file(self._readout_file))
+        add_audio_rows(language_model, len(processor.tokenizer))
+        return language_model, processor
+
+    @property
+    def _readout_file(self) -> Path:
+        return self.folder / "readout.safetensors"
+
+    @property
+    def _safety_file(self) -> Path:
+        return self.folder / "safety.safetensors"
 
     @property
     def corpus_file(self) -> Path:
@@ -73,6 +87,11 @@ class Training:
         data/pocket/training.
         """
         return data_folder() / "pocket" / "training" / "corpus.jsonl"
+
+    @property
+    def shipped_head(self) -> Path:
+        """The CTC head that goes with the shipped deltas: with it, training can go on from them."""
+        return data_folder() / "pocket" / "training" / "ctc_head.safetensors"
 
     def sentences(self) -> list[Sentence]:
         """The corpus as written by the stage `corpus`."""
@@ -102,13 +121,22 @@ class Training:
             voices = [voice for voice in training_voices() if voice.engine == engine]
             speak_corpus(chosen, voices, self.folder / "clips", seed=self.seed + 1)
 
+    def readout(self) -> None:
+        """(c) Train the adapter that repeats when asked to; from here on it belongs to the language model."""
+        if self._readout_file.exists():
+            return
+        language_model, tokenizer = base_language_model()
+        processor = build_processor(tokenizer)
+        add_audio_rows(language_model, len(processor.tokenizer))
+        train_readout(language_model, processor, self.sentences(), self._readout_file, seed=self.seed)
+
     def safety(self) -> None:
         """(c) Train the typed safety adapter."""
-        if (self.folder / "safety.safetensors").exists():
+        if self._safety_file.exists():
             return
-        records = read_safety_prompts(data_folder() / "pocket" / "training" / "safety_prompts.jsonl")
         language_model, processor = self.base
-        train_safety(language_model, processor.tokenizer, records, self.folder, seed=self.seed)
+        records = read_safety_prompts(data_folder() / "pocket" / "training" / "safety_prompts.jsonl")
+        train_safety(language_model, processor.tokenizer, records, self._safety_file, seed=self.seed)
         del self.base  # the adapter was injected into it
 
     def _audio(self) -> tuple[AudioSide, TokenHead, list[Clip]]:
@@ -138,18 +166,15 @@ class Training:
     def in_loop(self) -> None:
         """(e) Train through the frozen language model with its safety adapter at full scale."""
         audio, head, clips = self._audio()
-        load_checkpoint(self.folder / "ctc.safetensors", {"audio": audio, "head": head})
+        if (self.folder / "ctc.safetensors").exists():
+            load_checkpoint(self.folder / "ctc.safetensors", {"audio": audio, "head": head})
+        else:
+            print("no CTC checkpoint here: going on from the shipped deltas")
+            shipped = load_file(deltas_folder() / "audio.safetensors")
+            audio.load_state_dict({name: tensor.float() for name, tensor in shipped.items()})
+            head.load_state_dict(load_file(self.shipped_head))
         language_model, processor = self.base
-        delta = load_file(self.folder / "safety.safetensors")
-        with torch.no_grad():
-            for name in {name.rsplit(".", 1)[0] for name in delta}:
-                weight = language_model.get_parameter(name.replace("language_model.", "") + ".weight")
-                weight += delta[f"{name}.B"].float() @ delta[f"{name}.A"].float()
-            embeddings = language_model.get_input_embeddings().weight.clone()
-            language_model.resize_token_embeddings(len(processor.tokenizer), mean_resizing=False)
-            language_model.get_input_embeddings().weight.copy_(
-                with_audio_rows(embeddings, len(processor.tokenizer))
-            )
+        merge_delta(language_model, load_file(self._safety_file))
         wanted = self.presentations["in-loop"]
         train_in_loop(
             language_model, audio, head, processor, clips, self.folder, presentations=wanted, seed=self.seed
@@ -168,9 +193,11 @@ class Training:
             deltas_folder() / "audio.safetensors",
             metadata={"stage": newest.stem, "seen": str(progress["seen"])},
         )
-        shutil.copy(self.folder / "safety.safetensors", deltas_folder() / "safety.safetensors")
-        for log in self.folder.glob("*.jsonl"):
-            shutil.copy(log, deltas_folder() / "training" / f"log-{log.name}")
+        save_file({name: t.contiguous() for name, t in head.state_dict().items()}, self.shipped_head)
+        for delta in (self._readout_file, self._safety_file):
+            shutil.copy(delta, deltas_folder() / delta.name)
+        for stage in ("readout", "safety", "ctc", "in_loop"):
+            shutil.copy(self.folder / f"{stage}.jsonl", deltas_folder() / "training" / f"log-{stage}.jsonl")
         print(f"exported {newest.stem} after {progress['seen']:,} clip presentations to {deltas_folder()}")
 
 
@@ -179,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    stages = ["corpus", "clips", "safety", "ctc", "in-loop", "export"]
+    stages = ["corpus", "clips", "readout", "safety", "ctc", "in-loop", "export"]
     parser.add_argument("--stage", choices=["all", *stages], default="all")
     parser.add_argument(
         "--folder", type=Path, default=None, help="where checkpoints go (default: in the cache)"

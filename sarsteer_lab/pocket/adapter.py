@@ -1,0 +1,134 @@
+"""Low-rank adapters on the language model, trained on text: what the stages `readout` and `safety` share.
+
+Adapters are exported unmerged, as plain A and B factors under the parameter names of the assembled
+Qwen2-Audio model, so that nothing but a matrix product is needed to use them. Training needs the extra
+`train`.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+from transformers import DynamicCache, LlamaForCausalLM
+
+from sarsteer_lab.pocket.loop import Log, rate
+
+RANK, LORA_ALPHA = 8, 16
+MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training conversation in tokens: the chat-formatted prompt, and the answer with its end token."""
+
+    prompt: list[int]
+    answer: list[int]
+    label: str
+
+
+def answer_loss(lm: Any, examples: Sequence[Example], pad: int) -> tuple[Tensor, Tensor]:
+    """Mean cross-entropy of the first answer token, and of all answer tokens.
+
+    The prompts' common beginning (the system turn) runs once and its cache, with its gradient, serves all.
+    """
+    shared = os.path.commonprefix([e.prompt for e in examples])
+    start = lm.model(input_ids=torch.tensor([shared]), use_cache=True).past_key_values
+    cache = DynamicCache()
+    for index, layer in enumerate(start.layers):
+        size = (len(examples), -1, -1, -1)
+        cache.update(layer.keys.expand(size), layer.values.expand(size), index)
+    texts = [e.prompt[len(shared) :] + e.answer for e in examples]
+    width = max(map(len, texts))
+    ids = torch.tensor([text + [pad] * (width - len(text)) for text in texts])
+    mask = torch.tensor([[1] * (len(shared) + len(text)) + [0] * (width - len(text)) for text in texts])
+    hidden = lm.model(
+        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True
+    ).last_hidden_state
+    rows = [
+        row[len(text) - len(e.answer) - 1 : len(text) - 1]
+        for row, text, e in zip(hidden, texts, examples, strict=True)
+    ]
+    losses = torch.nn.functional.cross_entropy(
+        lm.lm_head(torch.cat(rows)), torch.tensor([t for e in examples for t in e.answer]), reduction="none"
+    )
+    starts = torch.tensor([0, *[len(e.answer) for e in examples[:-1]]]).cumsum(0)
+    return losses[starts].mean(), losses.mean()
+
+
+def train_adapter(
+    lm: LlamaForCausalLM,
+    examples: Sequence[Example],
+    path: Path,
+    *,
+    layers: Sequence[int],
+    epochs: int,
+    learning_rate: float,
+    pad: int,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Train a LoRA on `layers` and return the delta as it ships: `model.language_model....A` and `.B` (scale
+    inside B), float16.
+
+    Half of the loss is on the first answer token, where what kind of answer it will be is decided. Writes the
+    delta to `path` and logs beside it, as JSON lines. Leaves `lm` with the adapter injected.
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    torch.manual_seed(seed)
+    lm.requires_grad_(False)
+    config = LoraConfig(
+        r=RANK, lora_alpha=LORA_ALPHA, target_modules=MODULES, layers_to_transform=list(layers)
+    )
+    lm = inject_adapter_in_model(config, lm)
+    trained = [p for p in lm.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
+    log = Log(path.with_suffix(".jsonl"))
+    draw = random.Random(seed)
+    examples = list(examples)
+    steps = epochs * -(-len(examples) // BATCH)
+    bar = tqdm(total=steps, desc=path.stem, unit="step")
+    step = 0
+    for epoch in range(epochs):
+        draw.shuffle(examples)
+        for start in range(0, len(examples), BATCH):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * rate(step / steps, step, warmup=10, flat=0.3)
+            first, every = answer_loss(lm, examples[start : start + BATCH], pad)
+            optimizer.zero_grad()
+            (0.5 * first + 0.5 * every).backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            step += 1
+            bar.update()
+            bar.set_postfix(first=f"{first.item():.2f}", every=f"{every.item():.2f}")
+            log.write(step=step, epoch=epoch, first=first.item(), every=every.item())
+    bar.close()
+    delta = export_delta(lm)
+    save_file(delta, path)
+    return delta
+
+
+def export_delta(lm: torch.nn.Module) -> dict[str, Tensor]:
+    """The injected adapter under the parameter names of the assembled Qwen2-Audio model, float16,
+    alpha/rank inside B.
+    """
+    delta = {}
+    for name, parameter in lm.named_parameters():
+        if ".lora_" in name:
+            module, kind = name.split(".lora_")
+            module = "model.language_model." + module.removeprefix("model.")
+            if kind.startswith("A"):
+                delta[f"{module}.A"] = parameter.detach().half().contiguous()
+            else:
+                delta[f"{module}.B"] = (parameter.detach() * LORA_ALPHA / RANK).half().contiguous()
+    return delta
