@@ -15,6 +15,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2Audio
 from sarsteer_lab import data_folder
 from sarsteer_lab.lalm import LALM, Prompt
 from sarsteer_lab.pocket import base
+from sarsteer_lab.pocket.adapter import Example, answer_loss
 from sarsteer_lab.pocket.assemble import pocket_config, safety_delta
 from sarsteer_lab.pocket.base import BaseFile, BaseFileError, fetch, file_sha256, unpack
 from sarsteer_lab.pocket.clips import Clip, read_clips
@@ -31,7 +32,6 @@ from sarsteer_lab.pocket.lm_in_loop import (
 )
 from sarsteer_lab.pocket.loop import AudioSide, batches, collate, load_checkpoint, rate, save_checkpoint
 from sarsteer_lab.pocket.prompt_clips import assign_voices
-from sarsteer_lab.pocket.adapter import Example, answer_loss
 from sarsteer_lab.pocket.train import Training
 from sarsteer_lab.pocket.voices import held_out_voices, training_voices
 from sarsteer_lab.pocket.whisper import read_ctranslate2
