@@ -114,7 +114,7 @@ def walkthrough(
         CONDITIONS, (None, None, derivation.direction, derivation.vectors), strict=True
     ):
         asked = [prompt.typed() if condition == TYPED else prompt.spoken() for prompt in testing]
-        answers[condition] = _answer(lalm, asked, ledger, condition, ANSWER_TOKENS, vectors, alpha)
+        answers[condition] = cached_answers(lalm, asked, ledger, condition, ANSWER_TOKENS, vectors, alpha)
     judge = PhraseJudge()
     outcomes = {
         condition: judge.judge_all(
@@ -153,7 +153,10 @@ def measure_hearing(
     """Have every clip repeated, and compare what typed and spoken requests lead to, undefended."""
     typed, spoken = [prompt.typed() for prompt in prompts], [prompt.spoken() for prompt in prompts]
     repeat = [prompt.spoken(instruction=hearing.REPEAT) for prompt in prompts]
-    texts = [hearing.transcript(text) for text in _answer(lalm, repeat, ledger, "transcripts", REPEAT_TOKENS)]
+    texts = [
+        hearing.transcript(text)
+        for text in cached_answers(lalm, repeat, ledger, "transcripts", REPEAT_TOKENS)
+    ]
     requests = [prompt.request for prompt in prompts]
     # Half a set away, so that no request is compared with its own twin.
     apart = len(prompts) // 2
@@ -179,7 +182,7 @@ def measure_hearing(
     )
 
 
-def _answer(
+def cached_answers(
     lalm: LALM,
     prompts: Sequence[Prompt],
     ledger: Ledger,

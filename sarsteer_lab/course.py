@@ -1,0 +1,250 @@
+"""What the chapters share: the model, states and answers computed once, figures, closing claims, checks.
+
+A chapter starts with
+
+    MODEL = "pocket"  # or a folder, or an id on the Hugging Face hub
+    lalm = course.load_model(MODEL)
+
+reads states and answers through `states` and `answers` (kept in the user's cache, so that no chapter computes
+what another one has), shows every figure with `show`, and ends with `closing([claim, ...])`, whose claims
+come from `claim_on_value` or `claim_on_shares`: their verdicts are computed, never written. Exercises are
+checked by the functions of `checks`, which are made with `check`, `need` and `call` from here.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Any, Literal, ParamSpec
+
+import numpy as np
+from IPython.display import Image, Markdown, display
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from sarsteer_lab import cache_folder, data_folder
+from sarsteer_lab.activations import capture
+from sarsteer_lab.derivation import activation_cache, model_name
+from sarsteer_lab.findings import share_text
+from sarsteer_lab.intervals import paired_difference
+from sarsteer_lab.lalm import LALM, Prompt, load_lalm
+from sarsteer_lab.ledger import Ledger
+from sarsteer_lab.plots import save_figure
+from sarsteer_lab.prompts import INSTRUCTION, SpokenPrompt
+from sarsteer_lab.replica import replica
+from sarsteer_lab.steering import SteeringVectors
+from sarsteer_lab.verdicts import MARGIN
+from sarsteer_lab.walkthrough import ANSWER_TOKENS, cached_answers
+
+P = ParamSpec("P")
+
+CHECK_MIME = "application/vnd.sarsteer-lab.check+json"
+"""Under this type a check's outcome stands in an executed notebook, so that tests can read it."""
+
+
+def load_model(name: str) -> LALM:
+    """The course's model: `load_lalm(name)`, or the one that SARSTEER_COURSE_MODEL names.
+
+    That environment variable exists to try the notebooks quickly; its value "replica" is the tiny random
+    model, whose answers are noise. Raises what `load_lalm` does.
+    """
+    name = os.environ.get("SARSTEER_COURSE_MODEL") or name
+    return replica() if name == "replica" else load_lalm(name)
+
+
+def states(
+    lalm: LALM,
+    prompts: Sequence[SpokenPrompt],
+    form: Literal["typed", "spoken"],
+    *,
+    instruction: str | None = None,
+    refusal: str = "",
+) -> Float[Tensor, "prompt layer d_model"]:
+    """Last-token states of requests typed or spoken, from the cache where some chapter has had them.
+
+    `instruction` stands before a typed request (default: nothing) or beside a spoken one (default:
+    `prompts.INSTRUCTION`), `refusal` after it. Raises ValueError for a spoken request without a clip.
+    """
+    if form == "typed":
+        asked = [prompt.typed(instruction or "") for prompt in prompts]
+        asked = [Prompt(f"{prompt.text} {refusal}".strip()) for prompt in asked]
+    else:
+        text = INSTRUCTION if instruction is None else instruction
+        asked = [prompt.spoken(text, refusal) for prompt in prompts]
+    return capture(lalm, asked, cache=activation_cache())
+
+
+def answers(
+    lalm: LALM,
+    prompts: Sequence[Prompt],
+    *,
+    vectors: SteeringVectors | None = None,
+    alpha: float = 0.1,
+    max_new_tokens: int = ANSWER_TOKENS,
+    description: str = "answers",
+) -> list[str]:
+    """Greedy answers, steered by `alpha * vectors` if there are any; those given before are read, not made.
+
+    They are shared with `make walkthrough`. No hooks of your own may be on the model.
+    """
+    ledger = Ledger(cache_folder() / "walkthrough" / f"{lalm.fingerprint[:16]}.jsonl")
+    return cached_answers(lalm, prompts, ledger, description, max_new_tokens, vectors, alpha)
+
+
+def figure_folder(chapter: str, lalm: LALM) -> Path:
+    """`figures/<chapter>` of the checkout for the pocket model; a folder in the user's cache for others.
+
+    So the committed figures are always the pocket model's. Outside of a checkout, below the working folder.
+    """
+    if lalm.name != "pocket":
+        return cache_folder() / "figures" / model_name(lalm).replace("/", "-").replace(" ", "-") / chapter
+    root = data_folder().parent if data_folder().name == "data" else Path.cwd()
+    return root / "figures" / chapter
+
+
+def show(fig: Figure, chapter: str, name: str, lalm: LALM, caption: str = "") -> None:
+    """Save a figure as PNG and SVG in the chapter's folder, and display it with its caption."""
+    png, _ = save_figure(fig, figure_folder(chapter, lalm), name)
+    display(Image(filename=str(png), width=min(1000, round(fig.get_figwidth() * 75)), alt=caption or name))
+    if caption:
+        display(Markdown(f"*{caption}*"))
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim, what was measured, its 95% interval, and the verdict that follows from them."""
+
+    claim: str
+    measured: str
+    interval: str
+    verdict: Literal["seen here", "not seen here", "cannot tell"]
+
+
+def claim_on_value(
+    claim: str,
+    measured: str,
+    interval: tuple[float, float],
+    *,
+    above: float = 0.0,
+    margin: float = MARGIN,
+    style: str = ".2f",
+) -> Claim:
+    """Judge the claim that a number lies above `above` by its interval; `measured` says it in words.
+
+    "Seen here" if the whole interval lies above, "not seen here" if all of it lies below `above + margin`
+    (what is left would be too little to matter), "cannot tell" otherwise, or if an end is not a number.
+    """
+    low, high = interval
+    verdict: Literal["seen here", "not seen here", "cannot tell"] = "cannot tell"
+    if low > above:
+        verdict = "seen here"
+    elif high < above + margin:
+        verdict = "not seen here"
+    return Claim(claim, measured, f"[{low:{style}}, {high:{style}}], claimed: above {above:{style}}", verdict)
+
+
+def claim_on_shares(claim: str, more: Sequence[bool], less: Sequence[bool], names: tuple[str, str]) -> Claim:
+    """Judge the claim that something happens to the same requests more often in one condition.
+
+    `more` and `less` say for each request whether it did. The interval is that of the difference, by paired
+    bootstrap. Raises ValueError if the two are not of the same requests.
+    """
+    difference, low, high = paired_difference(np.array(more, dtype=bool), np.array(less, dtype=bool))
+    measured = (
+        f"{names[0]} {share_text(sum(more), len(more))}, {names[1]} {share_text(sum(less), len(less))}: "
+        f"{difference:+.0%}"
+    )
+    return claim_on_value(claim, measured, (low, high), style="+.0%")
+
+
+def closing(claims: Sequence[Claim]) -> Markdown:
+    """The table that ends a chapter: claim, measured number, interval, verdict."""
+    rows = ["| claim | measured | 95% interval | verdict |", "| --- | --- | --- | --- |"]
+    rows += [f"| {c.claim} | {c.measured} | {c.interval} | **{c.verdict}** |" for c in claims]
+    rule = (
+        "*Seen here*: the whole interval lies above what the claim says. *Not seen here*: all of it lies "
+        f"below that plus a margin ({MARGIN:.0%} for shares), so nothing that matters is left. "
+        "*Cannot tell*: neither."
+    )
+    return Markdown("\n".join(rows) + "\n\n" + rule)
+
+
+class Wrong(Exception):
+    """An answer to an exercise is not right. The message tells what is wrong, not what would be right."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What a check says; true if the exercise is solved."""
+
+    check: str
+    passed: bool
+    message: str
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __repr__(self) -> str:
+        return f"{'passed' if self.passed else 'not yet'}: {self.message}"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        sign = "\u2705" if self.passed else "\u274c"
+        return {
+            "text/plain": repr(self),
+            "text/markdown": f"{sign} **{'passed' if self.passed else 'not yet'}**: {self.message}",
+            CHECK_MIME: {"check": self.check, "passed": self.passed},
+        }
+
+
+def check(function: Callable[P, str]) -> Callable[P, CheckResult]:
+    """Make a check of a function that returns a word of explanation or raises `Wrong` (decorator).
+
+    A blank (`...`) among the arguments fails before the function runs; an error in it is what the
+    student's answer caused, and is told as such. So a check never raises.
+    """
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> CheckResult:
+        name = function.__name__
+        if any(value is ... or value is None for value in (*args, *kwargs.values())):
+            return CheckResult(name, False, "there is still a blank (`...`) to fill in")
+        try:
+            return CheckResult(name, True, function(*args, **kwargs))
+        except Wrong as wrong:
+            return CheckResult(name, False, str(wrong))
+        except Exception as error:
+            return CheckResult(name, False, f"the answer cannot be checked: {type(error).__name__}: {error}")
+
+    return checked
+
+
+def need(condition: object, message: str) -> None:
+    """Raise `Wrong(message)` unless the condition holds."""
+    if not condition:
+        raise Wrong(message)
+
+
+def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Run a student's function. Raises `Wrong` if it is none, fails, or returns nothing."""
+    need(callable(function), f"a function is wanted here, not {type(function).__name__}")
+    name = getattr(function, "__name__", "the function")
+    try:
+        value = function(*args, **kwargs)
+    except Exception as error:
+        raise Wrong(f"`{name}` stops with {type(error).__name__}: {error}") from error
+    need(value is not None and value is not ..., f"`{name}` returns nothing: is there still a blank in it?")
+    return value
+
+
+def need_tensor(value: object, shape: tuple[int, ...], what: str) -> Tensor:
+    """The value if it is a finite tensor of this shape. Raises `Wrong`, naming `what`, if it is not."""
+    if not isinstance(value, Tensor):
+        raise Wrong(f"{what} should be a tensor, but is a {type(value).__name__}")
+    need(
+        tuple(value.shape) == shape,
+        f"{what} should have shape {shape}, but has {tuple(value.shape)}: over which axis did you go?",
+    )
+    need(bool(value.isfinite().all()), f"{what} holds values that are not finite")
+    return value
