@@ -11,30 +11,35 @@ come from `claim_on_value` or `claim_on_shares`: their verdicts are computed, ne
 checked by the functions of `checks`, which are made with `check`, `need` and `call` from here.
 """
 
+import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, Literal, ParamSpec
 
 import numpy as np
+import torch
 from IPython.display import Image, Markdown, display
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from sarsteer_lab import cache_folder, data_folder
 from sarsteer_lab.activations import capture
+from sarsteer_lab.defenses import BaseStates, collect_states
 from sarsteer_lab.derivation import activation_cache, model_name
 from sarsteer_lab.findings import share_text
 from sarsteer_lab.intervals import paired_difference
 from sarsteer_lab.lalm import LALM, Prompt, load_lalm
 from sarsteer_lab.ledger import Ledger
+from sarsteer_lab.live import LivePrompt
 from sarsteer_lab.plots import save_figure
-from sarsteer_lab.prompts import INSTRUCTION, SpokenPrompt
+from sarsteer_lab.prompts import INSTRUCTION, SpokenPrompt, load_prompts
 from sarsteer_lab.replica import replica
-from sarsteer_lab.steering import SteeringVectors
+from sarsteer_lab.steering import SteeringVectors, steer
 from sarsteer_lab.verdicts import MARGIN
 from sarsteer_lab.walkthrough import ANSWER_TOKENS, cached_answers
 
@@ -52,6 +57,11 @@ def load_model(name: str) -> LALM:
     """
     name = os.environ.get("SARSTEER_COURSE_MODEL") or name
     return replica() if name == "replica" else load_lalm(name)
+
+
+def base_states(lalm: LALM) -> BaseStates:
+    """The states of the derive split's harmful and harmless requests, typed and spoken, from the cache."""
+    return collect_states(lalm, load_prompts("derive"), cache=activation_cache())
 
 
 def states(
@@ -91,6 +101,41 @@ def answers(
     """
     ledger = Ledger(cache_folder() / "walkthrough" / f"{lalm.fingerprint[:16]}.jsonl")
     return cached_answers(lalm, prompts, ledger, description, max_new_tokens, vectors, alpha)
+
+
+def refusal_probabilities(
+    lalm: LALM,
+    prompts: Sequence[Prompt],
+    pushes: Mapping[str, tuple[SteeringVectors, float]],
+    description: str = "refusal probabilities",
+) -> dict[str, Float[Tensor, "prompt"]]:
+    """How likely each prompt's answer is to open as a refusal (0 to 1), under each push (vectors, alpha).
+
+    See `live.LivePrompt.refusal_probability`. Finer than counting refused answers: a push shows before it
+    tips the answer over. Values are kept, so that the same push on the same prompt is never run twice.
+    """
+    ledger = Ledger(cache_folder() / "course" / f"{lalm.fingerprint[:16]}.jsonl")
+    whats = {
+        name: "refusal probability"
+        + (f" {alpha} {vectors.layers} {_digest(vectors.values)}" if alpha else "")
+        for name, (vectors, alpha) in pushes.items()
+    }
+    found: dict[str, list[float]] = {name: [] for name in pushes}
+    for prompt in tqdm(prompts, desc=description, unit="prompt", delay=2, leave=False):
+        keys = {name: activation_cache().key(lalm, prompt, (), what) for name, what in whats.items()}
+        missing = [name for name, key in keys.items() if key not in ledger]
+        live = LivePrompt(lalm, prompt) if missing else None
+        for name in missing:
+            assert live is not None
+            with steer(lalm, *pushes[name]):
+                ledger.write({keys[name]: live.refusal_probability()})
+        for name, key in keys.items():
+            found[name].append(ledger[key])
+    return {name: torch.tensor(values) for name, values in found.items()}
+
+
+def _digest(values: Tensor) -> str:
+    return hashlib.sha256(values.cpu().numpy().tobytes()).hexdigest()
 
 
 def figure_folder(chapter: str, lalm: LALM) -> Path:

@@ -16,6 +16,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
+from sarsteer_lab.lalm import LALM
+
 States = Float[Tensor, "prompt layer d_model"]
 
 
@@ -91,6 +93,58 @@ def probe_accuracy(
         for layer in by_layer
     ]
     return torch.tensor(accuracy, dtype=torch.float32)
+
+
+def transfer_accuracy(
+    train: States,
+    test: States,
+    labels: Sequence[int] | Sequence[str],
+    *,
+    center: bool = False,
+    folds: int = 5,
+    seed: int = 0,
+) -> Float[Tensor, "layer"]:
+    """Accuracy of a logistic regression that learns `labels` from one form and reads them in another.
+
+    Row i of `train` and `test` is the same request in either form (give the same states twice for the
+    accuracy within a form). It is trained on all folds but one in the first form and tested on the requests
+    of that one in the second, so no request is on both sides. Features are standardised by the training form;
+    with `center` each form's own mean is taken off first, which removes any constant shift between them. Raises
+    ValueError if the shapes differ, and (from scikit-learn) if a class has fewer members than folds.
+    """
+    train, test = _pairs(train, test)
+    if center:
+        train, test = train - train.mean(0), test - test.mean(0)
+    answers = np.asarray(labels)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    splits = list(
+        StratifiedKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(answers)), answers)
+    )
+    accuracy = []
+    for layer in range(train.shape[1]):
+        first, second = train[:, layer].cpu().numpy(), test[:, layer].cpu().numpy()
+        right = [
+            (probe.fit(first[known], answers[known]).predict(second[new]) == answers[new]).sum()
+            for known, new in splits
+        ]
+        accuracy.append(sum(right) / len(answers))
+    return torch.tensor(accuracy, dtype=torch.float32)
+
+
+@torch.no_grad()
+def logit_lens(lalm: LALM, states: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch vocab"]:
+    """What residual states would say if they were the last layer's: final norm, then unembedding; float32.
+
+    Of the last layer's last-token states these are the model's own next-token logits (nostalgebraist 2020).
+    Computed in the model's dtype and on its device. A model that scales or caps its logits afterwards (Gemma,
+    Granite) has other values but, as both are monotonic, the same order. Raises ValueError for a decoder
+    without a final norm of that name.
+    """
+    norm = getattr(lalm.decoder, "norm", None)
+    if norm is None:
+        raise ValueError(f"{lalm.name}: its decoder has no final `norm` to read states through")
+    head = lalm.core.get_output_embeddings()
+    return head(norm(states.to(lalm.device, lalm.dtype))).float()
 
 
 def project_2d(
