@@ -16,6 +16,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import wraps
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, ParamSpec
 
@@ -32,6 +33,7 @@ from sarsteer_lab.activations import capture
 from sarsteer_lab.defenses import BaseStates, collect_states
 from sarsteer_lab.derivation import activation_cache, model_name
 from sarsteer_lab.findings import share_text
+from sarsteer_lab.geometry import project_2d
 from sarsteer_lab.intervals import paired_difference
 from sarsteer_lab.lalm import LALM, Prompt, load_lalm
 from sarsteer_lab.ledger import Ledger
@@ -134,8 +136,23 @@ def refusal_probabilities(
     return {name: torch.tensor(values) for name, values in found.items()}
 
 
+def umap_map(lalm: LALM, points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:
+    """`geometry.project_2d(points, method="umap")`, kept: importing and compiling UMAP alone takes a while."""
+    ledger = Ledger(cache_folder() / "course" / f"{lalm.fingerprint[:16]}.jsonl")
+    key = f"umap {version('umap-learn')} {_digest(points.float())}"
+    if key not in ledger:
+        ledger.write({key: project_2d(points, method="umap").tolist()})
+    return np.array(ledger[key])
+
+
 def _digest(values: Tensor) -> str:
     return hashlib.sha256(values.cpu().numpy().tobytes()).hexdigest()
+
+
+def evaluation_folder(lalm: LALM, chapter: str, *settings: object) -> Path:
+    """Where a chapter keeps an evaluation's responses: another model or other settings, another folder."""
+    digest = hashlib.sha256(repr((lalm.fingerprint, *settings)).encode()).hexdigest()
+    return cache_folder() / "course" / f"{chapter}-{digest[:16]}"
 
 
 def figure_folder(chapter: str, lalm: LALM) -> Path:
