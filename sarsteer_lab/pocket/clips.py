@@ -82,14 +82,16 @@ def speak_shard(
     os.replace(part, path)
 
 
-def speak_corpus(sentences: Sequence[Sentence], voices: Sequence[Voice], folder: Path, *, seed: int) -> None:
-    """Speak a corpus in shards of `SHARD_CLIPS` sentences; shards that exist are kept. All voices share
-    one engine.
+def speak_corpus(
+    sentences: Sequence[Sentence], voices: Sequence[Voice], folder: Path, *, seed: int, first: int = 0
+) -> None:
+    """Speak a corpus in shards of `SHARD_CLIPS` sentences, numbered from `first`; shards that exist are kept.
+    All voices share one engine.
     """
     engine = voices[0].engine
     speaker = Speaker()
     starts = range(0, len(sentences), SHARD_CLIPS)
-    for number, start in enumerate(tqdm(starts, desc=f"speaking ({engine})", unit="shard")):
+    for number, start in enumerate(tqdm(starts, desc=f"speaking ({engine})", unit="shard"), start=first):
         path = shard_path(folder, engine, number)
         if not path.exists():
             speak_shard(

@@ -24,7 +24,16 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from sarsteer_lab.pocket.clips import Clip
-from sarsteer_lab.pocket.loop import AudioSide, Log, batches, collate, load_checkpoint, rate, save_checkpoint
+from sarsteer_lab.pocket.loop import (
+    AudioSide,
+    Log,
+    balanced_epoch,
+    batches,
+    collate,
+    load_checkpoint,
+    rate,
+    save_checkpoint,
+)
 
 BATCH = 32
 TOWER_RATE, PROJECTOR_RATE, HEAD_RATE = 4e-4, 1.5e-3, 1e-2
@@ -156,11 +165,13 @@ def train_ctc(
     presentations: int,
     seed: int = 0,
     save_every: int = 60,
+    flat_start: bool = True,
 ) -> None:
     """Train `audio` and `head` in place for `presentations` clips in all, resuming from
     `folder`/ctc.safetensors.
 
-    Logs to `folder`/ctc.jsonl. An interrupted run repeats at most `save_every` batches.
+    Without `flat_start` both are taken to be trained already. Logs to `folder`/ctc.jsonl. An interrupted run
+    repeats at most `save_every` batches.
     """
     torch.manual_seed(seed)
     targets = {
@@ -182,24 +193,26 @@ def train_ctc(
         progress = load_checkpoint(path, modules, optimizer)
     else:
         progress = {"seen": 0, "steps": 0, "epoch": 0}
-        start_projector(audio, head, clips[:8])
+        if flat_start:
+            start_projector(audio, head, clips[:8])
     log = Log(folder / "ctc.jsonl")
     bar = tqdm(total=presentations, initial=progress["seen"], desc="CTC warm start", unit="clip")
     draw = random.Random(seed + progress["seen"])
     audio.train()
     while progress["seen"] < presentations:
         progress["epoch"] += 1
-        for batch in batches(clips, BATCH, seed * 1000 + progress["epoch"]):
+        epoch = balanced_epoch(clips, progress["epoch"])
+        for batch in batches(epoch, BATCH, seed * 1000 + progress["epoch"]):
             done = progress["seen"] / presentations
             factor = rate(done, progress["steps"], warmup=40, flat=0.3)
             for group, (_, base) in zip(optimizer.param_groups, groups, strict=True):
                 group["lr"] = base * factor
-            mel, frames = collate(batch, draw if done > 0.3 else None)
+            mel, frames = collate(batch, draw if done > 0.3 or not flat_start else None)
             wanted = [targets[id(clip)] for clip in batch]
             outputs = audio(mel, frames)
             log_probs = head(outputs)
             ctc = ctc_loss(log_probs, frames, [target.labels for target in wanted])
-            placed_weight = min(1.0, max(0.0, 1 - (done - PLACED_UNTIL) / PLACED_FADE))
+            placed_weight = min(1.0, max(0.0, 1 - (done - PLACED_UNTIL) / PLACED_FADE)) * flat_start
             loss = ctc * (1 - 0.5 * placed_weight)
             if placed_weight:
                 loss = loss + placed_weight * placed_loss(log_probs, frames, wanted)

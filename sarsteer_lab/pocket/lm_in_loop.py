@@ -26,7 +26,16 @@ from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerBase
 from sarsteer_lab.hearing import REPEAT
 from sarsteer_lab.pocket.clips import Clip
 from sarsteer_lab.pocket.ctc import TokenHead, ctc_loss, target_of
-from sarsteer_lab.pocket.loop import AudioSide, Log, batches, collate, load_checkpoint, rate, save_checkpoint
+from sarsteer_lab.pocket.loop import (
+    AudioSide,
+    Log,
+    balanced_epoch,
+    batches,
+    collate,
+    load_checkpoint,
+    rate,
+    save_checkpoint,
+)
 from sarsteer_lab.prompts import INSTRUCTION
 
 BATCH = 8
@@ -248,9 +257,9 @@ def mixed_epoch(clips: Sequence[Clip], seed: int) -> list[Clip]:
 
 
 def endless(clips: Sequence[Clip], size: int, seed: int) -> Iterator[list[Clip]]:
-    """Batches of one epoch after another."""
+    """Batches of one balanced epoch after another."""
     for epoch in itertools.count(seed):
-        yield from batches(clips, size, epoch)
+        yield from batches(balanced_epoch(clips, epoch), size, epoch)
 
 
 def train_in_loop(
@@ -294,7 +303,8 @@ def train_in_loop(
     audio.train()
     while progress["seen"] < presentations:
         progress["epoch"] += 1
-        for batch in batches(mixed_epoch(clips, progress["epoch"]), BATCH, seed * 1000 + progress["epoch"]):
+        epoch = mixed_epoch(balanced_epoch(clips, progress["epoch"]), progress["epoch"])
+        for batch in batches(epoch, BATCH, seed * 1000 + progress["epoch"]):
             factor = rate(progress["seen"] / presentations, progress["steps"], warmup=15, flat=0.4)
             for group, (_, base) in zip(optimizer.param_groups, groups, strict=True):
                 group["lr"] = base * factor

@@ -99,6 +99,18 @@ def batches(clips: Sequence[Clip], size: int, seed: int) -> Iterator[list[Clip]]
         yield from groups
 
 
+def balanced_epoch(clips: Sequence[Clip], seed: int) -> list[Clip]:
+    """All clips in Kokoro's many voices, and twice as many (drawn from `seed`) of hibari's far more clips.
+
+    The course is spoken by Kokoro's voices, held-out ones included; hibari's pseudo-voices are one speaker's.
+    """
+    kokoro = [clip for clip in clips if not clip.voice.startswith("hibari")]
+    hibari = [clip for clip in clips if clip.voice.startswith("hibari")]
+    if not kokoro:
+        return hibari
+    return kokoro + random.Random(seed).sample(hibari, min(len(hibari), 2 * len(kokoro)))
+
+
 def rate(done: float, steps: int, *, warmup: int, flat: float) -> float:
     """Learning-rate factor: linear over `warmup` steps, 1 until the share `flat` of the run, then cosine
     to 0.03.

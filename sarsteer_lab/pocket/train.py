@@ -49,8 +49,10 @@ from sarsteer_lab.pocket.whisper import whisper_tower
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL
 
 CORPUS_SIZE = 6000
-# Kokoro is thirty times slower than hibari: it speaks this many of the sentences, hibari all of them.
-KOKORO_SENTENCES = 400
+# Kokoro is seventy times slower than hibari: it speaks this many of the sentences once, hibari all of them
+# in so many rounds, each with other voices and paces.
+KOKORO_SENTENCES = 1600
+HIBARI_ROUNDS = 2
 CTC_PRESENTATIONS = 24_000
 IN_LOOP_PRESENTATIONS = 12_000
 
@@ -58,9 +60,11 @@ IN_LOOP_PRESENTATIONS = 12_000
 class Training:
     """The stages, and what they share. Everything lies under `folder`; `seed` decides all that is drawn."""
 
-    def __init__(self, folder: Path, *, ctc: int, in_loop: int, seed: int = 0) -> None:
-        """Nothing is loaded before a stage needs it."""
-        self.folder, self.seed = folder, seed
+    def __init__(self, folder: Path, *, ctc: int, in_loop: int, seed: int = 0, fresh: bool = False) -> None:
+        """Nothing is loaded before a stage needs it. `fresh`: (d) starts from Whisper's encoder, not from the
+        shipped audio side.
+        """
+        self.folder, self.seed, self.fresh = folder, seed, fresh
         self.presentations = {"ctc": ctc, "in-loop": in_loop}
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -117,9 +121,11 @@ class Training:
     def clips(self) -> None:
         """(b) Speak the corpus: all of it by hibari's pseudo-voices, a part by Kokoro's voices."""
         sentences = self.sentences()
-        for engine, chosen in (("hibari", sentences), ("kokoro", sentences[::-1][:KOKORO_SENTENCES])):
+        rounds = [("hibari", sentences)] * HIBARI_ROUNDS + [("kokoro", sentences[::-1][:KOKORO_SENTENCES])]
+        for number, (engine, chosen) in enumerate(rounds):
             voices = [voice for voice in training_voices() if voice.engine == engine]
-            speak_corpus(chosen, voices, self.folder / "clips", seed=self.seed + 1)
+            first = 1000 * number if engine == "hibari" else 0
+            speak_corpus(chosen, voices, self.folder / "clips", seed=self.seed + 1, first=first)
 
     def readout(self) -> None:
         """(c) Train the adapter that repeats when asked to; from here on it belongs to the language model."""
@@ -158,10 +164,25 @@ class Training:
     def ctc(self) -> None:
         """(d) CTC warm start."""
         audio, head, clips = self._audio()
-        wanted = self.presentations["ctc"]
+        continued = not self.fresh and self.shipped_head.exists()
+        if continued:
+            self._load_shipped(audio, head)
         train_ctc(
-            audio, head, self.base[1].tokenizer, clips, self.folder, presentations=wanted, seed=self.seed
+            audio,
+            head,
+            self.base[1].tokenizer,
+            clips,
+            self.folder,
+            presentations=self.presentations["ctc"],
+            seed=self.seed,
+            flat_start=not continued,
         )
+
+    def _load_shipped(self, audio: AudioSide, head: TokenHead) -> None:
+        print("starting from the shipped deltas (--fresh starts from Whisper's encoder)")
+        shipped = load_file(deltas_folder() / "audio.safetensors")
+        audio.load_state_dict({name: tensor.float() for name, tensor in shipped.items()})
+        head.load_state_dict(load_file(self.shipped_head))
 
     def in_loop(self) -> None:
         """(e) Train through the frozen language model with its safety adapter at full scale."""
@@ -169,10 +190,7 @@ class Training:
         if (self.folder / "ctc.safetensors").exists():
             load_checkpoint(self.folder / "ctc.safetensors", {"audio": audio, "head": head})
         else:
-            print("no CTC checkpoint here: going on from the shipped deltas")
-            shipped = load_file(deltas_folder() / "audio.safetensors")
-            audio.load_state_dict({name: tensor.float() for name, tensor in shipped.items()})
-            head.load_state_dict(load_file(self.shipped_head))
+            self._load_shipped(audio, head)
         language_model, processor = self.base
         merge_delta(language_model, load_file(self._safety_file))
         wanted = self.presentations["in-loop"]
@@ -213,6 +231,9 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--ctc-presentations", type=int, default=CTC_PRESENTATIONS)
     parser.add_argument("--in-loop-presentations", type=int, default=IN_LOOP_PRESENTATIONS)
+    parser.add_argument(
+        "--fresh", action="store_true", help="start the audio side from Whisper, not from the shipped deltas"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -222,6 +243,7 @@ def main(arguments: list[str] | None = None) -> None:
         ctc=options.ctc_presentations,
         in_loop=options.in_loop_presentations,
         seed=options.seed,
+        fresh=options.fresh,
     )
     for stage in stages if options.stage == "all" else [options.stage]:
         run: Callable[[], None] = getattr(training, stage.replace("-", "_"))
