@@ -5,14 +5,23 @@ trusts the recipes below and the processor's own chat template.
 """
 
 import inspect
-from collections.abc import Callable
+from base64 import b64encode
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from io import BytesIO
 from typing import Any
 
+import numpy as np
+import soundfile
 from jaxtyping import Float
 from torch import Tensor, nn
+from transformers import BatchFeature
+
+from sarsteer_lab.speech import SAMPLE_RATE
 
 Messages = list[dict[str, Any]]
+Clip = Float[np.ndarray, "samples"]
 
 
 def content_list_messages(system: str | None, text: str, has_audio: bool) -> Messages:
@@ -28,31 +37,201 @@ def content_list_messages(system: str | None, text: str, has_audio: bool) -> Mes
     return [*turns, {"role": "user", "content": content}]
 
 
+def render_chat(processor: Any, messages: Messages) -> str:
+    """The conversation in the chat format, generation prompt included, one placeholder per clip."""
+    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def render_mistral(processor: Any, messages: Messages) -> str:
+    """The same for Voxtral, whose tokenizer renders no clip that it is not given: "[AUDIO]" stands for it."""
+    shown = [
+        {**turn, "content": [part if part["type"] == "text" else AUDIO_MARK for part in turn["content"]]}
+        if isinstance(turn["content"], list)
+        else turn
+        for turn in messages
+    ]
+    return processor.tokenizer.apply_chat_template(shown, tokenize=False)
+
+
+AUDIO_MARK = {"type": "text", "text": "[AUDIO]"}
+
+
+def encode_together(
+    processor: Any, _conversations: Sequence[Messages], texts: Sequence[str], clips: Sequence[Clip | None]
+) -> BatchFeature:
+    """One call of the processor for typed and spoken prompts: clips go to the placeholders in their order."""
+    # A template that writes the bos token itself must not get a second one from the tokenizer.
+    bos = processor.tokenizer.bos_token
+    # Under text_kwargs, or an audio processor would take `padding` for its own and leave its fixed window.
+    text = {"padding": True, "add_special_tokens": not (bos and texts[0].startswith(bos))}
+    options: dict[str, Any] = {}
+    if heard := [clip for clip in clips if clip is not None]:
+        options = {"audio": heard, "audio_kwargs": {"sampling_rate": SAMPLE_RATE}}
+    return processor(text=list(texts), text_kwargs=text, return_tensors="pt", **options)
+
+
+def encode_apart(
+    processor: Any, conversations: Sequence[Messages], texts: Sequence[str], clips: Sequence[Clip | None]
+) -> BatchFeature:
+    """Typed and spoken prompts in two calls, then padded together: for processors that want a clip a text."""
+    rows: dict[int, Tensor] = {}
+    batch = BatchFeature()
+    for spoken in (False, True):
+        some = [i for i, clip in enumerate(clips) if (clip is not None) == spoken]
+        if not some:
+            continue
+        part = encode_together(processor, conversations, [texts[i] for i in some], [clips[i] for i in some])
+        for i, ids, mask in zip(some, part.pop("input_ids"), part.pop("attention_mask"), strict=True):
+            rows[i] = ids[mask.bool()]
+        batch.update(part)
+    padded = processor.tokenizer.pad(
+        {"input_ids": [rows[i].tolist() for i in range(len(texts))]}, padding=True, return_tensors="pt"
+    )
+    batch.update(padded)
+    return batch
+
+
+def encode_mistral(
+    processor: Any, conversations: Sequence[Messages], _texts: Sequence[str], clips: Sequence[Clip | None]
+) -> BatchFeature:
+    """Voxtral: the processor takes whole conversations, their clips as WAV files in base64."""
+    filled = []
+    for conversation, clip in zip(conversations, clips, strict=True):
+        turns = []
+        for turn in conversation:
+            content = turn["content"]
+            if clip is not None and isinstance(content, list):
+                wav = BytesIO()
+                soundfile.write(wav, clip, SAMPLE_RATE, format="WAV", subtype="FLOAT")
+                sound = {"type": "audio", "base64": b64encode(wav.getvalue()).decode()}
+                content = [sound if part["type"] == "audio" else part for part in content]
+            turns.append({**turn, "content": content})
+        filled.append(turns)
+    return processor.apply_chat_template(filled)
+
+
+def window_seconds(processor: Any) -> float | None:
+    """The window of a Whisper feature extractor in seconds; None for extractors that take any length."""
+    return getattr(getattr(processor, "feature_extractor", None), "chunk_length", None)
+
+
+def unlimited(_processor: Any) -> None:
+    """For processors that cut a long clip into windows themselves, or have none."""
+    return None
+
+
+def flamingo_seconds(processor: Any) -> float:
+    """The processor cuts a clip into windows, and what lies beyond this length away."""
+    return processor.max_audio_len
+
+
+def gemma_seconds(processor: Any) -> float:
+    """Gemma's extractors cut at 480,000 samples, and its audio tokens are limited too."""
+    ms_per_token = getattr(processor, "audio_ms_per_token", 160)
+    return min(30.0, processor.audio_seq_length * ms_per_token / 1000)
+
+
 @dataclass(frozen=True)
 class Family:
     """One row of the table: what has to be known about a family beyond the recipes.
 
-    `model_types` are the `config.model_type` values it covers; `messages` turns (system, text, has_audio)
-    into the conversation which the processor's chat template expects.
+    `model_types`: the `config.model_type` values it covers. `messages` turns (system, text, has_audio) into
+    the conversation which the chat template expects, `render` that into text, `encode` conversations, texts
+    and clips into the model's inputs. `max_seconds` says how long a clip the processor hears. `needs`:
+    packages that loading the real processor or model takes beyond the project's own, as (import name, what
+    to install). `mixes`: whether clips of different lengths may share a batch; where they may not, the audio
+    tower lets padding into what it hears. `note`: what a user should know.
     """
 
     name: str
     model_types: tuple[str, ...]
-    messages: Callable[[str | None, str, bool], Messages]
+    messages: Callable[[str | None, str, bool], Messages] = content_list_messages
+    render: Callable[[Any, Messages], str] = render_chat
+    encode: Callable[..., BatchFeature] = encode_together
+    max_seconds: Callable[[Any], float | None] = window_seconds
+    needs: tuple[tuple[str, str], ...] = ()
+    mixes: bool = True
+    note: str = ""
 
+
+THINKER = "only its thinker (audio and text in, text out) is used; it never speaks here"
+HEARS_PADDING = "its audio tower hears the padding of shorter clips: only clips of one length share a batch"
+TORCHVISION = ("torchvision", "torchvision (the version that belongs to your torch)")
 
 FAMILIES = (
-    Family("qwen2_audio", ("qwen2_audio",), content_list_messages),
-    Family("auto", (), content_list_messages),
+    Family("qwen2_audio", ("qwen2_audio",)),
+    Family(
+        "qwen2_5_omni",
+        ("qwen2_5_omni", "qwen2_5_omni_thinker"),
+        needs=(TORCHVISION,),
+        note=THINKER,
+    ),
+    Family(
+        "qwen3_omni",
+        ("qwen3_omni_moe", "qwen3_omni_moe_thinker"),
+        max_seconds=unlimited,
+        needs=(TORCHVISION,),
+        mixes=False,
+        note=f"{THINKER}; a shorter clip's last frame differs in a padded batch, so only clips of one length "
+        "share one",
+    ),
+    Family(
+        "voxtral",
+        ("voxtral",),
+        render=render_mistral,
+        encode=encode_mistral,
+        max_seconds=unlimited,
+        needs=(("mistral_common", "mistral-common[audio]"),),
+        note="has no system turn; a clip is padded to whole windows of 30 s",
+    ),
+    Family("audioflamingo3", ("audioflamingo3",), encode=encode_apart, max_seconds=flamingo_seconds),
+    Family("musicflamingo", ("musicflamingo",), encode=encode_apart, max_seconds=flamingo_seconds),
+    Family(
+        "phi4_multimodal",
+        ("phi4_multimodal",),
+        max_seconds=unlimited,
+        needs=(TORCHVISION,),
+        mixes=False,
+        note=HEARS_PADDING,
+    ),
+    Family(
+        "granite_speech",
+        ("granite_speech",),
+        max_seconds=unlimited,
+        needs=(("torchaudio", "torchaudio"),),
+        mixes=False,
+        note=HEARS_PADDING,
+    ),
+    Family(
+        "gemma3n",
+        ("gemma3n",),
+        max_seconds=gemma_seconds,
+        needs=(("timm", "timm"), TORCHVISION),
+        mixes=False,
+        note=f"its residual stream is one of several (altup): the active one is captured and steered; "
+        f"{HEARS_PADDING}",
+    ),
+    Family("gemma4", ("gemma4",), max_seconds=gemma_seconds, needs=(TORCHVISION,)),
+    Family("auto", ()),
 )
 
 
-def find_family(config: Any) -> Family:
-    """The row for `config.model_type`, or the generic row `auto`."""
+def find_family(config: Any, name: str | None = None) -> Family:
+    """The row called `name`, or else the one for `config.model_type`, or else the generic row `auto`.
+
+    Raises ValueError for a name that is not in the table.
+    """
     for family in FAMILIES:
-        if config.model_type in family.model_types:
+        if family.name == name or (name is None and config.model_type in family.model_types):
             return family
+    if name is not None:
+        raise ValueError(f"no family {name!r}; choose {', '.join(family.name for family in FAMILIES)}")
     return FAMILIES[-1]
+
+
+def missing_packages(family: Family) -> list[str]:
+    """What to install before a real model of the family can be loaded."""
+    return [install for module, install in family.needs if find_spec(module) is None]
 
 
 def find_core(model: nn.Module) -> nn.Module:
@@ -96,10 +275,39 @@ def find_trunk(model: nn.Module) -> nn.Module:
 def audio_token_id(model: nn.Module) -> int | None:
     """Id of the placeholder token whose positions the audio embeddings take; None if the model has none."""
     config = find_core(model).config
-    for name in ("audio_token_id", "audio_token_index"):
-        if (token_id := getattr(config, name, None)) is not None:
-            return int(token_id)
+    # Phi-4-multimodal keeps it with the audio tower's settings.
+    for place in (config, getattr(config, "audio_config", None)):
+        for name in ("audio_token_id", "audio_token_index"):
+            if (token_id := getattr(place, name, None)) is not None:
+                return int(token_id)
     return None
+
+
+def find_module(model: nn.Module, words: Sequence[str]) -> tuple[str, nn.Module] | None:
+    """The outermost part outside of any `layers` whose name holds one of `words`: (name, module) or None."""
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if any(word in name.rpartition(".")[2].lower() for word in words) and ".layers." not in name
+    ]
+    return min(found, key=lambda pair: pair[0].count("."), default=None)
+
+
+AUDIO_TOWER_WORDS = ("audio_tower", "audio_encoder", "speech_encoder", "audio_embed", "encoder", "audio")
+PROJECTOR_WORDS = ("multi_modal_projector", "projector", "embed_audio", "audio_proj", "up_proj_for_speech")
+
+
+def find_audio_tower(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """What turns features into audio embeddings, by its usual names: (name, module), or None."""
+    return next((hit for word in AUDIO_TOWER_WORDS if (hit := find_module(find_core(model), [word]))), None)
+
+
+def find_projector(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """What brings audio embeddings to the decoder's width, by its usual names: (name, module), or None.
+
+    None does not mean that there is none: some towers (the Qwen-Omnis') project within themselves.
+    """
+    return next((hit for word in PROJECTOR_WORDS if (hit := find_module(find_core(model), [word]))), None)
 
 
 def residual_stream(output: Any, text_config: Any) -> Float[Tensor, "batch position d_model"]:

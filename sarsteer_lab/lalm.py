@@ -14,7 +14,15 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, BatchFeature
 
 from sarsteer_lab.dial import LowRankDelta, pocket_delta
-from sarsteer_lab.families import Family, audio_token_id, find_core, find_decoder, find_family, find_trunk
+from sarsteer_lab.families import (
+    Family,
+    Messages,
+    audio_token_id,
+    find_core,
+    find_decoder,
+    find_family,
+    find_trunk,
+)
 from sarsteer_lab.fingerprint import fingerprint_of
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 
@@ -46,7 +54,15 @@ class LALM:
     (the part that generates text), `trunk` (the same without the vocabulary head), `audio_token_id`.
     """
 
-    def __init__(self, model: Any, processor: Any, *, name: str, delta: LowRankDelta | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        name: str,
+        delta: LowRankDelta | None = None,
+        family: str | None = None,
+    ) -> None:
         self.model = model.eval()
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
@@ -56,7 +72,7 @@ class LALM:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.name = name
-        self.family: Family = find_family(model.config)
+        self.family: Family = find_family(model.config, family)
         self.core: Any = find_core(model)
         self.decoder: Any = find_decoder(model)
         self.trunk: Any = find_trunk(model)
@@ -102,9 +118,8 @@ class LALM:
 
     @property
     def max_audio_seconds(self) -> float | None:
-        """The longest clip that the feature extractor takes, in seconds; None if the model hears nothing."""
-        extractor = getattr(self.processor, "feature_extractor", None)
-        return None if extractor is None else getattr(extractor, "chunk_length", None)
+        """The longest clip that the processor takes, in seconds; None for no limit (or no hearing)."""
+        return self.family.max_seconds(self.processor)
 
     @property
     def safety(self) -> float | None:
@@ -145,7 +160,7 @@ class LALM:
         """
         if prompt.audio is None:
             return None
-        if self.audio_token_id is None or self.max_audio_seconds is None:
+        if self.audio_token_id is None:
             raise ValueError(f"{self.name} takes no audio: give it a typed prompt (audio=None)")
         if isinstance(prompt.audio, np.ndarray):
             return check_waveform(prompt.audio, SAMPLE_RATE, max_seconds=self.max_audio_seconds)
@@ -164,19 +179,25 @@ class LALM:
                 raise ValueError(
                     f"the text contains {placeholder!r}, which stands for audio; pass the clip as `audio`"
                 )
-        messages = self.family.messages(prompt.system, prompt.text, prompt.audio is not None)
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self.family.render(self.processor, self._messages(prompt))
+
+    def _messages(self, prompt: Prompt) -> Messages:
+        return self.family.messages(prompt.system, prompt.text, prompt.audio is not None)
 
     def batch(self, prompts: Sequence[Prompt]) -> BatchFeature:
         """Inputs for typed and spoken prompts together, left-padded, on the model's device, in its dtype."""
-        texts = [self.chat(prompt) for prompt in prompts]
-        clips = [clip for prompt in prompts if (clip := self.waveform(prompt)) is not None]
-        # A template that writes the bos token itself must not get a second one from the tokenizer.
-        bos = self.tokenizer.bos_token
-        options: dict[str, Any] = {"add_special_tokens": not (bos and texts[0].startswith(bos))}
-        if clips:
-            options.update(audio=clips, sampling_rate=SAMPLE_RATE)
-        inputs = self.processor(text=texts, padding=True, return_tensors="pt", **options)
+        clips = [self.waveform(prompt) for prompt in prompts]
+        if not self.family.mixes and len({len(clip) for clip in clips if clip is not None}) > 1:
+            raise ValueError(
+                f"{self.family.name} hears the padding of shorter clips, so clips of other lengths cannot "
+                "share a batch; `generate`, `capture` and `next_token_logits` keep them apart"
+            )
+        inputs = self.family.encode(
+            self.processor,
+            [self._messages(prompt) for prompt in prompts],
+            [self.chat(prompt) for prompt in prompts],
+            clips,
+        )
         return inputs.to(self.device, dtype=self.dtype)
 
     def batches(
@@ -188,14 +209,27 @@ class LALM:
         `running` says which prompts are being processed.
         """
         order = sorted(range(len(prompts)), key=lambda i: -_rough_length(prompts[i]))
-        starts = range(0, len(order), batch_size)
+        groups = self._groups(prompts, order, batch_size)
         try:
-            for start in tqdm(starts, desc=description, unit="batch", delay=2, leave=False):
-                rows = order[start : start + batch_size]
+            for rows in tqdm(groups, desc=description, unit="batch", delay=2, leave=False):
                 self.running = Running(rows, len(prompts))
                 yield rows, self.batch([prompts[row] for row in rows])
         finally:
             self.running = None
+
+    def _groups(self, prompts: Sequence[Prompt], order: list[int], batch_size: int) -> list[list[int]]:
+        """`order` in batches; for families that do not mix, clips of one length (or none) in each."""
+        if self.family.mixes:
+            return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+        by_length: dict[int, list[int]] = {}
+        for row in order:
+            clip = self.waveform(prompts[row])
+            by_length.setdefault(0 if clip is None else len(clip), []).append(row)
+        return [
+            rows[start : start + batch_size]
+            for rows in by_length.values()
+            for start in range(0, len(rows), batch_size)
+        ]
 
     @torch.no_grad()
     def generate(
