@@ -19,7 +19,8 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from sarsteer_lab.defenses import Defence
-from sarsteer_lab.lalm import LALM
+from sarsteer_lab.lalm import LALM, Prompt
+from sarsteer_lab.prepared import PreparedBatch
 from sarsteer_lab.prompts import SpokenPrompt
 
 FORMAT = "sarsteer-lab responses 1"
@@ -59,8 +60,13 @@ def collect_responses(
     *,
     max_new_tokens: int = 40,
     batch_size: int = 16,
+    share_reading: bool = False,
 ) -> list[Response]:
     """Greedy responses to every request of every set under every defence, in a fixed order.
+
+    With `share_reading` the order goes by requests first, and consecutive defences that feed a batch the same
+    prompts share one reading of it (`prepared.PreparedBatch`): steering defences then cost decoding steps
+    alone. Responses are the same up to ties within rounding.
 
     Each batch is on disk (flushed and synced) before the next one starts. If the folder already holds
     responses, the run goes on where it stopped: a line or batch that was cut off is run again. Raises
@@ -70,18 +76,23 @@ def collect_responses(
     """
     folder = Path(folder)
     _check_names(defences, sets)
-    batches = list(_plan(defences, sets, batch_size))
-    manifest = _manifest(lalm, defences, sets, max_new_tokens, batch_size)
+    batches = list(_plan(defences, sets, batch_size, share_reading))
+    manifest = _manifest(lalm, defences, sets, max_new_tokens, batch_size, share_reading)
     _claim(folder, manifest)
     path = folder / "responses.jsonl"
     done, size = _read(path, batches)
     if path.exists() and path.stat().st_size > size:
         os.truncate(path, size)
+    ready: PreparedBatch | None = None
     progress = tqdm(batches, initial=len(done), desc="responses", unit="batch", delay=2, leave=False)
     with progress, path.open("ab") as file, (folder / "timings.jsonl").open("ab") as timings:
         for index, batch in list(enumerate(batches))[len(done) :]:
             start = time.perf_counter()
-            responses = _answer(lalm, batch, max_new_tokens)
+            prompts = [batch.defence.prompt(request) for request in batch.requests]
+            if share_reading and (ready is None or ready.prompts != prompts):
+                ready = None  # free its memory before the next one is made
+                ready = PreparedBatch(lalm, prompts)
+            responses = _answer(lalm, batch, prompts, ready, max_new_tokens)
             seconds = time.perf_counter() - start
             if file.tell() != size or path.stat().st_size != size:
                 raise EvaluationError(f"{path}: another process writes to it; let only one run at a time")
@@ -125,26 +136,38 @@ def speeds(
 
 
 def _plan(
-    defences: Sequence[Defence], sets: Mapping[str, Sequence[SpokenPrompt]], batch_size: int
+    defences: Sequence[Defence],
+    sets: Mapping[str, Sequence[SpokenPrompt]],
+    batch_size: int,
+    share_reading: bool,
 ) -> Iterator[_Batch]:
     """The batches in their order: requests of similar length together, the longest first."""
     if batch_size < 1:
         raise ValueError(f"batch_size has to be at least 1, not {batch_size}")
-    for defence in defences:
-        for name, requests in sets.items():
-            ordered = sorted(requests, key=lambda request: -_size(request))
-            for start in range(0, len(ordered), batch_size):
-                yield _Batch(defence, name, ordered[start : start + batch_size])
+    chunks = []
+    for name, requests in sets.items():
+        ordered = sorted(requests, key=lambda request: -_size(request))
+        chunks += [(name, ordered[at : at + batch_size]) for at in range(0, len(ordered), batch_size)]
+    if share_reading:
+        for name, chunk in chunks:
+            yield from (_Batch(defence, name, chunk) for defence in defences)
+    else:
+        for defence in defences:
+            yield from (_Batch(defence, name, chunk) for name, chunk in chunks)
 
 
 def _size(request: SpokenPrompt) -> int:
     return 0 if request.clip is None or not request.clip.is_file() else request.clip.stat().st_size
 
 
-def _answer(lalm: LALM, batch: _Batch, max_new_tokens: int) -> list[Response]:
-    prompts = [batch.defence.prompt(request) for request in batch.requests]
+def _answer(
+    lalm: LALM, batch: _Batch, prompts: list[Prompt], ready: PreparedBatch | None, max_new_tokens: int
+) -> list[Response]:
     with batch.defence.steering(lalm, prompts):
-        texts = lalm.generate(prompts, max_new_tokens=max_new_tokens, batch_size=len(prompts))
+        if ready is None:
+            texts = lalm.generate(prompts, max_new_tokens=max_new_tokens, batch_size=len(prompts))
+        else:
+            texts = ready.generate(max_new_tokens)
     lengths = [len(ids) for ids in lalm.tokenizer(texts, add_special_tokens=False)["input_ids"]]
     return [
         Response(batch.defence.name, batch.set, request.id, request.label, request.request, text, length)
@@ -221,6 +244,7 @@ def _manifest(
     sets: Mapping[str, Sequence[SpokenPrompt]],
     max_new_tokens: int,
     batch_size: int,
+    share_reading: bool,
 ) -> dict[str, Any]:
     """All that responses depend on, JSON-able. Clips count by content, not by where they lie."""
     return {
@@ -230,6 +254,7 @@ def _manifest(
         "device": lalm.device.type,
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
+        "share_reading": share_reading,
         "defences": {defence.name: defence.settings() for defence in defences},
         "sets": {name: [_identity(request) for request in requests] for name, requests in sets.items()},
     }

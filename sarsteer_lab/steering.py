@@ -24,6 +24,9 @@ __all__ = ["SteeringError", "SteeringVectors", "ablate", "steer"]
 
 Positions = Literal["last", "all", "audio"]
 
+PROMPT_END = "holds_all_but_the_prompts_last_position"
+"""Attribute of a cache that `prepared.PreparedBatch` fills: the step that follows is the prompt's end."""
+
 
 class SteeringError(RuntimeError):
     """What is being run cannot be steered correctly. The message says why and what to do instead."""
@@ -205,7 +208,12 @@ class _Watch:
             raise SteeringError(
                 "static caches compile the model, which drops hooks; use the default dynamic cache"
             )
-        if cache is not None and cache.get_seq_length() > 0:
+        ends_prompt = getattr(cache, PROMPT_END, False)
+        if ends_prompt and self.positions != "last":
+            raise SteeringError(
+                f"positions={self.positions!r} are not all here: the prompt ran before but for its last one"
+            )
+        if cache is not None and cache.get_seq_length() > 0 and not ends_prompt:
             if length > 1:
                 raise SteeringError(
                     f"{length} positions onto a filled cache (assisted decoding, chunked prefill or a chat): "

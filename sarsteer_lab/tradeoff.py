@@ -72,7 +72,8 @@ def sweep(
 
     `layers` names choices of layers (default: all that have a vector). Columns: variant, layers, alpha, set,
     label, id, outcome. Strength 0, which is the same for all, is run once, and its rows appear under every
-    variant as the curves' common start. Resumes as `evaluation.evaluate` does.
+    variant as the curves' common start. Every clip is read once per batch, not once per setting. Resumes as
+    `evaluation.evaluate` does.
     """
     choices = {"all": None} if layers is None else layers
     places: dict[str, tuple[str, str, float]] = {}
@@ -86,7 +87,13 @@ def sweep(
                     places[name] = (variant, chosen, alpha)
                     defences.append(SteeringDefence(name, vectors, alpha, indices))
     responses = collect_responses(
-        lalm, [start, *defences], sets, folder, max_new_tokens=max_new_tokens, batch_size=batch_size
+        lalm,
+        [start, *defences],
+        sets,
+        folder,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        share_reading=True,
     )
     outcomes = judge_responses(responses, [judge])
     parts = [
