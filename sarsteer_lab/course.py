@@ -137,7 +137,7 @@ def refusal_probabilities(
 
 
 def umap_map(lalm: LALM, points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:
-    """`geometry.project_2d(points, method="umap")`, kept: importing and compiling UMAP alone takes a while."""
+    """`geometry.project_2d(points, method="umap")`, kept: UMAP is compiled first, which takes a while."""
     ledger = Ledger(cache_folder() / "course" / f"{lalm.fingerprint[:16]}.jsonl")
     key = f"umap {version('umap-learn')} {_digest(points.float())}"
     if key not in ledger:

@@ -109,7 +109,7 @@ def transfer_accuracy(
     Row i of `train` and `test` is the same request in either form (give the same states twice for the
     accuracy within a form). It is trained on all folds but one in the first form and tested on the requests
     of that one in the second, so no request is on both sides. Features are standardised by the training form;
-    with `center` each form's own mean is taken off first, which removes any constant shift between them. Raises
+    with `center` each form's own mean is taken off first, which removes a constant shift between them. Raises
     ValueError if the shapes differ, and (from scikit-learn) if a class has fewer members than folds.
     """
     train, test = _pairs(train, test)

@@ -9,7 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import ortho_group
 
-from sarsteer_lab.geometry import centroid_distance, linear_cka, pair_cosine, probe_accuracy, project_2d
+from sarsteer_lab.activations import capture
+from sarsteer_lab.geometry import (
+    centroid_distance,
+    linear_cka,
+    logit_lens,
+    pair_cosine,
+    probe_accuracy,
+    project_2d,
+    transfer_accuracy,
+)
+from sarsteer_lab.lalm import LALM, Prompt
 
 
 def gaussian(*shape, seed=0):
@@ -94,3 +104,42 @@ def test_umap_pictures_depend_on_the_seed_only():
     points = project_2d(states, method="umap")
     assert points.shape == (40, 2) and np.isfinite(points).all()
     np.testing.assert_array_equal(points, project_2d(states, method="umap"))
+
+
+def test_logit_lens_of_the_last_layer_is_the_models_own_answer(lalm: LALM, prompts: list[Prompt]) -> None:
+    states = capture(lalm, prompts[:3])
+    own = lalm.next_token_logits(prompts[:3])
+    found = logit_lens(lalm, states)
+    assert found.shape == (3, lalm.n_layers, lalm.text_config.vocab_size) and found.dtype == torch.float32
+    # Equal up to the model's own rounding (the norm's input has passed through float32 here).
+    torch.testing.assert_close(found[:, -1], own, rtol=0, atol=1e-2 * own.abs().max().item())
+    assert (found[:, -1].argmax(-1) == own.argmax(-1)).all()
+    assert not torch.allclose(found[:, 0], own, atol=0.1 * own.abs().max().item())
+
+
+def test_logit_lens_needs_a_final_norm(tiny: LALM) -> None:
+    bare = LALM.__new__(LALM)
+    bare.__dict__ |= tiny.__dict__ | {"decoder": torch.nn.Linear(2, 2)}
+    with pytest.raises(ValueError, match="no final `norm`"):
+        logit_lens(bare, torch.zeros(32))
+
+
+def test_transfer_accuracy_reads_the_other_form_and_sees_through_a_shift():
+    labels = ["a", "b"] * 20
+    signal = torch.tensor([1.0, -1.0]).repeat(20)[:, None, None] * torch.tensor([[[3.0, 0, 0, 0]]])
+    first = signal + 0.3 * gaussian(40, 1, 4)
+    shifted = first + torch.tensor([20.0, 0, 0, 0])
+    assert transfer_accuracy(first, first, labels).item() == 1
+    assert transfer_accuracy(first, shifted, labels).item() == 0.5
+    assert transfer_accuracy(first, shifted, labels, center=True).item() == 1
+    noise = transfer_accuracy(first, gaussian(40, 1, 4, seed=5), labels).item()
+    assert 0.2 < noise < 0.8
+    with pytest.raises(ValueError, match="not pairs"):
+        transfer_accuracy(first, first[:5], labels)
+
+
+def test_transfer_accuracy_does_not_train_on_the_requests_it_tests():
+    # Every request has a direction of its own and labels are random: whoever sees a request wins.
+    states = torch.eye(40)[:, None] * 5
+    labels = torch.randint(2, (40,), generator=torch.Generator().manual_seed(1)).tolist()
+    assert transfer_accuracy(states, states, labels).item() < 0.75
