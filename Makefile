@@ -1,6 +1,7 @@
 # On a fresh machine only Python >= 3.11 and make are needed: every target sets up .venv first.
 #
 #   make walkthrough   the main job: figures and a summary in figures/walkthrough/
+#   make notebooks     run all notebooks in order and keep their outputs and figures
 #   make lab           JupyterLab on the notebooks
 #   make test          lint, types and the quick tests (make test-all: the slow ones too)
 #   make clean         remove .venv and the tools' caches
@@ -13,7 +14,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help venv walkthrough lab lint test test-all clean
+.PHONY: help venv walkthrough notebooks lab lint test test-all clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -30,6 +31,9 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 
 walkthrough: venv
 	$(BIN)/sarsteer-lab walkthrough
+
+notebooks: venv
+	$(BIN)/python -m sarsteer_lab.notebooks notebooks notebooks/solutions notebooks/exercises
 
 lab: venv
 	$(BIN)/jupyter lab notebooks

@@ -15,12 +15,15 @@ passed in by the notebook, never written here. `tests/test_checks.py` holds a ri
 wrong ones for every check, and `tests/test_notebooks.py` runs exercises and solutions.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from sarsteer_lab.course import call, check, need, need_tensor
 from sarsteer_lab.geometry import centroid_distance, pair_cosine
+from sarsteer_lab.intervals import bootstrap
 from sarsteer_lab.lalm import LALM, Prompt
 from sarsteer_lab.safe_space import SafeSpace, share_in_space
 from sarsteer_lab.speech import SAMPLE_RATE
@@ -80,6 +83,32 @@ def check_dial(turn: object) -> str:
         torch.allclose(full, before + b @ a, atol=1e-5), "at scale 1 the change is not the product of B and A"
     )
     return "a straight line in weight space; behaviour along it need not be one"
+
+
+@check
+def check_paired_difference(
+    estimate: tuple[float, float, float], more: Sequence[float], less: Sequence[float]
+) -> str:
+    """Mean of `more` minus `less` over the same requests, and its 95% interval by bootstrap over requests."""
+    need(
+        isinstance(estimate, tuple | list) and len(estimate) == 3 and ... not in estimate,
+        "give three numbers: (difference, lower end, upper end)",
+    )
+    difference, low, high = (float(value) for value in estimate)
+    pairs = np.asarray(more, dtype=float) - np.asarray(less, dtype=float)
+    right = float(pairs.mean())
+    need(abs(difference + right) > 1e-3 or abs(right) <= 1e-3, "the sign is the wrong way round")
+    need(abs(difference - right) < 1e-3, "the difference is not that of the two means")
+    ends = bootstrap(lambda rows: float(pairs[rows].mean()), len(pairs))
+    need(low <= difference <= high, "the interval does not hold the difference itself")
+    play = max(0.02, 0.15 * (ends[1] - ends[0]))
+    need(
+        abs(low - ends[0]) < play and abs(high - ends[1]) < play,
+        f"the interval is too {'wide' if high - low > ends[1] - ends[0] else 'narrow'}: resample requests, "
+        "both values of a request together, and take the 2.5% and 97.5% quantiles of the resampled means",
+    )
+    said = "lies above 0" if ends[0] > 0 else "lies below 0" if ends[1] < 0 else "holds 0"
+    return f"the interval {said}: that, and not the difference alone, decides about the claim"
 
 
 # 01: the gap between typed and spoken

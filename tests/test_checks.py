@@ -10,6 +10,7 @@ import torch
 from sarsteer_lab import checks, geometry
 from sarsteer_lab.course import CheckResult
 from sarsteer_lab.directions import text_refusal_direction
+from sarsteer_lab.intervals import paired_difference
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.safe_space import principal_space, random_space, share_in_space
 
@@ -181,6 +182,24 @@ def test_gap() -> None:
     ):
         result = checks.check_gap(*answer, typed, spoken, 8)
         assert not result and message in result.message
+
+
+def test_paired_difference() -> None:
+    more, less = [1.0] * 30 + [0.0] * 10, [1.0] * 15 + [0.0] * 25
+    difference, low, high = paired_difference([x > 0 for x in more], [x > 0 for x in less])
+    assert checks.check_paired_difference((difference, low, high), more, less)
+    assert "lies above 0" in checks.check_paired_difference((difference, low, high), more, less).message
+    for answer, message in (
+        ((-difference, -high, -low), "sign"),
+        ((0.9, low, high), "two means"),
+        ((difference, high, low), "hold the difference"),
+        ((difference, difference - 0.4, difference + 0.4), "both values of a request together"),
+        ((difference, ..., ...), "three numbers"),
+        (difference, "three numbers"),
+        (..., "blank"),
+    ):
+        result = checks.check_paired_difference(answer, more, less)
+        assert not result and message in result.message, result.message
 
 
 def test_not_only_harmless() -> None:

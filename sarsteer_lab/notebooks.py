@@ -1,0 +1,90 @@
+"""Run the course's notebooks from top to bottom, in order, with one progress bar, and keep their outputs.
+
+    python -m sarsteer_lab.notebooks notebooks notebooks/solutions
+
+runs every notebook of these folders in place (a file may be named too); with `--html FOLDER` each is also
+written as a page that needs no Jupyter. Needs the extra `lab`.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+from tqdm import tqdm
+
+CELL_SECONDS = 900
+"""A cell that takes longer counts as hanging."""
+
+
+class NotebookError(RuntimeError):
+    """A cell of a notebook failed. The message names the notebook and holds the cell and its traceback."""
+
+
+def find_notebooks(places: Sequence[Path | str]) -> list[Path]:
+    """The notebooks named, and those directly in the folders named, in the order of their names.
+
+    Raises FileNotFoundError for a place that is not there.
+    """
+    found: list[Path] = []
+    for place in map(Path, places):
+        if not place.exists():
+            raise FileNotFoundError(f"{place}: there is no such notebook or folder")
+        found += sorted(place.glob("*.ipynb")) if place.is_dir() else [place]
+    return found
+
+
+def run_notebooks(
+    paths: Sequence[Path], *, save: bool = True, html: Path | None = None
+) -> list[nbformat.NotebookNode]:
+    """Run notebooks, each in a fresh kernel that starts in its folder, and return them with their outputs.
+
+    With `save` a notebook that ran through replaces its file. Raises `NotebookError` at the first cell that
+    fails; that notebook's file then stays as it was.
+    """
+    notebooks = [nbformat.read(path, as_version=4) for path in paths]
+    done = []
+    with tqdm(total=sum(len(notebook.cells) for notebook in notebooks), unit="cell") as bar:
+        for path, notebook in zip(paths, notebooks, strict=True):
+            bar.set_description(path.stem)
+            client = NotebookClient(
+                notebook,
+                timeout=CELL_SECONDS,
+                record_timing=False,
+                resources={"metadata": {"path": str(path.parent)}},
+                on_cell_complete=lambda **_: bar.update(),
+            )
+            try:
+                client.execute()
+            except CellExecutionError as error:
+                raise NotebookError(f"{path}: {error}") from error
+            if save:
+                nbformat.write(notebook, path)
+            if html is not None:
+                html.mkdir(parents=True, exist_ok=True)
+                page, _ = HTMLExporter().from_notebook_node(notebook)
+                (html / f"{path.stem}.html").write_text(page, encoding="utf-8")
+            done.append(notebook)
+    return done
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 0 if every notebook ran through, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m sarsteer_lab.notebooks", description=__doc__)
+    parser.add_argument("places", nargs="+", type=Path, help="notebooks, or folders of them")
+    parser.add_argument("--html", type=Path, help="also write each as an HTML page into this folder")
+    options = parser.parse_args(arguments)
+    try:
+        run_notebooks(find_notebooks(options.places), html=options.html)
+    except (NotebookError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
