@@ -167,7 +167,7 @@ def layer_indices(lalm: LALM, layers: Sequence[int] | None) -> tuple[int, ...]:
 
 def _wanted_positions(inputs: BatchFeature, positions: str, lalm: LALM) -> Bool[Tensor, "batch position"]:
     """Which positions of each row belong to `positions`; unused for "last", the final column."""
-    if positions == "all":
+    if not positions.startswith("audio"):
         return inputs["attention_mask"].bool()
     return inputs["input_ids"] == lalm.audio_token_id
 

@@ -1,4 +1,4 @@
-"""The command line: `sarsteer-lab walkthrough`, `ask` and `fetch`.
+"""The command line: `sarsteer-lab walkthrough`, `ask`, `doctor` and `fetch`.
 
 Nothing heavy is imported before it is known what to do, so that `--help` is immediate. Problems with what the
 user has given (clips, prompts, models, numbers) become one line on standard error and exit status 2.
@@ -20,15 +20,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` (default: the process's arguments) names; returns the exit status."""
     args = _parser().parse_args(argv)
     try:
-        args.run(args)
-    except (ValueError, OSError, BaseFileError) as error:
+        status = args.run(args)
+    except (ValueError, OSError, ImportError, BaseFileError) as error:
         # Libraries write paragraphs; the user gets one line.
         print(f"sarsteer-lab {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nInterrupted. What is done is kept: the same command goes on from here.", file=sys.stderr)
         return INTERRUPTED
-    return 0
+    return status or 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -81,6 +81,96 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_ask)
 
     command = commands.add_parser(
+        "doctor", help="try a model: parts found, one forward typed and spoken, padding, steering, memory"
+    )
+    command.add_argument("model", help="pocket, a folder, a Hugging Face id, or replica:FAMILY")
+    command.add_argument("--family", help="row of the families table to use (auto: the generic recipe)")
+    command.add_argument("--device", default="auto", help="cuda, mps, cpu, ... (default: the first there is)")
+    command.add_argument("--dtype", default="auto", help="float32, bfloat16, ... (default: the checkpoint's)")
+    command.add_argument("--bits", type=int, help="8 or 4: load quantised (bitsandbytes)")
+    command.add_argument(
+        "--trust-remote-code", action="store_true", help="run model code that the checkpoint brings"
+    )
+    command.set_defaults(run=_doctor)
+
+    command = commands.add_parser(
+        "evaluate",
+        parents=[model, steering],
+        help="defences against sets of requests: responses, outcomes, and a table with intervals",
+    )
+    command.add_argument(
+        "--set",
+        action="append",
+        dest="sets",
+        metavar="NAME:PATH",
+        help="a set to ask, such as figstep:FOLDER; may be repeated (default: the shipped prompts)",
+    )
+    command.add_argument(
+        "--split",
+        choices=["derive", "validation", "test", "all"],
+        default="test",
+        help="the part of the sets to ask (default: test)",
+    )
+    command.add_argument(
+        "--missing",
+        choices=["error", "skip"],
+        default="error",
+        help="what to do about records without their clip; what is skipped is counted in the table",
+    )
+    command.add_argument(
+        "--defence",
+        action="append",
+        dest="defences",
+        metavar="NAME",
+        help="a defence by its name, such as none or SARSteer; may be repeated (default: all; ? lists them)",
+    )
+    command.add_argument(
+        "--derive",
+        action="append",
+        metavar="NAME:PATH",
+        help="sets whose derive split steering is derived from; may be repeated (default: the shipped "
+        "prompts, or --prompts)",
+    )
+    command.add_argument(
+        "--judge",
+        action="append",
+        dest="judges",
+        metavar="JUDGE",
+        help="phrase (default), or a Hugging Face id or folder of a judge model; may be repeated",
+    )
+    command.add_argument(
+        "--template",
+        type=Path,
+        metavar="FILE",
+        help="the judge models' template, a JSON object with text, answered and refused, and if need be "
+        "characters and chat (default: SORRY-Bench's)",
+    )
+    command.add_argument(
+        "--limit", type=_positive, metavar="N", help="a quick try: the first N requests of each set and label"
+    )
+    command.add_argument("--tokens", type=_positive, default=40, help="length of an answer (default: 40)")
+    command.add_argument("--batch", type=_positive, default=16, help="requests run together (default: 16)")
+    command.add_argument("--folder", type=Path, default=Path("evaluation"), help="where results go")
+    command.set_defaults(run=_evaluate)
+
+    command = commands.add_parser(
+        "study",
+        parents=[model],
+        help="every defence at its best setting, and what ablation does: tables, figures, a summary",
+    )
+    command.add_argument("--folder", type=Path, default=Path("figures/study"), help="where results go")
+    command.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FOLDER",
+        help="a set of prompts of your own, laid out as data/prompts is",
+    )
+    command.add_argument(
+        "--limit", type=_positive, metavar="N", help="a quick try: at most N requests per split and label"
+    )
+    command.set_defaults(run=_study)
+
+    command = commands.add_parser(
         "fetch", help="fetch the pocket model's base weights (93 MB) and assemble it"
     )
     command.add_argument("--again", action="store_true", help="even if they are there (a damaged file, say)")
@@ -118,6 +208,80 @@ def _ask(args: argparse.Namespace) -> None:
         vectors = cached_vectors(lalm, prompts, lam=args.lam, k=args.k)
         with steer(lalm, vectors, args.alpha):
             print(f"steered:   {lalm.generate([prompt])[0]}")
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from sarsteer_lab.doctor import examine
+    from sarsteer_lab.lalm import load_lalm
+    from sarsteer_lab.replica import replica
+
+    if args.model.startswith("replica:"):
+        lalm = replica(args.model.removeprefix("replica:"))
+    else:
+        lalm = load_lalm(
+            args.model,
+            family=args.family,
+            device=args.device,
+            dtype=args.dtype,
+            bits=args.bits,
+            trust_remote_code=args.trust_remote_code,
+        )
+    report = examine(lalm)
+    print(report)
+    return 0 if report.healthy else 1
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from sarsteer_lab.evaluation import evaluate, markdown
+    from sarsteer_lab.lalm import load_lalm
+    from sarsteer_lab.runs import choose_defences, defence_names, load_judges, read_sets
+
+    if args.defences and "?" in args.defences:
+        print("\n".join(defence_names()))
+        return
+    # Before the model: what is wrong with the files should not take a minute to say.
+    choose_defences(args.defences, None)
+    sets, skipped = read_sets(args.sets, split=args.split, missing=args.missing, limit=args.limit)
+    derive = args.derive or ([f"prompts:{args.prompts}"] if args.prompts else None)
+    source = read_sets(derive, split="derive", missing=args.missing)[0]
+    judges = load_judges(args.judges or ["phrase"], args.template)
+    lalm = load_lalm(args.model, safety=args.safety)
+    defences = choose_defences(
+        args.defences,
+        (lalm, [prompt for found in source.values() for prompt in found]),
+        alpha=args.alpha,
+        lam=args.lam,
+        k=args.k,
+    )
+    table = evaluate(
+        lalm,
+        defences,
+        sets,
+        judges,
+        args.folder,
+        max_new_tokens=args.tokens,
+        batch_size=args.batch,
+        share_reading=True,
+        skipped=skipped,
+    )
+    table.to_csv(args.folder / "table.csv", index=False)
+    text = markdown(table)
+    (args.folder / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    print(f"\nResponses, outcomes, table.csv and table.md are in {args.folder}")
+
+
+def _study(args: argparse.Namespace) -> None:
+    from sarsteer_lab.lalm import load_lalm
+    from sarsteer_lab.prompts import load_prompts, read_set
+    from sarsteer_lab.study import split_prompts, study
+    from sarsteer_lab.study_report import write_study
+
+    prompts = read_set(f"prompts:{args.prompts}").prompts if args.prompts else load_prompts()
+    split_prompts(prompts, args.limit)
+    lalm = load_lalm(args.model, safety=args.safety)
+    print(write_study(study(lalm, prompts, limit=args.limit), lalm, args.folder))
+    print(f"Tables, figures and summary.md are in {args.folder}")
 
 
 def _fetch(args: argparse.Namespace) -> None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor, BatchFeature
+from transformers import BatchFeature
 
 from sarsteer_lab.dial import LowRankDelta, pocket_delta
 from sarsteer_lab.families import (
@@ -24,6 +24,7 @@ from sarsteer_lab.families import (
     find_trunk,
 )
 from sarsteer_lab.fingerprint import fingerprint_of
+from sarsteer_lab.loading import announce, checkpoint_size, pick_device, read_config, read_model
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 
 
@@ -93,8 +94,9 @@ class LALM:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Floating-point type of the decoder's weights."""
-        return next(self.decoder.layers.parameters()).dtype
+        """Floating-point type of the decoder's weights (of those that are not quantised)."""
+        weights = self.decoder.layers.parameters()
+        return next(weight.dtype for weight in weights if weight.is_floating_point())
 
     @property
     def layers(self) -> nn.ModuleList:
@@ -289,15 +291,35 @@ class LALM:
 
 
 def load_lalm(
-    name: str | Path, *, device: str = "auto", dtype: str | torch.dtype = "auto", safety: float = 1.0
+    name: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    safety: float = 1.0,
+    family: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    bits: int | None = None,
+    attention: str | None = None,
+    trust_remote_code: bool = False,
 ) -> LALM:
     """Load an audio-language model: "pocket", a folder, or an id on the Hugging Face hub.
 
-    `device` "auto" is the first CUDA device, else the CPU; `dtype` "auto" is the checkpoint's own. `safety`
-    sets the pocket model's safety dial. Raises FileNotFoundError for a folder that is not there, ValueError
-    for `safety` on another model.
-    """
-    delta = None
+    `device` "auto" is the first CUDA device, else Apple's MPS, else the CPU; `dtype` "auto" is the
+    checkpoint's own. `safety` sets the pocket model's safety dial. `family` names the row of the families
+    table to use (default: the model type's; "auto": the generic recipe, which `sarsteer-lab doctor` checks).
+
+    For large models: `device_map` spreads it over several GPUs ("auto", or transformers' dictionary;
+    excludes `device`), `bits` 8 or 4 quantises its weights (bitsandbytes), `attention` picks the
+    implementation ("sdpa", "eager", "flash_attention_2", ...). What will be downloaded is said before,
+    with a warning if it will not fit. Nothing else is moved or cast.
+
+    `trust_remote_code=True` runs code that the checkpoint brings. Qwen-Audio-Chat and Kimi-Audio need it;
+    their code was written for older versions of transformers, has processors of its own, and is untested
+    here: expect typed prompts at best.
+
+    Raises FileNotFoundError for a model that is not there or cannot be fetched, PermissionError for a
+    gated one, ImportError for a package that its family needs, and ValueError for `safety` on another
+    model, an unknown `family` or `bits`, and code that is not trusted."""
     folder = name
     if name == "pocket":
         from sarsteer_lab.pocket.assemble import assemble_pocket
@@ -309,15 +331,26 @@ def load_lalm(
         folder = Path(name).expanduser()
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{folder} is not the folder of a checkpoint: it holds no config.json")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    processor = AutoProcessor.from_pretrained(folder)
-    model = AutoModelForMultimodalLM.from_pretrained(
-        folder, config=AutoConfig.from_pretrained(folder), dtype=dtype
+    if device_map is not None and device != "auto":
+        raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
+    device = pick_device(device)
+    config = read_config(folder, family, trust_remote_code)
+    stored = dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32
+    announce(name, checkpoint_size(folder), stored, bits, device)
+    model, processor = read_model(
+        folder,
+        config,
+        dtype=dtype,
+        device_map=device_map or (device if bits else None),
+        bits=bits,
+        attention=attention,
+        trust_remote_code=trust_remote_code,
     )
-    if name == "pocket":
-        delta = pocket_delta(model, Path(folder))
-    lalm = LALM(model.to(device), processor, name=str(name), delta=delta)
+    delta = pocket_delta(model, Path(folder)) if name == "pocket" else None
+    # A quantised or spread model is already where it belongs.
+    if device_map is None and bits is None:
+        model = model.to(device)
+    lalm = LALM(model, processor, name=str(name), delta=delta, family=family)
     if name == "pocket":
         lalm.set_safety(safety)
     return lalm

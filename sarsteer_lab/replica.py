@@ -181,7 +181,7 @@ def _processor(family: str, tokenizer: Any, size: str) -> Any:
 def _without_vision(base: Any, **parts: Any) -> Any:
     """A processor of class `base` whose parts for pictures and films are missing (they need torchvision)."""
 
-    class WithoutVision(base):  # type: ignore[misc]
+    class WithoutVision(base):
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
             return (
                 argument
@@ -271,7 +271,8 @@ class _GraniteFeatures(hf.GraniteSpeechFeatureExtractor):
 
     def _log_mels(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frame mels"]:
         window = torch.hann_window(self.melspec_kwargs["win_length"])
-        spectrum = torch.stft(waves.float(), window=window, return_complex=True, **self.melspec_kwargs)
+        n_fft, win_length, hop_length = self.melspec_kwargs.values()
+        spectrum = torch.stft(waves.float(), n_fft, hop_length, win_length, window, return_complex=True)
         mels = spectrum.abs().square().transpose(1, 2) @ torch.from_numpy(self.filters).float()
         logs = mels.clamp(min=1e-10).log10()
         logs = torch.maximum(logs, logs.amax(dim=(1, 2), keepdim=True) - 8) / 4 + 1

@@ -1,12 +1,20 @@
 """Prompts to batches to answers: padding, order, errors, the fingerprint and the safety dial."""
 
+import json
+import shutil
+from importlib.util import find_spec
+from types import SimpleNamespace
+
+import httpx
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
+from safetensors.torch import load_file, save_file
 
 from sarsteer_lab.dial import LowRankDelta
 from sarsteer_lab.lalm import LALM, Prompt, load_lalm
+from sarsteer_lab.loading import Size, announce, checkpoint_size, pick_device
 from sarsteer_lab.replica import replica
 from sarsteer_lab.speech import ClipError
 
@@ -215,6 +223,178 @@ def test_a_saved_model_loads_again(tiny, prompts, tmp_path):
     assert again.generate(prompts, max_new_tokens=6) == tiny.generate(prompts, max_new_tokens=6)
     assert again.fingerprint == tiny.fingerprint
     assert (again.n_layers, again.d_model, again.max_audio_seconds) == (4, 32, 8)
+
+
+def test_the_device_is_cuda_then_mps_then_the_cpu(monkeypatch):
+    there = {"cuda": True, "mps": True}
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there["cuda"])
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there["mps"])
+    assert (pick_device("auto"), pick_device("cpu"), pick_device("cuda:1")) == ("cuda", "cpu", "cuda:1")
+    there["cuda"] = False
+    assert pick_device("auto") == "mps"
+    there["mps"] = False
+    assert pick_device("auto") == "cpu"
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory, tiny):
+    folder = tmp_path_factory.mktemp("saved")
+    tiny.model.save_pretrained(folder)
+    tiny.processor.save_pretrained(folder)
+    return folder
+
+
+def test_a_device_map_spreads_the_same_model(saved, tiny, prompts):
+    spread = load_lalm(saved, device_map={"": "cpu"})
+    assert torch.equal(spread.next_token_logits(prompts), tiny.next_token_logits(prompts))
+    with pytest.raises(ValueError, match="give one of them"):
+        load_lalm(saved, device="cpu", device_map="auto")
+
+
+def test_layers_that_are_kept_on_disk_are_refused(saved):
+    """accelerate would fetch them for each forward pass, past every hook's vectors."""
+    names = [f"model.language_model.layers.{layer}" for layer in range(4)]
+    split = {name: "cpu" for name in ("model.audio_tower", "model.multi_modal_projector", "lm_head", *names)}
+    split |= {f"model.language_model.{name}": "cpu" for name in ("embed_tokens", "norm", "rotary_emb")}
+    split[names[2]] = "disk"
+    with pytest.raises((ValueError, FileNotFoundError), match="cannot be steered|offload"):
+        load_lalm(saved, device_map=split)
+
+
+def test_dtype_attention_and_family_are_passed_on(saved, tiny, prompts):
+    lalm = load_lalm(saved, device="cpu", dtype=torch.bfloat16, attention="eager", family="auto")
+    assert lalm.dtype == torch.bfloat16 and lalm.family.name == "auto"
+    assert lalm.text_config._attn_implementation == "eager"
+    # The generic recipe is enough for this family.
+    generic = load_lalm(saved, device="cpu", family="auto")
+    assert torch.equal(generic.next_token_logits(prompts), tiny.next_token_logits(prompts))
+    with pytest.raises(ValueError, match="no family 'mine'; choose qwen2_audio"):
+        load_lalm(saved, device="cpu", family="mine")
+
+
+@pytest.mark.parametrize(
+    ("bits", "error", "message"), [(3, ValueError, "4 or 8"), (4, ImportError, "bitsandbytes")]
+)
+def test_bits_that_cannot_be_had(saved, bits, error, message):
+    if bits == 4 and find_spec("bitsandbytes"):
+        pytest.skip("bitsandbytes is installed")
+    with pytest.raises(error, match=message):
+        load_lalm(saved, device="cpu", bits=bits)
+
+
+def test_a_family_says_which_package_it_needs(tmp_path):
+    lalm = replica("voxtral")
+    lalm.model.config.save_pretrained(tmp_path)
+    if find_spec("mistral_common"):
+        pytest.skip("mistral_common is installed")
+    with pytest.raises(ImportError, match=r"pip install mistral-common\[audio\]"):
+        load_lalm(tmp_path)
+
+
+def test_size_and_memory_of_a_checkpoint(saved, tiny, capsys, monkeypatch, tmp_path):
+    size = checkpoint_size(saved)
+    assert size.parameters == sum(tensor.numel() for tensor in tiny.model.state_dict().values())
+    assert size.download == 0
+    assert size.memory(torch.bfloat16) == round(size.parameters * 2 * 1.2)
+    assert size.memory(torch.float32, bits=4) == round(size.parameters / 2 * 1.2)
+    load_lalm(saved, device="cpu")
+    assert str(saved) not in capsys.readouterr().err, "nothing to say about a small model that is there"
+    monkeypatch.setattr("sarsteer_lab.loading.free_memory", lambda device: 1000)
+    load_lalm(saved, device="cpu")
+    assert "but cpu has 0.0 GB free" in capsys.readouterr().err
+    assert checkpoint_size(tmp_path) is None
+
+
+def test_the_hub_is_asked_for_sizes_and_what_is_in_its_cache_is_not_counted(monkeypatch):
+    class Api:
+        def model_info(self, name, files_metadata):
+            assert name == "some/model" and files_metadata
+            files = {"a.safetensors": 700, "b.safetensors": 300, "c.bin": 999}
+            return SimpleNamespace(
+                siblings=[SimpleNamespace(rfilename=file, size=size) for file, size in files.items()],
+                safetensors=SimpleNamespace(total=500),
+            )
+
+    monkeypatch.setattr("sarsteer_lab.loading.HfApi", Api)
+    cached = {"b.safetensors": "some/path"}
+    monkeypatch.setattr("sarsteer_lab.loading.try_to_load_from_cache", lambda name, file: cached.get(file))
+    assert checkpoint_size("some/model") == Size(parameters=500, bytes=1000, download=700)
+
+
+def test_a_download_is_announced(capsys):
+    announce("some/model", Size(8_400_000_000, 16_800_000_000, 9_000_000_000), torch.bfloat16, None, "mps")
+    assert capsys.readouterr().err == "some/model: downloads 9.0 GB, 8.4 billion parameters\n"
+
+
+@pytest.mark.parametrize(
+    ("cause", "error", "message"),
+    [
+        (GatedRepoError, PermissionError, "is gated: ask for access"),
+        (RepositoryNotFoundError, FileNotFoundError, "the hub has no such model"),
+        (OfflineModeIsEnabled, FileNotFoundError, "hub cannot be reached.*hf download some/model"),
+        (None, FileNotFoundError, "hub cannot be reached"),
+    ],
+)
+def test_why_a_checkpoint_cannot_be_had(monkeypatch, cause, error, message):
+    def fail(*args, **kwargs):
+        text = "We couldn't connect to 'https://huggingface.co' to load the files"
+        if cause in (GatedRepoError, RepositoryNotFoundError):
+            raise OSError("a long story") from cause("no", response=httpx.Response(403, request=REQUEST))
+        raise OSError(text) from (cause("offline") if cause else None)
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", fail)
+    with pytest.raises(error, match=message):
+        load_lalm("some/model")
+
+
+REQUEST = httpx.Request("GET", "https://example.org")
+
+REMOTE_CODE = """
+from transformers import Qwen2AudioConfig, Qwen2AudioForConditionalGeneration
+
+class TheirConfig(Qwen2AudioConfig):
+    model_type = "their_audio"
+
+class TheirModel(Qwen2AudioForConditionalGeneration):
+    config_class = TheirConfig
+"""
+
+
+def test_code_that_a_checkpoint_brings_runs_only_if_asked_for(saved, tiny, prompts, tmp_path):
+    folder = tmp_path / "theirs"
+    shutil.copytree(saved, folder)
+    weights = {name: tensor.clone() for name, tensor in tiny.model.state_dict().items()}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "modeling_their_audio.py").write_text(REMOTE_CODE)
+    config = json.loads((folder / "config.json").read_text())
+    config["model_type"] = "their_audio"
+    names = {"AutoConfig": "TheirConfig", "AutoModelForCausalLM": "TheirModel"}
+    config["auto_map"] = {auto: f"modeling_their_audio.{name}" for auto, name in names.items()}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="pass trust_remote_code=True"):
+        load_lalm(folder, device="cpu")
+    lalm = load_lalm(folder, device="cpu", trust_remote_code=True)
+    assert lalm.family.name == "auto" and type(lalm.model).__name__ == "TheirModel"
+    assert torch.equal(lalm.next_token_logits(prompts), tiny.next_token_logits(prompts))
+
+
+def test_weights_that_are_missing_are_not_made_up(saved, tmp_path):
+    folder = tmp_path / "broken"
+    shutil.copytree(saved, folder)
+    weights = load_file(folder / "model.safetensors")
+    weights = {name: tensor for name, tensor in weights.items() if "layers.2.mlp.up_proj" not in name}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 weights, which would be random: .*layers.2.mlp.up_proj"):
+        load_lalm(folder, device="cpu")
+
+
+def test_flamingos_are_found_although_transformers_lists_them_elsewhere(tmp_path, prompts):
+    lalm = replica("audioflamingo3")
+    lalm.model.save_pretrained(tmp_path)
+    lalm.processor.save_pretrained(tmp_path)
+    again = load_lalm(tmp_path, device="cpu")
+    assert again.family.name == "audioflamingo3"
+    assert torch.equal(again.next_token_logits(prompts), lalm.next_token_logits(prompts))
 
 
 def test_replicas_do_not_touch_the_random_state():
