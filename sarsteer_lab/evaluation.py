@@ -22,6 +22,7 @@ __all__ = [
     "collect_responses",
     "evaluate",
     "judge_responses",
+    "markdown",
     "tabulate",
     "wilson",
 ]
@@ -136,6 +137,48 @@ def tabulate(
         row["tokens_per_second"] = (tokens_per_second or {}).get((defence, name), float("nan"))
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table of `tabulate` (or `evaluate`) as Markdown, in percent, with counts beside every rate.
+
+    Columns that say nothing are left out: the judge if there is one, what was skipped if nothing was, a
+    comparison if there is no defence to compare.
+    """
+    rows = []
+    for row in table.to_dict("records"):
+        n, hits = row["n"], round(row["rate"] * row["n"])
+        cells = {"defence": row["defence"], "set": row["set"]}
+        if table["judge"].nunique() > 1:
+            cells["judge"] = row["judge"]
+        cells |= {
+            "measure": row["measure"],
+            "rate [95%]": f"{hits}/{n} = {row['rate']:.0%} [{row['low']:.0%}, {row['high']:.0%}]",
+            "refused": str(row["refused"]),
+            "answered": str(row["answered"]),
+            "broken": str(row["broken"]),
+        }
+        if table["change"].notna().any():
+            change = f"{row['change']:+.0%} [{row['change_low']:+.0%}, {row['change_high']:+.0%}]"
+            known = row["change"] == row["change"]
+            cells[f"change against {BASELINE}"] = change if known else ""
+            cells["McNemar p"] = f"{row['p']:.3g}" if known else ""
+        if table["tokens_per_second"].notna().any():
+            cells["tokens/s"] = f"{row['tokens_per_second']:.1f}"
+        if "skipped" in table and table["skipped"].any():
+            cells["skipped"] = str(row["skipped"])
+        rows.append(cells)
+    return markdown_rows([list(rows[0]), *(list(cells.values()) for cells in rows)])
+
+
+def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its first row the header, with columns of even width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
 
 
 def _write_lines(path: Path, records: Sequence[Mapping[Any, Any]]) -> None:

@@ -1,7 +1,7 @@
 """A small set of prompts with made-up clips, laid out as data/prompts is."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +13,15 @@ COUNTS = {
 }
 
 
-def write_set(folder: Path, make_clip: Callable[[float, int], np.ndarray]) -> Path:
+def write_set(
+    folder: Path,
+    make_clip: Callable[[float, int], np.ndarray],
+    counts: Mapping[str, Mapping[str, int]] = COUNTS,
+) -> Path:
     """Write prompts.jsonl and a clip per prompt; returns the folder."""
     (folder / "clips").mkdir(parents=True)
     lines = []
-    for split, labels in COUNTS.items():
+    for split, labels in counts.items():
         for label, count in labels.items():
             for i in range(count):
                 name = f"{split}-{label}-{i}"
