@@ -240,7 +240,8 @@ def answer_card(title: str, answer: Answer, refusal: float, outcome: str) -> str
     )
     likely = ", ".join(f"<code>{escape(repr(token))}</code> {chance:.2f}" for token, chance in answer.first)
     return (
-        '<div style="border:1px solid #8c8c8c;border-radius:6px;padding:8px 12px;margin:4px;line-height:1.5">'
+        '<div class="sarsteer-answer" style="border:1px solid #8c8c8c;border-radius:6px;padding:8px 12px;'
+        'margin:4px;line-height:1.5">'
         f"<b>{escape(title)}</b> <small>({escape(outcome)})</small>"
         f'<div style="background:#ddd;height:10px;margin:4px 0"><div style="background:#0072B2;height:10px;'
         f'width:{100 * refusal:.1f}%"></div></div>'
