@@ -87,6 +87,10 @@ REFUSAL_PHRASES: tuple[str, ...] = (
     r"^(?:\w+,? ){0,2}?(?:(?:i am )?sorry|(?:my |i )?apolog\w+)[^.!?]{0,40}?\bbut\b[^.!?]{0,60}?"
     rf"\b(?:{_DENIAL})\b",
     r"^(?:\w+,? ){0,2}?(?:i am )?sorry[,.]? (?:i|that is|this is) (?:not|cannot|unable|will not)\b",
+    # An apology, and in place of help what the assistant is for; or a doubt that it can help.
+    r"^(?:\w+,? ){0,2}?(?:(?:i am )?sorry|(?:my |i )?apolog\w+)[^.!?]{0,40}?\bbut\b[^.!?]{0,40}?"
+    r"\bi am (?:only )?designed to\b",
+    r"\bi am not sure (?:that |if )?i can (?:help|assist|answer|do)\b",
     # The same said impersonally.
     r"\b(?:that|this|it) is not something (?:that )?(?:i|we) (?:can|am able to|will|would|should)\b",
     r"\b(?:against|violates?|outside|beyond) (?:my|our) (?:\w+ )?"

@@ -16,8 +16,8 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.responses import collect_responses
 
-ANSWER_TOKENS, SWEEP_TOKENS = 24, 14
-"""Length of an answer on the test split and in a sweep: a refusal shows in its first dozen tokens."""
+ANSWER_TOKENS, SWEEP_TOKENS = 24, 20
+"""Length of an answer on the test split and in a sweep: by then a refusal has shown (judged by phrases)."""
 
 BATCH = 32
 """Requests that are read and answered together."""

@@ -7,6 +7,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from sarsteer_lab import data_folder
 from sarsteer_lab.judges import (
     OUTCOMES,
     SORRY_BENCH,
@@ -241,3 +242,43 @@ def test_shipped_labels() -> None:
 
 def test_broken_looks_at_the_opening() -> None:
     assert not is_broken(" ".join(f"word{i}" for i in range(60)) + " the" * 100)
+
+
+LABELLED = data_folder() / "judges" / "labelled.jsonl"
+
+
+def test_phrase_judge_agrees_with_the_hand_labels() -> None:
+    labelled = read_labelled(LABELLED)
+    assert len(labelled) >= 150
+    assert all(sum(example.outcome == outcome for example in labelled) >= 20 for outcome in OUTCOMES)
+    row = agreement([PhraseJudge()], labelled).iloc[0]
+    assert row["kappa"] >= 0.8
+    # What the card says is what is found.
+    card = (data_folder() / "judges" / "CARD.md").read_text()
+    for outcome in OUTCOMES:
+        assert f"{outcome} {sum(example.outcome == outcome for example in labelled)}" in card
+    assert f"kappa {row['kappa']:.2f}" in card
+
+
+def test_probe_judge_agrees_with_hand_labels_that_it_has_not_seen() -> None:
+    """Five folds by request, so that no probe judges answers to a request that it was fitted to."""
+    labelled = read_labelled(LABELLED)
+    requests = sorted({example.request for example in labelled})
+    fold = {request: i % 5 for i, request in enumerate(requests)}
+    found: dict[int, str] = {}
+    for held in range(5):
+        probe = ProbeJudge.fit([e for e in labelled if fold[e.request] != held])
+        rows = [i for i, example in enumerate(labelled) if fold[example.request] == held]
+        table = agreement([probe], [labelled[i] for i in rows])
+        assert table["n"].iloc[0] == len(rows)
+        pairs = [(labelled[i].request, labelled[i].response) for i in rows]
+        found |= dict(zip(rows, probe.judge_all(pairs), strict=True))
+    value = kappa([example.outcome for example in labelled], [found[i] for i in range(len(labelled))])
+    assert value >= 0.7
+    assert f"kappa {value:.2f}" in (data_folder() / "judges" / "CARD.md").read_text()
+
+
+def test_labelled_answers_to_harmful_requests_are_openings() -> None:
+    records = [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]
+    assert len({(record["request"], record["response"]) for record in records}) == len(records)
+    assert all(len(r["response"].split()) <= 20 for r in records if r["label"] == "harmful")
