@@ -15,7 +15,7 @@ from sarsteer_lab.geometry import project_2d
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.panels import LABEL_WIDTH, Panel, Runner, picture, wav_bytes
 from sarsteer_lab.plots import BLUE, VERMILION, map_figure
-from sarsteer_lab.plots_steering import removal_figure
+from sarsteer_lab.plots_live import removal_figure
 from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.safe_space import SafeSpace, principal_space, projection
 from sarsteer_lab.speech import read_clip

@@ -14,7 +14,7 @@ from sarsteer_lab.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM, Prompt
 from sarsteer_lab.live import Answer, LivePrompt
 from sarsteer_lab.panels import LABEL_WIDTH, Panel, RequestPicker, Runner, answer_card, picture
-from sarsteer_lab.plots_steering import live_figure
+from sarsteer_lab.plots_live import live_figure
 from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.safe_space import ablate, principal_space
 from sarsteer_lab.steering import SteeringVectors, steer
