@@ -116,7 +116,7 @@ def test_only_the_active_stream_of_gemma3n_is_touched(prompts, vectors):
 
 def test_steered_generation_is_that_of_a_loop_without_cache(lalm, prompts, vectors):
     """The reference runs everything again for each token and adds the vectors from the prompt's end on."""
-    prompt, alpha, steps = prompts[1], 0.3, 3
+    prompt, alpha, steps = prompts[1], 2.0, 3
     inputs = dict(lalm.batch([prompt]))
     length = inputs["input_ids"].shape[1]
 
