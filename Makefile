@@ -4,6 +4,7 @@
 #   make notebooks     run all notebooks in order and keep their outputs and figures
 #   make lab           JupyterLab on the notebooks
 #   make test          lint, types and the quick tests (make test-all: the slow ones too)
+#   make test-browser  the panels in a headless Chromium; skipped where there is none
 #   make clean         remove .venv and the tools' caches
 #
 # PYTHON=... picks the interpreter; TORCH_INDEX=... takes torch from another package index (see README.md).
@@ -14,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help venv walkthrough notebooks lab lint test test-all clean
+.PHONY: help venv walkthrough notebooks lab lint test test-all test-browser clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -48,6 +49,9 @@ test: lint
 
 test-all: lint
 	$(BIN)/python -m pytest
+
+test-browser: venv
+	$(BIN)/python -m pytest -m browser tests/test_browser.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
