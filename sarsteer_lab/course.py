@@ -288,9 +288,10 @@ def need(condition: object, message: str) -> None:
         raise Wrong(message)
 
 
-def call(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def call(function: object, *args: Any, **kwargs: Any) -> Any:
     """Run a student's function. Raises `Wrong` if it is none, fails, or returns nothing."""
-    need(callable(function), f"a function is wanted here, not {type(function).__name__}")
+    if not callable(function):
+        raise Wrong(f"a function is wanted here, not {type(function).__name__}")
     name = getattr(function, "__name__", "the function")
     try:
         value = function(*args, **kwargs)

@@ -100,6 +100,7 @@ def transfer_accuracy(
     test: States,
     labels: Sequence[int] | Sequence[str],
     *,
+    groups: Sequence[str] | None = None,
     center: bool = False,
     folds: int = 5,
     seed: int = 0,
@@ -108,7 +109,9 @@ def transfer_accuracy(
 
     Row i of `train` and `test` is the same request in either form (give the same states twice for the
     accuracy within a form). It is trained on all folds but one in the first form and tested on the requests
-    of that one in the second, so no request is on both sides. Features are standardised by the training form;
+    of that one in the second, so no request is on both sides; nor is any of `groups`, for instance a harmful
+    request and its harmless twin (else a probe that knows the one takes the other for the same, and is wrong
+    more often than by chance). Features are standardised by the training form;
     with `center` each form's own mean is taken off first, which removes a constant shift between them. Raises
     ValueError if the shapes differ, and (from scikit-learn) if a class has fewer members than folds.
     """
@@ -117,9 +120,9 @@ def transfer_accuracy(
         train, test = train - train.mean(0), test - test.mean(0)
     answers = np.asarray(labels)
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    splits = list(
-        StratifiedKFold(folds, shuffle=True, random_state=seed).split(np.zeros(len(answers)), answers)
-    )
+    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
+    folder = splitter(folds, shuffle=True, random_state=seed)
+    splits = list(folder.split(np.zeros(len(answers)), answers, groups))
     accuracy = []
     for layer in range(train.shape[1]):
         first, second = train[:, layer].cpu().numpy(), test[:, layer].cpu().numpy()

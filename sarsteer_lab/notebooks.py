@@ -7,6 +7,7 @@ written as a page that needs no Jupyter. Needs the extra `lab`.
 """
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,9 @@ from tqdm import tqdm
 
 CELL_SECONDS = 900
 """A cell that takes longer counts as hanging."""
+
+
+_PROGRESS = re.compile(r"\d+%\|.*\| \d+/\d+ \[")
 
 
 class NotebookError(RuntimeError):
@@ -62,6 +66,7 @@ def run_notebooks(
                 client.execute()
             except CellExecutionError as error:
                 raise NotebookError(f"{path}: {error}") from error
+            drop_progress(notebook)
             if save:
                 nbformat.write(notebook, path)
             if html is not None:
@@ -70,6 +75,20 @@ def run_notebooks(
                 (html / f"{path.stem}.html").write_text(page, encoding="utf-8")
             done.append(notebook)
     return done
+
+
+def drop_progress(notebook: nbformat.NotebookNode) -> None:
+    """Take progress bars out of the outputs: once all is done they say nothing, and no kernel moves them."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_progress(output)]
+
+
+def _is_progress(output: nbformat.NotebookNode) -> bool:
+    text = output.get("data", {}).get("text/plain", "")
+    if output.output_type == "stream" and output.name == "stderr":
+        text = output.text
+    return _PROGRESS.search(text) is not None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -138,6 +138,14 @@ def test_transfer_accuracy_reads_the_other_form_and_sees_through_a_shift():
         transfer_accuracy(first, first[:5], labels)
 
 
+def test_transfer_accuracy_keeps_groups_on_one_side():
+    # Twins lie close together and have opposite labels, and nothing else tells the labels apart.
+    twins = 5 * gaussian(30, 1, 8).repeat(2, 1, 1) + 0.01 * gaussian(60, 1, 8, seed=1)
+    labels, groups = ["harmful"] * 30 + ["harmless"] * 30, [str(i) for i in range(30)] * 2
+    assert transfer_accuracy(twins, twins, labels).item() < 0.4
+    assert 0.4 <= transfer_accuracy(twins, twins, labels, groups=groups).item() <= 0.6
+
+
 def test_transfer_accuracy_does_not_train_on_the_requests_it_tests():
     # Every request has a direction of its own and labels are random: whoever sees a request wins.
     states = torch.eye(40)[:, None] * 5

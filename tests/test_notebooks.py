@@ -117,6 +117,17 @@ def test_notebooks_are_in_order(path: Path) -> None:
             assert os.fspath(Path.home()) not in shown and os.fspath(FOLDER) not in shown, cell.source[:80]
 
 
+def test_progress_bars_do_not_stay(tmp_path: Path) -> None:
+    source = (
+        "import sys; from tqdm import tqdm; [i for i in tqdm(range(3))]; print('50%'); sys.stderr.write('hm')"
+    )
+    path = tmp_path / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), path)
+    (notebook,) = run_notebooks([path])
+    shown = [output.text for output in notebook.cells[0].outputs if output.output_type == "stream"]
+    assert "50%\n" in shown and not any("3/3" in text for text in shown)
+
+
 def test_a_failing_cell_is_named_and_its_notebook_kept(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
