@@ -59,6 +59,8 @@ def run_notebooks(
                 notebook,
                 timeout=CELL_SECONDS,
                 record_timing=False,
+                # Without a kernel a panel's still is shown; its saved state would need scripts from the web.
+                store_widget_state=False,
                 resources={"metadata": {"path": str(path.parent)}},
                 on_cell_complete=lambda **_: bar.update(),
             )

@@ -37,7 +37,7 @@ class _TwoAnswers(Panel):
         self.request = RequestPicker(lalm, prompts, self.runner)
         self.left, self.right = ipywidgets.HTML(), ipywidgets.HTML()
         for card in (self.left, self.right):
-            card.layout = ipywidgets.Layout(width="50%", min_width="280px")
+            card.layout = ipywidgets.Layout(flex="1 1 320px", width="auto")
         self.sweep = ipywidgets.Button(description="Try all values", icon="line-chart")
         self.curve = ipywidgets.HTML()
         super().__init__(
