@@ -106,6 +106,8 @@ def run_all(page: Any, lab: str, name: str) -> None:
     """Open a notebook, run all of its cells from the menu, and wait for the table that ends each chapter."""
     page.goto(f"{lab}/lab/tree/{name}?token={TOKEN}&reset")
     page.locator(".jp-Notebook").wait_for(timeout=60_000)
+    # Before its kernel is there, running would ask which one to start.
+    page.get_by_text("| Idle").wait_for(timeout=90_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     closing = page.locator(".jp-OutputArea-output table", has_text="95% interval").last
