@@ -195,15 +195,16 @@ def claim_on_value(
 ) -> Claim:
     """Judge the claim that a number lies above `above` by its interval; `measured` says it in words.
 
-    "Seen here" if the whole interval lies above, "not seen here" if all of it lies below `above + margin`
-    (what is left would be too little to matter), "cannot tell" otherwise, or if an end is not a number.
+    "Not seen here" if all of the interval lies below `above + margin` (whatever there is, is too little to
+    matter, even if it is surely not nothing), else "seen here" if all of it lies above `above`, else
+    "cannot tell", also if an end is not a number.
     """
     low, high = interval
     verdict: Literal["seen here", "not seen here", "cannot tell"] = "cannot tell"
-    if low > above:
-        verdict = "seen here"
-    elif high < above + margin:
+    if high < above + margin:
         verdict = "not seen here"
+    elif low > above:
+        verdict = "seen here"
     return Claim(claim, measured, f"[{low:{style}}, {high:{style}}], claimed: above {above:{style}}", verdict)
 
 
@@ -226,9 +227,9 @@ def closing(claims: Sequence[Claim]) -> Markdown:
     rows = ["| claim | measured | 95% interval | verdict |", "| --- | --- | --- | --- |"]
     rows += [f"| {c.claim} | {c.measured} | {c.interval} | **{c.verdict}** |" for c in claims]
     rule = (
-        "*Seen here*: the whole interval lies above what the claim says. *Not seen here*: all of it lies "
-        f"below that plus a margin ({MARGIN:.0%} for shares), so nothing that matters is left. "
-        "*Cannot tell*: neither."
+        "*Not seen here*: the whole interval lies below what the claim says plus a margin "
+        f"({MARGIN:.0%} for shares), so nothing that matters is left. *Seen here*: otherwise, if all of it "
+        "lies above what the claim says. *Cannot tell*: neither."
     )
     return Markdown("\n".join(rows) + "\n\n" + rule)
 

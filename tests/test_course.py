@@ -110,6 +110,7 @@ def test_figures_of_other_models_do_not_replace_the_committed_ones(
     [
         ((0.01, 0.3), "seen here"),
         ((-0.2, 0.05), "not seen here"),
+        ((0.01, 0.05), "not seen here"),
         ((-0.3, -0.1), "not seen here"),
         ((-0.05, 0.3), "cannot tell"),
         ((0.0, 0.3), "cannot tell"),
