@@ -156,17 +156,24 @@ class RequestPicker(ipywidgets.VBox):
             style=LABEL_WIDTH,
             layout=wide,
         )
-        # On phones and tablets the file dialogue of a sound field offers to record.
         self.upload = ipywidgets.FileUpload(
             accept="audio/*", description="or upload a clip", layout={"width": "200px"}
         )
         self.player = ipywidgets.Audio(value=b"", format="wav", autoplay=False, controls=True, loop=False)
-        rows = [self.sentence, ipywidgets.HBox([self.upload, self.player])]
+        # The recorder's script leaves its sound here, as base64 of 16-bit samples at 16 kHz.
+        self.recording = ipywidgets.Textarea(continuous_update=False, layout={"display": "none"})
+        self.recording.add_class("sarsteer-recording")
+        recorder = ipywidgets.HTML(_recorder(lalm.max_audio_seconds or 0))
+        self.now = ipywidgets.HTML()
+        clips = [self.upload, recorder, self.recording, self.player, self.now]
+        rows = [self.sentence, ipywidgets.HBox(clips, layout={"flex_flow": "row wrap"})]
         super().__init__([self.example, *rows] if options else rows)
+        self.add_class("sarsteer-request")
         self._prompts = list(prompts)
         self.example.observe(lambda _: runner.soon("request", self._from_example), "value")
         self.sentence.observe(lambda _: runner.soon("request", self._from_sentence), "value")
         self.upload.observe(lambda _: runner.soon("request", self._from_upload), "value")
+        self.recording.observe(lambda _: runner.soon("request", self._from_recording), "value")
         if options:
             self._from_example()
         else:
@@ -198,12 +205,57 @@ class RequestPicker(ipywidgets.VBox):
             "", check_waveform(samples, rate, name=name, max_seconds=self.lalm.max_audio_seconds), name
         )
 
+    def _from_recording(self) -> None:
+        samples = np.frombuffer(base64.b64decode(self.recording.value), dtype="<i2")
+        limit = self.lalm.max_audio_seconds
+        waveform = check_waveform(samples, SAMPLE_RATE, name="your recording", max_seconds=limit)
+        self._take("", waveform, "your recording")
+
     def _take(self, request: str, waveform: Float[np.ndarray, "samples"], name: str = "") -> None:
         self.title = request or name
         self.typed = Prompt(request) if request else None
         self.spoken = Prompt(INSTRUCTION, waveform)
         self.player.value = wav_bytes(waveform)
+        self.now.value = f"<b>{escape(self.title)}</b>"
         self.changed()
+
+
+_RECORD = """
+(async button => {
+  if (button.recorder) { button.recorder.stop(); return; }
+  const area = button.closest('.sarsteer-request').querySelector('.sarsteer-recording textarea');
+  const stream = await navigator.mediaDevices.getUserMedia({audio: true});
+  const recorder = button.recorder = new MediaRecorder(stream), parts = [];
+  recorder.ondataavailable = event => parts.push(event.data);
+  recorder.onstop = async () => {
+    button.recorder = null; button.textContent = button.title;
+    stream.getTracks().forEach(track => track.stop());
+    const bytes = await new Blob(parts).arrayBuffer();
+    const sound = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(bytes);
+    const heard = sound.getChannelData(0).slice(0, RATE * SECONDS);
+    const samples = Int16Array.from(heard, x => 32767 * Math.max(-1, Math.min(1, x)));
+    let text = '';
+    for (const byte of new Uint8Array(samples.buffer)) text += String.fromCharCode(byte);
+    area.value = btoa(text);
+    for (const name of ['input', 'change']) area.dispatchEvent(new Event(name, {bubbles: true}));
+  };
+  recorder.start(); button.textContent = 'Stop recording';
+  setTimeout(() => recorder.state === 'recording' && recorder.stop(), 1000 * SECONDS);
+})(this)
+"""
+
+
+def _recorder(seconds: float) -> str:
+    """A button that records; it stays hidden where the front end runs no scripts or has no microphone."""
+    script = _RECORD.replace("RATE", str(SAMPLE_RATE)).replace("SECONDS", f"{seconds:g}")
+    able = (
+        "if (navigator.mediaDevices && window.MediaRecorder) this.previousElementSibling.style.display = ''"
+    )
+    return (
+        '<button class="jupyter-button widget-button lm-Widget sarsteer-record" title="or record one" '
+        f'style="display:none;width:150px" onclick="{escape(script)}">or record one</button>'
+        f'<img src="data:," style="display:none" onerror="{escape(able)}">'
+    )
 
 
 def wav_bytes(waveform: Float[np.ndarray, "samples"]) -> bytes:

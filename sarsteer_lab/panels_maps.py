@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.geometry import project_2d
+from sarsteer_lab.geometry import logit_lens, project_2d
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.panels import LABEL_WIDTH, Panel, Runner, picture, wav_bytes
 from sarsteer_lab.plots import BLUE, VERMILION, map_figure
@@ -247,8 +247,7 @@ class SafeSpaceExplorer(Panel):
         """The tokens that a vector raises most when the vocabulary head reads it directly (logit lens)."""
         if self.lalm is None or not vector.any():
             return ""
-        head = self.lalm.core.get_output_embeddings().weight
-        scores = head.float() @ vector.to(head.device)
+        scores = logit_lens(self.lalm, vector.to(self.lalm.device))
         words = [self.lalm.tokenizer.decode([int(token)]) for token in scores.topk(12).indices]
         listed = " ".join(f"<code>{escape(repr(word))}</code>" for word in words)
         return f"<p>What is <b>{name}</b> in layer {self.layer.value} raises: {listed}</p>"

@@ -24,6 +24,8 @@ PICTURES = ROOT / "build" / "browser"
 TOKEN = "a-token-for-one-test"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
+FAKE_MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]  # it beeps
+
 RUN_ALL_SECONDS = int(os.environ.get("SARSTEER_BROWSER_SECONDS", "420"))
 ANSWER_MS = 60_000
 
@@ -90,7 +92,9 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", *FAKE_MICROPHONE]
+        )
         yield chromium
         chromium.close()
 
@@ -163,6 +167,19 @@ def test_steer_panel_steers(page: Any, lab: str) -> None:
             picture(page, "04-alpha-default")
             break
     assert any(a != b for a, b in seen), f"steering changed none of the answers: {seen}"
+
+    record = panel.locator(".sarsteer-record")
+    record.click()
+    page.wait_for_timeout(1500)
+    record.click()
+    panel.get_by_text("your recording").wait_for(timeout=ANSWER_MS)
+    page.wait_for_function(
+        "panel => panel.querySelectorAll('.sarsteer-answer')[1].innerText.includes('steered')",
+        arg=panel.element_handle(),
+        timeout=ANSWER_MS,
+    )
+    assert not panel.get_by_text("Error").count()
+    picture(page, "04-recording")
 
 
 def test_board_cell_is_read(page: Any, lab: str) -> None:

@@ -1,6 +1,7 @@
 """The panels without a browser: their controls are set as a student would, and what they show is read."""
 
 import asyncio
+import base64
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import soundfile
 import torch
 
 from sarsteer_lab.evaluation import judge_responses
+from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM, Prompt
 from sarsteer_lab.panels import Runner, opening_words, wav_bytes
@@ -98,6 +100,10 @@ def test_steer_panel_takes_typed_sentences_and_uploads(
     panel.request.upload.value = (file,)
     assert panel.request.typed is None and panel.request.title == "mine.wav"
     assert len(panel.request.spoken.audio) == 16000
+    pcm = (waveform[:8000] * 32767).astype("<i2")
+    panel.request.recording.value = base64.b64encode(pcm.tobytes()).decode()
+    assert panel.request.title == "your recording" and len(panel.request.spoken.audio) == 8000
+    panel.request.upload.value = (file | {"name": "mine.wav", "size": 1},)
     # What cannot be heard is said, and the panel stays as it is.
     silent = wav_bytes(np.zeros(16000, dtype=np.float32))
     panel.request.upload.value = (file | {"name": "silent.wav", "content": memoryview(silent)},)
@@ -162,8 +168,7 @@ def test_safe_space_explorer_removes_what_ablate_removes(
     expected = direction - ablate(direction, principal_space(harmless, 2), 0.5)
     torch.testing.assert_close(panel.removed(), expected, rtol=1e-4, atol=1e-5)
     assert "removed" in panel.view.value and "kept" in panel.view.value
-    head = tiny.core.get_output_embeddings().weight.float()
-    top = tiny.tokenizer.decode([int((head @ expected[1]).argmax())])
+    top = tiny.tokenizer.decode([int(logit_lens(tiny, expected[1]).argmax())])
     assert repr(top).strip("'\"") in text_of(panel.view.value.split("removed")[1])
     panel.k.value = 0
     assert not panel.removed().any() and not panel.runner.message.value.startswith("<b>")
