@@ -216,8 +216,8 @@ class RequestPicker(ipywidgets.VBox):
         self.typed = Prompt(request) if request else None
         self.spoken = Prompt(INSTRUCTION, waveform)
         self.player.value = wav_bytes(waveform)
-        self.now.value = f"<b>{escape(self.title)}</b>"
         self.changed()
+        self.now.value = f"<b>{escape(self.title)}</b>"  # last: now the answers are this request's
 
 
 _RECORD = """

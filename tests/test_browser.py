@@ -173,11 +173,6 @@ def test_steer_panel_steers(page: Any, lab: str) -> None:
     page.wait_for_timeout(1500)
     record.click()
     panel.get_by_text("your recording").wait_for(timeout=ANSWER_MS)
-    page.wait_for_function(
-        "panel => panel.querySelectorAll('.sarsteer-answer')[1].innerText.includes('steered')",
-        arg=panel.element_handle(),
-        timeout=ANSWER_MS,
-    )
     assert not panel.get_by_text("Error").count()
     picture(page, "04-recording")
 
