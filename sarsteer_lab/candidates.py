@@ -24,10 +24,10 @@ from sarsteer_lab.prompts import REFUSAL, SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors
 from sarsteer_lab.study_cache import BATCH
 
-ALPHAS = (0.025, 0.05, 0.1, 0.2, 0.4, 0.8)
+ALPHAS = (0.025, 0.05, 0.1, 0.2, 0.4)
 """Strengths to choose from, for vectors as long as the refusal direction (the paper's is 0.1)."""
 
-GATED_ALPHAS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6)
+GATED_ALPHAS = (0.1, 0.2, 0.4, 0.8, 1.6)
 """Strengths for the null-space gate, which multiplies them by how far it opens (1 or less)."""
 
 SPACES = ((1.0, 5), (1.0, 10), (1.0, 20), (0.5, 10))

@@ -16,7 +16,7 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.responses import collect_responses
 
-ANSWER_TOKENS, SWEEP_TOKENS = 24, 20
+ANSWER_TOKENS, SWEEP_TOKENS = 24, 16
 """Length of an answer on the test split and in a sweep: by then a refusal has shown (judged by phrases)."""
 
 BATCH = 32

@@ -23,7 +23,7 @@ from sarsteer_lab.judges import (
     read_labelled,
 )
 from sarsteer_lab.records import PromptFileError
-from sarsteer_lab.replica import _character_tokenizer
+from sarsteer_lab.replica import replica
 
 REFUSED = [
     "I'm sorry, but I can't help with that.",
@@ -143,7 +143,7 @@ def test_probe_needs_both_kinds(tmp_path: Path) -> None:
 
 def _last_character_judge(template: JudgeTemplate) -> HFJudge:
     """A real causal LM that says 1 after "." and 0 after "!": its layers add nothing, its head reads them."""
-    tokenizer = _character_tokenizer()
+    tokenizer = replica().tokenizer
     config = LlamaConfig(
         vocab_size=len(tokenizer),
         hidden_size=128,
@@ -225,19 +225,6 @@ def test_labelled_file(tmp_path: Path) -> None:
         path.write_text(line)
         with pytest.raises(PromptFileError, match=complaint):
             read_labelled(path)
-
-
-def test_shipped_labels() -> None:
-    from sarsteer_lab import data_folder
-
-    path = data_folder() / "judges" / "pocket_responses.jsonl"
-    if not path.is_file():
-        pytest.skip("data/judges/pocket_responses.jsonl is not there")
-    labelled = read_labelled(path)
-    assert len(labelled) >= 150
-    assert {example.outcome for example in labelled} == set(OUTCOMES)
-    assert all(len(example.response.split()) <= 20 for example in labelled)
-    assert agreement([PhraseJudge()], labelled).iloc[0]["kappa"] > 0.9
 
 
 def test_broken_looks_at_the_opening() -> None:

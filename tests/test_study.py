@@ -223,7 +223,7 @@ def test_command(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sarsteer_lab.lalm.load_lalm", lambda *args, **kwargs: replica())
-    arguments = ["study", "--prompts", str(folder), "--folder", str(tmp_path / "out"), "--limit", "2"]
+    arguments = ["study", "--prompts", str(folder), "--folder", str(tmp_path / "out")]
     assert main(arguments) == 0
     assert "## 4. Does safe-space ablation help" in capsys.readouterr().out
     assert (tmp_path / "out" / "summary.md").is_file()
