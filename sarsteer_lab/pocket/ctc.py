@@ -30,6 +30,7 @@ from sarsteer_lab.pocket.loop import (
     balanced_epoch,
     batches,
     collate,
+    hear,
     load_checkpoint,
     rate,
     save_checkpoint,
@@ -209,7 +210,7 @@ def train_ctc(
                 group["lr"] = base * factor
             mel, frames = collate(batch, draw if done > 0.3 or not flat_start else None)
             wanted = [targets[id(clip)] for clip in batch]
-            outputs = audio(mel, frames)
+            outputs = hear(audio, mel, frames)
             log_probs = head(outputs)
             ctc = ctc_loss(log_probs, frames, [target.labels for target in wanted])
             placed_weight = min(1.0, max(0.0, 1 - (done - PLACED_UNTIL) / PLACED_FADE)) * flat_start

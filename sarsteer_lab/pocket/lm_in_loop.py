@@ -32,6 +32,7 @@ from sarsteer_lab.pocket.loop import (
     balanced_epoch,
     batches,
     collate,
+    hear,
     load_checkpoint,
     rate,
     save_checkpoint,
@@ -39,10 +40,12 @@ from sarsteer_lab.pocket.loop import (
 from sarsteer_lab.prompts import INSTRUCTION
 
 BATCH = 8
-TOWER_RATE, PROJECTOR_RATE = 3e-4, 1e-3
-# Beside each batch, so many further clips are heard for the CTC loss alone: a tenth of the cost, and hearing
-# is what limits the read-out (without them the CTC transcripts got worse while the language model learned).
-CTC_WEIGHT, CTC_CLIPS = 0.5, 24
+# Half the CTC stage's rates and less: with more, the outputs outgrow token embeddings within 200 clips, and
+# transcripts get worse before they get better.
+TOWER_RATE, PROJECTOR_RATE = 1.5e-4, 2.5e-4
+# Beside each batch, so many further clips are heard for the CTC loss alone: without them the CTC transcripts
+# got worse while the language model learned.
+CTC_WEIGHT, CTC_CLIPS = 0.5, 8
 ANSWER_TOKENS = 4
 TEACHER_TOP = 64
 # The share of carriers and stories in the mix: the course's prompts are questions and instructions.
@@ -153,7 +156,7 @@ class Teacher:
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state[:, -1]
-            top = self._lm.lm_head(hidden).log_softmax(-1).topk(TEACHER_TOP)
+            top = self._lm.lm_head(hidden).float().log_softmax(-1).topk(TEACHER_TOP)
             steps.append((top.indices, top.values))
             ids = top.indices[:, :1]
             mask = torch.cat([mask, torch.ones_like(ids)], 1)
@@ -189,11 +192,12 @@ def tree_batch(
     layout.
     """
     embed = lm.get_input_embeddings()
+    dtype = embed.weight.dtype
     rows, layout = [], []
     for audio, transcript, answer in zip(outputs, transcripts, answers, strict=True):
         repeat = [*frame.repeat, *transcript]
         reply = [*frame.answer, *answer.tokens[:-1]] if answer else []
-        rows.append(torch.cat([audio, embed(torch.tensor([*repeat, *reply]))]))
+        rows.append(torch.cat([audio.to(dtype), embed(torch.tensor([*repeat, *reply]))]))
         layout.append(Branches(len(audio), len(repeat), len(reply)))
     width = max(map(len, rows))
     embeddings = torch.stack([F.pad(row, (0, 0, 0, width - len(row))) for row in rows])
@@ -207,7 +211,7 @@ def tree_batch(
     causal = torch.ones(width, width).tril().bool()
     visible = causal & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None]))
     visible = torch.cat([torch.ones(len(rows), width, prefix, dtype=torch.bool), visible], -1)
-    mask = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None]
+    mask = torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)[:, None]
     return embeddings, positions + prefix, mask, layout
 
 
@@ -232,11 +236,11 @@ def losses(
             said.append(row[fork + len(frame.answer) - 1 : fork + part.answer])
             top.append(answer.top)
             log_probs.append(answer.log_probs)
-    repeat = F.cross_entropy(lm.lm_head(torch.cat(read)), torch.tensor(wanted))
+    repeat = F.cross_entropy(lm.lm_head(torch.cat(read)).float(), torch.tensor(wanted))
     if not said:
         zero = repeat.new_zeros(())
         return repeat, zero, zero
-    spoken = lm.lm_head(torch.stack(said)).log_softmax(-1).gather(-1, torch.stack(top))
+    spoken = lm.lm_head(torch.stack(said)).float().log_softmax(-1).gather(-1, torch.stack(top))
     typed = torch.stack(log_probs)
     # The teacher's probability outside its top tokens is compared as one lump, so that the sum stays a
     # divergence.
@@ -279,7 +283,8 @@ def train_in_loop(
     Logs to `folder`/in_loop.jsonl. An interrupted run repeats at most `save_every` batches.
     """
     torch.manual_seed(seed)
-    lm.requires_grad_(False).eval()
+    # In bfloat16 the frozen model costs little more than half; what trains, and every loss, stays in float32.
+    lm.requires_grad_(False).eval().bfloat16()
     tokenizer = processor.tokenizer
     frame = chat_frame(processor)
     prefix = PrefixCache(lm, frame.before)
@@ -309,7 +314,7 @@ def train_in_loop(
             for group, (_, base) in zip(optimizer.param_groups, groups, strict=True):
                 group["lr"] = base * factor
             mel, frames = collate(batch, draw)
-            outputs = audio(mel, frames)
+            outputs = hear(audio, mel, frames)
             wanted = [targets[id(clip)].labels for clip in batch]
             transcripts = [[head.token_ids[i - 1] for i in row] for row in wanted]
             questions = [clip.text for clip in batch if clip.kind == "question"]
@@ -330,7 +335,9 @@ def train_in_loop(
             repeat, divergence, first = losses(lm, frame, hidden, layout, transcripts, answers)
             extra = next(heard_only)
             mel, frames = collate(extra, draw)
-            more = ctc_loss(head(audio(mel, frames)), frames, [targets[id(clip)].labels for clip in extra])
+            more = ctc_loss(
+                head(hear(audio, mel, frames)), frames, [targets[id(clip)].labels for clip in extra]
+            )
             optimizer.zero_grad()
             (repeat + divergence + CTC_WEIGHT * (ctc + more)).backward()
             nn.utils.clip_grad_norm_([*tower, *projector], 1.0)

@@ -99,6 +99,14 @@ def batches(clips: Sequence[Clip], size: int, seed: int) -> Iterator[list[Clip]]
         yield from groups
 
 
+def hear(
+    audio: AudioSide, mel: Float[Tensor, "clip 80 frame"], frames: Int[Tensor, " clip"]
+) -> Float[Tensor, "clip token d_model"]:
+    """`audio`'s outputs in float32, computed in bfloat16 where that is safe: a third cheaper in training."""
+    with torch.autocast(mel.device.type, torch.bfloat16):
+        return audio(mel, frames).float()
+
+
 def balanced_epoch(clips: Sequence[Clip], seed: int) -> list[Clip]:
     """All clips in Kokoro's many voices, and twice as many (drawn from `seed`) of hibari's far more clips.
 

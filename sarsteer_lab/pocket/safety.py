@@ -19,11 +19,16 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
+from sarsteer_lab.judges import PhraseJudge
 from sarsteer_lab.pocket.adapter import Example, train_adapter
+from sarsteer_lab.pocket.assemble import merge_delta
+from sarsteer_lab.prompts import SpokenPrompt
 
 LAYERS = list(range(10, 30))
 EPOCHS, LEARNING_RATE = 2, 6e-4
 ANSWER_TOKENS = 16
+# Tried after training, on the validation split: 1 is the adapter as it was trained.
+SCALES = (1.0, 1.2, 1.4, 1.7)
 # Three of four training prompts are benign, many of them near-twins of harmful ones (with half as many, 40%
 # of the harmless test twins were refused): harmful ones are shown twice, in different dress.
 HARMFUL_REPEATS = 2
@@ -102,6 +107,37 @@ def train_safety(
     return train_adapter(
         lm, examples, path, layers=LAYERS, epochs=EPOCHS, learning_rate=LEARNING_RATE, pad=pad, seed=seed
     )
+
+
+@torch.no_grad()
+def choose_scale(
+    lm: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerBase,
+    delta: dict[str, Tensor],
+    prompts: Sequence[SpokenPrompt],
+) -> tuple[float, list[dict]]:
+    """How strongly to merge `delta`, and what each of `SCALES` does to the typed `prompts` (validation split).
+
+    The rule: the largest difference of the share of harmful requests refused and the mean share of the other
+    labels refused; the smaller scale if two are equal. Leaves `lm` with the last scale merged.
+    """
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    chats = [chat_tokens(p.request, tokenizer) for p in prompts]
+    judge, before, rows = PhraseJudge(), 0.0, []
+    for scale in SCALES:
+        merge_delta(lm, {n: t * (scale - before) if n.endswith(".B") else t for n, t in delta.items()})
+        before = scale
+        answers = greedy_answers(lm, chats, new_tokens=ANSWER_TOKENS, pad=end)
+        texts = [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+        refused = [judge.judge(p.request, text) == "refused" for p, text in zip(prompts, texts, strict=True)]
+        shares = {
+            label: sum(r for r, p in zip(refused, prompts, strict=True) if p.label == label)
+            / sum(p.label == label for p in prompts)
+            for label in dict.fromkeys(p.label for p in prompts)
+        }
+        others = [share for label, share in shares.items() if label != "harmful"]
+        rows.append({"scale": scale, **shares, "score": shares["harmful"] - sum(others) / len(others)})
+    return max(rows, key=lambda row: row["score"])["scale"], rows
 
 
 def read_safety_prompts(path: Path) -> list[dict]:
