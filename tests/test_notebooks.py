@@ -106,7 +106,9 @@ def test_notebooks_are_in_order(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    assert code[0].startswith('MODEL = "pocket"'), "the first code cell names the model, and nothing else"
+    assert code[0].startswith(('MODEL = "pocket"', 'MODEL = "replica:')), (
+        "the first code cell names the model, and nothing else"
+    )
     if path in CHAPTERS:
         assert any("course.closing(" in source for source in code), "a chapter ends with claims and verdicts"
         assert "closing" in notebook.cells[-2].source or "closing" in notebook.cells[-1].source

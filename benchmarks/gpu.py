@@ -1,0 +1,274 @@
+"""Speed and memory of capture and steering: `python -m benchmarks.gpu`.
+
+On a CUDA device the model is the real-size Qwen2-Audio replica in bfloat16 (random weights, real shapes; a
+character is a token, so its texts are some four times longer than real ones); elsewhere it is the pocket
+model, with fewer prompts. The same work is done with and without hooks, and by peers where they are
+installed and can run the model. The report is printed and written to `benchmarks/results/`."""
+
+import argparse
+import os
+import platform
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from contextlib import closing, nullcontext
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+
+from sarsteer_lab.activations import capture
+from sarsteer_lab.lalm import LALM, Prompt, load_lalm
+from sarsteer_lab.lens import bridge_inputs, to_transformer_lens
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL
+from sarsteer_lab.replica import replica
+from sarsteer_lab.speech import SAMPLE_RATE
+from sarsteer_lab.steering import SteeringVectors, steer
+
+RESULTS = Path(__file__).parent / "results"
+MAX_HOOK_SHARE, MIN_SPEED = 0.02, 0.98
+"""Wanted: hooks take at most this share of capture's time, and steering leaves at least this share of
+speed."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    gpu = torch.cuda.is_available()
+    parser = argparse.ArgumentParser(description="Speed and memory of capture and steering")
+    parser.add_argument("--pairs", type=int, default=200 if gpu else 6, help="contrastive pairs to capture")
+    parser.add_argument("--repeats", type=int, default=5 if gpu else 3, help="runs of each measurement")
+    parser.add_argument("--tokens", type=int, default=64 if gpu else 8, help="tokens of each answer")
+    parser.add_argument("--model", help="replica:FAMILY, or what load_lalm takes (default: see above)")
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="where the report goes")
+    args = parser.parse_args(argv)
+    lalm = load(args.model, gpu)
+    lines = [*heading(lalm), *report(lalm, args.pairs, args.repeats, args.tokens, (1, 32) if gpu else (1, 8))]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    place = torch.cuda.get_device_name() if gpu else "cpu"
+    name = f"{datetime.now(UTC):%Y-%m-%d}-{place.lower().replace(' ', '-')}.md"
+    (args.folder / name).write_text(text)
+
+
+def load(model: str | None, gpu: bool) -> LALM:
+    if model and model.startswith("replica:"):
+        return replica(model.removeprefix("replica:"), device="cuda" if gpu else "cpu")
+    if model is None and gpu:
+        return replica("qwen2_audio", size="real", dtype=torch.bfloat16, device="cuda")
+    return load_lalm(model or "pocket")
+
+
+def heading(lalm: LALM) -> list[str]:
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        device = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
+    else:
+        threads = torch.get_num_threads()
+        load = os.getloadavg()[0]
+        device = f"CPU ({cpu_name()}), {threads} threads, load average before {load:.1f}"
+    versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
+    return [
+        f"# Capture and steering, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "",
+        f"- hardware: {device}",
+        f"- software: Python {platform.python_version()}, {versions}",
+        f"- model: {lalm!r}",
+    ]
+
+
+def report(lalm: LALM, pairs: int, repeats: int, tokens: int, batches: Sequence[int]) -> list[str]:
+    base, refusing = contrastive_prompts(lalm, pairs)
+    prompts = [*base, *refusing]
+    shortest, longest = (
+        f([len(p.audio) for p in base if isinstance(p.audio, np.ndarray)]) for f in (min, max)
+    )
+    capture(lalm, prompts[:2])  # warm up
+
+    plain, hooked = alternate([lambda: forward_only(lalm, prompts), lambda: capture(lalm, prompts)], repeats)
+    shares = [1 - without / with_hooks for without, with_hooks in zip(plain, hooked, strict=True)]
+    lines = [
+        "",
+        f"## Capture: {pairs} pairs, all {lalm.n_layers} layers, clips of {shortest / SAMPLE_RATE:.1f} to "
+        f"{longest / SAMPLE_RATE:.1f} s, {repeats} runs each in turn",
+        "",
+        "| what | seconds (median, range) | pairs per second |",
+        "| --- | --- | --- |",
+        row("forward passes without hooks", plain, pairs),
+        row("capture", hooked, pairs),
+        "",
+        f"Share of time in hooks: {statistics.median(shares):.1%} (median; {min(shares):.1%} to "
+        f"{max(shares):.1%}); wanted: at most {MAX_HOOK_SHARE:.0%}: "
+        f"{verdict([MAX_HOOK_SHARE - share for share in shares])}.",
+        "",
+        f"Peak memory: {peak_memory()}.",
+        "",
+        f"## Steering: {tokens} tokens an answer, all layers, {repeats} runs each in turn",
+        "",
+        "| batch | unsteered tokens/s | steered tokens/s | steered / unsteered | wanted |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    noise = torch.randn(lalm.n_layers, lalm.d_model, generator=torch.Generator().manual_seed(0))
+    vectors = SteeringVectors(noise)
+    for batch in batches:
+        some = (base * batch)[:batch]
+        off, on = alternate(
+            [lambda s=some: answer(lalm, s, tokens, None), lambda s=some: answer(lalm, s, tokens, vectors)],
+            repeats,
+        )
+        rates = [batch * tokens / statistics.median(times) for times in (off, on)]
+        ratios = [without / steered for without, steered in zip(off, on, strict=True)]
+        lines.append(
+            f"| {batch} | {rates[0]:.1f} | {rates[1]:.1f} | {statistics.median(ratios):.3f} "
+            f"({min(ratios):.3f} to {max(ratios):.3f}) | >= {MIN_SPEED}: "
+            f"{verdict([ratio - MIN_SPEED for ratio in ratios])} |"
+        )
+    return [*lines, "", f"Peak memory: {peak_memory()}.", *peers(lalm, base[:16], repeats)]
+
+
+def contrastive_prompts(lalm: LALM, pairs: int) -> tuple[list[Prompt], list[Prompt]]:
+    """Noise of 3 to 10 s (or the model's window), without and with the refusal sentence in the text."""
+    rng = np.random.default_rng(0)
+    longest = min(10.0, lalm.max_audio_seconds or 10.0)
+    lengths = rng.uniform(3.0, longest, pairs)
+    clips = [rng.standard_normal(round(s * SAMPLE_RATE)).astype(np.float32) / 10 for s in lengths]
+    return [Prompt(INSTRUCTION, clip) for clip in clips], [
+        Prompt(f"{INSTRUCTION} {REFUSAL}", clip) for clip in clips
+    ]
+
+
+@torch.no_grad()
+def forward_only(lalm: LALM, prompts: Sequence[Prompt]) -> None:
+    """What `capture` does, without its hooks."""
+    with closing(lalm.batches(prompts, 16, "plain")) as batches:
+        for _, inputs in batches:
+            lalm.trunk(**inputs, use_cache=False)
+
+
+def answer(lalm: LALM, prompts: Sequence[Prompt], tokens: int, vectors: SteeringVectors | None) -> None:
+    # A hair of the vector, so that both runs write about the same; its cost does not depend on its size.
+    with steer(lalm, vectors, alpha=1e-6) if vectors else nullcontext():
+        lalm.generate(prompts, max_new_tokens=tokens, min_new_tokens=tokens, batch_size=len(prompts))
+
+
+def alternate(works: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]:
+    """Seconds of each work, taken in turn and in alternating order, so that disturbances fall on all
+    alike."""
+    times: list[list[float]] = [[] for _ in works]
+    turns = list(zip(works, times, strict=True))
+    for repeat in range(repeats):
+        for work, taken in turns if repeat % 2 == 0 else turns[::-1]:
+            synchronise()
+            start = time.perf_counter()
+            work()
+            synchronise()
+            taken.append(time.perf_counter() - start)
+    return times
+
+
+def peers(lalm: LALM, prompts: Sequence[Prompt], repeats: int) -> list[str]:
+    """The states of one batch, all layers, by each library; the batch is made beforehand."""
+    ids, rest = bridge_inputs(lalm, prompts)
+    lines = [
+        "",
+        f"## Peers: all layers' states of one batch of {len(prompts)} spoken prompts",
+        "",
+        "| library | seconds (median, range) |",
+        "| --- | --- |",
+    ]
+    makers: dict[str, Callable[[], Callable[[], Any]]] = {
+        "forward pass alone": lambda: lambda: lalm.trunk(input_ids=ids, **rest, use_cache=False),
+        "sarsteer_lab.capture (makes the batch itself)": lambda: lambda: capture(lalm, prompts),
+        "TransformerLens run_with_cache": lambda: by_transformer_lens(lalm, ids, rest),
+        "steering-vectors record_activations": lambda: by_steering_vectors(lalm, ids, rest),
+        "nnsight trace": lambda: by_nnsight(lalm, ids, rest),
+    }
+    for name, make in makers.items():
+        try:
+            with torch.no_grad():
+                work = make()
+                work()
+                [times] = alternate([work], repeats)
+            middle, low, high = statistics.median(times), min(times), max(times)
+            lines.append(f"| {name} | {middle:.3f} ({low:.3f} to {high:.3f}) |")
+        except Exception as error:
+            lines.append(
+                f"| {name} | no result: {type(error).__name__}: {' '.join(str(error).split())[:120]} |"
+            )
+    return lines
+
+
+def by_transformer_lens(lalm: LALM, ids: torch.Tensor, rest: dict[str, Any]) -> Callable[[], Any]:
+    bridge = to_transformer_lens(lalm)
+    return lambda: bridge.run_with_cache(
+        ids, names_filter=lambda name: name.endswith("hook_resid_post"), **rest
+    )
+
+
+def by_steering_vectors(lalm: LALM, ids: torch.Tensor, rest: dict[str, Any]) -> Callable[[], Any]:
+    from steering_vectors import record_activations
+
+    def work() -> Any:
+        with record_activations(lalm.core, layer_type="decoder_block") as recorded:
+            lalm.core(input_ids=ids, **rest, use_cache=False)
+        if len(recorded) != lalm.n_layers:
+            raise RuntimeError(f"recorded {len(recorded)} of {lalm.n_layers} layers")
+        return recorded
+
+    return work
+
+
+def by_nnsight(lalm: LALM, ids: torch.Tensor, rest: dict[str, Any]) -> Callable[[], Any]:
+    from nnsight import NNsight, save
+
+    model = NNsight(lalm.core)
+    path = next(name for name, module in lalm.core.named_modules() if module is lalm.layers)
+
+    def work() -> Any:
+        with model.trace(input_ids=ids, **rest, use_cache=False):
+            saved = save([layer.output for layer in model.get(path)])
+        if len(saved) != lalm.n_layers or saved[0].shape[0] != len(ids):
+            raise RuntimeError(f"saved {len(saved)} outputs")
+        return saved
+
+    return work
+
+
+def verdict(margins: Sequence[float]) -> str:
+    """Of how far each run is on the wanted side: only runs that agree say anything."""
+    if min(margins) >= 0:
+        return "met"
+    return "missed" if max(margins) < 0 else "cannot tell (runs disagree)"
+
+
+def row(name: str, times: Sequence[float], pairs: int) -> str:
+    middle = statistics.median(times)
+    return f"| {name} | {middle:.2f} ({min(times):.2f} to {max(times):.2f}) | {pairs / middle:.2f} |"
+
+
+def synchronise() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak_memory() -> str:
+    if torch.cuda.is_available():
+        return f"{torch.cuda.max_memory_allocated() / 1e9:.1f} GB on the GPU"
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.1f} GB resident"
+
+
+def cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if (info.is_file())
+        else []
+    )
+    return names[0] if names else platform.processor() or "unknown"
+
+
+if __name__ == "__main__":
+    main()
