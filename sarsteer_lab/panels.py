@@ -271,7 +271,7 @@ def picture(fig: Figure, width: int = 720) -> str:
     with matplotlib.rc_context(LOOK):
         fig.savefig(file, format="png", dpi=100)
     data = base64.b64encode(file.getvalue()).decode()
-    return f'<img style="max-width:100%;width:{width}px" src="data:image/png;base64,{data}">'
+    return f'<img alt="figure" style="max-width:100%;width:{width}px" src="data:image/png;base64,{data}">'
 
 
 def opening_words(text: str) -> str:

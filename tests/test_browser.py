@@ -166,6 +166,9 @@ def test_steer_panel_steers(page: Any, lab: str) -> None:
         if steered != unsteered:
             picture(page, "04-alpha-default")
             break
+    # How long a slider move takes depends on the machine: noted beside the pictures, not judged.
+    seconds = panel.get_by_text("answered in").inner_text()
+    (PICTURES / "04-seconds.txt").write_text(seconds + "\n")
     assert any(a != b for a, b in seen), f"steering changed none of the answers: {seen}"
 
     record = panel.locator(".sarsteer-record")
