@@ -78,7 +78,7 @@ def ablation(
     finally:
         if before is not None:
             lalm.set_safety(before)
-    return tuple(pd.concat(parts, ignore_index=True) for parts in (curves, compared, lengths))  # type: ignore[return-value]
+    return tuple(pd.concat(parts, ignore_index=True) for parts in (curves, compared, lengths))
 
 
 def compare(outcomes: pd.DataFrame) -> pd.DataFrame:

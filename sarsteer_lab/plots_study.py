@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from sarsteer_lab.intervals import wilson
 from sarsteer_lab.plots import BLACK, BLUE, GREEN, GREY, LOOK, ORANGE, PURPLE, SKY, VERMILION
@@ -56,15 +56,9 @@ def defences_figure(table: pd.DataFrame, limits: Mapping[str, float]) -> Figure:
             if measure in limits:
                 ax.axvline(limits[measure], color=BLACK, linestyle=":", linewidth=1.5, label="target")
             counts = (rate * part["n"]).round().astype(int)
-            for row, count, n, high in zip(y, counts, part["n"], part["high"], strict=True):
-                ax.annotate(
-                    f"{count}/{n}",
-                    (min(high, 0.86), row),
-                    xytext=(4, 5),
-                    textcoords="offset points",
-                    fontsize=10,
-                )
-            ax.set(title=f"{name}: {measure}", xlim=(-0.04, 1.08), xlabel="share of requests")
+            for row, count, n in zip(y, counts, part["n"], strict=True):
+                ax.text(1.07, row, f"{count}/{n}", va="center", fontsize=11)
+            ax.set(title=f"{name}: {measure}", xlim=(-0.04, 1.32), xlabel="share of requests (right: count)")
             ax.xaxis.set_major_formatter(PercentFormatter(1.0))
             ax.set_xticks([0, 0.5, 1])
         axes[0].set_yticks(range(len(defences)), defences)
@@ -94,8 +88,10 @@ def choice_figure(choice: pd.DataFrame, n: int) -> Figure:
                 _score_curve(ax, part.sort_values("alpha"), str(name), mark)
             ax.axhline(none, color=BLACK, linewidth=1.2, linestyle=":", label="no steering")
             ax.set(title=title, xlabel="strength alpha", xscale="log")
-            ax.xaxis.set_major_formatter(ScalarFormatter())
-            ax.xaxis.set_minor_formatter(NullFormatter())
+            # Only the round strengths: others, scaled to lengths of vectors, would crowd the axis.
+            ticks = sorted(set(choice.loc[ours, "alpha"]))
+            ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+            ax.minorticks_off()
             ax.legend(loc="best", fontsize=11)
         axes[0].set_ylabel("score (sum of three shares, 0 to 3)")
         fig.suptitle(
@@ -209,7 +205,8 @@ def differences_figure(compared: pd.DataFrame) -> Figure:
                     middle, y, xerr=spans, fmt=marker, color=colour, capsize=3, markersize=8, label=label
                 )
             ax.set_title(statistic.replace(", ", ",\n"), fontsize=12)
-            ax.set_xlabel("difference")
+            better = "right" if statistic.startswith("area") else "left"
+            ax.set_xlabel(f"difference ({better}: first is better)")
             ax.xaxis.set_major_locator(MaxNLocator(5))
         axes[0].set_yticks(range(len(pairs)), [f"{first}\nminus {second}" for first, second in pairs])
         axes[0].set_ylim(len(pairs) - 0.4, -0.6)

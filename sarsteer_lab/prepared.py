@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from sarsteer_lab.lalm import LALM, Prompt
 from sarsteer_lab.steering import PROMPT_END
@@ -45,7 +46,7 @@ class PreparedBatch:
         stops = torch.tensor(ends if isinstance(ends, Sequence) else [ends], device=self._last.device)
         mask, step = self._mask, self._last
         running = torch.ones(len(step), dtype=torch.bool, device=step.device)
-        chosen = []
+        chosen: list[Tensor] = []
         setattr(self._cache, PROMPT_END, True)
         try:
             while len(chosen) < max_new_tokens and running.any():
