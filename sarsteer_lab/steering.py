@@ -262,7 +262,8 @@ class _Watch:
             stream.add_(added)
         else:
             assert self.audio is not None
-            where = self.audio.to(stream.device)
+            # Gemma 4's last layers, which reuse keys and values, see the prompt's last positions alone.
+            where = self.audio[:, -stream.shape[1] :].to(stream.device)
             stream.copy_(torch.where(where, (stream + added).to(stream.dtype), stream))
 
     def _row_alphas(self, alpha: Float[Tensor, "prompt"], batch: int) -> Float[Tensor, "batch"]:
