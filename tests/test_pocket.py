@@ -1,9 +1,12 @@
 """The pocket model: pinned files, assembly, and what can be checked of its training without training."""
 
+import copy
 import dataclasses
 import json
+import random
 import struct
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,10 @@ from safetensors.torch import save_file
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2AudioForConditionalGeneration
 
 from sarsteer_lab import data_folder
+from sarsteer_lab.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM, Prompt
 from sarsteer_lab.pocket import base, voices
-from sarsteer_lab.pocket.adapter import Example, answer_loss
+from sarsteer_lab.pocket.adapter import Example, answer_loss, roughen
 from sarsteer_lab.pocket.assemble import pocket_config, safety_delta
 from sarsteer_lab.pocket.base import BaseFile, BaseFileError, fetch, file_sha256, unpack
 from sarsteer_lab.pocket.clips import Clip, read_clips
@@ -30,12 +34,22 @@ from sarsteer_lab.pocket.lm_in_loop import (
     mixed_epoch,
     tree_batch,
 )
-from sarsteer_lab.pocket.loop import AudioSide, batches, collate, load_checkpoint, rate, save_checkpoint
+from sarsteer_lab.pocket.loop import (
+    AudioSide,
+    balanced_epoch,
+    batches,
+    collate,
+    hear,
+    load_checkpoint,
+    rate,
+    save_checkpoint,
+)
 from sarsteer_lab.pocket.prompt_clips import assign_voices
+from sarsteer_lab.pocket.safety import SCALES, choose_scale
 from sarsteer_lab.pocket.train import Training
 from sarsteer_lab.pocket.voices import held_out_voices, training_voices
 from sarsteer_lab.pocket.whisper import read_ctranslate2
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, SpokenPrompt
 
 # --- pinned files -------------------------------------------------------------------------------------------
 
@@ -362,6 +376,66 @@ def test_answer_loss_equals_one_conversation_at_a_time(tiny_lm: LlamaForCausalLM
             alone.append(torch.nn.functional.cross_entropy(logits, torch.tensor(e.answer), reduction="none"))
     torch.testing.assert_close(first, torch.stack([a[0] for a in alone]).mean(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(every, torch.cat(alone).mean(), atol=1e-4, rtol=1e-4)
+
+
+def test_roughened_text_is_noisy_only_where_it_stands_for_a_clip(tiny_lm: LlamaForCausalLM) -> None:
+    rough = Example([5, 6, 7, 8, 9], [20, 3], "a", heard=(2, 4))
+    plain = dataclasses.replace(rough, heard=None)
+    other = Example([5, 4, 7], [3], "b")  # shares one token: the cut prefix has to be taken into account
+    with torch.no_grad():
+        clean = answer_loss(tiny_lm, [plain, other], 3, random.Random(0))
+        assert answer_loss(tiny_lm, [plain, other], 3) == clean
+        assert answer_loss(tiny_lm, [rough, other], 3) == clean
+        assert answer_loss(tiny_lm, [rough, other], 3, random.Random(0)) != clean
+    spread = torch.tensor(0.5)
+    drawn = torch.stack([roughen(torch.ones(40, 64), spread, random.Random(seed)) for seed in range(30)])
+    assert 0.8 < drawn.mean() < 0.9 and 0.15 < drawn.std(dim=(1, 2)).mean() < 0.35
+
+
+def test_the_safety_scale_is_chosen_by_what_each_scale_does(
+    tiny: LALM, tiny_lm: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lm = copy.deepcopy(tiny_lm)
+    name = "model.language_model.layers.1.mlp.up_proj"
+    weight = lm.get_parameter(name.replace("language_model.", "") + ".weight")
+    before = weight.clone()
+    factors = {f"{name}.A": torch.randn(2, 32), f"{name}.B": torch.randn(64, 2)}
+    # Refusals by scale as (harmful, others): the second scale is best, the third refuses everything.
+    refused = iter([(0, 0), (1, 0), (1, 1), (0, 1)])
+    current: dict[str, tuple[int, int]] = {}
+
+    def judge(self: PhraseJudge, request: str, response: str) -> str:
+        if request == "a":
+            current["now"] = next(refused)
+        return "refused" if current["now"][request != "a"] else "answered"
+
+    monkeypatch.setattr(PhraseJudge, "judge", judge)
+    monkeypatch.setattr("sarsteer_lab.pocket.safety.chat_tokens", lambda text, tok: tok(text).input_ids)
+    prompts = [
+        SpokenPrompt(text, text, label, "topic", "validation")
+        for text, label in (("a", "harmful"), ("b", "harmless"))
+    ]
+    scale, rows = choose_scale(lm, tiny.tokenizer, factors, prompts)
+    assert scale == SCALES[1] and [row["score"] for row in rows] == [0, 1, 0, -1]
+    wanted = before + SCALES[-1] * factors[f"{name}.B"] @ factors[f"{name}.A"]
+    torch.testing.assert_close(weight, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_balanced_epochs_hold_all_of_kokoro_and_twice_as_many_others() -> None:
+    mel = torch.zeros(80, 8)
+    clips = [Clip("a", "question", voice, mel) for voice in ["af_sky"] * 4 + ["hibari-100"] * 50]
+    epoch = balanced_epoch(clips, 3)
+    assert Counter(clip.voice for clip in epoch) == {"af_sky": 4, "hibari-100": 8}
+    assert balanced_epoch(clips[4:], 3) == clips[4:]
+
+
+def test_hearing_in_bfloat16_is_close_and_float32(audio_model: Qwen2AudioForConditionalGeneration) -> None:
+    audio = AudioSide(audio_model).eval()
+    mel, frames = collate([random_clip(120, 1), random_clip(80, 2)])
+    with torch.no_grad():
+        exact, fast = audio(mel, frames), hear(audio, mel, frames)
+    assert fast.dtype == torch.float32
+    assert torch.nn.functional.cosine_similarity(exact.flatten(), fast.flatten(), 0) > 0.999
 
 
 def test_batches_hold_every_clip_once_and_depend_on_the_seed() -> None:

@@ -4,8 +4,9 @@ SmolLM2-135M-Instruct cannot: with the request *typed* in the clip's place and t
 it, the word error rate of what it says is above 100% (it answers instead). Without this skill no word error
 rate could tell what the model hears, and stage (e) would spend its time on teaching to repeat through the
 clip. Sentences stand in the clip's place as they are typed, or spread out among spaces at about the pace of
-speech; a part of the examples asks for an answer instead and keeps the model's own, so that the instruction
-decides. Harmless corpus sentences only.
+speech and roughened as a projector's outputs are (`adapter.roughen`); a part of the examples asks for an
+answer instead and keeps the model's own, so that the instruction decides. Harmless corpus sentences only, no
+speech.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from sarsteer_lab.pocket.safety import ANSWER_TOKENS, greedy_answers
 
 LAYERS = range(30)
 LEARNING_RATE = 6e-4
-REPEATED, ANSWERED = 640, 200
+REPEATED, ANSWERED = 900, 300
 # Spaces between tokens, as a clip has outputs between its words: up to so many, at 25 outputs a second.
 MOST_SPACES = 5
 
 
 def spread(tokens: Sequence[int], space: int, draw: random.Random) -> list[int]:
-    """`tokens` with 0 to `MOST_SPACES` space tokens before each and after the last."""
+    """`tokens`, some said twice, with 0 to `MOST_SPACES` space tokens before each and after the last."""
     out: list[int] = []
     for token in tokens:
-        out += [space] * draw.randint(0, MOST_SPACES) + [token]
+        out += [space] * draw.randint(0, MOST_SPACES) + [token] * (2 if draw.random() < 0.25 else 1)
     return out + [space] * draw.randint(0, MOST_SPACES)
 
 
@@ -46,9 +47,14 @@ def build_examples(
     frame: Frame = chat_frame(processor)
     space = tokenizer(" ", add_special_tokens=False).input_ids[0]
 
-    def heard(text: str) -> list[int]:
+    def example(text: str, after: list[int], answer: list[int], label: str) -> Example:
         tokens = tokenizer(text, add_special_tokens=False).input_ids
-        return spread(tokens, space, draw) if draw.random() < 0.6 else tokens
+        start = len(frame.before)
+        if draw.random() < 0.2:
+            return Example(frame.before + tokens + after, answer, label)
+        tokens = spread(tokens, space, draw)
+        heard = (start, start + len(tokens))
+        return Example(frame.before + tokens + after, answer, label, heard)
 
     repeated = draw.sample(list(sentences), REPEATED)
     questions = draw.sample([s for s in sentences if s.kind == "question"], ANSWERED)
@@ -58,16 +64,14 @@ def build_examples(
     ]
     own = greedy_answers(lm, typed, new_tokens=ANSWER_TOKENS, pad=frame.end)
     return [
-        Example(
-            frame.before + heard(s.text) + frame.repeat,
+        example(
+            s.text,
+            frame.repeat,
             [*tokenizer(s.text, add_special_tokens=False).input_ids, frame.end],
             "repeat",
         )
         for s in repeated
-    ] + [
-        Example(frame.before + heard(q.text) + frame.answer, answer, "answer")
-        for q, answer in zip(questions, own, strict=True)
-    ]
+    ] + [example(q.text, frame.answer, answer, "answer") for q, answer in zip(questions, own, strict=True)]
 
 
 def train_readout(

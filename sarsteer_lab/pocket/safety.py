@@ -116,7 +116,7 @@ def choose_scale(
     delta: dict[str, Tensor],
     prompts: Sequence[SpokenPrompt],
 ) -> tuple[float, list[dict]]:
-    """How strongly to merge `delta`, and what each of `SCALES` does to the typed `prompts` (validation split).
+    """How strongly to merge `delta`, and what each of `SCALES` does to the typed `prompts` (of validation).
 
     The rule: the largest difference of the share of harmful requests refused and the mean share of the other
     labels refused; the smaller scale if two are equal. Leaves `lm` with the last scale merged.
