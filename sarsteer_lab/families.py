@@ -5,6 +5,7 @@ trusts the recipes below and the processor's own chat template.
 """
 
 import inspect
+import logging
 from base64 import b64encode
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,14 @@ def render_mistral(processor: Any, messages: Messages) -> str:
         else turn
         for turn in messages
     ]
-    return processor.tokenizer.apply_chat_template(shown, tokenize=False)
+    # mistral-common warns that such text should not be tokenised again. It is not: it is shown, and hashed.
+    log = logging.getLogger("transformers.tokenization_mistral_common")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        return processor.tokenizer.apply_chat_template(shown, tokenize=False)
+    finally:
+        log.setLevel(level)
 
 
 AUDIO_MARK = {"type": "text", "text": "[AUDIO]"}
