@@ -338,3 +338,42 @@ def test_ten_kills_change_nothing(
     finish(start(tmp_path / "killed"))
     assert _bytes(tmp_path / "killed") == expected
     assert len(set(sizes)) > 2
+
+
+def test_a_shared_reading_resumes_to_the_same_bytes(
+    tiny: LALM,
+    defences: list[Defence],
+    sets: dict[str, list[SpokenPrompt]],
+    finished: tuple[Path, pd.DataFrame],
+    tmp_path: Path,
+) -> None:
+    def run(folder: Path) -> pd.DataFrame:
+        return evaluate(
+            tiny,
+            defences,
+            sets,
+            [PhraseJudge()],
+            folder,
+            max_new_tokens=6,
+            batch_size=3,
+            share_reading=True,
+            skipped={"harmless": 2},
+        )
+
+    table = run(tmp_path / "whole")
+    expected = _bytes(tmp_path / "whole")
+    whole = expected["responses.jsonl"]
+    for length in (0, len(whole) // 3, len(whole) // 2, len(whole) - 1):
+        folder = tmp_path / str(length)
+        folder.mkdir()
+        (folder / "manifest.json").write_bytes(expected["manifest.json"])
+        (folder / "responses.jsonl").write_bytes(whole[:length])
+        run(folder)
+        assert _bytes(folder) == expected
+    assert (table.loc[table["set"] == "harmless", "skipped"] == 2).all()
+    assert (table["tokens_per_second"] > 0).all()
+    # The same responses as without sharing, in another order.
+    keys = ["defence", "set"]
+    counts = ["n", "refused", "answered", "broken"]
+    plain = finished[1].sort_values(keys)[counts].to_numpy()
+    assert (table.sort_values(keys)[counts].to_numpy() == plain).all()
