@@ -19,7 +19,7 @@ from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.safe_space import ablate, principal_space
 from sarsteer_lab.steering import SteeringVectors, steer
 
-SWEPT_ALPHAS = (0.0, 0.02, 0.05, 0.08, 0.1, 0.15, 0.2, 0.3, 0.5)
+SWEPT_ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 DIAL_SETTINGS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 Shown = tuple[Answer, float]
@@ -94,7 +94,7 @@ class SteerPanel(_TwoAnswers):
             return kind(description=name, continuous_update=False, style=LABEL_WIDTH, layout=wide, **options)
 
         floating, whole = ipywidgets.FloatSlider, ipywidgets.IntSlider
-        self.alpha = slider(floating, "alpha", value=alpha, min=0, max=0.5, step=0.01)
+        self.alpha = slider(floating, "alpha", value=alpha, min=0, max=1, step=0.01)
         self.lam = slider(floating, "lambda", value=lam, min=0, max=1.5, step=0.1, readout_format=".1f")
         self.k = slider(whole, "k", value=min(k, most), min=0, max=most)
         self.layers = slider(ipywidgets.IntRangeSlider, "layers", value=(0, last), min=0, max=last)

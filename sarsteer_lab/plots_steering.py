@@ -41,6 +41,7 @@ POINTS = (
     (BLUE, ">"),
     (ORANGE, "h"),
     (PURPLE, "*"),
+    (GREEN, "p"),
 )
 """Colour and marker of one defence after the other; more than these start again."""
 
