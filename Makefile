@@ -1,6 +1,7 @@
 # On a fresh machine only Python >= 3.11 and make are needed: every target sets up .venv first.
 #
-#   make walkthrough   the main job: figures and a summary in figures/walkthrough/
+#   make walkthrough   the main job: figures and a summary in figures/walkthrough/, then all chapters as pages
+#                      in build/notebooks/
 #   make notebooks     run all notebooks in order and keep their outputs and figures
 #   make lab           JupyterLab on the notebooks
 #   make test          lint, types and the quick tests (make test-all: the slow ones too)
@@ -32,6 +33,7 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 
 walkthrough: venv
 	$(BIN)/sarsteer-lab walkthrough
+	$(BIN)/python -m sarsteer_lab.notebooks notebooks --no-save --html build/notebooks
 
 notebooks: venv
 	$(BIN)/python -m sarsteer_lab.notebooks notebooks notebooks/solutions notebooks/exercises

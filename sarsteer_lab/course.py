@@ -34,7 +34,7 @@ from sarsteer_lab.defenses import BaseStates, collect_states
 from sarsteer_lab.derivation import activation_cache, model_name
 from sarsteer_lab.findings import share_text
 from sarsteer_lab.geometry import project_2d
-from sarsteer_lab.intervals import paired_difference
+from sarsteer_lab.intervals import paired_difference, wilson
 from sarsteer_lab.lalm import LALM, Prompt, load_lalm
 from sarsteer_lab.ledger import Ledger
 from sarsteer_lab.live import LivePrompt
@@ -212,9 +212,14 @@ def claim_on_shares(claim: str, more: Sequence[bool], less: Sequence[bool], name
     """Judge the claim that something happens to the same requests more often in one condition.
 
     `more` and `less` say for each request whether it did. The interval is that of the difference, by paired
-    bootstrap. Raises ValueError if the two are not of the same requests.
+    bootstrap. Where all pairs are alike no resample differs, which says nothing about how sure that is: then
+    Wilson's upper end for "0 of n pairs unlike" goes to both sides. Raises ValueError if the two are not of
+    the same requests.
     """
     difference, low, high = paired_difference(np.array(more, dtype=bool), np.array(less, dtype=bool))
+    if low == high:
+        unseen = wilson(0, len(more))[1]
+        low, high = max(-1.0, difference - unseen), min(1.0, difference + unseen)
     measured = (
         f"{names[0]} {share_text(sum(more), len(more))}, {names[1]} {share_text(sum(less), len(less))}: "
         f"{difference:+.0%}"

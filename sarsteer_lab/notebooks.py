@@ -3,7 +3,8 @@
     python -m sarsteer_lab.notebooks notebooks notebooks/solutions
 
 runs every notebook of these folders in place (a file may be named too); with `--html FOLDER` each is also
-written as a page that needs no Jupyter. Needs the extra `lab`.
+written as a page that needs no Jupyter, and with `--no-save` the notebooks themselves stay as they are. The
+figures' index, `figures/README.md`, is brought up to date. Needs the extra `lab`.
 """
 
 import argparse
@@ -18,9 +19,14 @@ from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 from tqdm import tqdm
 
+from sarsteer_lab.plots import write_index
+
 CELL_SECONDS = 900
 """A cell that takes longer counts as hanging."""
 
+
+FIGURES = Path(__file__).resolve().parent.parent / "figures"
+"""The figures of a checkout, which the chapters write."""
 
 _PROGRESS = re.compile(r"\d+%\|.*\| \d+/\d+ \[")
 
@@ -98,9 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m sarsteer_lab.notebooks", description=__doc__)
     parser.add_argument("places", nargs="+", type=Path, help="notebooks, or folders of them")
     parser.add_argument("--html", type=Path, help="also write each as an HTML page into this folder")
+    parser.add_argument("--no-save", action="store_true", help="leave the notebooks themselves as they are")
     options = parser.parse_args(arguments)
     try:
-        run_notebooks(find_notebooks(options.places), html=options.html)
+        run_notebooks(find_notebooks(options.places), save=not options.no_save, html=options.html)
+        if FIGURES.is_dir():
+            write_index(FIGURES)
     except (NotebookError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1

@@ -68,6 +68,21 @@ def save_figure(fig: Figure, folder: Path | str, name: str) -> list[Path]:
     return paths
 
 
+def write_index(folder: Path) -> Path:
+    """Write `folder`/README.md: every PNG below it, by subfolder, with a link to its SVG. Returns its path."""
+    lines = ["# Figures", "", "Drawn by the notebooks, the walkthrough and the study; each also as SVG."]
+    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
+        pictures = sorted(place.glob("*.png"))
+        if pictures:
+            lines += ["", f"## {place.name}", ""]
+        for picture in pictures:
+            name = f"{place.name}/{picture.stem}"
+            lines.append(f"[![{picture.stem}]({name}.png)]({name}.svg)")
+    index = folder / "README.md"
+    index.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return index
+
+
 def gap_figure(
     cosine: Float[Tensor, "prompt layer"],
     centred_cosine: Float[Tensor, "prompt layer"],

@@ -183,3 +183,13 @@ def test_small_cosines_get_an_axis_of_their_own_size() -> None:
 def test_titles_give_the_counts() -> None:
     assert "60 harmful clips" in direction().get_suptitle()
     assert "50 harmless clips, k = 10" in direction().get_suptitle()
+
+
+def test_the_index_shows_every_figure_and_links_its_svg(tmp_path: Path) -> None:
+    for name in ("b/two", "a/one"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.png").touch()
+    (tmp_path / "empty").mkdir()
+    text = plots.write_index(tmp_path).read_text()
+    assert text.index("[![one](a/one.png)](a/one.svg)") < text.index("[![two](b/two.png)](b/two.svg)")
+    assert "## a" in text and "empty" not in text
