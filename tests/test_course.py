@@ -128,7 +128,7 @@ def test_shares_are_compared_on_the_same_requests() -> None:
     claim = course.claim_on_shares("more", more, [False] * 40, ("spoken", "typed"))
     assert claim.verdict == "seen here" and "30/40 (75%)" in claim.measured and "+75%" in claim.measured
     assert course.claim_on_shares("more", more, more, ("a", "b")).verdict == "not seen here"
-    # Pairs that are all alike prove nothing if there are few of them (more than 10 of 100 may still be unlike).
+    # Pairs that are all alike prove nothing if there are few of them.
     few = course.claim_on_shares("more", [False] * 14, [False] * 14, ("a", "b"))
     assert few.verdict == "cannot tell" and few.interval.startswith("[-22%, +22%]")
     assert course.claim_on_shares("more", [True], [False], ("a", "b")).measured.endswith("+100%")
