@@ -69,7 +69,7 @@ def save_figure(fig: Figure, folder: Path | str, name: str) -> list[Path]:
 
 
 def write_index(folder: Path) -> Path:
-    """Write `folder`/README.md: every PNG below it, by subfolder, each a link to its SVG; returns its path."""
+    """Write `folder`/README.md: every PNG below it, by subfolder, each a link to its SVG; its path."""
     lines = ["# Figures", "", "Drawn by the notebooks, the walkthrough and the study; each also as SVG."]
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):
         pictures = sorted(place.glob("*.png"))
