@@ -62,19 +62,21 @@ class Record:
             self.fail(f"{key!r} has to be a text, but is {_show(value)}")
         if not value.strip():
             self.fail(f"{key!r} is empty")
-        if any("\ud800" <= character <= "\udfff" for character in value):
+        if _has_half_pair(value):
             self.fail(f"{key!r} holds half of a surrogate pair, which is not a character")
         return value.strip()
 
     def inside(self, folder: Path, name: str) -> Path:
         """The path of `name` in `folder`, which it must not leave: names from data files are not trusted.
 
-        Absolute names, "..", NUL and symbolic links that lead out of `folder` raise PromptFileError. Whether
-        the file exists is not checked.
+        Absolute names, "..", NUL, halves of surrogate pairs and symbolic links that lead out of `folder` raise
+        PromptFileError. Whether the file exists is not checked.
         """
         windows = PureWindowsPath(name)  # knows both kinds of slash, and drives
         if "\0" in name:
             self.fail(f"the file name {name!r} holds a NUL character")
+        if _has_half_pair(name):
+            self.fail(f"the file name {name!r} holds half of a surrogate pair, which is not a character")
         if windows.anchor or not windows.parts:
             self.fail(f"the file name {name!r} is absolute or empty; it has to be relative to {folder}")
         if ".." in windows.parts:
@@ -186,6 +188,11 @@ def _record(path: Path, place: str, entry: Any) -> Record:
             f"{path}, {place}: has to be an object with named fields, but is {_show(entry)}"
         )
     return Record(path, place, entry)
+
+
+def _has_half_pair(text: str) -> bool:
+    """JSON can hold such halves ("\\ud800"); they are no characters and no file name can hold one."""
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _reason(error: Exception) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sarsteer_lab import data_folder
@@ -626,6 +626,7 @@ def test_a_spec_that_names_no_set(spec: str) -> None:
         read_set(spec)
 
 
+@example(name="\ud800")
 @given(name=st.text(alphabet=st.characters() | st.sampled_from("./\\:\0"), max_size=12))
 def test_no_name_leaves_its_folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.getbasetemp()
