@@ -67,9 +67,9 @@ class Record:
         return value.strip()
 
     def inside(self, folder: Path, name: str) -> Path:
-        """The path of `name` in `folder`, which it must not leave: names from data files are not trusted.
+        """The path of `name` in `folder`, which it must not leave: data files are not trusted.
 
-        Absolute names, "..", NUL, halves of surrogate pairs and symbolic links that lead out of `folder` raise
+        Absolute names, "..", NUL, halves of surrogate pairs and links that lead out of `folder` raise
         PromptFileError. Whether the file exists is not checked.
         """
         windows = PureWindowsPath(name)  # knows both kinds of slash, and drives

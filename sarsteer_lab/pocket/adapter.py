@@ -109,15 +109,8 @@ def train_adapter(
     Half of the loss is on the first answer token, where what kind of answer it will be is decided. Writes the
     delta to `path` and logs beside it, as JSON lines. Leaves `lm` with the adapter injected.
     """
-    from peft import LoraConfig, inject_adapter_in_model
-
     torch.manual_seed(seed)
-    lm.requires_grad_(False)
-    config = LoraConfig(
-        r=RANK, lora_alpha=LORA_ALPHA, target_modules=MODULES, layers_to_transform=list(layers)
-    )
-    lm = inject_adapter_in_model(config, lm)
-    trained = [p for p in lm.parameters() if p.requires_grad]
+    trained = inject_adapter(lm, layers)
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
     log = Log(path.with_suffix(".jsonl"))
     draw = random.Random(seed)
@@ -145,6 +138,21 @@ def train_adapter(
     delta = export_delta(lm)
     save_file(delta, path)
     return delta
+
+
+def inject_adapter(lm: LlamaForCausalLM, layers: Sequence[int]) -> list[torch.nn.Parameter]:
+    """Freeze `lm`, put a fresh LoRA on `layers` in place, and return its parameters, float32 in any model."""
+    from peft import LoraConfig, inject_adapter_in_model
+
+    lm.requires_grad_(False)
+    config = LoraConfig(
+        r=RANK, lora_alpha=LORA_ALPHA, target_modules=MODULES, layers_to_transform=list(layers)
+    )
+    inject_adapter_in_model(config, lm)
+    trained = [p for p in lm.parameters() if p.requires_grad]
+    for parameter in trained:
+        parameter.data = parameter.data.float()
+    return trained
 
 
 def export_delta(lm: torch.nn.Module) -> dict[str, Tensor]:

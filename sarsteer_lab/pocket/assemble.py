@@ -178,8 +178,8 @@ def assemble_pocket(folder: Path | None = None) -> Path:
     The cache entry is named after everything that went into it (base file, audio delta, assembly version), so
     a new delta gets a new entry. Assembly takes about a minute and 600 MB of disk; later calls cost nothing.
     """
-    delta, readout = (deltas_folder() / f"{name}.safetensors" for name in ("audio", "readout"))
-    for path in (delta, readout):
+    delta, *merged = (deltas_folder() / f"{name}.safetensors" for name in ("audio", "readout", "listening"))
+    for path in (delta, *merged):
         if not path.exists():
             raise BaseFileError(
                 f"{path} is missing: the checkout is incomplete (it is part of the pocket model)."
@@ -187,7 +187,7 @@ def assemble_pocket(folder: Path | None = None) -> Path:
     recipe = {
         "base": LANGUAGE_MODEL.sha256,
         "audio": file_sha256(delta),
-        "readout": file_sha256(readout),
+        **{path.stem: file_sha256(path) for path in merged},
         "version": ASSEMBLY_VERSION,
     }
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
@@ -195,7 +195,8 @@ def assemble_pocket(folder: Path | None = None) -> Path:
     if (target / "model.safetensors").exists():
         return target
     language_model, tokenizer = base_language_model()
-    merge_delta(language_model, load_file(readout))
+    for path in merged:
+        merge_delta(language_model, load_file(path))
     processor = build_processor(tokenizer)
     model = build_model(language_model, processor, load_file(delta))
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -10,6 +10,7 @@ compression. Only harmless sentences are heard here.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import random
 from collections.abc import Iterator, Sequence
@@ -19,11 +20,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerBase, Qwen2AudioProcessor
 
 from sarsteer_lab.hearing import REPEAT
+from sarsteer_lab.pocket.adapter import export_delta, inject_adapter
 from sarsteer_lab.pocket.clips import Clip
 from sarsteer_lab.pocket.ctc import TokenHead, ctc_loss, target_of
 from sarsteer_lab.pocket.loop import (
@@ -46,6 +49,10 @@ TOWER_RATE, PROJECTOR_RATE = 1.5e-4, 2.5e-4
 # Beside each batch, so many further clips are heard for the CTC loss alone: without them the CTC transcripts
 # got worse while the language model learned.
 CTC_WEIGHT, CTC_CLIPS = 0.5, 8
+# A small adapter on the lowest layers learns to read the projector's outputs, below the layers that the
+# safety adapter changes: with the language model frozen altogether, 1,200 clips brought the read-out's word
+# errors from 48% to 40% only, while the CTC head heard 83% of the words.
+LISTENING_LAYERS, LISTENING_RATE = range(10), 5e-4
 ANSWER_TOKENS = 4
 TEACHER_TOP = 64
 # The share of carriers and stories in the mix: the course's prompts are questions and instructions.
@@ -278,28 +285,36 @@ def train_in_loop(
     seed: int = 0,
     save_every: int = 50,
 ) -> None:
-    """Train `audio` in place through the frozen `lm`, resuming from `folder`/in_loop.safetensors.
+    """Train `audio` in place, and an adapter on the lowest layers of the otherwise frozen `lm`, resuming from
+    `folder`/in_loop.safetensors.
 
-    Logs to `folder`/in_loop.jsonl. An interrupted run repeats at most `save_every` batches.
+    Logs to `folder`/in_loop.jsonl; writes the adapter to `folder`/listening.safetensors when done. An
+    interrupted run repeats at most `save_every` batches.
     """
     torch.manual_seed(seed)
     # In bfloat16 the frozen model costs little more than half; what trains, and every loss, stays in float32.
     lm.requires_grad_(False).eval().bfloat16()
     tokenizer = processor.tokenizer
     frame = chat_frame(processor)
-    prefix = PrefixCache(lm, frame.before)
-    teacher = Teacher(lm, tokenizer, frame)
+    teacher = Teacher(copy.deepcopy(lm), tokenizer, frame)
+    adapter = nn.ParameterList(inject_adapter(lm, LISTENING_LAYERS))
+    lm.eval()
     targets = {id(clip): target for clip in clips if (target := target_of(clip.text, tokenizer, head))}
     clips = [clip for clip in clips if id(clip) in targets]
     tower = [p for p in audio.audio_tower.parameters() if p.requires_grad]
     projector = list(audio.multi_modal_projector.parameters())
-    groups = [(tower, TOWER_RATE), ([*projector, *head.parameters()], PROJECTOR_RATE)]
+    groups = [
+        (tower, TOWER_RATE),
+        ([*projector, *head.parameters()], PROJECTOR_RATE),
+        (list(adapter), LISTENING_RATE),
+    ]
     optimizer = torch.optim.AdamW([{"params": p} for p, _ in groups], weight_decay=0.0, betas=(0.9, 0.98))
-    modules: dict[str, nn.Module] = {"audio": audio, "head": head}
+    modules: dict[str, nn.Module] = {"audio": audio, "head": head, "listening": adapter}
     path = folder / "in_loop.safetensors"
     progress = (
         load_checkpoint(path, modules, optimizer) if path.exists() else {"seen": 0, "steps": 0, "epoch": 0}
     )
+    prefix = PrefixCache(lm, frame.before)
     log = Log(folder / "in_loop.jsonl")
     bar = tqdm(total=presentations, initial=progress["seen"], desc="language model in the loop", unit="clip")
     draw = random.Random(seed + progress["seen"])
@@ -340,7 +355,7 @@ def train_in_loop(
             )
             optimizer.zero_grad()
             (repeat + divergence + CTC_WEIGHT * (ctc + more)).backward()
-            nn.utils.clip_grad_norm_([*tower, *projector], 1.0)
+            nn.utils.clip_grad_norm_([*tower, *projector, *adapter], 1.0)
             optimizer.step()
             progress["seen"] += len(batch)
             progress["steps"] += 1
@@ -353,9 +368,12 @@ def train_in_loop(
                 log.write(seen=progress["seen"], **named, rate=factor)
                 bar.set_postfix(repeat=f"{named['repeat']:.2f}", kl=f"{named['kl']:.2f}")
                 recent.clear()
+            if progress["steps"] % 25 == 0:  # the adapter reads the prompt's fixed beginning too
+                prefix = PrefixCache(lm, frame.before)
             if progress["steps"] % save_every == 0:
                 save_checkpoint(path, modules, optimizer, progress)
             if progress["seen"] >= presentations:
                 break
     save_checkpoint(path, modules, optimizer, progress)
+    save_file(export_delta(lm), folder / "listening.safetensors")
     bar.close()

@@ -202,7 +202,7 @@ class Training:
         head.load_state_dict(load_file(self.shipped_head))
 
     def in_loop(self) -> None:
-        """(e) Train through the frozen language model with its safety adapter at full scale."""
+        """(e) Train through the language model with its safety adapter at full scale."""
         audio, head, clips = self._audio()
         if (self.folder / "ctc.safetensors").exists():
             load_checkpoint(self.folder / "ctc.safetensors", {"audio": audio, "head": head})
@@ -229,8 +229,8 @@ class Training:
             metadata={"stage": newest.stem, "seen": str(progress["seen"])},
         )
         save_file({name: t.contiguous() for name, t in head.state_dict().items()}, self.shipped_head)
-        for delta in (self._readout_file, self._safety_file):
-            shutil.copy(delta, deltas_folder() / delta.name)
+        for name in ("readout", "listening", "safety"):
+            shutil.copy(self.folder / f"{name}.safetensors", deltas_folder() / f"{name}.safetensors")
         for stage in ("readout", "safety", "ctc", "in_loop"):
             shutil.copy(self.folder / f"{stage}.jsonl", deltas_folder() / "training" / f"log-{stage}.jsonl")
         print(f"exported {newest.stem} after {progress['seen']:,} clip presentations to {deltas_folder()}")
