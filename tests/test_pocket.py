@@ -19,8 +19,8 @@ from sarsteer_lab import data_folder
 from sarsteer_lab.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM, Prompt
 from sarsteer_lab.pocket import base, voices
-from sarsteer_lab.pocket.adapter import Example, answer_loss, roughen
-from sarsteer_lab.pocket.assemble import pocket_config, safety_delta
+from sarsteer_lab.pocket.adapter import Example, answer_loss, export_delta, inject_adapter, roughen
+from sarsteer_lab.pocket.assemble import merge_delta, pocket_config, safety_delta
 from sarsteer_lab.pocket.base import BaseFile, BaseFileError, fetch, file_sha256, unpack
 from sarsteer_lab.pocket.clips import Clip, read_clips
 from sarsteer_lab.pocket.corpus import check_harmless, coverage, lexicon_of
@@ -376,6 +376,32 @@ def test_answer_loss_equals_one_conversation_at_a_time(tiny_lm: LlamaForCausalLM
             alone.append(torch.nn.functional.cross_entropy(logits, torch.tensor(e.answer), reduction="none"))
     torch.testing.assert_close(first, torch.stack([a[0] for a in alone]).mean(), atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(every, torch.cat(alone).mean(), atol=1e-4, rtol=1e-4)
+
+
+def test_an_adapter_starts_as_nothing_and_ships_as_it_was_trained(tiny_lm: LlamaForCausalLM) -> None:
+    plain, adapted = copy.deepcopy(tiny_lm).bfloat16(), copy.deepcopy(tiny_lm).bfloat16()
+    ids = torch.tensor([[5, 6, 7, 8]])
+    trained = inject_adapter(adapted, [0, 2])
+    assert {p.dtype for p in trained} == {torch.float32}
+    assert {name.split(".")[2] for name, p in adapted.named_parameters() if p.requires_grad} == {"0", "2"}
+    with torch.no_grad():
+        assert torch.equal(adapted(input_ids=ids).logits, plain(input_ids=ids).logits)
+        for seed, parameter in enumerate(trained):
+            parameter.normal_(0, 0.2, generator=torch.Generator().manual_seed(seed))
+        merge_delta(merged := copy.deepcopy(plain).float(), export_delta(adapted))
+        wanted = adapted.float()(input_ids=ids).logits
+        assert not torch.allclose(wanted, tiny_lm(input_ids=ids).logits, atol=0.1)
+        # The file is in float16.
+        torch.testing.assert_close(merged(input_ids=ids).logits, wanted, atol=0.02, rtol=0.02)
+
+
+def test_training_goes_on_from_the_shipped_adapters_but_never_over_newer_ones(tmp_path: Path) -> None:
+    training = Training(tmp_path, ctc=1, in_loop=1)
+    (tmp_path / "safety.safetensors").write_bytes(b"newer")
+    training.take_shipped_adapters()
+    assert (tmp_path / "safety.safetensors").read_bytes() == b"newer"
+    shipped = data_folder() / "pocket" / "readout.safetensors"
+    assert (tmp_path / "readout.safetensors").read_bytes() == shipped.read_bytes()
 
 
 def test_roughened_text_is_noisy_only_where_it_stands_for_a_clip(tiny_lm: LlamaForCausalLM) -> None:

@@ -87,6 +87,14 @@ class Training:
     def _safety_file(self) -> Path:
         return self.folder / "safety.safetensors"
 
+    def take_shipped_adapters(self) -> None:
+        """Go on from the shipped text adapters, as (d) and (e) go on from the shipped audio side."""
+        for path in (self._readout_file, self._safety_file):
+            shipped = deltas_folder() / path.name
+            if not path.exists() and shipped.exists():
+                print(f"taking the shipped {path.name} (--fresh trains a new one)")
+                shutil.copy(shipped, path)
+
     @property
     def corpus_file(self) -> Path:
         """The sentences, one JSON object a line; the copy that was trained on ships in
@@ -232,7 +240,8 @@ class Training:
         for name in ("readout", "listening", "safety"):
             shutil.copy(self.folder / f"{name}.safetensors", deltas_folder() / f"{name}.safetensors")
         for stage in ("readout", "safety", "ctc", "in_loop"):
-            shutil.copy(self.folder / f"{stage}.jsonl", deltas_folder() / "training" / f"log-{stage}.jsonl")
+            if (log := self.folder / f"{stage}.jsonl").exists():
+                shutil.copy(log, deltas_folder() / "training" / f"log-{stage}.jsonl")
         print(f"exported {newest.stem} after {progress['seen']:,} clip presentations to {deltas_folder()}")
 
 
@@ -249,7 +258,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--ctc-presentations", type=int, default=CTC_PRESENTATIONS)
     parser.add_argument("--in-loop-presentations", type=int, default=IN_LOOP_PRESENTATIONS)
     parser.add_argument(
-        "--fresh", action="store_true", help="start the audio side from Whisper, not from the shipped deltas"
+        "--fresh",
+        action="store_true",
+        help="start from Whisper and the base LLM, not from the shipped deltas",
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
@@ -262,6 +273,8 @@ def main(arguments: list[str] | None = None) -> None:
         seed=options.seed,
         fresh=options.fresh,
     )
+    if not options.fresh:
+        training.take_shipped_adapters()
     for stage in stages if options.stage == "all" else [options.stage]:
         run: Callable[[], None] = getattr(training, stage.replace("-", "_"))
         run()
