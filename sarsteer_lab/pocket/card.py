@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sarsteer_lab import data_folder
 from sarsteer_lab.findings import share_text
-from sarsteer_lab.plots import BLUE, VERMILION, save_figure
+from sarsteer_lab.plots import BLUE, GREY, VERMILION, save_figure
 from sarsteer_lab.prompts import LABELS
 
 BEGIN, END = "<!-- measured: written by pocket.card -->", "<!-- end of measured -->"
@@ -77,36 +78,30 @@ def spoken_section(measured: dict[str, Any]) -> str:
 
 
 def training_figure(logs: dict[str, list[dict[str, Any]]]) -> Figure:
-    """Losses against the clips heard, for stages (d) and (e); a run that goes on from another starts its own
-    line.
-    """
+    """Losses against all clips heard, for stages (d) and (e); dotted lines part one run from the next."""
     fig = Figure(figsize=(10, 4), layout="constrained")
     left, right = fig.subplots(1, 2)
-    for run in _runs(logs["ctc"]):
-        left.plot([line["seen"] for line in run], [line["ctc"] for line in run], color=BLUE)
-    left.set(
-        title="(d) CTC warm start", xlabel="clips heard", ylabel="CTC loss (nats per token)", ylim=(0, 3)
-    )
-    names = (("repeat", BLUE, "-", "transcript"), ("kl", VERMILION, "--", "KL(typed || spoken)"))
-    for name, colour, line_style, label in names:
-        for number, run in enumerate(_runs(logs["in_loop"])):
-            right.plot(
-                [line["seen"] for line in run],
-                [line[name] for line in run],
-                line_style,
-                color=colour,
-                label=label if number == 0 else None,
-            )
-    right.set(
-        title="(e) Language model in the loop",
-        xlabel="clips heard",
-        ylabel="loss (nats per token)",
-        ylim=(0, 4),
-    )
+    _curves(left, logs["ctc"], {"ctc": (BLUE, "-", "CTC")})
+    losses = {"repeat": (BLUE, "-", "transcript"), "kl": (VERMILION, "--", "KL(typed || spoken)")}
+    _curves(right, logs["in_loop"], losses)
+    left.set(title="(d) CTC warm start", ylabel="CTC loss (nats per token)", ylim=(0, 3))
+    right.set(title="(e) Language model in the loop", ylabel="loss (nats per token)", ylim=(0, 4))
     right.legend(frameon=False)
     for axes in (left, right):
+        axes.set_xlabel("clips heard, over all runs")
         axes.spines[["top", "right"]].set_visible(False)
     return fig
+
+
+def _curves(axes: Axes, lines: list[dict[str, Any]], losses: dict[str, tuple[str, str, str]]) -> None:
+    before = 0
+    for number, run in enumerate(_runs(lines)):
+        for name, (colour, style, label) in losses.items():
+            seen = [before + line["seen"] for line in run]
+            values = [line[name] for line in run]
+            axes.plot(seen, values, style, color=colour, label=None if number else label)
+        before += run[-1]["seen"]
+        axes.axvline(before, color=GREY, linestyle=":", linewidth=1)
 
 
 def _runs(lines: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
