@@ -54,7 +54,9 @@ def test_logits_do_not_depend_on_the_batch(lalm, prompts):
 def test_logits_are_those_of_the_plain_model(tiny, prompts):
     with torch.no_grad():
         plain = tiny.model(**tiny.batch(prompts)).logits[:, -1]
-    assert torch.equal(tiny.next_token_logits(prompts), plain)
+    # Not bit for bit: a head over one position is another matrix product than one over all, and with two
+    # threads sums it in another order (1.2e-6 off here).
+    torch.testing.assert_close(tiny.next_token_logits(prompts), plain, rtol=1e-5, atol=1e-5)
 
 
 def test_generate_is_transformers_own_greedy(tiny, prompts):
