@@ -317,6 +317,9 @@ def test_ten_kills_change_nothing(
     def finish(child: int) -> None:
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
+    def size(path: Path) -> int:
+        return path.stat().st_size if path.exists() else 0
+
     begin = time.perf_counter()
     finish(start(tmp_path / "whole"))
     needed = time.perf_counter() - begin
@@ -326,15 +329,24 @@ def test_ten_kills_change_nothing(
     path = tmp_path / "killed" / "responses.jsonl"
     sizes = []
     while len(sizes) < 10:
+        written = size(path)
         child = start(tmp_path / "killed")
-        time.sleep(chance.uniform(0, needed / 8))
-        os.kill(child, signal.SIGKILL)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        # Every other kill waits until something new is on disk, so that on a busy machine, too, some of them
+        # come after the first response.
+        ended = 0
+        while len(sizes) % 2 and size(path) == written and not ended:
+            time.sleep(0.001)
+            ended, status = os.waitpid(child, os.WNOHANG)
+        if not ended:
+            time.sleep(chance.uniform(0, needed / 8))
+            os.kill(child, signal.SIGKILL)
+            status = os.waitpid(child, 0)[1]
+        status = os.waitstatus_to_exitcode(status)
         if status == 0:  # it was done before it could be killed: take it back somewhere
             os.truncate(path, chance.randrange(path.stat().st_size))
             continue
         assert status == -signal.SIGKILL
-        sizes.append(path.stat().st_size if path.exists() else 0)
+        sizes.append(size(path))
         # What is there is always the beginning of the whole.
         assert expected["responses.jsonl"].startswith(path.read_bytes() if path.exists() else b"")
     finish(start(tmp_path / "killed"))
