@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sarsteer_lab import __version__, hearing
 from sarsteer_lab.derivation import model_name
+from sarsteer_lab.evaluation import markdown_rows
 from sarsteer_lab.findings import CONDITIONS, SPOKEN, TYPED, Findings, share_text
 from sarsteer_lab.geometry import project_2d
 from sarsteer_lab.judges import OUTCOMES
@@ -120,7 +121,7 @@ def settings(findings: Findings, lalm: LALM) -> dict[str, Any]:
 
 def write_report(findings: Findings, lalm: LALM, folder: Path) -> None:
     """Print the table; write the figures, summary.md, results.json and responses.jsonl into `folder`."""
-    print(f"\n{_markdown(outcome_rows(findings))}\n")
+    print(f"\n{markdown_rows(outcome_rows(findings))}\n")
     folder.mkdir(parents=True, exist_ok=True)
     save_figures(findings, folder)
     found = verdicts(findings)
@@ -264,7 +265,7 @@ def summary(findings: Findings, found: Sequence[Verdict], lalm: LALM) -> str:
         f"Counts, shares and 95% Wilson intervals in percent, at alpha = {findings.alpha:g}, lambda = "
         f"{findings.lam:g}, k = {findings.k}.",
         "",
-        _markdown(outcome_rows(findings)),
+        markdown_rows(outcome_rows(findings)),
         "",
         f"Broken answers, of all requests: {'; '.join(broken)}.",
         "",
@@ -272,7 +273,7 @@ def summary(findings: Findings, found: Sequence[Verdict], lalm: LALM) -> str:
         "",
         "## What was seen, and what was not",
         "",
-        _markdown(
+        markdown_rows(
             [["claim", "verdict", "numbers"], *([v.claim, f"**{v.verdict}**", v.evidence] for v in found)]
         ),
         "",
@@ -291,7 +292,7 @@ def summary(findings: Findings, found: Sequence[Verdict], lalm: LALM) -> str:
         "misheard request is another request, so only the rows *heard right* say something about safety. "
         "A model may also refuse to repeat a harmful request; that counts as misheard.",
         "",
-        _markdown(hearing_rows(findings)),
+        markdown_rows(hearing_rows(findings)),
         "",
         "KL: of the answer's first token, from typed to spoken, in nats, mean; beside it that to another "
         "request's clip. *Own answer found*: the spoken request's answer is most like its own typed "
@@ -299,7 +300,7 @@ def summary(findings: Findings, found: Sequence[Verdict], lalm: LALM) -> str:
         "",
         "Undefended, split by what was heard:",
         "",
-        _markdown(heard_rows(findings)),
+        markdown_rows(heard_rows(findings)),
         "",
         "## The gap between typed and spoken",
         "",
@@ -343,13 +344,3 @@ def _mean(values: Sequence[float], chosen: Sequence[int]) -> float:
 def _span(values: Tensor) -> str:
     """Smallest to largest."""
     return f"{float(values.min()):.2f} to {float(values.max()):.2f}"
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table with columns of even width, so that it also reads well in a terminal."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
