@@ -140,8 +140,13 @@ def train_adapter(
     return delta
 
 
-def inject_adapter(lm: LlamaForCausalLM, layers: Sequence[int]) -> list[torch.nn.Parameter]:
-    """Freeze `lm`, put a fresh LoRA on `layers` in place, and return its parameters, float32 in any model."""
+def inject_adapter(
+    lm: LlamaForCausalLM, layers: Sequence[int], delta: dict[str, Tensor] | None = None
+) -> list[torch.nn.Parameter]:
+    """Freeze `lm`, put a LoRA on `layers` in place, and return its parameters, float32 in any model.
+
+    The LoRA is fresh, or goes on from a `delta` that `export_delta` made of one on the same layers.
+    """
     from peft import LoraConfig, inject_adapter_in_model
 
     lm.requires_grad_(False)
@@ -149,10 +154,22 @@ def inject_adapter(lm: LlamaForCausalLM, layers: Sequence[int]) -> list[torch.nn
         r=RANK, lora_alpha=LORA_ALPHA, target_modules=MODULES, layers_to_transform=list(layers)
     )
     inject_adapter_in_model(config, lm)
-    trained = [p for p in lm.parameters() if p.requires_grad]
-    for parameter in trained:
+    trained = {name: p for name, p in lm.named_parameters() if p.requires_grad}
+    for name, parameter in trained.items():
         parameter.data = parameter.data.float()
-    return trained
+        if delta is not None:
+            key, kind = _delta_key(name)
+            scale = RANK / LORA_ALPHA if kind == "B" else 1.0
+            parameter.data.copy_(delta[f"{key}.{kind}"].float() * scale)
+    return list(trained.values())
+
+
+def _delta_key(name: str) -> tuple[str, str]:
+    """Of a LoRA parameter's name in the language model: its module in the assembled Qwen2-Audio model, and
+    "A" or "B".
+    """
+    module, kind = name.split(".lora_")
+    return "model.language_model." + module.removeprefix("model."), kind[0]
 
 
 def export_delta(lm: torch.nn.Module) -> dict[str, Tensor]:
@@ -162,10 +179,7 @@ def export_delta(lm: torch.nn.Module) -> dict[str, Tensor]:
     delta = {}
     for name, parameter in lm.named_parameters():
         if ".lora_" in name:
-            module, kind = name.split(".lora_")
-            module = "model.language_model." + module.removeprefix("model.")
-            if kind.startswith("A"):
-                delta[f"{module}.A"] = parameter.detach().half().contiguous()
-            else:
-                delta[f"{module}.B"] = (parameter.detach() * LORA_ALPHA / RANK).half().contiguous()
+            module, kind = _delta_key(name)
+            scale = LORA_ALPHA / RANK if kind == "B" else 1.0
+            delta[f"{module}.{kind}"] = (parameter.detach() * scale).half().contiguous()
     return delta

@@ -53,6 +53,10 @@ CTC_WEIGHT, CTC_CLIPS = 0.5, 8
 # safety adapter changes: with the language model frozen altogether, 1,200 clips brought the read-out's word
 # errors from 48% to 40% only, while the CTC head heard 83% of the words.
 LISTENING_LAYERS, LISTENING_RATE = range(10), 5e-4
+# The same adapter also reads typed text, and safety stands above it: every few steps some typed prompts, half
+# of them harmful, are held to the answers they had before. (Without this, typed refusal of harmful requests
+# fell while the model learned to listen.)
+TYPED_EVERY, TYPED_PROMPTS, TYPED_WEIGHT = 4, 4, 2.0
 ANSWER_TOKENS = 4
 TEACHER_TOP = 64
 # The share of carriers and stories in the mix: the course's prompts are questions and instructions.
@@ -247,16 +251,51 @@ def losses(
     if not said:
         zero = repeat.new_zeros(())
         return repeat, zero, zero
-    spoken = lm.lm_head(torch.stack(said)).float().log_softmax(-1).gather(-1, torch.stack(top))
-    typed = torch.stack(log_probs)
-    # The teacher's probability outside its top tokens is compared as one lump, so that the sum stays a
-    # divergence.
-    rest = (
-        torch.log1p(-typed.exp().sum(-1).clamp(max=1 - 1e-4)),
-        torch.log1p(-spoken.exp().sum(-1).clamp(max=1 - 1e-4)),
-    )
-    divergence = (typed.exp() * (typed - spoken)).sum(-1) + rest[0].exp() * (rest[0] - rest[1])
+    divergence = answer_divergence(lm.lm_head(torch.stack(said)), torch.stack(top), torch.stack(log_probs))
     return repeat, divergence.mean(), divergence[:, 0].mean()
+
+
+def answer_divergence(
+    logits: Float[Tensor, "answer step vocab"],
+    top: Int[Tensor, "answer step top"],
+    log_probs: Float[Tensor, "answer step top"],
+) -> Float[Tensor, "answer step"]:
+    """KL(teacher || student) in nats. What the teacher gives to tokens outside its top ones is compared as
+    one lump, so that the sum stays a divergence.
+    """
+    student = logits.float().log_softmax(-1).gather(-1, top)
+    rest = (
+        torch.log1p(-log_probs.exp().sum(-1).clamp(max=1 - 1e-4)),
+        torch.log1p(-student.exp().sum(-1).clamp(max=1 - 1e-4)),
+    )
+    return (log_probs.exp() * (log_probs - student)).sum(-1) + rest[0].exp() * (rest[0] - rest[1])
+
+
+def typed_divergence(
+    lm: LlamaForCausalLM,
+    frame: Frame,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    answers: Sequence[TypedAnswer],
+    prefix: PrefixCache,
+) -> Float[Tensor, ""]:
+    """How far `lm`'s answers to typed `texts` are from the teacher's `answers`: mean KL over their first
+    tokens.
+    """
+    rows = [tokenizer(text, add_special_tokens=False).input_ids + frame.typed_after for text in texts]
+    starts = [len(row) - 1 for row in rows]
+    rows = [row + answer.tokens[:-1] for row, answer in zip(rows, answers, strict=True)]
+    width = max(map(len, rows))
+    ids = torch.tensor([row + [frame.end] * (width - len(row)) for row in rows])
+    mask = torch.tensor([[1] * (prefix.length + len(row)) + [0] * (width - len(row)) for row in rows])
+    hidden = lm.model(
+        input_ids=ids, attention_mask=mask, past_key_values=prefix.repeat(len(rows)), use_cache=True
+    ).last_hidden_state
+    said = torch.stack(
+        [row[start : start + ANSWER_TOKENS] for row, start in zip(hidden, starts, strict=True)]
+    )
+    top, log_probs = (torch.stack([getattr(a, name) for a in answers]) for name in ("top", "log_probs"))
+    return answer_divergence(lm.lm_head(said), top, log_probs).mean()
 
 
 def mixed_epoch(clips: Sequence[Clip], seed: int) -> list[Clip]:
@@ -279,14 +318,18 @@ def train_in_loop(
     head: TokenHead,
     processor: Qwen2AudioProcessor,
     clips: Sequence[Clip],
+    typed: Sequence[dict],
     folder: Path,
     *,
     presentations: int,
+    listening: dict[str, Tensor] | None = None,
     seed: int = 0,
     save_every: int = 50,
 ) -> None:
     """Train `audio` in place, and an adapter on the lowest layers of the otherwise frozen `lm`, resuming from
     `folder`/in_loop.safetensors.
+
+    The adapter starts from `listening` if given; answers to the `typed` prompts (`label`, `text`) are kept.
 
     Logs to `folder`/in_loop.jsonl; writes the adapter to `folder`/listening.safetensors when done. An
     interrupted run repeats at most `save_every` batches.
@@ -297,7 +340,7 @@ def train_in_loop(
     tokenizer = processor.tokenizer
     frame = chat_frame(processor)
     teacher = Teacher(copy.deepcopy(lm), tokenizer, frame)
-    adapter = nn.ParameterList(inject_adapter(lm, LISTENING_LAYERS))
+    adapter = nn.ParameterList(inject_adapter(lm, LISTENING_LAYERS, listening))
     lm.eval()
     targets = {id(clip): target for clip in clips if (target := target_of(clip.text, tokenizer, head))}
     clips = [clip for clip in clips if id(clip) in targets]
@@ -314,12 +357,15 @@ def train_in_loop(
     progress = (
         load_checkpoint(path, modules, optimizer) if path.exists() else {"seen": 0, "steps": 0, "epoch": 0}
     )
-    prefix = PrefixCache(lm, frame.before)
+    prefix, typed_prefix = PrefixCache(lm, frame.before), PrefixCache(lm, frame.typed_before)
+    harmful = [record["text"] for record in typed if record["label"] == "harmful"]
+    benign = [record["text"] for record in typed if record["label"] != "harmful"]
     log = Log(folder / "in_loop.jsonl")
     bar = tqdm(total=presentations, initial=progress["seen"], desc="language model in the loop", unit="clip")
     draw = random.Random(seed + progress["seen"])
     heard_only = endless(clips, CTC_CLIPS, seed + 7 * progress["seen"])
     recent: list[list[float]] = []
+    kept = torch.zeros(())
     audio.train()
     while progress["seen"] < presentations:
         progress["epoch"] += 1
@@ -353,23 +399,29 @@ def train_in_loop(
             more = ctc_loss(
                 head(hear(audio, mel, frames)), frames, [targets[id(clip)].labels for clip in extra]
             )
+            loss = repeat + divergence + CTC_WEIGHT * (ctc + more)
+            if progress["steps"] % TYPED_EVERY == 0:
+                asked = [*draw.sample(harmful, TYPED_PROMPTS // 2), *draw.sample(benign, TYPED_PROMPTS // 2)]
+                kept = typed_divergence(lm, frame, tokenizer, asked, teacher.answers(asked), typed_prefix)
+                loss = loss + TYPED_WEIGHT * kept
             optimizer.zero_grad()
-            (repeat + divergence + CTC_WEIGHT * (ctc + more)).backward()
+            loss.backward()
             nn.utils.clip_grad_norm_([*tower, *projector, *adapter], 1.0)
             optimizer.step()
             progress["seen"] += len(batch)
             progress["steps"] += 1
             bar.update(len(batch))
             scale = outputs.detach().pow(2).mean().sqrt()
-            recent.append([value.item() for value in (repeat, divergence, first, more, scale)])
+            recent.append([value.item() for value in (repeat, divergence, first, more, kept, scale)])
             if progress["steps"] % 10 == 0:
                 means = [sum(column) / len(recent) for column in zip(*recent, strict=True)]
-                named = dict(zip(("repeat", "kl", "first_kl", "ctc", "scale"), means, strict=True))
+                names = ("repeat", "kl", "first_kl", "ctc", "typed_kl", "scale")
+                named = dict(zip(names, means, strict=True))
                 log.write(seen=progress["seen"], **named, rate=factor)
                 bar.set_postfix(repeat=f"{named['repeat']:.2f}", kl=f"{named['kl']:.2f}")
                 recent.clear()
-            if progress["steps"] % 25 == 0:  # the adapter reads the prompt's fixed beginning too
-                prefix = PrefixCache(lm, frame.before)
+            if progress["steps"] % 25 == 0:  # the adapter reads the prompts' fixed beginnings too
+                prefix, typed_prefix = PrefixCache(lm, frame.before), PrefixCache(lm, frame.typed_before)
             if progress["steps"] % save_every == 0:
                 save_checkpoint(path, modules, optimizer, progress)
             if progress["seen"] >= presentations:

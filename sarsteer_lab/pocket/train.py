@@ -53,7 +53,7 @@ from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, load_prompts
 CORPUS_SIZE = 6000
 # Kokoro is seventy times slower than hibari: it speaks this many of the sentences once, hibari all of them
 # in so many rounds, each with other voices and paces.
-KOKORO_SENTENCES = 1600
+KOKORO_SENTENCES = 4000
 HIBARI_ROUNDS = 2
 CTC_PRESENTATIONS = 24_000
 IN_LOOP_PRESENTATIONS = 12_000
@@ -107,6 +107,9 @@ class Training:
         """The CTC head that goes with the shipped deltas: with it, training can go on from them."""
         return data_folder() / "pocket" / "training" / "ctc_head.safetensors"
 
+    def _safety_prompts(self) -> list[dict]:
+        return read_safety_prompts(data_folder() / "pocket" / "training" / "safety_prompts.jsonl")
+
     def sentences(self) -> list[Sentence]:
         """The corpus as written by the stage `corpus`."""
         lines = self.corpus_file.read_text(encoding="utf-8").splitlines()
@@ -118,7 +121,7 @@ class Training:
             return
         lines = (data_folder() / "prompts" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
         shipped = [json.loads(line)["text"] for line in lines]
-        records = read_safety_prompts(data_folder() / "pocket" / "training" / "safety_prompts.jsonl")
+        records = self._safety_prompts()
         harmful = [record["text"] for record in records if record["label"] == "harmful"]
         lexicon = lexicon_of([*shipped, INSTRUCTION, REFUSAL])
         sentences = build_corpus(lexicon, seed=self.seed, size=CORPUS_SIZE, excluded=[*shipped, *harmful])
@@ -151,7 +154,7 @@ class Training:
         if self._safety_file.exists():
             return
         language_model, processor = self.base
-        records = read_safety_prompts(data_folder() / "pocket" / "training" / "safety_prompts.jsonl")
+        records = self._safety_prompts()
         train_safety(language_model, processor.tokenizer, records, self._safety_file, seed=self.seed)
         del self.base  # the adapter was injected into it
 
@@ -218,9 +221,18 @@ class Training:
             self._load_shipped(audio, head)
         language_model, processor = self.base
         merge_delta(language_model, load_file(self._safety_file))
-        wanted = self.presentations["in-loop"]
+        shipped = deltas_folder() / "listening.safetensors"
         train_in_loop(
-            language_model, audio, head, processor, clips, self.folder, presentations=wanted, seed=self.seed
+            language_model,
+            audio,
+            head,
+            processor,
+            clips,
+            self._safety_prompts(),
+            self.folder,
+            presentations=self.presentations["in-loop"],
+            listening=load_file(shipped) if shipped.exists() and not self.fresh else None,
+            seed=self.seed,
         )
         del self.base  # its weights now hold the adapter
 
