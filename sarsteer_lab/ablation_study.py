@@ -17,7 +17,7 @@ from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.study_cache import BATCH, SWEEP_TOKENS, place, say
 from sarsteer_lab.tradeoff import compare_curves, controls, cost_at, sweep, tradeoff
 
-CURVE_ALPHAS = (0.025, 0.05, 0.1, 0.2, 0.4)
+CURVE_ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6)
 DIALS = (1.0, 0.4)
 K = 10
 """Dimensions of every space, as in the paper."""

@@ -24,7 +24,7 @@ from sarsteer_lab.prompts import REFUSAL, SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors
 from sarsteer_lab.study_cache import BATCH
 
-ALPHAS = (0.025, 0.05, 0.1, 0.2, 0.4)
+ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6)
 """Strengths to choose from, for vectors as long as the refusal direction (the paper's is 0.1)."""
 
 GATED_ALPHAS = (0.1, 0.2, 0.4, 0.8, 1.6)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
+from scipy.stats import t as student
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
@@ -69,6 +70,26 @@ def bootstrap(
     tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])
     return float(low), float(high)
+
+
+def jackknife_ratio(
+    statistic: Callable[[Shaped[np.ndarray, "prompt"]], float], n: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval of a positive `statistic(rows)` on the log scale, leaving out one of n rows at a time (Efron &
+    Tibshirani 1993, chapter 11; Student's t with n - 1 degrees of freedom).
+
+    For ratios of distances between means: resampling with return adds noise to both distances, most to the
+    smaller one, so that a bootstrap interval can leave out its own estimate. Raises ValueError if n < 2 or
+    the statistic is not positive.
+    """
+    rows = np.arange(n)
+    whole = statistic(rows) if n > 1 else 0.0
+    left = np.array([statistic(np.delete(rows, i)) for i in rows]) if whole > 0 else np.zeros(1)
+    if not (left > 0).all():
+        raise ValueError("a log-scale interval needs at least two rows and a positive statistic")
+    error = np.sqrt((n - 1) * np.log(left).var())
+    reach = float(student.ppf((1 + confidence) / 2, n - 1)) * error
+    return float(whole * np.exp(-reach)), float(whole * np.exp(reach))
 
 
 def _paired(

@@ -14,8 +14,8 @@ MARGIN = 0.1
 RULE = (
     "Rule: the difference of two shares gets a 95% interval built from their Wilson intervals (Newcombe "
     "1998, which takes the two for independent samples: wide, since most are of the same requests). "
-    f"*Seen here* if it lies above 0; *not seen here* if it lies below {MARGIN:.0%}, so that no "
-    "difference that matters is left; *cannot tell* otherwise. For the probe the Wilson interval of its "
+    f"*Not seen here* if it lies below {MARGIN:.0%}, so that no difference that matters is left; *seen "
+    "here* otherwise, if it lies above 0; *cannot tell*: neither. For the probe the Wilson interval of its "
     "accuracy is compared with 50% in the same way."
 )
 
@@ -37,7 +37,7 @@ def verdict_on_difference(
         return Verdict(claim, "cannot tell", "no requests to compare")
     low, high = confint_proportions_2indep(*more, *less, method="newcomb", compare="diff")
     difference = more[0] / more[1] - less[0] / less[1]
-    verdict = "seen here" if low > 0 else "not seen here" if high < MARGIN else "cannot tell"
+    verdict = "not seen here" if high < MARGIN else "seen here" if low > 0 else "cannot tell"
     evidence = (
         f"{names[0]} {share_text(*more)}, {names[1]} {share_text(*less)}; difference {difference:+.0%} "
         f"[{low:+.0%}, {high:+.0%}]"
@@ -56,7 +56,7 @@ def verdicts(findings: Findings) -> list[Verdict]:
     gap = findings.gap
     apart = Verdict(
         "Typed and spoken states of the same requests lie apart",
-        "seen here" if low > 0.5 else "not seen here" if high < 0.5 + MARGIN else "cannot tell",
+        "not seen here" if high < 0.5 + MARGIN else "seen here" if low > 0.5 else "cannot tell",
         f"a linear probe tells them apart in {share_text(at_layer, 2 * len(findings.derive))} of cases "
         f"[{low:.0%}, {high:.0%}] at layer {gap.layer} (chance 50%); their means lie "
         f"{float(gap.distance[gap.layer]):.1f} spreads apart, those of typed harmful and harmless requests "

@@ -25,7 +25,7 @@ from sarsteer_lab.evaluation import (
     tabulate,
     wilson,
 )
-from sarsteer_lab.intervals import bootstrap, mcnemar_p, paired_difference
+from sarsteer_lab.intervals import bootstrap, jackknife_ratio, mcnemar_p, paired_difference
 from sarsteer_lab.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt
@@ -391,3 +391,24 @@ def test_a_shared_reading_resumes_to_the_same_bytes(
     counts = ["n", "refused", "answered", "broken"]
     plain = finished[1].sort_values(keys)[counts].to_numpy()
     assert (table.sort_values(keys)[counts].to_numpy() == plain).all()
+
+
+def test_the_jackknife_interval_of_a_ratio_holds_what_is_true() -> None:
+    # The ratio of two means, against the delta method's interval, and over many samples.
+    held, draw = 0, np.random.default_rng(5)
+    for _ in range(200):
+        a, b = draw.normal(6, 1, 30), draw.normal(2, 0.8, 30)
+        low, high = jackknife_ratio(lambda rows, a=a, b=b: a[rows].mean() / b[rows].mean(), 30)
+        assert low < a.mean() / b.mean() < high
+        held += low < 3 < high
+    assert 180 <= held <= 199
+    relative = np.sqrt(
+        a.var(ddof=1) / a.mean() ** 2
+        + b.var(ddof=1) / b.mean() ** 2
+        - 2 * np.cov(a, b)[0, 1] / (a.mean() * b.mean())
+    ) / np.sqrt(30)
+    assert np.log(high / low) == pytest.approx(2 * 2.045 * relative, rel=0.05)
+    with pytest.raises(ValueError, match="two rows"):
+        jackknife_ratio(lambda rows: 1.0, 1)
+    with pytest.raises(ValueError, match="positive"):
+        jackknife_ratio(lambda rows: float(rows.sum() - 3), 3)
