@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BatchFeature
 
+from sarsteer_lab.buffers import StateBuffer
 from sarsteer_lab.families import residual_stream
 from sarsteer_lab.lalm import LALM, Prompt, head_on_last_position
 
@@ -84,6 +85,7 @@ def capture(
     positions: Fixed = "last",
     batch_size: int = 16,
     cache: ActivationCache | None = None,
+    budget: int | None = None,
 ) -> Float[Tensor, "prompt layer d_model"]: ...
 @overload
 def capture(
@@ -94,6 +96,7 @@ def capture(
     positions: Ragged,
     batch_size: int = 16,
     cache: ActivationCache | None = None,
+    budget: int | None = None,
 ) -> list[Float[Tensor, "position layer d_model"]]: ...
 @torch.no_grad()
 def capture(
@@ -104,8 +107,9 @@ def capture(
     positions: Fixed | Ragged = "last",
     batch_size: int = 16,
     cache: ActivationCache | None = None,
+    budget: int | None = None,
 ) -> Float[Tensor, "prompt layer d_model"] | list[Float[Tensor, "position layer d_model"]]:
-    """Hidden states of typed and spoken prompts, float32 on the model's device, in the order of the prompts.
+    """Hidden states of typed and spoken prompts, float32, in the order of the prompts.
 
     `layers` (default: all) may count from the end. `positions`: "last" is the chat format's last position,
     where the answer's first token is predicted; "audio_mean" the mean over the clip's positions; both give
@@ -114,6 +118,9 @@ def capture(
 
     With a `cache`, only prompts that it lacks run through the model. While foreign hooks sit on the model
     (`steer`, `ablate`, your own) the cache is neither read nor written: its key could not tell them apart.
+
+    States lie on the model's device. Where one per prompt would take more than `budget` bytes there (default:
+    half of what is free), they go to pinned host memory, past that budget to a file (`StateBuffer`).
 
     Raises ValueError for a layer out of range and for audio positions of a typed prompt.
     """
@@ -124,31 +131,106 @@ def capture(
     if positions.startswith("audio") and typed:
         raise ValueError(f"positions={positions!r}, but prompt {typed[0]} has no audio")
 
-    states: list[Tensor | None] = [None] * len(prompts)
-    keys: list[str] = []
-    if cache is not None and not _has_foreign_hooks(lalm):
-        keys = [cache.key(lalm, prompt, chosen, positions) for prompt in prompts]
-        states = [None if (kept := cache.read(key)) is None else kept.to(lalm.device) for key in keys]
-    missing = [i for i, kept in enumerate(states) if kept is None]
+    keys = cache_keys(cache, lalm, prompts, chosen, positions)
+    if positions in ("audio", "all"):
+        return _capture_ragged(lalm, prompts, chosen, positions, batch_size, cache, keys)
+    buffer = state_buffer(lalm, len(prompts), chosen, cache, budget)
+    missing = take_kept(cache, keys, buffer, len(prompts))
+    with (
+        closing(lalm.batches([prompts[i] for i in missing], batch_size, "states")) as batches,
+        head_on_last_position(lalm.core),
+    ):
+        for batch, inputs in batches:
+            rows = [missing[row] for row in batch]
+            wanted = _wanted_positions(inputs, positions, lalm)
 
+            def keep(layer: int, stream: Tensor, rows: list[int] = rows, wanted: Tensor = wanted) -> None:
+                last = positions == "last"
+                buffer.put(rows, layer, stream[:, -1] if last else _mean_over(stream, wanted))
+
+            with record_states(lalm, chosen, keep):
+                lalm.trunk(**inputs, use_cache=False)
+            keep_for_next_time(cache, keys, buffer, rows)
+    return buffer.finish()
+
+
+def _capture_ragged(
+    lalm: LALM,
+    prompts: Sequence[Prompt],
+    layers: Sequence[int],
+    positions: str,
+    batch_size: int,
+    cache: ActivationCache | None,
+    keys: Sequence[str],
+) -> list[Float[Tensor, "position layer d_model"]]:
+    """All states of the wanted positions, which differ in number from prompt to prompt."""
+    states = [cache.read(key) if cache is not None else None for key in keys] or [None] * len(prompts)
+    missing = [i for i, kept in enumerate(states) if kept is None]
     with (
         closing(lalm.batches([prompts[i] for i in missing], batch_size, "states")) as batches,
         head_on_last_position(lalm.core),
     ):
         for rows, inputs in batches:
             wanted = _wanted_positions(inputs, positions, lalm)
-            with _record(lalm, chosen, partial(_pick, wanted=wanted, positions=positions)) as recorded:
-                lalm.trunk(**inputs, use_cache=False)
-            for i, row in enumerate(rows):
-                state = torch.stack([recorded[layer][i] for layer in chosen], dim=-2)
-                states[missing[row]] = state
-                if cache is not None and keys:
-                    cache.write(keys[missing[row]], state)
+            recorded: list[list[Tensor]] = []
 
-    found = [state for state in states if state is not None]
-    if positions in ("audio", "all"):
-        return found
-    return torch.stack(found) if found else torch.empty(0, len(chosen), lalm.d_model, device=lalm.device)
+            def keep(_layer: int, stream: Tensor, recorded: list = recorded, wanted: Tensor = wanted) -> None:
+                # Copied, so that the rest of the stream is not kept alive.
+                inside = zip(stream, wanted.to(stream.device), strict=True)
+                recorded.append([row[at].to(wanted.device, torch.float32) for row, at in inside])
+
+            with record_states(lalm, layers, keep):
+                lalm.trunk(**inputs, use_cache=False)
+            for row, layered in zip(rows, zip(*recorded, strict=True), strict=True):
+                states[missing[row]] = torch.stack(layered, dim=-2)
+                if cache is not None and keys:
+                    cache.write(keys[missing[row]], torch.stack(layered, dim=-2))
+    return [state.to(lalm.device) for state in states if state is not None]
+
+
+def cache_keys(
+    cache: ActivationCache | None,
+    lalm: LALM,
+    prompts: Sequence[Prompt],
+    layers: Sequence[int],
+    positions: str,
+) -> list[str]:
+    """The prompts' keys in `cache`; none if there is no cache or it may not be used."""
+    if cache is None or _has_foreign_hooks(lalm):
+        return []
+    return [cache.key(lalm, prompt, layers, positions) for prompt in prompts]
+
+
+def state_buffer(
+    lalm: LALM, prompts: int, layers: Sequence[int], cache: ActivationCache | None, budget: int | None
+) -> StateBuffer:
+    """Room for one state per prompt and layer; past all budgets it lies beside the cache's files."""
+    folder = None if cache is None else cache.folder
+    return StateBuffer(prompts, len(layers), lalm.d_model, lalm.device, folder=folder, budget=budget)
+
+
+def take_kept(
+    cache: ActivationCache | None, keys: Sequence[str], buffer: StateBuffer, prompts: int
+) -> list[int]:
+    """Put what the cache keeps into the buffer; the indices of the prompts that it lacks."""
+    missing = []
+    for row in range(prompts):
+        kept = cache.read(keys[row]) if cache is not None and keys else None
+        if kept is None:
+            missing.append(row)
+        else:
+            buffer.states[row] = kept.to(buffer.states.device)
+    return missing
+
+
+def keep_for_next_time(
+    cache: ActivationCache | None, keys: Sequence[str], buffer: StateBuffer, rows: Sequence[int]
+) -> None:
+    """Write the states of the prompts `rows` from the buffer to the cache, if there is one."""
+    if cache is not None and keys:
+        states = buffer.finish()
+        for row in rows:
+            cache.write(keys[row], states[row])
 
 
 def layer_indices(lalm: LALM, layers: Sequence[int] | None) -> tuple[int, ...]:
@@ -172,34 +254,29 @@ def _wanted_positions(inputs: BatchFeature, positions: str, lalm: LALM) -> Bool[
     return inputs["input_ids"] == lalm.audio_token_id
 
 
-def _pick(
-    stream: Float[Tensor, "batch position d_model"], *, wanted: Bool[Tensor, "batch position"], positions: str
-) -> list[Float[Tensor, "*position d_model"]]:
-    """The wanted part of a layer's output per row, in float32, copied so that the rest is not kept alive."""
-    if positions == "last":
-        return list(stream[:, -1].to(wanted.device, torch.float32, copy=True))
-    rows = [
-        row[keep.to(row.device)].float().to(wanted.device) for row, keep in zip(stream, wanted, strict=True)
-    ]
-    return [row.mean(0) for row in rows] if positions == "audio_mean" else rows
+def _mean_over(
+    stream: Float[Tensor, "batch position d_model"], wanted: Bool[Tensor, "batch position"]
+) -> Float[Tensor, "batch d_model"]:
+    """Each row's mean over its wanted positions, in float32."""
+    inside = zip(stream, wanted.to(stream.device), strict=True)
+    return torch.stack([row[at].float().mean(0) for row, at in inside])
 
 
 @contextmanager
-def _record(
-    lalm: LALM, layers: Sequence[int], pick: Callable[[Tensor], Sequence[Tensor]]
-) -> Iterator[dict[int, Sequence[Tensor]]]:
-    """Hooks that keep `pick(residual stream)` of each layer under its index; they go whatever happens."""
-    recorded: dict[int, Sequence[Tensor]] = {}
+def record_states(lalm: LALM, layers: Sequence[int], keep: Callable[[int, Tensor], None]) -> Iterator[None]:
+    """Hooks that hand the residual stream after each of `layers` to `keep`, with its place in `layers`. They
+    go whatever happens.
+    """
     text_config = lalm.text_config
     handles = []
 
-    def hook(_module: Any, _args: Any, output: Any, layer: int) -> None:
-        recorded[layer] = pick(residual_stream(output, text_config))
+    def hook(_module: Any, _args: Any, output: Any, at: int) -> None:
+        keep(at, residual_stream(output, text_config))
 
     try:
-        for layer in layers:
-            handles.append(lalm.layers[layer].register_forward_hook(partial(hook, layer=layer)))
-        yield recorded
+        for at, layer in enumerate(layers):
+            handles.append(lalm.layers[layer].register_forward_hook(partial(hook, at=at)))
+        yield
     finally:
         for handle in handles:
             handle.remove()

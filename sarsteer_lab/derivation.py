@@ -7,8 +7,9 @@ This joins `activations`, `directions` and `safe_space` in the order of the pape
 import hashlib
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,18 @@ from torch import Tensor
 
 from sarsteer_lab import cache_folder
 from sarsteer_lab.activations import ActivationCache, capture
+from sarsteer_lab.contrast import capture_variants
 from sarsteer_lab.directions import text_refusal_direction
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.moments import Moments
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, SpokenPrompt
 from sarsteer_lab.safe_space import SafeSpace, ablate, principal_space
 from sarsteer_lab.steering import SteeringVectors
 
 States = Float[Tensor, "prompt layer d_model"]
+
+CHUNK = 256
+"""Requests that `derive_streaming` sorts by length and runs together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,25 +63,13 @@ def derive(
     Raises ValueError for a prompt without a clip, for no harmful or fewer than two harmless prompts, and
     for k < 1.
     """
-    if not harmful or len(harmless) < 2:
-        raise ValueError(
-            f"needs at least 1 harmful and 2 harmless requests to derive vectors from; got {len(harmful)} "
-            f"and {len(harmless)}"
-        )
-    harmful_base = capture(lalm, [prompt.spoken() for prompt in harmful], cache=cache)
-    harmful_refusal = capture(lalm, [prompt.spoken(refusal=REFUSAL) for prompt in harmful], cache=cache)
+    _need_enough(len(harmful), len(harmless))
+    texts = [[p.spoken() for p in harmful], [p.spoken(refusal=REFUSAL) for p in harmful]]
+    harmful_base, harmful_refusal = capture_variants(lalm, texts, cache=cache)
     harmless_base = capture(lalm, [prompt.spoken() for prompt in harmless], cache=cache)
     direction = text_refusal_direction(harmful_base, harmful_refusal)
     space = principal_space(harmless_base, k)
-    origin: dict[str, Any] = {
-        "model": model_name(lalm),
-        "fingerprint": lalm.fingerprint,
-        "safety": lalm.safety,
-        "harmful_prompts": len(harmful),
-        "harmless_prompts": len(harmless),
-        "instruction": INSTRUCTION,
-        "refusal": REFUSAL,
-    }
+    origin = _origin(lalm, len(harmful), len(harmless))
     return Derivation(
         harmful_base,
         harmful_refusal,
@@ -84,6 +78,63 @@ def derive(
         space,
         SteeringVectors(ablate(direction, space, lam), {"method": "SARSteer", "lam": lam, "k": k, **origin}),
     )
+
+
+def derive_streaming(
+    lalm: LALM,
+    harmful: Iterable[SpokenPrompt],
+    harmless: Iterable[SpokenPrompt],
+    *,
+    lam: float = 1.0,
+    k: int = 10,
+    batch_size: int = 16,
+) -> SteeringVectors:
+    """`derive(...).vectors` up to rounding, for any number of requests: only their states' moments are kept.
+
+    The requests may come from generators; `CHUNK` of them are held at a time. Raises ValueError as `derive`.
+    """
+    base, refusing, safe = Moments(scatter=False), Moments(scatter=False), Moments()
+    for part in _chunks(harmful):
+        texts = [[p.spoken() for p in part], [p.spoken(refusal=REFUSAL) for p in part]]
+        for moments, states in zip(
+            (base, refusing), capture_variants(lalm, texts, batch_size=batch_size), strict=True
+        ):
+            moments.add(states)
+    for part in _chunks(harmless):
+        safe.add(capture(lalm, [prompt.spoken() for prompt in part], batch_size=batch_size))
+    _need_enough(base.count, safe.count)
+    direction = refusing.mean - base.mean
+    origin = _origin(lalm, base.count, safe.count)
+    return SteeringVectors(
+        ablate(direction, safe.principal_space(k), lam), {"method": "SARSteer", "lam": lam, "k": k, **origin}
+    )
+
+
+def _chunks(requests: Iterable[SpokenPrompt]) -> Iterator[list[SpokenPrompt]]:
+    left = iter(requests)
+    while part := list(islice(left, CHUNK)):
+        yield part
+
+
+def _need_enough(harmful: int, harmless: int) -> None:
+    if not harmful or harmless < 2:
+        raise ValueError(
+            f"needs at least 1 harmful and 2 harmless requests to derive vectors from; got {harmful} and "
+            f"{harmless}"
+        )
+
+
+def _origin(lalm: LALM, harmful: int, harmless: int) -> dict[str, Any]:
+    """What vectors' provenance says of the model and the requests."""
+    return {
+        "model": model_name(lalm),
+        "fingerprint": lalm.fingerprint,
+        "safety": lalm.safety,
+        "harmful_prompts": harmful,
+        "harmless_prompts": harmless,
+        "instruction": INSTRUCTION,
+        "refusal": REFUSAL,
+    }
 
 
 def cached_vectors(

@@ -5,9 +5,10 @@ from functools import cache
 import pytest
 import torch
 
-from sarsteer_lab.activations import capture
+from sarsteer_lab.activations import ActivationCache, capture
+from sarsteer_lab.contrast import capture_variants
 from sarsteer_lab.families import FAMILIES, find_audio_tower, residual_stream
-from sarsteer_lab.lalm import LALM
+from sarsteer_lab.lalm import LALM, Prompt
 from sarsteer_lab.replica import replica
 from sarsteer_lab.replica_configs import LAYERS, TINY, WIDTH
 from sarsteer_lab.steering import SteeringVectors, steer
@@ -55,6 +56,28 @@ def test_states_of_a_mixed_batch_are_those_of_single_prompts(lalm, prompts):
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5 * alone.abs().max().item())
     # A test on states that hardly depend on the prompt would prove nothing.
     assert torch.cdist(alone[:, -1], alone[:, -1]).fill_diagonal_(torch.inf).min() > 1e-3
+
+
+def test_variants_of_a_clip_share_what_stands_before_and_give_the_same_states(lalm, prompts, tmp_path):
+    clips = [p.audio for p in prompts if p.audio is not None]
+    texts = ("Answer the audio.", "Answer the audio. I cannot assist with that.", "Answer the audio. Sure.")
+    variants = [[Prompt(text, clip) for clip in clips] for text in texts]
+    apart = [capture(lalm, variant) for variant in variants]
+    positions = []
+    handle = lalm.layers[0].register_forward_hook(
+        lambda _m, _a, out: positions.append(residual_stream(out, lalm.text_config).shape[:2].numel())
+    )
+    together = capture_variants(lalm, variants)
+    handle.remove()
+    kept = capture_variants(lalm, variants, cache=ActivationCache(tmp_path))
+    again = capture_variants(lalm, variants, cache=ActivationCache(tmp_path))
+    for one, other, third, fourth in zip(apart, together, kept, again, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5 * one.abs().max().item())
+        assert torch.equal(third, other) and torch.equal(fourth, other)
+    assert (apart[0] - apart[1]).abs().max() > 1e-3
+    if lalm.family.name == "qwen2_audio":
+        longest = capture(lalm, [variants[1][1]], positions="all")[0].shape[0]
+        assert sum(positions) < 2 * longest * len(clips)
 
 
 def test_what_is_captured_is_what_generation_sees(lalm, prompts):

@@ -102,15 +102,16 @@ def train_adapter(
     learning_rate: float,
     pad: int,
     seed: int = 0,
+    start: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Train a LoRA on `layers` and return the delta as it ships: `model.language_model....A` and `.B` (scale
-    inside B), float16.
+    """Train a LoRA on `layers` (fresh, or going on from the delta `start`) and return the delta as it ships:
+    `model.language_model....A` and `.B` (scale inside B), float16.
 
     Half of the loss is on the first answer token, where what kind of answer it will be is decided. Writes the
     delta to `path` and logs beside it, as JSON lines. Leaves `lm` with the adapter injected.
     """
     torch.manual_seed(seed)
-    trained = inject_adapter(lm, layers)
+    trained = inject_adapter(lm, layers, start)
     optimizer = torch.optim.AdamW(trained, lr=learning_rate, weight_decay=0.0)
     log = Log(path.with_suffix(".jsonl"))
     draw = random.Random(seed)
@@ -120,12 +121,12 @@ def train_adapter(
     step = 0
     for epoch in range(epochs):
         draw.shuffle(examples)
-        for start in range(0, len(examples), BATCH):
+        for at in range(0, len(examples), BATCH):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * rate(step / steps, step, warmup=10, flat=0.3)
             # The frozen weights in bfloat16: half the cost. The adapter itself and its moments stay float32.
             with torch.autocast(lm.device.type, torch.bfloat16):
-                first, every = answer_loss(lm, examples[start : start + BATCH], pad, draw)
+                first, every = answer_loss(lm, examples[at : at + BATCH], pad, draw)
             optimizer.zero_grad()
             (0.5 * first + 0.5 * every).backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)

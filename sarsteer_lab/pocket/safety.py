@@ -99,13 +99,22 @@ def train_safety(
     path: Path,
     *,
     seed: int = 0,
+    start: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Train the adapter on `records` (`label`, `text`), write it to `path` and return it."""
+    """Train a fresh adapter, or `start` further, on `records` (`label`, `text`), write it to `path`, return it."""
     harmful = [record for record in records if record["label"] == "harmful"]
     examples = build_examples([*records, *harmful * (HARMFUL_REPEATS - 1)], lm, tokenizer, seed=seed)
     pad = tokenizer.convert_tokens_to_ids("<|im_end|>")
     return train_adapter(
-        lm, examples, path, layers=LAYERS, epochs=EPOCHS, learning_rate=LEARNING_RATE, pad=pad, seed=seed
+        lm,
+        examples,
+        path,
+        layers=LAYERS,
+        epochs=EPOCHS,
+        learning_rate=LEARNING_RATE,
+        pad=pad,
+        seed=seed,
+        start=start,
     )
 
 

@@ -88,7 +88,7 @@ class Training:
         return self.folder / "safety.safetensors"
 
     def take_shipped_adapters(self) -> None:
-        """Go on from the shipped text adapters, as (d) and (e) go on from the shipped audio side."""
+        """Go on with the shipped text adapters, as (d) and (e) go on from the shipped audio side."""
         for path in (self._readout_file, self._safety_file):
             shipped = deltas_folder() / path.name
             if not path.exists() and shipped.exists():
@@ -155,7 +155,11 @@ class Training:
             return
         language_model, processor = self.base
         records = self._safety_prompts()
-        train_safety(language_model, processor.tokenizer, records, self._safety_file, seed=self.seed)
+        shipped = deltas_folder() / "safety.safetensors"
+        start = load_file(shipped) if shipped.exists() and not self.fresh else None
+        train_safety(
+            language_model, processor.tokenizer, records, self._safety_file, seed=self.seed, start=start
+        )
         del self.base  # the adapter was injected into it
 
     def calibrate(self) -> None:
@@ -285,7 +289,7 @@ def main(arguments: list[str] | None = None) -> None:
         seed=options.seed,
         fresh=options.fresh,
     )
-    if not options.fresh:
+    if not options.fresh and options.stage != "safety":  # asked for alone, it trains the shipped one further
         training.take_shipped_adapters()
     for stage in stages if options.stage == "all" else [options.stage]:
         run: Callable[[], None] = getattr(training, stage.replace("-", "_"))
