@@ -6,6 +6,7 @@
 #   make lab           JupyterLab on the notebooks
 #   make test          lint, types and the quick tests (make test-all: the slow ones too)
 #   make test-browser  the panels in a headless Chromium; skipped where there is none
+#   make bench         what sharing work buys, and capture and steering beside peers (benchmarks/results/)
 #   make clean         remove .venv and the tools' caches
 #
 # PYTHON=... picks the interpreter; TORCH_INDEX=... takes torch from another package index (see README.md).
@@ -16,7 +17,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help venv walkthrough notebooks lab lint test test-all test-browser clean
+.PHONY: help venv walkthrough notebooks lab lint test test-all test-browser bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -54,6 +55,10 @@ test-all: lint
 
 test-browser: venv
 	$(BIN)/python -m pytest -m browser tests/test_browser.py
+
+bench: venv
+	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m benchmarks.gpu
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist

@@ -25,7 +25,7 @@ from sarsteer_lab.pocket.assemble import merge_delta
 from sarsteer_lab.prompts import SpokenPrompt
 
 LAYERS = list(range(10, 30))
-EPOCHS, LEARNING_RATE = 2, 6e-4
+EPOCHS, FURTHER_EPOCHS, LEARNING_RATE = 2, 1, 6e-4
 ANSWER_TOKENS = 16
 # Tried after training, on the validation split: 1 is the adapter as it was trained.
 SCALES = (1.0, 1.2, 1.4, 1.7)
@@ -101,7 +101,7 @@ def train_safety(
     seed: int = 0,
     start: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Train a fresh adapter, or `start` further, on `records` (`label`, `text`), write it to `path`, return it."""
+    """Train a fresh adapter, or `start` further, on `records` (`label`, `text`); write it to `path`."""
     harmful = [record for record in records if record["label"] == "harmful"]
     examples = build_examples([*records, *harmful * (HARMFUL_REPEATS - 1)], lm, tokenizer, seed=seed)
     pad = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -110,7 +110,7 @@ def train_safety(
         examples,
         path,
         layers=LAYERS,
-        epochs=EPOCHS,
+        epochs=EPOCHS if start is None else FURTHER_EPOCHS,
         learning_rate=LEARNING_RATE,
         pad=pad,
         seed=seed,

@@ -1,0 +1,161 @@
+"""What sharing buys: `python -m benchmarks.speed`, every figure a ratio of two ways run in turn.
+
+(a) extraction of base and refusing states against the plain way (one prompt at a time, two full forward
+passes, every logit, the clip encoded twice) and against one bare forward pass over the refusing prompts;
+(d) an evaluation of several defences against generating for one prompt at a time; (e) memory of a streaming
+derivation against the number of prompts. `python -m benchmarks.gpu` has capture and steering beside peers."""
+
+import argparse
+import resource
+import statistics
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from benchmarks.gpu import RESULTS, alternate, forward_only, heading
+from sarsteer_lab.contrast import capture_variants
+from sarsteer_lab.defenses import Defence, SteeringDefence, prompt_defences
+from sarsteer_lab.directions import text_refusal_direction
+from sarsteer_lab.lalm import LALM, Prompt, load_lalm
+from sarsteer_lab.moments import Moments
+from sarsteer_lab.prompts import REFUSAL, SpokenPrompt, load_prompts
+from sarsteer_lab.responses import collect_responses
+from sarsteer_lab.steering import SteeringVectors
+
+PROMPT_COUNTS = (100, 1_000, 10_000, 100_000)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="What sharing work between prompts and settings buys")
+    parser.add_argument("--model", default="pocket", help="what load_lalm takes")
+    parser.add_argument("--clips", type=int, default=24, help="clips of (a) and (d)")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each way")
+    parser.add_argument("--tokens", type=int, default=24, help="tokens of each answer of (d)")
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="where the report goes")
+    args = parser.parse_args(argv)
+    flat = memory()  # first: what the process has held at most would hide it later
+    lalm = load_lalm(args.model)
+    requests = load_prompts("derive", "harmful")[: args.clips]
+    lines = [
+        *heading(lalm),
+        *extraction(lalm, requests, args.repeats),
+        *evaluation(lalm, requests, args.repeats, args.tokens),
+        *flat,
+    ]
+    text = "\n".join(lines) + "\n"
+    print(text)
+    args.folder.mkdir(parents=True, exist_ok=True)
+    (args.folder / f"{datetime.now(UTC):%Y-%m-%d}-speed.md").write_text(text)
+
+
+def extraction(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int) -> list[str]:
+    base, refusing = [r.spoken() for r in requests], [r.spoken(refusal=REFUSAL) for r in requests]
+    found: dict[str, list[torch.Tensor]] = {}
+
+    def shared() -> None:
+        found["shared"] = capture_variants(lalm, [base, refusing])
+
+    def plain() -> None:
+        found["plain"] = [one_by_one(lalm, base), one_by_one(lalm, refusing)]
+
+    shared()
+    plain()
+    ours, theirs = (text_refusal_direction(*found[way])[:-1] for way in ("shared", "plain"))
+    cosine = torch.cosine_similarity(ours, theirs, dim=-1).min().item()
+    together, apart, bare = alternate([shared, plain, lambda: forward_only(lalm, refusing)], repeats)
+    return [
+        "",
+        f"## (a) Extraction: {len(requests)} clips, base and refusing prompts, all layers, {repeats} runs",
+        "",
+        "| way | seconds (median, range) | ratio (median, range) |",
+        "| --- | --- | --- |",
+        f"| shared prefix | {spread(together)} | |",
+        f"| one prompt at a time, all logits | {spread(apart)} | {ratio(apart, together)} x ours |",
+        f"| one bare forward pass, refusing prompts | {spread(bare)} | ours is {ratio(together, bare)} x it |",
+        "",
+        f"Smallest cosine between the two ways' directions over layers (the last, which transformers gives "
+        f"after the final norm only, left out): {cosine:.6f}.",
+    ]
+
+
+@torch.no_grad()
+def one_by_one(lalm: LALM, prompts: Sequence[Prompt]) -> torch.Tensor:
+    """Last-token states as anyone would first write it; transformers' last entry is after the final norm."""
+    states = []
+    for prompt in prompts:
+        out = lalm.core(**lalm.batch([prompt]), output_hidden_states=True, use_cache=False)
+        states.append(torch.stack([hidden[0, -1].float() for hidden in out.hidden_states[1:]]))
+    return torch.stack(states)
+
+
+def evaluation(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int, tokens: int) -> list[str]:
+    noise = torch.randn(lalm.n_layers, lalm.d_model, generator=torch.Generator().manual_seed(0))
+    vectors = SteeringVectors(noise)
+    # So weak that all answer at about the same length: what is compared is the work, not what is said.
+    defences: list[Defence] = [
+        *prompt_defences(),
+        *(SteeringDefence(f"steering {n}", vectors, 1e-6 * n) for n in range(1, 9)),
+    ]
+
+    def batched() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            collect_responses(
+                lalm, defences, {"harmful": requests}, folder, max_new_tokens=tokens, share_reading=True
+            )
+
+    def single() -> None:
+        # One of several defences, scaled up below: all of them would take an hour.
+        for request in requests:
+            prompt = defences[-1].prompt(request)
+            with defences[-1].steering(lalm, [prompt]):
+                lalm.generate([prompt], max_new_tokens=tokens)
+
+    batched()
+    ours, one = alternate([batched, single], repeats)
+    scaled = [seconds * len(defences) for seconds in one]
+    return [
+        "",
+        f"## (d) Evaluation: {len(defences)} defences, {len(requests)} clips, {tokens} tokens, {repeats} runs",
+        "",
+        "| way | seconds (median, range) | ratio |",
+        "| --- | --- | --- |",
+        f"| batched, reading shared | {spread(ours)} | |",
+        f"| one prompt at a time (one defence timed, times {len(defences)}) | {spread(scaled)} | "
+        f"{ratio(scaled, ours)} x ours |",
+    ]
+
+
+def memory(layers: int = 30, d_model: int = 576) -> list[str]:
+    """Peak memory after so many synthetic states, of the pocket model's shape."""
+    lines = [
+        "",
+        f"## (e) Memory of streaming moments: synthetic states, {layers} layers of {d_model}",
+        "",
+        "| prompts | peak resident memory, MB |",
+        "| --- | --- |",
+    ]
+    moments, draw, seen = Moments(), torch.Generator().manual_seed(0), 0
+    for count in PROMPT_COUNTS:
+        while seen < count:
+            size = min(250, count - seen)
+            moments.add(torch.randn(size, layers, d_model, generator=draw))
+            seen += size
+        moments.principal_space(10)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        lines.append(f"| {count:,} | {peak:,.0f} |")
+    return lines
+
+
+def spread(times: Sequence[float]) -> str:
+    return f"{statistics.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> str:
+    return spread([a / b for a, b in zip(over, under, strict=True)])
+
+
+if __name__ == "__main__":
+    main()
