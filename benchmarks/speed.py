@@ -74,7 +74,7 @@ def extraction(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int) -> li
         "| --- | --- | --- |",
         f"| shared prefix | {spread(together)} | |",
         f"| one prompt at a time, all logits | {spread(apart)} | {ratio(apart, together)} x ours |",
-        f"| one bare forward pass, refusing prompts | {spread(bare)} | ours is {ratio(together, bare)} x it |",
+        f"| one bare forward pass | {spread(bare)} | ours is {ratio(together, bare)} x it |",
         "",
         f"Smallest cosine between the two ways' directions over layers (the last, which transformers gives "
         f"after the final norm only, left out): {cosine:.6f}.",
@@ -118,7 +118,7 @@ def evaluation(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int, token
     scaled = [seconds * len(defences) for seconds in one]
     return [
         "",
-        f"## (d) Evaluation: {len(defences)} defences, {len(requests)} clips, {tokens} tokens, {repeats} runs",
+        f"## (d) {len(defences)} defences, {len(requests)} clips, {tokens} tokens, {repeats} runs",
         "",
         "| way | seconds (median, range) | ratio |",
         "| --- | --- | --- |",

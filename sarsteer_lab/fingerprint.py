@@ -19,7 +19,11 @@ def fingerprint_of(model: Any, processor: Any, state: dict[str, Tensor]) -> str:
     """sha256 over configuration, what turns prompts into inputs, and weights (see `LALM.fingerprint`)."""
     settings = {
         "config": _without_origin(model.config.to_dict()),
-        "features": getattr(getattr(processor, "feature_extractor", None), "to_dict", dict)(),
+        # Most families call it a feature extractor, some an audio processor.
+        "features": [
+            getattr(getattr(processor, part, None), "to_dict", dict)()
+            for part in ("feature_extractor", "audio_processor")
+        ],
         "vocabulary": sorted(getattr(processor, "tokenizer", processor).get_vocab().items()),
     }
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())

@@ -8,6 +8,7 @@ import torch
 from sarsteer_lab.activations import ActivationCache, capture
 from sarsteer_lab.contrast import capture_variants
 from sarsteer_lab.families import FAMILIES, find_audio_tower, residual_stream
+from sarsteer_lab.fingerprint import fingerprint_of
 from sarsteer_lab.lalm import LALM, Prompt
 from sarsteer_lab.replica import replica
 from sarsteer_lab.replica_configs import LAYERS, TINY, WIDTH
@@ -220,3 +221,19 @@ def test_clips_that_must_not_share_a_batch_are_kept_apart(lalm, prompts):
         for rows, inputs in lalm.batches(prompts, 16, "apart"):
             lengths = {len(prompts[row].audio) for row in rows if prompts[row].audio is not None}
             assert len(lengths) <= 1 and len(inputs["input_ids"]) == len(rows)
+
+
+def test_how_the_processor_hears_counts_in_the_fingerprint(lalm):
+    state = lalm.model.state_dict()
+    before = fingerprint_of(lalm.model, lalm.processor, state)
+    part = next(
+        part
+        for name in ("feature_extractor", "audio_processor")
+        if (part := getattr(lalm.processor, name, None)) is not None
+    )
+    part.hears_otherwise = 1
+    try:
+        assert fingerprint_of(lalm.model, lalm.processor, state) != before
+    finally:
+        del part.hears_otherwise
+    assert fingerprint_of(lalm.model, lalm.processor, state) == before
