@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sarsteer_lab.activations import ActivationCache, capture
+from sarsteer_lab.contrast import capture_variants
 from sarsteer_lab.directions import difference_in_means, text_refusal_direction
 from sarsteer_lab.gates import Condition, NullSpaceGate, fit_condition, fit_null_space_gate, steer_gated
 from sarsteer_lab.lalm import LALM, Prompt
@@ -206,9 +207,11 @@ def collect_states(
     def states(prompts: list[Prompt]) -> Float[Tensor, "prompt layer d_model"]:
         return capture(lalm, prompts, batch_size=batch_size, cache=cache)
 
+    texts = [[r.spoken() for r in harmful], [r.spoken(refusal=REFUSAL) for r in harmful]]
+    harmful_base, harmful_refusal = capture_variants(lalm, texts, batch_size=batch_size, cache=cache)
     return BaseStates(
-        harmful=states([request.spoken() for request in harmful]),
-        harmful_refusal=states([request.spoken(refusal=REFUSAL) for request in harmful]),
+        harmful=harmful_base,
+        harmful_refusal=harmful_refusal,
         harmless=states([request.spoken() for request in harmless]),
         typed_harmful=states([request.typed() for request in harmful]),
         typed_harmless=states([request.typed() for request in harmless]),

@@ -17,7 +17,7 @@ FINGERPRINT_WHOLE_BELOW = 2**30
 @torch.no_grad()
 def fingerprint_of(model: Any, processor: Any, state: dict[str, Tensor]) -> str:
     """sha256 over configuration, what turns prompts into inputs, and weights (see `LALM.fingerprint`)."""
-    settings = {
+    settings: dict[str, Any] = {
         "config": _without_origin(model.config.to_dict()),
         # Most families call it a feature extractor, some an audio processor.
         "features": [

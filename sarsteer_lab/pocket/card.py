@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 
 from sarsteer_lab import data_folder
 from sarsteer_lab.findings import share_text
+from sarsteer_lab.hearing import HEARD_RIGHT
 from sarsteer_lab.plots import BLUE, GREY, VERMILION, save_figure
 from sarsteer_lab.prompts import LABELS
 
@@ -39,7 +40,8 @@ def hearing_section(measured: dict[str, Any]) -> str:
     found = round(spoken["retrieval"] * spoken["retrieval_n"])
     return (
         f"{table}\n\n"
-        f"- clips heard right, word for word: {share_text(measured['heard_right'], measured['prompts'])};\n"
+        f"- clips heard right (at most {HEARD_RIGHT:.0%} of the words wrong): "
+        f"{share_text(measured['heard_right'], measured['prompts'])};\n"
         f"- first-token KL(typed || spoken): {spoken['first_token_kl']:.2f} nats on average;\n"
         f"- spoken benign requests whose answer is most like their own typed answer among "
         f"{spoken['retrieval_n']}: {share_text(found, spoken['retrieval_n'])} (ties count in part)."
@@ -104,11 +106,11 @@ def _curves(axes: Axes, lines: list[dict[str, Any]], losses: dict[str, tuple[str
         axes.axvline(before, color=GREY, linestyle=":", linewidth=1)
 
 
-def _runs(lines: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
-    """Split a log where the count of clips starts over."""
+def _runs(lines: list[dict[str, Any]], count: str = "seen") -> list[list[dict[str, Any]]]:
+    """Split a log where its count starts over."""
     runs: list[list[dict[str, Any]]] = []
     for line in lines:
-        if not runs or line["seen"] < runs[-1][-1]["seen"]:
+        if not runs or line[count] < runs[-1][-1][count]:
             runs.append([])
         runs[-1].append(line)
     return runs
@@ -121,7 +123,8 @@ def training_section(logs: dict[str, list[dict[str, Any]]]) -> str:
         for number, run in enumerate(_runs(logs[stage]), start=1):
             rows.append([f"{title}, run {number}", f"{run[-1]['seen']:,}", f"{_seconds(run) / 60:.0f}"])
     for stage, title in (("readout", "(c) read-out adapter"), ("safety", "(c) safety adapter")):
-        rows.append([title, f"{logs[stage][-1]['step']:,} steps", f"{_seconds(logs[stage]) / 60:.0f}"])
+        for number, run in enumerate(_runs(logs[stage], "step"), start=1):
+            rows.append([f"{title}, run {number}", f"{run[-1]['step']:,} steps", f"{_seconds(run) / 60:.0f}"])
     return _table(["stage", "clips heard", "minutes"], rows)
 
 
@@ -156,8 +159,9 @@ def measured_part(measured: dict[str, Any], logs: dict[str, list[dict[str, Any]]
             "dial 0 gives to the everyday test requests; in brackets the change against dial 0.",
             dial_section(measured),
             "## Spoken and undefended, dial at 1",
-            "*Heard right*: the read-out of the clip has no wrong word. A misheard clip is answered "
-            "differently for a reason that has nothing to do with safety.",
+            f"*Heard right*: at most {HEARD_RIGHT:.0%} of the words of the clip's read-out are wrong (none "
+            "of up to nine). A misheard clip is answered differently for a reason that has nothing to do with "
+            "safety.",
             spoken_section(measured),
         ]
     )

@@ -169,6 +169,9 @@ class Training:
                 return
         delta = load_file(self._safety_file)
         language_model, processor = self.base
+        listening = self.folder / "listening.safetensors"
+        if listening.exists():  # as the model will be assembled
+            merge_delta(language_model, load_file(listening))
         prompts = load_prompts("validation")
         scale, rows = choose_scale(language_model, processor.tokenizer, delta, prompts)
         del self.base  # its weights now hold the adapter
