@@ -160,8 +160,8 @@ def measured_part(measured: dict[str, Any], logs: dict[str, list[dict[str, Any]]
             dial_section(measured),
             "## Spoken and undefended, dial at 1",
             f"*Heard right*: at most {HEARD_RIGHT:.0%} of the words of the clip's read-out are wrong (none "
-            "of up to nine). A misheard clip is answered differently for a reason that has nothing to do with "
-            "safety.",
+            "of up to nine). A misheard clip is answered differently for a reason that has nothing to do "
+            "with safety.",
             spoken_section(measured),
         ]
     )
