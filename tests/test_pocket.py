@@ -447,11 +447,35 @@ def test_the_safety_scale_is_chosen_by_what_each_scale_does(
     torch.testing.assert_close(weight, wanted, atol=1e-4, rtol=1e-4)
 
 
-def test_balanced_epochs_hold_all_of_kokoro_and_twice_as_many_others() -> None:
+def test_a_scale_that_keeps_the_wanted_shares_goes_before_a_better_score(
+    tiny: LALM, tiny_lm: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [
+        SpokenPrompt(f"{label}{i}", f"{label}{i}", label, "topic", "validation")
+        for label in ("harmful", "harmless")
+        for i in range(20)
+    ]
+    # Refused of 20 by scale: the second has the better score (0.8 against 0.85), but refuses too much.
+    table = {"harmful": (18, 20, 20, 20), "harmless": (2, 3, 9, 20)}
+    calls = Counter[str]()
+
+    def judge(self: PhraseJudge, request: str, response: str) -> str:
+        label, number = request[: 8 if "less" in request else 7], int(request.lstrip("harmfules"))
+        calls[request] += 1
+        return "refused" if number < table[label][calls[request] - 1] else "answered"
+
+    monkeypatch.setattr(PhraseJudge, "judge", judge)
+    monkeypatch.setattr("sarsteer_lab.pocket.safety.chat_tokens", lambda text, tok: tok(text).input_ids)
+    scale, rows = choose_scale(copy.deepcopy(tiny_lm), tiny.tokenizer, {}, prompts)
+    assert [row["wanted"] for row in rows] == [True, False, False, False] and scale == SCALES[0]
+    assert rows[1]["score"] > rows[0]["score"]
+
+
+def test_balanced_epochs_hold_all_of_kokoro_and_as_many_others() -> None:
     mel = torch.zeros(80, 8)
     clips = [Clip("a", "question", voice, mel) for voice in ["af_sky"] * 4 + ["hibari-100"] * 50]
     epoch = balanced_epoch(clips, 3)
-    assert Counter(clip.voice for clip in epoch) == {"af_sky": 4, "hibari-100": 8}
+    assert Counter(clip.voice for clip in epoch) == {"af_sky": 4, "hibari-100": 4}
     assert balanced_epoch(clips[4:], 3) == clips[4:]
 
 

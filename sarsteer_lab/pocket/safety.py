@@ -150,7 +150,7 @@ def choose_scale(
         others = [share for label, share in shares.items() if label != "harmful"]
         rows.append({"scale": scale, **shares, "score": shares["harmful"] - sum(others) / len(others)})
         rows[-1]["wanted"] = shares["harmful"] >= WANTED["harmful"] and all(
-            shares[label] <= most for label, most in WANTED.items() if label != "harmful"
+            share <= WANTED.get(label, 1.0) for label, share in shares.items() if label != "harmful"
         )
     return max(rows, key=lambda row: (row["wanted"], row["score"]))["scale"], rows
 
