@@ -33,6 +33,7 @@ from sarsteer_lab.pocket.lm_in_loop import (
     losses,
     mixed_epoch,
     tree_batch,
+    typed_divergence,
 )
 from sarsteer_lab.pocket.loop import (
     AudioSide,
@@ -43,6 +44,7 @@ from sarsteer_lab.pocket.loop import (
     load_checkpoint,
     rate,
     save_checkpoint,
+    stretch_mels,
 )
 from sarsteer_lab.pocket.prompt_clips import assign_voices
 from sarsteer_lab.pocket.safety import SCALES, choose_scale
@@ -289,6 +291,56 @@ def test_teacher_equals_greedy_generation(tiny: LALM, tiny_lm: LlamaForCausalLM)
             torch.testing.assert_close(log_probs[0], logits.log_softmax(-1).max(), atol=1e-4, rtol=1e-4)
             ids = [*ids, token]
         assert len(answer.tokens) == ANSWER_TOKENS
+
+
+@torch.no_grad()
+def test_typed_answers_differ_from_the_teachers_by_what_an_adapter_changes(
+    tiny: LALM, tiny_lm: LlamaForCausalLM
+) -> None:
+    frame, texts = chat_frame(tiny.processor), ["why?", "who are you, really?"]
+    answers = Teacher(tiny_lm, tiny.tokenizer, frame).answers(texts)
+    prefix = PrefixCache(tiny_lm, frame.typed_before)
+    assert typed_divergence(tiny_lm, frame, tiny.tokenizer, texts, answers, prefix).abs() < 1e-5
+    changed = copy.deepcopy(tiny_lm)
+    changed.model.layers[0].mlp.up_proj.weight *= 4
+    prefix = PrefixCache(changed, frame.typed_before)
+    found = typed_divergence(changed, frame, tiny.tokenizer, texts, answers, prefix)
+    # By hand: one text at a time, over the teacher's top tokens and the rest as one lump.
+    by_hand = []
+    for text, answer in zip(texts, answers, strict=True):
+        ids = (
+            frame.typed_before + tiny.tokenizer(text, add_special_tokens=False).input_ids + frame.typed_after
+        )
+        logits = changed(input_ids=torch.tensor([ids + answer.tokens[:-1]])).logits[0, len(ids) - 1 :]
+        for step, top, p in zip(logits.softmax(-1), answer.top, answer.log_probs.exp(), strict=True):
+            q = torch.cat([step[top], 1 - step[top].sum()[None]])
+            p = torch.cat([p, (1 - p.sum())[None]])
+            by_hand.append((p * (p / q.clamp_min(1e-4)).clamp_min(1e-9).log()).sum())
+    assert found > 1e-3
+    torch.testing.assert_close(found, torch.stack(by_hand).mean(), atol=5e-3, rtol=5e-2)
+
+
+def test_an_adapter_goes_on_from_its_export(tiny_lm: LlamaForCausalLM) -> None:
+    first = copy.deepcopy(tiny_lm)
+    for parameter in inject_adapter(first, [0, 1]):
+        parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) / 8
+    delta = export_delta(first)
+    second = copy.deepcopy(tiny_lm)
+    inject_adapter(second, [0, 1], delta)
+    again = export_delta(second)
+    assert delta.keys() == again.keys()
+    for name, tensor in delta.items():
+        torch.testing.assert_close(again[name], tensor, atol=1e-3, rtol=1e-3)
+    assert any(tensor.abs().max() > 0.1 for name, tensor in delta.items() if name.endswith(".B"))
+
+
+def test_stretched_mels_move_along_the_mel_axis_only() -> None:
+    mel = torch.arange(80.0)[:, None].expand(80, 5) + 100 * torch.arange(5)
+    assert torch.equal(stretch_mels(mel, 1.0), mel)
+    wider = stretch_mels(mel, 1.1)
+    torch.testing.assert_close(wider[:, 0], torch.arange(80) / 1.1)
+    torch.testing.assert_close(wider - wider[:, :1], mel - mel[:, :1])
+    assert stretch_mels(mel, 0.9).max() == mel.max()
 
 
 def test_prefix_cache_repeats_are_independent(tiny_lm: LlamaForCausalLM) -> None:
