@@ -91,7 +91,9 @@ def test_states_are_those_of_the_method(tiny: LALM, states: BaseStates, requests
         (states.typed_harmful, [r.typed() for r in harmful]),
         (states.typed_harmless, [r.typed() for r in harmless]),
     ):
-        assert torch.equal(found, capture(tiny, prompts))
+        # Texts behind one clip share its prefix: the same up to rounding.
+        wanted = capture(tiny, prompts)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
 
 
 def test_sarsteer_against_numpy(states: BaseStates) -> None:
