@@ -42,7 +42,7 @@ from sarsteer_lab.plots import save_figure
 from sarsteer_lab.prompts import INSTRUCTION, SpokenPrompt, load_prompts
 from sarsteer_lab.replica import replica
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.verdicts import MARGIN
+from sarsteer_lab.verdicts import MARGIN, verdict_on_interval
 from sarsteer_lab.walkthrough import ANSWER_TOKENS, cached_answers
 
 P = ParamSpec("P")
@@ -200,11 +200,7 @@ def claim_on_value(
     "cannot tell", also if an end is not a number.
     """
     low, high = interval
-    verdict: Literal["seen here", "not seen here", "cannot tell"] = "cannot tell"
-    if high < above + margin:
-        verdict = "not seen here"
-    elif low > above:
-        verdict = "seen here"
+    verdict = verdict_on_interval(low, high, above=above, margin=margin)
     return Claim(claim, measured, f"[{low:{style}}, {high:{style}}], claimed: above {above:{style}}", verdict)
 
 

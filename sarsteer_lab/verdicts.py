@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from statsmodels.stats.proportion import confint_proportions_2indep
 
@@ -29,6 +30,15 @@ class Verdict:
     evidence: str
 
 
+def verdict_on_interval(
+    low: float, high: float, *, above: float = 0.0, margin: float = MARGIN
+) -> Literal["seen here", "not seen here", "cannot tell"]:
+    """Judge the claim that a number lies above `above` by its interval; an end may be nan."""
+    if high < above + margin:
+        return "not seen here"
+    return "seen here" if low > above else "cannot tell"
+
+
 def verdict_on_difference(
     claim: str, more: tuple[int, int], less: tuple[int, int], names: tuple[str, str]
 ) -> Verdict:
@@ -37,7 +47,7 @@ def verdict_on_difference(
         return Verdict(claim, "cannot tell", "no requests to compare")
     low, high = confint_proportions_2indep(*more, *less, method="newcomb", compare="diff")
     difference = more[0] / more[1] - less[0] / less[1]
-    verdict = "not seen here" if high < MARGIN else "seen here" if low > 0 else "cannot tell"
+    verdict = verdict_on_interval(low, high)
     evidence = (
         f"{names[0]} {share_text(*more)}, {names[1]} {share_text(*less)}; difference {difference:+.0%} "
         f"[{low:+.0%}, {high:+.0%}]"
@@ -56,7 +66,7 @@ def verdicts(findings: Findings) -> list[Verdict]:
     gap = findings.gap
     apart = Verdict(
         "Typed and spoken states of the same requests lie apart",
-        "not seen here" if high < 0.5 + MARGIN else "seen here" if low > 0.5 else "cannot tell",
+        verdict_on_interval(low, high, above=0.5),
         f"a linear probe tells them apart in {share_text(at_layer, 2 * len(findings.derive))} of cases "
         f"[{low:.0%}, {high:.0%}] at layer {gap.layer} (chance 50%); their means lie "
         f"{float(gap.distance[gap.layer]):.1f} spreads apart, those of typed harmful and harmless requests "
