@@ -14,10 +14,15 @@ from sarsteer_lab.derivation import activation_cache
 from sarsteer_lab.judges import OUTCOMES, PhraseJudge
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.steering import SteeringVectors
 from sarsteer_lab.study_cache import BATCH, SWEEP_TOKENS, place, say
 from sarsteer_lab.tradeoff import compare_curves, controls, cost_at, sweep, tradeoff
 
 CURVE_ALPHAS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.6)
+FAR_ALPHAS = (0.9, 1.3)
+"""Strengths past those worth choosing: without them a curve that needs a stronger push would look like one
+that ends. They run after the others, on their own."""
+
 DIALS = (1.0, 0.4)
 K = 10
 """Dimensions of every space, as in the paper."""
@@ -52,21 +57,9 @@ def ablation(
             say(f"Trade-off curves, safety dial at {dial:g}")
             states = collect_states(lalm, derive, batch_size=BATCH, cache=activation_cache())
             variants = controls(states, k=K, seeds=(0,))
-            defences = [
-                SteeringDefence(name, vectors, alpha)
-                for name, vectors in variants.items()
-                for alpha in CURVE_ALPHAS
-            ]
-            outcomes = sweep(
-                lalm,
-                variants,
-                CURVE_ALPHAS,
-                asked,
-                PhraseJudge(),
-                place("curves", lalm, defences, asked, SWEEP_TOKENS),
-                max_new_tokens=SWEEP_TOKENS,
-                batch_size=BATCH,
-            )
+            near, far = (_outcomes(lalm, variants, alphas, asked) for alphas in (CURVE_ALPHAS, FAR_ALPHAS))
+            # Both start from strength 0; one start is enough.
+            outcomes = pd.concat([near, far[far["alpha"] > 0]], ignore_index=True)
             curves.append(_points(outcomes).assign(dial=dial))
             compared.append(compare(outcomes).assign(dial=dial))
             full = variants["not ablated"].norm()
@@ -79,6 +72,27 @@ def ablation(
         if before is not None:
             lalm.set_safety(before)
     return tuple(pd.concat(parts, ignore_index=True) for parts in (curves, compared, lengths))
+
+
+def _outcomes(
+    lalm: LALM,
+    variants: Mapping[str, SteeringVectors],
+    alphas: Sequence[float],
+    asked: Mapping[str, Sequence[SpokenPrompt]],
+) -> pd.DataFrame:
+    defences = [
+        SteeringDefence(name, vectors, alpha) for name, vectors in variants.items() for alpha in alphas
+    ]
+    return sweep(
+        lalm,
+        variants,
+        alphas,
+        asked,
+        PhraseJudge(),
+        place("curves", lalm, defences, asked, SWEEP_TOKENS),
+        max_new_tokens=SWEEP_TOKENS,
+        batch_size=BATCH,
+    )
 
 
 def compare(outcomes: pd.DataFrame) -> pd.DataFrame:

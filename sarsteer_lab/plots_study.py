@@ -131,8 +131,8 @@ def _score_curve(ax: Axes, part: pd.DataFrame, name: str, mark: tuple[str, str, 
 def curves_figure(curves: pd.DataFrame) -> Figure:
     """Trade-off curves of `ablation_study.ablation`: a row per dial, a column per kind of benign request.
 
-    Along a curve the strength grows from 0 (black star); the faint bars are 95% Wilson intervals of the
-    shares. Up and right is better.
+    Along a curve the strength grows from 0 (black star); what lies past the strength that refuses most is
+    faint, as are the bars, 95% Wilson intervals of the shares. Up and right is better.
     """
     dials = list(dict.fromkeys(curves["dial"].fillna(-1)))
     benign = ("harmless", "pseudo-harmful")
@@ -175,7 +175,11 @@ def _tradeoff_curve(ax: Axes, part: pd.DataFrame, label: str, name: str, mark: t
         places.append(counts / totals)
         spans.append(np.clip([places[-1] - ends[:, 0], ends[:, 1] - places[-1]], 0, None))
     ax.errorbar(*places, xerr=spans[0], yerr=spans[1], fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.25)
-    ax.plot(*places, style, color=colour, marker=marker, label=name)
+    # Past the strength that refuses most the text falls apart or leaves refusal again: drawn, but faintly.
+    top = int(np.argmax(places[1])) + 1
+    ax.plot(*(place[:top] for place in places), style, color=colour, marker=marker, label=name)
+    beyond = [place[top - 1 :] for place in places]
+    ax.plot(*beyond, style, color=colour, marker=marker, markersize=5, linewidth=1, alpha=0.35)
     ax.plot(places[0][:1], places[1][:1], "*", color=BLACK, markersize=15, zorder=4)
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
+from sarsteer_lab import ablation_study
 from sarsteer_lab.ablation_study import DIALS, ablation
 from sarsteer_lab.activations import capture
 from sarsteer_lab.candidates import (
@@ -25,6 +26,7 @@ from sarsteer_lab.candidates import (
 )
 from sarsteer_lab.defenses import BaseStates, Defence, SteeringDefence, collect_states
 from sarsteer_lab.derivation import activation_cache
+from sarsteer_lab.directions import random_like
 from sarsteer_lab.evaluation import evaluate
 from sarsteer_lab.gates import Condition, fit_condition
 from sarsteer_lab.judges import PhraseJudge
@@ -48,8 +50,9 @@ class Study:
     """All that the studies find: tables as `study_report` writes them.
 
     `choice`: every setting tried on the validation split; `test`: `evaluation.tabulate` of the chosen ones;
-    `test_outcomes`: its requests one by one; `layers`: SARSteer on parts of the layers; `cosines`: per layer,
-    between directions; `curves`: trade-off points per dial; `compared`: differences of curves with intervals.
+    `test_outcomes`: its requests one by one; `layers`: SARSteer on parts of the layers; `parts`: what
+    ablation removes from the direction and what it leaves, each alone; `cosines`: per layer, between
+    directions; `curves`: trade-off points per dial; `compared`: differences of curves with intervals.
     """
 
     n: Mapping[str, int]
@@ -57,6 +60,7 @@ class Study:
     test: pd.DataFrame
     test_outcomes: pd.DataFrame
     layers: pd.DataFrame
+    parts: pd.DataFrame
     cosines: pd.DataFrame
     curves: pd.DataFrame
     compared: pd.DataFrame
@@ -125,6 +129,8 @@ def study(
     chosen = choice[choice["chosen"]].set_index("method")
     layers = _parts_of_layers(lalm, states, chosen.loc[SARSTEER], sets["validation"])
     done("layers")
+    parts = _parts_of_direction(lalm, states, sets["validation"])
+    done("parts")
     defences = chosen_defences(states, chosen)
     say(f"Test split, once: {len(defences)} defences")
     folder = place("test", lalm, defences, sets["test"], ANSWER_TOKENS)
@@ -149,6 +155,7 @@ def study(
         test=test,
         test_outcomes=test_outcomes,
         layers=layers,
+        parts=parts,
         cosines=direction_cosines(states, from_typed),
         curves=curves,
         compared=compared,
@@ -242,4 +249,37 @@ def _parts_of_layers(
     say(f"Validation split: {len(defences)} choices of layers")
     table = score(short_outcomes("layers", lalm, defences, sets))
     where = pd.DataFrame([places[name] for name in table["defence"]], columns=["layers", "alpha"])
+    return pd.concat([where, table.drop(columns="defence")], axis=1)
+
+
+PART_ALPHAS = (0.1, 0.2, 0.4, 0.6)
+REMOVED, LEFT, RANDOM = "removed by ablation", "left by ablation", "random direction"
+
+
+def _parts_of_direction(
+    lalm: LALM, states: BaseStates, sets: Mapping[str, Sequence[SpokenPrompt]]
+) -> pd.DataFrame:
+    """The two parts into which ablation (lambda 1) cuts the refusal direction, and a random one, as long.
+
+    If refusal comes from the part that harmless requests span, ablation throws it away. `share` is the part's
+    own share of the direction's length (median layer).
+    """
+    full = states.refusal_direction()
+    left = states.sarsteer(1.0, ablation_study.K)
+    parts = {
+        REMOVED: full - left,
+        LEFT: left,
+        RANDOM: states.vectors(RANDOM, random_like(full.values, seed=0)),
+    }
+    places: dict[str, tuple[str, float, float]] = {}
+    defences: list[Defence] = []
+    for part, vectors in parts.items():
+        share = float((vectors.norm() / full.norm()).median())
+        for alpha in PART_ALPHAS:
+            name = f"{part}, alpha={alpha:g}"
+            places[name] = (part, share, alpha)
+            defences.append(SteeringDefence(name, vectors.rescaled_to(full), alpha))
+    say(f"Validation split: {len(parts)} parts of the refusal direction")
+    table = score(short_outcomes("parts", lalm, defences, sets))
+    where = pd.DataFrame([places[name] for name in table["defence"]], columns=["part", "share", "alpha"])
     return pd.concat([where, table.drop(columns="defence")], axis=1)

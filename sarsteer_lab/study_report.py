@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from sarsteer_lab.ablation_study import CURVE_ALPHAS, MATCHED, PAIRS, K
+from sarsteer_lab.ablation_study import CURVE_ALPHAS, FAR_ALPHAS, MATCHED, PAIRS, K
 from sarsteer_lab.candidates import DIRECTION, FROM_TYPED, SARSTEER, SPACES, SPOKEN_MEANS, TYPED_MEANS
 from sarsteer_lab.derivation import model_name
 from sarsteer_lab.evaluation import markdown, markdown_rows
@@ -21,7 +21,7 @@ from sarsteer_lab.plots_study import (
     defences_figure,
     differences_figure,
 )
-from sarsteer_lab.study import RULE, TARGET, Study
+from sarsteer_lab.study import LEFT, RANDOM, REMOVED, RULE, TARGET, Study
 from sarsteer_lab.study_cache import ANSWER_TOKENS, SWEEP_TOKENS
 
 PROMPT_DEFENCES = ("self-reminder before", "self-reminder after", "inspect the audio", "refusal examples")
@@ -32,7 +32,7 @@ def write_study(found: Study, lalm: LALM, folder: Path | str) -> str:
     """Write tables (CSV), figures (PNG and SVG) and `summary.md` to `folder`; returns the summary."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("choice", "test", "layers", "cosines", "curves", "compared", "lengths"):
+    for name in ("choice", "test", "layers", "parts", "cosines", "curves", "compared", "lengths"):
         getattr(found, name).to_csv(folder / f"{name}.csv", index=False, float_format="%.6g")
     n = sum(count for name, count in found.n.items() if name.startswith("validation"))
     for name, figure in (
@@ -76,13 +76,15 @@ def summary(found: Study, lalm: LALM) -> str:
         "## 3. Why: layers, k, strength, and what passes from text to speech",
         _diagnosis(found),
         _layer_rows(found),
+        _part_rows(found),
         _transfer(found),
         "![Cosines](cosines.png)",
         "## 4. Does safe-space ablation help, or does it only shorten the vector?",
-        f"Curves over {len(CURVE_ALPHAS)} strengths from {min(CURVE_ALPHAS):g} to {max(CURVE_ALPHAS):g} (and "
-        f"0), k = {K}, harmful, harmless and pseudo-harmful requests of the validation and test splits. The "
-        "area under a curve is the harmful refusal attainable at each benign response rate, integrated over "
-        "that rate: it does not depend on a vector's length, as long as the range of strengths suffices.",
+        f"Curves over {len(CURVE_ALPHAS + FAR_ALPHAS)} strengths from {min(CURVE_ALPHAS):g} to "
+        f"{max(FAR_ALPHAS):g} (and 0), k = {K}, harmful, harmless and pseudo-harmful requests of the "
+        "validation and test splits. The area under a curve is the harmful refusal attainable at each benign "
+        "response rate, integrated over that rate: it does not depend on a vector's length, as long as the "
+        "range of strengths suffices.",
         *_ablation_verdicts(found),
         _difference_rows(found),
         "![Curves](curves.png)",
@@ -213,6 +215,34 @@ def _layer_rows(found: Study) -> str:
     )
 
 
+def _part_rows(found: Study) -> str:
+    """What ablation removes and what it leaves, each alone and equally long."""
+    n = found.n["validation harmful"]
+    rows = [["part of the direction", "alpha", "harmful refused", "BRR", "over-refusal", "broken", "score"]]
+    for row in found.parts.to_dict("records"):
+        rows.append(
+            [
+                row["part"],
+                f"{row['alpha']:g}",
+                _count(row["refused"], n),
+                f"{row['BRR']:.0%}",
+                f"{row['over-refusal']:.0%}",
+                f"{row['broken']:.0%}",
+                f"{row['score']:.2f}",
+            ]
+        )
+    share = found.parts.drop_duplicates("part").set_index("part")["share"]
+    most = found.parts.groupby("part")["refused"].max()
+    said = ", ".join(f"{part} {_count(most[part], n)}" for part in (REMOVED, LEFT, RANDOM))
+    start = found.choice.loc[found.choice["method"] == "none", "refused"].iloc[0]
+    return (
+        f"What harmless requests span holds {share[REMOVED]:.0%} of the refusal direction's length (median "
+        f"layer, k = {K}; the rest {share[LEFT]:.0%}, as the two are orthogonal). Each part alone, "
+        f"stretched to the whole length, makes refused at most, of {n} harmful validation requests "
+        f"({_count(start, n)} unsteered): {said}.\n\n{markdown_rows(rows)}"
+    )
+
+
 def _transfer(found: Study) -> str:
     """Cosines in the middle of the model, and what vectors from typed prompts do to spoken requests."""
     third = len(found.cosines) // 3
@@ -248,8 +278,8 @@ def _ablation_verdicts(found: Study) -> list[str]:
             f"**{title}{verdict(area['difference'], area['low'], area['high'])}** Ablation leaves "
             f"{ratio:.0%} of the vector's length (median layer). Area, ablated minus not ablated: "
             f"{_interval(area)}; at full length again minus not ablated: {_interval(stretched)}; minus a "
-            f"random space of {K} dimensions ablated: {_interval(random)}. {_same_strength(curves)}"
-            f"{_matched(cells.loc[(*PAIRS[0], MATCHED)])}{_room(curves)}"
+            f"random space of {K} dimensions ablated: {_interval(random)}. {_reach(curves)}"
+            f"{_same_strength(curves)}{_matched(cells.loc[(*PAIRS[0], MATCHED)])}{_room(curves)}"
         )
     return paragraphs
 
@@ -264,6 +294,18 @@ def verdict(difference: float, low: float, high: float) -> str:
         "no gain from ablation is shown: the curves' areas differ by no more than chance, so that its effect "
         "at one strength cannot be told from that of a shorter vector."
     )
+
+
+def _reach(curves: pd.DataFrame) -> str:
+    """How far each curve goes, and whether the strengths were enough to see its end."""
+    parts = []
+    for name in ("not ablated", "ablated", "ablated, full length"):
+        rows = curves[curves["variant"] == name].sort_values("alpha")
+        total = sum(int(rows.iloc[0][f"harmful {outcome}"]) for outcome in ("refused", "answered", "broken"))
+        best = rows.loc[rows["harmful refused"].idxmax()]
+        end = ", the strongest tried" if best["alpha"] == rows["alpha"].max() else ""
+        parts.append(f"{name} {int(best['harmful refused'])}/{total} (alpha {best['alpha']:g}{end})")
+    return f"The most harmful requests refused at any strength: {'; '.join(parts)}. "
 
 
 def _same_strength(curves: pd.DataFrame, alpha: float = 0.1) -> str:

@@ -10,6 +10,7 @@ import torch
 from spoken_set import write_set
 
 from sarsteer_lab import ablation_study, candidates, study_cache
+from sarsteer_lab import study as study_module
 from sarsteer_lab.ablation_study import MATCHED, PAIRS, ablation, compare
 from sarsteer_lab.candidates import CAST, SARSTEER
 from sarsteer_lab.cli import main
@@ -49,7 +50,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setattr(candidates, "GATED_ALPHAS", (0.1, 1.0))
         patch.setattr(candidates, "SPACES", ((1.0, 2), (1.0, 3)))
         patch.setattr(ablation_study, "CURVE_ALPHAS", (0.1, 1.0))
+        patch.setattr(ablation_study, "FAR_ALPHAS", (2.0,))
         patch.setattr(ablation_study, "K", 3)
+        patch.setattr(study_module, "PART_ALPHAS", (0.5, 1.0))
         patch.setenv("SARSTEER_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
 
@@ -69,6 +72,9 @@ def test_replica_study_is_whole(found: Study) -> None:
     columns = [c for c in found.curves if c.startswith("harmful ")]
     assert (found.curves[columns].sum(axis=1) == 6).all()
     assert len(found.compared) == 4 * len(PAIRS)
+    assert not found.curves.duplicated(["variant", "alpha"]).any()
+    shares = found.parts.drop_duplicates("part")["share"].tolist()
+    assert len(found.parts) == 3 * 2 and shares[2] == pytest.approx(1) and max(shares[:2]) < 1
 
 
 def test_report_writes_everything(found: Study, tiny: LALM, tmp_path: Path) -> None:
@@ -77,7 +83,7 @@ def test_report_writes_everything(found: Study, tiny: LALM, tmp_path: Path) -> N
     for name in ("defences", "choice", "cosines", "curves", "differences"):
         assert (tmp_path / f"{name}.png").stat().st_size > 5000 and (tmp_path / f"{name}.svg").is_file()
         assert f"({name}.png)" in text
-    for name in ("choice", "test", "layers", "cosines", "curves", "compared", "lengths"):
+    for name in ("choice", "test", "layers", "parts", "cosines", "curves", "compared", "lengths"):
         assert len(pd.read_csv(tmp_path / f"{name}.csv")) == len(getattr(found, name))
     assert "nan" not in text.lower().replace("finance", "")
 
@@ -202,7 +208,7 @@ def test_the_target_is_computed(found: Study, tiny: LALM) -> None:
 def test_ablation_without_a_dial_has_one_curve(tiny: LALM, prompts: list[SpokenPrompt]) -> None:
     curves, compared, lengths = ablation(tiny, split_prompts(prompts), (1.0, 0.4))
     assert curves["dial"].isna().all() and compared["dial"].isna().all()
-    assert set(curves["alpha"]) == {0.0, 0.1, 1.0}
+    assert set(curves["alpha"]) == {0.0, 0.1, 1.0, 2.0}
     assert (lengths["ablated"] <= 1 + 1e-6).all()
     assert torch.allclose(torch.tensor(lengths["ablated, full length"].to_numpy()), torch.ones(4), atol=1e-5)
 
