@@ -148,7 +148,9 @@ class Family:
     and clips into the model's inputs. `max_seconds` says how long a clip the processor hears. `needs`:
     packages that loading the real processor or model takes beyond the project's own, as (import name, what
     to install). `mixes`: whether clips of different lengths may share a batch; where they may not, the audio
-    tower lets padding into what it hears. `note`: what a user should know.
+    tower lets padding into what it hears. `encoder`: the trunk's method that encodes clips, and the field of
+    its output with which the trunk goes on, where that depends on the clip alone. `note`: what a user should
+    know.
     """
 
     name: str
@@ -159,6 +161,7 @@ class Family:
     max_seconds: Callable[[Any], float | None] = window_seconds
     needs: tuple[tuple[str, str], ...] = ()
     mixes: bool = True
+    encoder: tuple[str, str] | None = None
     note: str = ""
 
 
@@ -167,11 +170,12 @@ HEARS_PADDING = "its audio tower hears the padding of shorter clips: only clips 
 TORCHVISION = ("torchvision", "torchvision (the version that belongs to your torch)")
 
 FAMILIES = (
-    Family("qwen2_audio", ("qwen2_audio",)),
+    Family("qwen2_audio", ("qwen2_audio",), encoder=("audio_tower.forward", "last_hidden_state")),
     Family(
         "qwen2_5_omni",
         ("qwen2_5_omni", "qwen2_5_omni_thinker"),
         needs=(TORCHVISION,),
+        encoder=("get_audio_features", "last_hidden_state"),
         note=THINKER,
     ),
     Family(
@@ -180,6 +184,7 @@ FAMILIES = (
         max_seconds=unlimited,
         needs=(TORCHVISION,),
         mixes=False,
+        encoder=("get_audio_features", "last_hidden_state"),
         note=f"{THINKER}; a shorter clip's last frame differs in a padded batch, so only clips of one length "
         "share one",
     ),
@@ -190,9 +195,16 @@ FAMILIES = (
         encode=encode_mistral,
         max_seconds=unlimited,
         needs=(("mistral_common", "mistral-common[audio]"),),
+        encoder=("get_audio_features", "pooler_output"),
         note="has no system turn; a clip is padded to whole windows of 30 s",
     ),
-    Family("audioflamingo3", ("audioflamingo3",), encode=encode_apart, max_seconds=flamingo_seconds),
+    Family(
+        "audioflamingo3",
+        ("audioflamingo3",),
+        encode=encode_apart,
+        max_seconds=flamingo_seconds,
+        encoder=("get_audio_features", "pooler_output"),
+    ),
     Family("musicflamingo", ("musicflamingo",), encode=encode_apart, max_seconds=flamingo_seconds),
     Family(
         "phi4_multimodal",
@@ -208,6 +220,7 @@ FAMILIES = (
         max_seconds=unlimited,
         needs=(("torchaudio", "torchaudio"),),
         mixes=False,
+        encoder=("get_audio_features", "pooler_output"),
         note=HEARS_PADDING,
     ),
     Family(
