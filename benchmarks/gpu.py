@@ -55,8 +55,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def load(model: str | None, gpu: bool) -> LALM:
-    if model and model.startswith("replica:"):
-        return replica(model.removeprefix("replica:"), device="cuda" if gpu else "cpu")
     if model is None and gpu:
         return replica("qwen2_audio", size="real", dtype=torch.bfloat16, device="cuda")
     return load_lalm(model or "pocket")

@@ -1,4 +1,4 @@
-"""The command line: `sarsteer-lab walkthrough`, `ask`, `doctor` and `fetch`.
+"""The command line: `sarsteer-lab walkthrough`, `ask`, `doctor`, `evaluate`, `sweep`, `study` and `fetch`.
 
 Nothing heavy is imported before it is known what to do, so that `--help` is immediate. Problems with what the
 user has given (clips, prompts, models, numbers) become one line on standard error and exit status 2.
@@ -93,43 +93,43 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_doctor)
 
-    command = commands.add_parser(
-        "evaluate",
-        parents=[model, steering],
-        help="defences against sets of requests: responses, outcomes, and a table with intervals",
-    )
-    command.add_argument(
+    asked = argparse.ArgumentParser(add_help=False)
+    asked.add_argument(
         "--set",
         action="append",
         dest="sets",
         metavar="NAME:PATH",
         help="a set to ask, such as figstep:FOLDER; may be repeated (default: the shipped prompts)",
     )
-    command.add_argument(
-        "--split",
-        choices=["derive", "validation", "test", "all"],
-        default="test",
-        help="the part of the sets to ask (default: test)",
-    )
-    command.add_argument(
+    asked.add_argument(
         "--missing",
         choices=["error", "skip"],
         default="error",
         help="what to do about records without their clip; what is skipped is counted in the table",
     )
+    asked.add_argument(
+        "--derive",
+        action="append",
+        metavar="NAME:PATH",
+        help="sets whose derive split steering is derived from; may be repeated (default: the shipped "
+        "prompts, or --prompts)",
+    )
+    asked.add_argument(
+        "--limit", type=_positive, metavar="N", help="a quick try: the first N requests of each set and label"
+    )
+
+    command = commands.add_parser(
+        "evaluate",
+        parents=[model, steering, asked],
+        help="defences against sets of requests: responses, outcomes, and a table with intervals",
+    )
+    _add_split(command, "test")
     command.add_argument(
         "--defence",
         action="append",
         dest="defences",
         metavar="NAME",
         help="a defence by its name, such as none or SARSteer; may be repeated (default: all; ? lists them)",
-    )
-    command.add_argument(
-        "--derive",
-        action="append",
-        metavar="NAME:PATH",
-        help="sets whose derive split steering is derived from; may be repeated (default: the shipped "
-        "prompts, or --prompts)",
     )
     command.add_argument(
         "--judge",
@@ -145,13 +145,44 @@ def _parser() -> argparse.ArgumentParser:
         help="the judge models' template, a JSON object with text, answered and refused, and if need be "
         "characters and chat (default: SORRY-Bench's)",
     )
-    command.add_argument(
-        "--limit", type=_positive, metavar="N", help="a quick try: the first N requests of each set and label"
-    )
     command.add_argument("--tokens", type=_positive, default=40, help="length of an answer (default: 40)")
     command.add_argument("--batch", type=_positive, default=16, help="requests run together (default: 16)")
     command.add_argument("--folder", type=Path, default=Path("evaluation"), help="where results go")
     command.set_defaults(run=_evaluate)
+
+    command = commands.add_parser(
+        "sweep",
+        parents=[model, asked],
+        help="SARSteer over a grid of strengths, lambdas, ks and layers, here or on a Ray cluster",
+    )
+    _add_split(command, "validation")
+    command.add_argument(
+        "--alpha",
+        type=_number,
+        nargs="+",
+        default=[0.05, 0.1, 0.2, 0.4],
+        help="strengths (default: 0.05 0.1 0.2 0.4)",
+    )
+    command.add_argument(
+        "--lam", type=_number, nargs="+", default=[0.0, 1.0], help="shares ablated (default: 0 1)"
+    )
+    command.add_argument(
+        "--k", type=_positive, nargs="+", default=[10], help="dimensions of the safe space (default: 10)"
+    )
+    command.add_argument(
+        "--layers",
+        nargs="+",
+        default=["all"],
+        metavar="L",
+        help="layers to steer: all, 7, 3-8 (default: all)",
+    )
+    command.add_argument("--tokens", type=_positive, default=16, help="length of an answer (default: 16)")
+    command.add_argument("--batch", type=_positive, default=32, help="requests run together (default: 32)")
+    command.add_argument(
+        "--ray", metavar="ADDRESS", help="a Ray cluster: auto, HOST:PORT, or local for one on this machine"
+    )
+    command.add_argument("--folder", type=Path, default=Path("sweep"), help="where results go")
+    command.set_defaults(run=_sweep)
 
     command = commands.add_parser(
         "study",
@@ -213,19 +244,15 @@ def _ask(args: argparse.Namespace) -> None:
 def _doctor(args: argparse.Namespace) -> int:
     from sarsteer_lab.doctor import examine
     from sarsteer_lab.lalm import load_lalm
-    from sarsteer_lab.replica import replica
 
-    if args.model.startswith("replica:"):
-        lalm = replica(args.model.removeprefix("replica:"))
-    else:
-        lalm = load_lalm(
-            args.model,
-            family=args.family,
-            device=args.device,
-            dtype=args.dtype,
-            bits=args.bits,
-            trust_remote_code=args.trust_remote_code,
-        )
+    lalm = load_lalm(
+        args.model,
+        family=args.family,
+        device=args.device,
+        dtype=args.dtype,
+        bits=args.bits,
+        trust_remote_code=args.trust_remote_code,
+    )
     report = examine(lalm)
     print(report)
     return 0 if report.healthy else 1
@@ -271,6 +298,41 @@ def _evaluate(args: argparse.Namespace) -> None:
     print(f"\nResponses, outcomes, table.csv and table.md are in {args.folder}")
 
 
+def _sweep(args: argparse.Namespace) -> None:
+    from sarsteer_lab.defenses import collect_states
+    from sarsteer_lab.derivation import activation_cache
+    from sarsteer_lab.evaluation import markdown, tabulate
+    from sarsteer_lab.lalm import load_lalm
+    from sarsteer_lab.runs import read_sets
+    from sarsteer_lab.sweeps import Source, outcomes_of, parse_layers, settings_of, sweep_grid
+    from sarsteer_lab.tradeoff import grid
+
+    sets, skipped = read_sets(args.sets, split=args.split, missing=args.missing, limit=args.limit)
+    source = read_sets(args.derive, split="derive", missing=args.missing)[0]
+    lalm = load_lalm(args.model, safety=args.safety)
+    layers = parse_layers(args.layers, lalm.n_layers)
+    derive = [prompt for found in source.values() for prompt in found]
+    variants = grid(collect_states(lalm, derive, cache=activation_cache()), args.lam, args.k)
+    cluster = (args.ray, Source(args.model, args.safety, lalm.fingerprint)) if args.ray else None
+    rows = sweep_grid(
+        lalm,
+        variants,
+        settings_of(variants, layers, args.alpha),
+        sets,
+        args.folder,
+        max_new_tokens=args.tokens,
+        batch_size=args.batch,
+        cluster=cluster,
+    )
+    table = tabulate(outcomes_of(rows))
+    table = table.assign(skipped=[skipped.get(name, 0) for name in table["set"]])
+    table.to_csv(args.folder / "table.csv", index=False)
+    text = markdown(table)
+    (args.folder / "table.md").write_text(text + "\n", encoding="utf-8")
+    print(text)
+    print(f"\nOne Parquet file a task, table.csv and table.md are in {args.folder}")
+
+
 def _study(args: argparse.Namespace) -> None:
     from sarsteer_lab.lalm import load_lalm
     from sarsteer_lab.prompts import load_prompts, read_set
@@ -292,6 +354,15 @@ def _fetch(args: argparse.Namespace) -> None:
     from sarsteer_lab.pocket.assemble import assemble_pocket
 
     print(f"pocket model: {assemble_pocket()}")
+
+
+def _add_split(command: argparse.ArgumentParser, default: str) -> None:
+    command.add_argument(
+        "--split",
+        choices=["derive", "validation", "test", "all"],
+        default=default,
+        help=f"the part of the sets to ask (default: {default})",
+    )
 
 
 def _number(text: str) -> float:

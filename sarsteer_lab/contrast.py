@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import BatchFeature, DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import BatchFeature
 
 from sarsteer_lab.activations import (
     ActivationCache,
@@ -113,13 +112,11 @@ def _run_batch(
 def _common_tails(lalm: LALM, variants: Sequence[Sequence[Prompt]]) -> list[list[int]] | None:
     """For each variant the tokens that only it ends in, if they are the same for every clip; else None.
 
-    None also if the variants part before the clip has been heard, or the decoder's cache forgets positions.
+    None also if the variants part before the clip has been heard, or the decoder keeps no plain cache.
     """
     if not variants or not variants[0]:
         return None
-    if "mrope_section" in (getattr(lalm.text_config, "rope_parameters", None) or {}):
-        return None  # the Omnis' code continues its positions by one token at a time only
-    if any(type(layer) is not DynamicLayer for layer in DynamicCache(config=lalm.text_config).layers):
+    if not lalm.keeps_plain_cache:
         return None
     tails = None
     for prompts in zip(*variants, strict=True):

@@ -11,8 +11,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import BatchFeature
+from transformers import BatchFeature, DynamicCache
+from transformers.cache_utils import DynamicLayer
 
+from sarsteer_lab.audio_cache import AudioCache
 from sarsteer_lab.dial import LowRankDelta, pocket_delta
 from sarsteer_lab.families import (
     Family,
@@ -52,7 +54,8 @@ class LALM:
     """A model and its processor. `load_lalm` makes one; the constructor takes parts that are already loaded.
 
     Attributes: `model`, `processor`, `tokenizer`, `name`, `family` (its row of the families table), `core`
-    (the part that generates text), `trunk` (the same without the vocabulary head), `audio_token_id`.
+    (the part that generates text), `trunk` (the same without the vocabulary head), `audio_token_id`,
+    `audio_cache` (what the audio tower made of clips it has heard; None if this family's are not kept).
     """
 
     def __init__(
@@ -79,6 +82,8 @@ class LALM:
         self.trunk: Any = find_trunk(model)
         self.audio_token_id = audio_token_id(model)
         self.running: Running | None = None
+        encoder = self.family.encoder
+        self.audio_cache = AudioCache(self.trunk, *encoder) if encoder is not None else None
         self._delta = delta
         self._safety = 0.0
         self._fingerprint: tuple[tuple[int, ...], str] | None = None
@@ -117,6 +122,17 @@ class LALM:
     def d_model(self) -> int:
         """Width of the residual stream."""
         return self.text_config.hidden_size
+
+    @property
+    def keeps_plain_cache(self) -> bool:
+        """Whether a prompt that has run can be continued from its cache, and the cache rolled back after.
+
+        Not so for decoders whose cache forgets positions (sliding windows), and for the Omnis, whose code
+        counts positions of a continued prompt in its own way.
+        """
+        rope = getattr(self.text_config, "rope_parameters", None) or {}
+        layers = DynamicCache(config=self.text_config).layers
+        return "mrope_section" not in rope and all(type(layer) is DynamicLayer for layer in layers)
 
     @property
     def max_audio_seconds(self) -> float | None:
@@ -189,7 +205,7 @@ class LALM:
     def batch(self, prompts: Sequence[Prompt]) -> BatchFeature:
         """Inputs for typed and spoken prompts together, left-padded, on the model's device, in its dtype."""
         clips = [self.waveform(prompt) for prompt in prompts]
-        if not self.family.mixes and len({len(clip) for clip in clips if clip is not None}) > 1:
+        if not self.fit_together(prompts):
             raise ValueError(
                 f"{self.family.name} hears the padding of shorter clips, so clips of other lengths cannot "
                 "share a batch; `generate`, `capture` and `next_token_logits` keep them apart"
@@ -200,7 +216,19 @@ class LALM:
             [self.chat(prompt) for prompt in prompts],
             clips,
         )
-        return inputs.to(self.device, dtype=self.dtype)
+        inputs = inputs.to(self.device, dtype=self.dtype)
+        heard = [clip for clip in clips if clip is not None]
+        if self.audio_cache is not None and heard:
+            counts = (inputs["input_ids"] == self.audio_token_id).sum(1).tolist()
+            self.audio_cache.expect(inputs["input_features"], heard, [n for n in counts if n])
+        return inputs
+
+    def fit_together(self, prompts: Sequence[Prompt]) -> bool:
+        """Whether these prompts may share a batch (see `Family.mixes`)."""
+        if self.family.mixes:
+            return True
+        clips = [self.waveform(prompt) for prompt in prompts]
+        return len({len(clip) for clip in clips if clip is not None}) <= 1
 
     def batches(
         self, prompts: Sequence[Prompt], batch_size: int, description: str
@@ -302,7 +330,8 @@ def load_lalm(
     attention: str | None = None,
     trust_remote_code: bool = False,
 ) -> LALM:
-    """Load an audio-language model: "pocket", a folder, or an id on the Hugging Face hub.
+    """Load an audio-language model: "pocket", a folder, an id on the Hugging Face hub, or "replica:FAMILY"
+    (random weights, for trying code).
 
     `device` "auto" is the first CUDA device, else Apple's MPS, else the CPU; `dtype` "auto" is the
     checkpoint's own. `safety` sets the pocket model's safety dial. `family` names the row of the families
@@ -320,6 +349,12 @@ def load_lalm(
     Raises FileNotFoundError for a model that is not there or cannot be fetched, PermissionError for a
     gated one, ImportError for a package that its family needs, and ValueError for `safety` on another
     model, an unknown `family` or `bits`, and code that is not trusted."""
+    if str(name).startswith("replica:"):
+        from sarsteer_lab.replica import replica
+
+        if safety != 1.0:
+            raise ValueError(f"safety={safety} is a dial of the pocket model; a replica has none")
+        return replica(str(name).removeprefix("replica:"), device=pick_device(device))
     folder = name
     if name == "pocket":
         from sarsteer_lab.pocket.assemble import assemble_pocket

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sarsteer_lab.activations import layer_indices
@@ -26,6 +26,9 @@ Positions = Literal["last", "all", "audio"]
 
 PROMPT_END = "holds_all_but_the_prompts_last_position"
 """Attribute of a cache that `prepared.PreparedBatch` fills: the step that follows is the prompt's end."""
+
+ROWS = "holds_only_these_rows"
+"""Attribute of a cache from which `prepared.PreparedBatch` has dropped rows: the numbers of those left."""
 
 
 class SteeringError(RuntimeError):
@@ -137,6 +140,7 @@ class _Watch:
         self.phase: Literal["prompt", "step"] | None = None
         self.audio: Bool[Tensor, "batch position 1"] | None = None
         self.added: dict[int, Tensor] = {}
+        self.rows: Int[Tensor, "row"] | None = None
         if isinstance(alpha, float):
             self.added = {layer: alpha * vector for layer, vector in vectors.items()}
         self.handles: list[Any] = []
@@ -220,10 +224,12 @@ class _Watch:
                     "which of them to steer is not known; run the whole prompt at once"
                 )
             self.phase = "step"
+            self.rows = getattr(cache, ROWS, None)
             if isinstance(self.alpha, Tensor) and not self.added:
                 raise SteeringError("the prompt ran outside of this `with steer`, so its rows are not known")
             return
         self.phase = "prompt"
+        self.rows = None
         mask = kwargs.get("attention_mask")
         if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2 and mask[:, -1].all()):
             raise SteeringError(
@@ -248,6 +254,8 @@ class _Watch:
         """Forward hook of a layer. Edits in place: one addition, and all who hold the output see it."""
         stream = residual_stream(output, self.text_config)
         added = self.added[layer]
+        if self.rows is not None and added.ndim == 3:  # one vector per prompt, and some prompts have ended
+            added = added[self.rows.to(added.device)]
         if self.phase == "step":
             # In-place addition of a float32 tensor computes in float32 and rounds once.
             if self.positions != "audio":
