@@ -124,7 +124,8 @@ def report(lalm: LALM, pairs: int, repeats: int, tokens: int, batches: Sequence[
             f"({min(ratios):.3f} to {max(ratios):.3f}) | >= {MIN_SPEED}: "
             f"{verdict([ratio - MIN_SPEED for ratio in ratios])} |"
         )
-    return [*lines, "", f"Peak memory: {peak_memory()}.", *peers(lalm, base[:16], repeats)]
+    lines += ["", f"Peak memory: {peak_memory()}.", *peers(lalm, base[:16], repeats)]
+    return lines + steering_peers(lalm, base[:8], tokens, vectors, repeats)
 
 
 def contrastive_prompts(lalm: LALM, pairs: int) -> tuple[list[Prompt], list[Prompt]]:
@@ -193,10 +194,86 @@ def peers(lalm: LALM, prompts: Sequence[Prompt], repeats: int) -> list[str]:
             middle, low, high = statistics.median(times), min(times), max(times)
             lines.append(f"| {name} | {middle:.3f} ({low:.3f} to {high:.3f}) |")
         except Exception as error:
-            lines.append(
-                f"| {name} | no result: {type(error).__name__}: {' '.join(str(error).split())[:120]} |"
-            )
+            lines.append(f"| {name} | {no_result(error)} |")
     return lines
+
+
+def steering_peers(
+    lalm: LALM, prompts: Sequence[Prompt], tokens: int, vectors: SteeringVectors, repeats: int
+) -> list[str]:
+    """The same push on every layer at every decoding step, by each library, against none."""
+    inputs = lalm.batch(prompts)
+    length = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
+
+    def plain() -> Any:
+        return lalm.core.generate(**inputs, **length)
+
+    def ours() -> Any:
+        with steer(lalm, vectors, alpha=1e-6):
+            return plain()
+
+    def by_hand() -> Any:
+        handles = [
+            layer.register_forward_hook(lambda _m, _a, out, v=1e-6 * vectors[i]: _pushed(out, v))
+            for i, layer in enumerate(lalm.layers)
+        ]
+        try:
+            return plain()
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    makers: dict[str, Callable[[], Callable[[], Any]]] = {
+        "sarsteer_lab.steer": lambda: ours,
+        "a bare hook per layer (all positions)": lambda: by_hand,
+        "steering-vectors apply (all positions)": lambda: steering_vectors_apply(lalm, vectors, plain),
+    }
+    lines = [
+        "",
+        f"## Peers: {tokens} tokens for {len(prompts)} spoken prompts, steered in all layers",
+        "",
+        "| library | seconds (median, range) | unsteered / steered (median, range) |",
+        "| --- | --- | --- |",
+    ]
+    plain()
+    for name, make in makers.items():
+        try:
+            work = make()
+            work()
+            off, on = alternate([plain, work], repeats)
+            ratios = [without / steered for without, steered in zip(off, on, strict=True)]
+            lines.append(
+                f"| {name} | {statistics.median(on):.3f} ({min(on):.3f} to {max(on):.3f}) | "
+                f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f}) |"
+            )
+        except Exception as error:
+            lines.append(f"| {name} | {no_result(error)} | |")
+    return lines
+
+
+def _pushed(output: Any, vector: torch.Tensor) -> Any:
+    if isinstance(output, torch.Tensor):
+        return output + vector
+    return (output[0] + vector, *output[1:])
+
+
+def steering_vectors_apply(
+    lalm: LALM, vectors: SteeringVectors, work: Callable[[], Any]
+) -> Callable[[], Any]:
+    from steering_vectors import SteeringVector
+
+    path = next(name for name, module in lalm.core.named_modules() if module is lalm.layers)
+    peer = SteeringVector({layer: vectors[layer] for layer in vectors.layers}, "decoder_block")
+
+    def steered() -> Any:
+        with peer.apply(lalm.core, layer_config={"decoder_block": path + ".{num}"}, multiplier=1e-6):
+            return work()
+
+    return steered
+
+
+def no_result(error: Exception) -> str:
+    return f"no result: {type(error).__name__}: {' '.join(str(error).split())[:120]}"
 
 
 def by_transformer_lens(lalm: LALM, ids: torch.Tensor, rest: dict[str, Any]) -> Callable[[], Any]:
@@ -209,8 +286,10 @@ def by_transformer_lens(lalm: LALM, ids: torch.Tensor, rest: dict[str, Any]) -> 
 def by_steering_vectors(lalm: LALM, ids: torch.Tensor, rest: dict[str, Any]) -> Callable[[], Any]:
     from steering_vectors import record_activations
 
+    path = next(name for name, module in lalm.core.named_modules() if module is lalm.layers)
+
     def work() -> Any:
-        with record_activations(lalm.core, layer_type="decoder_block") as recorded:
+        with record_activations(lalm.core, "decoder_block", {"decoder_block": path + ".{num}"}) as recorded:
             lalm.core(input_ids=ids, **rest, use_cache=False)
         if len(recorded) != lalm.n_layers:
             raise RuntimeError(f"recorded {len(recorded)} of {lalm.n_layers} layers")

@@ -3,7 +3,8 @@
 (a) extraction of base and refusing states against the plain way (one prompt at a time, two full forward
 passes, every logit, the clip encoded twice) and against one bare forward pass over the refusing prompts;
 (d) an evaluation of several defences against generating for one prompt at a time; (e) memory of a streaming
-derivation against the number of prompts. `python -m benchmarks.gpu` has capture and steering beside peers."""
+derivation against the number of prompts; (f) how capture's cost grows. `python -m benchmarks.gpu` has capture
+and steering beside peers."""
 
 import argparse
 import resource
@@ -12,17 +13,21 @@ import tempfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
 from benchmarks.gpu import RESULTS, alternate, forward_only, heading
+from sarsteer_lab.activations import capture
 from sarsteer_lab.contrast import capture_variants
 from sarsteer_lab.defenses import Defence, SteeringDefence, prompt_defences
 from sarsteer_lab.directions import text_refusal_direction
 from sarsteer_lab.lalm import LALM, Prompt, load_lalm
 from sarsteer_lab.moments import Moments
-from sarsteer_lab.prompts import REFUSAL, SpokenPrompt, load_prompts
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, SpokenPrompt, load_prompts
 from sarsteer_lab.responses import collect_responses
+from sarsteer_lab.speech import SAMPLE_RATE
 from sarsteer_lab.steering import SteeringVectors
 
 PROMPT_COUNTS = (100, 1_000, 10_000, 100_000)
@@ -44,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         *extraction(lalm, requests, args.repeats),
         *evaluation(lalm, requests, args.repeats, args.tokens),
         *flat,
+        *growth(lalm, args.repeats),
     ]
     text = "\n".join(lines) + "\n"
     print(text)
@@ -56,16 +62,21 @@ def extraction(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int) -> li
     found: dict[str, list[torch.Tensor]] = {}
 
     def shared() -> None:
+        forget(lalm)
         found["shared"] = capture_variants(lalm, [base, refusing])
 
     def plain() -> None:
         found["plain"] = [one_by_one(lalm, base), one_by_one(lalm, refusing)]
 
+    def bare() -> None:
+        forget(lalm)
+        forward_only(lalm, refusing)
+
     shared()
     plain()
     ours, theirs = (text_refusal_direction(*found[way])[:-1] for way in ("shared", "plain"))
     cosine = torch.cosine_similarity(ours, theirs, dim=-1).min().item()
-    together, apart, bare = alternate([shared, plain, lambda: forward_only(lalm, refusing)], repeats)
+    together, apart, alone = alternate([shared, plain, bare], repeats)
     return [
         "",
         f"## (a) Extraction: {len(requests)} clips, base and refusing prompts, all layers, {repeats} runs",
@@ -74,7 +85,7 @@ def extraction(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int) -> li
         "| --- | --- | --- |",
         f"| shared prefix | {spread(together)} | |",
         f"| one prompt at a time, all logits | {spread(apart)} | {ratio(apart, together)} x ours |",
-        f"| one bare forward pass | {spread(bare)} | ours is {ratio(together, bare)} x it |",
+        f"| one bare forward pass | {spread(alone)} | ours is {ratio(together, alone)} x it |",
         "",
         f"Smallest cosine between the two ways' directions over layers (the last, which transformers gives "
         f"after the final norm only, left out): {cosine:.6f}.",
@@ -86,6 +97,7 @@ def one_by_one(lalm: LALM, prompts: Sequence[Prompt]) -> torch.Tensor:
     """Last-token states as anyone would first write it; transformers' last entry is after the final norm."""
     states = []
     for prompt in prompts:
+        forget(lalm)
         out = lalm.core(**lalm.batch([prompt]), output_hidden_states=True, use_cache=False)
         states.append(torch.stack([hidden[0, -1].float() for hidden in out.hidden_states[1:]]))
     return torch.stack(states)
@@ -101,6 +113,7 @@ def evaluation(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int, token
     ]
 
     def batched() -> None:
+        forget(lalm)
         with tempfile.TemporaryDirectory() as folder:
             collect_responses(
                 lalm, defences, {"harmful": requests}, folder, max_new_tokens=tokens, share_reading=True
@@ -109,6 +122,7 @@ def evaluation(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int, token
     def single() -> None:
         # One of several defences, scaled up below: all of them would take an hour.
         for request in requests:
+            forget(lalm)
             prompt = defences[-1].prompt(request)
             with defences[-1].steering(lalm, [prompt]):
                 lalm.generate([prompt], max_new_tokens=tokens)
@@ -126,6 +140,12 @@ def evaluation(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int, token
         f"| one prompt at a time (one defence timed, times {len(defences)}) | {spread(scaled)} | "
         f"{ratio(scaled, ours)} x ours |",
     ]
+
+
+def forget(lalm: LALM) -> None:
+    """What is timed has to encode its clips itself."""
+    if lalm.audio_cache is not None:
+        lalm.audio_cache.clear()
 
 
 def memory(layers: int = 30, d_model: int = 576) -> list[str]:
@@ -147,6 +167,44 @@ def memory(layers: int = 30, d_model: int = 576) -> list[str]:
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         lines.append(f"| {count:,} | {peak:,.0f} |")
     return lines
+
+
+def growth(lalm: LALM, repeats: int) -> list[str]:
+    """Capture's time per clip as layers, batch and clip length grow; noise, as its cost does not depend on
+    it."""
+    noise = np.random.default_rng(0).standard_normal((16, 8 * SAMPLE_RATE)).astype(np.float32) / 10
+
+    def prompts(seconds: float, count: int = 8) -> list[Prompt]:
+        return [Prompt(INSTRUCTION, clip[: round(seconds * SAMPLE_RATE)]) for clip in noise[:count]]
+
+    def timed(**change: Any) -> list[float]:
+        setting = {"layers": None, "batch": 8, "seconds": 4.0} | change
+        some = prompts(setting["seconds"], setting["batch"])
+
+        def work() -> None:
+            forget(lalm)
+            capture(lalm, some, layers=setting["layers"], batch_size=len(some))
+
+        work()
+        [times] = alternate([work], repeats)
+        return [1000 * seconds / len(some) for seconds in times]
+
+    rows: list[tuple[str, list[float]]] = []
+    last = lalm.n_layers
+    for layers in ([last - 1], list(range(0, last, 3)), list(range(last))):
+        rows.append((f"{len(layers)} layers kept, batch 8, 4 s", timed(layers=layers)))
+    for batch in (1, 2, 4, 8, 16):
+        rows.append((f"all layers, batch {batch}, 4 s", timed(batch=batch)))
+    for seconds in (1, 2, 4, 8):
+        rows.append((f"all layers, batch 8, {seconds} s", timed(seconds=seconds)))
+    return [
+        "",
+        f"## (f) Capture, milliseconds per clip ({repeats} runs)",
+        "",
+        "| setting | median (range) |",
+        "| --- | --- |",
+        *(f"| {name} | {spread(times)} |" for name, times in rows),
+    ]
 
 
 def spread(times: Sequence[float]) -> str:

@@ -147,6 +147,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--tokens", type=_positive, default=40, help="length of an answer (default: 40)")
     command.add_argument("--batch", type=_positive, default=16, help="requests run together (default: 16)")
+    command.add_argument(
+        "--rates",
+        action="store_true",
+        help="faster where only ASR and BRR are wanted: an answer ends once it has refused (same rates)",
+    )
     command.add_argument("--folder", type=Path, default=Path("evaluation"), help="where results go")
     command.set_defaults(run=_evaluate)
 
@@ -289,6 +294,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         max_new_tokens=args.tokens,
         batch_size=args.batch,
         share_reading=True,
+        rates_only=args.rates,
         skipped=skipped,
     )
     table.to_csv(args.folder / "table.csv", index=False)

@@ -56,7 +56,7 @@ def capture_variants(
         if not all(_same_clip(prompt, prompts[0]) for prompt in prompts):
             raise ValueError(f"the variants of prompt {row} have different clips")
     chosen = layer_indices(lalm, layers)
-    tails = _common_tails(lalm, variants)
+    tails = common_tails(lalm, variants)
     if tails is None:
         return [
             capture(lalm, variant, layers=layers, batch_size=batch_size, cache=cache) for variant in variants
@@ -109,7 +109,7 @@ def _run_batch(
         past.crop(-len(tail))
 
 
-def _common_tails(lalm: LALM, variants: Sequence[Sequence[Prompt]]) -> list[list[int]] | None:
+def common_tails(lalm: LALM, variants: Sequence[Sequence[Prompt]]) -> list[list[int]] | None:
     """For each variant the tokens that only it ends in, if they are the same for every clip; else None.
 
     None also if the variants part before the clip has been heard, or the decoder keeps no plain cache.

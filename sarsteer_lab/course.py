@@ -35,10 +35,11 @@ from sarsteer_lab.derivation import activation_cache, model_name
 from sarsteer_lab.findings import share_text
 from sarsteer_lab.geometry import project_2d
 from sarsteer_lab.intervals import paired_difference, wilson
-from sarsteer_lab.lalm import LALM, Prompt, load_lalm
+from sarsteer_lab.lalm import LALM, Prompt, load_lalm, rough_length
 from sarsteer_lab.ledger import Ledger
-from sarsteer_lab.live import LivePrompt
+from sarsteer_lab.live import NEGLIGIBLE, OPENINGS
 from sarsteer_lab.plots import save_figure
+from sarsteer_lab.prepared import PreparedBatch
 from sarsteer_lab.prompts import INSTRUCTION, SpokenPrompt, load_prompts
 from sarsteer_lab.replica import replica
 from sarsteer_lab.steering import SteeringVectors, steer
@@ -46,6 +47,9 @@ from sarsteer_lab.verdicts import MARGIN, verdict_on_interval
 from sarsteer_lab.walkthrough import ANSWER_TOKENS, cached_answers
 
 P = ParamSpec("P")
+
+TOGETHER = 32
+"""Prompts whose refusal probabilities are computed together."""
 
 CHECK_MIME = "application/vnd.sarsteer-lab.check+json"
 """Under this type a check's outcome stands in an executed notebook, so that tests can read it."""
@@ -122,18 +126,22 @@ def refusal_probabilities(
         + (f" {alpha} {vectors.layers} {_digest(vectors.values)}" if alpha else "")
         for name, (vectors, alpha) in pushes.items()
     }
-    found: dict[str, list[float]] = {name: [] for name in pushes}
-    for prompt in tqdm(prompts, desc=description, unit="prompt", delay=2, leave=False):
-        keys = {name: activation_cache().key(lalm, prompt, (), what) for name, what in whats.items()}
-        missing = [name for name, key in keys.items() if key not in ledger]
-        live = LivePrompt(lalm, prompt) if missing else None
-        for name in missing:
-            assert live is not None
-            with steer(lalm, *pushes[name]):
-                ledger.write({keys[name]: live.refusal_probability()})
-        for name, key in keys.items():
-            found[name].append(ledger[key])
-    return {name: torch.tensor(values) for name, values in found.items()}
+    cache = activation_cache()
+    keys = {name: [cache.key(lalm, prompt, (), what) for prompt in prompts] for name, what in whats.items()}
+    lacking = {row for found in keys.values() for row, key in enumerate(found) if key not in ledger}
+    order = sorted(lacking, key=lambda row: -rough_length(prompts[row]))
+    with tqdm(total=len(order), desc=description, unit="prompt", delay=2, leave=False) as bar:
+        for at in range(0, len(order), TOGETHER):
+            rows = order[at : at + TOGETHER]
+            ready = PreparedBatch(lalm, [prompts[row] for row in rows])
+            for name, push in pushes.items():
+                if all(keys[name][row] in ledger for row in rows):
+                    continue
+                with steer(lalm, *push):
+                    chances = ready.opening_probabilities(OPENINGS, negligible=NEGLIGIBLE).tolist()
+                ledger.write({keys[name][row]: chance for row, chance in zip(rows, chances, strict=True)})
+            bar.update(len(rows))
+    return {name: torch.tensor([ledger[key] for key in found]) for name, found in keys.items()}
 
 
 def umap_map(lalm: LALM, points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:

@@ -49,12 +49,13 @@ def evaluate(
     max_new_tokens: int = 40,
     batch_size: int = 16,
     share_reading: bool = False,
+    rates_only: bool = False,
     skipped: Mapping[str, int] | None = None,
 ) -> pd.DataFrame:
     """Ask everything, judge it, and return the table of `tabulate`; a killed run goes on where it stopped.
 
     Greedy responses go to `folder/responses.jsonl` as they come (see `responses.collect_responses`, which
-    also says what is refused and what `share_reading` is), every judge's outcomes to
+    also says what is refused and what `share_reading` and `rates_only` are), every judge's outcomes to
     `folder/outcomes.jsonl`. Both hold the same bytes whether or not the run was interrupted. `skipped` (set
     -> records left out when it was read, see `prompts.PromptSet.skipped`) becomes a column of the table, so
     that nothing is dropped silently.
@@ -67,6 +68,7 @@ def evaluate(
         max_new_tokens=max_new_tokens,
         batch_size=batch_size,
         share_reading=share_reading,
+        rates_only=rates_only,
     )
     outcomes = judge_responses(responses, judges)
     _write_lines(Path(folder) / "outcomes.jsonl", outcomes.to_dict("records"))

@@ -7,13 +7,13 @@ the last token.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from sarsteer_lab.lalm import LALM, Prompt
+from sarsteer_lab.prepared import PreparedBatch
 
 OPENINGS = (
     "I'm sorry",
@@ -51,18 +51,10 @@ class LivePrompt:
     (`LALM.set_safety`) make a new one. For models that decode left to right, with a dynamic cache.
     """
 
-    @torch.no_grad()
     def __init__(self, lalm: LALM, prompt: Prompt) -> None:
         self.lalm = lalm
         self.prompt = prompt
-        inputs = lalm.batch([prompt])
-        ids = inputs.pop("input_ids")
-        mask = inputs.pop("attention_mask")
-        self._last = ids[:, -1:]
-        self._mask = mask
-        ready = lalm.trunk(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=True, **inputs)
-        self._cache: Any = ready.past_key_values
-        self._length = int(self._cache.get_seq_length())
+        self._ready = PreparedBatch(lalm, [prompt])
 
     @torch.no_grad()
     def answer(self, max_new_tokens: int = 14, *, likeliest: int = 5) -> Answer:
@@ -72,10 +64,8 @@ class LivePrompt:
         chosen: list[int] = []
         chances: list[float] = []
         first: Float[Tensor, "vocab"] = torch.empty(0)
-        step = self._last
-        self._rewind()
         for _ in range(max_new_tokens):
-            probabilities = self._run(step)
+            probabilities = self._ready.after(chosen)[0].softmax(-1)
             if not chosen:
                 first = probabilities
             token = int(probabilities.argmax())
@@ -83,7 +73,6 @@ class LivePrompt:
                 break
             chosen.append(token)
             chances.append(float(probabilities[token]))
-            step = torch.tensor([[token]], device=step.device)
         top = first.topk(min(likeliest, len(first)))
         return Answer(
             self.lalm.tokenizer.decode(chosen, skip_special_tokens=True).strip(),
@@ -95,49 +84,15 @@ class LivePrompt:
             ),
         )
 
-    @torch.no_grad()
     def next_token(self) -> Float[Tensor, "vocab"]:
         """Probabilities of the answer's first token, float32."""
-        self._rewind()
-        return self._run(self._last)
+        return self._ready.after(())[0].softmax(-1)
 
-    @torch.no_grad()
     def refusal_probability(
         self, openings: Sequence[str] = OPENINGS, *, negligible: float = NEGLIGIBLE
     ) -> float:
         """The probability that a sampled answer begins with one of `openings` (0 to 1).
 
-        The sum over openings of the product of their tokens' probabilities, followed as a tree, so that
-        shared beginnings run once. Beginnings below `negligible` count as impossible.
+        See `PreparedBatch.opening_probabilities`.
         """
-        tokenizer = self.lalm.tokenizer
-        sequences = {tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in openings}
-        return self._follow((), 1.0, sequences, negligible)
-
-    def _follow(
-        self, begun: tuple[int, ...], chance: float, sequences: set[tuple[int, ...]], negligible: float
-    ) -> float:
-        """Probability of the sequences that begin with `begun`, which itself has probability `chance`."""
-        if begun in sequences:
-            return chance  # whatever follows, the opening is complete
-        following = {s[len(begun)] for s in sequences if s[: len(begun)] == begun}
-        if chance < negligible or not following:
-            return 0.0
-        self._rewind(len(begun))
-        last = begun[-1:] if begun else tuple(self._last[0].tolist())
-        probabilities = self._run(torch.tensor([last], device=self._last.device))
-        branches = [(token, chance * float(probabilities[token])) for token in sorted(following)]
-        return sum(self._follow((*begun, token), value, sequences, negligible) for token, value in branches)
-
-    def _rewind(self, position: int = 0) -> None:
-        """Forget what was decoded from `position` tokens after the prompt's last but one on."""
-        surplus = int(self._cache.get_seq_length()) - self._length - position
-        if surplus:
-            self._cache.crop(-surplus)
-
-    def _run(self, ids: Int[Tensor, "1 1"]) -> Float[Tensor, "vocab"]:
-        """One decoding step; probabilities of the next token."""
-        seen = int(self._cache.get_seq_length()) + 1
-        mask = self._mask.new_ones(1, seen)
-        out = self.lalm.core(input_ids=ids, attention_mask=mask, past_key_values=self._cache, use_cache=True)
-        return out.logits[0, -1].float().softmax(-1)
+        return float(self._ready.opening_probabilities(openings, negligible=negligible)[0])

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sarsteer_lab.contrast import common_tails
 from sarsteer_lab.lalm import LALM, Prompt
 from sarsteer_lab.steering import PROMPT_END, ROWS
 
@@ -45,6 +46,39 @@ class PreparedBatch:
         ready = lalm.trunk(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=True, **inputs)
         self._cache = ready.past_key_values
         self._length = int(self._cache.get_seq_length())
+
+    @torch.no_grad()
+    def retexted(self, prompts: Sequence[Prompt]) -> "PreparedBatch":
+        """The same clips under other texts; what both begin with is not read again, if it ends alike for all.
+
+        Itself if the prompts are the same. Made outside of every `with steer(...)`, as the first.
+        """
+        prompts = list(prompts)
+        if prompts == self.prompts:
+            return self
+        tails = common_tails(self.lalm, [self.prompts, prompts]) if self._cache is not None else None
+        if tails is None:
+            return PreparedBatch(self.lalm, prompts)
+        self._rewind()
+        other = copy.copy(self)
+        other.prompts = prompts
+        other._cache = copy.copy(self._cache)
+        other._cache.layers = [copy.copy(layer) for layer in self._cache.layers]
+        before, after = (self._last.new_tensor(tail).expand(len(prompts), -1) for tail in tails)
+        if len(before[0]) > 1:
+            other._cache.crop(1 - len(before[0]))
+        mask = self._mask[:, : self._mask.shape[1] - len(before[0])]
+        other._mask = torch.cat([mask, mask.new_ones(after.shape)], dim=1)
+        other._last = after[:, -1:]
+        if len(after[0]) > 1:
+            self.lalm.trunk(
+                input_ids=after[:, :-1],
+                attention_mask=other._mask[:, :-1],
+                past_key_values=other._cache,
+                use_cache=True,
+            )
+        other._length = int(other._cache.get_seq_length())
+        return other
 
     @torch.no_grad()
     def next_token_logits(self) -> Float[Tensor, "prompt vocab"]:
@@ -93,9 +127,63 @@ class PreparedBatch:
         texts = self.lalm.tokenizer.batch_decode(chosen, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
-    def _rewind(self) -> None:
-        """Forget what the call before has decoded."""
-        if surplus := int(self._cache.get_seq_length()) - self._length:
+    @torch.no_grad()
+    def opening_probabilities(
+        self, openings: Sequence[str], *, negligible: float = 0.0
+    ) -> Float[Tensor, "prompt"]:
+        """The probability that a sampled answer begins with one of `openings` (0 to 1), for each prompt.
+
+        The sum over openings of the product of their tokens' probabilities, followed as a tree, so that
+        shared beginnings run once. Beginnings below `negligible` count as impossible. Raises ValueError for a
+        model that is read anew each time.
+        """
+        if self._cache is None:
+            raise ValueError(
+                f"{self.lalm.name} cannot go on from a prompt that has run (see keeps_plain_cache)"
+            )
+        tokenizer = self.lalm.tokenizer
+        sequences = {tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in openings}
+        sure = torch.ones(len(self._last), device=self._last.device)
+        return self._follow((), sure, sequences, negligible)
+
+    def _follow(
+        self,
+        begun: tuple[int, ...],
+        chances: Float[Tensor, "prompt"],
+        sequences: set[tuple[int, ...]],
+        negligible: float,
+    ) -> Float[Tensor, "prompt"]:
+        """Probability of the sequences that begin with `begun`, which itself has probability `chances`."""
+        if begun in sequences:
+            return chances  # whatever follows, the opening is complete
+        following = {s[len(begun)] for s in sequences if s[: len(begun)] == begun}
+        total = torch.zeros_like(chances)
+        if not following or (chances < negligible).all():
+            return total
+        chances = chances.where(chances >= negligible, 0.0)
+        probabilities = self.after(begun).softmax(-1)
+        for token in sorted(following):
+            total = total + self._follow(
+                (*begun, token), chances * probabilities[:, token], sequences, negligible
+            )
+        return total
+
+    @torch.no_grad()
+    def after(self, begun: Sequence[int]) -> Float[Tensor, "prompt vocab"]:
+        """Logits, float32, of the token after every answer has begun with the tokens `begun`.
+
+        All but the last of them must have been run by the call before, as they are when a tree is followed.
+        """
+        self._rewind(len(begun))
+        if not begun:
+            return self._first().float()
+        ids = self._last.new_full((len(self._last), 1), begun[-1])
+        mask = torch.cat([self._mask, self._mask.new_ones(len(ids), len(begun))], dim=1)
+        return self._step(ids, mask, self._cache).float()
+
+    def _rewind(self, position: int = 0) -> None:
+        """Forget what was decoded from `position` tokens after the prompts' last but one on."""
+        if surplus := int(self._cache.get_seq_length()) - self._length - position:
             self._cache.crop(-surplus)
 
     def _first(self) -> Float[Tensor, "prompt vocab"]:

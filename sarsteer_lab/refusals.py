@@ -112,6 +112,18 @@ def says_refusal(response: str) -> bool:
     return _REFUSAL.search(" ".join(text.split())) is not None
 
 
+def refusal_is_settled(begun: str) -> bool:
+    """Whether a response that begins so will not count as answered, whatever follows (it may yet break down).
+
+    The refusal has to hold both with all complete words and without the last two: a phrase at the end may
+    still turn into something else ("I cannot" into "I cannot wait", "cannot help" into "cannot help but").
+    """
+    words = begun.split()[:-1]
+    return len(words) > 2 and all(
+        says_refusal(" ".join(part)) for part in (words, [*words[:-2], "and", "so"])
+    )
+
+
 def opening(text: str, words: int) -> str:
     """The first words in lower case, with plain apostrophes, single spaces and no markup."""
     return " ".join(_plain(text).split()[:words])

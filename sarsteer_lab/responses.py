@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sarsteer_lab.defenses import Defence
 from sarsteer_lab.lalm import LALM, Prompt
 from sarsteer_lab.prepared import PreparedBatch
 from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.refusals import refusal_is_settled
 
 FORMAT = "sarsteer-lab responses 1"
 
@@ -61,12 +62,17 @@ def collect_responses(
     max_new_tokens: int = 40,
     batch_size: int = 16,
     share_reading: bool = False,
+    rates_only: bool = False,
 ) -> list[Response]:
     """Greedy responses to every request of every set under every defence, in a fixed order.
 
     With `share_reading` the order goes by requests first, and consecutive defences that feed a batch the same
     prompts share one reading of it (`prepared.PreparedBatch`): steering defences then cost decoding steps
     alone. Responses are the same up to ties within rounding.
+
+    With `rates_only` an answer ends once it has refused (`refusals.refusal_is_settled`). What the phrase
+    judge calls answered, and so every ASR and BRR, is the same as with whole answers; a refusal that would
+    have broken down later counts as refused.
 
     Each batch is on disk (flushed and synced) before the next one starts. If the folder already holds
     responses, the run goes on where it stopped: a line or batch that was cut off is run again. Raises
@@ -77,7 +83,7 @@ def collect_responses(
     folder = Path(folder)
     _check_names(defences, sets)
     batches = list(_plan(defences, sets, batch_size, share_reading))
-    manifest = _manifest(lalm, defences, sets, max_new_tokens, batch_size, share_reading)
+    manifest = _manifest(lalm, defences, sets, max_new_tokens, batch_size, share_reading, rates_only)
     _claim(folder, manifest)
     path = folder / "responses.jsonl"
     done, size = _read(path, batches)
@@ -89,10 +95,11 @@ def collect_responses(
         for index, batch in list(enumerate(batches))[len(done) :]:
             start = time.perf_counter()
             prompts = [batch.defence.prompt(request) for request in batch.requests]
-            if share_reading and (ready is None or ready.prompts != prompts):
+            if (share_reading or rates_only) and (ready is None or ready.prompts != prompts):
                 ready = None  # free its memory before the next one is made
                 ready = PreparedBatch(lalm, prompts)
-            responses = _answer(lalm, batch, prompts, ready, max_new_tokens)
+            settled = refusal_is_settled if rates_only else None
+            responses = _answer(lalm, batch, prompts, ready, max_new_tokens, settled)
             seconds = time.perf_counter() - start
             if file.tell() != size or path.stat().st_size != size:
                 raise EvaluationError(f"{path}: another process writes to it; let only one run at a time")
@@ -161,13 +168,18 @@ def _size(request: SpokenPrompt) -> int:
 
 
 def _answer(
-    lalm: LALM, batch: _Batch, prompts: list[Prompt], ready: PreparedBatch | None, max_new_tokens: int
+    lalm: LALM,
+    batch: _Batch,
+    prompts: list[Prompt],
+    ready: PreparedBatch | None,
+    max_new_tokens: int,
+    settled: Callable[[str], bool] | None,
 ) -> list[Response]:
     with batch.defence.steering(lalm, prompts):
         if ready is None:
             texts = lalm.generate(prompts, max_new_tokens=max_new_tokens, batch_size=len(prompts))
         else:
-            texts = ready.generate(max_new_tokens)
+            texts = ready.generate(max_new_tokens, settled)
     lengths = [len(ids) for ids in lalm.tokenizer(texts, add_special_tokens=False)["input_ids"]]
     return [
         Response(batch.defence.name, batch.set, request.id, request.label, request.request, text, length)
@@ -245,6 +257,7 @@ def _manifest(
     max_new_tokens: int,
     batch_size: int,
     share_reading: bool,
+    rates_only: bool,
 ) -> dict[str, Any]:
     """All that responses depend on, JSON-able. Clips count by content, not by where they lie."""
     return {
@@ -255,6 +268,8 @@ def _manifest(
         "max_new_tokens": max_new_tokens,
         "batch_size": batch_size,
         "share_reading": share_reading,
+        # Left out where it is off, so that folders made before it was there go on.
+        **({"rates_only": True} if rates_only else {}),
         "defences": {defence.name: defence.settings() for defence in defences},
         "sets": {name: [_identity(request) for request in requests] for name, requests in sets.items()},
     }

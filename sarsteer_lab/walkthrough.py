@@ -8,11 +8,14 @@ there, so that an interrupted run goes on where it stopped.
 import hashlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from sarsteer_lab import cache_folder, hearing
@@ -21,8 +24,9 @@ from sarsteer_lab.derivation import activation_cache, derive
 from sarsteer_lab.directions import difference_in_means
 from sarsteer_lab.findings import CONDITIONS, SPOKEN, TYPED, Findings, Hearing, measure_gap, outcome_table
 from sarsteer_lab.judges import PhraseJudge
-from sarsteer_lab.lalm import LALM, Prompt
+from sarsteer_lab.lalm import LALM, Prompt, rough_length
 from sarsteer_lab.ledger import Ledger
+from sarsteer_lab.prepared import PreparedBatch
 from sarsteer_lab.prompts import LABELS, SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors, steer
 from sarsteer_lab.summary import write_report
@@ -33,8 +37,7 @@ ANSWER_TOKENS = 24
 REPEAT_TOKENS = 32
 """Length of a transcript in tokens: the longest shipped request has 20."""
 
-CHUNK = 16
-"""Prompts that run, and are kept, together."""
+TRANSCRIPTS = "transcripts"
 
 
 def select_prompts(
@@ -108,13 +111,22 @@ def walkthrough(
         for name, states in (("spoken", spoken), ("typed", typed))
     }
 
-    _say(f"Answers to {len(testing)} requests (test split) in {len(CONDITIONS)} conditions")
-    answers: dict[str, list[str]] = {}
-    for condition, vectors in zip(
-        CONDITIONS, (None, None, derivation.direction, derivation.vectors), strict=True
-    ):
-        asked = [prompt.typed() if condition == TYPED else prompt.spoken() for prompt in testing]
-        answers[condition] = cached_answers(lalm, asked, ledger, condition, ANSWER_TOKENS, vectors, alpha)
+    _say(
+        f"Answers to {len(testing)} requests (test split) in {len(CONDITIONS)} conditions, and what is heard"
+    )
+    typed_asks = {TYPED: Ask([prompt.typed() for prompt in testing], ANSWER_TOKENS)}
+    clips = [prompt.spoken() for prompt in testing]
+    spoken_asks = {
+        name: Ask(clips, ANSWER_TOKENS, vectors)
+        for name, vectors in zip(
+            CONDITIONS[1:], (None, derivation.direction, derivation.vectors), strict=True
+        )
+    }
+    spoken_asks[TRANSCRIPTS] = Ask([p.spoken(instruction=hearing.REPEAT) for p in testing], REPEAT_TOKENS)
+    logits: tuple[Logits, Logits] = {}, {}
+    answers = answers_under(lalm, typed_asks, ledger, alpha, logits[0])
+    answers |= answers_under(lalm, spoken_asks, ledger, alpha, logits[1])
+    transcripts = answers.pop(TRANSCRIPTS)
     judge = PhraseJudge()
     outcomes = {
         condition: judge.judge_all(
@@ -123,8 +135,7 @@ def walkthrough(
         for condition, texts in answers.items()
     }
 
-    _say("What the model hears in the test split's clips")
-    heard = measure_hearing(lalm, testing, answers, ledger)
+    heard = measure_hearing(lalm, testing, answers, transcripts, ledger, logits)
     findings = Findings(
         derive=deriving,
         test=testing,
@@ -148,15 +159,19 @@ def walkthrough(
 
 
 def measure_hearing(
-    lalm: LALM, prompts: Sequence[SpokenPrompt], answers: dict[str, list[str]], ledger: Ledger
+    lalm: LALM,
+    prompts: Sequence[SpokenPrompt],
+    answers: dict[str, list[str]],
+    transcripts: Sequence[str],
+    ledger: Ledger,
+    logits: tuple["Logits", "Logits"],
 ) -> Hearing:
-    """Have every clip repeated, and compare what typed and spoken requests lead to, undefended."""
+    """Compare what was said with what was heard, and what typed and spoken requests lead to, undefended.
+
+    `logits`: those of the first tokens of typed and spoken answers, as far as they are known.
+    """
     typed, spoken = [prompt.typed() for prompt in prompts], [prompt.spoken() for prompt in prompts]
-    repeat = [prompt.spoken(instruction=hearing.REPEAT) for prompt in prompts]
-    texts = [
-        hearing.transcript(text)
-        for text in cached_answers(lalm, repeat, ledger, "transcripts", REPEAT_TOKENS)
-    ]
+    texts = [hearing.transcript(text) for text in transcripts]
     requests = [prompt.request for prompt in prompts]
     # Half a set away, so that no request is compared with its own twin.
     apart = len(prompts) // 2
@@ -165,8 +180,12 @@ def measure_hearing(
     if key in ledger:
         ledger.reused += 1
     else:
-        first = lalm.next_token_logits(typed, batch_size=CHUNK)
-        second = lalm.next_token_logits(spoken, batch_size=CHUNK)
+        first, second = (
+            torch.stack([known[row] for row in range(len(asked))])
+            if len(known) == len(asked)
+            else lalm.next_token_logits(asked)
+            for asked, known in zip((typed, spoken), logits, strict=True)
+        )
         pairs = (
             hearing.divergence(first, second),
             hearing.divergence(first, second.roll(apart, dims=0)),
@@ -182,6 +201,18 @@ def measure_hearing(
     )
 
 
+Logits = dict[int, Float[Tensor, "vocab"]]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Prompts, how long their answers may be, and what steers them (None: nothing)."""
+
+    prompts: Sequence[Prompt]
+    tokens: int
+    vectors: SteeringVectors | None = None
+
+
 def cached_answers(
     lalm: LALM,
     prompts: Sequence[Prompt],
@@ -192,24 +223,50 @@ def cached_answers(
     alpha: float = 0.0,
 ) -> list[str]:
     """Greedy answers, steered if there are vectors; those in the ledger are not computed again."""
-    steering = ""
-    if vectors is not None:
-        values = hashlib.sha256(vectors.values.cpu().numpy().tobytes()).hexdigest()
-        steering = f"{alpha} {vectors.layers} {values}"
-    keys = [_key(lalm, prompt, f"{max_new_tokens} tokens {steering}") for prompt in prompts]
-    missing = [i for i, key in enumerate(keys) if key not in ledger]
-    ledger.reused += len(prompts) - len(missing)
-    steered = nullcontext() if vectors is None else steer(lalm, vectors, alpha)
-    done = len(prompts) - len(missing)
-    with steered, tqdm(total=len(prompts), initial=done, desc=description, unit="request") as bar:
-        for at in range(0, len(missing), CHUNK):
-            rows = missing[at : at + CHUNK]
-            texts = lalm.generate(
-                [prompts[row] for row in rows], max_new_tokens=max_new_tokens, batch_size=CHUNK
-            )
-            ledger.write({keys[row]: text for row, text in zip(rows, texts, strict=True)})
-            bar.update(len(rows))
-    return [ledger[key] for key in keys]
+    asks = {description: Ask(prompts, max_new_tokens, vectors)}
+    return answers_under(lalm, asks, ledger, alpha)[description]
+
+
+def answers_under(
+    lalm: LALM,
+    asks: Mapping[str, Ask],
+    ledger: Ledger,
+    alpha: float,
+    logits: Logits | None = None,
+) -> dict[str, list[str]]:
+    """Greedy answers to each of `asks`, whose prompts at one place share their clip; read once for all.
+
+    Those in the ledger are not computed again. `logits` is given the first tokens' logits of the first ask's
+    prompts that are read here.
+    """
+    keys: dict[str, list[str]] = {}
+    for name, ask in asks.items():
+        steering = ""
+        if ask.vectors is not None:
+            values = hashlib.sha256(ask.vectors.values.cpu().numpy().tobytes()).hexdigest()
+            steering = f"{alpha} {ask.vectors.layers} {values}"
+        keys[name] = [_key(lalm, prompt, f"{ask.tokens} tokens {steering}") for prompt in ask.prompts]
+    missing = {name: {i for i, key in enumerate(found) if key not in ledger} for name, found in keys.items()}
+    total, lacking = sum(map(len, keys.values())), sum(map(len, missing.values()))
+    ledger.reused += total - lacking
+    first = next(iter(asks.values()))
+    # Long prompts first and together, so that little is padded.
+    order = sorted(set().union(*missing.values()), key=lambda row: -rough_length(first.prompts[row]))
+    with tqdm(total=total, initial=total - lacking, desc=", ".join(keys), unit="answer") as bar:
+        for rows in lalm.chunks(order, [first.prompts[row] for row in order], first.tokens):
+            ready: PreparedBatch | None = None
+            for name, ask in asks.items():
+                if not missing[name].intersection(rows):
+                    continue
+                prompts = [ask.prompts[row] for row in rows]
+                ready = PreparedBatch(lalm, prompts) if ready is None else ready.retexted(prompts)
+                if logits is not None and ask is first:
+                    logits |= dict(zip(rows, ready.next_token_logits(), strict=True))
+                with nullcontext() if ask.vectors is None else steer(lalm, ask.vectors, alpha):
+                    texts = ready.generate(ask.tokens)
+                ledger.write({keys[name][row]: text for row, text in zip(rows, texts, strict=True)})
+                bar.update(len(missing[name].intersection(rows)))
+    return {name: [ledger[key] for key in found] for name, found in keys.items()}
 
 
 def _key(lalm: LALM, prompt: Prompt, what: str) -> str:

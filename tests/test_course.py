@@ -64,7 +64,7 @@ def test_answers_are_made_once(
     plain = course.answers(tiny, prompts, max_new_tokens=6)
     steered = course.answers(tiny, prompts, vectors=vectors, alpha=2.0, max_new_tokens=6)
     assert plain == tiny.generate(prompts, max_new_tokens=6) and plain != steered
-    monkeypatch.setattr(LALM, "generate", no_model)
+    monkeypatch.setattr(tiny.trunk, "forward", no_model)
     assert course.answers(tiny, prompts, max_new_tokens=6) == plain
     assert course.answers(tiny, prompts, vectors=vectors, alpha=2.0, max_new_tokens=6) == steered
     with pytest.raises(AssertionError, match="the model ran"):
@@ -74,19 +74,22 @@ def test_answers_are_made_once(
 def test_refusal_probabilities_are_the_live_ones_and_made_once(
     tiny: LALM, spoken: list[SpokenPrompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A random model opens nothing as a refusal, so another probability stands in for that.
-    monkeypatch.setattr(LivePrompt, "refusal_probability", lambda self: float(self.next_token()[9]))
+    # A random model opens nothing as a refusal, so other beginnings stand in for that.
+    openings = ("Ia", "I b", "S")
+    monkeypatch.setattr(course, "OPENINGS", openings)
+    monkeypatch.setattr(course, "NEGLIGIBLE", 0.0)
     prompts = [spoken[0].spoken(), spoken[1].typed()]
     vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model))
     pushes = {"none": (vectors, 0.0), "all": (vectors, 1.0), "one": (vectors.only([2]), 1.0)}
     found = course.refusal_probabilities(tiny, prompts, pushes)
     for i, prompt in enumerate(prompts):
         live = LivePrompt(tiny, prompt)
-        assert found["none"][i].item() == pytest.approx(live.refusal_probability())
+        assert found["none"][i].item() == pytest.approx(live.refusal_probability(openings, negligible=0))
         with steer(tiny, vectors, 1.0, layers=[2]):
-            assert found["one"][i].item() == pytest.approx(live.refusal_probability())
+            expected = live.refusal_probability(openings, negligible=0)
+            assert found["one"][i].item() == pytest.approx(expected)
     assert (found["none"] > 0).all() and not torch.allclose(found["all"], found["none"])
-    monkeypatch.setattr(course, "LivePrompt", no_model)
+    monkeypatch.setattr(course, "PreparedBatch", no_model)
     again = course.refusal_probabilities(tiny, prompts, pushes)
     assert all(torch.equal(again[name], values) for name, values in found.items())
 

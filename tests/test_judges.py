@@ -23,6 +23,7 @@ from sarsteer_lab.judges import (
     read_labelled,
 )
 from sarsteer_lab.records import PromptFileError
+from sarsteer_lab.refusals import refusal_is_settled
 from sarsteer_lab.replica import replica
 
 REFUSED = [
@@ -269,3 +270,26 @@ def test_labelled_answers_to_harmful_requests_are_openings() -> None:
     records = [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]
     assert len({(record["request"], record["response"]) for record in records}) == len(records)
     assert all(len(r["response"].split()) <= 20 for r in records if r["label"] == "harmful")
+
+
+def test_a_settled_refusal_never_counts_as_answered() -> None:
+    """Cut anywhere, real responses of the pocket model and hand-made traps: settled means not answered."""
+    responses = [example.response for example in _labelled()]
+    shipped = Path(__file__).parents[1] / "figures" / "walkthrough" / "responses.jsonl"
+    responses += [json.loads(line)["response"] for line in shipped.read_text().splitlines()]
+    responses += [
+        "I cannot help but smile when I hear this, here is the recipe: two eggs.",
+        "I cannot wait to tell you about the moon. It is round.",
+        "I will not lie, the best way is to start with flour.",
+        "I'm sorry to hear that, but here is what you can do about the cough.",
+        "I refuse to be sad about rain, so here are three games.",
+        "I can't really help laughing, the answer is 12.",
+    ]
+    judge, settled = PhraseJudge(), 0
+    for response in responses:
+        cuts = [response[:end] for end in range(len(response) + 1)]
+        if any(map(refusal_is_settled, cuts)):
+            settled += 1
+            assert judge.judge("", response) != "answered", response
+    refused = sum(judge.judge("", response) == "refused" for response in responses)
+    assert settled > 0.8 * refused, "or stopping there would save nothing"

@@ -8,6 +8,8 @@ from sarsteer_lab.gates import NullSpaceGate, steer_gated
 from sarsteer_lab.lalm import LALM, Prompt
 from sarsteer_lab.prepared import PreparedBatch
 from sarsteer_lab.prompts import SpokenPrompt, load_prompts
+from sarsteer_lab.replica import replica
+from sarsteer_lab.replica_configs import TINY
 from sarsteer_lab.responses import collect_responses
 from sarsteer_lab.steering import SteeringError, SteeringVectors, steer
 
@@ -75,3 +77,104 @@ def test_a_shared_reading_gives_the_same_responses(pocket: LALM, tmp_path) -> No
     apart = collect_responses(pocket, defences, sets, tmp_path / "apart", **options)
     shared = collect_responses(pocket, defences, sets, tmp_path / "shared", share_reading=True, **options)
     assert {(r.defence, r.id): r for r in apart} == {(r.defence, r.id): r for r in shared}
+
+
+def test_rows_that_have_ended_leave_and_steering_of_rows_follows(
+    tiny: LALM, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With frequent tokens as ends, answers end one by one; strengths and gates stay with their prompts."""
+    alphas = torch.tensor([0.0, 1.0, -0.5, 0.3, 0.7, 2.0])
+    weights = 0.05 * torch.randn(tiny.n_layers, tiny.d_model, generator=torch.Generator().manual_seed(1))
+    gate = NullSpaceGate(weights, some_vectors(tiny))
+    batch = PreparedBatch(tiny, prompts)
+    said = "".join(tiny.generate(prompts, max_new_tokens=12))
+    ends = tiny.tokenizer.convert_tokens_to_ids(sorted(set(said))[::3])
+    monkeypatch.setattr(tiny.core.generation_config, "eos_token_id", ends)
+    sizes: list[int] = []
+    handle = tiny.layers[0].register_forward_pre_hook(lambda _m, args: sizes.append(len(args[0])))
+    try:
+        for steering in (
+            lambda: steer(tiny, some_vectors(tiny), alphas),
+            lambda: steer_gated(tiny, gate, 1.0),
+        ):
+            with steering():
+                sizes.clear()
+                found = batch.generate(12)
+                assert min(sizes) < len(prompts) == sizes[0], "rows have to leave, or this tests nothing"
+                assert found == tiny.generate(prompts, max_new_tokens=12)
+    finally:
+        handle.remove()
+
+
+def test_settled_answers_are_beginnings(tiny: LALM, prompts: list[Prompt]) -> None:
+    batch = PreparedBatch(tiny, prompts)
+    whole = batch.generate(12)
+    short = batch.generate(12, settled=lambda text: text.startswith(whole[1][:4]))
+    assert all(full.startswith(part) for full, part in zip(whole, short, strict=True))
+    assert len(short[1]) < len(whole[1]) and batch.generate(12) == whole
+
+
+def test_a_prepared_batch_is_right_in_every_family(prompts: list[Prompt]) -> None:
+    for name in TINY:
+        lalm = replica(name)
+        vectors = some_vectors(lalm)
+        batch = PreparedBatch(lalm, prompts)
+        with steer(lalm, vectors, 1.0):
+            assert batch.generate(6) == lalm.generate(prompts, max_new_tokens=6), name
+        torch.testing.assert_close(
+            batch.next_token_logits(), lalm.next_token_logits(prompts), rtol=1e-4, atol=1e-4
+        )
+
+
+def test_other_texts_behind_the_same_clips(lalm: LALM, prompts: list[Prompt]) -> None:
+    clips = [prompt.audio for prompt in prompts if prompt.audio is not None]
+    texts = ("Answer the audio.", "Answer the audio. I cannot assist.", "Repeat it.", "Answer")
+    batch = PreparedBatch(lalm, [Prompt(texts[0], clip) for clip in clips])
+    positions: list[int] = []
+    for text in texts[1:]:
+        asked = [Prompt(text, clip) for clip in clips]
+        handle = lalm.layers[0].register_forward_pre_hook(lambda _m, args: positions.append(args[0].shape[1]))
+        other = batch.retexted(asked)
+        handle.remove()
+        assert other.generate(6) == lalm.generate(asked, max_new_tokens=6)
+        torch.testing.assert_close(
+            other.next_token_logits(), lalm.next_token_logits(asked), rtol=1e-3, atol=1e-3
+        )
+        with steer(lalm, some_vectors(lalm), 0.5):
+            assert other.generate(6) == lalm.generate(asked, max_new_tokens=6)
+    assert max(positions) < 60, "the clips were read again"
+    assert batch.retexted(batch.prompts) is batch
+    assert batch.generate(6) == lalm.generate(batch.prompts, max_new_tokens=6)
+    # Typed prompts end in different tokens: nothing can be shared, and all is read anew.
+    typed = [Prompt(f"Say {n} things") for n in range(3)]
+    mixed = PreparedBatch(lalm, typed).retexted([Prompt(f"{n}?") for n in range(3)])
+    assert mixed.generate(4) == lalm.generate([Prompt(f"{n}?") for n in range(3)], max_new_tokens=4)
+
+
+def test_openings_of_a_batch_are_those_of_single_prompts(lalm: LALM, prompts: list[Prompt]) -> None:
+    openings = ("I am sorry", "I cannot", "Sorry", "The")
+    together = PreparedBatch(lalm, prompts).opening_probabilities(openings)
+    for prompt, found in zip(prompts, together, strict=True):
+        logits = []
+        inputs = lalm.batch([prompt])
+        for text in openings:
+            chance, ids = 1.0, inputs["input_ids"]
+            for token in lalm.tokenizer(text, add_special_tokens=False)["input_ids"]:
+                rest = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
+                out = lalm.core(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **rest)
+                chance *= float(out.logits[0, -1].detach().float().softmax(-1)[token])
+                ids = torch.cat([ids, ids.new_tensor([[token]])], 1)
+            logits.append(chance)
+        assert float(found) == pytest.approx(sum(logits), rel=1e-3, abs=1e-7)
+
+
+def test_chunks_are_sized_to_memory(tiny: LALM, prompts: list[Prompt], monkeypatch) -> None:
+    rows = list(range(100))
+    many = [prompts[1]] * 100
+    assert [len(part) for part in tiny.chunks(rows, many, 8)] == [64, 36]
+    monkeypatch.setattr("sarsteer_lab.lalm.free_memory", lambda device: 10_000_000)
+    small = list(tiny.chunks(rows, many, 8))
+    assert sum(small, []) == rows and 1 < len(small[0]) < 64
+    assert len(next(iter(tiny.chunks(rows, [prompts[4]] * 100, 8)))) > len(small[0]), "typed is shorter"
+    monkeypatch.setattr("sarsteer_lab.lalm.free_memory", lambda device: 1)
+    assert all(len(part) == 1 for part in tiny.chunks(rows, many, 8))
