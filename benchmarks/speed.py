@@ -23,10 +23,11 @@ from sarsteer_lab.activations import capture
 from sarsteer_lab.contrast import capture_variants
 from sarsteer_lab.defenses import Defence, SteeringDefence, prompt_defences
 from sarsteer_lab.directions import text_refusal_direction
+from sarsteer_lab.evaluation import evaluate
+from sarsteer_lab.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM, Prompt, load_lalm
 from sarsteer_lab.moments import Moments
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, SpokenPrompt, load_prompts
-from sarsteer_lab.responses import collect_responses
 from sarsteer_lab.speech import SAMPLE_RATE
 from sarsteer_lab.steering import SteeringVectors
 
@@ -44,17 +45,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     flat = memory()  # first: what the process has held at most would hide it later
     lalm = load_lalm(args.model)
     requests = load_prompts("derive", "harmful")[: args.clips]
-    lines = [
-        *heading(lalm),
-        *extraction(lalm, requests, args.repeats),
-        *evaluation(lalm, requests, args.repeats, args.tokens),
-        *flat,
-        *growth(lalm, args.repeats),
-    ]
-    text = "\n".join(lines) + "\n"
-    print(text)
+    lines: list[str] = []
+    for section in (
+        lambda: heading(lalm),
+        lambda: extraction(lalm, requests, args.repeats),
+        lambda: evaluation(lalm, requests, args.repeats, args.tokens),
+        lambda: flat,
+        lambda: growth(lalm, args.repeats),
+    ):
+        found = section()
+        print("\n".join(found), flush=True)
+        lines += found
     args.folder.mkdir(parents=True, exist_ok=True)
-    (args.folder / f"{datetime.now(UTC):%Y-%m-%d}-speed.md").write_text(text)
+    (args.folder / f"{datetime.now(UTC):%Y-%m-%d}-speed.md").write_text("\n".join(lines) + "\n")
 
 
 def extraction(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int) -> list[str]:
@@ -115,8 +118,14 @@ def evaluation(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int, token
     def batched() -> None:
         forget(lalm)
         with tempfile.TemporaryDirectory() as folder:
-            collect_responses(
-                lalm, defences, {"harmful": requests}, folder, max_new_tokens=tokens, share_reading=True
+            evaluate(
+                lalm,
+                defences,
+                {"harmful": requests},
+                [PhraseJudge()],
+                folder,
+                max_new_tokens=tokens,
+                share_reading=True,
             )
 
     def single() -> None:

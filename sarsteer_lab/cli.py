@@ -146,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         "characters and chat (default: SORRY-Bench's)",
     )
     command.add_argument("--tokens", type=_positive, default=40, help="length of an answer (default: 40)")
-    command.add_argument("--batch", type=_positive, default=16, help="requests run together (default: 16)")
+    command.add_argument("--batch", type=_positive, help="requests run together (default: as many as fit)")
     command.add_argument(
         "--rates",
         action="store_true",

@@ -13,7 +13,7 @@ from sarsteer_lab.intervals import mcnemar_p, paired_difference, wilson
 from sarsteer_lab.judges import OUTCOMES, Judge, Outcome
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt
-from sarsteer_lab.responses import EvaluationError, Response, collect_responses, speeds
+from sarsteer_lab.responses import EvaluationError, Response, batch_size_for, collect_responses, speeds
 
 __all__ = [
     "MEASURES",
@@ -47,7 +47,7 @@ def evaluate(
     folder: Path | str,
     *,
     max_new_tokens: int = 40,
-    batch_size: int = 16,
+    batch_size: int | None = None,
     share_reading: bool = False,
     rates_only: bool = False,
     skipped: Mapping[str, int] | None = None,
@@ -56,10 +56,12 @@ def evaluate(
 
     Greedy responses go to `folder/responses.jsonl` as they come (see `responses.collect_responses`, which
     also says what is refused and what `share_reading` and `rates_only` are), every judge's outcomes to
-    `folder/outcomes.jsonl`. Both hold the same bytes whether or not the run was interrupted. `skipped` (set
-    -> records left out when it was read, see `prompts.PromptSet.skipped`) becomes a column of the table, so
-    that nothing is dropped silently.
+    `folder/outcomes.jsonl`. Both hold the same bytes whether or not the run was interrupted. `batch_size`
+    None is as many as fit into memory. `skipped` (set -> records left out when it was read, see
+    `prompts.PromptSet.skipped`) becomes a column of the table, so that nothing is dropped silently.
     """
+    if batch_size is None:
+        batch_size = batch_size_for(lalm, defences, sets, folder, max_new_tokens)
     responses = collect_responses(
         lalm,
         defences,

@@ -275,23 +275,28 @@ class LALM:
             for start in range(0, len(rows), batch_size)
         ]
 
-    def chunks(self, rows: Sequence[int], prompts: Sequence[Prompt], new_tokens: int) -> Iterator[list[int]]:
-        """`rows` cut into batches as large as memory allows, for their `prompts`, the longest first.
+    def rows_that_fit(self, prompt: Prompt, new_tokens: int) -> int:
+        """How many prompts like this one fit into a batch with answers of `new_tokens`, 1 to `MOST_ROWS`.
 
         Keys and values of a batch, twice (they are copied as they grow), and what a layer computes while a
-        prompt is read take at most a quarter of the free memory. Beyond `MOST_ROWS` nothing is gained.
+        prompt is read take at most a quarter of the free memory.
         """
+        free = free_memory(self.device.type)
+        if free is None:
+            return MOST_ROWS
         config = self.text_config
         heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
         width = getattr(config, "head_dim", None) or self.d_model // config.num_attention_heads
         layer = 3 * getattr(config, "intermediate_size", 4 * self.d_model) + 4 * self.d_model
         position = (4 * self.n_layers * heads * width + layer) * self.dtype.itemsize
-        free = free_memory(self.device.type)
+        length = rough_length(prompt) + OVERHEAD_TOKENS + new_tokens
+        return max(1, min(MOST_ROWS, int(free / 4 / (length * position))))
+
+    def chunks(self, rows: Sequence[int], prompts: Sequence[Prompt], new_tokens: int) -> Iterator[list[int]]:
+        """`rows` cut into batches of as many as fit, for their `prompts`, which come the longest first."""
         at = 0
         while at < len(rows):
-            length = rough_length(prompts[at]) + OVERHEAD_TOKENS + new_tokens
-            fit = MOST_ROWS if free is None else int(free / 4 / (length * position))
-            size = max(1, min(MOST_ROWS, fit))
+            size = self.rows_that_fit(prompts[at], new_tokens)
             yield list(rows[at : at + size])
             at += size
 

@@ -113,6 +113,28 @@ def collect_responses(
     return [response for responses in done for response in responses]
 
 
+def batch_size_for(
+    lalm: LALM,
+    defences: Sequence[Defence],
+    sets: Mapping[str, Sequence[SpokenPrompt]],
+    folder: Path | str,
+    max_new_tokens: int,
+) -> int:
+    """As many requests as fit under every defence; for a folder that was begun, what it was begun with.
+
+    Memory that is free may change from run to run, and batches may not: see above.
+    """
+    try:
+        return int(json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))["batch_size"])
+    except (OSError, ValueError, LookupError, TypeError):
+        requests = [max(found, key=_size) for found in sets.values() if found]
+        return min(
+            lalm.rows_that_fit(defence.prompt(request), max_new_tokens)
+            for defence in defences
+            for request in requests
+        )
+
+
 def speeds(
     responses: Sequence[Response], folder: Path | str, batch_size: int
 ) -> dict[tuple[str, str], float]:

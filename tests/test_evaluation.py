@@ -412,3 +412,40 @@ def test_the_jackknife_interval_of_a_ratio_holds_what_is_true() -> None:
         jackknife_ratio(lambda rows: 1.0, 1)
     with pytest.raises(ValueError, match="positive"):
         jackknife_ratio(lambda rows: float(rows.sum() - 3), 3)
+
+
+def test_batches_that_fit_keep_their_size_when_memory_changes(
+    tiny: LALM,
+    defences: list[Defence],
+    sets: dict[str, list[SpokenPrompt]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ask = {"max_new_tokens": 4, "rates_only": True}
+    first = evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, **ask)
+    size = json.loads((tmp_path / "manifest.json").read_text())["batch_size"]
+    assert size > max(map(len, sets.values()))
+    monkeypatch.setattr("sarsteer_lab.lalm.free_memory", lambda device: 1)
+    again = evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, **ask)
+    pd.testing.assert_frame_equal(first, again)
+    with pytest.raises(EvaluationError, match="rates_only"):
+        evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, max_new_tokens=4)
+
+
+def test_rates_are_those_of_whole_answers(
+    tiny: LALM,
+    defences: list[Defence],
+    sets: dict[str, list[SpokenPrompt]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A random model never refuses, so what a refusal is, is changed: texts with a certain letter."""
+    whole = collect_responses(tiny, defences, sets, tmp_path / "whole", max_new_tokens=12)
+    letters = "".join(response.response for response in whole)
+    letter = max(set(letters.strip()), key=letters.count)
+    monkeypatch.setattr("sarsteer_lab.responses.refusal_is_settled", lambda text: letter in text)
+    short = collect_responses(tiny, defences, sets, tmp_path / "short", max_new_tokens=12, rates_only=True)
+    assert sum(response.tokens for response in short) < sum(response.tokens for response in whole)
+    for full, part in zip(whole, short, strict=True):
+        assert full.response.startswith(part.response) and full.id == part.id
+        assert (letter in full.response) == (letter in part.response)
