@@ -193,53 +193,38 @@ def _diagnosis(found: Study) -> str:
     return text
 
 
+def _settings_table(table: pd.DataFrame, column: str, heading: str, n: int) -> str:
+    """Rows of `study.score` with one column in front, for `n` harmful requests."""
+    rows = [[heading, "alpha", "harmful refused", "BRR", "over-refusal", "broken", "score"]]
+    for row in table.to_dict("records"):
+        shares = [f"{row[name]:.0%}" for name in ("BRR", "over-refusal", "broken")]
+        counts = [row[column], f"{row['alpha']:g}", _count(row["refused"], n)]
+        rows.append([*counts, *shares, f"{row['score']:.2f}"])
+    return markdown_rows(rows)
+
+
 def _layer_rows(found: Study) -> str:
-    n = found.n["validation harmful"]
-    rows = [["layers steered", "alpha", "harmful refused", "BRR", "over-refusal", "broken", "score"]]
-    for row in found.layers.to_dict("records"):
-        rows.append(
-            [
-                row["layers"],
-                f"{row['alpha']:g}",
-                _count(row["refused"], n),
-                f"{row['BRR']:.0%}",
-                f"{row['over-refusal']:.0%}",
-                f"{row['broken']:.0%}",
-                f"{row['score']:.2f}",
-            ]
-        )
     best = found.layers.loc[found.layers["score"].idxmax()]
+    table = _settings_table(found.layers, "layers", "layers steered", found.n["validation harmful"])
     return (
         f"SARSteer's chosen vectors on parts of the layers (validation split). The best score is that of "
-        f"layers {best['layers']} at alpha {best['alpha']:g}.\n\n{markdown_rows(rows)}"
+        f"layers {best['layers']} at alpha {best['alpha']:g}.\n\n{table}"
     )
 
 
 def _part_rows(found: Study) -> str:
     """What ablation removes and what it leaves, each alone and equally long."""
     n = found.n["validation harmful"]
-    rows = [["part of the direction", "alpha", "harmful refused", "BRR", "over-refusal", "broken", "score"]]
-    for row in found.parts.to_dict("records"):
-        rows.append(
-            [
-                row["part"],
-                f"{row['alpha']:g}",
-                _count(row["refused"], n),
-                f"{row['BRR']:.0%}",
-                f"{row['over-refusal']:.0%}",
-                f"{row['broken']:.0%}",
-                f"{row['score']:.2f}",
-            ]
-        )
     share = found.parts.drop_duplicates("part").set_index("part")["share"]
     most = found.parts.groupby("part")["refused"].max()
     said = ", ".join(f"{part} {_count(most[part], n)}" for part in (REMOVED, LEFT, RANDOM))
     start = found.choice.loc[found.choice["method"] == "none", "refused"].iloc[0]
     return (
         f"What harmless requests span holds {share[REMOVED]:.0%} of the refusal direction's length (median "
-        f"layer, k = {K}; the rest {share[LEFT]:.0%}, as the two are orthogonal). Each part alone, "
-        f"stretched to the whole length, makes refused at most, of {n} harmful validation requests "
-        f"({_count(start, n)} unsteered): {said}.\n\n{markdown_rows(rows)}"
+        f"layer, k = {K}; the rest {share[LEFT]:.0%}, as the two are orthogonal). Each part alone, stretched "
+        f"to the whole length, makes refused at most, of {n} harmful validation requests "
+        f"({_count(start, n)} unsteered): {said}.\n\n"
+        + _settings_table(found.parts, "part", "part of the direction", n)
     )
 
 
