@@ -262,7 +262,7 @@ def steering_vectors_apply(
 ) -> Callable[[], Any]:
     from steering_vectors import SteeringVector
 
-    path = next(name for name, module in lalm.core.named_modules() if module is lalm.layers)
+    path = layers_path(lalm)
     peer = SteeringVector({layer: vectors[layer] for layer in vectors.layers}, "decoder_block")
 
     def steered() -> Any:
@@ -270,6 +270,10 @@ def steering_vectors_apply(
             return work()
 
     return steered
+
+
+def layers_path(lalm: LALM) -> str:
+    return next(name for name, module in lalm.core.named_modules() if module is lalm.layers)
 
 
 def no_result(error: Exception) -> str:
@@ -286,7 +290,7 @@ def by_transformer_lens(lalm: LALM, ids: torch.Tensor, rest: dict[str, Any]) -> 
 def by_steering_vectors(lalm: LALM, ids: torch.Tensor, rest: dict[str, Any]) -> Callable[[], Any]:
     from steering_vectors import record_activations
 
-    path = next(name for name, module in lalm.core.named_modules() if module is lalm.layers)
+    path = layers_path(lalm)
 
     def work() -> Any:
         with record_activations(lalm.core, "decoder_block", {"decoder_block": path + ".{num}"}) as recorded:
@@ -302,7 +306,7 @@ def by_nnsight(lalm: LALM, ids: torch.Tensor, rest: dict[str, Any]) -> Callable[
     from nnsight import NNsight, save
 
     model = NNsight(lalm.core)
-    path = next(name for name, module in lalm.core.named_modules() if module is lalm.layers)
+    path = layers_path(lalm)
 
     def work() -> Any:
         with model.trace(input_ids=ids, **rest, use_cache=False):

@@ -65,14 +65,14 @@ def extraction(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int) -> li
     found: dict[str, list[torch.Tensor]] = {}
 
     def shared() -> None:
-        forget(lalm)
+        lalm.forget_clips()
         found["shared"] = capture_variants(lalm, [base, refusing])
 
     def plain() -> None:
         found["plain"] = [one_by_one(lalm, base), one_by_one(lalm, refusing)]
 
     def bare() -> None:
-        forget(lalm)
+        lalm.forget_clips()
         forward_only(lalm, refusing)
 
     shared()
@@ -100,7 +100,7 @@ def one_by_one(lalm: LALM, prompts: Sequence[Prompt]) -> torch.Tensor:
     """Last-token states as anyone would first write it; transformers' last entry is after the final norm."""
     states = []
     for prompt in prompts:
-        forget(lalm)
+        lalm.forget_clips()
         out = lalm.core(**lalm.batch([prompt]), output_hidden_states=True, use_cache=False)
         states.append(torch.stack([hidden[0, -1].float() for hidden in out.hidden_states[1:]]))
     return torch.stack(states)
@@ -116,7 +116,7 @@ def evaluation(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int, token
     ]
 
     def batched() -> None:
-        forget(lalm)
+        lalm.forget_clips()
         with tempfile.TemporaryDirectory() as folder:
             evaluate(
                 lalm,
@@ -131,7 +131,7 @@ def evaluation(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int, token
     def single() -> None:
         # One of several defences, scaled up below: all of them would take an hour.
         for request in requests:
-            forget(lalm)
+            lalm.forget_clips()
             prompt = defences[-1].prompt(request)
             with defences[-1].steering(lalm, [prompt]):
                 lalm.generate([prompt], max_new_tokens=tokens)
@@ -149,12 +149,6 @@ def evaluation(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int, token
         f"| one prompt at a time (one defence timed, times {len(defences)}) | {spread(scaled)} | "
         f"{ratio(scaled, ours)} x ours |",
     ]
-
-
-def forget(lalm: LALM) -> None:
-    """What is timed has to encode its clips itself."""
-    if lalm.audio_cache is not None:
-        lalm.audio_cache.clear()
 
 
 def memory(layers: int = 30, d_model: int = 576) -> list[str]:
@@ -191,7 +185,7 @@ def growth(lalm: LALM, repeats: int) -> list[str]:
         some = prompts(setting["seconds"], setting["batch"])
 
         def work() -> None:
-            forget(lalm)
+            lalm.forget_clips()
             capture(lalm, some, layers=setting["layers"], batch_size=len(some))
 
         work()

@@ -22,7 +22,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from sarsteer_lab.buffers import StateBuffer
-from sarsteer_lab.families import residual_stream
+from sarsteer_lab.families import has_foreign_hooks, residual_stream
 from sarsteer_lab.lalm import LALM, Prompt, head_on_last_position
 
 Fixed = Literal["last", "audio_mean"]
@@ -196,7 +196,7 @@ def cache_keys(
     positions: str,
 ) -> list[str]:
     """The prompts' keys in `cache`; none if there is no cache or it may not be used."""
-    if cache is None or _has_foreign_hooks(lalm):
+    if cache is None or has_foreign_hooks(lalm.model):
         return []
     return [cache.key(lalm, prompt, layers, positions) for prompt in prompts]
 
@@ -280,12 +280,3 @@ def record_states(lalm: LALM, layers: Sequence[int], keep: Callable[[int, Tensor
     finally:
         for handle in handles:
             handle.remove()
-
-
-def _has_foreign_hooks(lalm: LALM) -> bool:
-    """Whether anything but transformers' own (inert) output recorders is hooked to the model."""
-    for module in lalm.model.modules():
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values()):
-            if not getattr(hook, "__module__", "").startswith("transformers."):
-                return True
-    return False

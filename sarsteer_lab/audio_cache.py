@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
+from sarsteer_lab.families import has_foreign_hooks
+
 Clip = Float[np.ndarray, "samples"]
 
 BUDGET = 2**29
@@ -57,7 +59,7 @@ class AudioCache:
     def _encode(self, plain: Callable[..., Any], features: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The wrapped method: from memory what is there, from the tower what is not."""
         known = self._expected.get(features)
-        if known is None or torch.is_grad_enabled() or self._is_hooked():
+        if known is None or torch.is_grad_enabled() or any(map(has_foreign_hooks, self._parts)):
             return plain(features, *args, **kwargs)
         names, lengths = known
         self._forget_if_changed()
@@ -93,14 +95,6 @@ class AudioCache:
             for row, (part, _) in enumerate(kept):
                 whole[row, : len(part)] = part
         return BaseModelOutputWithPooling(**{self._field: whole})
-
-    def _is_hooked(self) -> bool:
-        return any(
-            not getattr(hook, "__module__", "").startswith("transformers.")
-            for part in self._parts
-            for module in part.modules()
-            for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-        )
 
     def _forget_if_changed(self) -> None:
         tensors = [tensor for part in self._parts for tensor in (*part.parameters(), *part.buffers())]

@@ -48,9 +48,6 @@ from sarsteer_lab.walkthrough import ANSWER_TOKENS, cached_answers
 
 P = ParamSpec("P")
 
-TOGETHER = 32
-"""Prompts whose refusal probabilities are computed together."""
-
 CHECK_MIME = "application/vnd.sarsteer-lab.check+json"
 """Under this type a check's outcome stands in an executed notebook, so that tests can read it."""
 
@@ -131,8 +128,8 @@ def refusal_probabilities(
     lacking = {row for found in keys.values() for row, key in enumerate(found) if key not in ledger}
     order = sorted(lacking, key=lambda row: -rough_length(prompts[row]))
     with tqdm(total=len(order), desc=description, unit="prompt", delay=2, leave=False) as bar:
-        for at in range(0, len(order), TOGETHER):
-            rows = order[at : at + TOGETHER]
+        # An opening has a handful of tokens.
+        for rows in lalm.chunks(order, [prompts[row] for row in order], new_tokens=8):
             ready = PreparedBatch(lalm, [prompts[row] for row in rows])
             for name, push in pushes.items():
                 if all(keys[name][row] in ledger for row in rows):

@@ -171,8 +171,7 @@ def _padding(lalm: LALM, prompts: Sequence[Prompt]) -> Iterator[Finding]:
     # Nothing encoded before may be used again, or the clips' padding would be the same twice.
     runs = []
     for batches in ([prompts], [[prompt] for prompt in prompts]):
-        if lalm.audio_cache is not None:
-            lalm.audio_cache.clear()
+        lalm.forget_clips()
         runs.append(torch.cat([capture(lalm, batch) for batch in batches]))
     together, alone = runs
     error = float((together - alone).abs().max() / alone.abs().max())

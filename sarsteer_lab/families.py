@@ -293,6 +293,15 @@ def find_trunk(model: nn.Module) -> nn.Module:
     return base if "input_ids" in takes and has_audio_input else core
 
 
+def has_foreign_hooks(part: nn.Module) -> bool:
+    """Whether anything but transformers' own (inert) output recorders is hooked to a part of a model."""
+    return any(
+        not getattr(hook, "__module__", "").startswith("transformers.")
+        for module in part.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
+
+
 def audio_token_id(model: nn.Module) -> int | None:
     """Id of the placeholder token whose positions the audio embeddings take; None if the model has none."""
     config = find_core(model).config

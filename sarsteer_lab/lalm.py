@@ -219,7 +219,7 @@ class LALM:
     def batch(self, prompts: Sequence[Prompt]) -> BatchFeature:
         """Inputs for typed and spoken prompts together, left-padded, on the model's device, in its dtype."""
         clips = [self.waveform(prompt) for prompt in prompts]
-        if not self.fit_together(prompts):
+        if not self._one_batch(clips):
             raise ValueError(
                 f"{self.family.name} hears the padding of shorter clips, so clips of other lengths cannot "
                 "share a batch; `generate`, `capture` and `next_token_logits` keep them apart"
@@ -239,10 +239,15 @@ class LALM:
 
     def fit_together(self, prompts: Sequence[Prompt]) -> bool:
         """Whether these prompts may share a batch (see `Family.mixes`)."""
-        if self.family.mixes:
-            return True
-        clips = [self.waveform(prompt) for prompt in prompts]
-        return len({len(clip) for clip in clips if clip is not None}) <= 1
+        return self.family.mixes or self._one_batch([self.waveform(prompt) for prompt in prompts])
+
+    def _one_batch(self, clips: Sequence[Float[np.ndarray, "samples"] | None]) -> bool:
+        return self.family.mixes or len({len(clip) for clip in clips if clip is not None}) <= 1
+
+    def forget_clips(self) -> None:
+        """Have the audio tower encode every clip anew: for what compares or times its work."""
+        if self.audio_cache is not None:
+            self.audio_cache.clear()
 
     def batches(
         self, prompts: Sequence[Prompt], batch_size: int, description: str
@@ -388,12 +393,6 @@ def load_lalm(
     Raises FileNotFoundError for a model that is not there or cannot be fetched, PermissionError for a
     gated one, ImportError for a package that its family needs, and ValueError for `safety` on another
     model, an unknown `family` or `bits`, and code that is not trusted."""
-    if str(name).startswith("replica:"):
-        from sarsteer_lab.replica import replica
-
-        if safety != 1.0:
-            raise ValueError(f"safety={safety} is a dial of the pocket model; a replica has none")
-        return replica(str(name).removeprefix("replica:"), device=pick_device(device))
     folder = name
     if name == "pocket":
         from sarsteer_lab.pocket.assemble import assemble_pocket
@@ -401,6 +400,10 @@ def load_lalm(
         folder = assemble_pocket()
     elif safety != 1.0:
         raise ValueError(f"safety={safety} is a dial of the pocket model; {name} has none")
+    elif str(name).startswith("replica:"):
+        from sarsteer_lab.replica import replica
+
+        return replica(str(name).removeprefix("replica:"), device=pick_device(device))
     elif str(name).startswith((".", "/", "~")) or isinstance(name, Path):
         folder = Path(name).expanduser()
         if not (folder / "config.json").is_file():

@@ -62,8 +62,7 @@ class PreparedBatch:
         self._rewind()
         other = copy.copy(self)
         other.prompts = prompts
-        other._cache = copy.copy(self._cache)
-        other._cache.layers = [copy.copy(layer) for layer in self._cache.layers]
+        other._cache = _branch(self._cache)
         before, after = (self._last.new_tensor(tail).expand(len(prompts), -1) for tail in tails)
         if len(before[0]) > 1:
             other._cache.crop(1 - len(before[0]))
@@ -201,13 +200,22 @@ class PreparedBatch:
         return out.logits[:, -1]
 
 
+def _branch(cache: Any) -> Any:
+    """A cache that may be cropped, cut and filled while the one that it is taken from stays whole.
+
+    Keys and values are shared: layers replace theirs, they never write into them.
+    """
+    branch = copy.copy(cache)
+    branch.layers = [copy.copy(layer) for layer in cache.layers]
+    return branch
+
+
 def _some_rows(cache: Any, kept: Bool[Tensor, "row"], rows: Int[Tensor, "row"]) -> Any:
-    """A cache of some rows; the one that it is taken from stays whole, for the next call.
+    """A branch of a cache with some rows.
 
     `rows` says which prompts the rows are; steering by row reads that off the cache.
     """
-    part = copy.copy(cache)
-    part.layers = [copy.copy(layer) for layer in cache.layers]
+    part = _branch(cache)
     part.batch_select_indices(kept.nonzero()[:, 0])
     setattr(part, ROWS, rows[kept])
     return part

@@ -39,6 +39,17 @@ REPEAT_TOKENS = 32
 
 TRANSCRIPTS = "transcripts"
 
+Logits = dict[int, Float[Tensor, "vocab"]]
+
+
+@dataclass(frozen=True)
+class Ask:
+    """Prompts, how long their answers may be, and what steers them (None: nothing)."""
+
+    prompts: Sequence[Prompt]
+    tokens: int
+    vectors: SteeringVectors | None = None
+
 
 def select_prompts(
     prompts: Sequence[SpokenPrompt], limit: int | None = None
@@ -164,7 +175,7 @@ def measure_hearing(
     answers: dict[str, list[str]],
     transcripts: Sequence[str],
     ledger: Ledger,
-    logits: tuple["Logits", "Logits"],
+    logits: tuple[Logits, Logits],
 ) -> Hearing:
     """Compare what was said with what was heard, and what typed and spoken requests lead to, undefended.
 
@@ -199,18 +210,6 @@ def measure_hearing(
         wrong_divergence=wrong,
         own_found=hearing.own_answer_found(answers[TYPED], answers[SPOKEN]).tolist(),
     )
-
-
-Logits = dict[int, Float[Tensor, "vocab"]]
-
-
-@dataclass(frozen=True)
-class Ask:
-    """Prompts, how long their answers may be, and what steers them (None: nothing)."""
-
-    prompts: Sequence[Prompt]
-    tokens: int
-    vectors: SteeringVectors | None = None
 
 
 def cached_answers(

@@ -53,8 +53,7 @@ def test_layers_width_tower_and_audio_positions_are_found(lalm, prompts):
 
 def test_states_of_a_mixed_batch_are_those_of_single_prompts(lalm, prompts):
     alone = torch.cat([capture(lalm, [prompt]) for prompt in prompts])
-    if lalm.audio_cache is not None:
-        lalm.audio_cache.clear()  # the tower has to hear them together
+    lalm.forget_clips()  # the tower has to hear them together
     together = capture(lalm, prompts)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5 * alone.abs().max().item())
     # A test on states that hardly depend on the prompt would prove nothing.
