@@ -15,7 +15,7 @@ import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, ParamSpec
@@ -39,7 +39,7 @@ from sarsteer_lab.lalm import LALM, Prompt, load_lalm, rough_length
 from sarsteer_lab.ledger import Ledger
 from sarsteer_lab.live import NEGLIGIBLE, OPENINGS
 from sarsteer_lab.plots import save_figure
-from sarsteer_lab.prepared import PreparedBatch
+from sarsteer_lab.prepared import PreparedBatch, under_each
 from sarsteer_lab.prompts import INSTRUCTION, SpokenPrompt, load_prompts
 from sarsteer_lab.replica import replica
 from sarsteer_lab.steering import SteeringVectors, steer
@@ -131,12 +131,16 @@ def refusal_probabilities(
         # An opening has a handful of tokens.
         for rows in lalm.chunks(order, [prompts[row] for row in order], new_tokens=8):
             ready = PreparedBatch(lalm, [prompts[row] for row in rows])
-            for name, push in pushes.items():
-                if all(keys[name][row] in ledger for row in rows):
-                    continue
-                with steer(lalm, *push):
-                    chances = ready.opening_probabilities(OPENINGS, negligible=NEGLIGIBLE).tolist()
-                ledger.write({keys[name][row]: chance for row, chance in zip(rows, chances, strict=True)})
+            wanted = [name for name in pushes if not all(keys[name][row] in ledger for row in rows)]
+            at_once = max(1, lalm.rows_that_fit(ready.prompts[0], new_tokens=8) // len(rows))
+            for start in range(0, len(wanted), at_once):
+                names = wanted[start : start + at_once]
+                pushing = [partial(steer, lalm, pushes[name][0]) for name in names]
+                strengths = [torch.full((len(rows),), pushes[name][1]) for name in names]
+                with under_each(ready, pushing, strengths) as several:
+                    found = several.opening_probabilities(OPENINGS, negligible=NEGLIGIBLE)
+                for name, chances in zip(names, found.view(len(names), -1).tolist(), strict=True):
+                    ledger.write({keys[name][row]: p for row, p in zip(rows, chances, strict=True)})
             bar.update(len(rows))
     return {name: torch.tensor([ledger[key] for key in found]) for name, found in keys.items()}
 

@@ -8,7 +8,7 @@ import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,6 +19,7 @@ from sarsteer_lab.contrast import capture_variants
 from sarsteer_lab.directions import difference_in_means, text_refusal_direction
 from sarsteer_lab.gates import Condition, NullSpaceGate, fit_condition, fit_null_space_gate, steer_gated
 from sarsteer_lab.lalm import LALM, Prompt
+from sarsteer_lab.prepared import PreparedBatch
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, SpokenPrompt
 from sarsteer_lab.safe_space import ablate, principal_space
 from sarsteer_lab.steering import SteeringVectors, steer
@@ -59,6 +60,19 @@ class Defence(Protocol):
         ...
 
 
+@runtime_checkable
+class PushingDefence(Defence, Protocol):
+    """A defence that is a push with a strength for each prompt: several of them may share a batch."""
+
+    def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
+        """How far each of the prompts is pushed; what that takes runs unsteered."""
+        ...
+
+    def push(self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]) -> AbstractContextManager[None]:
+        """Push at this strength, one for all or one per prompt."""
+        ...
+
+
 @dataclass(frozen=True)
 class PromptDefence:
     """Text before and after the usual instruction; without any, no defence."""
@@ -74,6 +88,14 @@ class PromptDefence:
         return Prompt(text, usual.audio, usual.system)
 
     def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
+        """Nothing."""
+        return nullcontext()
+
+    def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
+        """None."""
+        return torch.zeros(len(ready.prompts))
+
+    def push(self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]) -> AbstractContextManager[None]:
         """Nothing."""
         return nullcontext()
 
@@ -98,6 +120,14 @@ class _Steering:
         """The clip and the usual instruction."""
         return request.spoken()
 
+    def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
+        """The same for every prompt."""
+        return torch.full((len(ready.prompts),), self.alpha)
+
+    def push(self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]) -> AbstractContextManager[None]:
+        """See `steering.steer`."""
+        return steer(lalm, self.vectors, alpha, self.layers)
+
     def settings(self) -> dict[str, Any]:
         """Strength, layers and a hash of the vectors."""
         return {
@@ -115,7 +145,7 @@ class SteeringDefence(_Steering):
 
     def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
         """See `steering.steer`."""
-        return steer(lalm, self.vectors, self.alpha, self.layers)
+        return self.push(lalm, self.alpha)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +157,11 @@ class ConditionalDefence(_Steering):
     def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
         """Runs the prompts once unsteered, then steers the rows that fire with `alpha`, the others with 0."""
         states = capture(lalm, prompts, layers=[self.condition.layer])[:, 0]
-        return steer(lalm, self.vectors, self.alpha * self.condition.fires(states).float(), self.layers)
+        return self.push(lalm, self.alpha * self.condition.fires(states).float())
+
+    def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
+        """`alpha` for prompts whose state fires, 0 for others: one position runs."""
+        return self.alpha * self.condition.fires(ready.states([self.condition.layer])[:, 0]).float()
 
     def settings(self) -> dict[str, Any]:
         """Those of the steering, and the condition."""
@@ -148,7 +182,11 @@ class GatedDefence(_Steering):
 
     def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
         """See `gates.steer_gated`."""
-        return steer_gated(lalm, self.gate, self.alpha, self.layers)
+        return self.push(lalm, self.alpha)
+
+    def push(self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]) -> AbstractContextManager[None]:
+        """See `gates.steer_gated`."""
+        return steer_gated(lalm, self.gate, alpha, self.layers)
 
     def settings(self) -> dict[str, Any]:
         """Those of the steering, and a hash of the gate."""

@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from sarsteer_lab.families import residual_stream
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.safe_space import RANK_TOLERANCE
-from sarsteer_lab.steering import SteeringError, SteeringVectors, _chosen_layers, _refuse_compiled, _Watch
+from sarsteer_lab.steering import (
+    SteeringError,
+    SteeringVectors,
+    _chosen_layers,
+    _refuse_compiled,
+    _strength,
+    _Watch,
+)
 
 FOLDS = 5
 
@@ -136,21 +143,25 @@ def fit_null_space_gate(
 
 @contextmanager
 def steer_gated(
-    lalm: LALM, gate: NullSpaceGate, alpha: float = 0.1, layers: Sequence[int] | None = None
+    lalm: LALM,
+    gate: NullSpaceGate,
+    alpha: float | Float[Tensor, "prompt"] = 0.1,
+    layers: Sequence[int] | None = None,
 ) -> Iterator[None]:
     """Push each row by `alpha * (w . h) * r` while the block lasts, `h` being its state at the prompt's end.
 
     The push is computed at the prompt's last position, layer by layer on the way up, and goes on for every
     generated token: `steer` with a strength that each row and layer finds itself. (AlphaSteer's code pushes
     the prompt alone, but all of its positions.) The same ways of decoding are right and the same are refused
-    as for `steer`; `alpha=0` attaches nothing.
+    as for `steer`; `alpha` may be one number per prompt as there, and `alpha=0` attaches nothing.
     """
     chosen = _chosen_layers(lalm, gate.vectors, layers)
     _refuse_compiled(lalm)
-    if alpha == 0:
+    strength = _strength(alpha)
+    if isinstance(strength, float) and strength == 0:
         yield
         return
-    watch = _GatedWatch(lalm, gate, alpha)
+    watch = _GatedWatch(lalm, gate, strength)
     with ExitStack() as undo:
         undo.callback(watch.detach)
         watch.attach()
@@ -163,9 +174,9 @@ def steer_gated(
 class _GatedWatch(_Watch):
     """Finds out at the prompt's last position what to add; the steps that follow add the same."""
 
-    def __init__(self, lalm: LALM, gate: NullSpaceGate, alpha: float) -> None:
+    def __init__(self, lalm: LALM, gate: NullSpaceGate, alpha: float | Float[Tensor, "prompt"]) -> None:
         super().__init__(lalm, alpha, {}, "last")
-        self.gate, self.strength = gate, alpha
+        self.gate = gate
 
     def edit(self, module: nn.Module, args: Any, output: Any, *, layer: int) -> None:
         """Forward hook of a layer."""
@@ -173,7 +184,10 @@ class _GatedWatch(_Watch):
             last = residual_stream(output, self.text_config)[:, -1:].float()
             row = self.gate.vectors.layers.index(layer)
             weights, vector = self.gate.weights[row].to(last.device), self.gate.vectors[layer].to(last.device)
-            self.added[layer] = self.strength * (last @ weights)[..., None] * vector
+            alpha = self.alpha
+            if isinstance(alpha, Tensor):
+                alpha = self._row_alphas(alpha, len(last)).to(last.device)[:, None, None]
+            self.added[layer] = alpha * (last @ weights)[..., None] * vector
         elif layer not in self.added:
             raise SteeringError("the prompt ran outside of this block, so it is not known what to add")
         super().edit(module, args, output, layer=layer)

@@ -6,13 +6,16 @@ decoding steps alone. `live.LivePrompt` does the same for one prompt, with proba
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
+from transformers.cache_utils import DynamicLayer
 
+from sarsteer_lab.activations import capture, record_states
 from sarsteer_lab.contrast import common_tails
 from sarsteer_lab.lalm import LALM, Prompt
 from sarsteer_lab.steering import PROMPT_END, ROWS
@@ -22,6 +25,9 @@ FULL_ENOUGH = 0.75
 
 LOOK_EVERY = 3
 """Steps between two looks at what the answers say so far."""
+
+OPENING = 16
+"""Positions for which room is made where an answer's opening is followed."""
 
 
 class PreparedBatch:
@@ -62,8 +68,8 @@ class PreparedBatch:
         self._rewind()
         other = copy.copy(self)
         other.prompts = prompts
-        other._cache = _branch(self._cache)
         before, after = (self._last.new_tensor(tail).expand(len(prompts), -1) for tail in tails)
+        other._cache = _with_room(self._cache, len(after[0]) + OPENING)
         if len(before[0]) > 1:
             other._cache.crop(1 - len(before[0]))
         mask = self._mask[:, : self._mask.shape[1] - len(before[0])]
@@ -79,13 +85,39 @@ class PreparedBatch:
         other._length = int(other._cache.get_seq_length())
         return other
 
+    def repeated(self, times: int) -> "PreparedBatch":
+        """All prompts `times` over, as rows of one batch (first each once, then each once more ...).
+
+        For `times` settings at once: see `under_each`.
+        """
+        if times == 1:
+            return self
+        other = copy.copy(self)
+        other.prompts = self.prompts * times
+        if self._cache is not None:
+            self._rewind()
+            other._cache = _with_room(self._cache, OPENING, torch.arange(len(self.prompts)).repeat(times))
+            other._mask, other._last = self._mask.repeat(times, 1), self._last.repeat(times, 1)
+        return other
+
+    @torch.no_grad()
+    def states(self, layers: Sequence[int]) -> Float[Tensor, "prompt layer d_model"]:
+        """Last-token states of some layers, float32: those of `activations.capture`, up to rounding."""
+        if self._cache is None:
+            return capture(self.lalm, self.prompts, layers=layers)
+        found = torch.empty(len(self.prompts), len(layers), self.lalm.d_model, device=self.lalm.device)
+        self._rewind()
+        with record_states(self.lalm, layers, lambda at, stream: found[:, at].copy_(stream[:, -1])):
+            self._first(self._cache)
+        return found
+
     @torch.no_grad()
     def next_token_logits(self) -> Float[Tensor, "prompt vocab"]:
         """Logits of the answers' first tokens, float32: those of `lalm.next_token_logits`, up to rounding."""
         if self._cache is None:
             return self.lalm.next_token_logits(self.prompts, batch_size=len(self.prompts))
         self._rewind()
-        return self._first().float()
+        return self._first(self._cache).float()
 
     @torch.no_grad()
     def generate(self, max_new_tokens: int, settled: Callable[[str], bool] | None = None) -> list[str]:
@@ -106,8 +138,8 @@ class PreparedBatch:
         # Of the rows still in the batch: where each stands among all, and whether it goes on.
         rows = torch.arange(len(chosen), device=chosen.device)
         running = torch.ones_like(rows, dtype=torch.bool)
-        cache, mask = self._cache, self._mask
-        logits = self._first()
+        cache, mask = _with_room(self._cache, max_new_tokens), self._mask
+        logits = self._first(cache)
         for at in range(max_new_tokens):
             tokens = logits.argmax(-1)
             chosen[rows[running], at] = tokens[running]
@@ -118,8 +150,10 @@ class PreparedBatch:
             if at + 1 == max_new_tokens or not running.any():
                 break
             if running.sum() <= FULL_ENOUGH * len(rows):
-                cache = _some_rows(cache, running, rows)
+                cache = _with_room(cache, max_new_tokens - at, running.nonzero()[:, 0])
                 rows, mask, tokens = rows[running], mask[running], tokens[running]
+                # Which prompts are left: steering by row reads that off the cache.
+                setattr(cache, ROWS, rows)
                 running = running[running]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             logits = self._step(tokens[:, None], mask, cache)
@@ -173,9 +207,11 @@ class PreparedBatch:
 
         All but the last of them must have been run by the call before, as they are when a tree is followed.
         """
+        if not isinstance(self._cache.layers[0], _RoomyLayer):
+            self._cache = _with_room(self._cache, OPENING)
         self._rewind(len(begun))
         if not begun:
-            return self._first().float()
+            return self._first(self._cache).float()
         ids = self._last.new_full((len(self._last), 1), begun[-1])
         mask = torch.cat([self._mask, self._mask.new_ones(len(ids), len(begun))], dim=1)
         return self._step(ids, mask, self._cache).float()
@@ -185,13 +221,13 @@ class PreparedBatch:
         if surplus := int(self._cache.get_seq_length()) - self._length - position:
             self._cache.crop(-surplus)
 
-    def _first(self) -> Float[Tensor, "prompt vocab"]:
+    def _first(self, cache: Any) -> Float[Tensor, "prompt vocab"]:
         """Run the prompts' last position, the one that steering takes for the prompt's end."""
-        setattr(self._cache, PROMPT_END, True)
+        setattr(cache, PROMPT_END, True)
         try:
-            return self._step(self._last, self._mask, self._cache)
+            return self._step(self._last, self._mask, cache)
         finally:
-            setattr(self._cache, PROMPT_END, False)
+            setattr(cache, PROMPT_END, False)
 
     def _step(
         self, ids: Int[Tensor, "row 1"], mask: Int[Tensor, "row seen"], cache: Any
@@ -200,22 +236,67 @@ class PreparedBatch:
         return out.logits[:, -1]
 
 
-def _branch(cache: Any) -> Any:
-    """A cache that may be cropped, cut and filled while the one that it is taken from stays whole.
+@contextmanager
+def under_each(
+    ready: PreparedBatch,
+    pushes: Sequence[Callable[[Float[Tensor, "row"]], AbstractContextManager[None]]],
+    strengths: Sequence[Float[Tensor, "prompt"]],
+) -> Iterator[PreparedBatch]:
+    """One batch of all prompts under each push, a block of rows for each, while the block lasts.
 
-    Keys and values are shared: layers replace theirs, they never write into them.
+    A push is steering that takes a strength for each row (`steer`, `gates.steer_gated`); it gets its own
+    `strengths` for the rows of its block, 0 for all others. Small batches leave most of a processor idle:
+    14 prompts under nine pushes decode at less than half of the price of nine batches of 14.
     """
-    branch = copy.copy(cache)
-    branch.layers = [copy.copy(layer) for layer in cache.layers]
-    return branch
+    rows = ready.repeated(len(pushes))
+    with ExitStack() as steering:
+        for at, (push, strength) in enumerate(zip(pushes, strengths, strict=True)):
+            alpha = torch.zeros(len(pushes), len(strength))
+            alpha[at] = strength
+            steering.enter_context(push(alpha.flatten()))
+        yield rows
 
 
-def _some_rows(cache: Any, kept: Bool[Tensor, "row"], rows: Int[Tensor, "row"]) -> Any:
-    """A branch of a cache with some rows.
+class _RoomyLayer(DynamicLayer):
+    """Some rows of a layer's keys and values (default: all), with room for the positions to come.
 
-    `rows` says which prompts the rows are; steering by row reads that off the cache.
+    A step then writes its own, where a plain layer copies all that it holds: a fifth of decoding's time.
     """
-    part = _branch(cache)
-    part.batch_select_indices(kept.nonzero()[:, 0])
-    setattr(part, ROWS, rows[kept])
-    return part
+
+    def __init__(self, layer: Any, room: int, rows: Int[Tensor, "row"] | None) -> None:
+        super().__init__()
+        self.lazy_initialization(layer.keys, layer.values)
+        self._held = [_in_larger(part, room, rows) for part in (layer.keys, layer.values)]
+        self._show(layer.get_seq_length())
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        length = self.get_seq_length()
+        end = length + key_states.shape[-2]
+        if end > self._held[0].shape[-2]:
+            self._held = [_in_larger(part, 2 * (end - length), None) for part in (self.keys, self.values)]
+        for held, new in zip(self._held, (key_states, value_states), strict=True):
+            held[..., length:end, :] = new
+        return self._show(end)
+
+    def _show(self, length: int) -> tuple[Tensor, Tensor]:
+        self.keys, self.values = (held[..., :length, :] for held in self._held)
+        return self.keys, self.values
+
+
+def _in_larger(
+    part: Float[Tensor, "batch head position width"], room: int, rows: Int[Tensor, "row"] | None
+) -> Float[Tensor, "row head larger width"]:
+    some = part if rows is None else part[rows.to(part.device)]
+    batch, heads, length, width = some.shape
+    larger = part.new_empty(batch, heads, length + room, width)
+    larger[..., :length, :] = some
+    return larger
+
+
+def _with_room(cache: Any, room: int, rows: Int[Tensor, "row"] | None = None) -> Any:
+    """A copy of a cache, of some rows or all, into which `room` more positions fit without copying again."""
+    roomy = copy.copy(cache)
+    roomy.layers = [_RoomyLayer(layer, room, rows) for layer in cache.layers]
+    return roomy

@@ -13,14 +13,15 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
 
-from sarsteer_lab.defenses import Defence
+from sarsteer_lab.defenses import Defence, PushingDefence
 from sarsteer_lab.lalm import LALM, Prompt
-from sarsteer_lab.prepared import PreparedBatch
+from sarsteer_lab.prepared import PreparedBatch, under_each
 from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.refusals import refusal_is_settled
 
@@ -66,9 +67,10 @@ def collect_responses(
 ) -> list[Response]:
     """Greedy responses to every request of every set under every defence, in a fixed order.
 
-    With `share_reading` the order goes by requests first, and consecutive defences that feed a batch the same
-    prompts share one reading of it (`prepared.PreparedBatch`): steering defences then cost decoding steps
-    alone. Responses are the same up to ties within rounding.
+    `batch_size` is the number of rows that run together. With `share_reading` the order goes by requests
+    first, and all defences share one reading of a batch's clips (`prepared.PreparedBatch`): steering defences
+    then cost decoding steps alone, prompt defences their text as well. Where requests are few, a batch's rows
+    are those of several defences (`prepared.under_each`). Responses are the same up to ties within rounding.
 
     With `rates_only` an answer ends once it has refused (`refusals.refusal_is_settled`). What the phrase
     judge calls answered, and so every ASR and BRR, is the same as with whole answers; a refusal that would
@@ -89,27 +91,45 @@ def collect_responses(
     done, size = _read(path, batches)
     if path.exists() and path.stat().st_size > size:
         os.truncate(path, size)
+    read: list[SpokenPrompt] = []
+    first: PreparedBatch | None = None
     ready: PreparedBatch | None = None
+    settled = refusal_is_settled if rates_only else None
     progress = tqdm(batches, initial=len(done), desc="responses", unit="batch", delay=2, leave=False)
     with progress, path.open("ab") as file, (folder / "timings.jsonl").open("ab") as timings:
-        for index, batch in list(enumerate(batches))[len(done) :]:
+        for group in _together(batches, batch_size, share_reading):
+            if group.stop <= len(done):
+                continue
             start = time.perf_counter()
+            batch = batches[group[0]]
             prompts = [batch.defence.prompt(request) for request in batch.requests]
-            if (share_reading or rates_only) and (ready is None or ready.prompts != prompts):
+            if rates_only and not share_reading:
                 ready = None  # free its memory before the next one is made
                 ready = PreparedBatch(lalm, prompts)
-            settled = refusal_is_settled if rates_only else None
-            responses = _answer(lalm, batch, prompts, ready, max_new_tokens, settled)
-            seconds = time.perf_counter() - start
-            if file.tell() != size or path.stat().st_size != size:
-                raise EvaluationError(f"{path}: another process writes to it; let only one run at a time")
-            content = b"".join(_line(response) for response in responses)
-            _append(file, content)
-            size += len(content)
-            timings.write(json.dumps({"batch": index, "seconds": seconds}).encode() + b"\n")
-            timings.flush()
-            done.append(responses)
-            progress.update()
+            elif share_reading:
+                if first is None or read is not batch.requests:
+                    # As the first defence asks, whichever is next: so a run that goes on rounds alike.
+                    read, first, ready = batch.requests, None, None
+                    first = ready = PreparedBatch(lalm, [defences[0].prompt(request) for request in read])
+                if ready is None or ready.prompts != prompts:
+                    ready = None
+                    ready = first.retexted(prompts)
+            here = [batches[index].defence for index in group]
+            texts = _texts(lalm, here, prompts, ready, max_new_tokens, settled)
+            seconds = (time.perf_counter() - start) / len(group)
+            for index, said in zip(group, texts, strict=True):
+                if index < len(done):
+                    continue  # on disk before the run was cut off
+                if file.tell() != size or path.stat().st_size != size:
+                    raise EvaluationError(f"{path}: another process writes to it; let only one run at a time")
+                responses = _responses(lalm, batches[index], said)
+                content = b"".join(_line(response) for response in responses)
+                _append(file, content)
+                size += len(content)
+                timings.write(json.dumps({"batch": index, "seconds": seconds}).encode() + b"\n")
+                timings.flush()
+                done.append(responses)
+                progress.update()
     return [response for responses in done for response in responses]
 
 
@@ -189,20 +209,47 @@ def _size(request: SpokenPrompt) -> int:
     return 0 if request.clip is None or not request.clip.is_file() else request.clip.stat().st_size
 
 
-def _answer(
+def _together(batches: Sequence[_Batch], batch_size: int, share_reading: bool) -> Iterator[range]:
+    """The batches in runs of those that fit into one: the same prompts under pushes by row."""
+    start = 0
+    for at in range(1, len(batches) + 1):
+        one = batches[start]
+        if (
+            not share_reading
+            or at == len(batches)
+            or (at - start + 1) * len(one.requests) > batch_size
+            or batches[at].requests is not one.requests
+            or not all(isinstance(b.defence, PushingDefence) for b in (one, batches[at]))
+            or any(one.defence.prompt(r) != batches[at].defence.prompt(r) for r in one.requests)
+        ):
+            yield range(start, at)
+            start = at
+
+
+def _texts(
     lalm: LALM,
-    batch: _Batch,
+    defences: Sequence[Defence],
     prompts: list[Prompt],
     ready: PreparedBatch | None,
     max_new_tokens: int,
     settled: Callable[[str], bool] | None,
-) -> list[Response]:
-    with batch.defence.steering(lalm, prompts):
-        if ready is None:
-            texts = lalm.generate(prompts, max_new_tokens=max_new_tokens, batch_size=len(prompts))
-        else:
-            texts = ready.generate(max_new_tokens, settled)
-    lengths = [len(ids) for ids in lalm.tokenizer(texts, add_special_tokens=False)["input_ids"]]
+) -> list[list[str]]:
+    """The prompts' answers under each defence: pushes on what has been read at once, or else one defence."""
+    pushing = [defence for defence in defences if isinstance(defence, PushingDefence)]
+    if ready is None or len(pushing) < len(defences):
+        [defence] = defences
+        with defence.steering(lalm, prompts):
+            if ready is not None:
+                return [ready.generate(max_new_tokens, settled)]
+            return [lalm.generate(prompts, max_new_tokens=max_new_tokens, batch_size=len(prompts))]
+    strengths = [defence.strengths(ready) for defence in pushing]
+    with under_each(ready, [partial(defence.push, lalm) for defence in pushing], strengths) as rows:
+        texts = rows.generate(max_new_tokens, settled)
+    return [texts[at : at + len(prompts)] for at in range(0, len(texts), len(prompts))]
+
+
+def _responses(lalm: LALM, batch: _Batch, texts: Sequence[str]) -> list[Response]:
+    lengths = [len(ids) for ids in lalm.tokenizer(list(texts), add_special_tokens=False)["input_ids"]]
     return [
         Response(batch.defence.name, batch.set, request.id, request.label, request.request, text, length)
         for request, text, length in zip(batch.requests, texts, lengths, strict=True)

@@ -63,12 +63,7 @@ def steer(
     chosen = _chosen_layers(lalm, vectors, layers)
     if positions not in ("last", "all", "audio"):
         raise ValueError(f"positions={positions!r}: choose 'last', 'all' or 'audio'")
-    if isinstance(alpha, Tensor) and alpha.ndim > 0:
-        alpha = alpha.detach().float()
-        if alpha.ndim != 1 or not alpha.isfinite().all():
-            raise ValueError(f"alpha has to be a number or finite numbers, one per prompt; got {alpha}")
-    else:
-        alpha = float(alpha)
+    alpha = _strength(alpha)
     _refuse_compiled(lalm)
     if isinstance(alpha, float) and alpha == 0:
         yield
@@ -285,6 +280,16 @@ class _Watch:
                 "prompt); give one value per prompt"
             )
         return alpha[rows].repeat_interleave(repeats)
+
+
+def _strength(alpha: float | Float[Tensor, "prompt"]) -> float | Float[Tensor, "prompt"]:
+    """A number, or float32 numbers, one per prompt. Raises ValueError for others."""
+    if not isinstance(alpha, Tensor) or alpha.ndim == 0:
+        return float(alpha)
+    alpha = alpha.detach().float()
+    if alpha.ndim != 1 or not alpha.isfinite().all():
+        raise ValueError(f"alpha has to be a number or finite numbers, one per prompt; got {alpha}")
+    return alpha
 
 
 def _chosen_layers(lalm: LALM, vectors: SteeringVectors, layers: Sequence[int] | None) -> tuple[int, ...]:

@@ -11,16 +11,17 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import torch
 from tqdm.auto import tqdm
 
 from sarsteer_lab.judges import PhraseJudge
-from sarsteer_lab.lalm import LALM, Prompt, load_lalm
-from sarsteer_lab.prepared import PreparedBatch
+from sarsteer_lab.lalm import LALM, Prompt, load_lalm, rough_length
+from sarsteer_lab.prepared import PreparedBatch, under_each
 from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors, steer
 
@@ -183,15 +184,23 @@ def _answers(
     if not settings:
         return
     ready, judge = PreparedBatch(lalm, batch.prompts), PhraseJudge()
-    for setting in settings:
-        vectors = variants[setting.variant] if setting.alpha else next(iter(variants.values()))
-        with steer(lalm, vectors, setting.alpha, setting.indices):
-            texts = ready.generate(max_new_tokens)
-        where = {"variant": setting.variant, "layers": setting.layers, "alpha": setting.alpha}
-        yield [
-            {**where, **row, "response": text, "outcome": judge.judge(row["request"], text)}
-            for row, text in zip(batch.rows, texts, strict=True)
+    n = len(batch.prompts)
+    at_once = max(1, lalm.rows_that_fit(max(batch.prompts, key=rough_length), max_new_tokens) // n)
+    for start in range(0, len(settings), at_once):
+        some = settings[start : start + at_once]
+        # What is not pushed at all may have a variant's name that is nobody's.
+        chosen = [variants[s.variant] if s.alpha else next(iter(variants.values())) for s in some]
+        pushes = [
+            partial(steer, lalm, vectors, layers=s.indices) for s, vectors in zip(some, chosen, strict=True)
         ]
+        with under_each(ready, pushes, [torch.full((n,), s.alpha) for s in some]) as rows:
+            texts = rows.generate(max_new_tokens)
+        for at, setting in enumerate(some):
+            where = {"variant": setting.variant, "layers": setting.layers, "alpha": setting.alpha}
+            yield [
+                {**where, **row, "response": text, "outcome": judge.judge(row["request"], text)}
+                for row, text in zip(batch.rows, texts[at * n : (at + 1) * n], strict=True)
+            ]
 
 
 def _on_cluster(

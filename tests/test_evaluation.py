@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -16,7 +17,14 @@ import soundfile
 import torch
 from scipy.stats import binomtest
 
-from sarsteer_lab.defenses import Defence, PromptDefence, SteeringDefence
+from sarsteer_lab.activations import capture
+from sarsteer_lab.defenses import (
+    ConditionalDefence,
+    Defence,
+    GatedDefence,
+    PromptDefence,
+    SteeringDefence,
+)
 from sarsteer_lab.evaluation import (
     EvaluationError,
     collect_responses,
@@ -25,6 +33,7 @@ from sarsteer_lab.evaluation import (
     tabulate,
     wilson,
 )
+from sarsteer_lab.gates import Condition, NullSpaceGate
 from sarsteer_lab.intervals import bootstrap, jackknife_ratio, mcnemar_p, paired_difference
 from sarsteer_lab.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM
@@ -391,6 +400,42 @@ def test_a_shared_reading_resumes_to_the_same_bytes(
     counts = ["n", "refused", "answered", "broken"]
     plain = finished[1].sort_values(keys)[counts].to_numpy()
     assert (table.sort_values(keys)[counts].to_numpy() == plain).all()
+
+
+def test_several_defences_share_a_batch(
+    tiny: LALM, defences: list[Defence], sets: dict[str, list[SpokenPrompt]], tmp_path: Path
+) -> None:
+    """Rows of several defences in one batch answer as each defence alone, and a cut run goes on alike."""
+    noise = torch.randn(3, tiny.n_layers, tiny.d_model, generator=torch.Generator().manual_seed(4))
+    gate = NullSpaceGate(0.05 * noise[0], SteeringVectors(noise[1]))
+    requests = [r for found in sets.values() for r in found]
+    states = capture(tiny, [r.spoken() for r in requests], layers=[1])[:, 0]
+    condition = Condition(1, states.mean(0), noise[2, 0], 0.0, 0.5)
+    assert 0 < condition.fires(states).float().mean() < 1
+    many = [
+        *defences,
+        SteeringDefence("other", SteeringVectors(noise[1]), 0.7, layers=(0, -1)),
+        ConditionalDefence("conditional", SteeringVectors(noise[2]), 1.0, condition=condition),
+        GatedDefence("gated", SteeringVectors(noise[1]), 1.0, gate=gate),
+    ]
+    options = {"max_new_tokens": 6}
+    apart = collect_responses(tiny, many, sets, tmp_path / "apart", batch_size=3, **options)
+    sizes: set[int] = set()
+    handle = tiny.layers[0].register_forward_pre_hook(lambda _m, args: sizes.add(len(args[0])))
+    shared = collect_responses(
+        tiny, many, sets, tmp_path / "shared", batch_size=14, share_reading=True, **options
+    )
+    handle.remove()
+    assert max(sizes) == 14, "two defences on the seven harmful requests"
+    assert {(r.defence, r.id): r for r in apart} == {(r.defence, r.id): r for r in shared}
+    whole = (tmp_path / "shared" / "responses.jsonl").read_bytes()
+    for cut in range(0, len(whole), len(whole) // 9):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        shutil.copy(tmp_path / "shared" / "manifest.json", folder)
+        (folder / "responses.jsonl").write_bytes(whole[:cut])
+        collect_responses(tiny, many, sets, folder, batch_size=14, share_reading=True, **options)
+        assert (folder / "responses.jsonl").read_bytes() == whole
 
 
 def test_the_jackknife_interval_of_a_ratio_holds_what_is_true() -> None:

@@ -1,12 +1,16 @@
 """Prompts kept ready give the answers that the plain way gives, under every kind of steering."""
 
+from functools import partial
+
 import pytest
 import torch
 
+from sarsteer_lab.activations import capture
 from sarsteer_lab.defenses import SteeringDefence
 from sarsteer_lab.gates import NullSpaceGate, steer_gated
-from sarsteer_lab.lalm import LALM, Prompt
-from sarsteer_lab.prepared import PreparedBatch
+from sarsteer_lab.lalm import LALM, MOST_ROWS, Prompt
+from sarsteer_lab.live import LivePrompt
+from sarsteer_lab.prepared import OPENING, PreparedBatch, under_each
 from sarsteer_lab.prompts import SpokenPrompt, load_prompts
 from sarsteer_lab.replica import replica
 from sarsteer_lab.replica_configs import TINY
@@ -124,6 +128,67 @@ def test_a_prepared_batch_is_right_in_every_family(prompts: list[Prompt]) -> Non
         torch.testing.assert_close(
             batch.next_token_logits(), lalm.next_token_logits(prompts), rtol=1e-4, atol=1e-4
         )
+        torch.testing.assert_close(
+            batch.states([1, 0]), capture(lalm, prompts, layers=[1, 0]), rtol=1e-4, atol=1e-4
+        )
+        strengths = [torch.zeros(len(prompts)), torch.ones(len(prompts))]
+        with under_each(batch, [partial(steer, lalm, vectors)] * 2, strengths) as rows:
+            found = rows.generate(6)
+        with steer(lalm, vectors, 1.0):
+            steered = lalm.generate(prompts, max_new_tokens=6)
+        assert found == [*lalm.generate(prompts, max_new_tokens=6), *steered], name
+
+
+def test_several_pushes_at_once(lalm: LALM, prompts: list[Prompt]) -> None:
+    """Each push acts on its own block of rows, whatever the others do, and nothing of it stays."""
+    weights = 0.02 * torch.randn(lalm.n_layers, lalm.d_model, generator=torch.Generator().manual_seed(1))
+    gate = NullSpaceGate(weights, some_vectors(lalm))
+    size = 1.0 if lalm.name != "pocket" else 0.3
+    some = torch.tensor([0.0, 1.0, -0.5, 0.3, 0.0, 2.0]) * size
+    pushes = [
+        partial(steer, lalm, some_vectors(lalm)),
+        partial(steer_gated, lalm, gate),
+        partial(steer, lalm, some_vectors(lalm, 2.0), layers=[0, -1]),
+        partial(steer, lalm, some_vectors(lalm)),
+    ]
+    strengths = [torch.full((6,), size), torch.full((6,), 0.5), some, torch.zeros(6)]
+    batch = PreparedBatch(lalm, prompts)
+    openings = ("I am sorry", "I cannot", "The")
+    with under_each(batch, pushes, strengths) as rows:
+        texts, chances = rows.generate(8), rows.opening_probabilities(openings)
+    assert len(set(texts)) > len(prompts), "the pushes have to change answers, or this tests nothing"
+    for at, (push, strength) in enumerate(zip(pushes, strengths, strict=True)):
+        block = slice(6 * at, 6 * at + 6)
+        with push(strength):
+            assert texts[block] == lalm.generate(prompts, max_new_tokens=8)
+            alone = batch.opening_probabilities(openings)
+        torch.testing.assert_close(chances[block], alone, rtol=1e-3, atol=1e-7)
+    assert batch.generate(8) == lalm.generate(prompts, max_new_tokens=8)
+
+
+def test_texts_and_openings_do_not_write_into_each_others_past(tiny: LALM, prompts: list[Prompt]) -> None:
+    clips = [prompt.audio for prompt in prompts if prompt.audio is not None]
+    first = PreparedBatch(tiny, [Prompt("Answer the audio.", clip) for clip in clips])
+    begun = tiny.tokenizer("xyz", add_special_tokens=False)["input_ids"]
+    expected = {}
+    for text in ("Answer the audio.", "Answer the audio, please.", "Repeat it."):
+        asked = [Prompt(text, clip) for clip in clips]
+        expected[text] = (tiny.generate(asked, max_new_tokens=5), tiny.next_token_logits(asked))
+    made = {}
+    for text in expected:
+        first.after(())
+        first.after(begun[:1])
+        made[text] = first.retexted([Prompt(text, clip) for clip in clips])
+        made[text].after(())
+        made[text].repeated(2).generate(3)
+    for text, (answers, logits) in expected.items():
+        assert made[text].generate(5) == answers
+        torch.testing.assert_close(made[text].after(()), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_long_answer_outgrows_the_room_for_openings(tiny: LALM, prompts: list[Prompt]) -> None:
+    [whole] = tiny.generate([prompts[1]], max_new_tokens=3 * OPENING)
+    assert LivePrompt(tiny, prompts[1]).answer(3 * OPENING).text == whole
 
 
 def test_other_texts_behind_the_same_clips(lalm: LALM, prompts: list[Prompt]) -> None:
@@ -169,12 +234,12 @@ def test_openings_of_a_batch_are_those_of_single_prompts(lalm: LALM, prompts: li
 
 
 def test_chunks_are_sized_to_memory(tiny: LALM, prompts: list[Prompt], monkeypatch) -> None:
-    rows = list(range(100))
-    many = [prompts[1]] * 100
-    assert [len(part) for part in tiny.chunks(rows, many, 8)] == [64, 36]
+    rows = list(range(200))
+    many = [prompts[1]] * 200
+    assert [len(part) for part in tiny.chunks(rows, many, 8)] == [MOST_ROWS, 200 - MOST_ROWS]
     monkeypatch.setattr("sarsteer_lab.lalm.free_memory", lambda device: 10_000_000)
     small = list(tiny.chunks(rows, many, 8))
-    assert sum(small, []) == rows and 1 < len(small[0]) < 64
-    assert len(next(iter(tiny.chunks(rows, [prompts[4]] * 100, 8)))) > len(small[0]), "typed is shorter"
+    assert sum(small, []) == rows and 1 < len(small[0]) < MOST_ROWS
+    assert len(next(iter(tiny.chunks(rows, [prompts[4]] * 200, 8)))) > len(small[0]), "typed is shorter"
     monkeypatch.setattr("sarsteer_lab.lalm.free_memory", lambda device: 1)
     assert all(len(part) == 1 for part in tiny.chunks(rows, many, 8))
