@@ -43,10 +43,17 @@ class ActivationCache:
 
     def key(self, lalm: LALM, prompt: Prompt, layers: Sequence[int], positions: str) -> str:
         """The name under which the states of one prompt are kept (64 hexadecimal digits)."""
-        clip = lalm.waveform(prompt)
-        audio = "" if clip is None else hashlib.sha256(clip.tobytes()).hexdigest()
-        parts = (lalm.fingerprint, lalm.chat(prompt), audio, str(tuple(layers)), str(lalm.dtype), positions)
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+        return self.keys(lalm, [prompt], layers, positions)[0]
+
+    def keys(self, lalm: LALM, prompts: Sequence[Prompt], layers: Sequence[int], positions: str) -> list[str]:
+        """`key` of several prompts; whether the model has changed is looked up once."""
+        fingerprint, names = lalm.fingerprint, []
+        for prompt in prompts:
+            clip = lalm.waveform(prompt)
+            audio = "" if clip is None else hashlib.sha256(clip.tobytes()).hexdigest()
+            parts = (fingerprint, lalm.chat(prompt), audio, str(tuple(layers)), str(lalm.dtype), positions)
+            names.append(hashlib.sha256("\0".join(parts).encode()).hexdigest())
+        return names
 
     def read(self, key: str) -> Tensor | None:
         """The kept states, or None. A damaged file counts as absent, with a warning: it will be rewritten."""
@@ -198,7 +205,7 @@ def cache_keys(
     """The prompts' keys in `cache`; none if there is no cache or it may not be used."""
     if cache is None or has_foreign_hooks(lalm.model):
         return []
-    return [cache.key(lalm, prompt, layers, positions) for prompt in prompts]
+    return cache.keys(lalm, prompts, layers, positions)
 
 
 def state_buffer(

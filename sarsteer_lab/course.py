@@ -124,7 +124,7 @@ def refusal_probabilities(
         for name, (vectors, alpha) in pushes.items()
     }
     cache = activation_cache()
-    keys = {name: [cache.key(lalm, prompt, (), what) for prompt in prompts] for name, what in whats.items()}
+    keys = {name: cache.keys(lalm, prompts, (), what) for name, what in whats.items()}
     lacking = {row for found in keys.values() for row, key in enumerate(found) if key not in ledger}
     order = sorted(lacking, key=lambda row: -rough_length(prompts[row]))
     with tqdm(total=len(order), desc=description, unit="prompt", delay=2, leave=False) as bar:

@@ -54,11 +54,22 @@ def read_clip(path: Path | str, *, max_seconds: float | None = None) -> Float[np
         raise ClipError(f"{path}: this is a folder, not an audio file; give one clip")
     if not path.exists():
         raise ClipError(f"{path}: there is no such file; check the path")
+    stat = path.stat()
+    return _decoded(str(path), (stat.st_ino, stat.st_mtime_ns, stat.st_size), max_seconds).copy()
+
+
+@lru_cache(maxsize=512)
+def _decoded(
+    path: str, state: tuple[int, int, int], max_seconds: float | None
+) -> Float[np.ndarray, "samples"]:
+    """`read_clip` of a file in this state (inode, time of change, size): read once, as keys of caches and
+    batches ask for the same clips again and again.
+    """
     try:
         with soundfile.SoundFile(path) as clip:
             rate, frames = clip.samplerate, clip.frames
             # Before reading, so that an hour-long recording costs no memory.
-            _check_length(frames / rate, max_seconds, str(path))
+            _check_length(frames / rate, max_seconds, path)
             samples = clip.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: a headerless .raw file
         raise ClipError(
@@ -69,7 +80,7 @@ def read_clip(path: Path | str, *, max_seconds: float | None = None) -> Float[np
         raise ClipError(
             f"{path}: is cut off ({len(samples)} of {frames} samples could be read); copy or export it again"
         )
-    return check_waveform(samples, rate, name=str(path), max_seconds=max_seconds)
+    return check_waveform(samples, rate, name=path, max_seconds=max_seconds)
 
 
 def check_waveform(

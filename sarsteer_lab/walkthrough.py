@@ -186,7 +186,7 @@ def measure_hearing(
     requests = [prompt.request for prompt in prompts]
     # Half a set away, so that no request is compared with its own twin.
     apart = len(prompts) // 2
-    keys = [_key(lalm, prompt, "first token") for prompt in (*typed, *spoken)]
+    keys = _keys(lalm, [*typed, *spoken], "first token")
     key = hashlib.sha256("".join(keys).encode()).hexdigest()
     if key in ledger:
         ledger.reused += 1
@@ -244,7 +244,7 @@ def answers_under(
         if ask.vectors is not None:
             values = hashlib.sha256(ask.vectors.values.cpu().numpy().tobytes()).hexdigest()
             steering = f"{alpha} {ask.vectors.layers} {values}"
-        keys[name] = [_key(lalm, prompt, f"{ask.tokens} tokens {steering}") for prompt in ask.prompts]
+        keys[name] = _keys(lalm, ask.prompts, f"{ask.tokens} tokens {steering}")
     missing = {name: {i for i, key in enumerate(found) if key not in ledger} for name, found in keys.items()}
     total, lacking = sum(map(len, keys.values())), sum(map(len, missing.values()))
     ledger.reused += total - lacking
@@ -268,9 +268,9 @@ def answers_under(
     return {name: [ledger[key] for key in found] for name, found in keys.items()}
 
 
-def _key(lalm: LALM, prompt: Prompt, what: str) -> str:
-    """The ledger's key: model, prompt as rendered, clip's samples, and what is done with them."""
-    return activation_cache().key(lalm, prompt, (), what)
+def _keys(lalm: LALM, prompts: Sequence[Prompt], what: str) -> list[str]:
+    """The ledger's keys: model, prompt as rendered, clip's samples, and what is done with them."""
+    return activation_cache().keys(lalm, prompts, (), what)
 
 
 def _say(what: str) -> None:
