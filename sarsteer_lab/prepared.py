@@ -17,8 +17,12 @@ from transformers.cache_utils import DynamicLayer
 
 from sarsteer_lab.activations import capture, record_states
 from sarsteer_lab.contrast import common_tails
-from sarsteer_lab.lalm import LALM, Prompt
+from sarsteer_lab.lalm import LALM, Prompt, rough_length
 from sarsteer_lab.steering import PROMPT_END, ROWS
+
+READ_ROWS = 16
+"""Prompts that are read together, those of similar length: little is padded then, and the audio tower, whose
+states are long, keeps in the processor's cache (on two CPU cores 36 ms a clip; 75 with 64 clips)."""
 
 FULL_ENOUGH = 0.75
 """Rows that have ended leave the batch once no more than this share of it is still running."""
@@ -46,12 +50,29 @@ class PreparedBatch:
         self._cache: Any = None
         if not lalm.keeps_plain_cache or not lalm.fit_together(self.prompts):
             return
-        inputs = lalm.batch(self.prompts)
-        ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
-        self._last, self._mask = ids[:, -1:], mask
-        ready = lalm.trunk(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=True, **inputs)
-        self._cache = ready.past_key_values
-        self._length = int(self._cache.get_seq_length())
+        order = sorted(range(len(self.prompts)), key=lambda row: -rough_length(self.prompts[row]))
+        parts = [order[at : at + READ_ROWS] for at in range(0, len(order), READ_ROWS)]
+        read = [lalm.batch([self.prompts[row] for row in rows]) for rows in parts]
+        length = max(inputs["input_ids"].shape[1] for inputs in read)
+        self._last = read[0]["input_ids"].new_zeros(len(order), 1)
+        self._mask = read[0]["attention_mask"].new_zeros(len(order), length)
+        for rows, inputs in zip(parts, read, strict=True):
+            ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+            start = length - ids.shape[1]
+            self._last[rows], self._mask[rows, start:] = ids[:, -1:], mask
+            past = lalm.trunk(
+                input_ids=ids[:, :-1],
+                attention_mask=mask[:, :-1],
+                # Where they will stand in the whole batch, whose rows all end at one place.
+                position_ids=torch.arange(start, length - 1, device=ids.device)[None],
+                use_cache=True,
+                **inputs,
+            ).past_key_values
+            if self._cache is None:
+                self._cache = _blank(past, len(order), length - 1)
+            for whole, part in zip(self._cache.layers, past.layers, strict=True):
+                whole.keys[rows, :, start:], whole.values[rows, :, start:] = part.keys, part.values
+        self._length = length - 1
 
     @torch.no_grad()
     def retexted(self, prompts: Sequence[Prompt]) -> "PreparedBatch":
@@ -283,6 +304,18 @@ class _RoomyLayer(DynamicLayer):
     def _show(self, length: int) -> tuple[Tensor, Tensor]:
         self.keys, self.values = (held[..., :length, :] for held in self._held)
         return self.keys, self.values
+
+
+def _blank(cache: Any, rows: int, length: int) -> Any:
+    """A cache like this one for so many rows and positions, all zero."""
+    blank = copy.copy(cache)
+    blank.layers = [DynamicLayer() for _ in cache.layers]
+    for layer, like in zip(blank.layers, cache.layers, strict=True):
+        layer.lazy_initialization(like.keys, like.values)
+        layer.keys, layer.values = (
+            part.new_zeros(rows, part.shape[1], length, part.shape[3]) for part in (like.keys, like.values)
+        )
+    return blank
 
 
 def _in_larger(

@@ -23,7 +23,11 @@ def some_vectors(lalm: LALM, size: float = 1.0) -> SteeringVectors:
     return SteeringVectors(size * torch.randn(lalm.n_layers, lalm.d_model, generator=generator))
 
 
-def test_answers_are_those_of_generate(lalm: LALM, prompts: list[Prompt]) -> None:
+@pytest.mark.parametrize("read_rows", [16, 2])
+def test_answers_are_those_of_generate(
+    lalm: LALM, prompts: list[Prompt], read_rows: int, monkeypatch
+) -> None:
+    monkeypatch.setattr("sarsteer_lab.prepared.READ_ROWS", read_rows)
     batch = PreparedBatch(lalm, prompts)
     vectors = some_vectors(lalm)
     plain = lalm.generate(prompts, max_new_tokens=8)
@@ -118,7 +122,11 @@ def test_settled_answers_are_beginnings(tiny: LALM, prompts: list[Prompt]) -> No
     assert len(short[1]) < len(whole[1]) and batch.generate(12) == whole
 
 
-def test_a_prepared_batch_is_right_in_every_family(prompts: list[Prompt]) -> None:
+@pytest.mark.parametrize("read_rows", [16, 2])
+def test_a_prepared_batch_is_right_in_every_family(
+    prompts: list[Prompt], read_rows: int, monkeypatch
+) -> None:
+    monkeypatch.setattr("sarsteer_lab.prepared.READ_ROWS", read_rows)
     for name in TINY:
         lalm = replica(name)
         vectors = some_vectors(lalm)
