@@ -9,6 +9,7 @@ median of the paired ratios. The report is printed and written to `benchmarks/re
 import argparse
 import os
 import platform
+import random
 import resource
 import statistics
 import time
@@ -40,13 +41,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description="Speed and memory of capture and steering")
     parser.add_argument("--pairs", type=int, default=200 if gpu else 6, help="contrastive pairs to capture")
-    parser.add_argument("--repeats", type=int, default=15, help="runs of each measurement")
-    parser.add_argument("--tokens", type=int, default=64 if gpu else 24, help="tokens of each answer")
+    parser.add_argument("--repeats", type=int, default=21, help="runs of each measurement")
+    parser.add_argument("--tokens", type=int, default=64 if gpu else 32, help="tokens of each answer")
     parser.add_argument("--model", help="replica:FAMILY, or what load_lalm takes (default: see above)")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where the report goes")
     args = parser.parse_args(argv)
     lalm = load(args.model, gpu)
-    lines = [*heading(lalm), *report(lalm, args.pairs, args.repeats, args.tokens, (1, 32) if gpu else (1, 8))]
+    batches = (1, 32) if gpu else (1, 8)
+    lines = heading(lalm, "Capture and steering")
+    lines += report(lalm, args.pairs, args.repeats, args.tokens, batches)
     text = "\n".join(lines) + "\n"
     print(text)
     args.folder.mkdir(parents=True, exist_ok=True)
@@ -61,7 +64,7 @@ def load(model: str | None, gpu: bool) -> LALM:
     return load_lalm(model or "pocket")
 
 
-def heading(lalm: LALM) -> list[str]:
+def heading(lalm: LALM, title: str) -> list[str]:
     if torch.cuda.is_available():
         properties = torch.cuda.get_device_properties(0)
         device = f"{properties.name}, {properties.total_memory / 1e9:.0f} GB"
@@ -71,7 +74,7 @@ def heading(lalm: LALM) -> list[str]:
         device = f"CPU ({cpu_name()}), {threads} threads, load average before {load:.1f}"
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     return [
-        f"# Capture and steering, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        f"# {title}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         "",
         f"- hardware: {device}",
         f"- software: Python {platform.python_version()}, {versions}",
@@ -152,12 +155,13 @@ def answer(lalm: LALM, prompts: Sequence[Prompt], tokens: int, vectors: Steering
 
 
 def alternate(works: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]:
-    """Seconds of each work, taken in turn and in alternating order, so that disturbances fall on all
-    alike."""
+    """Seconds of each work, once a repeat in an order drawn anew (seed 0), so that disturbances, and what the
+    one before left behind, fall on all alike."""
     times: list[list[float]] = [[] for _ in works]
     turns = list(zip(works, times, strict=True))
-    for repeat in range(repeats):
-        for work, taken in turns if repeat % 2 == 0 else turns[::-1]:
+    draw = random.Random(0)
+    for _ in range(repeats):
+        for work, taken in draw.sample(turns, len(turns)):
             synchronise()
             start = time.perf_counter()
             work()
@@ -195,8 +199,8 @@ def peers(lalm: LALM, prompts: Sequence[Prompt], repeats: int) -> list[str]:
             "",
             f"## Peers: all layers' states of one batch of {len(prompts)} spoken prompts",
             "",
-            "| library | seconds (median, range) | times the forward pass alone | wanted |",
-            "| --- | --- | --- | --- |",
+            "| library | seconds (median, range) | times the forward pass alone | wanted | times ours |",
+            "| --- | --- | --- | --- | --- |",
             *beside_each_other("forward pass alone", forward, makers, repeats),
         ]
 
@@ -235,8 +239,8 @@ def steering_peers(
         "",
         f"## Peers: {tokens} tokens for {len(prompts)} spoken prompts, steered in all layers",
         "",
-        "| library | seconds (median, range) | times unsteered decoding | wanted |",
-        "| --- | --- | --- | --- |",
+        "| library | seconds (median, range) | times unsteered decoding | wanted | times ours |",
+        "| --- | --- | --- | --- | --- |",
         *beside_each_other("unsteered", plain, makers, repeats),
     ]
 
@@ -244,7 +248,8 @@ def steering_peers(
 def beside_each_other(
     without: str, plain: Callable[[], Any], makers: dict[str, Callable[[], Callable[[], Any]]], repeats: int
 ) -> list[str]:
-    """Rows of a table: each way in turn with the work without it; ways that do not run here say why."""
+    """Rows of a table: each way in turn with the work without it; ours is the first. Ways that do not run
+    here say why."""
     works, rows = {}, []
     plain()
     for name, make in makers.items():
@@ -254,13 +259,13 @@ def beside_each_other(
             works[name] = work
         except Exception as error:
             why = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-            rows.append(f"| {name} | no result: {why} | | |")
+            rows.append(f"| {name} | no result: {why} | | | |")
     base, *each = alternate([plain, *works.values()], repeats)
-    found = [
-        f"| {name} | {spread(times)} | {beside(times, base)} |"
-        for name, times in zip(works, each, strict=True)
-    ]
-    return [f"| {without} | {spread(base)} | | |", *found, *rows]
+    found = []
+    for name, times in zip(works, each, strict=True):
+        against = "" if times is each[0] else ratio(times, each[0])
+        found.append(f"| {name} | {spread(times)} | {beside(times, base)} | {against} |")
+    return [f"| {without} | {spread(base)} | | | |", *found, *rows]
 
 
 def _pushed(output: Any, vector: torch.Tensor) -> Any:
@@ -332,9 +337,15 @@ def spread(times: Sequence[float]) -> str:
 
 def beside(times: Sequence[float], base: Sequence[float]) -> str:
     """Two cells: the median of the paired ratios with its 95% interval, and whether it is as wanted."""
+    low, high = median_interval([a / b for a, b in zip(times, base, strict=True)])
+    return f"{ratio(times, base)} | <= {MOST}: {verdict(low, high)}"
+
+
+def ratio(times: Sequence[float], base: Sequence[float]) -> str:
+    """The median of the paired ratios, with its 95% interval."""
     ratios = [a / b for a, b in zip(times, base, strict=True)]
     low, high = median_interval(ratios)
-    return f"{statistics.median(ratios):.3f} [{low:.3f}, {high:.3f}] | <= {MOST}: {verdict(low, high)}"
+    return f"{statistics.median(ratios):.3f} [{low:.3f}, {high:.3f}]"
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:

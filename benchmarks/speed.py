@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu import RESULTS, alternate, forward_only, heading, median_interval, spread
+from benchmarks.gpu import RESULTS, alternate, forward_only, heading, ratio, spread
 from sarsteer_lab.activations import capture
 from sarsteer_lab.contrast import capture_variants
-from sarsteer_lab.defenses import Defence, SteeringDefence, prompt_defences
+from sarsteer_lab.defenses import collect_states, default_defences
 from sarsteer_lab.directions import text_refusal_direction
 from sarsteer_lab.evaluation import evaluate
 from sarsteer_lab.judges import PhraseJudge
@@ -30,12 +30,11 @@ from sarsteer_lab.lalm import LALM, Prompt, load_lalm
 from sarsteer_lab.moments import Moments
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, SpokenPrompt, load_prompts
 from sarsteer_lab.speech import SAMPLE_RATE
-from sarsteer_lab.steering import SteeringVectors
 
 PROMPT_COUNTS = (100, 1_000, 10_000, 100_000)
 
-EVERY = 3
-"""One of so many requests is answered one at a time: what it costs adds up."""
+EVERY = 8
+"""One of so many requests is also answered one at a time: what they cost adds up."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -51,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     requests = load_prompts("derive", "harmful")[: args.clips]
     lines: list[str] = []
     for section in (
-        lambda: heading(lalm),
+        lambda: heading(lalm, "What sharing buys"),
         lambda: extraction(lalm, requests, args.repeats),
-        lambda: evaluation(lalm, requests, args.repeats, args.tokens),
+        lambda: evaluation(lalm, args.clips, args.repeats, args.tokens),
         lambda: flat,
         lambda: growth(lalm, args.repeats),
     ):
@@ -134,14 +133,12 @@ def one_by_one(lalm: LALM, prompts: Sequence[Prompt]) -> torch.Tensor:
     return torch.stack(states)
 
 
-def evaluation(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int, tokens: int) -> list[str]:
-    noise = torch.randn(lalm.n_layers, lalm.d_model, generator=torch.Generator().manual_seed(0))
-    vectors = SteeringVectors(noise)
-    # So weak that all answer at about the same length: what is compared is the work, not what is said.
-    defences: list[Defence] = [
-        *prompt_defences(),
-        *(SteeringDefence(f"steering {n}", vectors, 1e-6 * n) for n in range(1, 9)),
-    ]
+def evaluation(lalm: LALM, clips: int, repeats: int, tokens: int) -> list[str]:
+    """All of the course's defences on requests of all kinds: by `evaluate`, and one answer at a time."""
+    test = load_prompts("test")
+    requests = test[:: -(-len(test) // clips)]
+    some = requests[::EVERY]
+    defences = default_defences(collect_states(lalm, load_prompts("derive")))
 
     def batched() -> None:
         lalm.forget_clips()
@@ -149,7 +146,7 @@ def evaluation(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int, token
             evaluate(
                 lalm,
                 defences,
-                {"harmful": requests},
+                {"test": requests},
                 [PhraseJudge()],
                 folder,
                 max_new_tokens=tokens,
@@ -157,16 +154,16 @@ def evaluation(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int, token
             )
 
     def single() -> None:
-        # Every third request under one of the defences, scaled up below: all of them would take an hour.
-        for request in requests[::EVERY]:
-            lalm.forget_clips()
-            prompt = defences[-1].prompt(request)
-            with defences[-1].steering(lalm, [prompt]):
-                lalm.generate([prompt], max_new_tokens=tokens)
+        for defence in defences:
+            for request in some:
+                lalm.forget_clips()
+                prompts = [defence.prompt(request)]
+                with defence.steering(lalm, prompts):
+                    lalm.generate(prompts, max_new_tokens=tokens)
 
     batched()
     ours, one = alternate([batched, single], repeats)
-    scaled = [seconds * len(defences) * len(requests) / len(requests[::EVERY]) for seconds in one]
+    scaled = [seconds * len(requests) / len(some) for seconds in one]
     return [
         "",
         f"## (d) {len(defences)} defences, {len(requests)} clips, {tokens} tokens, {repeats} runs",
@@ -174,8 +171,8 @@ def evaluation(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int, token
         "| way | seconds (median, range) | ratio (median, its 95% interval) |",
         "| --- | --- | --- |",
         f"| batched, reading shared | {spread(ours)} | |",
-        f"| one prompt at a time ({len(requests[::EVERY])} requests under one steering defence timed, and "
-        f"scaled to all) | {spread(scaled)} | {ratio(scaled, ours)} x ours |",
+        f"| one answer at a time ({len(some)} clips under every defence, times "
+        f"{len(requests) / len(some):.1f}) | {spread(scaled)} | {ratio(scaled, ours)} x ours |",
     ]
 
 
@@ -236,12 +233,6 @@ def growth(lalm: LALM, repeats: int) -> list[str]:
         "| --- | --- |",
         *(f"| {name} | {spread(times)} |" for name, times in rows),
     ]
-
-
-def ratio(over: Sequence[float], under: Sequence[float]) -> str:
-    ratios = [a / b for a, b in zip(over, under, strict=True)]
-    low, high = median_interval(ratios)
-    return f"{statistics.median(ratios):.2f} [{low:.2f}, {high:.2f}]"
 
 
 if __name__ == "__main__":

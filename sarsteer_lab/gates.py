@@ -166,7 +166,7 @@ def steer_gated(
         undo.callback(watch.detach)
         watch.attach()
         for layer in chosen:
-            hook = partial(watch.edit, layer=layer)
+            hook = partial(watch.edit, layer)
             undo.callback(lalm.layers[layer].register_forward_hook(hook).remove)
         yield
 
@@ -178,7 +178,7 @@ class _GatedWatch(_Watch):
         super().__init__(lalm, alpha, {}, "last")
         self.gate = gate
 
-    def edit(self, module: nn.Module, args: Any, output: Any, *, layer: int) -> None:
+    def edit(self, layer: int, module: nn.Module, args: Any, output: Any) -> None:
         """Forward hook of a layer."""
         if self.phase == "prompt":
             last = residual_stream(output, self.text_config)[:, -1:].float()
@@ -190,7 +190,7 @@ class _GatedWatch(_Watch):
             self.added[layer] = alpha * (last @ weights)[..., None] * vector
         elif layer not in self.added:
             raise SteeringError("the prompt ran outside of this block, so it is not known what to add")
-        super().edit(module, args, output, layer=layer)
+        super().edit(layer, module, args, output)
 
 
 def _axis(

@@ -75,7 +75,7 @@ def steer(
         undo.callback(watch.detach)
         watch.attach()
         for layer in chosen:
-            hook = partial(watch.edit, layer=layer)
+            hook = partial(watch.edit, layer)
             undo.callback(lalm.layers[layer].register_forward_hook(hook).remove)
         yield
 
@@ -136,6 +136,8 @@ class _Watch:
         self.audio: Bool[Tensor, "batch position 1"] | None = None
         self.added: dict[int, Tensor] = {}
         self.rows: Int[Tensor, "row"] | None = None
+        # Whether a step runs that adds to all rows in their first order: most hooks then look no further.
+        self.plain_step = False
         if isinstance(alpha, float):
             self.added = {layer: alpha * vector for layer, vector in vectors.items()}
         self.handles: list[Any] = []
@@ -220,6 +222,7 @@ class _Watch:
                 )
             self.phase = "step"
             self.rows = getattr(cache, ROWS, None)
+            self.plain_step = self.rows is None and self.positions != "audio" and bool(self.added)
             if isinstance(self.alpha, Tensor) and not self.added:
                 raise SteeringError("the prompt ran outside of this `with steer`, so its rows are not known")
             return
@@ -243,11 +246,14 @@ class _Watch:
 
     def after_forward(self, _module: nn.Module, _args: Any, _output: Any) -> None:
         """Whatever runs layers from now on does not come through the trunk."""
-        self.phase = None
+        self.phase, self.plain_step = None, False
 
-    def edit(self, _module: nn.Module, _args: Any, output: Any, *, layer: int) -> None:
+    def edit(self, layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
         """Forward hook of a layer. Edits in place: one addition, and all who hold the output see it."""
         stream = residual_stream(output, self.text_config)
+        if self.plain_step:
+            stream.add_(self.added[layer])
+            return
         added = self.added[layer]
         if self.rows is not None and added.ndim == 3:  # one vector per prompt, and some prompts have ended
             added = added[self.rows.to(added.device)]

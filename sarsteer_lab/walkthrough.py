@@ -96,7 +96,7 @@ def walkthrough(
 ) -> Findings:
     """Run the main job, print its table and write figures, summary, results and responses to `folder`.
 
-    `alpha`, `lam` and `k` are SARSteer's (arXiv 2510.17633, steps 3 to 5). About four minutes on two CPU
+    `alpha`, `lam` and `k` are SARSteer's (arXiv 2510.17633, steps 3 to 5). Two to four minutes on two CPU
     cores with the pocket model and the shipped prompts; a second run reads states and answers from the
     cache. Hooks of your own must not be on the model: the cache could not tell them apart. Raises
     ValueError as `select_prompts` does, and `ClipError` for an unusable clip.
