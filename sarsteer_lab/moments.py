@@ -31,18 +31,21 @@ class Moments:
             raise ValueError(f"states of shape {tuple(states.shape)} do not go with those seen before")
         if not len(states):
             return
-        new = states.double()
-        mean = new.mean(0)
-        before = torch.zeros_like(mean) if self._mean is None else self._mean
-        shift, total = mean - before, self.count + len(new)
-        self._mean = before + shift * (len(new) / total)
-        if self._keep_scatter:
-            centred = (new - mean).transpose(0, 1)
-            if self._scatter is None:
-                layers, width = mean.shape
-                self._scatter = new.new_zeros(layers, width, width)
-            self._scatter.baddbmm_(centred.transpose(1, 2), centred)
-            self._scatter.baddbmm_(shift[:, :, None], shift[:, None], alpha=self.count * len(new) / total)
+        n, layers, width = states.shape
+        if self._mean is None:
+            self._mean = states.new_zeros(layers, width, dtype=torch.float64)
+        if self._scatter is None and self._keep_scatter:
+            self._scatter = states.new_zeros(layers, width, width, dtype=torch.float64)
+        total = self.count + n
+        # A layer at a time: what is made on the way stays small beside the scatter.
+        for layer in range(layers):
+            new = states[:, layer].double()
+            mean = new.mean(0)
+            shift = mean - self._mean[layer]
+            self._mean[layer] += shift * (n / total)
+            if self._scatter is not None:
+                new -= mean
+                self._scatter[layer].addmm_(new.T, new).addr_(shift, shift, alpha=self.count * n / total)
         self.count = total
 
     @property
@@ -61,17 +64,14 @@ class Moments:
         """
         if k < 1 or self.count < 2 or self._scatter is None:
             raise ValueError(f"needs k >= 1, 2 states and their scatter; got k={k}, {self.count} states")
-        variance, vectors = torch.linalg.eigh(self._scatter)
-        variance, directions = variance.flip(-1).clamp_min(0), vectors.flip(-1).transpose(1, 2)
-        whole = variance.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-        kept = min(k, self.count - 1, directions.shape[1])
-        present = variance[:, :kept].sqrt() > RANK_TOLERANCE * variance[:, :1].sqrt()
-        directions = directions[:, :kept]
-        sign = directions.gather(2, directions.abs().argmax(2, keepdim=True)).sign()
-        directions = torch.where(present[..., None], directions * sign, 0.0)
-        missing = k - kept
-        return SafeSpace(
-            self.mean,
-            torch.nn.functional.pad(directions, (0, 0, 0, missing)).float(),
-            torch.nn.functional.pad((variance / whole)[:, :kept], (0, missing)).float(),
-        )
+        kept = min(k, self.count - 1, self._scatter.shape[-1])
+        directions = self._scatter.new_zeros(len(self._scatter), k, self._scatter.shape[-1])
+        ratios = self._scatter.new_zeros(len(self._scatter), k)
+        for layer, scatter in enumerate(self._scatter):
+            variance, vectors = torch.linalg.eigh(scatter)
+            variance, found = variance.flip(0).clamp_min(0), vectors.flip(1).T[:kept]
+            present = variance[:kept].sqrt() > RANK_TOLERANCE * variance[0].sqrt()
+            sign = found.gather(1, found.abs().argmax(1, keepdim=True)).sign()
+            directions[layer, :kept] = torch.where(present[:, None], found * sign, 0.0)
+            ratios[layer, :kept] = variance[:kept] / variance.sum().clamp_min(torch.finfo(torch.float64).tiny)
+        return SafeSpace(self.mean, directions.float(), ratios.float())

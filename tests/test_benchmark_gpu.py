@@ -27,6 +27,7 @@ def test_the_report_is_printed_and_kept(tmp_path, capsys):
     ):
         assert part in text
     assert "TransformerLens run_with_cache | no result" not in text
+    assert "Inside record_states' hooks" in text
     assert "record_states | no result" not in text and "steer | no result" not in text
 
 
