@@ -127,8 +127,12 @@ class PreparedBatch:
         if self._cache is None:
             return capture(self.lalm, self.prompts, layers=layers)
         found = torch.empty(len(self.prompts), len(layers), self.lalm.d_model, device=self.lalm.device)
+
+        def keep(at: int, stream: Tensor) -> None:
+            found[:, at] = stream[:, -1]
+
         self._rewind()
-        with record_states(self.lalm, layers, lambda at, stream: found[:, at].copy_(stream[:, -1])):
+        with record_states(self.lalm, layers, keep):
             self._first(self._cache)
         return found
 
