@@ -79,15 +79,18 @@ def test_refusal_probabilities_are_the_live_ones_and_made_once(
     monkeypatch.setattr(course, "OPENINGS", openings)
     monkeypatch.setattr(course, "NEGLIGIBLE", 0.0)
     prompts = [spoken[0].spoken(), spoken[1].typed()]
-    vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model))
+    draw = torch.Generator().manual_seed(0)
+    vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model, generator=draw))
     pushes = {"none": (vectors, 0.0), "all": (vectors, 1.0), "one": (vectors.only([2]), 1.0)}
     found = course.refusal_probabilities(tiny, prompts, pushes)
     for i, prompt in enumerate(prompts):
         live = LivePrompt(tiny, prompt)
-        assert found["none"][i].item() == pytest.approx(live.refusal_probability(openings, negligible=0))
+        # Rows of larger batches round differently.
+        expected = live.refusal_probability(openings, negligible=0)
+        assert found["none"][i].item() == pytest.approx(expected, rel=1e-4)
         with steer(tiny, vectors, 1.0, layers=[2]):
             expected = live.refusal_probability(openings, negligible=0)
-            assert found["one"][i].item() == pytest.approx(expected)
+            assert found["one"][i].item() == pytest.approx(expected, rel=1e-4)
     assert (found["none"] > 0).all() and not torch.allclose(found["all"], found["none"])
     monkeypatch.setattr(course, "PreparedBatch", no_model)
     again = course.refusal_probabilities(tiny, prompts, pushes)
