@@ -120,6 +120,10 @@ class _Steering:
         """The clip and the usual instruction."""
         return request.spoken()
 
+    def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
+        """`push` at `alpha`."""
+        return self.push(lalm, self.alpha)
+
     def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
         """The same for every prompt."""
         return torch.full((len(ready.prompts),), self.alpha)
@@ -143,10 +147,6 @@ class _Steering:
 class SteeringDefence(_Steering):
     """`alpha * vectors` is added for every request: SARSteer, and baselines that differ in the vectors."""
 
-    def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
-        """See `steering.steer`."""
-        return self.push(lalm, self.alpha)
-
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionalDefence(_Steering):
@@ -156,12 +156,14 @@ class ConditionalDefence(_Steering):
 
     def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
         """Runs the prompts once unsteered, then steers the rows that fire with `alpha`, the others with 0."""
-        states = capture(lalm, prompts, layers=[self.condition.layer])[:, 0]
-        return self.push(lalm, self.alpha * self.condition.fires(states).float())
+        return self.push(lalm, self._strengths(capture(lalm, prompts, layers=[self.condition.layer])))
 
     def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
         """`alpha` for prompts whose state fires, 0 for others: one position runs."""
-        return self.alpha * self.condition.fires(ready.states([self.condition.layer])[:, 0]).float()
+        return self._strengths(ready.states([self.condition.layer]))
+
+    def _strengths(self, states: Float[Tensor, "prompt 1 d_model"]) -> Float[Tensor, "prompt"]:
+        return self.alpha * self.condition.fires(states[:, 0]).float()
 
     def settings(self) -> dict[str, Any]:
         """Those of the steering, and the condition."""
@@ -179,10 +181,6 @@ class GatedDefence(_Steering):
     """Pushes each request as far as its own state opens the gate (AlphaSteer)."""
 
     gate: NullSpaceGate
-
-    def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
-        """See `gates.steer_gated`."""
-        return self.push(lalm, self.alpha)
 
     def push(self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]) -> AbstractContextManager[None]:
         """See `gates.steer_gated`."""
