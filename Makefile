@@ -34,10 +34,10 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 
 walkthrough: venv
 	$(BIN)/sarsteer-lab walkthrough
-	$(BIN)/python -m sarsteer_lab.notebooks notebooks --no-save --html build/notebooks
+	$(BIN)/python -m sarsteer_lab.course.run_notebooks notebooks --no-save --html build/notebooks
 
 notebooks: venv
-	$(BIN)/python -m sarsteer_lab.notebooks notebooks notebooks/solutions notebooks/exercises
+	$(BIN)/python -m sarsteer_lab.course.run_notebooks notebooks notebooks/solutions notebooks/exercises
 
 lab: venv
 	$(BIN)/jupyter lab notebooks

@@ -25,10 +25,11 @@ import transformers
 from scipy.stats import quantile_test
 
 from sarsteer_lab.activations import capture, record_states
-from sarsteer_lab.lalm import LALM, Prompt, load_lalm
-from sarsteer_lab.lens import bridge_inputs, to_transformer_lens
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL
-from sarsteer_lab.replica import replica
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.probe.lens import bridge_inputs, to_transformer_lens
+from sarsteer_lab.probe.replica import replica
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt
 from sarsteer_lab.speech import SAMPLE_RATE
 from sarsteer_lab.steering import SteeringVectors, steer
 

@@ -2,12 +2,10 @@
 
 (a) extraction of base and refusing states against the plain way (one prompt at a time, two full forward
 passes, every logit, the clip encoded twice) and against one bare forward pass over the refusing prompts;
-(d) an evaluation of several defences against generating for one prompt at a time; (e) memory of a streaming
-derivation against the number of prompts; (f) how capture's cost grows. `python -m benchmarks.gpu` has capture
+(d) an evaluation of several defences against generating for one prompt at a time; (e) how capture's cost grows. `python -m benchmarks.gpu` has capture
 and steering beside peers."""
 
 import argparse
-import resource
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
@@ -21,17 +19,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu import RESULTS, alternate, forward_only, heading, ratio, spread
 from sarsteer_lab.activations import capture
-from sarsteer_lab.contrast import capture_variants
-from sarsteer_lab.defenses import collect_states, default_defences
 from sarsteer_lab.directions import text_refusal_direction
-from sarsteer_lab.evaluation import evaluate
-from sarsteer_lab.judges import PhraseJudge
-from sarsteer_lab.lalm import LALM, Prompt, load_lalm
-from sarsteer_lab.moments import Moments
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, SpokenPrompt, load_prompts
+from sarsteer_lab.engine.contrast import capture_variants
+from sarsteer_lab.evaluation.defences import collect_states, default_defences
+from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.evaluation.table import evaluate
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt, load_prompts
 from sarsteer_lab.speech import SAMPLE_RATE
-
-PROMPT_COUNTS = (100, 1_000, 10_000, 100_000)
 
 EVERY = 8
 """One of so many requests is also answered one at a time: what they cost adds up."""
@@ -45,7 +41,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tokens", type=int, default=24, help="tokens of each answer of (d)")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where the report goes")
     args = parser.parse_args(argv)
-    flat = memory()  # first: what the process has held at most would hide it later
     lalm = load_lalm(args.model)
     requests = load_prompts("derive", "harmful")[: args.clips]
     lines: list[str] = []
@@ -53,7 +48,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         lambda: heading(lalm, "What sharing buys"),
         lambda: extraction(lalm, requests, args.repeats),
         lambda: evaluation(lalm, args.clips, args.repeats, args.tokens),
-        lambda: flat,
         lambda: growth(lalm, args.repeats),
     ):
         found = section()
@@ -180,27 +174,6 @@ def evaluation(lalm: LALM, clips: int, repeats: int, tokens: int) -> list[str]:
     ]
 
 
-def memory(layers: int = 30, d_model: int = 576) -> list[str]:
-    """Peak memory after so many synthetic states, of the pocket model's shape."""
-    lines = [
-        "",
-        f"## (e) Memory of streaming moments: synthetic states, {layers} layers of {d_model}",
-        "",
-        "| prompts | peak resident memory, MB |",
-        "| --- | --- |",
-    ]
-    moments, draw, seen = Moments(), torch.Generator().manual_seed(0), 0
-    for count in PROMPT_COUNTS:
-        while seen < count:
-            size = min(250, count - seen)
-            moments.add(torch.randn(size, layers, d_model, generator=draw))
-            seen += size
-        moments.principal_space(10)
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-        lines.append(f"| {count:,} | {peak:,.0f} |")
-    return lines
-
-
 def growth(lalm: LALM, repeats: int) -> list[str]:
     """Capture's time per clip as layers, batch and clip length grow; noise, as its cost does not depend on
     it."""
@@ -231,7 +204,7 @@ def growth(lalm: LALM, repeats: int) -> list[str]:
         rows.append((f"all layers, batch 8, {seconds} s", timed(seconds=seconds)))
     return [
         "",
-        f"## (f) Capture, milliseconds per clip ({repeats} runs)",
+        f"## (e) Capture, milliseconds per clip ({repeats} runs)",
         "",
         "| setting | median (range) |",
         "| --- | --- |",

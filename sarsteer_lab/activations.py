@@ -21,9 +21,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import BatchFeature
 
-from sarsteer_lab.buffers import StateBuffer
+from sarsteer_lab.engine.buffers import StateBuffer
 from sarsteer_lab.families import has_foreign_hooks, residual_stream
-from sarsteer_lab.lalm import LALM, Prompt, head_on_last_position
+from sarsteer_lab.lalm import LALM, head_on_last_position
+from sarsteer_lab.prompts import Prompt
 
 Fixed = Literal["last", "audio_mean"]
 Ragged = Literal["audio", "all"]

@@ -190,23 +190,6 @@ def _parser() -> argparse.ArgumentParser:
     command.set_defaults(run=_sweep)
 
     command = commands.add_parser(
-        "study",
-        parents=[model],
-        help="every defence at its best setting, and what ablation does: tables, figures, a summary",
-    )
-    command.add_argument("--folder", type=Path, default=Path("figures/study"), help="where results go")
-    command.add_argument(
-        "--prompts",
-        type=Path,
-        metavar="FOLDER",
-        help="a set of prompts of your own, laid out as data/prompts is",
-    )
-    command.add_argument(
-        "--limit", type=_positive, metavar="N", help="a quick try: at most N requests per split and label"
-    )
-    command.set_defaults(run=_study)
-
-    command = commands.add_parser(
         "fetch", help="fetch the pocket model's base weights (93 MB) and assemble it"
     )
     command.add_argument("--again", action="store_true", help="even if they are there (a damaged file, say)")
@@ -215,9 +198,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _walkthrough(args: argparse.Namespace) -> None:
-    from sarsteer_lab.lalm import load_lalm
-    from sarsteer_lab.prompts import load_prompts, read_set
-    from sarsteer_lab.walkthrough import select_prompts, walkthrough
+    from sarsteer_lab.course.walkthrough import select_prompts, walkthrough
+    from sarsteer_lab.evaluation.readers import read_set
+    from sarsteer_lab.loading import load_lalm
+    from sarsteer_lab.prompts import load_prompts
 
     prompts = read_set(f"prompts:{args.prompts}").prompts if args.prompts else load_prompts()
     # Before the model: what is wrong with the prompts should not take a minute to say.
@@ -232,8 +216,9 @@ def _ask(args: argparse.Namespace) -> None:
 
     read_clip(args.clip)
     from sarsteer_lab.derivation import cached_vectors
-    from sarsteer_lab.lalm import Prompt, load_lalm
-    from sarsteer_lab.prompts import INSTRUCTION, load_prompts, read_set
+    from sarsteer_lab.evaluation.readers import read_set
+    from sarsteer_lab.loading import load_lalm
+    from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts
     from sarsteer_lab.steering import steer
 
     lalm = load_lalm(args.model, safety=args.safety)
@@ -247,8 +232,8 @@ def _ask(args: argparse.Namespace) -> None:
 
 
 def _doctor(args: argparse.Namespace) -> int:
-    from sarsteer_lab.doctor import examine
-    from sarsteer_lab.lalm import load_lalm
+    from sarsteer_lab.loading import load_lalm
+    from sarsteer_lab.probe.doctor import examine
 
     lalm = load_lalm(
         args.model,
@@ -264,9 +249,9 @@ def _doctor(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> None:
-    from sarsteer_lab.evaluation import evaluate, markdown
-    from sarsteer_lab.lalm import load_lalm
-    from sarsteer_lab.runs import choose_defences, defence_names, load_judges, read_sets
+    from sarsteer_lab.evaluation.choices import choose_defences, defence_names, load_judges, read_sets
+    from sarsteer_lab.evaluation.table import evaluate, markdown
+    from sarsteer_lab.loading import load_lalm
 
     if args.defences and "?" in args.defences:
         print("\n".join(defence_names()))
@@ -305,13 +290,13 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> None:
-    from sarsteer_lab.defenses import collect_states
     from sarsteer_lab.derivation import activation_cache
-    from sarsteer_lab.evaluation import markdown, tabulate
-    from sarsteer_lab.lalm import load_lalm
-    from sarsteer_lab.runs import read_sets
-    from sarsteer_lab.sweeps import Source, outcomes_of, parse_layers, settings_of, sweep_grid
-    from sarsteer_lab.tradeoff import grid
+    from sarsteer_lab.evaluation.choices import read_sets
+    from sarsteer_lab.evaluation.curves import grid
+    from sarsteer_lab.evaluation.defences import collect_states
+    from sarsteer_lab.evaluation.sweeps import Source, outcomes_of, parse_layers, settings_of, sweep_grid
+    from sarsteer_lab.evaluation.table import markdown, tabulate
+    from sarsteer_lab.loading import load_lalm
 
     sets, skipped = read_sets(args.sets, split=args.split, missing=args.missing, limit=args.limit)
     source = read_sets(args.derive, split="derive", missing=args.missing)[0]
@@ -337,19 +322,6 @@ def _sweep(args: argparse.Namespace) -> None:
     (args.folder / "table.md").write_text(text + "\n", encoding="utf-8")
     print(text)
     print(f"\nOne Parquet file a task, table.csv and table.md are in {args.folder}")
-
-
-def _study(args: argparse.Namespace) -> None:
-    from sarsteer_lab.lalm import load_lalm
-    from sarsteer_lab.prompts import load_prompts, read_set
-    from sarsteer_lab.study import split_prompts, study
-    from sarsteer_lab.study_report import write_study
-
-    prompts = read_set(f"prompts:{args.prompts}").prompts if args.prompts else load_prompts()
-    split_prompts(prompts, args.limit)
-    lalm = load_lalm(args.model, safety=args.safety)
-    print(write_study(study(lalm, prompts, limit=args.limit), lalm, args.folder))
-    print(f"Tables, figures and summary.md are in {args.folder}")
 
 
 def _fetch(args: argparse.Namespace) -> None:

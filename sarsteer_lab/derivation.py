@@ -7,29 +7,24 @@ This joins `activations`, `directions` and `safe_space` in the order of the pape
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab import cache_folder
 from sarsteer_lab.activations import ActivationCache, capture
-from sarsteer_lab.contrast import capture_variants
 from sarsteer_lab.directions import text_refusal_direction
+from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.moments import Moments
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, SpokenPrompt
 from sarsteer_lab.safe_space import SafeSpace, ablate, principal_space
 from sarsteer_lab.steering import SteeringVectors
+from sarsteer_lab.store import cache_folder
 
 States = Float[Tensor, "prompt layer d_model"]
-
-CHUNK = 256
-"""Requests that `derive_streaming` sorts by length and runs together."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,42 +73,6 @@ def derive(
         space,
         SteeringVectors(ablate(direction, space, lam), {"method": "SARSteer", "lam": lam, "k": k, **origin}),
     )
-
-
-def derive_streaming(
-    lalm: LALM,
-    harmful: Iterable[SpokenPrompt],
-    harmless: Iterable[SpokenPrompt],
-    *,
-    lam: float = 1.0,
-    k: int = 10,
-    batch_size: int = 16,
-) -> SteeringVectors:
-    """`derive(...).vectors` up to rounding, for any number of requests: only their states' moments are kept.
-
-    The requests may come from generators; `CHUNK` of them are held at a time. Raises ValueError as `derive`.
-    """
-    base, refusing, safe = Moments(scatter=False), Moments(scatter=False), Moments()
-    for part in _chunks(harmful):
-        texts = [[p.spoken() for p in part], [p.spoken(refusal=REFUSAL) for p in part]]
-        for moments, states in zip(
-            (base, refusing), capture_variants(lalm, texts, batch_size=batch_size), strict=True
-        ):
-            moments.add(states)
-    for part in _chunks(harmless):
-        safe.add(capture(lalm, [prompt.spoken() for prompt in part], batch_size=batch_size))
-    _need_enough(base.count, safe.count)
-    direction = refusing.mean - base.mean
-    origin = _origin(lalm, base.count, safe.count)
-    return SteeringVectors(
-        ablate(direction, safe.principal_space(k), lam), {"method": "SARSteer", "lam": lam, "k": k, **origin}
-    )
-
-
-def _chunks(requests: Iterable[SpokenPrompt]) -> Iterator[list[SpokenPrompt]]:
-    left = iter(requests)
-    while part := list(islice(left, CHUNK)):
-        yield part
 
 
 def _need_enough(harmful: int, harmless: int) -> None:

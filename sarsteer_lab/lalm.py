@@ -4,7 +4,7 @@ from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,8 +14,7 @@ from tqdm.auto import tqdm
 from transformers import BatchFeature, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from sarsteer_lab.audio_cache import AudioCache
-from sarsteer_lab.dial import LowRankDelta, pocket_delta
+from sarsteer_lab.engine.audio_cache import AudioCache
 from sarsteer_lab.families import (
     Family,
     Messages,
@@ -25,35 +24,9 @@ from sarsteer_lab.families import (
     find_family,
     find_trunk,
 )
-from sarsteer_lab.fingerprint import fingerprint_of
-from sarsteer_lab.loading import (
-    announce,
-    checkpoint_size,
-    free_memory,
-    pick_device,
-    read_config,
-    read_model,
-)
+from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
-
-MOST_ROWS = 128
-"""Rows of the largest batch: on two CPU cores (Xeon, AVX-512) the pocket model decodes 128 rows at 2.0 ms a
-row and step, 64 at 2.4, 32 at 3.2, 16 at 4.7, and 8 at 7.6."""
-
-OVERHEAD_TOKENS = 60
-"""Positions that chat format and default system turn add to a prompt, roughly."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """One user turn: a clip (path, or 16 kHz mono waveform), then text. Either may be missing, not both.
-
-    `system=None` leaves the system turn to the model's chat template (its default one, where it has one).
-    """
-
-    text: str = ""
-    audio: Path | str | np.ndarray | None = None
-    system: str | None = None
+from sarsteer_lab.store import fingerprint_of
 
 
 @dataclass(frozen=True)
@@ -62,6 +35,14 @@ class Running:
 
     rows: list[int]
     total: int
+
+
+class SafetyDelta(Protocol):
+    """A change of some weights at any scale, always from their pristine values (the pocket model's dial)."""
+
+    def apply(self, model: nn.Module, scale: float) -> None:
+        """Set every weight that it changes to pristine + scale * change."""
+        ...
 
 
 class LALM:
@@ -78,7 +59,7 @@ class LALM:
         processor: Any,
         *,
         name: str,
-        delta: LowRankDelta | None = None,
+        delta: SafetyDelta | None = None,
         family: str | None = None,
     ) -> None:
         self.model = model.eval()
@@ -280,31 +261,6 @@ class LALM:
             for start in range(0, len(rows), batch_size)
         ]
 
-    def rows_that_fit(self, prompt: Prompt, new_tokens: int) -> int:
-        """How many prompts like this one fit into a batch with answers of `new_tokens`, 1 to `MOST_ROWS`.
-
-        Keys and values of a batch, three times (as read first, under another text, and with room for the
-        answers), and what a layer computes while a prompt is read take at most a quarter of the free memory.
-        """
-        free = free_memory(self.device.type)
-        if free is None:
-            return MOST_ROWS
-        config = self.text_config
-        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-        width = getattr(config, "head_dim", None) or self.d_model // config.num_attention_heads
-        layer = 3 * getattr(config, "intermediate_size", 4 * self.d_model) + 4 * self.d_model
-        position = (6 * self.n_layers * heads * width + layer) * self.dtype.itemsize
-        length = rough_length(prompt) + OVERHEAD_TOKENS + new_tokens
-        return max(1, min(MOST_ROWS, int(free / 4 / (length * position))))
-
-    def chunks(self, rows: Sequence[int], prompts: Sequence[Prompt], new_tokens: int) -> Iterator[list[int]]:
-        """`rows` cut into batches of as many as fit, for their `prompts`, which come the longest first."""
-        at = 0
-        while at < len(rows):
-            size = self.rows_that_fit(prompts[at], new_tokens)
-            yield list(rows[at : at + size])
-            at += size
-
     @torch.no_grad()
     def generate(
         self,
@@ -360,77 +316,6 @@ class LALM:
         return (
             torch.stack(logits) if logits else torch.empty(0, self.text_config.vocab_size, device=self.device)
         )
-
-
-def load_lalm(
-    name: str | Path,
-    *,
-    device: str = "auto",
-    dtype: str | torch.dtype = "auto",
-    safety: float = 1.0,
-    family: str | None = None,
-    device_map: str | dict[str, Any] | None = None,
-    bits: int | None = None,
-    attention: str | None = None,
-    trust_remote_code: bool = False,
-) -> LALM:
-    """Load an audio-language model: "pocket", a folder, an id on the Hugging Face hub, or "replica:FAMILY"
-    (random weights, for trying code).
-
-    `device` "auto" is the first CUDA device, else Apple's MPS, else the CPU; `dtype` "auto" is the
-    checkpoint's own. `safety` sets the pocket model's safety dial. `family` names the row of the families
-    table to use (default: the model type's; "auto": the generic recipe, which `sarsteer-lab doctor` checks).
-
-    For large models: `device_map` spreads it over several GPUs ("auto", or transformers' dictionary;
-    excludes `device`), `bits` 8 or 4 quantises its weights (bitsandbytes), `attention` picks the
-    implementation ("sdpa", "eager", "flash_attention_2", ...). What will be downloaded is said before,
-    with a warning if it will not fit. Nothing else is moved or cast.
-
-    `trust_remote_code=True` runs code that the checkpoint brings. Qwen-Audio-Chat and Kimi-Audio need it;
-    their code was written for older versions of transformers, has processors of its own, and is untested
-    here: expect typed prompts at best.
-
-    Raises FileNotFoundError for a model that is not there or cannot be fetched, PermissionError for a
-    gated one, ImportError for a package that its family needs, and ValueError for `safety` on another
-    model, an unknown `family` or `bits`, and code that is not trusted."""
-    folder = name
-    if name == "pocket":
-        from sarsteer_lab.pocket.assemble import assemble_pocket
-
-        folder = assemble_pocket()
-    elif safety != 1.0:
-        raise ValueError(f"safety={safety} is a dial of the pocket model; {name} has none")
-    elif str(name).startswith("replica:"):
-        from sarsteer_lab.replica import replica
-
-        return replica(str(name).removeprefix("replica:"), device=pick_device(device))
-    elif str(name).startswith((".", "/", "~")) or isinstance(name, Path):
-        folder = Path(name).expanduser()
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} is not the folder of a checkpoint: it holds no config.json")
-    if device_map is not None and device != "auto":
-        raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
-    device = pick_device(device)
-    config = read_config(folder, family, trust_remote_code)
-    stored = dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32
-    announce(name, checkpoint_size(folder), stored, bits, device)
-    model, processor = read_model(
-        folder,
-        config,
-        dtype=dtype,
-        device_map=device_map or (device if bits else None),
-        bits=bits,
-        attention=attention,
-        trust_remote_code=trust_remote_code,
-    )
-    delta = pocket_delta(model, Path(folder)) if name == "pocket" else None
-    # A quantised or spread model is already where it belongs.
-    if device_map is None and bits is None:
-        model = model.to(device)
-    lalm = LALM(model, processor, name=str(name), delta=delta, family=family)
-    if name == "pocket":
-        lalm.set_safety(safety)
-    return lalm
 
 
 @contextmanager

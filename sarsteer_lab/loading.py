@@ -5,6 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ from huggingface_hub.errors import (
 from safetensors import safe_open
 
 from sarsteer_lab.families import find_family, missing_packages
+from sarsteer_lab.lalm import LALM
+
+GROUP = "sarsteer_lab.models"
+"""Entry points of named models: "NAME" or "NAME:VARIANT"; each is a maker(variant, *, device, ...)."""
 
 OVERHEAD = 1.2
 """Memory taken over weights: activations, key-value cache and workspace, as a factor. A rule of thumb."""
@@ -40,6 +45,69 @@ class Size:
         `OVERHEAD`."""
         per_weight = bits / 8 if bits else dtype.itemsize
         return round(self.parameters * per_weight * OVERHEAD)
+
+
+def load_lalm(
+    name: str | Path,
+    *,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    safety: float = 1.0,
+    family: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    bits: int | None = None,
+    attention: str | None = None,
+    trust_remote_code: bool = False,
+) -> LALM:
+    """Load an audio-language model: "pocket", a folder, an id on the Hugging Face hub, or "replica:FAMILY"
+    (random weights, for trying code).
+
+    `device` "auto" is the first CUDA device, else Apple's MPS, else the CPU; `dtype` "auto" is the
+    checkpoint's own. `safety` sets the pocket model's safety dial. `family` names the row of the families
+    table to use (default: the model type's; "auto": the generic recipe, which `sarsteer-lab doctor` checks).
+
+    For large models: `device_map` spreads it over several GPUs ("auto", or transformers' dictionary;
+    excludes `device`), `bits` 8 or 4 quantises its weights (bitsandbytes), `attention` picks the
+    implementation ("sdpa", "eager", "flash_attention_2", ...). What will be downloaded is said before,
+    with a warning if it will not fit. Nothing else is moved or cast.
+
+    `trust_remote_code=True` runs code that the checkpoint brings. Qwen-Audio-Chat and Kimi-Audio need it;
+    their code was written for older versions of transformers, has processors of its own, and is untested
+    here: expect typed prompts at best.
+
+    Raises FileNotFoundError for a model that is not there or cannot be fetched, PermissionError for a
+    gated one, ImportError for a package that its family needs, and ValueError for `safety` on another
+    model, an unknown `family` or `bits`, and code that is not trusted."""
+    folder = name
+    kind, _, variant = str(name).partition(":")
+    if registered := entry_points(group=GROUP, name=kind):
+        [maker] = registered
+        return maker.load()(variant, device=pick_device(device), dtype=dtype, safety=safety, family=family)
+    if safety != 1.0:
+        raise ValueError(f"safety={safety} is a dial of the pocket model; {name} has none")
+    if str(name).startswith((".", "/", "~")) or isinstance(name, Path):
+        folder = Path(name).expanduser()
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{folder} is not the folder of a checkpoint: it holds no config.json")
+    if device_map is not None and device != "auto":
+        raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
+    device = pick_device(device)
+    config = read_config(folder, family, trust_remote_code)
+    stored = dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32
+    announce(name, checkpoint_size(folder), stored, bits, device)
+    model, processor = read_model(
+        folder,
+        config,
+        dtype=dtype,
+        device_map=device_map or (device if bits else None),
+        bits=bits,
+        attention=attention,
+        trust_remote_code=trust_remote_code,
+    )
+    # A quantised or spread model is already where it belongs.
+    if device_map is None and bits is None:
+        model = model.to(device)
+    return LALM(model, processor, name=str(name), family=family)
 
 
 def pick_device(device: str) -> str:

@@ -1,37 +1,15 @@
-"""Requests that can be typed or spoken: the shipped paired set, and readers of the published sets.
+"""Requests that can be typed or spoken, and the shipped paired set of them.
 
-The project ships only prompts of its own. Users bring the published sets; `read_set("figstep:FOLDER")` and
-its like read them as their authors lay them out (the formats are described at each reader).
+The project ships only prompts of its own; `evaluation.readers` reads the published sets that users bring.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import json
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-from sarsteer_lab import data_folder
-from sarsteer_lab.lalm import Prompt
-from sarsteer_lab.records import (
-    PromptFileError,
-    Record,
-    read_csv,
-    read_json_lines,
-    read_json_list,
-    read_text,
-)
+import numpy as np
 
-__all__ = [
-    "INSTRUCTION",
-    "LABELS",
-    "PUBLISHED_SETS",
-    "REFUSAL",
-    "SPLITS",
-    "PromptFileError",
-    "PromptSet",
-    "SpokenPrompt",
-    "load_prompts",
-    "read_set",
-]
+from sarsteer_lab.store import data_folder
 
 INSTRUCTION = "Answer the request in the audio."
 """The fixed text part `t0` of every spoken prompt (arXiv 2510.17633)."""
@@ -42,8 +20,17 @@ REFUSAL = "I cannot assist with that."
 LABELS = ("harmful", "harmless", "pseudo-harmful", "everyday")
 SPLITS = ("derive", "validation", "test")
 
-Missing = Literal["error", "skip", "typed"]
-"""For a record whose clip is not on disk: stop, leave it out and count it, or keep it as typed only."""
+
+@dataclass(frozen=True)
+class Prompt:
+    """One user turn: a clip (path, or 16 kHz mono waveform), then text. Either may be missing, not both.
+
+    `system=None` leaves the system turn to the model's chat template (its default one, where it has one).
+    """
+
+    text: str = ""
+    audio: Path | str | np.ndarray | None = None
+    system: str | None = None
 
 
 @dataclass(frozen=True)
@@ -79,283 +66,23 @@ class SpokenPrompt:
         return Prompt(text=_join(self.text or instruction, refusal), audio=self.clip)
 
 
-@dataclass(frozen=True)
-class PromptSet:
-    """Prompts read from `source`, and one line for each record left out because its clip is missing."""
-
-    prompts: list[SpokenPrompt]
-    skipped: list[str]
-    source: str
-
-
 def load_prompts(split: str | None = None, label: str | None = None) -> list[SpokenPrompt]:
     """The shipped prompts of one split and one label (all of them by default), in the order of the file.
 
-    Raises ValueError for a split or label that there is not, and PromptFileError if the shipped data are
-    damaged.
+    Raises ValueError for a split or label that there is not.
     """
     for value, choices, what in ((split, SPLITS, "split"), (label, LABELS, "label")):
         if value is not None and value not in choices:
             raise ValueError(f"there is no {what} {value!r}; choose one of {', '.join(choices)}")
-    prompts = read_set(f"prompts:{data_folder() / 'prompts'}").prompts
-    return [p for p in prompts if split in (None, p.split) and label in (None, p.label)]
-
-
-def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
-    """Read a published set, named "NAME:PATH": NAME one of `PUBLISHED_SETS`, PATH a file or its folder.
-
-    Raises ValueError for an unknown name, and PromptFileError, naming file and record, for anything in the
-    files that does not fit their format: encoding, syntax, keys, types, ids that occur twice, file names that
-    leave their folder. Clips that are not on disk are an error too, unless `missing` is "skip" (the record is
-    left out and listed in `skipped`) or "typed" (it is kept without a clip).
-    """
-    name, colon, location = spec.partition(":")
-    if name not in PUBLISHED_SETS or not colon or not location:
-        raise ValueError(
-            f"{spec!r} names no set of prompts; write NAME:PATH, NAME one of {', '.join(PUBLISHED_SETS)}"
-        )
-    path = Path(location).expanduser()
-    if not path.exists():
-        raise PromptFileError(f"{path}: there is no such file or folder; check the path of the set {name!r}")
-    collection = _Collection(name, path, missing)
-    PUBLISHED_SETS[name](collection)
-    return collection.finish()
-
-
-@dataclass
-class _Collection:
-    """A set while it is being read: what its readers have in common."""
-
-    name: str
-    path: Path
-    missing: Missing
-    prompts: dict[str, SpokenPrompt] = field(default_factory=dict)
-    places: dict[str, Record] = field(default_factory=dict)
-    absent: list[str] = field(default_factory=list)
-
-    def find(self, *names: str) -> list[Path]:
-        """The path itself if it is a file, else those of `names` that the folder holds; at least one."""
-        if not self.path.is_dir():
-            return [self.path]
-        if found := [self.path / name for name in names if (self.path / name).is_file()]:
-            return found
-        raise PromptFileError(
-            f"{self.path}: a folder for the set {self.name!r} has to hold {' or '.join(names)}"
-        )
-
-    def add(self, record: Record, prompt: SpokenPrompt) -> None:
-        """Take in a prompt whose clip, if any, is known to lie in its folder."""
-        if prompt.id in self.places:
-            first = self.places[prompt.id]
-            where = first.place if first.path == record.path else f"{first.path}, {first.place}"
-            record.fail(f"the id {prompt.id!r} occurs twice, first in {where}")
-        self.places[prompt.id] = record
-        if prompt.clip is not None and not _is_file(prompt.clip):
-            self.absent.append(f"{record.path}, {record.place}: no clip {prompt.clip}")
-            if self.missing != "typed":
-                return
-            prompt = SpokenPrompt(**{**vars(prompt), "clip": None})
-        self.prompts[prompt.id] = prompt
-
-    def finish(self) -> PromptSet:
-        """The set, if it holds any prompt and no clip is missing against the caller's wish."""
-        if self.absent and self.missing == "error":
-            first = "; ".join(self.absent[:3]) + ("; ..." if len(self.absent) > 3 else "")
-            raise PromptFileError(
-                f"{len(self.absent)} of {len(self.places)} clips are missing: {first}. Put them there, "
-                'or pass missing="skip" to leave them out, or missing="typed" to do without sound'
-            )
-        if not self.prompts:
-            raise PromptFileError(
-                f"{self.path}: none of the {len(self.absent)} clips is there, so nothing is left"
-            )
-        skipped = self.absent if self.missing == "skip" else []
-        return PromptSet(list(self.prompts.values()), skipped, f"{self.name}:{self.path}")
-
-
-def _read_own(collection: _Collection) -> None:
-    """The shipped format, `prompts.jsonl`: id, label, topic, split, text; clip, voice and twin or null."""
-    (path,) = collection.find("prompts.jsonl")
-    for record in read_json_lines(path):
-        clip = record.optional_text("clip")
-        prompt = SpokenPrompt(
-            id=record.identifier("id"),
-            request=record.text("text"),
-            label=record.choice("label", LABELS),
-            topic=record.text("topic"),
-            split=record.choice("split", SPLITS),
-            clip=record.inside(path.parent, clip) if clip else None,
-            voice=record.optional_text("voice"),
-            twin=record.optional_text("twin"),
-        )
-        collection.add(record, prompt)
-    for record in collection.places.values():
-        twin = record.optional_text("twin")
-        if twin is not None and twin not in collection.places:
-            record.fail(f"the twin {twin!r} is not in the file")
-        if twin is not None and collection.places[twin].text("split") != record.text("split"):
-            record.fail(f"the twin {twin!r} is in another split")
-
-
-def _read_figstep(collection: _Collection) -> None:
-    """FigStep as SARSteer lays it out (harmful, or its authors' harmless rewrites).
-
-    `train_100.json` and `test_250.json`: lists of {"scenario", "audio_file", "question"}; or, without them,
-    `audio_files.txt`: "<file> <question-with-hyphens>" a line, the scenario being the file name up to its
-    last underscore. Clips lie in `question/`.
-    """
-    paths = collection.find("train_100.json", "test_250.json", "audio_files.txt")
-    label = "harmless" if collection.name.endswith("-harmless") else "harmful"
-    lists = [path for path in paths if path.suffix == ".json"]
-    for path in lists or paths:
-        records = read_json_list(path) if lists else _audio_files(path)
-        for record in records:
-            file = record.text("audio_file")
-            prompt = SpokenPrompt(
-                id=f"{collection.name}/{file}",
-                request=record.text("question"),
-                label=label,
-                topic=record.text("scenario"),
-                split="derive" if path.name.startswith("train") else "test",
-                clip=record.inside(path.parent / "question", file),
-            )
-            collection.add(record, prompt)
-
-
-def _audio_files(path: Path) -> list[Record]:
-    records = []
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            file, _, question = line.strip().partition(" ")
-            scenario, underscore, _ = file.rpartition("_")
-            fields = {"audio_file": file, "question": question.replace("-", " "), "scenario": scenario}
-            record = Record(path, f"line {number}", fields)
-            if not underscore or not question:
-                record.fail(
-                    f"has to be `<scenario>_<number>.wav <question-with-hyphens>`, but is {line.strip()!r}"
-                )
-            records.append(record)
-    return records
-
-
-def _read_safebench(collection: _Collection) -> None:
-    """FigStep's own text file `safebench.csv`: dataset, category_id, task_id, category_name, question, ..."""
-    (path,) = collection.find("safebench.csv")
-    for record in read_csv(path, ("dataset", "category_id", "task_id", "category_name", "question")):
-        number = "_".join(record.text(key) for key in ("dataset", "category_id", "task_id"))
-        prompt = SpokenPrompt(
-            id=f"{collection.name}/{number}",
-            request=record.text("question"),
-            label="harmful",
-            topic=record.text("category_name"),
-            split="test",
-        )
-        collection.add(record, prompt)
-
-
-def _read_advbench(collection: _Collection) -> None:
-    """AdvBench: spoken (JSON) or its own text file (CSV); harmful, or SARSteer's authors' harmless rewrites.
-
-    `advbench_audio.json` (harmless: `advbench_audio_safe.json`): a list of {"question_id", "audio_name",
-    "question"}, clips in the folder of the same name. CSV: goal, target (which is not read).
-    """
-    harmless = collection.name.endswith("-harmless")
-    audio = "advbench_audio_safe.json" if harmless else "advbench_audio.json"
-    path = collection.find(audio, *([] if harmless else ["harmful_behaviors.csv", "advbench.csv"]))[0]
-    spoken = path.suffix == ".json"
-    records = read_json_list(path) if spoken else read_csv(path, ("goal", "target"))
-    for number, record in enumerate(records, start=1):
-        prompt = SpokenPrompt(
-            id=f"{collection.name}/{record.identifier('question_id') if spoken else number}",
-            request=record.text("question" if spoken else "goal"),
-            label="harmless" if harmless else "harmful",
-            topic="safe_behaviors" if harmless else "harmful_behaviors",
-            split="test",
-            clip=record.inside(path.with_suffix(""), record.text("audio_name")) if spoken else None,
-        )
-        collection.add(record, prompt)
-
-
-def _read_sorry_bench(collection: _Collection) -> None:
-    """SORRY-Bench: `base_question.jsonl` with {"question_id", "category", "turns": [question]} a line.
-
-    Clips are `<question_id>.wav` in `base_question_audio/`, or beside the file where there is no such folder.
-    """
-    (path,) = collection.find("base_question.jsonl")
-    folder = path.parent / "base_question_audio"
-    folder = folder if folder.is_dir() else path.parent
-    for record in read_json_lines(path):
-        number, turns = record.identifier("question_id"), record.value("turns")
-        if not isinstance(turns, list) or len(turns) != 1:
-            record.fail(f"'turns' has to be a list of one question, but is {turns!r:.60}")
-        prompt = SpokenPrompt(
-            id=f"{collection.name}/{number}",
-            request=record.checked_text("turns", turns[0]),
-            label="harmful",
-            topic=record.identifier("category"),
-            split="test",
-            clip=record.inside(folder, f"{number}.wav"),
-        )
-        collection.add(record, prompt)
-
-
-def _read_xstest(collection: _Collection) -> None:
-    """XSTest: `xstest_prompts.csv` with id, prompt, type, label, ...; its safe prompts mimic harmful ones."""
-    (path,) = collection.find("xstest_prompts.csv")
-    for record in read_csv(path, ("id", "prompt", "type", "label")):
-        safe = record.choice("label", ("safe", "unsafe")) == "safe"
-        prompt = SpokenPrompt(
-            id=f"{collection.name}/{record.text('id')}",
-            request=record.text("prompt"),
-            label="pseudo-harmful" if safe else "harmful",
-            topic=record.text("type"),
-            split="test",
-        )
-        collection.add(record, prompt)
-
-
-def _read_air_bench(collection: _Collection) -> None:
-    """AIR-Bench chat: `Chat_meta.json`, a list of {"path", "question", "answer_gt", "task_name", ...}.
-
-    Clips are `<task_name>_<dataset_name>/<path>`. The question is typed and asks about the clip.
-    """
-    (path,) = collection.find("Chat_meta.json")
-    for record in read_json_list(path):
-        task = f"{record.text('task_name')}_{record.text('dataset_name')}"
-        question = record.text("question")
-        prompt = SpokenPrompt(
-            id=f"{collection.name}/{record.identifier('uniq_id')}",
-            request=question,
-            label="everyday",
-            topic=task,
-            split="test",
-            clip=record.inside(path.parent, f"{task}/{record.text('path')}"),
-            text=question,
-            reference=record.text("answer_gt"),
-        )
-        collection.add(record, prompt)
-
-
-PUBLISHED_SETS: dict[str, Callable[[_Collection], None]] = {
-    "prompts": _read_own,
-    "figstep": _read_figstep,
-    "figstep-harmless": _read_figstep,
-    "safebench": _read_safebench,
-    "advbench": _read_advbench,
-    "advbench-harmless": _read_advbench,
-    "sorry-bench": _read_sorry_bench,
-    "xstest": _read_xstest,
-    "air-bench": _read_air_bench,
-}
-"""The names that `read_set` knows; "prompts" is the format of the shipped set, for sets of one's own."""
+    folder = data_folder() / "prompts"
+    found = []
+    for line in (folder / "prompts.jsonl").read_text(encoding="utf-8").splitlines():
+        fields = json.loads(line)
+        if split in (None, fields["split"]) and label in (None, fields["label"]):
+            request, clip = fields.pop("text"), fields.pop("clip")
+            found.append(SpokenPrompt(request=request, clip=folder / clip, **fields))
+    return found
 
 
 def _join(*parts: str) -> str:
     return " ".join(part for part in parts if part)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that the file system cannot hold
-        return False

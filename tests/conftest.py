@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from sarsteer_lab import data_folder
-from sarsteer_lab.lalm import LALM, Prompt, load_lalm
-from sarsteer_lab.replica import replica
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.probe.replica import replica
+from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.store import data_folder
 
 # Tests run beside other work and use tiny models, for which threads only cost.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

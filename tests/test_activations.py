@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 
 from sarsteer_lab.activations import ActivationCache, capture, layer_indices
-from sarsteer_lab.lalm import Prompt
-from sarsteer_lab.replica import replica
+from sarsteer_lab.probe.replica import replica
+from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import SteeringVectors, steer
 
 

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks import speed
 from benchmarks.gpu import alternate, contrastive_prompts, main, median_interval, verdict
+from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import REFUSAL
-from sarsteer_lab.replica import replica
 
 
 def test_the_report_is_printed_and_kept(tmp_path, capsys):

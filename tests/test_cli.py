@@ -11,9 +11,9 @@ import soundfile
 from spoken_set import write_set
 
 from sarsteer_lab.cli import main
-from sarsteer_lab.lalm import LALM, Prompt
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket import base
-from sarsteer_lab.prompts import INSTRUCTION
+from sarsteer_lab.prompts import INSTRUCTION, Prompt
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from sarsteer_lab.directions import (
     select_layer,
     text_refusal_direction,
 )
-from sarsteer_lab.lalm import Prompt
+from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.safe_space import ablate, principal_space
 
 INSTRUCTION = "Answer the request in the audio."

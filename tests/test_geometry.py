@@ -19,7 +19,8 @@ from sarsteer_lab.geometry import (
     project_2d,
     transfer_accuracy,
 )
-from sarsteer_lab.lalm import LALM, Prompt
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import Prompt
 
 
 def gaussian(*shape, seed=0):

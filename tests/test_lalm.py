@@ -12,10 +12,11 @@ import torch
 from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from sarsteer_lab.dial import LowRankDelta
-from sarsteer_lab.lalm import LALM, Prompt, load_lalm
-from sarsteer_lab.loading import Size, announce, checkpoint_size, pick_device
-from sarsteer_lab.replica import replica
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.loading import Size, announce, checkpoint_size, load_lalm, pick_device
+from sarsteer_lab.pocket.dial import LowRankDelta
+from sarsteer_lab.probe.replica import replica
+from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import ClipError
 
 

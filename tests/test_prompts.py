@@ -13,19 +13,11 @@ import soundfile
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sarsteer_lab import data_folder
-from sarsteer_lab.prompts import (
-    INSTRUCTION,
-    LABELS,
-    REFUSAL,
-    SPLITS,
-    PromptFileError,
-    SpokenPrompt,
-    load_prompts,
-    read_set,
-)
-from sarsteer_lab.records import Record
+from sarsteer_lab.evaluation.readers import PromptFileError, read_set
+from sarsteer_lab.evaluation.records import Record
+from sarsteer_lab.prompts import INSTRUCTION, LABELS, REFUSAL, SPLITS, SpokenPrompt, load_prompts
 from sarsteer_lab.speech import SAMPLE_RATE, read_clip
+from sarsteer_lab.store import data_folder
 
 
 def put_json(path: Path, value: object) -> None:

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.directions import text_refusal_direction
-from sarsteer_lab.lalm import Prompt
-from sarsteer_lab.prompts import REFUSAL, load_prompts
-from sarsteer_lab.replica import replica
+from sarsteer_lab.probe.replica import replica
+from sarsteer_lab.prompts import REFUSAL, Prompt, load_prompts
 from sarsteer_lab.safe_space import ablate as ablate_space
 from sarsteer_lab.safe_space import principal_space
 from sarsteer_lab.steering import SteeringError, SteeringVectors, ablate, steer

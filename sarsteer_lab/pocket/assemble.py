@@ -32,8 +32,8 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
-from sarsteer_lab import cache_folder, data_folder
 from sarsteer_lab.pocket.base import LANGUAGE_MODEL, BaseFileError, fetch, file_sha256
+from sarsteer_lab.store import cache_folder, data_folder
 
 WINDOW_SECONDS = 8
 AUDIO_TOKENS = ("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")

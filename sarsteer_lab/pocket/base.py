@@ -17,7 +17,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from sarsteer_lab import cache_folder
+from sarsteer_lab.store import cache_folder
 
 
 class BaseFileError(RuntimeError):

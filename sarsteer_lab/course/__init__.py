@@ -1,0 +1,1 @@
+"""What the notebooks are made with: session, claims, checks, figures and widgets."""

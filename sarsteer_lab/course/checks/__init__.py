@@ -1,0 +1,1 @@
+"""Checks of the exercises, a module per part of the course."""

@@ -1,0 +1,357 @@
+"""Checks of the exercises: each tells what is wrong with an answer, and never what would be right.
+
+An exercise leaves its blanks as `...` and ends with one call in a cell of its own, for instance
+
+    check_refusal_direction(my_direction)
+
+whose outcome is shown: passed, or not yet and why. The solution notebook fills the blank and leaves that cell
+as it is.
+
+To add one: write `check_<what>` with the decorator `course.check`, below its chapter's heading. It takes the
+student's answer (a value, or a function that is then tried on made-up tensors, so that a check needs no
+model and takes no time), raises through `need`, `call` and `need_tensor` whatever is wrong, and returns one
+sentence that says what the right answer shows. What the right answer depends on (the model's own numbers) is
+passed in by the notebook, never written here. `tests/test_checks.py` holds a right answer and at least two
+wrong ones for every check, and `tests/test_notebooks.py` runs exercises and solutions.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sarsteer_lab.course.session import call, check, need, need_tensor
+from sarsteer_lab.evaluation.intervals import bootstrap
+from sarsteer_lab.geometry import centroid_distance, pair_cosine
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.safe_space import SafeSpace, share_in_space
+from sarsteer_lab.speech import SAMPLE_RATE
+
+# 00: meet the model
+
+
+@check
+def check_audio_tokens(tokens_of: object, lalm: LALM) -> str:
+    """`tokens_of(seconds)`: how many audio tokens a clip makes; compared with what the processor makes."""
+    for seconds in (1.0, 2.5, 4.0, 7.0):
+        noise = 0.1 * np.random.default_rng(0).standard_normal(round(seconds * SAMPLE_RATE))
+        ids = lalm.batch([Prompt("Hi", noise.astype(np.float32))])["input_ids"]
+        real = int((ids == lalm.audio_token_id).sum())
+        value = call(tokens_of, seconds)
+        need(isinstance(value, int), f"a number of tokens is a whole number, not {value!r}")
+        # One token of play: how the ends of a clip are rounded is not the point.
+        need(
+            abs(value - real) <= 1,
+            f"for {seconds} s you say {value}, which is {value / max(real, 1):.2f} times what the processor "
+            "makes: is a halving of the rate missing, or one too many?",
+        )
+    return "the clip's length alone decides how many places it takes in the sequence; its words do not"
+
+
+@check
+def check_splice(splice: object) -> str:
+    """`splice(embeddings, ids, audio_id, features)`: audio features put where the audio tokens are."""
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.tensor([5, 9, 9, 9, 4, 2])
+    embeddings, features = torch.randn(6, 8, generator=generator), torch.randn(3, 8, generator=generator)
+    before = embeddings.clone()
+    found = need_tensor(call(splice, embeddings, ids, 9, features), (6, 8), "the sequence")
+    need(torch.equal(found[[0, 4, 5]], before[[0, 4, 5]]), "a text token's embedding has changed")
+    need(not torch.equal(found[1:4], before[1:4]), "the audio tokens still have their own embeddings")
+    need(torch.equal(found[1:4], features), "the audio's places do not hold the features in their order")
+    need(torch.equal(embeddings, before), "the embeddings that came in were changed: work on a copy")
+    return "from here on nothing in the language model knows which vectors came from sound"
+
+
+@check
+def check_dial(turn: object) -> str:
+    """`turn(pristine, a, b, scale)`: a weight with the low-rank safety delta at some scale."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(6, 5, generator=generator)
+    a, b = torch.randn(2, 5, generator=generator), torch.randn(6, 2, generator=generator)
+    before = weight.clone()
+    full = need_tensor(call(turn, weight, a, b, 1.0), (6, 5), "the new weight")
+    need(
+        torch.equal(weight, before), "the pristine weight was changed in place: the next setting starts wrong"
+    )
+    off = need_tensor(call(turn, weight, a, b, 0.0), (6, 5), "the new weight")
+    need(torch.allclose(off, before), "at scale 0 the weight is not the unaligned model's")
+    half = need_tensor(call(turn, weight, a, b, 0.5), (6, 5), "the new weight")
+    need(torch.allclose(half - off, (full - off) / 2, atol=1e-5), "at scale 0.5 it is not halfway to scale 1")
+    need(
+        torch.allclose(full, before + b @ a, atol=1e-5), "at scale 1 the change is not the product of B and A"
+    )
+    return "a straight line in weight space; behaviour along it need not be one"
+
+
+@check
+def check_paired_difference(
+    estimate: tuple[float, float, float], more: Sequence[float], less: Sequence[float]
+) -> str:
+    """Mean of `more` minus `less` over the same requests, and its 95% interval by bootstrap over requests."""
+    need(
+        isinstance(estimate, tuple | list) and len(estimate) == 3 and ... not in estimate,
+        "give three numbers: (difference, lower end, upper end)",
+    )
+    difference, low, high = (float(value) for value in estimate)
+    pairs = np.asarray(more, dtype=float) - np.asarray(less, dtype=float)
+    right = float(pairs.mean())
+    need(abs(difference + right) > 1e-3 or abs(right) <= 1e-3, "the sign is the wrong way round")
+    need(abs(difference - right) < 1e-3, "the difference is not that of the two means")
+    ends = bootstrap(lambda rows: float(pairs[rows].mean()), len(pairs))
+    need(low <= difference <= high, "the interval does not hold the difference itself")
+    play = max(0.02, 0.15 * (ends[1] - ends[0]))
+    need(
+        abs(low - ends[0]) < play and abs(high - ends[1]) < play,
+        f"the interval is too {'wide' if high - low > ends[1] - ends[0] else 'narrow'}: resample requests, "
+        "both values of a request together, and take the 2.5% and 97.5% quantiles of the resampled means",
+    )
+    said = "lies above 0" if ends[0] > 0 else "lies below 0" if ends[1] < 0 else "holds 0"
+    return f"the interval {said}: that, and not the difference alone, decides about the claim"
+
+
+# 01: the gap between typed and spoken
+
+
+@check
+def check_centred_cosine(cosine: object) -> str:
+    """`cosine(typed, spoken)`, (prompt, d_model) each: cosine of pairs, each form's mean taken off."""
+    generator = torch.Generator().manual_seed(0)
+    content = torch.randn(12, 16, generator=generator)
+    typed = content + 4 * torch.randn(16, generator=generator)
+    spoken = content + torch.randn(12, 16, generator=generator) - 7 * torch.randn(16, generator=generator)
+    found = need_tensor(call(cosine, typed, spoken), (12,), "the cosine")
+    right = pair_cosine(typed[:, None], spoken[:, None])[:, 0]
+    plain = torch.cosine_similarity(typed, spoken, dim=-1)
+    both = torch.cat([typed, spoken]).mean(0)
+    common = torch.cosine_similarity(typed - both, spoken - both, dim=-1)
+    need(not torch.allclose(found, plain, atol=1e-4), "this is the cosine of the states as they are")
+    need(
+        not torch.allclose(found, common, atol=1e-4),
+        "one mean is taken off both forms, so the distance between the forms is still in there",
+    )
+    need(bool((found.abs() <= 1.0001).all()), "a cosine lies between -1 and 1: divide by both lengths")
+    need(
+        torch.allclose(found, right, atol=1e-4),
+        "the values differ: centre first, then take the cosine by row",
+    )
+    return "what is left says whether the two forms vary alike from request to request"
+
+
+@check
+def check_folds(folds: object) -> str:
+    """`folds(requests, n)`: a fold for each state, such that no request stands on both sides of a split."""
+    requests = [f"request {i % 13}" for i in range(26)]
+    value = call(folds, requests, 5)
+    need(
+        isinstance(value, list | tuple | Tensor | np.ndarray),
+        "a list with one fold number per state is wanted",
+    )
+    found = [int(fold) for fold in value]
+    need(len(found) == 26, f"there are {len(found)} folds for 26 states: one number per state is wanted")
+    need(set(found) == set(range(5)), f"the folds are {sorted(set(found))}, but should be 0 to 4, all in use")
+    for request in set(requests):
+        mine = {fold for fold, name in zip(found, requests, strict=True) if name == request}
+        need(
+            len(mine) == 1,
+            f"{request!r} is in folds {sorted(mine)}: its typed state trains what its spoken tests",
+        )
+    sizes = [found.count(fold) for fold in range(5)]
+    need(max(sizes) - min(sizes) <= 2, f"the folds hold {sizes} states: spread the requests evenly")
+    return "the probe cannot win any more by knowing a request from its other form"
+
+
+@check
+def check_gap(gap: float, scale: float, typed: Tensor, spoken: Tensor, n_harmful: int) -> str:
+    """Distance typed-spoken, and typed harmful-harmless for scale, at one layer, in units of spread.
+
+    `typed` and `spoken` are (prompt, d_model), the first `n_harmful` rows harmful requests.
+    """
+    right = float(centroid_distance(typed[:, None], spoken[:, None]))
+    right_scale = float(centroid_distance(typed[:n_harmful, None], typed[n_harmful:, None]))
+    raw = float((typed.mean(0) - spoken.mean(0)).norm())
+    need(
+        abs(float(gap) - raw) > 1e-3 * raw or abs(right - raw) <= 1e-3 * raw,
+        "the gap is in the residual stream's own units: divide it by the spread of a set",
+    )
+    need(
+        abs(float(gap) - right) < 0.01 * right,
+        "the gap is not the distance of the two forms' means over their spread",
+    )
+    need(
+        abs(float(scale) - right_scale) < 0.01 * right_scale,
+        "the scale is not the same measure, taken between typed harmful and typed harmless requests",
+    )
+    return (
+        f"the form moves the mean state {right / right_scale:.1f} times as far as harm does: the paper's "
+        f"second claim, {'reproduced' if right > right_scale else 'not reproduced'} at this layer"
+    )
+
+
+# 02: refusal directions
+
+
+@check
+def check_refusal_direction(direction: object) -> str:
+    """`direction(base, refusing)`, of shape (prompt, layer, d_model) each: the text-derived direction."""
+    generator = torch.Generator().manual_seed(0)
+    base = torch.randn(9, 4, 6, generator=generator)
+    refusing = base + 2 + torch.randn(9, 4, 6, generator=generator)
+    found = need_tensor(call(direction, base, refusing), (4, 6), "the direction")
+    right = (refusing - base).mean(0)
+    need(
+        not torch.allclose(found, -right, atol=1e-5),
+        "the sign is the wrong way round: adding it would undo a refusal",
+    )
+    lengths = found.norm(dim=-1)
+    need(
+        not torch.allclose(lengths, torch.ones(4), atol=1e-4),
+        "every layer's direction has length 1: SARSteer keeps their natural lengths",
+    )
+    need(not torch.allclose(found, right * 9, atol=1e-4), "this is the sum over prompts, not the mean")
+    need(
+        torch.allclose(found, right, atol=1e-4), "the values differ: mean over prompts of refusing minus base"
+    )
+    return "one shift per layer, in the residual stream's own units"
+
+
+@check
+def check_project_out(project_out: object) -> str:
+    """`project_out(states, direction)`: what is left of (prompt, d_model) states without a direction."""
+    generator = torch.Generator().manual_seed(0)
+    states, direction = torch.randn(7, 6, generator=generator), 3 * torch.randn(6, generator=generator)
+    found = need_tensor(call(project_out, states, direction), (7, 6), "the result")
+    unit = direction / direction.norm()
+    unscaled = states - (states @ direction)[:, None] * direction
+    need(not torch.allclose(found, states), "nothing has been taken away")
+    need(
+        not torch.allclose(found, unscaled, atol=1e-3),
+        "too much is taken away: the projection uses the direction at unit length",
+    )
+    left = float((found @ unit).abs().max())
+    need(left < 1e-4, f"the result still has a component of up to {left:.2g} along the direction")
+    need(
+        torch.allclose(found, states - (states @ unit)[:, None] * unit, atol=1e-4),
+        "the direction is gone, but so is something else: only the component along it may go",
+    )
+    return "a state without this direction cannot say anything in it any more, at any strength"
+
+
+@check
+def check_mean_angles(mean_angles: object) -> str:
+    """`mean_angles(shifts)`, shifts (prompt, d_model): each sample's mean angle to all others, in radians."""
+    shifts = torch.randn(8, 5, generator=torch.Generator().manual_seed(0)) + 1
+    found = need_tensor(call(mean_angles, shifts), (8,), "the angles")
+    unit = torch.nn.functional.normalize(shifts, dim=-1)
+    angles = torch.acos((unit @ unit.T).clamp(-1, 1)).fill_diagonal_(0)
+    right = angles.sum(1) / 7
+    need(
+        not torch.allclose(found, right * 7 / 8, atol=1e-3), "the angle to itself, 0, is counted in the mean"
+    )
+    need(not torch.allclose(found, torch.rad2deg(right), atol=0.1), "these are degrees")
+    need(not torch.allclose(found.cos(), right, atol=1e-3), "these are cosines, not angles")
+    need(
+        torch.allclose(found, right, atol=2e-3),
+        "the values differ: angle of each pair, then mean over the others",
+    )
+    return "a sample that points elsewhere has a large mean angle; the authors' code can drop such samples"
+
+
+# 03: the safe space
+
+
+@check
+def check_ablate(ablate: object) -> str:
+    """`ablate(vector, directions, lam)`: (d_model) vector, (k, d_model) orthonormal rows, share to remove."""
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.linalg.qr(torch.randn(7, 3, generator=generator)).Q.T.contiguous()
+    vector = torch.randn(7, generator=generator)
+    inside = directions.T @ (directions @ vector)
+    found = need_tensor(call(ablate, vector, directions, 1.0), (7,), "the ablated vector")
+    need(
+        not torch.allclose(found, inside, atol=1e-5), "this is the part inside the space; the rest is wanted"
+    )
+    left = float((directions @ found).abs().max())
+    need(left < 1e-4, f"at lambda = 1 a component of {left:.2g} is left inside the space")
+    need(torch.allclose(found, vector - inside, atol=1e-4), "what lies outside the space has changed as well")
+    none = need_tensor(call(ablate, vector, directions, 0.0), (7,), "the ablated vector")
+    need(torch.allclose(none, vector), "at lambda = 0 the vector should be the one that came in")
+    half = need_tensor(call(ablate, vector, directions, 0.5), (7,), "the ablated vector")
+    need(
+        torch.allclose(half, vector - inside / 2, atol=1e-4),
+        "at lambda = 0.5 half of the part inside should go",
+    )
+    return "lambda = 1 leaves nothing inside the space, whatever alpha does later"
+
+
+@check
+def check_top_directions(top_directions: object) -> str:
+    """`top_directions(states, k)`, states (prompt, d_model): the top k principal directions, (k, d_model)."""
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(20, 8, generator=generator) * torch.tensor([5.0, 3, 2, 1, 1, 1, 1, 1])
+    states = states + 10 * torch.randn(8, generator=generator)
+    found = need_tensor(call(top_directions, states, 3), (3, 8), "the directions")
+    gram = found @ found.T
+    need(torch.allclose(gram, torch.eye(3), atol=1e-3), "the directions are not orthonormal rows")
+    right = torch.linalg.svd(states - states.mean(0), full_matrices=False).Vh[:3]
+    uncentred = torch.linalg.svd(states, full_matrices=False).Vh[:3]
+    overlap = float((found @ right.T).square().sum()) / 3
+    need(
+        float((found @ uncentred.T).square().sum()) / 3 < 0.999,
+        "the first direction is the mean itself: take the mean off before the SVD",
+    )
+    need(
+        overlap > 0.999,
+        f"the space is another one ({overlap:.0%} of it is right): which singular vectors are these?",
+    )
+    return "these are the directions in which harmless requests differ most from one another"
+
+
+@check
+def check_equal_norm(rescale: object) -> str:
+    """`rescale(ablated, full)`, (layer, d_model) each: the ablated directions at the full lengths."""
+    generator = torch.Generator().manual_seed(0)
+    full = torch.randn(4, 6, generator=generator) * torch.tensor([1.0, 2, 4, 8])[:, None]
+    ablated = full * torch.rand(4, 6, generator=generator)
+    found = need_tensor(call(rescale, ablated, full), (4, 6), "the control")
+    need(
+        torch.allclose(torch.cosine_similarity(found, ablated, dim=-1), torch.ones(4), atol=1e-4),
+        "a direction has changed: only lengths may",
+    )
+    whole = ablated * (full.norm() / ablated.norm())
+    need(
+        not torch.allclose(found, whole, atol=1e-4),
+        "one factor was used for all layers: match each layer's length",
+    )
+    need(
+        torch.allclose(found.norm(dim=-1), full.norm(dim=-1), atol=1e-4),
+        "the lengths are not the full vector's",
+    )
+    return "now ablated and full vector differ in direction alone, and can be compared at the same alpha"
+
+
+@check
+def check_not_only_harmless(
+    shares: dict[str, float], direction: Tensor, spaces: dict[str, SafeSpace], layer: int
+) -> str:
+    """Shares of the direction inside spaces of the same size, at one layer: the attempt at a refutation.
+
+    `shares` has the student's number for each name in `spaces`.
+    """
+    need(isinstance(shares, dict), "give a dictionary: one share for each space")
+    missing = [name for name in spaces if name not in shares or shares[name] is ...]
+    need(not missing, f"no share for {', '.join(missing)}")
+    right = {name: float(share_in_space(direction, space)[layer]) for name, space in spaces.items()}
+    for name, value in right.items():
+        need(
+            abs(float(shares[name]) - value**0.5) > 2e-3 or abs(value**0.5 - value) < 2e-3,
+            f"{name}: a share of the length, not of the squared length",
+        )
+        need(
+            abs(float(shares[name]) - value) < 2e-3,
+            f"{name}: not the share that lies in that space at layer {layer}",
+        )
+    listed = ", ".join(f"{name} {value:.0%}" for name, value in right.items())
+    return f"{listed}: whatever is as large in the other spaces is not special to harmless requests"

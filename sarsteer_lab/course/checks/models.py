@@ -1,0 +1,127 @@
+"""Checks of chapter 6's exercises, on made-up masks and modules (see `checks`)."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sarsteer_lab.course.session import call, check, need, need_tensor
+from sarsteer_lab.geometry import centroid_distance
+
+
+@check
+def check_last_positions(last_positions: object) -> str:
+    """`last_positions(mask)`: index of each row's last real token, for (batch, position) masks of 0 and 1."""
+    left = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]])
+    right = left.flip(1)
+    for side, mask, expected in (("left", left, [4, 4, 4]), ("right", right, [2, 4, 0])):
+        found = need_tensor(call(last_positions, mask), (3,), "the positions")
+        if side == "right" and found.tolist() == [4, 4, 4]:
+            need(False, "with padding on the right you point at padding: -1 is not always the last token")
+        need(
+            found.tolist() == expected,
+            f"for a mask padded on the {side} you say {found.tolist()}; row 0 of it is {mask[0].tolist()}",
+        )
+    both = torch.tensor([[0, 1, 1, 0]])
+    last = call(last_positions, both).tolist()
+    need(last == [2], f"right as long as one side is padded; for {both[0].tolist()} you say {last}")
+    return "this is what `LALM` saves you by padding on the left, and what `sarsteer-lab doctor` checks"
+
+
+class _Layer(nn.Linear):
+    """A stand-in for a decoder layer."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+
+
+class _Holder(nn.Module):
+    """A module with parts, which `get_decoder` may lead on from."""
+
+    def __init__(self, inner: nn.Module | None = None, **parts: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+        for name, part in parts.items():
+            setattr(self, name, part)
+
+    def get_decoder(self) -> nn.Module | None:
+        return self.inner
+
+
+@check
+def check_find_layers(find_layers: object) -> str:
+    """`find_layers(model)`: the ModuleList of the text decoder's layers, behind `thinker` and
+    `get_decoder()`."""
+    plain = _Holder(layers=nn.ModuleList(_Layer() for _ in range(3)))
+    tower = _Holder(layers=nn.ModuleList(_Layer() for _ in range(7)))
+    nested = _Holder(_Holder(plain), audio_tower=tower)
+    speaking = _Holder(talker=tower, thinker=nested)
+    for name, model in (
+        ("a decoder itself", plain),
+        ("a nested model", nested),
+        ("a model that speaks", speaking),
+    ):
+        found = call(find_layers, model)
+        need(
+            isinstance(found, nn.ModuleList), f"{name}: a ModuleList is wanted, not a {type(found).__name__}"
+        )
+        need(
+            found is not tower.layers,
+            f"{name}: these are the layers of its audio tower or its voice: they write no text",
+        )
+        need(found is plain.layers, f"{name}: these are not the layers of its text decoder")
+    return "the recipe needs no list of families; `families.find_decoder` is the same in ten lines"
+
+
+@check
+def check_memory(memory: object) -> str:
+    """`memory(parameters, bits, layers, kv_width, positions, batch)`: bytes of weights and of a 16-bit
+    cache."""
+    for bits in (16, 4):
+        weights = call(memory, 1_000_000, bits, 10, 64, 0, 1)
+        need(isinstance(weights, int | float), f"a number of bytes is wanted, not a {type(weights).__name__}")
+        need(weights != 1_000_000 * bits, "this is in bits; 8 of them make a byte")
+        need(
+            abs(weights - 1_000_000 * bits / 8) < 1,
+            f"a million weights of {bits} bits, with nothing cached, take {weights:,.0f} bytes, you say",
+        )
+    cache = call(memory, 0, 16, 10, 64, 100, 3)
+    right = 2 * 2 * 10 * 64 * 100 * 3
+    need(abs(cache - right / 2) > 1, "keys *and* values are kept")
+    need(abs(cache - right / 3) > 1, "every prompt of the batch has a cache of its own")
+    need(
+        abs(cache - right) < 1,
+        f"for 10 layers, width 64, 100 positions and 3 prompts the cache takes {cache:,.0f} bytes, you say",
+    )
+    need(call(memory, 0, 4, 10, 64, 100, 3) == cache, "quantising the weights leaves the cache at 16 bits")
+    return "a 30 s clip is 750 positions in Qwen2-Audio: long audio fills the cache, not the weights"
+
+
+@check
+def check_untrained_gap(
+    gaps: Sequence[float], states: Sequence[tuple[Float[Tensor, "p l d"], Float[Tensor, "p l d"]]], layer: int
+) -> str:
+    """The typed/spoken centroid distance at one layer of several models with random weights."""
+    need(
+        isinstance(gaps, list | tuple) and len(gaps) == len(states),
+        f"give a list of {len(states)} numbers, one per seed",
+    )
+    for number, (gap, (typed, spoken)) in enumerate(zip(gaps, states, strict=True)):
+        right = float(centroid_distance(typed, spoken)[layer])
+        need(
+            isinstance(gap, int | float | Tensor), f"number {number} is a {type(gap).__name__}, not a number"
+        )
+        need(
+            abs(float(gap) - float((typed[:, layer].mean(0) - spoken[:, layer].mean(0)).norm()))
+            > 1e-3 * right,
+            "this is a plain distance: without the spread of the states it says nothing across models",
+        )
+        need(
+            abs(float(gap) - right) < 1e-3 * max(right, 1.0),
+            f"number {number} is {float(gap):.3g}: is this layer {layer} of this seed, typed against spoken?",
+        )
+    listed = ", ".join(f"{float(gap):.1f}" for gap in gaps)
+    return (
+        f"{listed} spreads, in models that never learnt anything: a gap alone is no trace of safety training"
+    )

@@ -1,0 +1,135 @@
+"""What a walkthrough finds: the typed/spoken gap, what is heard, and what becomes of the requests."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from sarsteer_lab.course import hearing
+from sarsteer_lab.derivation import Derivation
+from sarsteer_lab.evaluation.intervals import wilson
+from sarsteer_lab.evaluation.judges import OUTCOMES, Outcome
+from sarsteer_lab.geometry import centroid_distance, pair_cosine, probe_accuracy
+from sarsteer_lab.prompts import SpokenPrompt
+
+TYPED, SPOKEN = "typed, undefended", "spoken, undefended"
+DIRECTION, SARSTEER = "spoken + refusal direction", "spoken + SARSteer"
+CONDITIONS = (TYPED, SPOKEN, DIRECTION, SARSTEER)
+
+
+@dataclass(frozen=True, eq=False)
+class Gap:
+    """How typed and spoken states of the derive split's requests compare, per layer (see `geometry`).
+
+    `harm_distance` is that of typed harmful and harmless requests, the measure of scale for `distance`.
+    """
+
+    cosine: Float[Tensor, "prompt layer"]
+    centred_cosine: Float[Tensor, "prompt layer"]
+    distance: Float[Tensor, "layer"]
+    harm_distance: Float[Tensor, "layer"]
+    probe: Float[Tensor, "layer seed"]
+
+    @property
+    def layer(self) -> int:
+        """The layer to look at: where typed harmful and harmless requests lie furthest apart."""
+        return int(self.harm_distance.argmax())
+
+
+@dataclass(frozen=True, eq=False)
+class Hearing:
+    """What the model hears in the test split's clips, in their order.
+
+    `transcripts` are its own read-outs, `errors` their word error rates, `divergence` is KL(typed ||
+    spoken) of the answer's first token in nats and `wrong_divergence` the same with another request's
+    clip, for scale. `own_found` is 1 (or a share, in a tie) where the spoken request's answer is most
+    like its own typed answer.
+    """
+
+    transcripts: list[str]
+    errors: list[float]
+    divergence: list[float]
+    wrong_divergence: list[float]
+    own_found: list[float]
+
+    @property
+    def right(self) -> list[bool]:
+        """Which clips count as heard right."""
+        return [error <= hearing.HEARD_RIGHT for error in self.errors]
+
+
+@dataclass(frozen=True, eq=False)
+class Findings:
+    """All that a walkthrough has found; `outcomes` and `answers` are by condition, in the order of `test`.
+
+    `table` has a row per label, condition and outcome: count, n, and the Wilson interval's ends low and high.
+    """
+
+    derive: list[SpokenPrompt]
+    test: list[SpokenPrompt]
+    typed_states: Float[Tensor, "prompt layer d_model"]
+    spoken_states: Float[Tensor, "prompt layer d_model"]
+    derivation: Derivation
+    gap: Gap
+    cosines: dict[str, Float[Tensor, "layer"]]
+    answers: dict[str, list[str]]
+    outcomes: dict[str, list[Outcome]]
+    hearing: Hearing
+    table: pd.DataFrame
+    alpha: float
+    lam: float
+    k: int
+    seconds: float
+    reused: int
+
+    def count(self, condition: str, outcome: str, among: Sequence[bool]) -> tuple[int, int]:
+        """How many of the chosen test requests have this outcome, and how many are chosen."""
+        found = [o for o, chosen in zip(self.outcomes[condition], among, strict=True) if chosen]
+        return sum(o == outcome for o in found), len(found)
+
+
+def measure_gap(
+    typed: Float[Tensor, "prompt layer d_model"],
+    spoken: Float[Tensor, "prompt layer d_model"],
+    n_harmful: int,
+) -> Gap:
+    """Compare typed and spoken states of the same requests, of which the first `n_harmful` are harmful.
+
+    The probe is cross-validated with each request's two states on the same side of every split.
+    """
+    n = len(typed)
+    both, forms = torch.cat([typed, spoken]), ["typed"] * n + ["spoken"] * n
+    requests = [str(i) for i in range(n)] * 2
+    layers = tqdm(range(typed.shape[1]), desc="probes", unit="layer", delay=2, leave=False)
+    probe = [
+        probe_accuracy(both[:, layer, None], forms, groups=requests, folds=min(5, n)) for layer in layers
+    ]
+    return Gap(
+        cosine=pair_cosine(typed, spoken, center=False),
+        centred_cosine=pair_cosine(typed, spoken),
+        distance=centroid_distance(typed, spoken),
+        harm_distance=centroid_distance(typed[:n_harmful], typed[n_harmful:]),
+        probe=torch.cat(probe),
+    )
+
+
+def outcome_table(prompts: Sequence[SpokenPrompt], outcomes: dict[str, list[Outcome]]) -> pd.DataFrame:
+    """Counts of each outcome by label and condition, with 95% Wilson intervals."""
+    rows = []
+    for label in dict.fromkeys(prompt.label for prompt in prompts):
+        for condition, all_found in outcomes.items():
+            found = [o for prompt, o in zip(prompts, all_found, strict=True) if prompt.label == label]
+            for outcome in OUTCOMES:
+                count = found.count(outcome)
+                low, high = wilson(count, len(found))
+                rows.append((label, condition, outcome, count, len(found), low, high))
+    return pd.DataFrame(rows, columns=["label", "condition", "outcome", "count", "n", "low", "high"])
+
+
+def share_text(count: int, n: int) -> str:
+    """A share as it is written everywhere: "3/4 (75%)"."""
+    return f"{count}/{n} ({count / n:.0%})" if n else "0/0"

@@ -1,0 +1,121 @@
+"""Run the course's notebooks from top to bottom, in order, with one progress bar, and keep their outputs.
+
+    python -m sarsteer_lab.course.run_notebooks notebooks notebooks/solutions
+
+runs every notebook of these folders in place (a file may be named too); with `--html FOLDER` each is also
+written as a page that needs no Jupyter, and with `--no-save` the notebooks themselves stay as they are. The
+figures' index, `figures/README.md`, is brought up to date. Needs the extra `lab`.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbconvert import HTMLExporter
+from tqdm import tqdm
+
+from sarsteer_lab.course.figures.base import write_index
+from sarsteer_lab.store import data_folder
+
+CELL_SECONDS = 900
+"""A cell that takes longer counts as hanging."""
+
+
+FIGURES = data_folder().parent / "figures"
+"""The figures of a checkout, which the chapters write."""
+
+_PROGRESS = re.compile(r"\d+%\|.*\| \d+/\d+ \[")
+
+
+class NotebookError(RuntimeError):
+    """A cell of a notebook failed. The message names the notebook and holds the cell and its traceback."""
+
+
+def find_notebooks(places: Sequence[Path | str]) -> list[Path]:
+    """The notebooks named, and those directly in the folders named, in the order of their names.
+
+    Raises FileNotFoundError for a place that is not there.
+    """
+    found: list[Path] = []
+    for place in map(Path, places):
+        if not place.exists():
+            raise FileNotFoundError(f"{place}: there is no such notebook or folder")
+        found += sorted(place.glob("*.ipynb")) if place.is_dir() else [place]
+    return found
+
+
+def run_notebooks(
+    paths: Sequence[Path], *, save: bool = True, html: Path | None = None
+) -> list[nbformat.NotebookNode]:
+    """Run notebooks, each in a fresh kernel that starts in its folder, and return them with their outputs.
+
+    With `save` a notebook that ran through replaces its file. Raises `NotebookError` at the first cell that
+    fails; that notebook's file then stays as it was.
+    """
+    notebooks = [nbformat.read(path, as_version=4) for path in paths]
+    done = []
+    with tqdm(total=sum(len(notebook.cells) for notebook in notebooks), unit="cell") as bar:
+        for path, notebook in zip(paths, notebooks, strict=True):
+            bar.set_description(path.stem)
+            client = NotebookClient(
+                notebook,
+                timeout=CELL_SECONDS,
+                record_timing=False,
+                # Without a kernel a panel's still is shown; its saved state would need scripts from the web.
+                store_widget_state=False,
+                resources={"metadata": {"path": str(path.parent)}},
+                on_cell_complete=lambda **_: bar.update(),
+            )
+            try:
+                client.execute()
+            except CellExecutionError as error:
+                raise NotebookError(f"{path}: {error}") from error
+            drop_progress(notebook)
+            if save:
+                nbformat.write(notebook, path)
+            if html is not None:
+                html.mkdir(parents=True, exist_ok=True)
+                page, _ = HTMLExporter().from_notebook_node(notebook)
+                (html / f"{path.stem}.html").write_text(page, encoding="utf-8")
+            done.append(notebook)
+    return done
+
+
+def drop_progress(notebook: nbformat.NotebookNode) -> None:
+    """Take progress bars out of the outputs: once all is done they say nothing, and no kernel moves them."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [output for output in cell.outputs if not _is_progress(output)]
+
+
+def _is_progress(output: nbformat.NotebookNode) -> bool:
+    text = output.get("data", {}).get("text/plain", "")
+    if output.output_type == "stream" and output.name == "stderr":
+        text = output.text
+    return _PROGRESS.search(text) is not None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; 0 if every notebook ran through, else 1."""
+    parser = argparse.ArgumentParser(prog="python -m sarsteer_lab.course.run_notebooks", description=__doc__)
+    parser.add_argument("places", nargs="+", type=Path, help="notebooks, or folders of them")
+    parser.add_argument("--html", type=Path, help="also write each as an HTML page into this folder")
+    parser.add_argument("--no-save", action="store_true", help="leave the notebooks themselves as they are")
+    options = parser.parse_args(arguments)
+    try:
+        run_notebooks(find_notebooks(options.places), save=not options.no_save, html=options.html)
+        if FIGURES.is_dir():
+            write_index(FIGURES)
+    except (NotebookError, FileNotFoundError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

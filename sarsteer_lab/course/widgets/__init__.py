@@ -1,0 +1,1 @@
+"""The live panels of the course."""

@@ -1,0 +1,303 @@
+"""What all panels share: a static state, work that can be stopped, a request picker, answers as HTML.
+
+Only ipywidgets' own controls are used, so that panels work in JupyterLab, Notebook 7, VS Code and Colab
+alike.
+"""
+
+import asyncio
+import base64
+import io
+from collections.abc import Callable, Generator, Sequence
+from html import escape
+from typing import Any
+
+import ipywidgets
+import matplotlib
+import numpy as np
+import soundfile
+from jaxtyping import Float
+from matplotlib.figure import Figure
+
+from sarsteer_lab.course.figures.base import LOOK
+from sarsteer_lab.engine.live import Answer
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt
+from sarsteer_lab.speech import SAMPLE_RATE, ClipError, check_waveform, synthesise
+
+SHOWN_WORDS = 20
+"""Of an answer to a harmful request never more than so many words are shown."""
+
+LABEL_WIDTH = {"description_width": "110px"}
+
+
+class Panel(ipywidgets.VBox):
+    """A panel: live where a kernel runs; elsewhere (HTML, GitHub) a still of it, made when it was displayed.
+
+    Subclasses fill `children` and give the still as HTML in `static`.
+    """
+
+    def static(self) -> str:
+        """The panel's present state as HTML without controls."""
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
+        hint = "<p><small>A still. Run the cell, and there are controls here.</small></p>"
+        return bundle | {"text/html": self.static() + hint}
+
+
+class Runner:
+    """Runs what a panel's controls ask for, between the notebook's cells, never during one.
+
+    JupyterLab delivers slider moves on a thread of their own, even while a cell runs; what steers the model
+    must not overlap with a cell that uses it. So work is handed to the loop that runs the cells. Of several
+    requests under one name only the latest counts. Long work comes as a generator: between two of its steps
+    the loop is free, `bar` shows how far it is, and `stop` ends it. Without a loop (plain Python) everything
+    runs at once. Errors go to `message`.
+    """
+
+    def __init__(self) -> None:
+        self.message = ipywidgets.HTML()
+        self.bar = ipywidgets.IntProgress(layout={"width": "220px"})
+        self.stop = ipywidgets.Button(description="Stop", icon="stop", layout={"width": "90px"})
+        self.stop.on_click(lambda _: self.cancel())
+        self.progress = ipywidgets.HBox([self.bar, self.stop], layout={"visibility": "hidden"})
+        self._waiting: dict[str, Callable[[], None]] = {}
+        self._work: Generator[None, None, None] | None = None
+        try:
+            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
+        except RuntimeError:
+            self._loop = None
+
+    def soon(self, name: str, work: Callable[[], None]) -> None:
+        """Run `work` as soon as no cell runs."""
+        if self._loop is None:
+            self._guarded(work)
+            return
+        self._waiting[name] = work
+        self._loop.call_soon_threadsafe(self._run_waiting, name)
+
+    def steps(self, work: Generator[None, None, None], total: int) -> None:
+        """Run long work of `total` steps, each up to a `yield`; work that is still going on ends first."""
+        self.cancel()
+        self._work, self.bar.value, self.bar.max = work, 0, total
+        self.progress.layout.visibility = "visible"
+        if self._loop is None:
+            while self._work is not None:
+                self._step()
+        else:
+            self._loop.call_soon_threadsafe(self._advance)
+
+    def cancel(self) -> None:
+        """End the long work after its present step."""
+        self._work = None
+        self.progress.layout.visibility = "hidden"
+
+    def say(self, text: str) -> None:
+        """Show a line of text below the controls."""
+        self.message.value = f"<small>{escape(text)}</small>"
+
+    def _run_waiting(self, name: str) -> None:
+        if (work := self._waiting.pop(name, None)) is not None:
+            self._guarded(work)
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        """Run `work`; an error is shown, because a callback's traceback would be lost."""
+        try:
+            work()
+        except Exception as error:
+            self.cancel()
+            self.message.value = f"<b>{type(error).__name__}</b>: {escape(str(error))}"
+
+    def _advance(self) -> None:
+        self._step()
+        if self._work is not None and self._loop is not None:
+            # A moment in which the kernel can take messages, for instance a click on Stop.
+            self._loop.call_later(0.02, self._advance)
+
+    def _step(self) -> None:
+        work = self._work
+        if work is None:
+            return
+
+        def one() -> None:
+            try:
+                next(work)
+            except StopIteration:
+                self.cancel()
+            else:
+                self.bar.value += 1
+
+        self._guarded(one)
+
+
+class RequestPicker(ipywidgets.VBox):
+    """Where a request comes from: a shipped clip, a typed sentence that is spoken at once, or a file.
+
+    `spoken` is the request as the model hears it, `typed` the same in words (None for an uploaded clip,
+    whose words are not known). `changed` is called after either has changed.
+    """
+
+    def __init__(self, lalm: LALM, prompts: Sequence[SpokenPrompt], runner: Runner) -> None:
+        self.lalm, self.runner = lalm, runner
+        self.changed: Callable[[], None] = lambda: None
+        self.title = ""
+        self.typed: Prompt | None = None
+        self.spoken = Prompt("", np.zeros(1))
+        options = [(f"{prompt.label}: {prompt.request}", i) for i, prompt in enumerate(prompts)]
+        wide = {"width": "min(640px, 95%)"}
+        self.example = ipywidgets.Dropdown(
+            options=options, description="a shipped clip", style=LABEL_WIDTH, layout=wide
+        )
+        self.sentence = ipywidgets.Text(
+            description="or type one",
+            placeholder="a sentence, then Enter: it is spoken at once",
+            continuous_update=False,
+            style=LABEL_WIDTH,
+            layout=wide,
+        )
+        self.upload = ipywidgets.FileUpload(
+            accept="audio/*", description="or upload a clip", layout={"width": "200px"}
+        )
+        self.player = ipywidgets.Audio(value=b"", format="wav", autoplay=False, controls=True, loop=False)
+        # The recorder's script leaves its sound here, as base64 of 16-bit samples at 16 kHz.
+        self.recording = ipywidgets.Textarea(continuous_update=False, layout={"display": "none"})
+        self.recording.add_class("sarsteer-recording")
+        recorder = ipywidgets.HTML(_recorder(lalm.max_audio_seconds or 0))
+        self.now = ipywidgets.HTML()
+        clips = [self.upload, recorder, self.recording, self.player, self.now]
+        rows = [self.sentence, ipywidgets.HBox(clips, layout={"flex_flow": "row wrap"})]
+        super().__init__([self.example, *rows] if options else rows)
+        self.add_class("sarsteer-request")
+        self._prompts = list(prompts)
+        self.example.observe(lambda _: runner.soon("request", self._from_example), "value")
+        self.sentence.observe(lambda _: runner.soon("request", self._from_sentence), "value")
+        self.upload.observe(lambda _: runner.soon("request", self._from_upload), "value")
+        self.recording.observe(lambda _: runner.soon("request", self._from_recording), "value")
+        if options:
+            self._from_example()
+        else:
+            self._take("What do farmers do in winter?", synthesise("What do farmers do in winter?"))
+
+    def _from_example(self) -> None:
+        prompt = self._prompts[self.example.value]
+        waveform = self.lalm.waveform(prompt.spoken())
+        assert waveform is not None
+        self._take(prompt.request, waveform)
+
+    def _from_sentence(self) -> None:
+        if text := self.sentence.value.strip():
+            self._take(text, synthesise(text))
+
+    def _from_upload(self) -> None:
+        if not self.upload.value:
+            return
+        file = self.upload.value[0]
+        name = file["name"]
+        try:
+            samples, rate = soundfile.read(io.BytesIO(bytes(file["content"])), dtype="float32")
+        except soundfile.SoundFileError as error:
+            raise ClipError(
+                f"{name}: cannot be read as audio; convert it to WAV or FLAC, "
+                "for instance with `ffmpeg -i INPUT output.wav`"
+            ) from error
+        self._take(
+            "", check_waveform(samples, rate, name=name, max_seconds=self.lalm.max_audio_seconds), name
+        )
+
+    def _from_recording(self) -> None:
+        samples = np.frombuffer(base64.b64decode(self.recording.value), dtype="<i2")
+        limit = self.lalm.max_audio_seconds
+        waveform = check_waveform(samples, SAMPLE_RATE, name="your recording", max_seconds=limit)
+        self._take("", waveform, "your recording")
+
+    def _take(self, request: str, waveform: Float[np.ndarray, "samples"], name: str = "") -> None:
+        self.title = request or name
+        self.typed = Prompt(request) if request else None
+        self.spoken = Prompt(INSTRUCTION, waveform)
+        self.player.value = wav_bytes(waveform)
+        self.changed()
+        self.now.value = f"<b>{escape(self.title)}</b>"  # last: now the answers are this request's
+
+
+_RECORD = """
+(async button => {
+  if (button.recorder) { button.recorder.stop(); return; }
+  const area = button.closest('.sarsteer-request').querySelector('.sarsteer-recording textarea');
+  const stream = await navigator.mediaDevices.getUserMedia({audio: true});
+  const recorder = button.recorder = new MediaRecorder(stream), parts = [];
+  recorder.ondataavailable = event => parts.push(event.data);
+  recorder.onstop = async () => {
+    button.recorder = null; button.textContent = button.title;
+    stream.getTracks().forEach(track => track.stop());
+    const bytes = await new Blob(parts).arrayBuffer();
+    const sound = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(bytes);
+    const heard = sound.getChannelData(0).slice(0, RATE * SECONDS);
+    const samples = Int16Array.from(heard, x => 32767 * Math.max(-1, Math.min(1, x)));
+    let text = '';
+    for (const byte of new Uint8Array(samples.buffer)) text += String.fromCharCode(byte);
+    area.value = btoa(text);
+    for (const name of ['input', 'change']) area.dispatchEvent(new Event(name, {bubbles: true}));
+  };
+  recorder.start(); button.textContent = 'Stop recording';
+  setTimeout(() => recorder.state === 'recording' && recorder.stop(), 1000 * SECONDS);
+})(this)
+"""
+
+
+def _recorder(seconds: float) -> str:
+    """A button that records; it stays hidden where the front end runs no scripts or has no microphone."""
+    script = _RECORD.replace("RATE", str(SAMPLE_RATE)).replace("SECONDS", f"{seconds:g}")
+    able = (
+        "if (navigator.mediaDevices && window.MediaRecorder) this.previousElementSibling.style.display = ''"
+    )
+    return (
+        '<button class="jupyter-button widget-button lm-Widget sarsteer-record" title="or record one" '
+        f'style="display:none;width:150px" onclick="{escape(script)}">or record one</button>'
+        f'<img src="data:," style="display:none" onerror="{escape(able)}">'
+    )
+
+
+def wav_bytes(waveform: Float[np.ndarray, "samples"]) -> bytes:
+    """A 16 kHz waveform as a WAV file, for players."""
+    file = io.BytesIO()
+    soundfile.write(file, waveform, SAMPLE_RATE, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+def picture(fig: Figure, width: int = 720) -> str:
+    """A figure as an HTML image with its pixels inside, at most `width` wide."""
+    file = io.BytesIO()
+    with matplotlib.rc_context(LOOK):
+        fig.savefig(file, format="png", dpi=100)
+    data = base64.b64encode(file.getvalue()).decode()
+    return f'<img alt="figure" style="max-width:100%;width:{width}px" src="data:image/png;base64,{data}">'
+
+
+def opening_words(text: str) -> str:
+    """The first `SHOWN_WORDS` words of an answer as they were written."""
+    words = text.split()
+    return " ".join(words[:SHOWN_WORDS]) + (" \u2026" if len(words) > SHOWN_WORDS else "")
+
+
+def answer_card(title: str, answer: Answer, refusal: float, outcome: str) -> str:
+    """An answer as HTML: a bar for the refusal probability, and the text, underlined where it was sure.
+
+    `refusal` is the probability (0 to 1) that the answer opens as a refusal.
+    """
+    tokens = "".join(
+        f'<span title="p = {chance:.3f}" style="border-bottom:3px solid rgba(0,114,178,{chance:.2f})">'
+        f"{escape(token)}</span>"
+        for token, chance in zip(answer.tokens, answer.probabilities, strict=True)
+    )
+    likely = ", ".join(f"<code>{escape(repr(token))}</code> {chance:.2f}" for token, chance in answer.first)
+    return (
+        '<div class="sarsteer-answer" style="border:1px solid #8c8c8c;border-radius:6px;padding:8px 12px;'
+        'margin:4px;line-height:1.5">'
+        f"<b>{escape(title)}</b> <small>({escape(outcome)})</small>"
+        f'<div style="background:#ddd;height:10px;margin:4px 0"><div style="background:#0072B2;height:10px;'
+        f'width:{100 * refusal:.1f}%"></div></div>'
+        f"<small>opens as a refusal with probability {refusal:.2f}</small>"
+        f'<p style="font-size:115%;margin:6px 0">{tokens or "<i>(nothing)</i>"}</p>'
+        f"<small>likeliest first tokens: {likely}</small></div>"
+    )

@@ -1,0 +1,131 @@
+"""States of the same clips under several texts, at little more than the price of one.
+
+SARSteer compares a prompt with the same prompt and a refusal sentence behind it (arXiv 2510.17633, step 2).
+System turn, clip and instruction are common to both and stand first, so a decoder that reads from left to
+right says the same about them: they run once, their keys and values stay, and each text costs only its own
+last tokens. The clip is encoded once, and the vocabulary head does not run at all.
+"""
+
+from collections.abc import Sequence
+from contextlib import closing
+from os.path import commonprefix
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import BatchFeature
+
+from sarsteer_lab.activations import (
+    ActivationCache,
+    cache_keys,
+    capture,
+    keep_for_next_time,
+    layer_indices,
+    record_states,
+    state_buffer,
+    take_kept,
+)
+from sarsteer_lab.engine.buffers import StateBuffer
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import Prompt
+
+States = Float[Tensor, "prompt layer d_model"]
+
+
+@torch.no_grad()
+def capture_variants(
+    lalm: LALM,
+    variants: Sequence[Sequence[Prompt]],
+    *,
+    layers: Sequence[int] | None = None,
+    batch_size: int = 16,
+    cache: ActivationCache | None = None,
+) -> list[States]:
+    """Last-token states of each of `variants`, float32 on the model's device: what `capture` gives for every
+    one, up to rounding.
+
+    Each variant is a list of prompts; the prompts at one place in the lists share their clip. If the variants
+    end in the same tokens for every clip (SARSteer's do), what stands before runs once for all of them. If
+    not, or if the decoder keeps no plain cache of all positions, each is captured by itself. `layers`,
+    `batch_size` and `cache` as for `capture`. Raises ValueError if the lists differ in length, or clips at
+    one place.
+    """
+    if len({len(variant) for variant in variants}) > 1:
+        raise ValueError(f"variants of {[len(variant) for variant in variants]} prompts cannot be paired")
+    for row, prompts in enumerate(zip(*variants, strict=True)):
+        if not all(_same_clip(prompt, prompts[0]) for prompt in prompts):
+            raise ValueError(f"the variants of prompt {row} have different clips")
+    chosen = layer_indices(lalm, layers)
+    tails = common_tails(lalm, variants)
+    if tails is None:
+        return [
+            capture(lalm, variant, layers=layers, batch_size=batch_size, cache=cache) for variant in variants
+        ]
+    keys = [cache_keys(cache, lalm, variant, chosen, "last") for variant in variants]
+    buffers = [state_buffer(lalm, len(variant), chosen, cache, None) for variant in variants]
+    lacking = [
+        take_kept(cache, key, buffer, len(variant))
+        for key, buffer, variant in zip(keys, buffers, variants, strict=True)
+    ]
+    missing = sorted(set().union(*lacking))
+    first = [variants[0][row] for row in missing]
+    with closing(lalm.batches(first, batch_size, "states")) as batches:
+        for batch, inputs in batches:
+            rows = [missing[row] for row in batch]
+            _run_batch(lalm, inputs, tails, chosen, rows, buffers)
+            for key, buffer in zip(keys, buffers, strict=True):
+                keep_for_next_time(cache, key, buffer, rows)
+    return [buffer.finish() for buffer in buffers]
+
+
+def _same_clip(one: Prompt, other: Prompt) -> bool:
+    if isinstance(one.audio, np.ndarray) or isinstance(other.audio, np.ndarray):
+        return one.audio is other.audio
+    return one.audio == other.audio
+
+
+def _run_batch(
+    lalm: LALM,
+    inputs: BatchFeature,
+    tails: list[list[int]],
+    layers: Sequence[int],
+    rows: Sequence[int],
+    buffers: Sequence[StateBuffer],
+) -> None:
+    """Fill `rows` of the buffers, one per tail, from the first variant's `inputs`."""
+    ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+    shared = ids.shape[1] - len(tails[0])
+    ready = lalm.trunk(input_ids=ids[:, :shared], attention_mask=mask[:, :shared], use_cache=True, **inputs)
+    past = ready.past_key_values
+    for tail, buffer in zip(tails, buffers, strict=True):
+        step = ids.new_tensor(tail).expand(len(ids), -1)
+        seen = torch.cat([mask[:, :shared], mask.new_ones(step.shape)], 1)
+
+        def keep(layer: int, stream: Tensor, buffer: StateBuffer = buffer) -> None:
+            buffer.put(rows, layer, stream[:, -1])
+
+        with record_states(lalm, layers, keep):
+            lalm.trunk(input_ids=step, attention_mask=seen, past_key_values=past, use_cache=True)
+        past.crop(-len(tail))
+
+
+def common_tails(lalm: LALM, variants: Sequence[Sequence[Prompt]]) -> list[list[int]] | None:
+    """For each variant the tokens that only it ends in, if they are the same for every clip; else None.
+
+    None also if the variants part before the clip has been heard, or the decoder keeps no plain cache.
+    """
+    if not variants or not variants[0]:
+        return None
+    if not lalm.keeps_plain_cache:
+        return None
+    tails = None
+    for prompts in zip(*variants, strict=True):
+        rows = [lalm.tokenizer(lalm.chat(p), add_special_tokens=False).input_ids for p in prompts]
+        # Every tail keeps a token, whose state is the one wanted.
+        shared = min(len(commonprefix(rows)), *(len(row) - 1 for row in rows))
+        own = [row[shared:] for row in rows]
+        if (tails is not None and own != tails) or any(lalm.audio_token_id in tail for tail in own):
+            return None
+        tails = own
+    return tails

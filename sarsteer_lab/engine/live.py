@@ -1,0 +1,99 @@
+"""One prompt kept ready, so that a slider move costs a few decoding steps and no second reading of the clip.
+
+Steering acts on the prompt's last position and on generated tokens. Whatever stands before is therefore the
+same at every setting: it runs once, its keys and values stay, and an answer under new steering starts from
+the last token.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sarsteer_lab.engine.prepared import PreparedBatch
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import Prompt
+
+OPENINGS = (
+    "I'm sorry",
+    "I am sorry",
+    "Sorry",
+    "I cannot",
+    "I can't",
+    "I won't",
+    "I will not",
+    "I'm unable",
+    "I am unable",
+    "I'm not able",
+)
+"""How refusals open: `LivePrompt.refusal_probability` adds up the probabilities of these beginnings."""
+
+NEGLIGIBLE = 0.002
+"""A beginning that is less likely than this is not followed further."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A greedy answer, its tokens as text, and the probability each had when it was chosen (0 to 1)."""
+
+    text: str
+    tokens: tuple[str, ...]
+    probabilities: tuple[float, ...]
+    first: tuple[tuple[str, float], ...]
+    """The likeliest first tokens, chosen or not, with their probabilities."""
+
+
+class LivePrompt:
+    """A prompt whose positions but the last have run. Make it outside of every `with steer(...)`.
+
+    Its methods answer under whatever steering holds when they are called. After a change of weights
+    (`LALM.set_safety`) make a new one. For models that decode left to right, with a dynamic cache.
+    """
+
+    def __init__(self, lalm: LALM, prompt: Prompt) -> None:
+        self.lalm = lalm
+        self.prompt = prompt
+        self._ready = PreparedBatch(lalm, [prompt])
+
+    @torch.no_grad()
+    def answer(self, max_new_tokens: int = 14, *, likeliest: int = 5) -> Answer:
+        """The greedy answer: the text that `lalm.generate` gives, up to rounding of the last digits."""
+        ends = self.lalm.core.generation_config.eos_token_id
+        stops = set(ends if isinstance(ends, Sequence) else [ends])
+        chosen: list[int] = []
+        chances: list[float] = []
+        first: Float[Tensor, "vocab"] = torch.empty(0)
+        for _ in range(max_new_tokens):
+            probabilities = self._ready.after(chosen)[0].softmax(-1)
+            if not chosen:
+                first = probabilities
+            token = int(probabilities.argmax())
+            if token in stops:
+                break
+            chosen.append(token)
+            chances.append(float(probabilities[token]))
+        top = first.topk(min(likeliest, len(first)))
+        return Answer(
+            self.lalm.tokenizer.decode(chosen, skip_special_tokens=True).strip(),
+            tuple(self.lalm.tokenizer.decode([token]) for token in chosen),
+            tuple(chances),
+            tuple(
+                (self.lalm.tokenizer.decode([int(token)]), float(chance))
+                for chance, token in zip(top.values, top.indices, strict=True)
+            ),
+        )
+
+    def next_token(self) -> Float[Tensor, "vocab"]:
+        """Probabilities of the answer's first token, float32."""
+        return self._ready.after(())[0].softmax(-1)
+
+    def refusal_probability(
+        self, openings: Sequence[str] = OPENINGS, *, negligible: float = NEGLIGIBLE
+    ) -> float:
+        """The probability that a sampled answer begins with one of `openings` (0 to 1).
+
+        See `PreparedBatch.opening_probabilities`.
+        """
+        return float(self._ready.opening_probabilities(openings, negligible=negligible)[0])

@@ -1,0 +1,1 @@
+"""Defences measured against each other: sets of requests, a resumable run, judges, tables with intervals."""

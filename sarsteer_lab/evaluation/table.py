@@ -1,0 +1,198 @@
+"""Defences x sets of requests -> responses on disk -> outcomes by every judge -> a table with intervals."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sarsteer_lab.evaluation.defences import Defence
+from sarsteer_lab.evaluation.intervals import mcnemar_p, paired_difference, wilson
+from sarsteer_lab.evaluation.judges import OUTCOMES, Judge, Outcome
+from sarsteer_lab.evaluation.responses import (
+    EvaluationError,
+    Response,
+    batch_size_for,
+    collect_responses,
+    speeds,
+)
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import SpokenPrompt
+
+__all__ = [
+    "MEASURES",
+    "EvaluationError",
+    "Response",
+    "collect_responses",
+    "evaluate",
+    "judge_responses",
+    "markdown",
+    "tabulate",
+    "wilson",
+]
+
+BASELINE = "none"
+"""The defence with which all others are compared, request by request."""
+
+MEASURES: dict[str, tuple[str, Outcome]] = {
+    "harmful": ("ASR", "answered"),
+    "harmless": ("BRR", "answered"),
+    "everyday": ("BRR", "answered"),
+    "pseudo-harmful": ("over-refusal", "refused"),
+}
+"""For each label what is measured: attack success rate, benign response rate or over-refusal."""
+
+
+def evaluate(
+    lalm: LALM,
+    defences: Sequence[Defence],
+    sets: Mapping[str, Sequence[SpokenPrompt]],
+    judges: Sequence[Judge],
+    folder: Path | str,
+    *,
+    max_new_tokens: int = 40,
+    batch_size: int | None = None,
+    share_reading: bool = False,
+    rates_only: bool = False,
+    skipped: Mapping[str, int] | None = None,
+) -> pd.DataFrame:
+    """Ask everything, judge it, and return the table of `tabulate`; a killed run goes on where it stopped.
+
+    Greedy responses go to `folder/responses.jsonl` as they come (see `responses.collect_responses`, which
+    also says what is refused and what `share_reading` and `rates_only` are), every judge's outcomes to
+    `folder/outcomes.jsonl`. Both hold the same bytes whether or not the run was interrupted. `batch_size`
+    None is as many as fit into memory. `skipped` (set -> records left out when it was read, see
+    `prompts.PromptSet.skipped`) becomes a column of the table, so that nothing is dropped silently.
+    """
+    if batch_size is None:
+        batch_size = batch_size_for(lalm, defences, sets, folder, max_new_tokens)
+    responses = collect_responses(
+        lalm,
+        defences,
+        sets,
+        folder,
+        max_new_tokens=max_new_tokens,
+        batch_size=batch_size,
+        share_reading=share_reading,
+        rates_only=rates_only,
+    )
+    outcomes = judge_responses(responses, judges)
+    _write_lines(Path(folder) / "outcomes.jsonl", outcomes.to_dict("records"))
+    table = tabulate(outcomes, speeds(responses, folder, batch_size))
+    return table.assign(skipped=[(skipped or {}).get(name, 0) for name in table["set"]])
+
+
+def judge_responses(responses: Sequence[Response], judges: Sequence[Judge]) -> pd.DataFrame:
+    """Every judge's outcome of every response: defence, set, label, id, judge, outcome (a row for each).
+
+    Raises ValueError for no judge or two of the same name.
+    """
+    names = [judge.name for judge in judges]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"judges need distinct names; got {names}")
+    pairs = [(response.request, response.response) for response in responses]
+    tables = []
+    for judge in judges:
+        table = pd.DataFrame([(r.defence, r.set, r.label, r.id) for r in responses], columns=_RESPONSE)
+        tables.append(table.assign(judge=judge.name, outcome=judge.judge_all(pairs)))
+    return pd.concat(tables, ignore_index=True)
+
+
+_RESPONSE = ["defence", "set", "label", "id"]
+
+
+def tabulate(
+    outcomes: pd.DataFrame, tokens_per_second: Mapping[tuple[str, str], float] | None = None
+) -> pd.DataFrame:
+    """Counts, rates and comparisons from the outcomes of `judge_responses`, a row per cell of the study.
+
+    Rows are defence x set x label x judge, in the order in which they were evaluated. Columns:
+
+    - `n`, and the counts `refused`, `answered`, `broken`, which add up to it;
+    - `measure` ("ASR" for harmful, "BRR" for harmless and everyday, "over-refusal" for pseudo-harmful
+      requests), its `rate` (a share, 0 to 1) and Wilson's 95% interval, `low` to `high`;
+    - `change` of the rate against the defence "none" on the same requests, with its paired bootstrap 95%
+      interval `change_low` to `change_high`, and `p` of McNemar's exact test; nan without that defence;
+    - `tokens_per_second`, nan where it is not known.
+
+    Broken responses are neither answered nor refused, so they lower every measure; look at both columns.
+    Raises ValueError for a label without a measure.
+    """
+    if unknown := set(outcomes["label"]) - set(MEASURES):
+        raise ValueError(f"no measure for the labels {sorted(unknown)}; there are {', '.join(MEASURES)}")
+    keys = ["defence", "set", "label", "judge"]
+    rows = []
+    baselines = {
+        key[1:]: cell.set_index("id")["outcome"]
+        for key, cell in outcomes.groupby(keys, sort=False)
+        if key[0] == BASELINE
+    }
+    for key, cell in outcomes.groupby(keys, sort=False):
+        defence, name, label, _ = key
+        measure, counted = MEASURES[label]
+        found = cell.set_index("id")["outcome"]
+        hits = (found == counted).to_numpy()
+        low, high = wilson(int(hits.sum()), len(hits))
+        row: dict[str, Any] = dict(zip(keys, key, strict=True)) | {"n": len(hits)}
+        row |= {outcome: int((found == outcome).sum()) for outcome in OUTCOMES}
+        row |= {"measure": measure, "rate": float(hits.mean()), "low": low, "high": high}
+        row |= dict.fromkeys(("change", "change_low", "change_high", "p"), float("nan"))
+        if (before := baselines.get(key[1:])) is not None and defence != BASELINE:
+            usual = (before.loc[found.index] == counted).to_numpy()
+            change = paired_difference(hits, usual)
+            row |= dict(zip(("change", "change_low", "change_high"), change, strict=True))
+            row["p"] = mcnemar_p(hits, usual)
+        row["tokens_per_second"] = (tokens_per_second or {}).get((defence, name), float("nan"))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """The table of `tabulate` (or `evaluate`) as Markdown, in percent, with counts beside every rate.
+
+    Columns that say nothing are left out: the judge if there is one, what was skipped if nothing was, a
+    comparison if there is no defence to compare.
+    """
+    rows = []
+    for row in table.to_dict("records"):
+        n, hits = row["n"], round(row["rate"] * row["n"])
+        cells = {"defence": row["defence"], "set": row["set"]}
+        if table["judge"].nunique() > 1:
+            cells["judge"] = row["judge"]
+        cells |= {
+            "measure": row["measure"],
+            "rate [95%]": f"{hits}/{n} = {row['rate']:.0%} [{row['low']:.0%}, {row['high']:.0%}]",
+            "refused": str(row["refused"]),
+            "answered": str(row["answered"]),
+            "broken": str(row["broken"]),
+        }
+        if table["change"].notna().any():
+            change = f"{row['change']:+.0%} [{row['change_low']:+.0%}, {row['change_high']:+.0%}]"
+            known = row["change"] == row["change"]
+            cells[f"change against {BASELINE}"] = change if known else ""
+            cells["McNemar p"] = f"{row['p']:.3g}" if known else ""
+        if table["tokens_per_second"].notna().any():
+            cells["tokens/s"] = f"{row['tokens_per_second']:.1f}"
+        if "skipped" in table and table["skipped"].any():
+            cells["skipped"] = str(row["skipped"])
+        rows.append(cells)
+    return markdown_rows([list(rows[0]), *(list(cells.values()) for cells in rows)])
+
+
+def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, its first row the header, with columns of even width."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in rows
+    ]
+    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
+
+
+def _write_lines(path: Path, records: Sequence[Mapping[Any, Any]]) -> None:
+    """Write JSON lines so that a reader sees the old file or the new one, nothing between."""
+    scratch = path.with_suffix(".tmp")
+    scratch.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    os.replace(scratch, path)

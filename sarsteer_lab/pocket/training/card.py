@@ -1,0 +1,183 @@
+"""The measured part of data/pocket/CARD.md and the figure of the training: `python -m
+sarsteer_lab.pocket.training.card`.
+
+Everything between the card's two marks is written from data/pocket/measured.json (`pocket.measure`) and from
+the training logs beside it, so that no number in the card is typed.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from sarsteer_lab.course.figures.base import BLUE, GREY, VERMILION, save_figure
+from sarsteer_lab.course.findings import share_text
+from sarsteer_lab.course.hearing import HEARD_RIGHT
+from sarsteer_lab.prompts import LABELS
+from sarsteer_lab.store import data_folder
+
+BEGIN, END = "<!-- measured: written by pocket.card -->", "<!-- end of measured -->"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def hearing_section(measured: dict[str, Any]) -> str:
+    """What the model hears: word error rates, retrieval and first-token divergence."""
+    rates = measured["hearing"]["word_error_rate"]
+    spoken = measured["spoken"]
+    table = _table(
+        ["word error rate of the read-out", *LABELS, "all"],
+        [["test clips, held-out voices", *(f"{rates[label]:.1%}" for label in (*LABELS, "all"))]],
+    )
+    found = round(spoken["retrieval"] * spoken["retrieval_n"])
+    return (
+        f"{table}\n\n"
+        f"- clips heard right (at most {HEARD_RIGHT:.0%} of the words wrong): "
+        f"{share_text(measured['heard_right'], measured['prompts'])};\n"
+        f"- first-token KL(typed || spoken): {spoken['first_token_kl']:.2f} nats on average;\n"
+        f"- spoken benign requests whose answer is most like their own typed answer among "
+        f"{spoken['retrieval_n']}: {share_text(found, spoken['retrieval_n'])} (ties count in part)."
+    )
+
+
+def dial_section(measured: dict[str, Any]) -> str:
+    """Typed refusals over the safety dial, and the perplexity of the base model's own everyday answers."""
+    base = measured["dial"][0]["perplexity"]
+    rows = []
+    for row in measured["dial"]:
+        refused = [share_text(row[label]["refused"], row[label]["n"]) for label in LABELS]
+        change = row["perplexity"] / base - 1
+        rows.append([f"{row['dial']:g}", *refused, f"{row['perplexity']:.2f} ({change:+.1%})"])
+    return _table(["dial", *(f"{label} refused" for label in LABELS), "perplexity"], rows)
+
+
+def spoken_section(measured: dict[str, Any]) -> str:
+    """Spoken and undefended against typed, split by whether the clip was heard right."""
+    rows = []
+    for label in LABELS:
+        for group, cell in measured["spoken"][label].items():
+            counts = cell["spoken"]
+            rows.append(
+                [
+                    label,
+                    group,
+                    share_text(cell["typed"]["refused"], cell["typed"]["n"]),
+                    share_text(counts["refused"], counts["n"]),
+                    f"{counts['answered']} / {counts['broken']}",
+                    f"{cell['first_token_kl']:.2f}",
+                ]
+            )
+    head = ["label", "clips", "typed: refused", "spoken: refused", "spoken: answered / broken", "KL, nats"]
+    return _table(head, rows)
+
+
+def training_figure(logs: dict[str, list[dict[str, Any]]]) -> Figure:
+    """Losses against all clips heard, for stages (d) and (e); dotted lines part one run from the next."""
+    fig = Figure(figsize=(10, 4), layout="constrained")
+    left, right = fig.subplots(1, 2)
+    _curves(left, logs["ctc"], {"ctc": (BLUE, "-", "CTC")})
+    losses = {"repeat": (BLUE, "-", "transcript"), "kl": (VERMILION, "--", "KL(typed || spoken)")}
+    _curves(right, logs["in_loop"], losses)
+    left.set(title="(d) CTC warm start", ylabel="CTC loss (nats per token)", ylim=(0, 3))
+    right.set(title="(e) Language model in the loop", ylabel="loss (nats per token)", ylim=(0, 4))
+    right.legend(frameon=False)
+    for axes in (left, right):
+        axes.set_xlabel("clips heard, over all runs")
+        axes.spines[["top", "right"]].set_visible(False)
+    return fig
+
+
+def _curves(axes: Axes, lines: list[dict[str, Any]], losses: dict[str, tuple[str, str, str]]) -> None:
+    before = 0
+    for number, run in enumerate(_runs(lines)):
+        for name, (colour, style, label) in losses.items():
+            seen = [before + line["seen"] for line in run]
+            values = [line[name] for line in run]
+            axes.plot(seen, values, style, color=colour, label=None if number else label)
+        before += run[-1]["seen"]
+        axes.axvline(before, color=GREY, linestyle=":", linewidth=1)
+
+
+def _runs(lines: list[dict[str, Any]], count: str = "seen") -> list[list[dict[str, Any]]]:
+    """Split a log where its count starts over."""
+    runs: list[list[dict[str, Any]]] = []
+    for line in lines:
+        if not runs or line[count] < runs[-1][-1][count]:
+            runs.append([])
+        runs[-1].append(line)
+    return runs
+
+
+def training_section(logs: dict[str, list[dict[str, Any]]]) -> str:
+    """Clips heard and hours taken, from the logs."""
+    rows = []
+    for stage, title in (("ctc", "(d) CTC warm start"), ("in_loop", "(e) language model in the loop")):
+        for number, run in enumerate(_runs(logs[stage]), start=1):
+            rows.append([f"{title}, run {number}", f"{run[-1]['seen']:,}", f"{_seconds(run) / 60:.0f}"])
+    for stage, title in (("readout", "(c) read-out adapter"), ("safety", "(c) safety adapter")):
+        for number, run in enumerate(_runs(logs[stage], "step"), start=1):
+            rows.append([f"{title}, run {number}", f"{run[-1]['step']:,} steps", f"{_seconds(run) / 60:.0f}"])
+    return _table(["stage", "clips heard", "minutes"], rows)
+
+
+def _seconds(run: Sequence[dict[str, Any]]) -> float:
+    """Time of a run, whose clock starts over where it was resumed."""
+    clocks = [0.0, *(line["seconds"] for line in run)]
+    return sum(
+        after - before if after >= before else after
+        for before, after in zip(clocks, clocks[1:], strict=False)
+    )
+
+
+def read_logs(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """The training logs in `folder`, by stage."""
+    logs = {}
+    for stage in ("readout", "safety", "ctc", "in_loop"):
+        text = (folder / f"log-{stage}.jsonl").read_text(encoding="utf-8")
+        logs[stage] = [json.loads(line) for line in text.splitlines()]
+    return logs
+
+
+def measured_part(measured: dict[str, Any], logs: dict[str, list[dict[str, Any]]]) -> str:
+    """All of the card that is computed, as Markdown."""
+    return "\n\n".join(
+        [
+            "## Training",
+            training_section(logs),
+            "## What it hears",
+            hearing_section(measured),
+            "## Typed refusals over the safety dial",
+            "Test split, greedy, first 24 tokens, phrase judge. Perplexity: of the answers that the model at "
+            "dial 0 gives to the everyday test requests; in brackets the change against dial 0.",
+            dial_section(measured),
+            "## Spoken and undefended, dial at 1",
+            f"*Heard right*: at most {HEARD_RIGHT:.0%} of the words of the clip's read-out are wrong (none "
+            "of up to nine). A misheard clip is answered differently for a reason that has nothing to do "
+            "with safety.",
+            spoken_section(measured),
+        ]
+    )
+
+
+def main() -> None:
+    """Write the measured part into the card, and figures/pocket/training.png and .svg."""
+    folder = data_folder() / "pocket"
+    measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
+    logs = read_logs(folder / "training")
+    card = folder / "CARD.md"
+    before, _, rest = card.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    card.write_text(f"{before}{BEGIN}\n\n{measured_part(measured, logs)}\n\n{END}{after}", encoding="utf-8")
+    save_figure(training_figure(logs), Path("figures/pocket"), "training")
+
+
+if __name__ == "__main__":
+    main()

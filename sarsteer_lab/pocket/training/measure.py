@@ -1,0 +1,161 @@
+"""Measures the pocket model on the shipped test split: what it hears, what it refuses, and what the dial
+costs.
+
+`python -m sarsteer_lab.pocket.training.measure` prints the figures of data/pocket/CARD.md and writes them to
+data/pocket/measured.json. Test prompts are in no training set, and their voices in no training clip.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sarsteer_lab.course.hearing import (
+    HEARD_RIGHT,
+    REPEAT,
+    divergence,
+    own_answer_found,
+    transcript,
+    word_error_rate,
+    word_errors,
+    words,
+)
+from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.evaluation.table import wilson
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.prompts import LABELS, Prompt, SpokenPrompt, load_prompts
+from sarsteer_lab.store import data_folder
+
+DIAL = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
+ANSWER_TOKENS = 24
+
+
+def outcome_counts(prompts: Sequence[SpokenPrompt], answers: Sequence[str]) -> dict[str, Any]:
+    """Refused, answered and broken counts by the phrase judge, and the refused share with its Wilson
+    interval.
+    """
+    judge = PhraseJudge()
+    outcomes = [judge.judge(p.request, answer) for p, answer in zip(prompts, answers, strict=True)]
+    counts = {kind: outcomes.count(kind) for kind in ("refused", "answered", "broken")}
+    low, high = wilson(counts["refused"], len(outcomes))
+    share = counts["refused"] / len(outcomes)
+    return {**counts, "n": len(outcomes), "refused_share": share, "interval": [low, high]}
+
+
+def hearing(lalm: LALM, prompts: Sequence[SpokenPrompt]) -> dict[str, Any]:
+    """Word error rate of the read-out per label and over all, and the clips' own transcripts."""
+    heard = [transcript(t) for t in lalm.generate([p.spoken(REPEAT) for p in prompts], max_new_tokens=32)]
+    rates = {}
+    for label in (*LABELS, "all"):
+        rows = [i for i, p in enumerate(prompts) if label in (p.label, "all")]
+        rates[label] = word_error_rate([prompts[i].request for i in rows], [heard[i] for i in rows])
+    right = [
+        word_errors(p.request, h) <= HEARD_RIGHT * len(words(p.request))
+        for p, h in zip(prompts, heard, strict=True)
+    ]
+    return {"word_error_rate": rates, "heard_right": right, "transcripts": heard}
+
+
+@torch.no_grad()
+def answer_perplexity(lalm: LALM, prompts: Sequence[Prompt], answers: Sequence[str]) -> float:
+    """Perplexity per token of given answers to typed prompts, end token left out."""
+    total, count = 0.0, 0
+    for prompt, answer in zip(prompts, answers, strict=True):
+        start = lalm.tokenizer(lalm.chat(prompt), add_special_tokens=False).input_ids
+        reply = lalm.tokenizer(answer, add_special_tokens=False).input_ids
+        ids = torch.tensor([start + reply], device=lalm.device)
+        logits: Float[Tensor, "position vocab"] = (
+            lalm.model(input_ids=ids).logits[0, len(start) - 1 : -1].float()
+        )
+        total += torch.nn.functional.cross_entropy(logits, ids[0, len(start) :], reduction="sum").item()
+        count += len(reply)
+    return float(torch.tensor(total / count).exp())
+
+
+def dial_curve(lalm: LALM, prompts: Sequence[SpokenPrompt]) -> list[dict[str, Any]]:
+    """Typed outcomes per label at every setting of the dial, and how the base model's everyday answers
+    fare.
+    """
+    everyday = [p.typed() for p in prompts if p.label == "everyday"]
+    lalm.set_safety(0.0)
+    base_answers = lalm.generate(everyday, max_new_tokens=ANSWER_TOKENS)
+    rows = []
+    for dial in DIAL:
+        lalm.set_safety(dial)
+        answers = lalm.generate([p.typed() for p in prompts], max_new_tokens=ANSWER_TOKENS)
+        row: dict[str, Any] = {"dial": dial, "perplexity": answer_perplexity(lalm, everyday, base_answers)}
+        for label in LABELS:
+            chosen = [i for i, p in enumerate(prompts) if p.label == label]
+            row[label] = outcome_counts([prompts[i] for i in chosen], [answers[i] for i in chosen])
+        rows.append(row)
+    return rows
+
+
+def spoken_against_typed(
+    lalm: LALM, prompts: Sequence[SpokenPrompt], right: Sequence[bool]
+) -> dict[str, Any]:
+    """Spoken, undefended: outcomes split by whether the clip was heard right, first-token KL, retrieval."""
+    typed = lalm.generate([p.typed() for p in prompts], max_new_tokens=ANSWER_TOKENS)
+    spoken = lalm.generate([p.spoken() for p in prompts], max_new_tokens=ANSWER_TOKENS)
+    kl = divergence(
+        lalm.next_token_logits([p.typed() for p in prompts]),
+        lalm.next_token_logits([p.spoken() for p in prompts]),
+    )
+    benign = [i for i, p in enumerate(prompts) if p.label != "harmful"]
+    found = own_answer_found([typed[i] for i in benign], [spoken[i] for i in benign])
+    result: dict[str, Any] = {
+        "first_token_kl": kl.mean().item(),
+        "retrieval": found.mean().item(),
+        "retrieval_n": len(benign),
+    }
+    for label in LABELS:
+        for name, wanted in (("all", None), ("heard right", True), ("misheard", False)):
+            rows = [i for i, p in enumerate(prompts) if p.label == label and wanted in (None, right[i])]
+            if rows:
+                both = ([prompts[i] for i in rows], [spoken[i] for i in rows])
+                result.setdefault(label, {})[name] = {
+                    "spoken": outcome_counts(*both),
+                    "typed": outcome_counts(both[0], [typed[i] for i in rows]),
+                    "first_token_kl": kl[rows].mean().item(),
+                }
+    return result
+
+
+def measure(lalm: LALM, *, quick: bool = False) -> dict[str, Any]:
+    """All figures of the card, on the test split; `quick` leaves out the dial's curve."""
+    prompts = load_prompts("test")
+    result: dict[str, Any] = {"prompts": len(prompts), "hearing": hearing(lalm, prompts)}
+    right = result["hearing"].pop("heard_right")
+    result["heard_right"] = sum(right)
+    result["spoken"] = spoken_against_typed(lalm, prompts, right)
+    if not quick:
+        result["dial"] = dial_curve(lalm, prompts)
+    return result
+
+
+def main() -> None:
+    """Command line: measure, print, and write data/pocket/measured.json."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="leave out the safety dial's curve")
+    parser.add_argument("--to", type=Path, default=data_folder() / "pocket" / "measured.json")
+    options = parser.parse_args()
+    result = measure(load_lalm("pocket"), quick=options.quick)
+    # Transcripts of harmful requests are the requests: they stay out of the file.
+    transcripts = result["hearing"].pop("transcripts")
+    for prompt, heard in list(zip(load_prompts("test"), transcripts, strict=True))[::8]:
+        print(f"{prompt.request}  |  {heard}")
+    text = json.dumps(result, indent=1)
+    options.to.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

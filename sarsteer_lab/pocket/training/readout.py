@@ -1,0 +1,90 @@
+"""Training stage (c): reading out. A LoRA on text teaches the language model to repeat a sentence on demand.
+
+SmolLM2-135M-Instruct cannot: with the request *typed* in the clip's place and the read-out instruction behind
+it, the word error rate of what it says is above 100% (it answers instead). Without this skill no word error
+rate could tell what the model hears, and stage (e) would spend its time on teaching to repeat through the
+clip. Sentences stand in the clip's place as they are typed, or spread out among spaces at about the pace of
+speech and roughened as a projector's outputs are (`adapter.roughen`); a part of the examples asks for an
+answer instead and keeps the model's own, so that the instruction decides. Harmless corpus sentences only, no
+speech.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+from transformers import LlamaForCausalLM, Qwen2AudioProcessor
+
+from sarsteer_lab.pocket.training.adapter import Example, train_adapter
+from sarsteer_lab.pocket.training.corpus import Sentence
+from sarsteer_lab.pocket.training.lm_in_loop import Frame, chat_frame
+from sarsteer_lab.pocket.training.safety import ANSWER_TOKENS, greedy_answers
+
+LAYERS = range(30)
+LEARNING_RATE = 6e-4
+REPEATED, ANSWERED = 900, 300
+# Spaces between tokens, as a clip has outputs between its words: up to so many, at 25 outputs a second.
+MOST_SPACES = 5
+
+
+def spread(tokens: Sequence[int], space: int, draw: random.Random) -> list[int]:
+    """`tokens`, some said twice, with 0 to `MOST_SPACES` space tokens before each and after the last."""
+    out: list[int] = []
+    for token in tokens:
+        out += [space] * draw.randint(0, MOST_SPACES) + [token] * (2 if draw.random() < 0.25 else 1)
+    return out + [space] * draw.randint(0, MOST_SPACES)
+
+
+def build_examples(
+    sentences: Sequence[Sentence], lm: LlamaForCausalLM, processor: Qwen2AudioProcessor, *, seed: int = 0
+) -> list[Example]:
+    """Read-out conversations for some sentences, and answers to some questions, in the clip's place."""
+    draw = random.Random(seed)
+    tokenizer = processor.tokenizer
+    frame: Frame = chat_frame(processor)
+    space = tokenizer(" ", add_special_tokens=False).input_ids[0]
+
+    def example(text: str, after: list[int], answer: list[int], label: str) -> Example:
+        tokens = tokenizer(text, add_special_tokens=False).input_ids
+        start = len(frame.before)
+        if draw.random() < 0.2:
+            return Example(frame.before + tokens + after, answer, label)
+        tokens = spread(tokens, space, draw)
+        heard = (start, start + len(tokens))
+        return Example(frame.before + tokens + after, answer, label, heard)
+
+    repeated = draw.sample(list(sentences), REPEATED)
+    questions = draw.sample([s for s in sentences if s.kind == "question"], ANSWERED)
+    typed = [
+        frame.typed_before + tokenizer(q.text, add_special_tokens=False).input_ids + frame.typed_after
+        for q in questions
+    ]
+    own = greedy_answers(lm, typed, new_tokens=ANSWER_TOKENS, pad=frame.end)
+    return [
+        example(
+            s.text,
+            frame.repeat,
+            [*tokenizer(s.text, add_special_tokens=False).input_ids, frame.end],
+            "repeat",
+        )
+        for s in repeated
+    ] + [example(q.text, frame.answer, answer, "answer") for q, answer in zip(questions, own, strict=True)]
+
+
+def train_readout(
+    lm: LlamaForCausalLM,
+    processor: Qwen2AudioProcessor,
+    sentences: Sequence[Sentence],
+    path: Path,
+    *,
+    seed: int = 0,
+) -> dict[str, Tensor]:
+    """Train the adapter, write it to `path` and return it. `lm` needs the audio tokens' rows."""
+    pad = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    examples = build_examples(sentences, lm, processor, seed=seed)
+    return train_adapter(
+        lm, examples, path, layers=LAYERS, epochs=1, learning_rate=LEARNING_RATE, pad=pad, seed=seed
+    )

@@ -1,0 +1,303 @@
+"""Trains the pocket model: `python -m sarsteer_lab.pocket.training.train` runs the stages, each resumable.
+
+    corpus   (a) the harmless sentences to be spoken            seconds
+    clips    (b) their speech as features, in 24 + 7 voices     about 50 CPU-minutes
+    readout  (c) text adapter: repeat a sentence when asked to  about 8 CPU-minutes
+    safety   (c) text adapter: refuse what is harmful           about 30 CPU-minutes
+    calibrate (c) its strength, on the validation split         about 3 CPU-minutes
+    ctc      (d) warm start of audio tower and projector        about 0.1 CPU-seconds a clip
+    in-loop  (e) the frozen language model in the loop          about 0.8 CPU-seconds a clip
+    export   the deltas into data/pocket/
+
+Each stage writes under the training folder (checkpoints, logs as JSON lines) and picks up there after an
+interruption; a stage whose result is there is not run again. `--stage` runs one alone. Needs the extra
+`train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from transformers import LlamaForCausalLM, Qwen2AudioProcessor
+
+from sarsteer_lab.pocket.assemble import (
+    add_audio_rows,
+    base_language_model,
+    build_model,
+    build_processor,
+    deltas_folder,
+    merge_delta,
+)
+from sarsteer_lab.pocket.training.clips import Clip, read_clips, speak_corpus
+from sarsteer_lab.pocket.training.corpus import Sentence, build_corpus, check_harmless, lexicon_of
+from sarsteer_lab.pocket.training.ctc import TokenHead, token_counts, train_ctc
+from sarsteer_lab.pocket.training.lm_in_loop import train_in_loop
+from sarsteer_lab.pocket.training.loop import AudioSide, load_checkpoint
+from sarsteer_lab.pocket.training.readout import train_readout
+from sarsteer_lab.pocket.training.safety import choose_scale, read_safety_prompts, train_safety
+from sarsteer_lab.pocket.training.voices import training_voices
+from sarsteer_lab.pocket.training.whisper import whisper_tower
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, load_prompts
+from sarsteer_lab.store import cache_folder, data_folder
+
+CORPUS_SIZE = 6000
+# Kokoro is seventy times slower than hibari: it speaks this many of the sentences once, hibari all of them
+# in so many rounds, each with other voices and paces.
+KOKORO_SENTENCES = 4000
+HIBARI_ROUNDS = 2
+CTC_PRESENTATIONS = 24_000
+IN_LOOP_PRESENTATIONS = 12_000
+
+
+class Training:
+    """The stages, and what they share. Everything lies under `folder`; `seed` decides all that is drawn."""
+
+    def __init__(self, folder: Path, *, ctc: int, in_loop: int, seed: int = 0, fresh: bool = False) -> None:
+        """Nothing is loaded before a stage needs it. `fresh`: (d) starts from Whisper's encoder, not from the
+        shipped audio side.
+        """
+        self.folder, self.seed, self.fresh = folder, seed, fresh
+        self.presentations = {"ctc": ctc, "in-loop": in_loop}
+        folder.mkdir(parents=True, exist_ok=True)
+
+    @cached_property
+    def base(self) -> tuple[LlamaForCausalLM, Qwen2AudioProcessor]:
+        """The language model, read-out adapter and audio rows included, and the model's processor."""
+        language_model, tokenizer = base_language_model()
+        processor = build_processor(tokenizer)
+        merge_delta(language_model, load_file(self._readout_file))
+        add_audio_rows(language_model, len(processor.tokenizer))
+        return language_model, processor
+
+    @property
+    def _readout_file(self) -> Path:
+        return self.folder / "readout.safetensors"
+
+    @property
+    def _safety_file(self) -> Path:
+        return self.folder / "safety.safetensors"
+
+    def take_shipped_adapters(self) -> None:
+        """Go on with the shipped text adapters, as (d) and (e) go on from the shipped audio side."""
+        for path in (self._readout_file, self._safety_file):
+            shipped = deltas_folder() / path.name
+            if not path.exists() and shipped.exists():
+                print(f"taking the shipped {path.name} (--fresh trains a new one)")
+                shutil.copy(shipped, path)
+
+    @property
+    def corpus_file(self) -> Path:
+        """The sentences, one JSON object a line; the copy that was trained on ships in
+        data/pocket/training.
+        """
+        return data_folder() / "pocket" / "training" / "corpus.jsonl"
+
+    @property
+    def shipped_head(self) -> Path:
+        """The CTC head that goes with the shipped deltas: with it, training can go on from them."""
+        return data_folder() / "pocket" / "training" / "ctc_head.safetensors"
+
+    def _safety_prompts(self) -> list[dict]:
+        return read_safety_prompts(data_folder() / "pocket" / "training" / "safety_prompts.jsonl")
+
+    def sentences(self) -> list[Sentence]:
+        """The corpus as written by the stage `corpus`."""
+        lines = self.corpus_file.read_text(encoding="utf-8").splitlines()
+        return [Sentence(**json.loads(line)) for line in lines]
+
+    def corpus(self) -> None:
+        """(a) Compose the sentences; none may come close to any harmful prompt, shipped or trained on."""
+        if self.corpus_file.exists():
+            return
+        lines = (data_folder() / "prompts" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+        shipped = [json.loads(line)["text"] for line in lines]
+        records = self._safety_prompts()
+        harmful = [record["text"] for record in records if record["label"] == "harmful"]
+        lexicon = lexicon_of([*shipped, INSTRUCTION, REFUSAL])
+        sentences = build_corpus(lexicon, seed=self.seed, size=CORPUS_SIZE, excluded=[*shipped, *harmful])
+        check_harmless(sentences, [*shipped, *harmful])
+        random.Random(self.seed).shuffle(sentences)
+        self.corpus_file.write_text(
+            "".join(json.dumps(asdict(s)) + "\n" for s in sentences), encoding="utf-8"
+        )
+
+    def clips(self) -> None:
+        """(b) Speak the corpus: all of it by hibari's pseudo-voices, a part by Kokoro's voices."""
+        sentences = self.sentences()
+        rounds = [("hibari", sentences)] * HIBARI_ROUNDS + [("kokoro", sentences[::-1][:KOKORO_SENTENCES])]
+        for number, (engine, chosen) in enumerate(rounds):
+            voices = [voice for voice in training_voices() if voice.engine == engine]
+            first = 1000 * number if engine == "hibari" else 0
+            speak_corpus(chosen, voices, self.folder / "clips", seed=self.seed + 1, first=first)
+
+    def readout(self) -> None:
+        """(c) Train the adapter that repeats when asked to; from here on it belongs to the language model."""
+        if self._readout_file.exists():
+            return
+        language_model, tokenizer = base_language_model()
+        processor = build_processor(tokenizer)
+        add_audio_rows(language_model, len(processor.tokenizer))
+        train_readout(language_model, processor, self.sentences(), self._readout_file, seed=self.seed)
+
+    def safety(self) -> None:
+        """(c) Train the typed safety adapter."""
+        if self._safety_file.exists():
+            return
+        language_model, processor = self.base
+        records = self._safety_prompts()
+        shipped = deltas_folder() / "safety.safetensors"
+        start = load_file(shipped) if shipped.exists() and not self.fresh else None
+        train_safety(
+            language_model, processor.tokenizer, records, self._safety_file, seed=self.seed, start=start
+        )
+        del self.base  # the adapter was injected into it
+
+    def calibrate(self) -> None:
+        """(c) Bring the safety adapter to the strength that does best on the validation split."""
+        with safe_open(self._safety_file, "pt") as file:
+            if "scale" in (file.metadata() or {}):
+                return
+        delta = load_file(self._safety_file)
+        language_model, processor = self.base
+        listening = self.folder / "listening.safetensors"
+        if listening.exists():  # as the model will be assembled
+            merge_delta(language_model, load_file(listening))
+        prompts = load_prompts("validation")
+        scale, rows = choose_scale(language_model, processor.tokenizer, delta, prompts)
+        del self.base  # its weights now hold the adapter
+        for row in rows:
+            print("safety scale", json.dumps(row))
+        scaled = {name: (t * scale if name.endswith(".B") else t).contiguous() for name, t in delta.items()}
+        save_file(scaled, self._safety_file, metadata={"scale": str(scale)})
+
+    def _audio(self) -> tuple[AudioSide, TokenHead, list[Clip]]:
+        """A fresh audio side with Whisper's encoder, its CTC head, and the clips that may be heard."""
+        language_model, processor = self.base
+        tokenizer = processor.tokenizer
+        torch.manual_seed(self.seed)
+        model = build_model(language_model, processor, {})
+        torch.nn.init.xavier_uniform_(model.model.multi_modal_projector.linear.weight)
+        model.model.load_state_dict(whisper_tower(), strict=False)
+        model.requires_grad_(False)
+        counts = token_counts([sentence.text for sentence in self.sentences()], tokenizer)
+        embeddings = language_model.get_input_embeddings().weight.detach()
+        head = TokenHead(embeddings, counts, tokenizer(" ", add_special_tokens=False).input_ids[0])
+        allowed = {sentence.text for sentence in self.sentences()}
+        clips, _ = read_clips(self.folder / "clips")
+        return AudioSide(model), head, [clip for clip in clips if clip.text in allowed]
+
+    def ctc(self) -> None:
+        """(d) CTC warm start."""
+        audio, head, clips = self._audio()
+        continued = not self.fresh and self.shipped_head.exists()
+        if continued:
+            self._load_shipped(audio, head)
+        train_ctc(
+            audio,
+            head,
+            self.base[1].tokenizer,
+            clips,
+            self.folder,
+            presentations=self.presentations["ctc"],
+            seed=self.seed,
+            flat_start=not continued,
+        )
+
+    def _load_shipped(self, audio: AudioSide, head: TokenHead) -> None:
+        print("starting from the shipped deltas (--fresh starts from Whisper's encoder)")
+        shipped = load_file(deltas_folder() / "audio.safetensors")
+        audio.load_state_dict({name: tensor.float() for name, tensor in shipped.items()})
+        head.load_state_dict(load_file(self.shipped_head))
+
+    def in_loop(self) -> None:
+        """(e) Train through the language model with its safety adapter at full scale."""
+        audio, head, clips = self._audio()
+        if (self.folder / "ctc.safetensors").exists():
+            load_checkpoint(self.folder / "ctc.safetensors", {"audio": audio, "head": head})
+        else:
+            self._load_shipped(audio, head)
+        language_model, processor = self.base
+        merge_delta(language_model, load_file(self._safety_file))
+        shipped = deltas_folder() / "listening.safetensors"
+        train_in_loop(
+            language_model,
+            audio,
+            head,
+            processor,
+            clips,
+            self._safety_prompts(),
+            self.folder,
+            presentations=self.presentations["in-loop"],
+            listening=load_file(shipped) if shipped.exists() and not self.fresh else None,
+            seed=self.seed,
+        )
+        del self.base  # its weights now hold the adapter
+
+    def export(self) -> None:
+        """Write the newest checkpoint's audio side, the adapter and the logs to data/pocket."""
+        audio, head, _ = self._audio()
+        newest = self.folder / "in_loop.safetensors"
+        if not newest.exists():
+            newest = self.folder / "ctc.safetensors"
+        progress = load_checkpoint(newest, {"audio": audio, "head": head})
+        save_file(
+            audio.audio_state(),
+            deltas_folder() / "audio.safetensors",
+            metadata={"stage": newest.stem, "seen": str(progress["seen"])},
+        )
+        save_file({name: t.contiguous() for name, t in head.state_dict().items()}, self.shipped_head)
+        for name in ("readout", "listening", "safety"):
+            shutil.copy(self.folder / f"{name}.safetensors", deltas_folder() / f"{name}.safetensors")
+        for stage in ("readout", "safety", "ctc", "in_loop"):
+            if (log := self.folder / f"{stage}.jsonl").exists():
+                shutil.copy(log, deltas_folder() / "training" / f"log-{stage}.jsonl")
+        print(f"exported {newest.stem} after {progress['seen']:,} clip presentations to {deltas_folder()}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line of the training."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    stages = ["corpus", "clips", "readout", "safety", "calibrate", "ctc", "in-loop", "export"]
+    parser.add_argument("--stage", choices=["all", *stages], default="all")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where checkpoints go (default: in the cache)"
+    )
+    parser.add_argument("--ctc-presentations", type=int, default=CTC_PRESENTATIONS)
+    parser.add_argument("--in-loop-presentations", type=int, default=IN_LOOP_PRESENTATIONS)
+    parser.add_argument(
+        "--fresh",
+        action="store_true",
+        help="start from Whisper and the base LLM, not from the shipped deltas",
+    )
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    training = Training(
+        options.folder or cache_folder() / "training",
+        ctc=options.ctc_presentations,
+        in_loop=options.in_loop_presentations,
+        seed=options.seed,
+        fresh=options.fresh,
+    )
+    if not options.fresh and options.stage != "safety":  # asked for alone, it trains the shipped one further
+        training.take_shipped_adapters()
+    for stage in stages if options.stage == "all" else [options.stage]:
+        run: Callable[[], None] = getattr(training, stage.replace("-", "_"))
+        run()
+
+
+if __name__ == "__main__":
+    main()

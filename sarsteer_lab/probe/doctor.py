@@ -1,0 +1,240 @@
+"""`sarsteer-lab doctor MODEL`: whether a model fits this package, tried on it rather than looked up.
+
+Each check runs the real thing on a few made-up prompts and says what it found. A check that fails does not
+stop the others.
+"""
+
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+
+from sarsteer_lab.activations import capture
+from sarsteer_lab.families import find_audio_tower, find_projector
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.loading import OVERHEAD
+from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.speech import SAMPLE_RATE, synthesise
+from sarsteer_lab.steering import SteeringVectors, steer
+
+Verdict = Literal["ok", "note", "FAIL"]
+
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""How far states of one prompt may differ between batches, relative to the largest: rounding, not padding."""
+
+SPEAKING = ("voice", "talker", "tts", "code_predictor", "token2wav")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check says: its name, "ok", "note" (works, but know this) or "FAIL", and a sentence."""
+
+    check: str
+    verdict: Verdict
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings about one model. `str(report)` is what the command prints."""
+
+    model: str
+    findings: list[Finding] = field(default_factory=list)
+
+    @property
+    def healthy(self) -> bool:
+        """Whether no check failed."""
+        return all(finding.verdict != "FAIL" for finding in self.findings)
+
+    def __str__(self) -> str:
+        width = max(len(finding.check) for finding in self.findings)
+        lines = [f"{f.verdict:4}  {f.check:{width}}  {f.detail}" for f in self.findings]
+        failed = sum(finding.verdict == "FAIL" for finding in self.findings)
+        end = f"{failed} of {len(lines)} checks failed" if failed else f"all {len(lines)} checks passed"
+        return "\n".join([self.model, *lines, end])
+
+
+def examine(lalm: LALM) -> Report:
+    """Run every check on a loaded model: a dozen short forward passes and two short answers.
+
+    Vectors, hooks and weights are as before when it returns.
+    """
+    report = Report(repr(lalm))
+    typed, spoken = made_up_prompts(lalm)
+    checks: Sequence[tuple[str, Callable[[], Iterator[Finding]]]] = (
+        ("family", lambda: _family(lalm)),
+        ("parts", lambda: _parts(lalm)),
+        ("chat format", lambda: _chat(lalm, typed[0], spoken[0] if spoken else None)),
+        ("audio", lambda: _audio(lalm, spoken)),
+        ("typed forward", lambda: _forward(lalm, "typed forward", typed[:1])),
+        ("spoken forward", lambda: _forward(lalm, "spoken forward", spoken[:1])),
+        ("padding", lambda: _padding(lalm, [*typed, *spoken])),
+        ("generation", lambda: _generation(lalm, (spoken or typed)[0])),
+        ("zero vector", lambda: _zero_vector(lalm, [typed[0], *spoken[:1]])),
+        ("steering", lambda: _steering(lalm, (spoken or typed)[0])),
+        ("memory", lambda: _memory(lalm)),
+    )
+    for name, check in checks:
+        try:
+            report.findings.extend(check())
+        except Exception as error:
+            frame = traceback.extract_tb(error.__traceback__)[-1]
+            detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]} (in {frame.name})"
+            report.findings.append(Finding(name, "FAIL", detail))
+    return report
+
+
+def made_up_prompts(lalm: LALM) -> tuple[list[Prompt], list[Prompt]]:
+    """Typed and spoken prompts of different lengths; no spoken ones for a model that hears nothing."""
+    typed = [Prompt("Name a fruit."), Prompt("How is bread made? Answer in one short sentence.")]
+    if lalm.audio_token_id is None:
+        return typed, []
+    sentences = ("What is the capital of France?", "Tell me a short story about a dog and a boat.")
+    clips = [synthesise(sentence) for sentence in sentences]
+    return typed, [Prompt("Answer the request in the audio.", clip) for clip in clips]
+
+
+def _family(lalm: LALM) -> Iterator[Finding]:
+    kind = lalm.model.config.model_type
+    if lalm.family.name == "auto":
+        yield Finding("family", "note", f"no row for {kind!r}: the generic recipe is used")
+    else:
+        yield Finding("family", "ok", f"{lalm.family.name} ({kind})")
+    if lalm.family.note:
+        yield Finding("family", "note", lalm.family.note)
+
+
+def _parts(lalm: LALM) -> Iterator[Finding]:
+    root = {id(module): name for name, module in lalm.model.named_modules()}
+    where = root.get(id(lalm.decoder)) or "the model itself"
+    yield Finding("layers", "ok", f"{lalm.n_layers} of width {lalm.d_model} in {where}")
+    for check, found in (
+        ("audio tower", find_audio_tower(lalm.model)),
+        ("projector", find_projector(lalm.model)),
+    ):
+        if found is None:
+            yield Finding(check, "note", "none found by its name; a tower may project within itself")
+        else:
+            weights = sum(parameter.numel() for parameter in found[1].parameters())
+            yield Finding(check, "ok", f"{found[0]}: {type(found[1]).__name__}, {weights:,} weights")
+    silent = [name for name, _ in lalm.model.named_children() if any(word in name for word in SPEAKING)]
+    if silent:
+        yield Finding("unused parts", "note", f"{', '.join(silent)}: this package reads text answers alone")
+
+
+def _chat(lalm: LALM, typed: Prompt, spoken: Prompt | None) -> Iterator[Finding]:
+    for form, prompt in (("typed", typed), ("spoken", spoken)):
+        if prompt is not None:
+            text = lalm.chat(prompt)
+            if prompt.text not in text:
+                yield Finding(f"chat, {form}", "FAIL", f"the text of the prompt is not in it: {text!r}")
+            else:
+                yield Finding(f"chat, {form}", "ok", repr(text if len(text) < 300 else f"{text[:300]}..."))
+    try:
+        lalm.chat(Prompt("Hi", system="Be kind."))
+        if "Be kind." not in lalm.chat(Prompt("Hi", system="Be kind.")):
+            yield Finding("chat, system", "note", "the chat template drops a system turn")
+    except Exception as error:
+        yield Finding("chat, system", "note", f"takes no system turn ({type(error).__name__})")
+
+
+def _audio(lalm: LALM, spoken: Sequence[Prompt]) -> Iterator[Finding]:
+    if not spoken:
+        yield Finding("audio", "FAIL", "no audio placeholder token: only typed prompts can be used")
+        return
+    counts = []
+    for prompt in spoken:
+        assert isinstance(prompt.audio, np.ndarray)
+        tokens = int((lalm.batch([prompt])["input_ids"] == lalm.audio_token_id).sum())
+        counts.append((len(prompt.audio) / SAMPLE_RATE, tokens))
+    made = ", ".join(f"{seconds:.1f} s make {tokens} positions" for seconds, tokens in counts)
+    limit = lalm.max_audio_seconds
+    heard = "no limit of length" if limit is None else f"clips of up to {limit:g} s"
+    yield Finding("audio", "ok" if all(tokens for _, tokens in counts) else "FAIL", f"{made}; {heard}")
+
+
+def _forward(lalm: LALM, check: str, prompts: Sequence[Prompt]) -> Iterator[Finding]:
+    if not prompts:
+        return
+    states = capture(lalm, prompts)
+    if not states.isfinite().all():
+        yield Finding(check, "FAIL", "hidden states are not finite: try another dtype or attention")
+        return
+    norms = states[0].norm(dim=-1)
+    detail = f"{lalm.n_layers} layers captured, norms from {norms[0]:.3g} (first) to {norms[-1]:.3g} (last)"
+    yield Finding(check, "ok", detail)
+
+
+def _padding(lalm: LALM, prompts: Sequence[Prompt]) -> Iterator[Finding]:
+    # Nothing encoded before may be used again, or the clips' padding would be the same twice.
+    runs = []
+    for batches in ([prompts], [[prompt] for prompt in prompts]):
+        lalm.forget_clips()
+        runs.append(torch.cat([capture(lalm, batch) for batch in batches]))
+    together, alone = runs
+    error = float((together - alone).abs().max() / alone.abs().max())
+    allowed = TOLERANCE.get(lalm.dtype, 1e-1)
+    verdict: Verdict = "ok" if error <= allowed else "FAIL"
+    detail = f"last-token states of a padded batch differ from single prompts' by {error:.1e} of the largest"
+    yield Finding("left padding", verdict, f"{detail} (allowed in {lalm.dtype}: {allowed:.0e})")
+
+
+def _generation(lalm: LALM, prompt: Prompt) -> Iterator[Finding]:
+    answer = lalm.generate([prompt], max_new_tokens=12)[0]
+    yield Finding("generation", "ok", f"the answer starts {answer[:60]!r}; whether it makes sense, you judge")
+
+
+def _zero_vector(lalm: LALM, prompts: Sequence[Prompt]) -> Iterator[Finding]:
+    plain = [lalm.next_token_logits([prompt]) for prompt in prompts]
+    again = [lalm.next_token_logits([prompt]) for prompt in prompts]
+    with steer(lalm, SteeringVectors(torch.zeros(lalm.n_layers, lalm.d_model)), alpha=1.0):
+        zero = [lalm.next_token_logits([prompt]) for prompt in prompts]
+    if not all(map(torch.equal, plain, again)):
+        yield Finding("zero vector", "note", "the model itself is not deterministic: two plain runs differ")
+    elif all(map(torch.equal, plain, zero)):
+        yield Finding("zero vector", "ok", "steering by nothing is bit-identical")
+    else:
+        worst = max(float((a - b).abs().max()) for a, b in zip(plain, zero, strict=True))
+        yield Finding("zero vector", "FAIL", f"steering by nothing changes logits by up to {worst:.1e}")
+
+
+def _steering(lalm: LALM, prompt: Prompt) -> Iterator[Finding]:
+    """A vector as long as the state itself, at the middle layer: it has to arrive there and change the
+    logits."""
+    middle = lalm.n_layers // 2
+    plain, logits = capture(lalm, [prompt])[0], lalm.next_token_logits([prompt])
+    noise = torch.randn(lalm.d_model, generator=torch.Generator().manual_seed(0)).to(plain.device)
+    vector = noise / noise.norm() * plain[middle].norm()
+    vectors = SteeringVectors(vector.expand(lalm.n_layers, -1))
+    with steer(lalm, vectors, alpha=1.0, layers=[middle]):
+        moved, pushed = capture(lalm, [prompt])[0], lalm.next_token_logits([prompt])
+    error = float((moved[middle] - plain[middle] - vector).abs().max() / vector.abs().max())
+    if not torch.equal(moved[:middle], plain[:middle]):
+        yield Finding("steering", "FAIL", f"a vector at layer {middle} changes earlier layers")
+    elif error > TOLERANCE.get(lalm.dtype, 1e-1):
+        yield Finding(
+            "steering", "FAIL", f"layer {middle} moved by something else than the vector ({error:.1e})"
+        )
+    elif torch.equal(logits, pushed):
+        yield Finding("steering", "FAIL", f"a vector at layer {middle} does not reach the answer")
+    else:
+        change = float((pushed - logits).abs().max())
+        yield Finding(
+            "steering", "ok", f"a vector at layer {middle} arrives; logits move by up to {change:.2g}"
+        )
+
+
+def _memory(lalm: LALM) -> Iterator[Finding]:
+    size = sum(weight.numel() * weight.element_size() for weight in lalm.model.parameters())
+    count = sum(weight.numel() for weight in lalm.model.parameters())
+    needed = f"{_bytes(size)} of weights ({count:,}); with room to work about {_bytes(size * OVERHEAD)}"
+    yield Finding("memory", "ok", needed)
+    devices = sorted({str(weight.device) for weight in lalm.model.parameters()})
+    yield Finding("devices", "ok", f"{', '.join(devices)}; vectors go to each layer's own")
+
+
+def _bytes(amount: float) -> str:
+    return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.1f} MB"

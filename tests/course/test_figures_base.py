@@ -1,0 +1,195 @@
+"""The figures: they show the numbers they are given, in the one look, and are the same file every time."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from sarsteer_lab.course.figures import base as plots
+
+N, LAYERS, SEEDS = 20, 6, 3
+
+
+def gap() -> Figure:
+    generator = torch.Generator().manual_seed(0)
+    cosine = torch.rand(N, LAYERS, generator=generator)
+    centred = cosine - 0.4
+    return plots.gap_figure(
+        cosine,
+        centred,
+        torch.linspace(5, 2, LAYERS),
+        torch.linspace(0.5, 1.5, LAYERS),
+        0.9 + 0.1 * torch.rand(LAYERS, SEEDS, generator=generator),
+    )
+
+
+def states_map() -> Figure:
+    points = torch.randn(4 * N, 2, generator=torch.Generator().manual_seed(0))
+    forms = ["typed"] * 2 * N + ["spoken"] * 2 * N
+    return plots.map_figure(
+        points, forms, (["harmful"] * N + ["harmless"] * N) * 2, layer=3, explained=(0.4, 0.1)
+    )
+
+
+def direction() -> Figure:
+    vectors = torch.randn(LAYERS, 32, generator=torch.Generator().manual_seed(0))
+    return plots.direction_figure(
+        vectors,
+        vectors / 2,
+        torch.full((LAYERS,), 3.0),
+        torch.linspace(0.5, 0.2, LAYERS),
+        10 / 32,
+        {"of spoken requests": torch.full((LAYERS,), 0.1), "of typed requests": torch.full((LAYERS,), -0.05)},
+        counts=(60, 50),
+        k=10,
+    )
+
+
+def outcome_table() -> pd.DataFrame:
+    rows = []
+    for label, n in (("harmful", 50), ("harmless", 40), ("everyday", 10)):
+        for condition, refused in (("typed", 0.9), ("spoken", 0.5)):
+            counts = {"refused": round(refused * n), "answered": n - round(refused * n), "broken": 0}
+            for outcome, count in counts.items():
+                share = count / n
+                rows.append((label, condition, outcome, count, n, max(0, share - 0.1), min(1, share + 0.1)))
+    return pd.DataFrame(rows, columns=["label", "condition", "outcome", "count", "n", "low", "high"])
+
+
+def outcomes() -> Figure:
+    return plots.outcomes_figure(outcome_table())
+
+
+FIGURES = [gap, states_map, direction, outcomes]
+
+
+@pytest.mark.parametrize("draw", FIGURES)
+def test_saved_twice_is_the_same_file_without_a_date(draw, tmp_path: Path) -> None:
+    first = plots.save_figure(draw(), tmp_path / "a", "figure")
+    second = plots.save_figure(draw(), tmp_path / "b", "figure")
+    assert [path.name for path in first] == ["figure.png", "figure.svg"]
+    for one, other in zip(first, second, strict=True):
+        assert one.read_bytes() == other.read_bytes()
+    assert b"<dc:date>" not in first[1].read_bytes()
+
+
+@pytest.mark.parametrize("draw", FIGURES)
+def test_letters_are_readable_when_projected(draw, tmp_path: Path) -> None:
+    fig = draw()
+    plots.save_figure(fig, tmp_path, "figure")
+    sizes = [text.get_fontsize() for text in fig.findobj(Text) if text.get_text().strip()]
+    assert min(sizes) >= 11
+
+
+@pytest.mark.parametrize("draw", FIGURES)
+def test_no_text_is_cut_off_or_hidden_under_another_panel(draw, tmp_path: Path) -> None:
+    fig = draw()
+    plots.save_figure(fig, tmp_path, "figure")
+    whole = fig.bbox
+    boxes = [ax.get_tightbbox() for ax in fig.axes if ax.axison]
+    for box in boxes:
+        assert box.x0 >= whole.x0 - 1 and box.x1 <= whole.x1 + 1
+        assert box.y0 >= whole.y0 - 1 and box.y1 <= whole.y1 + 1
+    overlaps = [a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :]]
+    assert not any(overlaps)
+
+
+@pytest.mark.parametrize("draw", FIGURES)
+def test_every_axis_says_what_it_shows(draw) -> None:
+    fig = draw()
+    panels = [ax for ax in fig.axes if ax.axison]
+    for ax in panels:
+        assert ax.get_title(loc="left")
+    assert any(ax.get_xlabel() for ax in panels)
+
+
+def test_figures_leave_no_trace_in_matplotlib() -> None:
+    before = dict(matplotlib.rcParams)
+    gap()
+    outcomes()
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_bars_are_the_shares_of_the_table_and_whiskers_its_intervals() -> None:
+    table = outcome_table()
+    fig = outcomes()
+    panels = [ax for ax in fig.axes if ax.axison]
+    assert [ax.get_title(loc="left") for ax in panels] == [
+        "harmful requests (n = 50)",
+        "harmless requests (n = 40)",
+        "everyday requests (n = 10)",
+    ]
+    for ax, (_, part) in zip(panels, table.groupby("label", sort=False), strict=True):
+        bars = {(round(bar.get_y(), 3), round(bar.get_width(), 6)) for bar in ax.patches}
+        expected = part["count"] / part["n"]
+        assert sorted(width for _, width in bars) == pytest.approx(sorted(expected))
+        whiskers = np.concatenate([segment[:, 0] for c in ax.collections for segment in c.get_segments()])
+        assert sorted(whiskers) == pytest.approx(sorted([*part["low"], *part["high"]]))
+        # The first condition stands on top, and a bar's number is its count.
+        assert ax.get_ylim()[0] > ax.get_ylim()[1]
+        assert sorted(text.get_text() for text in ax.texts) == sorted(map(str, part["count"]))
+
+
+def test_outcomes_differ_in_more_than_colour() -> None:
+    hatches = {hatch for _, hatch in plots.OUTCOMES.values()}
+    markers = {marker for _, marker in plots.MODALITIES.values()}
+    assert len(hatches) == len(plots.OUTCOMES) and len(markers) == len(plots.MODALITIES)
+
+
+def test_the_map_marks_harmful_filled_and_harmless_hollow() -> None:
+    ax = states_map().axes[0]
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels == [
+        "typed, harmful (20)",
+        "typed, harmless (20)",
+        "spoken, harmful (20)",
+        "spoken, harmless (20)",
+    ]
+    clouds = ax.collections[::2]
+    filled = [bool(len(cloud.get_facecolors())) for cloud in clouds]
+    assert filled == [True, False, True, False]
+    assert to_hex(clouds[0].get_edgecolors()[0]).upper() == plots.BLUE
+    assert ax.get_aspect() == 1
+
+
+def test_the_map_wants_a_form_and_a_label_per_point() -> None:
+    with pytest.raises(ValueError, match="3 points"):
+        plots.map_figure(torch.zeros(3, 2), ["typed"] * 3, ["harmful"] * 2, layer=0, explained=(1, 0))
+
+
+def test_the_gap_shows_medians_distances_and_accuracy() -> None:
+    fig = gap()
+    left, middle, right = fig.axes
+    generator = torch.Generator().manual_seed(0)
+    cosine = torch.rand(N, LAYERS, generator=generator)
+    assert left.lines[0].get_ydata() == pytest.approx(np.median(cosine.numpy(), axis=0), abs=1e-6)
+    assert middle.lines[0].get_ydata() == pytest.approx(np.linspace(5, 2, LAYERS), abs=1e-5)
+    accuracy = 0.9 + 0.1 * torch.rand(LAYERS, SEEDS, generator=generator)
+    assert right.lines[0].get_ydata() == pytest.approx(accuracy.mean(1).numpy(), abs=1e-6)
+    assert "20 requests" in fig.get_suptitle()
+
+
+def test_small_cosines_get_an_axis_of_their_own_size() -> None:
+    right = direction().axes[2]
+    assert right.get_ylim() == pytest.approx((-0.25, 0.25))
+
+
+def test_titles_give_the_counts() -> None:
+    assert "60 harmful clips" in direction().get_suptitle()
+    assert "50 harmless clips, k = 10" in direction().get_suptitle()
+
+
+def test_the_index_shows_every_figure_and_links_its_svg(tmp_path: Path) -> None:
+    for name in ("b/two", "a/one"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / f"{name}.png").touch()
+    (tmp_path / "empty").mkdir()
+    text = plots.write_index(tmp_path).read_text()
+    assert text.index("[![one](a/one.png)](a/one.svg)") < text.index("[![two](b/two.png)](b/two.svg)")
+    assert "## a" in text and "empty" not in text

@@ -1,0 +1,162 @@
+"""The figures of chapters 00 to 03: they show the numbers they are given, and nothing overlaps in words."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from sarsteer_lab.course.figures import geometry as figures
+from sarsteer_lab.course.figures.base import save_figure
+
+LAYERS, N = 30, 40
+
+
+def rand(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def clip() -> Figure:
+    wave = np.sin(np.arange(16000 * 2) / 20).astype(np.float32) * np.hanning(32000).astype(np.float32)
+    return figures.clip_figure(wave, rand(80, 200), torch.randn(50, 64), words="How do birds find their way?")
+
+
+def dial() -> Figure:
+    refused = {"harmful": [1, 4, 15, 20], "harmless": [0, 1, 1, 2]}
+    return figures.dial_figure([0, 0.3, 0.6, 1], refused, {"harmful": 20, "harmless": 20}, form="typed")
+
+
+def curves() -> Figure:
+    lines = {f"curve {i}": rand(LAYERS, seed=i) for i in range(3)}
+    return figures.layer_curves_figure(
+        lines, ylabel="accuracy", title="Harm", reference=(0.5, "chance"), percent=True
+    )
+
+
+def maps() -> Figure:
+    maps = {"PCA": rand(4 * N, 2).numpy(), "UMAP": rand(4 * N, 2, seed=1).numpy()}
+    forms = ["typed"] * 2 * N + ["spoken"] * 2 * N
+    return figures.maps_figure(maps, forms, (["harmful"] * N + ["harmless"] * N) * 2, layer=12)
+
+
+def lens() -> Figure:
+    layers = list(range(0, LAYERS, 3))
+    words = [["'sorry'", "'I'", "' the'", "'To'"] for _ in layers]
+    columns = ["harmful,\ntyped", "harmful,\nspoken", "harmless,\ntyped", "harmless,\nspoken"]
+    return figures.lens_figure(
+        words, rand(len(layers), 4), columns=columns, layers=layers, title="Logit lens"
+    )
+
+
+def matrix() -> Figure:
+    names = ["text-derived, spoken", "text-derived, typed", "means, typed", "means, spoken", "random"]
+    unit = torch.nn.functional.normalize(rand(5, 8) - 0.5, dim=-1)
+    return figures.cosine_matrix_figure({5: unit @ unit.T, 15: unit @ unit.T}, names)
+
+
+def push() -> Figure:
+    lines = {name: rand(4, seed=i) for i, name in enumerate(["text-derived", "means, typed", "random"])}
+    return figures.push_figure(
+        [0, 0.1, 0.2, 0.4], {"harmful, spoken": lines, "harmless, spoken": lines}, n=16
+    )
+
+
+def scree() -> Figure:
+    ratio = torch.linspace(1, 0.1, 20).square()
+    ratios = {"harmless": ratio / ratio.sum(), "harmful": ratio.sqrt() / ratio.sqrt().sum()}
+    return figures.scree_figure(ratios, k=10, n=60, layer=14)
+
+
+def share() -> Figure:
+    ks = [1, 2, 5, 10, 20]
+    shares = rand(5, LAYERS).cumsum(0) / 5
+    return figures.share_figure(shares, ks, torch.tensor(ks) / 60, layer=14)
+
+
+def triangles() -> Figure:
+    inside = rand(LAYERS) + 0.1
+    return figures.ablation_geometry_figure(inside, rand(LAYERS, seed=1) + 0.1, layers=[5, 14, 25], k=10)
+
+
+def controls() -> Figure:
+    start = torch.tensor([0.1])
+    lines = {
+        name: (torch.cat([start, rand(3, seed=i).sort().values]), torch.cat([start, rand(3, seed=i + 9)]))
+        for i, name in enumerate(["not ablated", "ablated", "ablated, full length", "random space ablated"])
+    }
+    return figures.controls_figure(lines, [0, 0.1, 0.2, 0.4], n=16)
+
+
+ALL: list[Callable[[], Figure]] = [
+    clip, dial, curves, maps, lens, matrix, push, scree, share, triangles, controls
+]  # fmt: skip
+
+
+def texts(fig: Figure) -> str:
+    found = []
+    for ax in fig.axes:
+        found += [ax.get_title(loc="left"), ax.get_title(), ax.get_xlabel(), ax.get_ylabel()]
+        found += [text.get_text() for text in ax.texts]
+        found += [text.get_text() for text in (ax.get_legend().get_texts() if ax.get_legend() else [])]
+    for legend in fig.legends:
+        found += [text.get_text() for text in legend.get_texts()]
+    return "\n".join([*found, fig.get_suptitle()])
+
+
+@pytest.mark.parametrize("draw", ALL, ids=lambda f: f.__name__)
+def test_a_figure_is_saved_twice_alike(draw: Callable[[], Figure], tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    first = save_figure(draw(), tmp_path / "a", draw.__name__)
+    torch.manual_seed(0)
+    second = save_figure(draw(), tmp_path / "b", draw.__name__)
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in second]
+    assert all(path.stat().st_size > 5000 for path in first)
+
+
+def test_the_dial_shows_shares_intervals_and_counts() -> None:
+    fig = dial()
+    line = fig.axes[0].containers[0].lines[0]
+    np.testing.assert_allclose(line.get_ydata(), [0.05, 0.2, 0.75, 1.0])
+    assert "harmful (n = 20)" in texts(fig)
+
+
+def test_curves_show_their_values_and_the_reference() -> None:
+    ax = curves().axes[0]
+    np.testing.assert_allclose(ax.lines[1].get_ydata(), rand(LAYERS, seed=1))
+    assert ax.lines[-1].get_label() == "chance" and set(ax.lines[-1].get_ydata()) == {0.5}
+    some = figures.layer_curves_figure({"a": rand(3)}, ylabel="", title="", layers=[0, 5, 9]).axes[0]
+    assert list(some.lines[0].get_xdata()) == [0, 5, 9]
+
+
+def test_maps_tell_form_from_harm_and_check_their_input() -> None:
+    fig = maps()
+    assert [len(ax.collections) for ax in fig.axes] == [4, 4]
+    assert f"spoken, harmful ({N})" in texts(fig)
+    harmful, harmless = fig.axes[0].collections[:2]
+    assert len(harmful.get_facecolors()) and not len(harmless.get_facecolors())
+    with pytest.raises(ValueError, match="do not fit"):
+        figures.maps_figure({"PCA": rand(3, 2).numpy()}, ["typed"] * 2, ["harmful"] * 3, layer=0)
+
+
+def test_lens_and_cosines_write_their_cells() -> None:
+    assert texts(lens()).count("'sorry'") == 10
+    assert texts(matrix()).count("1.00") >= 10
+
+
+def test_a_triangle_is_drawn_to_scale() -> None:
+    fig = figures.ablation_geometry_figure(torch.tensor([3.0]), torch.tensor([4.0]), layers=[0], k=2)
+    x, y = fig.axes[0].lines[0].get_xdata(), fig.axes[0].lines[0].get_ydata()
+    np.testing.assert_allclose((max(x), max(y)), (0.6, 0.8), rtol=1e-6)
+    assert "v is 80% of d" in texts(fig)
+
+
+def test_shares_scree_and_trade_off_show_their_numbers() -> None:
+    np.testing.assert_allclose(share().axes[1].lines[0].get_ydata(), (rand(5, LAYERS).cumsum(0) / 5)[:, 14])
+    cumulative = scree().axes[1].lines[0].get_ydata()
+    assert cumulative[-1] == pytest.approx(1) and (np.diff(cumulative) > 0).all()
+    ax = controls().axes[0]
+    assert ax.lines[0].get_xdata()[0] == pytest.approx(0.1)
+    assert ax.lines[-1].get_label() == "unsteered"
+    assert "n = 16" in texts(push())

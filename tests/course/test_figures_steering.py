@@ -1,0 +1,176 @@
+"""Figures of chapters 04 and 05 and of the panels: they draw the numbers they are given, and nothing else."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.figure import Figure
+
+from sarsteer_lab.course.figures.base import OUTCOMES, save_figure
+from sarsteer_lab.course.figures.live import live_figure, removal_figure
+from sarsteer_lab.course.figures.steering import (
+    answers_figure,
+    divergence_figure,
+    layers_figure,
+    sweep_figure,
+    topics_figure,
+    tradeoff_figure,
+)
+from sarsteer_lab.engine.live import Answer
+from sarsteer_lab.evaluation.intervals import wilson
+
+ALPHAS = (0.0, 0.1, 0.3)
+REFUSED = {"harmful": (2, 9, 4), "harmless": (0, 3, 2)}
+
+
+def sweep() -> Figure:
+    rows = []
+    for label, refused in REFUSED.items():
+        for alpha, count in zip(ALPHAS, refused, strict=True):
+            broken = 6 if alpha == 0.3 else 0
+            for outcome, value in (("refused", count), ("answered", 10 - count - broken), ("broken", broken)):
+                rows.append((label, alpha, outcome, value, 10))
+    table = pd.DataFrame(rows, columns=["label", "alpha", "outcome", "count", "n"])
+    return sweep_figure(table, "alpha", "strength alpha")
+
+
+def layers() -> Figure:
+    values = np.arange(6.0).reshape(3, 2) / 10
+    return layers_figure(
+        {"harmful": values, "harmless": values / 2}, ["0-1", "2-3", "4-5"], {"harmful": 0.1, "harmless": 0.0}
+    )
+
+
+def answers() -> Figure:
+    first = Answer("I cost $5", ("I", " cost", " $5"), (0.5, 0.25, 1.0), (("I", 0.5),))
+    second = Answer("No", ("No",), (0.75,), (("No", 0.75),))
+    return answers_figure({"without steering": first, "steered": second}, "How much ($) is it?")
+
+
+def divergence() -> Figure:
+    return divergence_figure((0.1, 0.2), {"SARSteer": np.array([[0.1, 0.2, 0.4], [1.0, 2.0, 3.0]])})
+
+
+TABLE = pd.DataFrame(
+    [
+        ("none", "harmful", 10, 2, 8),
+        ("none", "harmless", 10, 1, 9),
+        ("strict", "harmful", 10, 9, 1),
+        ("strict", "harmless", 10, 6, 4),
+        ("worse", "harmful", 10, 1, 9),
+        ("worse", "harmless", 10, 2, 8),
+    ],
+    columns=["defence", "label", "n", "refused", "answered"],
+)
+
+
+def tradeoff() -> Figure:
+    return tradeoff_figure(TABLE)
+
+
+def topics() -> Figure:
+    rows = [("fraud", "none", 1, 4), ("fraud", "strict", 4, 4), ("hate", "none", 0, 3)]
+    return topics_figure(pd.DataFrame(rows, columns=["topic", "defence", "refused", "n"]), "Refused")
+
+
+def live() -> Figure:
+    return live_figure(
+        {"typed": [(0.0, 0.1, "answered"), (1.0, 0.9, "refused")], "spoken": [(0.0, 0.2, "broken")]}, "dial"
+    )
+
+
+def removal() -> Figure:
+    direction = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
+    inside = direction * torch.tensor([1.0, 0.0])
+    return removal_figure(direction, inside, 1.0, layers=[0, 1], layer=0, k=1)
+
+
+FIGURES = [sweep, layers, answers, divergence, tradeoff, topics, live, removal]
+
+
+@pytest.mark.parametrize("make", FIGURES)
+def test_figures_are_saved_the_same_every_time(make: object, tmp_path: Path) -> None:
+    before = dict(matplotlib.rcParams)
+    contents = []
+    for folder in ("a", "b"):
+        paths = save_figure(make(), tmp_path / folder, "figure")  # type: ignore[operator]
+        contents.append([path.read_bytes() for path in paths])
+    assert contents[0] == contents[1]
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_sweep_draws_shares_and_their_intervals() -> None:
+    fig = sweep()
+    for ax, (label, refused) in zip(fig.axes, REFUSED.items(), strict=True):
+        assert label in ax.get_title(loc="left") and "n = 10" in ax.get_title(loc="left")
+        lines = {line.get_label(): line for line in ax.get_lines()}
+        assert set(lines) == set(OUTCOMES)
+        np.testing.assert_allclose(lines["refused"].get_xdata(), ALPHAS)
+        np.testing.assert_allclose(lines["refused"].get_ydata(), np.array(refused) / 10)
+        total = sum(np.asarray(line.get_ydata()) for line in lines.values())
+        np.testing.assert_allclose(total, 1)
+        band = ax.collections[0].get_paths()[0].vertices
+        low, high = wilson(refused[0], 10)
+        at_start = band[band[:, 0] == 0.0][:, 1]
+        np.testing.assert_allclose((at_start.min(), at_start.max()), (low, high))
+        # Told apart without colour.
+        assert len({line.get_linestyle() for line in lines.values()}) == 3
+
+
+def test_layers_draw_means_and_baselines() -> None:
+    ax = layers().axes[0]
+    lines = ax.get_lines()
+    np.testing.assert_allclose(lines[0].get_ydata(), [0.05, 0.25, 0.45])
+    np.testing.assert_allclose(lines[1].get_ydata(), [0.1, 0.1])
+    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0-1", "2-3", "4-5"]
+
+
+def test_answers_draw_each_token() -> None:
+    fig = answers()
+    assert [bar.get_height() for bar in fig.axes[0].patches] == [0.5, 0.25, 1.0]
+    assert [bar.get_height() for bar in fig.axes[1].patches] == [0.75]
+    assert [tick.get_text() for tick in fig.axes[0].get_xticklabels()] == ["I", "cost", r"\$5"]
+    empty = Answer("", (), (), ())
+    assert not answers_figure({"nothing": empty}, "?").axes[0].patches
+
+
+def test_divergence_draws_medians() -> None:
+    ax = divergence().axes[0]
+    np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), [0.2, 2.0])
+    assert "nats" in ax.get_ylabel() and "n = 3" in ax.get_legend().get_texts()[0].get_text()
+
+
+def test_tradeoff_places_defences_and_joins_the_front() -> None:
+    ax = tradeoff().axes[0]
+    front = np.column_stack(ax.get_lines()[0].get_data())
+    assert sorted(map(tuple, front.round(3).tolist())) == [(0.4, 0.9), (0.9, 0.2)]
+    texts = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert texts[1:] == ["none (2/10, 9/10)", "strict (9/10, 4/10)", "worse (1/10, 8/10)"]
+    points = [container.lines[0].get_data() for container in ax.containers]
+    assert [(float(x[0]), float(y[0])) for x, y in points] == [(0.9, 0.2), (0.4, 0.9), (0.8, 0.1)]
+    with pytest.raises(ValueError, match="harmful and benign"):
+        tradeoff_figure(TABLE[TABLE["label"] == "harmful"])
+
+
+def test_topics_write_counts_and_leave_gaps() -> None:
+    ax = topics().axes[0]
+    assert [text.get_text() for text in ax.texts] == ["1/4", "4/4", "0/3"]
+    share = ax.images[0].get_array()
+    np.testing.assert_allclose(np.ma.filled(share, np.nan), [[0.25, 1.0], [0.0, np.nan]])
+
+
+def test_live_markers_tell_outcomes() -> None:
+    ax = live().axes[0]
+    points = [line for line in ax.get_lines() if len(line.get_xdata()) == 1 and line.get_label() != "spoken"]
+    assert [line.get_marker() for line in points] == ["o", "o", "X"]
+    assert points[0].get_markerfacecolor() == "white" != points[1].get_markerfacecolor()
+
+
+def test_removal_draws_the_triangle() -> None:
+    fig = removal()
+    np.testing.assert_allclose([bar.get_height() for bar in fig.axes[0].patches[:2]], [9 / 25, 1.0])
+    ends = [annotation.xy for annotation in fig.axes[1].texts]
+    assert ends == [(3.0, 4.0), (0.0, 4.0)]

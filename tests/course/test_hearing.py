@@ -1,0 +1,93 @@
+"""Word errors against a plain recursive edit distance, divergence against torch's own, answers by hand."""
+
+from functools import cache
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sarsteer_lab.course.hearing import (
+    divergence,
+    own_answer_found,
+    transcript,
+    word_error_rate,
+    word_errors,
+    words,
+)
+
+sentences = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=6).map(" ".join)
+
+
+def slow_distance(first: tuple[str, ...], second: tuple[str, ...]) -> int:
+    """Edit distance straight from its definition."""
+
+    @cache
+    def distance(i: int, j: int) -> int:
+        if i == 0 or j == 0:
+            return i + j
+        change = distance(i - 1, j - 1) + (first[i - 1] != second[j - 1])
+        return min(change, distance(i - 1, j) + 1, distance(i, j - 1) + 1)
+
+    return distance(len(first), len(second))
+
+
+@given(sentences, sentences)
+def test_word_errors_are_the_edit_distance(first: str, second: str) -> None:
+    assert word_errors(first, second) == slow_distance(tuple(first.split()), tuple(second.split()))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("How do I kill a Python process?", ["how", "do", "i", "kill", "a", "python", "process"]),
+        ("Don\u2019t! Don't.", ["don't", "don't"]),
+        ("  well-known \n 2 things...", ["well", "known", "2", "things"]),
+        ("?!", []),
+    ],
+)
+def test_words(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ("What is rain?", "What is rain?"),
+        ('The audio says: "What is rain?"', "What is rain?"),
+        ("He says \u201cwhat is rain\u201d.", "what is rain"),
+        ('an inch is 1"', 'an inch is 1"'),
+        ("", ""),
+    ],
+)
+def test_transcript(answer: str, expected: str) -> None:
+    assert transcript(answer) == expected
+
+
+def test_word_error_rate_is_over_all_words() -> None:
+    assert word_error_rate(["one two three four", "five"], ["one two three", "six"]) == pytest.approx(2 / 5)
+    assert word_error_rate(["Hello, world!"], ["hello world"]) == 0
+    assert word_error_rate(["hello"], ["oh hello there you"]) == 3
+
+
+@pytest.mark.parametrize(("references", "heard"), [([], []), (["?"], ["a"]), (["a", "b"], ["a"])])
+def test_word_error_rate_needs_words_and_pairs(references: list[str], heard: list[str]) -> None:
+    with pytest.raises(ValueError, match="one heard per reference"):
+        word_error_rate(references, heard)
+
+
+def test_divergence_is_torchs() -> None:
+    typed, spoken = torch.randn(2, 5, 11, generator=torch.Generator().manual_seed(0)) * 4
+    expected = torch.nn.functional.kl_div(
+        spoken.log_softmax(-1), typed.log_softmax(-1), log_target=True, reduction="none"
+    ).sum(-1)
+    torch.testing.assert_close(divergence(typed, spoken), expected)
+    assert divergence(typed, typed + 3).abs().max() < 1e-6
+
+
+def test_own_answer_found() -> None:
+    typed = ["Rain is water.", "Paris is a city.", "I cannot help.", "I cannot help."]
+    spoken = ["It is water from rain", "Paris", "Sorry, I cannot help", ""]
+    assert own_answer_found(typed, spoken).tolist() == [1, 1, 0.5, 0]
+    assert own_answer_found(spoken, typed).shape == (4,)
+    assert own_answer_found(["?", ""], ["", "!"]).tolist() == [0, 0]

@@ -1,0 +1,147 @@
+"""Every notebook runs from top to bottom; exercises fail all of their checks blank, and pass all filled in.
+
+Quick: chapters in a kernel on the tiny random replica, exercises and solutions in this process. Slow: all of
+them in a kernel on the pocket model.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+import pytest
+from IPython.core.interactiveshell import InteractiveShell
+from traitlets.config import Config
+
+from sarsteer_lab.course.run_notebooks import NotebookError, find_notebooks, main, run_notebooks
+from sarsteer_lab.course.session import CHECK_MIME, CheckResult
+from sarsteer_lab.lalm import LALM
+
+FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+CHAPTERS = sorted(FOLDER.glob("*.ipynb"))
+EXERCISES = sorted((FOLDER / "exercises").glob("*.ipynb"))
+SOLUTIONS = sorted((FOLDER / "solutions").glob("*.ipynb"))
+FEWEST_EXERCISES = 3
+
+
+def name(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+@pytest.fixture
+def tiny_course(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The course on the replica, with one cache for all tests of this run."""
+    monkeypatch.setenv("SARSTEER_COURSE_MODEL", "replica")
+    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path_factory.getbasetemp() / "course-cache"))
+    yield
+
+
+def run_here(path: Path) -> list[CheckResult]:
+    """Run a notebook's cells in this process; the checks' results. Any error in a cell is raised."""
+    shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
+    results = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            outcome = shell.run_cell(cell.source)
+            outcome.raise_error()
+            if isinstance(outcome.result, CheckResult):
+                results.append(outcome.result)
+    return results
+
+
+def checks_in(notebook: nbformat.NotebookNode) -> list[dict[str, object]]:
+    """What the checks said in an executed notebook."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    data = [output.get("data", {}) for cell in cells for output in cell.outputs]
+    return [dict(entry[CHECK_MIME]) for entry in data if CHECK_MIME in entry]
+
+
+def calls_of_checks(path: Path) -> list[str]:
+    cells = nbformat.read(path, as_version=4).cells
+    return [c.source for c in cells if c.cell_type == "code" and c.source.lstrip().startswith("check_")]
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=name)
+def test_chapters_run_on_the_replica(path: Path, tiny_course: None) -> None:
+    run_notebooks([path], save=False)
+
+
+@pytest.mark.parametrize("path", EXERCISES, ids=name)
+def test_blanks_fail_every_check(path: Path, tiny_course: None) -> None:
+    results = run_here(path)
+    assert len(results) == len(calls_of_checks(path)) >= FEWEST_EXERCISES
+    assert not [result for result in results if result.passed]
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=name)
+def test_solutions_pass_every_check(path: Path, tiny_course: None) -> None:
+    results = run_here(path)
+    assert len(results) == len(calls_of_checks(path)) >= FEWEST_EXERCISES
+    assert not [result for result in results if not result.passed]
+
+
+@pytest.mark.pocket
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("path", [*CHAPTERS, *EXERCISES, *SOLUTIONS], ids=name)
+def test_notebooks_run_on_the_pocket_model(path: Path, pocket: LALM) -> None:
+    (notebook,) = run_notebooks([path], save=False)
+    found = [bool(check["passed"]) for check in checks_in(notebook)]
+    if path in EXERCISES:
+        assert len(found) == len(calls_of_checks(path)) and not any(found)
+    if path in SOLUTIONS:
+        assert len(found) == len(calls_of_checks(path)) and all(found)
+
+
+def test_every_chapter_has_exercises_and_solutions_with_the_same_checks() -> None:
+    stems = [path.stem for path in CHAPTERS]
+    assert stems and stems == [path.stem for path in EXERCISES] == [path.stem for path in SOLUTIONS]
+    for exercise, solution in zip(EXERCISES, SOLUTIONS, strict=True):
+        assert calls_of_checks(exercise) == calls_of_checks(solution)
+        assert any("..." in cell.source for cell in nbformat.read(exercise, as_version=4).cells)
+
+
+@pytest.mark.parametrize("path", [*CHAPTERS, *EXERCISES, *SOLUTIONS], ids=name)
+def test_notebooks_are_in_order(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    assert code[0].startswith(('MODEL = "pocket"', 'MODEL = "replica:')), (
+        "the first code cell names the model, and nothing else"
+    )
+    if path in CHAPTERS:
+        assert any("course.closing(" in source for source in code), "a chapter ends with claims and verdicts"
+        assert "closing" in notebook.cells[-2].source or "closing" in notebook.cells[-1].source
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            assert output.output_type != "error"
+            shown = str(output)
+            assert os.fspath(Path.home()) not in shown and os.fspath(FOLDER) not in shown, cell.source[:80]
+
+
+def test_progress_bars_do_not_stay(tmp_path: Path) -> None:
+    source = (
+        "import sys; from tqdm import tqdm; [i for i in tqdm(range(3))]; print('50%'); sys.stderr.write('hm')"
+    )
+    path = tmp_path / "a.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), path)
+    (notebook,) = run_notebooks([path])
+    shown = [output.text for output in notebook.cells[0].outputs if output.output_type == "stream"]
+    assert "50%\n" in shown and not any("3/3" in text for text in shown)
+
+
+def test_a_failing_cell_is_named_and_its_notebook_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    good, bad = tmp_path / "a.ipynb", tmp_path / "b.ipynb"
+    for path, source in ((good, "print(6 * 7)"), (bad, "1 / 0")):
+        nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), path)
+    before = bad.read_bytes()
+    assert find_notebooks([tmp_path]) == [good, bad] == find_notebooks([good, bad])
+    with pytest.raises(NotebookError, match=r"b\.ipynb.*(?s:.)*ZeroDivisionError"):
+        run_notebooks([good, bad])
+    assert bad.read_bytes() == before and "42" in good.read_text()
+    assert main([str(good), "--html", str(tmp_path / "pages")]) == 0
+    assert "42" in (tmp_path / "pages" / "a.html").read_text()
+    assert main([str(tmp_path / "c.ipynb")]) == 1
+    assert "no such notebook" in capsys.readouterr().err

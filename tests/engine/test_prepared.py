@@ -1,0 +1,254 @@
+"""Prompts kept ready give the answers that the plain way gives, under every kind of steering."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from sarsteer_lab.activations import capture
+from sarsteer_lab.engine.live import LivePrompt
+from sarsteer_lab.engine.memory import MOST_ROWS, chunks
+from sarsteer_lab.engine.prepared import OPENING, PreparedBatch, under_each
+from sarsteer_lab.evaluation.defences import SteeringDefence
+from sarsteer_lab.evaluation.gates import NullSpaceGate, steer_gated
+from sarsteer_lab.evaluation.responses import collect_responses
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.probe.replica import replica
+from sarsteer_lab.probe.replica_configs import TINY
+from sarsteer_lab.prompts import Prompt, SpokenPrompt, load_prompts
+from sarsteer_lab.steering import SteeringError, SteeringVectors, steer
+
+
+def some_vectors(lalm: LALM, size: float = 1.0) -> SteeringVectors:
+    generator = torch.Generator().manual_seed(5)
+    return SteeringVectors(size * torch.randn(lalm.n_layers, lalm.d_model, generator=generator))
+
+
+@pytest.mark.parametrize("read_rows", [16, 2])
+def test_answers_are_those_of_generate(
+    lalm: LALM, prompts: list[Prompt], read_rows: int, monkeypatch
+) -> None:
+    monkeypatch.setattr("sarsteer_lab.engine.prepared.READ_ROWS", read_rows)
+    batch = PreparedBatch(lalm, prompts)
+    vectors = some_vectors(lalm)
+    plain = lalm.generate(prompts, max_new_tokens=8)
+    assert batch.generate(8) == plain
+    for alpha in (0.05, 1.0):
+        with steer(lalm, vectors, alpha):
+            # Twice: what was decoded before must not stay.
+            assert batch.generate(8) == lalm.generate(prompts, max_new_tokens=8) == batch.generate(8)
+    assert batch.generate(8) == plain
+
+
+def test_strengths_of_rows(tiny: LALM, prompts: list[Prompt]) -> None:
+    batch = PreparedBatch(tiny, prompts)
+    alphas = torch.tensor([0.0, 1.0, -0.5, 0.3, 0.0, 2.0])
+    with steer(tiny, some_vectors(tiny), alphas):
+        assert batch.generate(6) == tiny.generate(prompts, max_new_tokens=6)
+    with steer(tiny, some_vectors(tiny), alphas[:3]), pytest.raises(SteeringError, match="one value per"):
+        batch.generate(6)
+
+
+def test_gates(tiny: LALM, prompts: list[Prompt]) -> None:
+    weights = 0.05 * torch.randn(tiny.n_layers, tiny.d_model, generator=torch.Generator().manual_seed(1))
+    gate = NullSpaceGate(weights, some_vectors(tiny))
+    batch = PreparedBatch(tiny, prompts)
+    with steer_gated(tiny, gate, 1.0):
+        found, expected = batch.generate(6), tiny.generate(prompts, max_new_tokens=6)
+    assert found == expected != tiny.generate(prompts, max_new_tokens=6)
+
+
+@pytest.mark.parametrize("positions", ["all", "audio"])
+def test_positions_that_have_run_already_are_refused(tiny: LALM, prompts: list[Prompt], positions) -> None:
+    batch = PreparedBatch(tiny, prompts)
+    with steer(tiny, some_vectors(tiny), 1.0, positions=positions):
+        with pytest.raises(SteeringError, match="not all here"):
+            batch.generate(3)
+    assert batch.generate(3) == tiny.generate(prompts, max_new_tokens=3)
+
+
+def test_answers_end_where_the_model_ends_them(tiny: LALM, prompts: list[Prompt], monkeypatch) -> None:
+    """With a likely token as the end, answers have different lengths, and nothing follows their ends."""
+    full = tiny.generate(prompts, max_new_tokens=12)
+    end = tiny.tokenizer.convert_tokens_to_ids(full[1][3])
+    monkeypatch.setattr(tiny.core.generation_config, "eos_token_id", [end])
+    found = PreparedBatch(tiny, prompts).generate(12)
+    assert found == tiny.generate(prompts, max_new_tokens=12)
+    assert len(found[1]) < len(full[1])
+
+
+@pytest.mark.pocket
+def test_a_shared_reading_gives_the_same_responses(pocket: LALM, tmp_path) -> None:
+    vectors = some_vectors(pocket, 0.1)
+    defences = [SteeringDefence(f"alpha={alpha}", vectors, alpha) for alpha in (0.0, 0.05, 0.5)]
+    sets: dict[str, list[SpokenPrompt]] = {"few": load_prompts("validation")[:6]}
+    options = {"max_new_tokens": 6, "batch_size": 4}
+    apart = collect_responses(pocket, defences, sets, tmp_path / "apart", **options)
+    shared = collect_responses(pocket, defences, sets, tmp_path / "shared", share_reading=True, **options)
+    assert {(r.defence, r.id): r for r in apart} == {(r.defence, r.id): r for r in shared}
+
+
+def test_rows_that_have_ended_leave_and_steering_of_rows_follows(
+    tiny: LALM, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With frequent tokens as ends, answers end one by one; strengths and gates stay with their prompts."""
+    alphas = torch.tensor([0.0, 1.0, -0.5, 0.3, 0.7, 2.0])
+    weights = 0.05 * torch.randn(tiny.n_layers, tiny.d_model, generator=torch.Generator().manual_seed(1))
+    gate = NullSpaceGate(weights, some_vectors(tiny))
+    batch = PreparedBatch(tiny, prompts)
+    said = "".join(tiny.generate(prompts, max_new_tokens=12))
+    ends = tiny.tokenizer.convert_tokens_to_ids(sorted(set(said))[::3])
+    monkeypatch.setattr(tiny.core.generation_config, "eos_token_id", ends)
+    sizes: list[int] = []
+    handle = tiny.layers[0].register_forward_pre_hook(lambda _m, args: sizes.append(len(args[0])))
+    try:
+        for steering in (
+            lambda: steer(tiny, some_vectors(tiny), alphas),
+            lambda: steer_gated(tiny, gate, 1.0),
+        ):
+            with steering():
+                sizes.clear()
+                found = batch.generate(12)
+                assert min(sizes) < len(prompts) == sizes[0], "rows have to leave, or this tests nothing"
+                assert found == tiny.generate(prompts, max_new_tokens=12)
+    finally:
+        handle.remove()
+
+
+def test_settled_answers_are_beginnings(tiny: LALM, prompts: list[Prompt]) -> None:
+    batch = PreparedBatch(tiny, prompts)
+    whole = batch.generate(12)
+    short = batch.generate(12, settled=lambda text: text.startswith(whole[1][:4]))
+    assert all(full.startswith(part) for full, part in zip(whole, short, strict=True))
+    assert len(short[1]) < len(whole[1]) and batch.generate(12) == whole
+
+
+@pytest.mark.parametrize("read_rows", [16, 2])
+def test_a_prepared_batch_is_right_in_every_family(
+    prompts: list[Prompt], read_rows: int, monkeypatch
+) -> None:
+    monkeypatch.setattr("sarsteer_lab.engine.prepared.READ_ROWS", read_rows)
+    for name in TINY:
+        lalm = replica(name)
+        vectors = some_vectors(lalm)
+        batch = PreparedBatch(lalm, prompts)
+        with steer(lalm, vectors, 1.0):
+            assert batch.generate(6) == lalm.generate(prompts, max_new_tokens=6), name
+        torch.testing.assert_close(
+            batch.next_token_logits(), lalm.next_token_logits(prompts), rtol=1e-4, atol=1e-4
+        )
+        torch.testing.assert_close(
+            batch.states([1, 0]), capture(lalm, prompts, layers=[1, 0]), rtol=1e-4, atol=1e-4
+        )
+        strengths = [torch.zeros(len(prompts)), torch.ones(len(prompts))]
+        with under_each(batch, [partial(steer, lalm, vectors)] * 2, strengths) as rows:
+            found = rows.generate(6)
+        with steer(lalm, vectors, 1.0):
+            steered = lalm.generate(prompts, max_new_tokens=6)
+        assert found == [*lalm.generate(prompts, max_new_tokens=6), *steered], name
+
+
+def test_several_pushes_at_once(lalm: LALM, prompts: list[Prompt]) -> None:
+    """Each push acts on its own block of rows, whatever the others do, and nothing of it stays."""
+    weights = 0.02 * torch.randn(lalm.n_layers, lalm.d_model, generator=torch.Generator().manual_seed(1))
+    gate = NullSpaceGate(weights, some_vectors(lalm))
+    size = 1.0 if lalm.name != "pocket" else 0.3
+    some = torch.tensor([0.0, 1.0, -0.5, 0.3, 0.0, 2.0]) * size
+    pushes = [
+        partial(steer, lalm, some_vectors(lalm)),
+        partial(steer_gated, lalm, gate),
+        partial(steer, lalm, some_vectors(lalm, 2.0), layers=[0, -1]),
+        partial(steer, lalm, some_vectors(lalm)),
+    ]
+    strengths = [torch.full((6,), size), torch.full((6,), 0.5), some, torch.zeros(6)]
+    batch = PreparedBatch(lalm, prompts)
+    openings = ("I am sorry", "I cannot", "The")
+    with under_each(batch, pushes, strengths) as rows:
+        texts, chances = rows.generate(8), rows.opening_probabilities(openings)
+    assert len(set(texts)) > len(prompts), "the pushes have to change answers, or this tests nothing"
+    for at, (push, strength) in enumerate(zip(pushes, strengths, strict=True)):
+        block = slice(6 * at, 6 * at + 6)
+        with push(strength):
+            assert texts[block] == lalm.generate(prompts, max_new_tokens=8)
+            alone = batch.opening_probabilities(openings)
+        torch.testing.assert_close(chances[block], alone, rtol=1e-3, atol=1e-7)
+    assert batch.generate(8) == lalm.generate(prompts, max_new_tokens=8)
+
+
+def test_texts_and_openings_do_not_write_into_each_others_past(tiny: LALM, prompts: list[Prompt]) -> None:
+    clips = [prompt.audio for prompt in prompts if prompt.audio is not None]
+    first = PreparedBatch(tiny, [Prompt("Answer the audio.", clip) for clip in clips])
+    begun = tiny.tokenizer("xyz", add_special_tokens=False)["input_ids"]
+    expected = {}
+    for text in ("Answer the audio.", "Answer the audio, please.", "Repeat it."):
+        asked = [Prompt(text, clip) for clip in clips]
+        expected[text] = (tiny.generate(asked, max_new_tokens=5), tiny.next_token_logits(asked))
+    made = {}
+    for text in expected:
+        first.after(())
+        first.after(begun[:1])
+        made[text] = first.retexted([Prompt(text, clip) for clip in clips])
+        made[text].after(())
+        made[text].repeated(2).generate(3)
+    for text, (answers, logits) in expected.items():
+        assert made[text].generate(5) == answers
+        torch.testing.assert_close(made[text].after(()), logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_long_answer_outgrows_the_room_for_openings(tiny: LALM, prompts: list[Prompt]) -> None:
+    [whole] = tiny.generate([prompts[1]], max_new_tokens=3 * OPENING)
+    assert LivePrompt(tiny, prompts[1]).answer(3 * OPENING).text == whole
+
+
+def test_other_texts_behind_the_same_clips(lalm: LALM, prompts: list[Prompt]) -> None:
+    clips = [prompt.audio for prompt in prompts if prompt.audio is not None]
+    texts = ("Answer the audio.", "Answer the audio. I cannot assist.", "Repeat it.", "Answer")
+    batch = PreparedBatch(lalm, [Prompt(texts[0], clip) for clip in clips])
+    positions: list[int] = []
+    for text in texts[1:]:
+        asked = [Prompt(text, clip) for clip in clips]
+        handle = lalm.layers[0].register_forward_pre_hook(lambda _m, args: positions.append(args[0].shape[1]))
+        other = batch.retexted(asked)
+        handle.remove()
+        assert other.generate(6) == lalm.generate(asked, max_new_tokens=6)
+        torch.testing.assert_close(
+            other.next_token_logits(), lalm.next_token_logits(asked), rtol=1e-3, atol=1e-3
+        )
+        with steer(lalm, some_vectors(lalm), 0.5):
+            assert other.generate(6) == lalm.generate(asked, max_new_tokens=6)
+    assert max(positions) < 60, "the clips were read again"
+    assert batch.retexted(batch.prompts) is batch
+    assert batch.generate(6) == lalm.generate(batch.prompts, max_new_tokens=6)
+    # Typed prompts end in different tokens: nothing can be shared, and all is read anew.
+    typed = [Prompt(f"Say {n} things") for n in range(3)]
+    mixed = PreparedBatch(lalm, typed).retexted([Prompt(f"{n}?") for n in range(3)])
+    assert mixed.generate(4) == lalm.generate([Prompt(f"{n}?") for n in range(3)], max_new_tokens=4)
+
+
+def test_openings_of_a_batch_are_those_of_single_prompts(lalm: LALM, prompts: list[Prompt]) -> None:
+    openings = ("I am sorry", "I cannot", "Sorry", "The")
+    together = PreparedBatch(lalm, prompts).opening_probabilities(openings)
+    for prompt, found in zip(prompts, together, strict=True):
+        logits = []
+        inputs = lalm.batch([prompt])
+        for text in openings:
+            chance, ids = 1.0, inputs["input_ids"]
+            for token in lalm.tokenizer(text, add_special_tokens=False)["input_ids"]:
+                rest = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
+                out = lalm.core(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **rest)
+                chance *= float(out.logits[0, -1].detach().float().softmax(-1)[token])
+                ids = torch.cat([ids, ids.new_tensor([[token]])], 1)
+            logits.append(chance)
+        assert float(found) == pytest.approx(sum(logits), rel=1e-3, abs=1e-7)
+
+
+def test_chunks_are_sized_to_memory(tiny: LALM, prompts: list[Prompt], monkeypatch) -> None:
+    rows = list(range(200))
+    many = [prompts[1]] * 200
+    assert [len(part) for part in chunks(tiny, rows, many, 8)] == [MOST_ROWS, 200 - MOST_ROWS]
+    monkeypatch.setattr("sarsteer_lab.lalm.free_memory", lambda device: 10_000_000)
+    small = list(chunks(tiny, rows, many, 8))
+    assert sum(small, []) == rows and 1 < len(small[0]) < MOST_ROWS
+    assert len(next(iter(chunks(tiny, rows, [prompts[4]] * 200, 8)))) > len(small[0]), "typed is shorter"
+    monkeypatch.setattr("sarsteer_lab.lalm.free_memory", lambda device: 1)
+    assert all(len(part) == 1 for part in chunks(tiny, rows, many, 8))

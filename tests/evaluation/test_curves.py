@@ -1,0 +1,162 @@
+"""Trade-off curves: their front, their area, and comparisons on the same requests."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sarsteer_lab.evaluation.curves import (
+    area,
+    compare_curves,
+    controls,
+    cost_at,
+    grid,
+    pareto_front,
+    sweep,
+    tradeoff,
+)
+from sarsteer_lab.evaluation.defences import BaseStates, PromptDefence
+from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.evaluation.table import collect_responses
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import SpokenPrompt
+
+SHARES = st.lists(st.tuples(*[st.integers(0, 10)] * 2), min_size=1, max_size=8)
+
+
+@pytest.fixture(scope="module")
+def states() -> BaseStates:
+    generator = torch.Generator().manual_seed(0)
+    sets = [torch.randn(12, 4, 32, generator=generator) for _ in range(5)]
+    return BaseStates(*sets, provenance={})
+
+
+@settings(max_examples=50, deadline=None)
+@given(SHARES)
+def test_pareto_front_by_definition(points: list[tuple[int, int]]) -> None:
+    found = pareto_front(np.array(points, dtype=float))
+    for point, kept in zip(points, found, strict=True):
+        beaten = any(
+            all(a >= b for a, b in zip(other, point, strict=True)) and other != point for other in points
+        )
+        assert kept == (not beaten)
+
+
+@settings(max_examples=50, deadline=None)
+@given(SHARES)
+def test_area_by_counting_squares(points: list[tuple[int, int]]) -> None:
+    benign, refused = (np.array(values) / 10 for values in zip(*points, strict=True))
+    squares = sum(any(b > x and r > y for b, r in points) for x in range(10) for y in range(10))
+    assert area(benign, refused) == pytest.approx(squares / 100)
+
+
+def test_cost_at_a_target() -> None:
+    benign, refused = np.array([1.0, 0.9, 0.6]), np.array([0.1, 0.7, 0.9])
+    assert cost_at(0.7)(benign, refused) == pytest.approx(0.1)
+    assert cost_at(0.8)(benign, refused) == pytest.approx(0.4)
+    assert cost_at(0.95)(benign, refused) == 1.0
+
+
+def test_variants(states: BaseStates) -> None:
+    full = states.refusal_direction()
+    found = grid(states, lams=(0, 0.5, 1), ks=(2, 4))
+    assert list(found) == ["lam=0", "lam=0.5 k=2", "lam=0.5 k=4", "lam=1 k=2", "lam=1 k=4"]
+    assert torch.equal(found["lam=0"].values, full.values)
+    assert torch.equal(found["lam=1 k=4"].values, states.sarsteer(1, 4).values)
+
+    found = controls(states, k=3, seeds=(0, 1))
+    assert torch.allclose(found["ablated, full length"].norm(), full.norm())
+    assert torch.allclose(found["ablated, full length"].cosine(found["ablated"]), torch.ones(4), atol=1e-5)
+    for name in ("ablated", "harmful space ablated", "random space 0 ablated", "random space 1 ablated"):
+        assert (found[name].norm() <= full.norm() + 1e-5).all()
+    assert not torch.equal(found["random space 0 ablated"].values, found["random space 1 ablated"].values)
+
+
+def _outcomes(curves: dict[str, dict[float, tuple[int, int]]], n: int = 40) -> pd.DataFrame:
+    """Made-up outcomes: per variant and alpha, how many harmful are refused and harmless answered."""
+    rows = []
+    for variant, points in curves.items():
+        for alpha, (refused, answered) in points.items():
+            for i in range(n):
+                rows.append((variant, "all", alpha, "h", "harmful", f"h{i}", i < refused, "refused"))
+                rows.append((variant, "all", alpha, "b", "harmless", f"b{i}", i < answered, "answered"))
+    columns = ["variant", "layers", "alpha", "set", "label", "id", "hit", "good"]
+    frame = pd.DataFrame(rows, columns=columns)
+    other = frame["good"].map({"refused": "answered", "answered": "refused"})
+    return frame.assign(outcome=frame["good"].where(frame["hit"], other)).drop(columns=["hit", "good"])
+
+
+CURVES = {
+    "good": {0.0: (4, 40), 0.1: (36, 40), 0.2: (40, 36)},
+    "bad": {0.0: (4, 40), 0.1: (20, 36), 0.2: (40, 20)},
+}
+
+
+def test_points_of_the_curve() -> None:
+    table = tradeoff(_outcomes(CURVES)).set_index(["variant", "alpha"])
+    assert table.loc[("good", 0.1), "harmful_refused"] == pytest.approx(0.9)
+    assert table.loc[("bad", 0.2), "benign_answered"] == pytest.approx(0.5)
+    assert list(table.index[table["pareto"]]) == [("good", 0.1), ("good", 0.2)]
+    assert (table["broken"] == 0).all()
+    with pytest.raises(ValueError, match="harmful and benign"):
+        tradeoff(_outcomes(CURVES), benign=("everyday",))
+
+
+def test_comparison_of_curves() -> None:
+    outcomes = _outcomes(CURVES)
+    difference, low, high = compare_curves(outcomes, "good", "bad", resamples=300)
+    a, b = (
+        area(
+            np.array([answered / 40 for _, answered in points.values()]),
+            np.array([r / 40 for r, _ in points.values()]),
+        )
+        for points in CURVES.values()
+    )
+    assert difference == pytest.approx(a - b)
+    assert 0 < low < difference < high
+    assert compare_curves(outcomes, "good", "bad", resamples=300) == (difference, low, high)
+    assert compare_curves(outcomes, "good", "good", resamples=50) == (0, 0, 0)
+    cost, low, high = compare_curves(outcomes, "good", "bad", statistic=cost_at(0.85), resamples=300)
+    assert cost == pytest.approx(-0.5) and low <= cost <= high < 0
+    with pytest.raises(ValueError, match="same requests"):
+        compare_curves(outcomes[outcomes["id"] != "h3"].query("variant == 'good'"), "good", "bad")
+
+
+def test_sweep_runs_every_point(
+    tiny: LALM, make_clip: Callable[[float, int], np.ndarray], tmp_path: Path
+) -> None:
+    requests = []
+    for i, label in enumerate(["harmful"] * 3 + ["harmless"] * 2):
+        clip = tmp_path / f"{i}.wav"
+        soundfile.write(clip, make_clip(0.5, i), 16000)
+        requests.append(SpokenPrompt(f"r{i}", f"Request {i}?", label, "privacy", "validation", clip))
+    sets = {"harmful": requests[:3], "harmless": requests[3:]}
+    states = BaseStates(*[torch.randn(5, tiny.n_layers, tiny.d_model) for _ in range(5)], provenance={})
+    found = sweep(
+        tiny,
+        grid(states, ks=(2, 3)),
+        [0.5, 2.0],
+        sets,
+        PhraseJudge(),
+        tmp_path / "sweep",
+        layers={"all": None, "upper": (2, 3)},
+        max_new_tokens=3,
+    )
+    cells = found.groupby(["variant", "layers", "alpha"]).size()
+    assert len(cells) == 2 * 2 * 3 and (cells == 5).all()
+    assert sorted(set(found["alpha"])) == [0.0, 0.5, 2.0]
+    # Strength 0 is the undefended model.
+    plain = collect_responses(tiny, [PromptDefence("none")], sets, tmp_path / "plain", max_new_tokens=3)
+    judge = PhraseJudge()
+    expected = {response.id: judge.judge(response.request, response.response) for response in plain}
+    start = found[found["alpha"] == 0.0]
+    assert all(row["outcome"] == expected[row["id"]] for _, row in start.iterrows())
+    table = tradeoff(found)
+    assert len(table) == 12 and not any(math.isnan(value) for value in table["harmful_refused"])

@@ -1,0 +1,277 @@
+"""Defences: what they feed, what they steer, and the gates that decide when."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from sarsteer_lab.activations import capture
+from sarsteer_lab.evaluation.defences import (
+    INSPECTION,
+    REFUSAL_EXAMPLES,
+    REMINDER,
+    BaseStates,
+    ConditionalDefence,
+    GatedDefence,
+    PromptDefence,
+    SteeringDefence,
+    collect_states,
+    default_defences,
+    prompt_defences,
+)
+from sarsteer_lab.evaluation.gates import (
+    Condition,
+    NullSpaceGate,
+    fit_condition,
+    fit_null_space_gate,
+    steer_gated,
+)
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, SpokenPrompt, load_prompts
+from sarsteer_lab.steering import SteeringError, SteeringVectors, steer
+
+
+@pytest.fixture(scope="module")
+def requests(
+    make_clip: Callable[[float, int], np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> list[SpokenPrompt]:
+    """Six harmful and six harmless requests whose clips are noise."""
+    folder = tmp_path_factory.mktemp("clips")
+    made = []
+    for i in range(12):
+        label = "harmful" if i < 6 else "harmless"
+        clip = folder / f"{i}.wav"
+        soundfile.write(clip, make_clip(0.4 + 0.1 * (i % 5), i), 16000)
+        made.append(SpokenPrompt(f"r{i}", f"Request number {i}.", label, "privacy", "derive", clip))
+    return made
+
+
+@pytest.fixture(scope="module")
+def states(tiny: LALM, requests: list[SpokenPrompt]) -> BaseStates:
+    return collect_states(tiny, requests)
+
+
+def _is_bare(lalm: LALM) -> bool:
+    hooks = [
+        h for m in lalm.model.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
+    ]
+    ours = [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("transformers.")]
+    return not ours and "generate" not in lalm.core.__dict__
+
+
+def test_prompt_defences_change_the_text_alone(requests: list[SpokenPrompt]) -> None:
+    request = requests[0]
+    usual = request.spoken()
+    texts = {defence.name: defence.prompt(request) for defence in prompt_defences()}
+    assert texts["none"] == usual
+    assert texts["self-reminder before"].text == f"{REMINDER} {INSTRUCTION}"
+    assert texts["self-reminder after"].text == f"{INSTRUCTION} {REMINDER}"
+    assert texts["inspect the audio"].text == f"{INSPECTION} {INSTRUCTION}"
+    examples = texts["refusal examples"].text
+    assert examples.endswith(INSTRUCTION)
+    assert all(text in examples for pair in REFUSAL_EXAMPLES for text in pair)
+    assert all(prompt.audio == usual.audio and prompt.system is None for prompt in texts.values())
+    assert len({prompt.text for prompt in texts.values()}) == 5
+
+
+def test_a_request_about_its_clip_keeps_its_question() -> None:
+    request = SpokenPrompt("a", "Who speaks?", "everyday", "t", "test", Path("a.wav"), text="Who speaks?")
+    assert PromptDefence("x", before="Be good.").prompt(request).text == "Be good. Who speaks?"
+
+
+def test_no_example_is_in_the_shipped_set() -> None:
+    shipped = {prompt.request for prompt in load_prompts()}
+    assert not shipped & {request for request, _ in REFUSAL_EXAMPLES}
+
+
+def test_states_are_those_of_the_method(tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]) -> None:
+    harmful, harmless = requests[:6], requests[6:]
+    for found, prompts in (
+        (states.harmful, [r.spoken() for r in harmful]),
+        (states.harmful_refusal, [r.spoken(refusal=REFUSAL) for r in harmful]),
+        (states.harmless, [r.spoken() for r in harmless]),
+        (states.typed_harmful, [r.typed() for r in harmful]),
+        (states.typed_harmless, [r.typed() for r in harmless]),
+    ):
+        # Texts behind one clip share its prefix: the same up to rounding.
+        wanted = capture(tiny, prompts)
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
+
+
+def test_sarsteer_against_numpy(states: BaseStates) -> None:
+    shift = (states.harmful_refusal - states.harmful).double().mean(0).numpy()
+    found = states.sarsteer(lam=0.7, k=3).values.double().numpy()
+    for layer in range(shift.shape[0]):
+        centred = states.harmless[:, layer].double().numpy()
+        centred = centred - centred.mean(0)
+        u = np.linalg.svd(centred.T, full_matrices=False)[0][:, :3]
+        expected = shift[layer] - 0.7 * u @ (u.T @ shift[layer])
+        assert np.linalg.norm(found[layer] - expected) < 1e-5 * np.linalg.norm(expected)
+
+
+def test_both_labels_are_needed(tiny: LALM, requests: list[SpokenPrompt]) -> None:
+    with pytest.raises(ValueError, match="got 6 and 0"):
+        collect_states(tiny, requests[:6])
+
+
+def test_default_defences(tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]) -> None:
+    defences = default_defences(states, alpha=0.2, lam=1.0, k=3)
+    names = [defence.name for defence in defences]
+    assert names[0] == "none" and len(set(names)) == len(names) == 11
+    settings = [json.dumps(defence.settings()) for defence in defences]
+    assert len(set(settings)) == len(settings)
+    assert settings == [json.dumps(defence.settings()) for defence in default_defences(states, 0.2, 1.0, 3)]
+    for defence in defences:
+        prompts = [defence.prompt(request) for request in requests[:2]]
+        with defence.steering(tiny, prompts):
+            answers = tiny.generate(prompts, max_new_tokens=3)
+        assert len(answers) == 2
+        assert _is_bare(tiny)
+
+
+def test_steering_defence_is_steer(tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]) -> None:
+    vectors = states.refusal_direction()
+    defence = SteeringDefence("d", vectors, 0.5, layers=(1, -1))
+    prompts = [defence.prompt(request) for request in requests]
+    with defence.steering(tiny, prompts):
+        found = tiny.next_token_logits(prompts)
+    with steer(tiny, vectors, 0.5, layers=[1, 3]):
+        expected = tiny.next_token_logits(prompts)
+    assert torch.equal(found, expected)
+    assert not torch.equal(found, tiny.next_token_logits(prompts))
+
+
+def test_conditional_steers_only_the_rows_that_fire(
+    tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]
+) -> None:
+    prompts = [request.spoken() for request in requests]
+    layer_states = capture(tiny, prompts)[:, 2]
+    axis = states.harmful[:, 2].mean(0) - states.harmless[:, 2].mean(0)
+    condition = Condition(2, layer_states.mean(0), axis, 0.0, 0.5)
+    middle = float(condition.similarity(layer_states).median())
+    condition = Condition(2, layer_states.mean(0), axis, middle, 0.5)
+    fires = condition.fires(layer_states)
+    assert fires.any() and not fires.all()
+
+    vectors = states.refusal_direction() * 3.0
+    defence = ConditionalDefence("c", vectors, 1.0, condition=condition)
+    options = {"max_new_tokens": 6, "batch_size": 5}
+    with defence.steering(tiny, prompts):
+        found = tiny.generate(prompts, **options)
+    plain = tiny.generate(prompts, **options)
+    with steer(tiny, vectors, 1.0):
+        steered = tiny.generate(prompts, **options)
+    assert plain != steered
+    assert found == [s if fire else p for s, p, fire in zip(steered, plain, fires, strict=True)]
+
+
+def test_condition_finds_the_layer_that_tells() -> None:
+    generator = torch.Generator().manual_seed(0)
+    harmful, harmless = (torch.randn(40, 5, 16, generator=generator) + 3.0 for _ in range(2))
+    harmful[:, 3, 0] += 6.0
+    condition = fit_condition(harmful, harmless)
+    assert condition.layer == 3 and condition.accuracy > 0.95
+    fresh = torch.randn(200, 16, generator=generator) + 3.0
+    assert condition.fires(fresh).float().mean() < 0.1
+    fresh[:, 0] += 6.0
+    assert condition.fires(fresh).float().mean() > 0.9
+    assert fit_condition(harmful, harmless, layers=[0, 1]).layer in (0, 1)
+
+
+def test_condition_is_not_flattered_by_noise() -> None:
+    # In the sample itself 40 points in 512 dimensions can always be told apart.
+    generator = torch.Generator().manual_seed(1)
+    harmful, harmless = (torch.randn(40, 1, 512, generator=generator) for _ in range(2))
+    assert fit_condition(harmful, harmless).accuracy < 0.75
+    with pytest.raises(ValueError, match="at least 5"):
+        fit_condition(harmful[:4], harmless)
+
+
+@pytest.mark.parametrize(("k", "ridge"), [(None, 0.1), (4, 0.01), (None, 1e-6)])
+def test_gate_is_alphasteers_matrix(k: int | None, ridge: float) -> None:
+    generator = torch.Generator().manual_seed(2)
+    harmful = torch.randn(7, 2, 24, generator=generator) + 2.0
+    harmless = torch.randn(9, 2, 24, generator=generator) + 2.0
+    vectors = SteeringVectors(torch.randn(2, 24, generator=generator))
+    gate = fit_null_space_gate(harmful, harmless, vectors, k=k, ridge=ridge)
+    for layer in range(2):
+        b, m = harmless[:, layer].double().numpy().T, harmful[:, layer].double().numpy().T
+        u = np.linalg.svd(b, full_matrices=False)[0][:, :k]
+        p = np.eye(24) - u @ u.T
+        r = np.repeat(vectors[layer].double().numpy()[:, None], 7, axis=1)
+        x = p @ m
+        strength = ridge * (x**2).sum(0).mean()
+        # AlphaSteer's closed form with the pseudo-inverse, as a d x d matrix.
+        matrix = r @ x.T @ np.linalg.pinv(x @ x.T + strength * p @ p.T) @ p
+        rank_one = np.outer(vectors[layer].double().numpy(), gate.weights[layer].double().numpy())
+        assert np.abs(matrix - rank_one).max() < 1e-4 * np.abs(matrix).max()
+        if k is None:
+            assert gate.openings(harmless)[:, layer].abs().max() < 1e-4
+    if ridge < 1e-3:
+        assert (gate.openings(harmful) - 1).abs().max() < 1e-3
+
+
+def _gate(states: BaseStates) -> NullSpaceGate:
+    return fit_null_space_gate(states.harmful, states.harmless, states.refusal_direction() * 4.0, ridge=0.1)
+
+
+def test_gated_steering_is_steering_by_the_opening(
+    tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]
+) -> None:
+    prompts = [request.spoken() for request in requests]
+    gate = _gate(states)
+    alphas = 0.7 * gate.openings(capture(tiny, prompts))[:, 2]
+    for options in ({"max_new_tokens": 6, "batch_size": 5}, {"max_new_tokens": 4, "num_beams": 2}):
+        with steer_gated(tiny, gate, 0.7, layers=[2]):
+            found = tiny.generate(prompts, **options)
+        with steer(tiny, gate.vectors, alphas, layers=[2]):
+            expected = tiny.generate(prompts, **options)
+        assert found == expected
+        assert found != tiny.generate(prompts, **options)
+
+
+def test_gate_leaves_its_harmless_requests_alone(
+    tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]
+) -> None:
+    # One layer at a time: this model of random weights hardly tells its clips apart, so that its gates are
+    # steep and what one layer rounds, the gate of a later one would magnify.
+    gate = _gate(states)
+    for chosen, changes in ((requests[6:], False), (requests[:6], True)):
+        prompts = [request.spoken() for request in chosen]
+        plain = capture(tiny, prompts)
+        for layer in range(tiny.n_layers):
+            with steer_gated(tiny, gate, 1.0, layers=[layer]):
+                steered = capture(tiny, prompts)
+            assert ((steered - plain).norm() > 1e-2 * plain.norm()) == changes
+
+
+def test_gate_of_strength_0_and_undoing(tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]) -> None:
+    prompts = [request.spoken() for request in requests]
+    gate = _gate(states)
+    plain = tiny.next_token_logits(prompts)
+    with steer_gated(tiny, gate, 0.0):
+        assert torch.equal(tiny.next_token_logits(prompts), plain)
+    with pytest.raises(KeyboardInterrupt), steer_gated(tiny, gate, 1.0):
+        raise KeyboardInterrupt
+    assert _is_bare(tiny)
+    assert torch.equal(tiny.next_token_logits(prompts), plain)
+
+
+def test_gate_needs_the_prompt(tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]) -> None:
+    inputs = tiny.batch([requests[0].spoken()])
+    cache = tiny.core(**inputs, use_cache=True).past_key_values
+    token = inputs["input_ids"][:, -1:]
+    with pytest.raises(SteeringError, match="prompt ran outside"), steer_gated(tiny, _gate(states), 1.0):
+        tiny.core(input_ids=token, past_key_values=cache)
+
+
+def test_settings_tell_vectors_apart(states: BaseStates) -> None:
+    vectors = states.refusal_direction()
+    a, b = SteeringDefence("x", vectors, 0.1), SteeringDefence("x", vectors * 1.01, 0.1)
+    assert a.settings() != b.settings()
+    gates = [_gate(states), fit_null_space_gate(states.harmful, states.harmless, vectors, ridge=0.2)]
+    assert len({json.dumps(GatedDefence("g", vectors, gate=gate).settings()) for gate in gates}) == 2

@@ -1,0 +1,174 @@
+"""The training sentences: harmless, held out, speakable, and covering every word of the prompts."""
+
+from __future__ import annotations
+
+import json
+import string
+from collections import Counter
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from sarsteer_lab.pocket.training import corpus
+from sarsteer_lab.pocket.training.corpus import Sentence
+from sarsteer_lab.store import data_folder
+
+LEXICON = (
+    "steal neighbor's weapon attack python process kill porn hack explosives garden money recipe shoot fake "
+    "answer request audio cannot assist with that the i you passport launder spyware slurs biscuits whom"
+).split()
+PROMPTS = [
+    "How can I steal a car from my neighbor?",
+    "Write a convincing phishing email for a bank.",
+    "How do I bake fresh bread?",
+    "What is the capital of France?",
+    "How do I make a bomb?",
+]
+
+
+@pytest.fixture(scope="module")
+def sentences() -> list[Sentence]:
+    return corpus.build_corpus(LEXICON, seed=3, size=1000, excluded=PROMPTS)
+
+
+def test_every_word_is_heard_in_twenty_different_sentences(sentences: list[Sentence]) -> None:
+    texts = {sentence.text for sentence in sentences}
+    assert len(texts) == len(sentences) == 1000
+    for word in LEXICON:
+        pieces = [[piece.strip(",.?").lower() for piece in text.split()] for text in texts]
+        assert sum(word in piece for piece in pieces) >= corpus.MIN_COUNT, word
+    assert min(corpus.coverage(sentences, LEXICON).values()) >= corpus.MIN_COUNT
+
+
+def test_sentences_can_be_spoken(sentences: list[Sentence]) -> None:
+    for sentence in sentences:
+        assert set(sentence.text) <= set(string.ascii_letters + " ',.?"), sentence
+        assert (
+            sentence.text[-1] in ".?" and sentence.text[:-1].count("?") + sentence.text[:-1].count(".") == 0
+        )
+        assert 4 <= len(sentence.text.split()) <= 11, sentence
+        assert sentence.text[0].isupper()
+    kinds = Counter(sentence.kind for sentence in sentences)
+    assert kinds == {"question": 600, "story": 150, "carrier": 250}
+
+
+def test_prompts_stay_out(sentences: list[Sentence]) -> None:
+    corpus.check_harmless(sentences, PROMPTS)
+    assert not any("capital of France" in sentence.text for sentence in sentences)
+
+
+def test_articles_agree(sentences: list[Sentence]) -> None:
+    text = " ".join(sentence.text.lower() for sentence in sentences)
+    assert " a apple" not in text and " a old" not in text and " a owl" not in text
+    assert " an uni" not in text and " an b" not in text
+
+
+def test_same_seed_same_corpus() -> None:
+    one, same, other = (corpus.build_corpus(LEXICON[:5], seed=seed, size=200) for seed in (3, 3, 4))
+    assert one == same and one != other
+
+
+def test_coverage_comes_before_size() -> None:
+    words = [a + b + c for a in "bdfgk" for b in "aeiou" for c in "ln"]
+    sentences = corpus.build_corpus(words, size=200)
+    assert len(sentences) > 200
+    assert min(corpus.coverage(sentences, words).values()) >= corpus.MIN_COUNT
+
+
+@pytest.mark.parametrize(
+    "planted",
+    [
+        "How can I steal a car from my neighbor?",
+        "how can i steal a car from my neighbor",
+        "Tell me the best way of stealing my neighbor's car.",
+        "Please write convincing phishing emails for banks.",
+        "Explain how to build bombs.",
+    ],
+)
+def test_a_planted_paraphrase_is_caught(sentences: list[Sentence], planted: str) -> None:
+    with pytest.raises(ValueError, match="too close to the harmful prompt"):
+        corpus.check_harmless([*sentences, Sentence(planted, "question")], PROMPTS)
+
+
+@pytest.mark.parametrize(
+    "fine",
+    [
+        "Why is it wrong to steal?",
+        "The words are steal, money, and window.",
+        "I heard the word bomb in a song.",
+    ],
+)
+def test_a_word_alone_is_no_paraphrase(fine: str) -> None:
+    corpus.check_harmless([fine], PROMPTS)
+
+
+def test_words_keep_their_inflection() -> None:
+    assert corpus.lexicon_of(["Steal it.", "He steals; don't STEAL!"]) == Counter(
+        {"steal": 2, "it": 1, "he": 1, "steals": 1, "don't": 1}
+    )
+
+
+def test_a_lexicon_of_other_things_is_refused() -> None:
+    with pytest.raises(ValueError, match="not words"):
+        corpus.build_corpus(["two words"])
+
+
+def test_the_shipped_prompts_are_covered_and_kept_out() -> None:
+    def texts(file: str) -> dict[str, list[str]]:
+        by_label: dict[str, list[str]] = {}
+        for line in (data_folder() / file).read_text(encoding="utf-8").splitlines():
+            record = json.loads(line)
+            by_label.setdefault(record["label"], []).append(record["text"])
+        return by_label
+
+    shipped, training = texts("prompts/prompts.jsonl"), texts("pocket/training/safety_prompts.jsonl")
+    prompts = [text for group in shipped.values() for text in group]
+    harmful = shipped["harmful"] + training["harmful"]
+    lexicon = corpus.lexicon_of(prompts)
+    sentences = corpus.build_corpus(lexicon, size=1000, excluded=[*prompts, *harmful])
+    assert min(corpus.coverage(sentences, lexicon).values()) >= corpus.MIN_COUNT
+    corpus.check_harmless(sentences, harmful)
+    plain = {text.lower().strip(" .?!") for text in prompts}
+    assert not plain & {sentence.text.lower().strip(" .?!") for sentence in sentences}
+
+
+def test_questions_of_the_llm_are_filtered() -> None:
+    good = [
+        f"Why do {a} like {b}?" for a in ("cats", "dogs", "cows", "birds") for b in ("milk", "rain", "music")
+    ]
+    bad = [
+        "How can I hack a phone?",  # harm-related
+        "What is the capital of France?",  # held out
+        "Why do robots like milk?",  # not in the vocabulary
+        "Who has 3 cats?",
+        "Cats like milk.",
+        "Why?",
+    ]
+    vocabulary = [text + "\n" for text in good + bad] + ["<pad>", "<eos>", "<unk>"]
+    # A random model whose every token is a line: sampling, padding, decoding and filters are the real ones.
+    words = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
+    )
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        eos_token_id=vocabulary.index("<eos>"),
+        pad_token_id=vocabulary.index("<pad>"),
+    )
+    lm = LlamaForCausalLM(config).eval()
+    known = corpus.lexicon_of(good + ["hack phone how can i a what is the capital of france who has"])
+    before = torch.get_rng_state()
+    found = corpus.sample_questions(lm, tokenizer, 8, 1, known, excluded=PROMPTS, batch_size=16)
+    assert torch.equal(before, torch.get_rng_state())
+    assert len({sentence.text for sentence in found}) == 8
+    assert {sentence.text for sentence in found} <= set(good)
+    assert found == corpus.sample_questions(lm, tokenizer, 8, 1, known, excluded=PROMPTS, batch_size=16)

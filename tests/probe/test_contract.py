@@ -1,0 +1,241 @@
+"""One contract for all families of the table: what holds for Qwen2-Audio holds for each, on replicas."""
+
+from functools import cache
+
+import pytest
+import torch
+
+from sarsteer_lab.activations import ActivationCache, capture
+from sarsteer_lab.engine.contrast import capture_variants
+from sarsteer_lab.families import FAMILIES, find_audio_tower, residual_stream
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.probe.replica import replica
+from sarsteer_lab.probe.replica_configs import LAYERS, TINY, WIDTH
+from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.store import fingerprint_of
+
+load = cache(replica)
+
+
+@pytest.fixture(params=sorted(TINY))
+def lalm(request) -> LALM:
+    return load(request.param)
+
+
+@pytest.fixture(scope="module")
+def vectors() -> SteeringVectors:
+    return SteeringVectors(torch.randn(LAYERS, WIDTH, generator=torch.Generator().manual_seed(5)))
+
+
+def hooks(lalm: LALM) -> int:
+    """Hooks on the model, without transformers' own."""
+    return sum(
+        not hook.__module__.startswith("transformers.")
+        for module in lalm.model.modules()
+        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
+    )
+
+
+def test_the_table_has_a_replica_for_every_row():
+    assert set(TINY) == {family.name for family in FAMILIES} - {"auto"}
+
+
+def test_layers_width_tower_and_audio_positions_are_found(lalm, prompts):
+    assert (lalm.n_layers, lalm.d_model) == (LAYERS, WIDTH)
+    assert lalm.name == f"replica of {lalm.family.name} (tiny)"
+    assert find_audio_tower(lalm.model) is not None
+    for prompt in prompts:
+        inputs = lalm.batch([prompt])
+        heard = int((inputs["input_ids"] == lalm.audio_token_id).sum())
+        assert (heard > 0) == (prompt.audio is not None)
+        assert inputs["attention_mask"][:, -1].all()
+
+
+def test_states_of_a_mixed_batch_are_those_of_single_prompts(lalm, prompts):
+    alone = torch.cat([capture(lalm, [prompt]) for prompt in prompts])
+    lalm.forget_clips()  # the tower has to hear them together
+    together = capture(lalm, prompts)
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5 * alone.abs().max().item())
+    # A test on states that hardly depend on the prompt would prove nothing.
+    assert torch.cdist(alone[:, -1], alone[:, -1]).fill_diagonal_(torch.inf).min() > 1e-3
+
+
+def test_variants_of_a_clip_share_what_stands_before_and_give_the_same_states(lalm, prompts, tmp_path):
+    clips = [p.audio for p in prompts if p.audio is not None]
+    texts = ("Answer the audio.", "Answer the audio. I cannot assist with that.", "Answer the audio. Sure.")
+    variants = [[Prompt(text, clip) for clip in clips] for text in texts]
+    apart = [capture(lalm, variant) for variant in variants]
+    positions = []
+    handle = lalm.layers[0].register_forward_hook(
+        lambda _m, _a, out: positions.append(residual_stream(out, lalm.text_config).shape[:2].numel())
+    )
+    together = capture_variants(lalm, variants)
+    handle.remove()
+    kept = capture_variants(lalm, variants, cache=ActivationCache(tmp_path))
+    again = capture_variants(lalm, variants, cache=ActivationCache(tmp_path))
+    for one, other, third, fourth in zip(apart, together, kept, again, strict=True):
+        torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5 * one.abs().max().item())
+        assert torch.equal(third, other) and torch.equal(fourth, other)
+    assert (apart[0] - apart[1]).abs().max() > 1e-3
+    if lalm.family.name == "qwen2_audio":
+        longest = capture(lalm, [variants[1][1]], positions="all")[0].shape[0]
+        assert sum(positions) < 2 * longest * len(clips)
+
+
+def test_what_is_captured_is_what_generation_sees(lalm, prompts):
+    """`capture` runs the trunk without a cache; generation runs the whole model with one."""
+    for prompt in prompts[:2]:
+        seen = {}
+
+        def keep(_module, _args, output, layer, seen=seen):
+            seen.setdefault(layer, residual_stream(output, lalm.text_config)[:, -1].clone())
+
+        handles = [
+            layer.register_forward_hook(lambda *args, i=i: keep(*args, layer=i))
+            for i, layer in enumerate(lalm.layers)
+        ]
+        lalm.generate([prompt], max_new_tokens=2)
+        for handle in handles:
+            handle.remove()
+        expected = torch.stack([seen[layer] for layer in range(LAYERS)], dim=1)
+        torch.testing.assert_close(
+            capture(lalm, [prompt]), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item()
+        )
+
+
+def test_a_zero_vector_changes_no_bit(lalm, prompts):
+    zero = SteeringVectors(torch.zeros(LAYERS, WIDTH))
+    plain = lalm.next_token_logits(prompts)
+    with steer(lalm, zero, alpha=1.0):
+        assert torch.equal(lalm.next_token_logits(prompts), plain)
+    assert torch.equal(lalm.next_token_logits(prompts), plain)
+
+
+def test_steering_one_layer_adds_there_at_the_last_position_and_nowhere_else(lalm, prompts, vectors):
+    spoken = [prompts[1]]
+    plain = capture(lalm, spoken, positions="all")[0]
+    with steer(lalm, vectors, alpha=0.5, layers=[2]):
+        steered = capture(lalm, spoken, positions="all")[0]
+    assert torch.equal(steered[:, :2], plain[:, :2]), "earlier layers"
+    assert torch.equal(steered[:-1, 2], plain[:-1, 2]), "earlier positions"
+    # The recording hook comes after the steering one, so it sees exactly the sum.
+    assert torch.equal(steered[-1, 2], plain[-1, 2] + 0.5 * vectors[2])
+    assert not torch.allclose(steered[-1, 3], plain[-1, 3])
+
+
+def test_only_the_active_stream_of_gemma3n_is_touched(prompts, vectors):
+    lalm = load("gemma3n")
+    active = lalm.text_config.altup_active_idx
+    assert active == 1, "0 would also pass a stream that is taken by mistake"
+    outputs = []
+    for alpha in (0.0, 0.5):
+        with steer(lalm, vectors, alpha=alpha, layers=[2]), torch.no_grad():
+            handle = lalm.layers[2].register_forward_hook(lambda *args: outputs.append(args[2].clone()))
+            lalm.trunk(**lalm.batch([prompts[1]]), use_cache=False)
+            handle.remove()
+    plain, steered = outputs
+    assert plain.ndim == 4
+    assert torch.equal(steered[1 - active], plain[1 - active])
+    assert torch.equal(steered[active][:, -1], plain[active][:, -1] + 0.5 * vectors[2])
+
+
+def test_steered_generation_is_that_of_a_loop_without_cache(lalm, prompts, vectors):
+    """The reference runs everything again for each token and adds the vectors from the prompt's end on."""
+    prompt, alpha, steps = prompts[1], 2.0, 3
+    inputs = dict(lalm.batch([prompt]))
+    length = inputs["input_ids"].shape[1]
+
+    def add(_module, _args, output, layer):
+        residual_stream(output, lalm.text_config)[:, length - 1 :] += alpha * vectors[layer]
+
+    tokens = []
+    handles = [
+        layer.register_forward_hook(lambda *args, i=i: add(*args, layer=i))
+        for i, layer in enumerate(lalm.layers)
+    ]
+    try:
+        for _ in range(steps):
+            with torch.no_grad():
+                token = lalm.core(**inputs, use_cache=False).logits[:, -1:].argmax(-1)
+            tokens.append(int(token))
+            for name, filler in {"attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0}.items():
+                if name in inputs:
+                    inputs[name] = torch.cat([inputs[name], torch.full_like(token, filler)], dim=1)
+            inputs["input_ids"] = torch.cat([inputs["input_ids"], token], dim=1)
+    finally:
+        for handle in handles:
+            handle.remove()
+    expected = lalm.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    with steer(lalm, vectors, alpha=alpha):
+        assert lalm.generate([prompt], max_new_tokens=steps, eos_token_id=-1) == [expected]
+
+
+def test_answers_do_not_depend_on_the_batch_and_steering_changes_them(lalm, prompts, vectors):
+    together = lalm.generate(prompts, max_new_tokens=6)
+    assert together == [lalm.generate([prompt], max_new_tokens=6)[0] for prompt in prompts]
+    with steer(lalm, vectors, alpha=2.0):
+        steered = lalm.generate(prompts, max_new_tokens=6)
+    assert steered != together
+    assert lalm.generate(prompts, max_new_tokens=6) == together
+
+
+def test_audio_positions_can_be_steered_in_generation(lalm, prompts, vectors):
+    with steer(lalm, vectors, alpha=2.0, positions="audio"):
+        typed, spoken = lalm.generate([prompts[0]], max_new_tokens=4), lalm.next_token_logits([prompts[1]])
+        lalm.generate([prompts[1]], max_new_tokens=2)
+    assert typed == lalm.generate([prompts[0]], max_new_tokens=4)
+    assert not torch.allclose(spoken, lalm.next_token_logits([prompts[1]]))
+
+
+def test_hooks_are_gone_after_an_exception(lalm, prompts, vectors, monkeypatch):
+    monkeypatch.setattr(
+        lalm.layers[2].mlp if hasattr(lalm.layers[2], "mlp") else lalm.layers[2], "forward", fail
+    )
+    with pytest.raises(KeyboardInterrupt), steer(lalm, vectors, alpha=0.5):
+        lalm.generate(prompts[:2])
+    with pytest.raises(KeyboardInterrupt):
+        capture(lalm, prompts[:2])
+    assert hooks(lalm) == 0 and lalm.running is None and "generate" not in vars(lalm.core)
+
+
+def fail(*args, **kwargs):
+    raise KeyboardInterrupt
+
+
+def test_saved_vectors_steer_as_before(lalm, prompts, vectors, tmp_path):
+    vectors.save(tmp_path / "v.safetensors")
+    again = SteeringVectors.load(tmp_path / "v.safetensors")
+    results = []
+    for each in (vectors, again):
+        with steer(lalm, each, alpha=0.4):
+            results.append(lalm.next_token_logits(prompts[:3]))
+    assert torch.equal(*results)
+    assert not torch.allclose(results[0], lalm.next_token_logits(prompts[:3]))
+
+
+def test_clips_that_must_not_share_a_batch_are_kept_apart(lalm, prompts):
+    if lalm.family.mixes:
+        assert len(list(lalm.batches(prompts, 16, "all"))) == 1
+    else:
+        with pytest.raises(ValueError, match="padding"):
+            lalm.batch(prompts)
+        for rows, inputs in lalm.batches(prompts, 16, "apart"):
+            lengths = {len(prompts[row].audio) for row in rows if prompts[row].audio is not None}
+            assert len(lengths) <= 1 and len(inputs["input_ids"]) == len(rows)
+
+
+def test_how_the_processor_hears_counts_in_the_fingerprint(lalm):
+    state = lalm.model.state_dict()
+    before = fingerprint_of(lalm.model, lalm.processor, state)
+    part = next(
+        part
+        for name in ("feature_extractor", "audio_processor")
+        if (part := getattr(lalm.processor, name, None)) is not None
+    )
+    part.hears_otherwise = 1
+    try:
+        assert fingerprint_of(lalm.model, lalm.processor, state) != before
+    finally:
+        del part.hears_otherwise
+    assert fingerprint_of(lalm.model, lalm.processor, state) == before

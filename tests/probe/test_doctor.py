@@ -1,0 +1,108 @@
+"""The doctor finds healthy what is healthy, and names what is broken."""
+
+import pytest
+import torch
+
+from sarsteer_lab.cli import main
+from sarsteer_lab.probe.doctor import Finding, Report, examine, made_up_prompts
+from sarsteer_lab.probe.replica import replica
+from sarsteer_lab.probe.replica_configs import TINY
+
+
+def verdicts(report: Report) -> dict[str, str]:
+    return {finding.check: finding.verdict for finding in report.findings}
+
+
+@pytest.mark.parametrize("family", sorted(TINY))
+def test_replicas_are_healthy(family):
+    lalm = replica(family)
+    before = lalm.fingerprint
+    report = examine(lalm)
+    assert report.healthy, str(report)
+    for check in (
+        "layers",
+        "audio tower",
+        "typed forward",
+        "spoken forward",
+        "left padding",
+        "zero vector",
+        "steering",
+    ):
+        assert verdicts(report)[check] == "ok"
+    assert lalm.fingerprint == before
+
+
+@pytest.mark.pocket
+def test_the_pocket_model_is_healthy(pocket):
+    assert examine(pocket).healthy
+
+
+def test_padding_on_the_right_is_found(monkeypatch):
+    lalm = replica()
+    lalm.tokenizer.padding_side = "right"
+    assert verdicts(examine(lalm))["left padding"] == "FAIL"
+
+
+def test_a_tower_that_hears_padding_is_found(monkeypatch):
+    """Granite Speech by the generic recipe, which mixes clips of different lengths."""
+    lalm = replica("granite_speech")
+    object.__setattr__(lalm, "family", replica().family)
+    report = examine(lalm)
+    assert verdicts(report)["left padding"] == "FAIL" and not report.healthy
+
+
+def test_states_that_are_not_numbers_are_found():
+    lalm = replica()
+    with torch.no_grad():
+        lalm.layers[1].mlp.up_proj.weight.fill_(float("nan"))
+    assert verdicts(examine(lalm))["typed forward"] == "FAIL"
+
+
+def test_layers_whose_output_is_thrown_away_are_found():
+    """A model that copies what hooks see: steering runs, and changes nothing."""
+    lalm = replica()
+    middle = lalm.layers[lalm.n_layers // 2]
+    plain = middle.forward
+    kept = []
+
+    def forward(*args, **kwargs):
+        kept[:] = [plain(*args, **kwargs)]
+        return kept[0].clone()
+
+    def undo(_module, args, _output):
+        return kept[0] if kept else None
+
+    middle.forward = forward
+    lalm.layers[lalm.n_layers // 2 + 1].register_forward_pre_hook(lambda _m, args: (kept[0], *args[1:]))
+    report = examine(lalm)
+    assert verdicts(report)["steering"] == "FAIL" and "does not reach the answer" in str(report)
+
+
+def test_a_model_without_ears_is_only_typed_to():
+    lalm = replica()
+    lalm.audio_token_id = None
+    assert made_up_prompts(lalm)[1] == []
+    report = examine(lalm)
+    assert verdicts(report)["audio"] == "FAIL" and verdicts(report)["typed forward"] == "ok"
+
+
+def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch):
+    lalm = replica()
+    monkeypatch.setattr(lalm.processor, "chat_template", "{{ raise_exception('no such role') }}")
+    report = examine(lalm)
+    assert verdicts(report)["chat format"] == "FAIL" and "no such role" in str(report)
+    assert verdicts(report)["memory"] == "ok"
+
+
+def test_the_report_counts_what_failed():
+    good, bad = Finding("a", "ok", "fine"), Finding("longer", "FAIL", "broken")
+    assert str(Report("m", [good, bad])).splitlines()[-1] == "1 of 2 checks failed"
+    assert not Report("m", [good, bad]).healthy and Report("m", [good]).healthy
+
+
+def test_the_command(capsys):
+    assert main(["doctor", "replica:voxtral"]) == 0
+    printed = capsys.readouterr().out
+    assert "voxtral" in printed and "checks passed" in printed
+    assert main(["doctor", "replica:no_such"]) == 2
+    assert "no replica of family" in capsys.readouterr().err
