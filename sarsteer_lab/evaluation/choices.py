@@ -5,8 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sarsteer_lab.derivation import activation_cache
-from sarsteer_lab.evaluation.defences import Defence, collect_states, default_defences, prompt_defences
+from sarsteer_lab.evaluation.defences import (
+    Defence,
+    activation_cache,
+    collect_states,
+    default_defences,
+    prompt_defences,
+)
 from sarsteer_lab.evaluation.judges import SORRY_BENCH, HFJudge, Judge, JudgeTemplate, PhraseJudge
 from sarsteer_lab.evaluation.readers import Missing, read_set
 from sarsteer_lab.lalm import LALM

@@ -5,9 +5,12 @@ touched.
 """
 
 import hashlib
+import os
+import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
@@ -15,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sarsteer_lab.activations import ActivationCache, capture
-from sarsteer_lab.directions import difference_in_means, text_refusal_direction
+from sarsteer_lab.derivation import Derivation, derive
+from sarsteer_lab.directions import difference_in_means
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.gates import (
@@ -27,8 +31,8 @@ from sarsteer_lab.evaluation.gates import (
 )
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt
-from sarsteer_lab.safe_space import ablate, principal_space
 from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.store import cache_folder
 
 REMINDER = "You are a responsible assistant: never help with anything harmful, illegal or hurtful."
 """After the self-reminder of Xie et al. (Nature Machine Intelligence 2023), in our own words."""
@@ -217,15 +221,17 @@ class BaseStates:
         """Steering vectors with these states' provenance."""
         return SteeringVectors(values, {"method": method, **settings, **self.provenance})
 
+    def derive(self, lam: float = 1.0, k: int = 10) -> Derivation:
+        """SARSteer's direction, safe space and vectors (see `derivation.derive`)."""
+        return derive(self.harmful, self.harmful_refusal, self.harmless, lam, k, self.provenance)
+
     def refusal_direction(self) -> SteeringVectors:
         """The text-derived refusal direction (SARSteer, step 2)."""
-        values = text_refusal_direction(self.harmful, self.harmful_refusal)
-        return self.vectors("text-derived refusal direction", values)
+        return self.derive().direction
 
     def sarsteer(self, lam: float = 1.0, k: int = 10) -> SteeringVectors:
         """SARSteer's vectors (steps 2 to 4)."""
-        values = ablate(self.refusal_direction().values, principal_space(self.harmless, k), lam)
-        return self.vectors("SARSteer", values, lam=lam, k=k)
+        return self.derive(lam, k).vectors
 
 
 def collect_states(
@@ -258,7 +264,8 @@ def collect_states(
         typed_harmful=states([request.typed() for request in harmful]),
         typed_harmless=states([request.typed() for request in harmless]),
         provenance={
-            "model": lalm.fingerprint,
+            "model": model_name(lalm),
+            "fingerprint": lalm.fingerprint,
             "safety": lalm.safety,
             "harmful": [request.id for request in harmful],
             "harmless": [request.id for request in harmless],
@@ -266,6 +273,43 @@ def collect_states(
             "refusal": REFUSAL,
         },
     )
+
+
+def cached_vectors(
+    lalm: LALM, prompts: Sequence[SpokenPrompt], *, lam: float = 1.0, k: int = 10
+) -> SteeringVectors:
+    """SARSteer's vectors from the derive split of `prompts`, kept in the user's cache after the first time.
+
+    The file's name hashes all that they depend on: model fingerprint, requests, clips, texts, `lam` and
+    `k`. Raises ValueError and `ClipError` as `collect_states` does.
+    """
+    chosen = [p for p in prompts if p.split == "derive" and p.label in ("harmful", "harmless")]
+    digest = hashlib.sha256(f"{lalm.fingerprint} {lalm.dtype} {INSTRUCTION} {REFUSAL} {lam} {k}".encode())
+    for prompt in chosen:
+        digest.update(f"\0{prompt.id}\0{prompt.label}\0".encode())
+        if prompt.clip is not None and prompt.clip.is_file():
+            digest.update(prompt.clip.read_bytes())
+    path = cache_folder() / "vectors" / f"{digest.hexdigest()[:32]}.safetensors"
+    if path.is_file():
+        return SteeringVectors.load(path)
+    vectors = collect_states(lalm, chosen, cache=activation_cache()).sarsteer(lam, k)
+    path.parent.mkdir(exist_ok=True)
+    # Written aside and renamed, so that an interrupted run leaves no half file under the final name.
+    handle, scratch = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    os.close(handle)
+    vectors.save(scratch)
+    os.replace(scratch, path)
+    return vectors
+
+
+def activation_cache() -> ActivationCache:
+    """The cache of hidden states in the user's cache folder."""
+    return ActivationCache(cache_folder() / "activations")
+
+
+def model_name(lalm: LALM) -> str:
+    """The model's name for reports: of a folder only its last part."""
+    return Path(lalm.name).name if Path(lalm.name).is_dir() else lalm.name
 
 
 def prompt_defences() -> list[Defence]:
