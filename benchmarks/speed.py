@@ -2,8 +2,8 @@
 
 (a) extraction of base and refusing states against the plain way (one prompt at a time, two full forward
 passes, every logit, the clip encoded twice) and against one bare forward pass over the refusing prompts;
-(d) an evaluation of several defences against generating for one prompt at a time; (e) how capture's cost grows. `python -m benchmarks.gpu` has capture
-and steering beside peers."""
+(d) an evaluation of several defences against generating for one prompt at a time; (e) how capture's cost
+grows. `python -m benchmarks.gpu` has capture and steering beside peers."""
 
 import argparse
 import statistics

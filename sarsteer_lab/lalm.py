@@ -1,5 +1,6 @@
 """An audio-language model and its processor as one object: prompts (a clip, text or both) -> answers."""
 
+import json
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ from sarsteer_lab.families import (
     find_decoder,
     find_family,
     find_trunk,
+    has_foreign_hooks,
 )
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
-from sarsteer_lab.store import fingerprint_of
+from sarsteer_lab.store import content_key, weights_checksum
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,19 @@ class Running:
 
     rows: list[int]
     total: int
+
+
+class HookedModelError(RuntimeError):
+    """Hooks are on a model whose results were to be kept: they could not be told from the plain model's."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A prompt in the chat format (a clip is its placeholder tokens), its clip at 16 kHz, a key of both."""
+
+    text: str
+    waveform: Float[np.ndarray, "samples"] | None
+    key: str
 
 
 class SafetyDelta(Protocol):
@@ -81,7 +96,7 @@ class LALM:
         self.audio_cache = AudioCache(self.trunk, *encoder) if encoder is not None else None
         self._delta = delta
         self._safety = 0.0
-        self._fingerprint: tuple[tuple[int, ...], str] | None = None
+        self._vocabulary: tuple[tuple[int, int], str] = ((0, 0), "")
 
     def __repr__(self) -> str:
         shape = f"{self.n_layers} layers of {self.d_model}"
@@ -156,15 +171,37 @@ class LALM:
     def fingerprint(self) -> str:
         """Hash of configuration, processor settings and weights, on which all that a model computes depends.
 
-        Weights count with every byte if the model is below 1 GiB, else with up to 65,536 evenly spaced
-        elements of each tensor. It is computed once and again after any in-place change of a weight
-        (`set_safety`, training).
+        Every byte of every weight counts, however it was changed (`set_safety`, training, a merged adapter,
+        `weight.data = ...`): it is computed at each use, as fast as memory is (`store.weights_checksum`).
         """
-        state = self.model.state_dict()
-        versions = tuple(tensor._version for tensor in state.values())
-        if self._fingerprint is None or self._fingerprint[0] != versions:
-            self._fingerprint = (versions, fingerprint_of(self.model, self.processor, state))
-        return self._fingerprint[1]
+        vocabulary = (id(self.tokenizer), len(self.tokenizer))
+        if self._vocabulary[0] != vocabulary:
+            self._vocabulary = (vocabulary, content_key(self.tokenizer.get_vocab()))
+        settings = settings_of(self.model, self.processor)
+        return content_key(settings, self._vocabulary[1], weights_checksum(self.model))
+
+    def key(self, *parts: Any) -> str:
+        """A key for something this model has computed: its fingerprint, device and dtype, and `parts`.
+
+        `parts` (see `store.content_key`) have to say all else that decides the result. For many results make
+        one key of what they share and go on with `content_key(shared, own)`: the weights are read here each
+        time. Raises HookedModelError while hooks of anyone but this library and transformers are on the model
+        (inside `with steer(...)`, for instance): a key cannot tell what they do.
+        """
+        if has_foreign_hooks(self.model):
+            raise HookedModelError(
+                f"hooks are on {self.name}, so what it computes now cannot be kept: it would be taken for "
+                "what the plain model does. Do this outside of `with steer(...)`, without hooks of your own"
+            )
+        return content_key(self.fingerprint, str(self.dtype), self.device.type, *parts)
+
+    def encode(self, prompts: Sequence[Prompt]) -> list[Encoded]:
+        """Each prompt in the chat format, with its clip as the model hears it, and a key of both.
+
+        Raises what `chat` and `waveform` do.
+        """
+        read = [(self.chat(prompt), self.waveform(prompt)) for prompt in prompts]
+        return [Encoded(text, clip, content_key(text, clip)) for text, clip in read]
 
     def waveform(self, prompt: Prompt) -> Float[np.ndarray, "samples"] | None:
         """The prompt's clip at 16 kHz, read and checked; None for a typed prompt.
@@ -345,3 +382,21 @@ def rough_length(prompt: Prompt) -> float:
         path = Path(prompt.audio)
         samples = path.stat().st_size / 2 if path.is_file() else 0.0
     return samples / 640 + (len(prompt.text) + len(prompt.system or "")) / 4
+
+
+def settings_of(model: Any, processor: Any) -> str:
+    """What besides the weights decides what a model computes: how it is configured, and how it hears."""
+    # Most families call it a feature extractor, some an audio processor.
+    parts = [getattr(processor, part, None) for part in ("feature_extractor", "audio_processor")]
+    generation = getattr(find_core(model), "generation_config", None)
+    settings = [
+        _without_origin(part.to_dict()) for part in (model.config, generation, *parts) if part is not None
+    ]
+    return json.dumps(settings, sort_keys=True, default=str)
+
+
+def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what tells only where a checkpoint came from (the weights' dtype counts)."""
+    origin = {"_name_or_path", "transformers_version", "architectures", "dtype"}
+    kept = {key: value for key, value in config.items() if key not in origin}
+    return {key: _without_origin(value) if isinstance(value, dict) else value for key, value in kept.items()}

@@ -1,13 +1,26 @@
-"""A hash of all that decides what a model computes: kept results are never taken for another model's."""
+"""Everything kept on disk: content keys, a checksum of weights, whole files, a keeper of finished work.
 
-import hashlib
+A result is kept under a key made of all that decides it (`content_key`; `LALM.key` adds the model), so a
+rerun reads what it would compute, and never what another model, prompt or clip gave. Hashes are xxh3 of 128
+bits: as fast as memory, for telling contents apart, not for security.
+"""
+
 import json
 import os
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import numpy as np
 import torch
-from torch import Tensor
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from xxhash import xxh3_128
 
 
 def data_folder() -> Path:
@@ -26,7 +39,7 @@ def data_folder() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where assembled models and captured activations are kept; created if missing.
+    """Where assembled models and finished results are kept; created if missing.
 
     The environment variable `SARSTEER_CACHE` names it, else it is `~/.cache/sarsteer-lab`. Everything in it
     can be made again, so it may be deleted at any time.
@@ -36,38 +49,243 @@ def cache_folder() -> Path:
     return folder
 
 
-# Tensors up to this many elements go into the fingerprint whole, longer ones by as many evenly spaced
-# elements (every low-rank or full-rank change of a weight matrix touches those too). Models below the
-# second limit are hashed whole.
-FINGERPRINT_SAMPLE = 65_536
-FINGERPRINT_WHOLE_BELOW = 2**30
+def content_key(*parts: Any) -> str:
+    """A name for contents: 32 hexadecimal digits, the same if and only if all parts are the same.
 
-
-@torch.no_grad()
-def fingerprint_of(model: Any, processor: Any, state: dict[str, Tensor]) -> str:
-    """sha256 over configuration, what turns prompts into inputs, and weights (see `LALM.fingerprint`)."""
-    settings: dict[str, Any] = {
-        "config": _without_origin(model.config.to_dict()),
-        # Most families call it a feature extractor, some an audio processor.
-        "features": [
-            getattr(getattr(processor, part, None), "to_dict", dict)()
-            for part in ("feature_extractor", "audio_processor")
-        ],
-        "vocabulary": sorted(getattr(processor, "tokenizer", processor).get_vocab().items()),
-    }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    whole = sum(tensor.numel() * tensor.element_size() for tensor in state.values()) < FINGERPRINT_WHOLE_BELOW
-    for name, tensor in sorted(state.items()):
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        flat = tensor.detach().reshape(-1)
-        if not whole and flat.numel() > FINGERPRINT_SAMPLE:
-            flat = flat[:: flat.numel() // FINGERPRINT_SAMPLE]
-        digest.update(flat.contiguous().view(torch.uint8).cpu().numpy().data)
+    Parts are strings, bytes, numbers, None, arrays, tensors (wherever they lie), and lists, tuples and dicts
+    of these; 1, 1.0, True and "1" are different, a list and a tuple of the same are not. Raises TypeError
+    for anything else: a path, for instance, says nothing about what the file holds.
+    """
+    digest = xxh3_128()
+    _feed(digest, parts)
     return digest.hexdigest()
 
 
-def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what tells only where a checkpoint came from (the weights' dtype counts)."""
-    origin = {"_name_or_path", "transformers_version", "architectures", "dtype"}
-    kept = {key: value for key, value in config.items() if key not in origin}
-    return {key: _without_origin(value) if isinstance(value, dict) else value for key, value in kept.items()}
+def _feed(digest: Any, part: Any) -> None:
+    """Add a part to a hash: its kind, its size, its content, so that no two lists of parts read alike."""
+    inner: list[Any] = []
+    content: Any = b""
+    if isinstance(part, Mapping):
+        inner = [
+            each for item in sorted(part.items(), key=lambda pair: content_key(pair[0])) for each in item
+        ]
+        kind = f"dict {len(inner)}"
+    elif isinstance(part, list | tuple):
+        inner, kind = list(part), f"list {len(part)}"
+    elif isinstance(part, Tensor):
+        kind, content = f"tensor {part.dtype} {list(part.shape)}", _hosted(part)
+    elif isinstance(part, np.ndarray) and not part.dtype.hasobject:
+        kind = f"array {part.dtype.str} {list(part.shape)}"
+        content = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
+    elif isinstance(part, str | bytes):
+        content = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        kind = f"{'text' if isinstance(part, str) else 'bytes'} {len(content)}"
+    elif part is None or isinstance(part, bool | int | float | np.bool_ | np.integer | np.floating):
+        number = part.item() if isinstance(part, np.generic) else part
+        kind = f"{type(number).__name__} {number!r}"
+    else:
+        raise TypeError(f"a key is made of texts, numbers, arrays and lists of them, not of {part!r:.80}")
+    digest.update(kind.encode() + b"\0")
+    digest.update(content)
+    for each in inner:
+        _feed(digest, each)
+
+
+@torch.no_grad()
+def weights_checksum(weights: nn.Module | Iterable[Tensor]) -> str:
+    """A hash of every byte of a model's parameters and buffers, or of some tensors.
+
+    Computed from the bytes at each call, so it sees `weight.data = ...` and what peft merges. The value does
+    not depend on the device: on a GPU a sum made there says whether anything has changed since the last
+    call, and only then do the weights come to the host.
+    """
+    named = _named_tensors(weights)
+    described = [[name, str(tensor.dtype), *tensor.shape] for name, tensor in named.items()]
+    tensors = list(named.values())
+    if not any(map(on_gpu, tensors)):
+        return content_key(described, _hashes(tensors))
+    seen = content_key(described, change_sums(tensors))
+    if seen not in _known:
+        if len(_known) >= 100:
+            _known.pop(next(iter(_known)))
+        _known[seen] = content_key(described, _hashes(tensors))
+    return _known[seen]
+
+
+_known: dict[str, str] = {}
+"""Checksums of weights on GPUs by what `change_sums` made of them."""
+
+HASH_AT_ONCE = 2**26
+"""Tensors of more bytes than this together are hashed by several threads."""
+
+
+def on_gpu(tensor: Tensor) -> bool:
+    """Whether a tensor is far from the processor that hashes, and near one that sums."""
+    return tensor.is_cuda
+
+
+def _named_tensors(weights: nn.Module | Iterable[Tensor]) -> dict[str, Tensor]:
+    if not isinstance(weights, nn.Module):
+        return {str(number): tensor for number, tensor in enumerate(weights)}
+    # The state holds what quantised layers keep beside their weights; the buffers, those that are not saved.
+    state = {name: value for name, value in weights.state_dict().items() if isinstance(value, Tensor)}
+    return dict(sorted({**dict(weights.named_buffers(remove_duplicate=False)), **state}.items()))
+
+
+def _hashes(tensors: Sequence[Tensor]) -> list[str]:
+    """The hash of each tensor's bytes; tied ones are read once."""
+    places = [(t.data_ptr(), t.dtype, t.shape, t.stride(), t.device) for t in tensors]
+    distinct = dict(zip(places, tensors, strict=True))
+
+    def of_one(tensor: Tensor) -> str:
+        return xxh3_128(_hosted(tensor)).hexdigest()
+
+    many = sum(tensor.nbytes for tensor in distinct.values()) > HASH_AT_ONCE
+    with ThreadPoolExecutor(torch.get_num_threads() if many else 1) as pool:
+        found = dict(zip(distinct, pool.map(of_one, distinct.values()), strict=True))
+    return [found[place] for place in places]
+
+
+def _bytes(tensor: Tensor) -> Tensor:
+    """A tensor's bytes in the order of its elements: a view where it is contiguous."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+
+
+def _hosted(tensor: Tensor) -> Any:
+    """The same as an array on the host, without a copy if it lies there."""
+    return _bytes(tensor).cpu().numpy()
+
+
+CHUNK = 2**20
+"""Words of 8 bytes that are mixed at a time on a GPU."""
+
+ODD = 0x9E3779B97F4A7C15 - 2**64
+"""An odd number with bits everywhere (2^64 over the golden ratio): to multiply by it loses nothing."""
+
+
+def change_sums(tensors: Sequence[Tensor]) -> list[int]:
+    """Sums over the tensors' bytes, on their own devices, that any change of them changes.
+
+    Every word of 8 bytes is mixed with its place in its chunk by steps that can be undone, so a change of one
+    word surely changes its chunk's sum; several cancel out no more often than a hash of 32 bits collides.
+    """
+    sums: list[Tensor] = []
+    small: dict[torch.device, list[Tensor]] = {}
+    for tensor in tensors:
+        data = _bytes(tensor)
+        whole = len(data) // 8 * 8 if len(data) >= CHUNK else 0
+        small.setdefault(data.device, []).append(data[whole:])
+        if whole:
+            sums += _sums_of_chunks(data[:whole])
+    for parts in small.values():
+        # Together, for a start of the GPU costs as much as a small tensor.
+        data = torch.cat(parts)
+        sums += _sums_of_chunks(torch.nn.functional.pad(data, (0, -len(data) % 8)))
+    return [int(total) for total in torch.stack([total.to(sums[0].device) for total in sums])] if sums else []
+
+
+def _sums_of_chunks(data: Tensor) -> Iterator[Tensor]:
+    aligned = data if data.storage_offset() % 8 == 0 else data.clone()
+    words = aligned.view(torch.int64)
+    places = torch.arange(min(CHUNK, len(words)), device=words.device).mul_(ODD)
+    for chunk in words.split(CHUNK):
+        mixed = chunk ^ places[: len(chunk)]
+        halves = mixed.view(torch.int32).view(-1, 2)
+        for _ in range(2):
+            # Lower bits reach the upper ones by the product, upper ones the lower ones by the shift.
+            mixed *= ODD
+            halves[:, 0] ^= halves[:, 1]
+        yield mixed.sum()
+
+
+@contextmanager
+def atomic_write(path: Path | str) -> Iterator[Path]:
+    """A name to write to, which becomes `path` once the block ends: readers see a whole file or none.
+
+    Folders on the way are made. If the block fails, nothing is left. Raises IsADirectoryError for a folder.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; give the path of a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
+    try:
+        yield scratch
+        os.replace(scratch, path)
+    except BaseException:
+        scratch.unlink(missing_ok=True)
+        raise
+
+
+class Store:
+    """Finished work in a folder: small JSON-able values and tensors under keys, a file each.
+
+    Files appear whole or not at all, so a run may be killed at any time and several may share a folder; one
+    whose content does not match its checksum counts as absent, with a warning. The folder may be deleted at
+    any time. Keys come from `content_key` or `LALM.key`.
+    """
+
+    def __init__(self, folder: Path | str) -> None:
+        self.folder = Path(folder)
+
+    def read(self, key: str) -> Any:
+        """The value or tensor kept under a key; None if there is none, or if it is damaged."""
+        for path, load in (
+            (self._path(key, "json"), _load_value),
+            (self._path(key, "safetensors"), _load_tensor),
+        ):
+            try:
+                value, checksum = load(path)
+            except FileNotFoundError:
+                continue
+            except (SafetensorError, ValueError, LookupError, TypeError, OSError) as error:
+                warnings.warn(f"{path} is damaged ({error}): what it held is computed again", stacklevel=2)
+                continue
+            if checksum == _checksum(key, value):
+                return value
+            warnings.warn(
+                f"{path} is damaged (its checksum is wrong): what it held is computed again", stacklevel=2
+            )
+        return None
+
+    def write(self, key: str, value: Any) -> None:
+        """Keep a tensor, or a value that JSON can hold, under a key.
+
+        Raises TypeError for other values, and ValueError for None, which `read` could not tell from nothing.
+        """
+        if value is None:
+            raise ValueError("None cannot be kept: reading it would look like finding nothing")
+        for last in (False, True):
+            try:
+                self._write(key, value)
+                return
+            except FileNotFoundError:  # the folder was deleted meanwhile
+                if last:
+                    raise
+
+    def _write(self, key: str, value: Any) -> None:
+        checksum = _checksum(key, value)
+        if isinstance(value, Tensor):
+            with atomic_write(self._path(key, "safetensors")) as scratch:
+                save_file({"value": value.detach().cpu().contiguous()}, scratch, {"checksum": checksum})
+        else:
+            with atomic_write(self._path(key, "json")) as scratch:
+                scratch.write_text(json.dumps({"value": value, "checksum": checksum}), encoding="utf-8")
+
+    def _path(self, key: str, kind: str) -> Path:
+        return self.folder / key[:2] / f"{key}.{kind}"
+
+
+def _checksum(key: str, value: Any) -> str:
+    """Of the key too, so that a file under another's name is noticed."""
+    return content_key(key, value if isinstance(value, Tensor) else json.dumps(value))
+
+
+def _load_value(path: Path) -> tuple[Any, str]:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    return content["value"], content["checksum"]
+
+
+def _load_tensor(path: Path) -> tuple[Tensor, str]:
+    with safe_open(path, "pt") as file:
+        return file.get_tensor("value"), file.metadata()["checksum"]

@@ -8,16 +8,18 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
+import soundfile
 import torch
 from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from sarsteer_lab.lalm import LALM
+from sarsteer_lab.lalm import LALM, HookedModelError
 from sarsteer_lab.loading import Size, announce, checkpoint_size, load_lalm, pick_device
 from sarsteer_lab.pocket.dial import LowRankDelta
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import ClipError
+from sarsteer_lab.steering import SteeringVectors, steer
 
 
 def test_chat_puts_the_clip_before_the_text(tiny, make_clip):
@@ -124,6 +126,82 @@ def test_fingerprints_tell_models_apart():
         assert first.fingerprint != before
         weight.copy_(again.layers[2].mlp.up_proj.weight)
     assert first.fingerprint == before
+
+
+def test_any_change_of_weights_or_settings_changes_the_fingerprint():
+    model = replica()
+    weight = model.layers[1].self_attn.q_proj.weight
+    changes = [
+        lambda: setattr(weight, "data", weight.data * 2),
+        lambda: weight.data.mul_(3),
+        lambda: weight.data.copy_(weight.data.flip(0)),
+        lambda: setattr(weight, "data", weight.data.half().float()),
+        lambda: model.core.generation_config.update(eos_token_id=5),
+        lambda: model.tokenizer.add_tokens(["<new>"]),
+    ]
+    seen, version = [model.fingerprint], weight._version
+    for change in changes:
+        change()
+        assert weight._version == version
+        seen.append(model.fingerprint)
+    assert len(set(seen)) == len(seen) and model.fingerprint == seen[-1]
+
+
+def test_a_merged_adapter_changes_the_fingerprint():
+    from peft import LoraConfig, get_peft_model
+
+    model = replica()
+    before = model.fingerprint
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    adapted = get_peft_model(model.model, config)
+    adapted.merge_adapter()
+    merged = LALM(adapted.merge_and_unload(), model.processor, name="merged")
+    assert merged.fingerprint != before == replica().fingerprint
+
+
+def test_prompts_are_encoded_with_a_key_of_what_the_model_is_given(tiny, make_clip, tmp_path):
+    clip = make_clip(1.0)
+    other = clip.copy()
+    other[-1] += 1e-3
+    soundfile.write(tmp_path / "clip.wav", clip, 16000, subtype="FLOAT")
+    prompt = Prompt("Hi", clip)
+    different = [
+        prompt,
+        Prompt("Hi!", clip),
+        Prompt("Hi", clip, system="Be kind."),
+        Prompt("Hi", other),
+        Prompt("Hi", clip[:-1]),
+        Prompt("Hi"),
+    ]
+    encoded = tiny.encode(different)
+    assert len({one.key for one in encoded}) == len(different)
+    assert encoded[0].text == tiny.chat(prompt) and np.array_equal(encoded[0].waveform, clip)
+    assert encoded[5].waveform is None
+    for same in (Prompt("Hi", clip.copy()), Prompt("Hi", tmp_path / "clip.wav")):
+        assert tiny.encode([same])[0].key == encoded[0].key
+    with pytest.raises(ClipError):
+        tiny.encode([Prompt("Hi", "missing.wav")])
+
+
+def test_keys_tell_models_and_parts_apart_and_refuse_hooks(tiny):
+    keys = [
+        tiny.key("answers", 3),
+        tiny.key("answers", 4),
+        tiny.key("answers", [3]),
+        replica(seed=1).key("answers", 3),
+        replica(dtype=torch.bfloat16).key("answers", 3),
+    ]
+    assert len(set(keys)) == len(keys) and tiny.key("answers", 3) == replica().key("answers", 3) == keys[0]
+    vectors = SteeringVectors(torch.ones(tiny.n_layers, tiny.d_model))
+    with steer(tiny, vectors, 1.0), pytest.raises(HookedModelError, match="hooks are on"):
+        tiny.key("answers", 3)
+    for part in (tiny.layers[0], tiny.core.get_output_embeddings(), tiny.trunk.audio_tower):
+        for register in (part.register_forward_hook, part.register_forward_pre_hook):
+            handle = register(lambda *args: None)
+            with pytest.raises(HookedModelError):
+                tiny.key("answers", 3)
+            handle.remove()
+    assert tiny.key("answers", 3) == keys[0]
 
 
 def dial(folder) -> LALM:

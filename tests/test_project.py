@@ -196,6 +196,48 @@ def test_a_wheel_carries_the_data_and_nothing_of_the_repository_besides(tmp_path
     assert Path(shown.strip()) == (tmp_path / "installed" / "sarsteer_lab" / "_data").resolve()
 
 
+MODULE_LINES, CORE_LINES, PACKAGE_LINES = 350, 2_600, 10_500
+"""The budgets of the house: lines of one module, of the core together, of all but the training."""
+
+
+def lines_of(*patterns: str) -> dict[str, int]:
+    package = ROOT / "sarsteer_lab"
+    files = [path for pattern in patterns for path in package.glob(pattern)]
+    return {str(path.relative_to(package)): len(path.read_text().splitlines()) for path in files}
+
+
+def test_the_house_keeps_its_budgets() -> None:
+    modules = lines_of("**/*.py")
+    assert not {name: n for name, n in modules.items() if n > MODULE_LINES}
+    core = {name: n for name, n in lines_of("*.py").items() if name not in ("cli.py", "__main__.py")}
+    assert sum(core.values()) <= CORE_LINES, core
+    without_training = {name: n for name, n in modules.items() if not name.startswith("pocket/training/")}
+    assert sum(without_training.values()) <= PACKAGE_LINES
+
+
+def test_the_rule_of_dependencies_names_every_module_of_the_core() -> None:
+    """A new top-level module that the contracts do not name would be free to import anything."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    core = {f"sarsteer_lab.{Path(name).stem}" for name in lines_of("*.py")}
+    core -= {"sarsteer_lab.__init__", "sarsteer_lab.__main__", "sarsteer_lab.cli"}
+    for contract in contracts:
+        if contract["id"] == "core":
+            assert set(" : ".join(contract["layers"]).split(" : ")) == core
+        elif contract["id"] == "plain-core":
+            assert set(contract["source_modules"]) == core
+        elif contract["id"] == "rooms":
+            assert set(contract["layers"][-1].split(" : ")) == core
+    assert "lint-imports" in (ROOT / "Makefile").read_text()
+
+
+def test_the_public_api_is_lazy_and_whole() -> None:
+    for name in sarsteer_lab.__all__:
+        assert getattr(sarsteer_lab, name) is not None
+    assert set(sarsteer_lab.__all__) <= set(dir(sarsteer_lab))
+    with pytest.raises(AttributeError, match="no attribute 'stear'"):
+        sarsteer_lab.stear  # noqa: B018
+
+
 def test_the_readme_names_commands_targets_and_modules_that_there_are() -> None:
     readme = (ROOT / "README.md").read_text()
     usage = subprocess.run(
@@ -206,6 +248,8 @@ def test_the_readme_names_commands_targets_and_modules_that_there_are() -> None:
     targets = set(re.findall(r"^make (\w+)", readme, flags=re.M)) | set(re.findall(r"`make ([\w-]+)", readme))
     makefile = (ROOT / "Makefile").read_text()
     assert targets and all(re.search(rf"^{target}:", makefile, flags=re.M) for target in targets)
-    for module in set(re.findall(r"^from (sarsteer_lab\.\w+)", readme, flags=re.M)):
+    for name in re.findall(r"^from sarsteer_lab import (.+)$", readme, flags=re.M):
+        assert {word.strip() for word in name.split(",")} <= set(sarsteer_lab.__all__)
+    for module in set(re.findall(r"^from (sarsteer_lab(?:\.\w+)+) import", readme, flags=re.M)):
         assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), module
     assert f"pip install torch=={constraints()['torch']}" in readme

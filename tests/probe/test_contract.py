@@ -13,7 +13,6 @@ from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.probe.replica_configs import LAYERS, TINY, WIDTH
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import fingerprint_of
 
 load = cache(replica)
 
@@ -226,8 +225,7 @@ def test_clips_that_must_not_share_a_batch_are_kept_apart(lalm, prompts):
 
 
 def test_how_the_processor_hears_counts_in_the_fingerprint(lalm):
-    state = lalm.model.state_dict()
-    before = fingerprint_of(lalm.model, lalm.processor, state)
+    before = lalm.fingerprint
     part = next(
         part
         for name in ("feature_extractor", "audio_processor")
@@ -235,7 +233,7 @@ def test_how_the_processor_hears_counts_in_the_fingerprint(lalm):
     )
     part.hears_otherwise = 1
     try:
-        assert fingerprint_of(lalm.model, lalm.processor, state) != before
+        assert lalm.fingerprint != before
     finally:
         del part.hears_otherwise
-    assert fingerprint_of(lalm.model, lalm.processor, state) == before
+    assert lalm.fingerprint == before
