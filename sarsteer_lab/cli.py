@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sarsteer_lab import __version__
 
@@ -308,7 +309,7 @@ def _sweep(args: argparse.Namespace) -> None:
     _leave_table(table, args.folder)
 
 
-def _leave_table(table: "pandas.DataFrame", folder: Path) -> None:
+def _leave_table(table: Any, folder: Path) -> None:
     """Print a table, and write it as CSV and Markdown."""
     from sarsteer_lab.evaluation.table import markdown
 

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from sarsteer_lab.course.checks import tools as course
+from sarsteer_lab.course.checks import tools
 
 
 def test_a_check_tells_and_never_raises() -> None:
-    @course.check
+    @tools.check
     def check_double(function: object) -> str:
         """Whether a function doubles."""
-        course.need(course.call(function, 2) == 4, "2 does not become 4")
+        tools.need(tools.call(function, 2) == 4, "2 does not become 4")
         return "well done"
 
     def breaks(_: int) -> int:
@@ -29,15 +29,15 @@ def test_a_check_tells_and_never_raises() -> None:
         result = check_double(wrong)
         assert not result and message in result.message and repr(result).startswith("not yet")
     shown = check_double(...)._repr_mimebundle_()
-    assert shown[course.CHECK_MIME] == {"check": "check_double", "passed": False}
+    assert shown[tools.CHECK_MIME] == {"check": "check_double", "passed": False}
 
 
 def test_needed_tensors_are_described() -> None:
-    assert course.need_tensor(torch.ones(2, 3), (2, 3), "it").shape == (2, 3)
+    assert tools.need_tensor(torch.ones(2, 3), (2, 3), "it").shape == (2, 3)
     for value, message in (
         ([1.0], "should be a tensor, but is a list"),
         (torch.ones(3, 2), r"shape \(2, 3\), but has \(3, 2\)"),
         (torch.full((2, 3), torch.nan), "not finite"),
     ):
-        with pytest.raises(course.Wrong, match=message):
-            course.need_tensor(value, (2, 3), "it")
+        with pytest.raises(tools.Wrong, match=message):
+            tools.need_tensor(value, (2, 3), "it")
