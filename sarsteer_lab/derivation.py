@@ -15,14 +15,14 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.activations import ActivationCache, capture
+from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.directions import text_refusal_direction
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, SpokenPrompt
 from sarsteer_lab.safe_space import SafeSpace, ablate, principal_space
 from sarsteer_lab.steering import SteeringVectors
-from sarsteer_lab.store import cache_folder
+from sarsteer_lab.store import Store, cache_folder
 
 States = Float[Tensor, "prompt layer d_model"]
 
@@ -51,7 +51,7 @@ def derive(
     *,
     lam: float = 1.0,
     k: int = 10,
-    cache: ActivationCache | None = None,
+    cache: Store | None = None,
 ) -> Derivation:
     """SARSteer's vectors from harmful and harmless spoken requests (steps 1 to 4).
 
@@ -126,9 +126,9 @@ def cached_vectors(
     return vectors
 
 
-def activation_cache() -> ActivationCache:
+def activation_cache() -> Store:
     """The cache of hidden states in the user's cache folder."""
-    return ActivationCache(cache_folder() / "activations")
+    return activation_store()
 
 
 def model_name(lalm: LALM) -> str:

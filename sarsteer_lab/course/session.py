@@ -11,7 +11,6 @@ come from `claim_on_value` or `claim_on_shares`: their verdicts are computed, ne
 checked by the functions of `checks`, which are made with `check`, `need` and `call` from here.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,9 +30,8 @@ from tqdm.auto import tqdm
 from sarsteer_lab.activations import capture
 from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.course.findings import share_text
-from sarsteer_lab.course.ledger import Ledger
 from sarsteer_lab.course.verdicts import MARGIN, verdict_on_interval
-from sarsteer_lab.course.walkthrough import ANSWER_TOKENS, cached_answers
+from sarsteer_lab.course.walkthrough import ANSWER_TOKENS, Ledger, cached_answers
 from sarsteer_lab.derivation import activation_cache, model_name
 from sarsteer_lab.engine.live import NEGLIGIBLE, OPENINGS
 from sarsteer_lab.engine.memory import chunks, rows_that_fit
@@ -46,7 +44,7 @@ from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt, load_prompts
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import cache_folder, data_folder
+from sarsteer_lab.store import Store, cache_folder, content_key, data_folder
 
 P = ParamSpec("P")
 
@@ -102,9 +100,10 @@ def answers(
 ) -> list[str]:
     """Greedy answers, steered by `alpha * vectors` if there are any; those given before are read, not made.
 
-    They are shared with `make walkthrough`. No hooks of your own may be on the model.
+    They are shared with `make walkthrough`. Raises HookedModelError inside of `with steer(...)` or with hooks
+    of your own on the model.
     """
-    ledger = Ledger(cache_folder() / "walkthrough" / f"{lalm.fingerprint[:16]}.jsonl")
+    ledger = Ledger(cache_folder() / "answers")
     return cached_answers(lalm, prompts, ledger, description, max_new_tokens, vectors, alpha)
 
 
@@ -119,21 +118,20 @@ def refusal_probabilities(
     See `live.LivePrompt.refusal_probability`. Finer than counting refused answers: a push shows before it
     tips the answer over. Values are kept, so that the same push on the same prompt is never run twice.
     """
-    ledger = Ledger(cache_folder() / "course" / f"{lalm.fingerprint[:16]}.jsonl")
-    whats = {
-        name: "refusal probability"
-        + (f" {alpha} {vectors.layers} {_digest(vectors.values)}" if alpha else "")
-        for name, (vectors, alpha) in pushes.items()
-    }
-    cache = activation_cache()
-    keys = {name: cache.keys(lalm, prompts, (), what) for name, what in whats.items()}
-    lacking = {row for found in keys.values() for row, key in enumerate(found) if key not in ledger}
+    store, shared = Store(cache_folder() / "probabilities"), lalm.key("refusal", OPENINGS, NEGLIGIBLE)
+    encoded = lalm.encode(prompts)
+    keys = {}
+    for name, (vectors, alpha) in pushes.items():
+        how = content_key(shared, [alpha, vectors.layers, vectors.values] if alpha else None)
+        keys[name] = [content_key(how, prompt.key) for prompt in encoded]
+    known = {key: store.read(key) for found in keys.values() for key in found}
+    lacking = {row for found in keys.values() for row, key in enumerate(found) if known[key] is None}
     order = sorted(lacking, key=lambda row: -rough_length(prompts[row]))
     with tqdm(total=len(order), desc=description, unit="prompt", delay=2, leave=False) as bar:
         # An opening has a handful of tokens.
         for rows in chunks(lalm, order, [prompts[row] for row in order], new_tokens=8):
             ready = PreparedBatch(lalm, [prompts[row] for row in rows])
-            wanted = [name for name in pushes if not all(keys[name][row] in ledger for row in rows)]
+            wanted = [name for name in pushes if any(known[keys[name][row]] is None for row in rows)]
             at_once = max(1, rows_that_fit(lalm, ready.prompts[0], new_tokens=8) // len(rows))
             for start in range(0, len(wanted), at_once):
                 names = wanted[start : start + at_once]
@@ -142,28 +140,25 @@ def refusal_probabilities(
                 with under_each(ready, pushing, strengths) as several:
                     found = several.opening_probabilities(OPENINGS, negligible=NEGLIGIBLE)
                 for name, chances in zip(names, found.view(len(names), -1).tolist(), strict=True):
-                    ledger.write({keys[name][row]: p for row, p in zip(rows, chances, strict=True)})
+                    for row, chance in zip(rows, chances, strict=True):
+                        known[keys[name][row]] = chance
+                        store.write(keys[name][row], chance)
             bar.update(len(rows))
-    return {name: torch.tensor([ledger[key] for key in found]) for name, found in keys.items()}
+    return {name: torch.tensor([known[key] for key in found]) for name, found in keys.items()}
 
 
 def umap_map(lalm: LALM, points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:
     """`geometry.project_2d(points, method="umap")`, kept: UMAP is compiled first, which takes a while."""
-    ledger = Ledger(cache_folder() / "course" / f"{lalm.fingerprint[:16]}.jsonl")
-    key = f"umap {version('umap-learn')} {_digest(points.float())}"
-    if key not in ledger:
-        ledger.write({key: project_2d(points, method="umap").tolist()})
-    return np.array(ledger[key])
-
-
-def _digest(values: Tensor) -> str:
-    return hashlib.sha256(values.cpu().numpy().tobytes()).hexdigest()
+    store, key = Store(cache_folder() / "maps"), content_key("umap", version("umap-learn"), points.float())
+    if (places := store.read(key)) is None:
+        places = torch.from_numpy(project_2d(points, method="umap"))
+        store.write(key, places)
+    return places.numpy()
 
 
 def evaluation_folder(lalm: LALM, chapter: str, *settings: object) -> Path:
     """Where a chapter keeps an evaluation's responses: another model or other settings, another folder."""
-    digest = hashlib.sha256(repr((lalm.fingerprint, *settings)).encode()).hexdigest()
-    return cache_folder() / "course" / f"{chapter}-{digest[:16]}"
+    return cache_folder() / "course" / f"{chapter}-{lalm.key(*settings)[:16]}"
 
 
 def figure_folder(chapter: str, lalm: LALM) -> Path:

@@ -5,7 +5,6 @@ figures and a summary in plain words. Whatever costs model time is kept in the u
 there, so that an interrupted run goes on where it stopped.
 """
 
-import hashlib
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +28,6 @@ from sarsteer_lab.course.findings import (
     measure_gap,
     outcome_table,
 )
-from sarsteer_lab.course.ledger import Ledger
 from sarsteer_lab.course.summary import write_report
 from sarsteer_lab.derivation import activation_cache, derive
 from sarsteer_lab.directions import difference_in_means
@@ -39,7 +37,7 @@ from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM, rough_length
 from sarsteer_lab.prompts import LABELS, Prompt, SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import cache_folder
+from sarsteer_lab.store import Store, cache_folder, content_key
 
 ANSWER_TOKENS = 24
 """Length of an answer in tokens: whether it is a refusal shows in its first words."""
@@ -50,6 +48,12 @@ REPEAT_TOKENS = 32
 TRANSCRIPTS = "transcripts"
 
 Logits = dict[int, Float[Tensor, "vocab"]]
+
+
+class Ledger(Store):
+    """The store of answers; `reused` counts those that were found rather than made."""
+
+    reused = 0
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def walkthrough(
     """
     start = time.perf_counter()
     deriving, testing = select_prompts(prompts, limit)
-    ledger = Ledger(cache_folder() / "walkthrough" / f"{lalm.fingerprint[:16]}.jsonl")
+    ledger = Ledger(cache_folder() / "answers")
     cache = activation_cache()
     harmful = [prompt for prompt in deriving if prompt.label == "harmful"]
     harmless = [prompt for prompt in deriving if prompt.label == "harmless"]
@@ -196,23 +200,20 @@ def measure_hearing(
     requests = [prompt.request for prompt in prompts]
     # Half a set away, so that no request is compared with its own twin.
     apart = len(prompts) // 2
-    keys = _keys(lalm, [*typed, *spoken], "first token")
-    key = hashlib.sha256("".join(keys).encode()).hexdigest()
-    if key in ledger:
-        ledger.reused += 1
-    else:
+    key = lalm.key("first tokens", [prompt.key for prompt in lalm.encode([*typed, *spoken])])
+    if (pairs := ledger.read(key)) is None:
         first, second = (
             torch.stack([known[row] for row in range(len(asked))])
             if len(known) == len(asked)
             else lalm.next_token_logits(asked)
             for asked, known in zip((typed, spoken), logits, strict=True)
         )
-        pairs = (
-            hearing.divergence(first, second),
-            hearing.divergence(first, second.roll(apart, dims=0)),
-        )
-        ledger.write({key: [values.tolist() for values in pairs]})
-    own, wrong = ledger[key]
+        apart_too = hearing.divergence(first, second), hearing.divergence(first, second.roll(apart, dims=0))
+        pairs = [values.tolist() for values in apart_too]
+        ledger.write(key, pairs)
+    else:
+        ledger.reused += 1
+    own, wrong = pairs
     return Hearing(
         transcripts=texts,
         errors=[hearing.word_error_rate([a], [b]) for a, b in zip(requests, texts, strict=True)],
@@ -249,13 +250,13 @@ def answers_under(
     prompts that are read here.
     """
     keys: dict[str, list[str]] = {}
+    shared = lalm.key("answers")
     for name, ask in asks.items():
-        steering = ""
-        if ask.vectors is not None:
-            values = hashlib.sha256(ask.vectors.values.cpu().numpy().tobytes()).hexdigest()
-            steering = f"{alpha} {ask.vectors.layers} {values}"
-        keys[name] = _keys(lalm, ask.prompts, f"{ask.tokens} tokens {steering}")
-    missing = {name: {i for i, key in enumerate(found) if key not in ledger} for name, found in keys.items()}
+        steering = None if ask.vectors is None else [alpha, ask.vectors.layers, ask.vectors.values]
+        how = content_key(shared, ask.tokens, steering)
+        keys[name] = [content_key(how, prompt.key) for prompt in lalm.encode(ask.prompts)]
+    known = {key: ledger.read(key) for found in keys.values() for key in found}
+    missing = {name: {i for i, key in enumerate(found) if known[key] is None} for name, found in keys.items()}
     total, lacking = sum(map(len, keys.values())), sum(map(len, missing.values()))
     ledger.reused += total - lacking
     first = next(iter(asks.values()))
@@ -273,14 +274,11 @@ def answers_under(
                     logits |= dict(zip(rows, ready.next_token_logits(), strict=True))
                 with nullcontext() if ask.vectors is None else steer(lalm, ask.vectors, alpha):
                     texts = ready.generate(ask.tokens)
-                ledger.write({keys[name][row]: text for row, text in zip(rows, texts, strict=True)})
+                for row, text in zip(rows, texts, strict=True):
+                    known[keys[name][row]] = text
+                    ledger.write(keys[name][row], text)
                 bar.update(len(missing[name].intersection(rows)))
-    return {name: [ledger[key] for key in found] for name, found in keys.items()}
-
-
-def _keys(lalm: LALM, prompts: Sequence[Prompt], what: str) -> list[str]:
-    """The ledger's keys: model, prompt as rendered, clip's samples, and what is done with them."""
-    return activation_cache().keys(lalm, prompts, (), what)
+    return {name: [known[key] for key in found] for name, found in keys.items()}
 
 
 def _say(what: str) -> None:

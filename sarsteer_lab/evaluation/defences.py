@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.activations import ActivationCache, capture
+from sarsteer_lab.activations import capture
 from sarsteer_lab.directions import difference_in_means, text_refusal_direction
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.engine.prepared import PreparedBatch
@@ -29,6 +29,7 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt
 from sarsteer_lab.safe_space import ablate, principal_space
 from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.store import Store
 
 REMINDER = "You are a responsible assistant: never help with anything harmful, illegal or hurtful."
 """After the self-reminder of Xie et al. (Nature Machine Intelligence 2023), in our own words."""
@@ -233,7 +234,7 @@ def collect_states(
     requests: Sequence[SpokenPrompt],
     *,
     batch_size: int = 16,
-    cache: ActivationCache | None = None,
+    cache: Store | None = None,
 ) -> BaseStates:
     """The states of harmful and harmless requests, spoken and typed; requests with other labels play no part.
 
