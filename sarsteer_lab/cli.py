@@ -215,7 +215,7 @@ def _ask(args: argparse.Namespace) -> None:
     from sarsteer_lab.speech import read_clip
 
     read_clip(args.clip)
-    from sarsteer_lab.derivation import cached_vectors
+    from sarsteer_lab.evaluation.defences import cached_vectors
     from sarsteer_lab.evaluation.readers import read_set
     from sarsteer_lab.loading import load_lalm
     from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts
@@ -290,10 +290,9 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> None:
-    from sarsteer_lab.derivation import activation_cache
     from sarsteer_lab.evaluation.choices import read_sets
     from sarsteer_lab.evaluation.curves import grid
-    from sarsteer_lab.evaluation.defences import collect_states
+    from sarsteer_lab.evaluation.defences import activation_cache, collect_states
     from sarsteer_lab.evaluation.sweeps import Source, outcomes_of, parse_layers, settings_of, sweep_grid
     from sarsteer_lab.evaluation.table import markdown, tabulate
     from sarsteer_lab.loading import load_lalm

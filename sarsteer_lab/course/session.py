@@ -32,11 +32,10 @@ from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.course.findings import share_text
 from sarsteer_lab.course.verdicts import MARGIN, verdict_on_interval
 from sarsteer_lab.course.walkthrough import ANSWER_TOKENS, Ledger, cached_answers
-from sarsteer_lab.derivation import activation_cache, model_name
 from sarsteer_lab.engine.live import NEGLIGIBLE, OPENINGS
 from sarsteer_lab.engine.memory import chunks, rows_that_fit
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
-from sarsteer_lab.evaluation.defences import BaseStates, collect_states
+from sarsteer_lab.evaluation.defences import BaseStates, activation_cache, collect_states, model_name
 from sarsteer_lab.evaluation.intervals import paired_difference, wilson
 from sarsteer_lab.geometry import project_2d
 from sarsteer_lab.lalm import LALM, rough_length

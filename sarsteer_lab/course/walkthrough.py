@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sarsteer_lab.activations import capture
+from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.course import hearing
 from sarsteer_lab.course.findings import (
     CONDITIONS,
@@ -29,7 +29,7 @@ from sarsteer_lab.course.findings import (
     outcome_table,
 )
 from sarsteer_lab.course.summary import write_report
-from sarsteer_lab.derivation import activation_cache, derive
+from sarsteer_lab.derivation import derive
 from sarsteer_lab.directions import difference_in_means
 from sarsteer_lab.engine.memory import chunks
 from sarsteer_lab.engine.prepared import PreparedBatch
@@ -118,7 +118,7 @@ def walkthrough(
     start = time.perf_counter()
     deriving, testing = select_prompts(prompts, limit)
     ledger = Ledger(cache_folder() / "answers")
-    cache = activation_cache()
+    cache = activation_store()
     harmful = [prompt for prompt in deriving if prompt.label == "harmful"]
     harmless = [prompt for prompt in deriving if prompt.label == "harmless"]
 

@@ -5,8 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sarsteer_lab.derivation import activation_cache
-from sarsteer_lab.evaluation.defences import Defence, collect_states, default_defences, prompt_defences
+from sarsteer_lab.evaluation.defences import (
+    Defence,
+    activation_cache,
+    collect_states,
+    prompt_defences,
+    steering_defences,
+)
 from sarsteer_lab.evaluation.judges import SORRY_BENCH, HFJudge, Judge, JudgeTemplate, PhraseJudge
 from sarsteer_lab.evaluation.readers import Missing, read_set
 from sarsteer_lab.lalm import LALM
@@ -74,7 +79,7 @@ def choose_defences(
     """The defences of these names (None: all), in the order of `defence_names`.
 
     `source` is the model and the requests that steering is derived from; without it, names are checked and
-    only those that need no model are returned. Raises ValueError for a name that there is not or one twice.
+    only those that need no model are returned. Nothing is fitted for defences that are not asked for. Raises ValueError for a name that there is not or one twice.
     """
     known = defence_names()
     wanted = known if names is None else list(names)
@@ -82,11 +87,13 @@ def choose_defences(
         raise ValueError(f"there is no defence {unknown[0]!r}; choose from: {', '.join(known)}")
     if len(set(wanted)) < len(wanted):
         raise ValueError("a defence is named twice")
+    chosen = [defence for defence in prompt_defences() if defence.name in wanted]
     if source is None or not set(wanted) & set(STEERING_NAMES):
-        return [defence for defence in prompt_defences() if defence.name in wanted]
+        return chosen
     lalm, requests = source
     states = collect_states(lalm, requests, cache=activation_cache())
-    return [defence for defence in default_defences(states, alpha, lam, k) if defence.name in wanted]
+    steering = steering_defences(states, alpha, lam, k)
+    return [*chosen, *(make() for name, make in steering.items() if name in wanted)]
 
 
 def load_judges(names: Sequence[str], template: Path | None = None) -> list[Judge]:

@@ -4,18 +4,19 @@ Prompt defences change the text beside the clip, steering defences the hidden st
 touched.
 """
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.activations import capture
-from sarsteer_lab.directions import difference_in_means, text_refusal_direction
+from sarsteer_lab.activations import activation_store, capture
+from sarsteer_lab.derivation import Derivation, derive
+from sarsteer_lab.directions import difference_in_means
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.gates import (
@@ -27,9 +28,8 @@ from sarsteer_lab.evaluation.gates import (
 )
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt
-from sarsteer_lab.safe_space import ablate, principal_space
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import Store
+from sarsteer_lab.store import Store, cache_folder, content_key
 
 REMINDER = "You are a responsible assistant: never help with anything harmful, illegal or hurtful."
 """After the self-reminder of Xie et al. (Nature Machine Intelligence 2023), in our own words."""
@@ -47,7 +47,7 @@ REFUSAL_EXAMPLES = (
 
 
 class Defence(Protocol):
-    """What `evaluation.evaluate` and the notebooks need to know about a defence."""
+    """What `run.run` and the notebooks need to know about a defence."""
 
     @property
     def name(self) -> str:
@@ -140,13 +140,13 @@ class _Steering:
         return steer(lalm, self.vectors, alpha, self.layers)
 
     def settings(self) -> dict[str, Any]:
-        """Strength, layers and a hash of the vectors."""
+        """Strength, layers, and a hash of the vectors and the layers that they belong to."""
         return {
             "kind": type(self).__name__,
             "name": self.name,
             "alpha": self.alpha,
             "layers": list(self.vectors.layers if self.layers is None else self.layers),
-            "vectors": _digest(self.vectors.values),
+            "vectors": _digest(self.vectors),
         }
 
 
@@ -174,13 +174,10 @@ class ConditionalDefence(_Steering):
 
     def settings(self) -> dict[str, Any]:
         """Those of the steering, and the condition."""
-        axis = torch.stack([self.condition.centre, self.condition.direction])
-        condition = {
-            "layer": self.condition.layer,
-            "threshold": self.condition.threshold,
-            "axis": _digest(axis),
-        }
-        return super().settings() | {"condition": condition}
+        condition = self.condition
+        axis = content_key(condition.centre, condition.direction)
+        where = {"layer": condition.layer, "threshold": condition.threshold, "axis": axis}
+        return super().settings() | {"condition": where}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,8 +191,8 @@ class GatedDefence(_Steering):
         return steer_gated(lalm, self.gate, alpha, self.layers)
 
     def settings(self) -> dict[str, Any]:
-        """Those of the steering, and a hash of the gate."""
-        return super().settings() | {"gate": _digest(self.gate.weights)}
+        """Those of the steering, and a hash of the gate and what it pushes along."""
+        return super().settings() | {"gate": content_key(self.gate.weights, _digest(self.gate.vectors))}
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,15 +215,17 @@ class BaseStates:
         """Steering vectors with these states' provenance."""
         return SteeringVectors(values, {"method": method, **settings, **self.provenance})
 
+    def derive(self, lam: float = 1.0, k: int = 10) -> Derivation:
+        """SARSteer's direction, safe space and vectors (see `derivation.derive`)."""
+        return derive(self.harmful, self.harmful_refusal, self.harmless, lam, k, self.provenance)
+
     def refusal_direction(self) -> SteeringVectors:
         """The text-derived refusal direction (SARSteer, step 2)."""
-        values = text_refusal_direction(self.harmful, self.harmful_refusal)
-        return self.vectors("text-derived refusal direction", values)
+        return self.derive().direction
 
     def sarsteer(self, lam: float = 1.0, k: int = 10) -> SteeringVectors:
         """SARSteer's vectors (steps 2 to 4)."""
-        values = ablate(self.refusal_direction().values, principal_space(self.harmless, k), lam)
-        return self.vectors("SARSteer", values, lam=lam, k=k)
+        return self.derive(lam, k).vectors
 
 
 def collect_states(
@@ -259,7 +258,8 @@ def collect_states(
         typed_harmful=states([request.typed() for request in harmful]),
         typed_harmless=states([request.typed() for request in harmless]),
         provenance={
-            "model": lalm.fingerprint,
+            "model": model_name(lalm),
+            "fingerprint": lalm.fingerprint,
             "safety": lalm.safety,
             "harmful": [request.id for request in harmful],
             "harmless": [request.id for request in harmless],
@@ -267,6 +267,37 @@ def collect_states(
             "refusal": REFUSAL,
         },
     )
+
+
+def cached_vectors(
+    lalm: LALM, prompts: Sequence[SpokenPrompt], *, lam: float = 1.0, k: int = 10
+) -> SteeringVectors:
+    """SARSteer's vectors from the derive split of `prompts`, kept in the user's cache after the first time.
+
+    They are found again for the same model, requests, clips, texts, `lam` and `k`. Raises ValueError and
+    `ClipError` as `collect_states` does, and `HookedModelError` while hooks of others are on the model.
+    """
+    chosen = [p for p in prompts if p.split == "derive" and p.label in ("harmful", "harmless")]
+    asked = [(p.id, p.label, lalm.encode([p.spoken()])[0].key) for p in chosen]
+    key = lalm.key("SARSteer", asked, REFUSAL, lam, k)
+    store = Store(cache_folder() / "vectors")
+    values, provenance = store.read(f"{key}-values"), store.read(f"{key}-provenance")
+    if values is None or provenance is None:
+        vectors = collect_states(lalm, chosen, cache=activation_cache()).sarsteer(lam, k)
+        values, provenance = vectors.values, dict(vectors.provenance)
+        store.write(f"{key}-values", values)
+        store.write(f"{key}-provenance", provenance)
+    return SteeringVectors(values, provenance)
+
+
+def activation_cache() -> Store:
+    """The cache of hidden states in the user's cache folder."""
+    return activation_store()
+
+
+def model_name(lalm: LALM) -> str:
+    """The model's name for reports: of a folder only its last part."""
+    return Path(lalm.name).name if Path(lalm.name).is_dir() else lalm.name
 
 
 def prompt_defences() -> list[Defence]:
@@ -281,31 +312,46 @@ def prompt_defences() -> list[Defence]:
     ]
 
 
-def default_defences(states: BaseStates, alpha: float = 0.1, lam: float = 1.0, k: int = 10) -> list[Defence]:
-    """All defences of the course: the prompt defences, the paper's baselines, SARSteer, and two beyond it.
+def steering_defences(
+    states: BaseStates, alpha: float = 0.1, lam: float = 1.0, k: int = 10
+) -> dict[str, Callable[[], Defence]]:
+    """The steering defences of the course by name, each made when it is called: nothing is fitted in vain.
 
-    Every steering defence gets the same `alpha`; vectors differ in length, so compare whole curves
-    (`tradeoff.sweep`) before saying that one is better.
+    The paper's baselines, SARSteer, and two beyond it. All get the same `alpha`; vectors differ in length, so
+    compare whole curves (`curves.sweep`) before saying that one is better.
     """
-    refusal = states.refusal_direction()
-    typed = difference_in_means(states.typed_harmful, states.typed_harmless)
-    spoken = difference_in_means(states.harmful, states.harmless)
-    condition = fit_condition(states.harmful, states.harmless)
-    gate = fit_null_space_gate(states.harmful, states.harmless, refusal)
-    return [
-        *prompt_defences(),
-        SteeringDefence(
-            "typed difference-in-means", states.vectors("typed difference-in-means", typed), alpha
-        ),
-        SteeringDefence(
-            "spoken difference-in-means", states.vectors("spoken difference-in-means", spoken), alpha
-        ),
-        SteeringDefence("refusal direction", refusal, alpha),
-        SteeringDefence("SARSteer", states.sarsteer(lam, k), alpha),
-        ConditionalDefence("conditional (CAST)", refusal, alpha, condition=condition),
-        GatedDefence("null-space (AlphaSteer)", refusal, alpha, gate=gate),
-    ]
+
+    def means(of: str, harmful: Tensor, harmless: Tensor) -> Callable[[], Defence]:
+        name = f"{of} difference-in-means"
+        return lambda: SteeringDefence(
+            name, states.vectors(name, difference_in_means(harmful, harmless)), alpha
+        )
+
+    def conditional() -> Defence:
+        condition = fit_condition(states.harmful, states.harmless)
+        return ConditionalDefence(
+            "conditional (CAST)", states.refusal_direction(), alpha, condition=condition
+        )
+
+    def gated() -> Defence:
+        refusal = states.refusal_direction()
+        gate = fit_null_space_gate(states.harmful, states.harmless, refusal)
+        return GatedDefence("null-space (AlphaSteer)", refusal, alpha, gate=gate)
+
+    return {
+        "typed difference-in-means": means("typed", states.typed_harmful, states.typed_harmless),
+        "spoken difference-in-means": means("spoken", states.harmful, states.harmless),
+        "refusal direction": lambda: SteeringDefence("refusal direction", states.refusal_direction(), alpha),
+        "SARSteer": lambda: SteeringDefence("SARSteer", states.sarsteer(lam, k), alpha),
+        "conditional (CAST)": conditional,
+        "null-space (AlphaSteer)": gated,
+    }
 
 
-def _digest(values: Tensor) -> str:
-    return hashlib.sha256(values.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()[:16]
+def default_defences(states: BaseStates, alpha: float = 0.1, lam: float = 1.0, k: int = 10) -> list[Defence]:
+    """All defences of the course: those that change the prompt, then `steering_defences`."""
+    return [*prompt_defences(), *(make() for make in steering_defences(states, alpha, lam, k).values())]
+
+
+def _digest(vectors: SteeringVectors) -> str:
+    return content_key(vectors.values, vectors.layers)

@@ -1,7 +1,5 @@
 """Defences x sets of requests -> responses on disk -> outcomes by every judge -> a table with intervals."""
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,27 +9,9 @@ import pandas as pd
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import mcnemar_p, paired_difference, wilson
 from sarsteer_lab.evaluation.judges import OUTCOMES, Judge, Outcome
-from sarsteer_lab.evaluation.responses import (
-    EvaluationError,
-    Response,
-    batch_size_for,
-    collect_responses,
-    speeds,
-)
+from sarsteer_lab.evaluation.run import Response, batch_size_for, run, speeds, write_lines
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt
-
-__all__ = [
-    "MEASURES",
-    "EvaluationError",
-    "Response",
-    "collect_responses",
-    "evaluate",
-    "judge_responses",
-    "markdown",
-    "tabulate",
-    "wilson",
-]
 
 BASELINE = "none"
 """The defence with which all others are compared, request by request."""
@@ -57,18 +37,19 @@ def evaluate(
     share_reading: bool = False,
     rates_only: bool = False,
     skipped: Mapping[str, int] | None = None,
+    ray: str | None = None,
 ) -> pd.DataFrame:
     """Ask everything, judge it, and return the table of `tabulate`; a killed run goes on where it stopped.
 
-    Greedy responses go to `folder/responses.jsonl` as they come (see `responses.collect_responses`, which
-    also says what is refused and what `share_reading` and `rates_only` are), every judge's outcomes to
+    Greedy responses go to `folder/responses.jsonl` as they come (see `run.run`, which also says what
+    is refused and what `share_reading`, `rates_only` and `ray` are), every judge's outcomes to
     `folder/outcomes.jsonl`. Both hold the same bytes whether or not the run was interrupted. `batch_size`
     None is as many as fit into memory. `skipped` (set -> records left out when it was read, see
     `prompts.PromptSet.skipped`) becomes a column of the table, so that nothing is dropped silently.
     """
     if batch_size is None:
         batch_size = batch_size_for(lalm, defences, sets, folder, max_new_tokens)
-    responses = collect_responses(
+    responses = run(
         lalm,
         defences,
         sets,
@@ -77,10 +58,11 @@ def evaluate(
         batch_size=batch_size,
         share_reading=share_reading,
         rates_only=rates_only,
+        ray=ray,
     )
     outcomes = judge_responses(responses, judges)
-    _write_lines(Path(folder) / "outcomes.jsonl", outcomes.to_dict("records"))
-    table = tabulate(outcomes, speeds(responses, folder, batch_size))
+    write_lines(Path(folder) / "outcomes.jsonl", outcomes.to_dict("records"))
+    table = tabulate(outcomes, speeds(folder))
     return table.assign(skipped=[(skipped or {}).get(name, 0) for name in table["set"]])
 
 
@@ -164,9 +146,9 @@ def markdown(table: pd.DataFrame) -> str:
         cells |= {
             "measure": row["measure"],
             "rate [95%]": f"{hits}/{n} = {row['rate']:.0%} [{row['low']:.0%}, {row['high']:.0%}]",
-            "refused": str(row["refused"]),
-            "answered": str(row["answered"]),
-            "broken": str(row["broken"]),
+            "refused": row["refused"],
+            "answered": row["answered"],
+            "broken": row["broken"],
         }
         if table["change"].notna().any():
             change = f"{row['change']:+.0%} [{row['change_low']:+.0%}, {row['change_high']:+.0%}]"
@@ -176,23 +158,6 @@ def markdown(table: pd.DataFrame) -> str:
         if table["tokens_per_second"].notna().any():
             cells["tokens/s"] = f"{row['tokens_per_second']:.1f}"
         if "skipped" in table and table["skipped"].any():
-            cells["skipped"] = str(row["skipped"])
+            cells["skipped"] = row["skipped"]
         rows.append(cells)
-    return markdown_rows([list(rows[0]), *(list(cells.values()) for cells in rows)])
-
-
-def markdown_rows(rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, its first row the header, with columns of even width."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in rows
-    ]
-    return "\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]])
-
-
-def _write_lines(path: Path, records: Sequence[Mapping[Any, Any]]) -> None:
-    """Write JSON lines so that a reader sees the old file or the new one, nothing between."""
-    scratch = path.with_suffix(".tmp")
-    scratch.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
-    os.replace(scratch, path)
+    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)

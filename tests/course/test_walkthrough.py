@@ -13,7 +13,6 @@ from spoken_set import COUNTS, write_set
 from statsmodels.stats.proportion import proportion_confint
 
 from sarsteer_lab.course.findings import CONDITIONS, DIRECTION, SARSTEER, SPOKEN, TYPED, Findings
-from sarsteer_lab.course.ledger import Ledger
 from sarsteer_lab.course.verdicts import verdict_on_difference
 from sarsteer_lab.course.walkthrough import ANSWER_TOKENS, select_prompts, walkthrough
 from sarsteer_lab.derivation import cached_vectors, derive
@@ -233,21 +232,6 @@ def test_vectors_for_asking_are_derived_once(
     with pytest.raises(TypeError):
         cached_vectors(tiny, spoken_set, k=K + 1)
     assert not list((cache / "vectors").glob("*.tmp"))
-
-
-def test_a_ledger_survives_being_cut_off(tmp_path: Path) -> None:
-    path = tmp_path / "folder" / "ledger.jsonl"
-    ledger = Ledger(path)
-    ledger.write({"a": "one", "b": [1.5, None]})
-    ledger.write({"c": "caf\u00e9\nline"})
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-4])
-    cut = Ledger(path)
-    assert "c" not in cut and cut["a"] == "one" and cut["b"] == [1.5, None]
-    cut.write({"c": "again"})
-    assert Ledger(path)["c"] == "again"
-    path.write_bytes(b"\xff\xfe nonsense\n[1]\n7\n" + whole)
-    assert Ledger(path)["c"] == "caf\u00e9\nline"
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from sarsteer_lab.course.widgets.lab import (
 )
 from sarsteer_lab.course.widgets.panels import Runner, opening_words, wav_bytes
 from sarsteer_lab.evaluation.judges import PhraseJudge
-from sarsteer_lab.evaluation.responses import Response
+from sarsteer_lab.evaluation.run import Response
 from sarsteer_lab.evaluation.table import judge_responses
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from reference import sarsteer
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.evaluation.defences import (
@@ -19,6 +20,7 @@ from sarsteer_lab.evaluation.defences import (
     GatedDefence,
     PromptDefence,
     SteeringDefence,
+    cached_vectors,
     collect_states,
     default_defences,
     prompt_defences,
@@ -102,15 +104,23 @@ def test_states_are_those_of_the_method(tiny: LALM, states: BaseStates, requests
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
 
 
-def test_sarsteer_against_numpy(states: BaseStates) -> None:
-    shift = (states.harmful_refusal - states.harmful).double().mean(0).numpy()
-    found = states.sarsteer(lam=0.7, k=3).values.double().numpy()
-    for layer in range(shift.shape[0]):
-        centred = states.harmless[:, layer].double().numpy()
-        centred = centred - centred.mean(0)
-        u = np.linalg.svd(centred.T, full_matrices=False)[0][:, :3]
-        expected = shift[layer] - 0.7 * u @ (u.T @ shift[layer])
-        assert np.linalg.norm(found[layer] - expected) < 1e-5 * np.linalg.norm(expected)
+def test_vectors_are_derived_once_and_kept(
+    tiny: LALM,
+    states: BaseStates,
+    requests: list[SpokenPrompt],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path))
+    other = SpokenPrompt("t", "Not for deriving.", "harmful", "privacy", "test", requests[0].clip)
+    _, expected = sarsteer(states.harmful, states.harmful_refusal, states.harmless, k=3, lam=0.7)
+    found = cached_vectors(tiny, [*requests, other], lam=0.7, k=3)
+    np.testing.assert_allclose(found.values.numpy(), expected, rtol=1e-4, atol=1e-5)
+    assert found.provenance["harmful"] == [request.id for request in requests[:6]]
+    monkeypatch.setattr("sarsteer_lab.evaluation.defences.collect_states", None)
+    assert torch.equal(cached_vectors(tiny, requests, lam=0.7, k=3).values, found.values)
+    with pytest.raises(TypeError):  # another k is another entry
+        cached_vectors(tiny, requests, lam=0.7, k=2)
 
 
 def test_both_labels_are_needed(tiny: LALM, requests: list[SpokenPrompt]) -> None:

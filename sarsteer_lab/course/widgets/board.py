@@ -8,7 +8,7 @@ import pandas as pd
 
 from sarsteer_lab.course.figures.steering import tradeoff_figure
 from sarsteer_lab.course.widgets.panels import Panel, Runner, opening_words, picture
-from sarsteer_lab.evaluation.responses import Response
+from sarsteer_lab.evaluation.run import Response
 from sarsteer_lab.evaluation.table import tabulate
 
 MARKS = {"refused": "\u2298", "answered": "\u2192", "broken": "\u2248"}

@@ -16,7 +16,7 @@ from torch import Tensor
 from sarsteer_lab.course.widgets.board import OverRefusalBoard
 from sarsteer_lab.course.widgets.maps import GapExplorer, SafeSpaceExplorer
 from sarsteer_lab.course.widgets.speech import DialPanel, SteerPanel, as_vectors
-from sarsteer_lab.evaluation.responses import Response
+from sarsteer_lab.evaluation.run import Response
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors
@@ -106,7 +106,7 @@ def steer_panel(
 def over_refusal_board(responses: Sequence[Response], outcomes: pd.DataFrame) -> OverRefusalBoard:
     """Chapter 05: pick defences and sets, see what they refuse, and click a cell to read its responses.
 
-    `responses` from `responses.collect_responses`, `outcomes` one judge's from
+    `responses` from `run.run`, `outcomes` one judge's from
     `evaluation.judge_responses`. Of every response the first 20 words at most are shown. Raises ValueError
     if there are outcomes of several judges or a response has none.
     """

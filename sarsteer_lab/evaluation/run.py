@@ -1,0 +1,303 @@
+"""The one runner: responses of a model under several defences, kept piece by piece, here or on a Ray cluster.
+
+A piece is one batch of requests under one defence. It is kept in the folder's `parts/` under a key of all
+that it depends on, so whatever is there is never computed again: a killed run goes on, and a larger grid of
+settings costs only what is new. Once all pieces are there, `responses.jsonl` holds one response a line, in an
+order that is fixed beforehand, and `timings.jsonl` how long each piece took; `manifest.json` says what the
+folder is about.
+
+What is decoded together changes the last digits of what is computed. So batches are fixed beforehand too, and
+run as a whole: a run that was killed and continued leaves the same bytes as one that was not.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from sarsteer_lab.engine.memory import rows_that_fit
+from sarsteer_lab.evaluation.defences import Defence, PushingDefence
+from sarsteer_lab.evaluation.tasks import (
+    SETTINGS_PER_TASK,
+    Asking,
+    Found,
+    Group,
+    Task,
+    Texts,
+    answers,
+    on_cluster,
+)
+from sarsteer_lab.lalm import LALM, rough_length
+from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.store import Store, atomic_write, content_key
+
+FORMAT = "sarsteer-lab responses 2"
+
+
+class EvaluationError(ValueError):
+    """A folder of responses does not belong to this evaluation. The message says how."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """What the model said to one request under one defence; `tokens` is its length."""
+
+    defence: str
+    set: str
+    id: str
+    label: str
+    request: str
+    response: str
+    tokens: int
+
+
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """Requests of one set that are asked together; `known` says for each what its responses depend on."""
+
+    set: str
+    requests: list[SpokenPrompt]
+    known: list[list[str]]
+
+
+def run(
+    lalm: LALM,
+    defences: Sequence[Defence],
+    sets: Mapping[str, Sequence[SpokenPrompt]],
+    folder: Path | str,
+    *,
+    max_new_tokens: int = 40,
+    batch_size: int = 16,
+    share_reading: bool = False,
+    rates_only: bool = False,
+    ray: str | None = None,
+) -> list[Response]:
+    """Greedy responses to every request of every set under every defence, in a fixed order.
+
+    `batch_size` is the number of rows that run together. With `share_reading` the order goes by requests
+    first, and all defences share one reading of a batch's clips (`prepared.PreparedBatch`): steering defences
+    then cost decoding steps alone, prompt defences their text as well. Where requests are few, a batch's rows
+    are those of several defences (`prepared.under_each`). Responses are the same up to ties within rounding.
+
+    With `rates_only` an answer ends once it has refused (`phrases.refusal_is_settled`). What the phrase judge
+    calls answered, and so every ASR and BRR, is the same as with whole answers; a refusal that would have
+    broken down later counts as refused.
+
+    `ray` is the address of a Ray cluster ("auto", "host:port", "ray://host:port", "local" for one of its
+    own). Tasks carry clips and vectors; its machines need this package and the model, which they load by
+    `lalm.name`. A task whose worker dies runs again elsewhere; results land in `folder` here.
+
+    If the folder holds pieces of this evaluation, it goes on from there; defences and sets may join or leave.
+    Raises `EvaluationError` if the folder belongs to another evaluation (model, settings, defences, requests
+    or clips of the same name differ), `HookedModelError` inside `with steer(...)` or with hooks of your own
+    on the model, ValueError for names or ids that occur twice, requests without a clip and, with `ray`,
+    workers that have another model, and ImportError if the package ray is missing.
+    """
+    folder = Path(folder)
+    _check(defences, sets, batch_size)
+    asking = Asking(max_new_tokens, share_reading, rates_only)
+    base = lalm.key(FORMAT, asdict(asking))
+    chunks, known = _chunks(lalm, sets, batch_size)
+    own = {defence.name: defence.settings() for defence in defences}
+    setup = {"model": lalm.fingerprint, "dtype": str(lalm.dtype), "device": lalm.device.type}
+    setup |= {**asdict(asking), "batch_size": batch_size, "defences": own, "sets": known}
+    _claim(folder, {"format": FORMAT, **setup})
+    numbers = range(len(chunks))
+    if share_reading:
+        pieces = [(defence.name, at) for at in numbers for defence in defences]
+    else:
+        pieces = [(defence.name, at) for defence in defences for at in numbers]
+    keys = {(name, at): content_key(base, own[name], chunks[at].known) for name, at in pieces}
+    store = Store(folder / "parts")
+    kept = {piece: value for piece, key in keys.items() if (value := store.read(key)) is not None}
+
+    tasks: list[Task] = []
+    places: list[int] = []
+    for at, chunk in enumerate(chunks):
+        groups = _together(defences, chunk.requests, batch_size if share_reading else 0)
+        # A batch of several defences runs as a whole, even if only some of its pieces are missing.
+        lacking = [group for group in groups if any((one.name, at) not in kept for one in group[0])]
+        for some in _stretches(lacking, SETTINGS_PER_TASK if ray else len(defences)):
+            tasks.append(Task(asking, _texts(defences[0], chunk.requests), some))
+            places.append(at)
+    prompts = [[request.spoken() for request in chunk.requests] for chunk in chunks]
+    with tqdm(
+        total=len(keys), initial=len(kept), desc="responses", unit="batch", delay=2, leave=False
+    ) as bar:
+
+        def keep(number: int, group: Group, found: Found) -> None:
+            for defence, said in zip(group[0], found[0], strict=True):
+                if (piece := (defence.name, places[number])) not in kept:
+                    kept[piece] = {"texts": said, "seconds": found[1] / len(group[0])}
+                    store.write(keys[piece], kept[piece])
+                    bar.update()
+
+        if ray is None:
+            for number, task in enumerate(tasks):
+                clips: Any = [prompt.audio for prompt in prompts[places[number]]]
+                for group, found in zip(task.groups, answers(lalm, task, clips), strict=True):
+                    keep(number, group, found)
+        else:
+            for number, all_found in on_cluster(ray, lalm, tasks, [prompts[at] for at in places]):
+                for group, found in zip(tasks[number].groups, all_found, strict=True):
+                    keep(number, group, found)
+    return _finish(lalm, folder, chunks, {piece: kept[piece] for piece in pieces})
+
+
+def _finish(
+    lalm: LALM, folder: Path, chunks: Sequence[_Chunk], kept: Mapping[tuple[str, int], dict[str, Any]]
+) -> list[Response]:
+    """Write what all pieces say to the folder's files, and return it."""
+    responses, times = [], []
+    for (name, at), piece in kept.items():
+        ids = lalm.tokenizer(piece["texts"], add_special_tokens=False)["input_ids"]
+        said = zip(chunks[at].requests, piece["texts"], map(len, ids), strict=True)
+        responses += [Response(name, chunks[at].set, r.id, r.label, r.request, *rest) for r, *rest in said]
+        times.append({"defence": name, "set": chunks[at].set, "tokens": sum(map(len, ids))})
+        times[-1]["seconds"] = piece["seconds"]
+    write_lines(folder / "responses.jsonl", [asdict(response) for response in responses])
+    write_lines(folder / "timings.jsonl", times)
+    return responses
+
+
+def batch_size_for(
+    lalm: LALM,
+    defences: Sequence[Defence],
+    sets: Mapping[str, Sequence[SpokenPrompt]],
+    folder: Path | str,
+    max_new_tokens: int,
+) -> int:
+    """As many requests as fit under every defence; for a folder that was begun, what it was begun with.
+
+    Memory that is free may change from run to run, and batches may not: see above.
+    """
+    try:
+        return int(json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))["batch_size"])
+    except (OSError, ValueError, LookupError, TypeError):
+        requests = [max(found, key=lambda r: rough_length(r.spoken())) for found in sets.values() if found]
+        return min(
+            rows_that_fit(lalm, defence.prompt(request), max_new_tokens)
+            for defence in defences
+            for request in requests
+        )
+
+
+def speeds(folder: Path | str) -> dict[tuple[str, str], float]:
+    """Tokens per second for each (defence, set) of a finished run, by the time that its batches took."""
+    totals: dict[tuple[str, str], list[float]] = {}
+    for line in (Path(folder) / "timings.jsonl").read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        total = totals.setdefault((entry["defence"], entry["set"]), [0.0, 0.0])
+        total[0] += entry["tokens"]
+        total[1] += entry["seconds"]
+    return {key: tokens / seconds for key, (tokens, seconds) in totals.items()}
+
+
+def write_lines(path: Path, records: Sequence[Mapping[Any, Any]]) -> None:
+    """Write JSON lines; a reader sees the old file or the new one, and one that says the same stays."""
+    # ASCII with escapes: no character of a response can be taken for a line end.
+    content = "".join(json.dumps(record) + "\n" for record in records).encode()
+    if not (path.is_file() and path.read_bytes() == content):
+        with atomic_write(path) as scratch:
+            scratch.write_bytes(content)
+
+
+def _chunks(
+    lalm: LALM, sets: Mapping[str, Sequence[SpokenPrompt]], batch_size: int
+) -> tuple[list[_Chunk], dict[str, list[list[str]]]]:
+    """Requests of similar length together, the longest first; and what is known of all of each set."""
+    chunks: list[_Chunk] = []
+    known: dict[str, list[list[str]]] = {}
+    for name, requests in sets.items():
+        looked = []
+        for request in requests:  # one at a time, so that only one waveform is held
+            # The key holds chat format, instruction and clip, by content.
+            [encoded] = lalm.encode([request.spoken()])
+            samples = 0 if encoded.waveform is None else len(encoded.waveform)
+            looked.append((samples, request, [request.id, request.label, request.request, encoded.key]))
+        known[name] = [facts for *_, facts in looked]
+        looked.sort(key=lambda entry: -entry[0])
+        for at in range(0, len(looked), batch_size):
+            _, some, facts = zip(*looked[at : at + batch_size], strict=True)
+            chunks.append(_Chunk(name, list(some), list(facts)))
+    return chunks, known
+
+
+def _texts(defence: Defence, requests: Sequence[SpokenPrompt]) -> Texts:
+    return [(prompt.text, prompt.system) for prompt in map(defence.prompt, requests)]
+
+
+def _together(defences: Sequence[Defence], requests: Sequence[SpokenPrompt], rows: int) -> Iterator[Group]:
+    """The defences in runs of those that fit into one batch of `rows`: the same texts under pushes by row."""
+    group: list[Defence] = []
+    texts: Texts = []
+    for defence in defences:
+        own = _texts(defence, requests)
+        fits = (len(group) + 1) * len(requests) <= rows and own == texts
+        if group and not (fits and all(isinstance(one, PushingDefence) for one in (group[0], defence))):
+            yield group, texts
+            group = []
+        group, texts = [*group, defence], own
+    yield group, texts
+
+
+def _stretches(groups: Sequence[Group], most: int) -> Iterator[list[Group]]:
+    """Groups in lists of at least `most` defences (the last list may have fewer)."""
+    some: list[Group] = []
+    for group in groups:
+        some.append(group)
+        if sum(len(defences) for defences, _ in some) >= most:
+            yield some
+            some = []
+    if some:
+        yield some
+
+
+def _check(defences: Sequence[Defence], sets: Mapping[str, Sequence[SpokenPrompt]], batch_size: int) -> None:
+    if batch_size < 1:
+        raise ValueError(f"batch_size has to be at least 1, not {batch_size}")
+    if not defences or not any(sets.values()):
+        raise ValueError("nothing to evaluate: give at least one defence and one request")
+    lists = {"defences": [defence.name for defence in defences]}
+    lists |= {f"ids in the set {name!r}": [r.id for r in requests] for name, requests in sets.items()}
+    for what, names in lists.items():
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{what} have to be distinct; twice: {', '.join(twice[:5])}")
+
+
+def _claim(folder: Path, manifest: dict[str, Any]) -> None:
+    """Make the folder this evaluation's, or check that it is."""
+    path = folder / "manifest.json"
+    manifest = json.loads(json.dumps(manifest))
+    if path.exists():
+        try:
+            found = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise EvaluationError(f"{path}: is damaged ({error}); use a new folder") from error
+        if difference := _difference(found, manifest):
+            raise EvaluationError(
+                f"{folder} holds another evaluation: {difference}. Use a new folder, or give what it was "
+                "started with"
+            )
+    elif (folder / "responses.jsonl").exists():
+        raise EvaluationError(f"{folder} holds responses but no manifest.json; use a new folder")
+    with atomic_write(path) as scratch:
+        scratch.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _difference(found: Any, wanted: Any, where: str = "") -> str | None:
+    """The first place in which what both manifests name differs, in words."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        both = [key for key in found if key in wanted]
+        texts = (_difference(found[key], wanted[key], f"{where} {key}".strip()) for key in both)
+        return next((text for text in texts if text), None)
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        texts = (
+            _difference(a, b, f"{where}, entry {n}")
+            for n, (a, b) in enumerate(zip(found, wanted, strict=True), 1)
+        )
+        return next((text for text in texts if text), None)
+    return None if found == wanted else f"{where} was {found!r:.60}, now {wanted!r:.60}"

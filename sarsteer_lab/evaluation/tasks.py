@@ -1,0 +1,149 @@
+"""Requests under groups of defences, answered at a stretch: here, or by workers of a Ray cluster."""
+
+import io
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from sarsteer_lab.engine.prepared import PreparedBatch, under_each
+from sarsteer_lab.evaluation.defences import Defence, PushingDefence
+from sarsteer_lab.evaluation.phrases import refusal_is_settled
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.prompts import Prompt
+
+SETTINGS_PER_TASK = 8
+"""Defences that one task of a cluster runs on its requests: the clips are read once for all of them."""
+
+Clip = Path | str | Float[np.ndarray, "samples"]
+Texts = list[tuple[str, str | None]]
+"""What stands beside each clip: text, and system turn."""
+Group = tuple[list[Defence], Texts]
+"""Defences that are answered in one batch, for they all ask with the same texts."""
+Found = tuple[list[list[str]], float]
+"""A group's answers, a list per defence, and the seconds that they took."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How requests are put; see `run.run`."""
+
+    max_new_tokens: int
+    share_reading: bool
+    rates_only: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """The same clips under several groups of defences; `first` are the texts of a reading that all share."""
+
+    asking: Asking
+    first: Texts
+    groups: list[Group]
+
+
+def answers(lalm: LALM, task: Task, clips: Sequence[Clip]) -> Iterator[Found]:
+    """What the model says to the clips under each group."""
+
+    def prompts(texts: Texts) -> list[Prompt]:
+        return [Prompt(text, clip, system) for (text, system), clip in zip(texts, clips, strict=True)]
+
+    settled = refusal_is_settled if task.asking.rates_only else None
+    first: PreparedBatch | None = None
+    ready: PreparedBatch | None = None
+    read: Texts = []
+    for defences, texts in task.groups:
+        start = time.perf_counter()
+        if task.asking.share_reading:
+            if first is None:
+                # As the first defence asks, whichever is next: so a run that goes on rounds alike.
+                first = ready = PreparedBatch(lalm, prompts(task.first))
+                read = task.first
+            if read != texts:
+                ready = None  # free its memory before the next one is made
+                ready = first.retexted(prompts(texts))
+        elif task.asking.rates_only:
+            ready = None
+            ready = PreparedBatch(lalm, prompts(texts))
+        read = texts
+        found = _under(lalm, defences, prompts(texts), ready, task.asking.max_new_tokens, settled)
+        yield found, time.perf_counter() - start
+
+
+def _under(
+    lalm: LALM,
+    defences: Sequence[Defence],
+    prompts: list[Prompt],
+    ready: PreparedBatch | None,
+    max_new_tokens: int,
+    settled: Callable[[str], bool] | None,
+) -> list[list[str]]:
+    """The prompts' answers under each defence: pushes on what has been read at once, or else one defence."""
+    pushing = [defence for defence in defences if isinstance(defence, PushingDefence)]
+    if ready is None or len(pushing) < len(defences):
+        [defence] = defences
+        with defence.steering(lalm, prompts):
+            if ready is not None:
+                return [ready.generate(max_new_tokens, settled)]
+            return [lalm.generate(prompts, max_new_tokens=max_new_tokens, batch_size=len(prompts))]
+    strengths = [defence.strengths(ready) for defence in pushing]
+    with under_each(ready, [partial(defence.push, lalm) for defence in pushing], strengths) as rows:
+        texts = rows.generate(max_new_tokens, settled)
+    return [texts[at : at + len(prompts)] for at in range(0, len(texts), len(prompts))]
+
+
+def on_cluster(
+    address: str, lalm: LALM, tasks: Sequence[Task], prompts: Sequence[list[Prompt]]
+) -> Iterator[tuple[int, list[Found]]]:
+    """Each task's number and what it found, in the order in which workers are done.
+
+    `prompts[i]` hold the clips of task i; tasks with the same list share what is sent. See `run.run`.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError('a cluster needs Ray: pip install "sarsteer-lab[cluster]"') from error
+    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+    # A worker that dies, or its machine, is no fault of the task: it runs again, however often.
+    work = ray.remote(max_retries=-1, num_cpus=1, num_gpus=int(lalm.device.type == "cuda"))(_work)
+    source = (lalm.name, 1.0 if lalm.safety is None else lalm.safety, lalm.dtype, lalm.fingerprint)
+    clips: dict[int, Any] = {}
+    waiting = {}
+    for number, (task, asked) in enumerate(zip(tasks, prompts, strict=True)):
+        if id(asked) not in clips:
+            clips[id(asked)] = ray.put([lalm.waveform(prompt) for prompt in asked])
+        packed = io.BytesIO()
+        torch.save(task, packed)  # unlike a plain pickle, what lies on a GPU can be read without one
+        waiting[work.remote(source, packed.getvalue(), clips[id(asked)])] = number
+    while waiting:
+        [done], _ = ray.wait(list(waiting))
+        try:
+            found = ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from None
+        yield waiting.pop(done), found
+
+
+def _work(source: tuple[str, float, torch.dtype, str], packed: bytes, clips: Sequence[Clip]) -> list[Found]:
+    """What a worker does: all answers of a task."""
+    task = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=False)
+    return list(answers(model_of(*source), task, clips))
+
+
+@lru_cache(maxsize=1)
+def model_of(name: str, safety: float, dtype: torch.dtype, fingerprint: str) -> LALM:
+    """This worker's model, loaded once. Raises ValueError if it is not the one that the run is about."""
+    lalm = load_lalm(name, safety=safety, dtype=dtype)
+    if lalm.fingerprint != fingerprint:
+        raise ValueError(
+            f"a worker's {name} is another model than here (fingerprints {lalm.fingerprint[:12]} and "
+            f"{fingerprint[:12]}); give all machines the same files and version"
+        )
+    return lalm
