@@ -281,9 +281,10 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 
 def _sweep(args: argparse.Namespace) -> None:
+    from sarsteer_lab.activations import activation_store
     from sarsteer_lab.evaluation.choices import read_sets
     from sarsteer_lab.evaluation.curves import grid, parse_layers, steering_grid
-    from sarsteer_lab.evaluation.defences import activation_cache, collect_states
+    from sarsteer_lab.evaluation.defences import collect_states
     from sarsteer_lab.evaluation.judges import PhraseJudge
     from sarsteer_lab.evaluation.table import evaluate
     from sarsteer_lab.loading import load_lalm
@@ -293,7 +294,7 @@ def _sweep(args: argparse.Namespace) -> None:
     lalm = load_lalm(args.model, safety=args.safety)
     layers = parse_layers(args.layers, lalm.n_layers)
     derive = [prompt for found in source.values() for prompt in found]
-    variants = grid(collect_states(lalm, derive, cache=activation_cache()), args.lam, args.k)
+    variants = grid(collect_states(lalm, derive, cache=activation_store()), args.lam, args.k)
     table = evaluate(
         lalm,
         list(steering_grid(variants, args.alpha, layers).values()),

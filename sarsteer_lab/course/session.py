@@ -25,12 +25,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sarsteer_lab.activations import capture
+from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.engine.live import NEGLIGIBLE, OPENINGS
 from sarsteer_lab.engine.memory import chunks, rows_that_fit
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
-from sarsteer_lab.evaluation.defences import BaseStates, activation_cache, collect_states, model_name
+from sarsteer_lab.evaluation.defences import BaseStates, collect_states, model_name
 from sarsteer_lab.geometry import project_2d
 from sarsteer_lab.lalm import LALM, rough_length
 from sarsteer_lab.loading import load_lalm
@@ -54,7 +54,7 @@ def load_model(name: str) -> LALM:
 
 def base_states(lalm: LALM) -> BaseStates:
     """The states of the derive split's harmful and harmless requests, typed and spoken, from the cache."""
-    return collect_states(lalm, load_prompts("derive"), cache=activation_cache())
+    return collect_states(lalm, load_prompts("derive"), cache=activation_store())
 
 
 def states(
@@ -76,7 +76,7 @@ def states(
     else:
         text = INSTRUCTION if instruction is None else instruction
         asked = [prompt.spoken(text, refusal) for prompt in prompts]
-    return capture(lalm, asked, cache=activation_cache())
+    return capture(lalm, asked, cache=activation_store())
 
 
 def answers(
