@@ -182,7 +182,7 @@ def _parser() -> argparse.ArgumentParser:
         help="layers to steer: all, 7, 3-8 (default: all)",
     )
     command.add_argument("--tokens", type=_positive, default=16, help="length of an answer (default: 16)")
-    command.add_argument("--batch", type=_positive, default=32, help="requests run together (default: 32)")
+    command.add_argument("--batch", type=_positive, help="requests run together (default: as many as fit)")
     command.add_argument(
         "--ray", metavar="ADDRESS", help="a Ray cluster: auto, HOST:PORT, or local for one on this machine"
     )
@@ -291,10 +291,10 @@ def _evaluate(args: argparse.Namespace) -> None:
 
 def _sweep(args: argparse.Namespace) -> None:
     from sarsteer_lab.evaluation.choices import read_sets
-    from sarsteer_lab.evaluation.curves import grid
+    from sarsteer_lab.evaluation.curves import grid, parse_layers, rows_of, steering_grid
     from sarsteer_lab.evaluation.defences import activation_cache, collect_states
-    from sarsteer_lab.evaluation.sweeps import Source, outcomes_of, parse_layers, settings_of, sweep_grid
-    from sarsteer_lab.evaluation.table import markdown, tabulate
+    from sarsteer_lab.evaluation.judges import PhraseJudge
+    from sarsteer_lab.evaluation.table import evaluate, markdown
     from sarsteer_lab.loading import load_lalm
 
     sets, skipped = read_sets(args.sets, split=args.split, missing=args.missing, limit=args.limit)
@@ -303,24 +303,25 @@ def _sweep(args: argparse.Namespace) -> None:
     layers = parse_layers(args.layers, lalm.n_layers)
     derive = [prompt for found in source.values() for prompt in found]
     variants = grid(collect_states(lalm, derive, cache=activation_cache()), args.lam, args.k)
-    cluster = (args.ray, Source(args.model, args.safety, lalm.fingerprint)) if args.ray else None
-    rows = sweep_grid(
+    points = steering_grid(variants, args.alpha, layers)
+    table = evaluate(
         lalm,
-        variants,
-        settings_of(variants, layers, args.alpha),
+        list(points.values()),
         sets,
+        [PhraseJudge()],
         args.folder,
         max_new_tokens=args.tokens,
         batch_size=args.batch,
-        cluster=cluster,
+        share_reading=True,
+        skipped=skipped,
+        ray=args.ray,
     )
-    table = tabulate(outcomes_of(rows))
-    table = table.assign(skipped=[skipped.get(name, 0) for name in table["set"]])
+    rows_of(args.folder, points).to_parquet(args.folder / "rows.parquet", index=False)
     table.to_csv(args.folder / "table.csv", index=False)
     text = markdown(table)
     (args.folder / "table.md").write_text(text + "\n", encoding="utf-8")
     print(text)
-    print(f"\nOne Parquet file a task, table.csv and table.md are in {args.folder}")
+    print(f"\nResponses, outcomes, rows.parquet, table.csv and table.md are in {args.folder}")
 
 
 def _fetch(args: argparse.Namespace) -> None:

@@ -79,7 +79,8 @@ def choose_defences(
     """The defences of these names (None: all), in the order of `defence_names`.
 
     `source` is the model and the requests that steering is derived from; without it, names are checked and
-    only those that need no model are returned. Nothing is fitted for defences that are not asked for. Raises ValueError for a name that there is not or one twice.
+    only those that need no model are returned. Nothing is fitted for defences that are not asked for. Raises
+    ValueError for a name that there is not or one twice.
     """
     known = defence_names()
     wanted = known if names is None else list(names)
