@@ -183,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
         help="layers to steer: all, 7, 3-8 (default: all)",
     )
     command.add_argument("--tokens", type=_positive, default=16, help="length of an answer (default: 16)")
-    command.add_argument("--batch", type=_positive, default=32, help="requests run together (default: 32)")
+    command.add_argument("--batch", type=_positive, help="requests run together (default: as many as fit)")
     command.add_argument(
         "--ray", metavar="ADDRESS", help="a Ray cluster: auto, HOST:PORT, or local for one on this machine"
     )
@@ -216,11 +216,12 @@ def _ask(args: argparse.Namespace) -> None:
     from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts
     from sarsteer_lab.steering import steer
 
+    # Before the model: what is wrong with the files should not take a minute to say.
+    prompts = read_set(f"prompts:{args.prompts}").prompts if args.prompts else load_prompts()
     lalm = load_lalm(args.model, safety=args.safety)
     prompt = Prompt(INSTRUCTION if args.text is None else args.text, args.clip)
     print(f"unsteered: {lalm.generate([prompt])[0]}")
     if args.steer:
-        prompts = read_set(f"prompts:{args.prompts}").prompts if args.prompts else load_prompts()
         vectors = cached_vectors(lalm, prompts, lam=args.lam, k=args.k)
         with steer(lalm, vectors, args.alpha):
             print(f"steered:   {lalm.generate([prompt])[0]}")
@@ -283,7 +284,7 @@ def _evaluate(args: argparse.Namespace) -> None:
 def _sweep(args: argparse.Namespace) -> None:
     from sarsteer_lab.activations import activation_store
     from sarsteer_lab.evaluation.choices import read_sets
-    from sarsteer_lab.evaluation.curves import grid, parse_layers, steering_grid
+    from sarsteer_lab.evaluation.curves import grid, parse_layers, rows_of, steering_grid
     from sarsteer_lab.evaluation.defences import collect_states
     from sarsteer_lab.evaluation.judges import PhraseJudge
     from sarsteer_lab.evaluation.table import evaluate
@@ -295,9 +296,10 @@ def _sweep(args: argparse.Namespace) -> None:
     layers = parse_layers(args.layers, lalm.n_layers)
     derive = [prompt for found in source.values() for prompt in found]
     variants = grid(collect_states(lalm, derive, cache=activation_store()), args.lam, args.k)
+    points = steering_grid(variants, args.alpha, layers)
     table = evaluate(
         lalm,
-        list(steering_grid(variants, args.alpha, layers).values()),
+        list(points.values()),
         sets,
         [PhraseJudge()],
         args.folder,
@@ -307,6 +309,7 @@ def _sweep(args: argparse.Namespace) -> None:
         skipped=skipped,
         ray=args.ray,
     )
+    rows_of(args.folder, points).to_parquet(args.folder / "rows.parquet", index=False)
     _leave_table(table, args.folder)
 
 
