@@ -45,7 +45,7 @@ def folder(make_clip: Callable[[float, int], np.ndarray], tmp_path_factory: pyte
 
 @pytest.fixture(autouse=True)
 def model(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setattr("sarsteer_lab.lalm.load_lalm", lambda *args, **kwargs: replica())
+    monkeypatch.setattr("sarsteer_lab.loading.load_lalm", lambda *args, **kwargs: replica())
     monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path_factory.getbasetemp() / "runs-cache"))
 
 
