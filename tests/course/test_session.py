@@ -12,7 +12,8 @@ from spoken_set import write_set
 from sarsteer_lab.course import session as course
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.evaluation.readers import read_set
-from sarsteer_lab.lalm import LALM
+from sarsteer_lab.lalm import LALM, HookedModelError
+from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors, steer
 
@@ -180,3 +181,41 @@ def test_needed_tensors_are_described() -> None:
     ):
         with pytest.raises(course.Wrong, match=message):
             course.need_tensor(value, (2, 3), "it")
+
+
+def test_nothing_steered_is_kept_for_the_plain_model(tiny: LALM, spoken: list[SpokenPrompt]) -> None:
+    prompts = [p.spoken() for p in spoken[:2]]
+    vectors = SteeringVectors(5 * torch.randn(tiny.n_layers, tiny.d_model))
+    with steer(tiny, vectors, alpha=3.0):
+        steered = tiny.generate(prompts, max_new_tokens=4)
+        for keep in (
+            lambda: course.answers(tiny, prompts, max_new_tokens=4),
+            lambda: course.refusal_probabilities(tiny, prompts, {"none": (vectors, 0.0)}),
+            lambda: course.evaluation_folder(tiny, "04"),
+        ):
+            with pytest.raises(HookedModelError, match="hooks are on"):
+                keep()
+    plain = course.answers(tiny, prompts, max_new_tokens=4)
+    assert plain == tiny.generate(prompts, max_new_tokens=4) != steered
+
+
+def test_evaluations_of_other_models_and_settings_have_other_folders(tiny: LALM) -> None:
+    folder = course.evaluation_folder(tiny, "04", [0.1, 0.2], {"tokens": 3})
+    assert folder == course.evaluation_folder(replica(), "04", (0.1, 0.2), {"tokens": 3})
+    for other in (
+        course.evaluation_folder(replica(seed=1), "04", [0.1, 0.2], {"tokens": 3}),
+        course.evaluation_folder(tiny, "04", [0.1, 0.3], {"tokens": 3}),
+        course.evaluation_folder(tiny, "04", [0.1], 0.2, {"tokens": 3}),
+        course.evaluation_folder(tiny, "05", [0.1, 0.2], {"tokens": 3}),
+    ):
+        assert other != folder
+
+
+def test_a_umap_map_is_made_once(tiny: LALM, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    points = torch.randn(20, 4)
+    monkeypatch.setattr(course, "project_2d", lambda x, method: made.append(1) or x[:, :2].double().numpy())
+    first = course.umap_map(tiny, points)
+    assert np.array_equal(course.umap_map(tiny, points.clone()), first) and len(made) == 1
+    course.umap_map(tiny, points + 1e-6)
+    assert len(made) == 2
