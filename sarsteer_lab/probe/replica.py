@@ -107,7 +107,9 @@ def load_replica(
     """Entry point of `load_lalm("replica:FAMILY")`. Raises ValueError for a dial, which no replica has."""
     if safety != 1.0:
         raise ValueError(f"safety={safety} is a dial of the pocket model; a replica has none")
-    return replica(variant or "qwen2_audio", device=device)
+    lalm = replica(variant or "qwen2_audio", device=device)
+    lalm.name = f"replica:{lalm.family.name}"  # the name by which another process can load it
+    return lalm
 
 
 def _no_pictures(family: str) -> AbstractContextManager[Any]:
