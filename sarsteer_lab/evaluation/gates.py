@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sarsteer_lab.families import residual_stream
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.safe_space import RANK_TOLERANCE
+from sarsteer_lab.safe_space import RANK_TOLERANCE, exact
 from sarsteer_lab.steering import (
     SteeringError,
     SteeringVectors,
@@ -127,18 +127,18 @@ def fit_null_space_gate(
             f"states of shape {tuple(harmful.shape)} and {tuple(harmless.shape)} and vectors of shape "
             f"{tuple(vectors.values.shape)} are not of the same layers"
         )
-    by_layer = harmless.double().transpose(0, 1)
+    by_layer = exact(harmless).transpose(0, 1)
     _, singular, directions = torch.linalg.svd(by_layer, full_matrices=False)
     present = singular > RANK_TOLERANCE * singular[:, :1]
     span = torch.where(present[..., None], directions, 0.0)[:, :k]
-    target = harmful.double().transpose(0, 1)
+    target = exact(harmful).transpose(0, 1)
     projected = target - target @ span.transpose(1, 2) @ span
     gram = projected @ projected.transpose(1, 2)
     scale = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float64).tiny)
     eye = torch.eye(len(harmful), dtype=gram.dtype, device=gram.device)
     ones = torch.ones(len(gram), len(harmful), 1, dtype=gram.dtype, device=gram.device)
     dual = torch.linalg.solve(gram + ridge * scale[:, None, None] * eye, ones)
-    return NullSpaceGate((projected.transpose(1, 2) @ dual)[..., 0].float(), vectors)
+    return NullSpaceGate((projected.transpose(1, 2) @ dual)[..., 0].float().to(harmful.device), vectors)
 
 
 @contextmanager

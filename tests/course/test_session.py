@@ -12,7 +12,7 @@ from spoken_set import write_set
 from sarsteer_lab.course import session as course
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.evaluation.readers import read_set
-from sarsteer_lab.lalm import LALM
+from sarsteer_lab.lalm import LALM, HookedModelError
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors, steer
 
@@ -96,6 +96,22 @@ def test_refusal_probabilities_are_the_live_ones_and_made_once(
     monkeypatch.setattr(course, "PreparedBatch", no_model)
     again = course.refusal_probabilities(tiny, prompts, pushes)
     assert all(torch.equal(again[name], values) for name, values in found.items())
+
+
+def test_nothing_steered_is_kept_for_the_plain_model(tiny: LALM, spoken: list[SpokenPrompt]) -> None:
+    prompts = [p.spoken() for p in spoken[:2]]
+    vectors = SteeringVectors(5 * torch.randn(tiny.n_layers, tiny.d_model))
+    with steer(tiny, vectors, alpha=3.0):
+        steered = tiny.generate(prompts, max_new_tokens=4)
+        for keep in (
+            lambda: course.answers(tiny, prompts, max_new_tokens=4),
+            lambda: course.refusal_probabilities(tiny, prompts, {"none": (vectors, 0.0)}),
+            lambda: course.evaluation_folder(tiny, "04"),
+        ):
+            with pytest.raises(HookedModelError, match="hooks are on"):
+                keep()
+    plain = course.answers(tiny, prompts, max_new_tokens=4)
+    assert plain == tiny.generate(prompts, max_new_tokens=4) != steered
 
 
 def test_figures_of_other_models_do_not_replace_the_committed_ones(
