@@ -135,7 +135,7 @@ def tabulate(
 def markdown(table: pd.DataFrame) -> str:
     """The table of `tabulate` (or `evaluate`) as Markdown, in percent, with counts beside every rate.
 
-    Columns that say nothing are left out: the judge if there is one, "not heard" and "unparsed" if nothing was,
+    Columns that say nothing are left out: the judge if there is one, "not heard" and "unparsed" if none is,
     what was skipped if nothing was, a comparison if there is no defence to compare.
     """
     rows, none = [], pd.Series([0])
