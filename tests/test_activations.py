@@ -1,20 +1,17 @@
 """Captured states against transformers' own, padded batches against single prompts, and the cache."""
 
 import os
-import subprocess
-import sys
 import warnings
 
-import numpy as np
 import pytest
 import reference
 import torch
-from safetensors.torch import load_file
 
-from sarsteer_lab.activations import ActivationCache, capture, layer_indices
+from sarsteer_lab.activations import Gathered, activation_store, capture, layer_indices
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.store import Store
 
 
 def hooks(lalm):
@@ -112,7 +109,7 @@ def test_lower_precision_models_give_float32(prompts):
 
 
 def test_cache_reads_what_it_wrote(tiny, prompts, tmp_path, monkeypatch):
-    cache = ActivationCache(tmp_path)
+    cache = Store(tmp_path)
     first = capture(tiny, prompts[:4], cache=cache)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 4
     grown = capture(tiny, prompts, cache=cache)
@@ -126,35 +123,46 @@ def test_cache_reads_what_it_wrote(tiny, prompts, tmp_path, monkeypatch):
 
 
 def test_ragged_states_are_cached_too(tiny, prompts, tmp_path):
-    cache = ActivationCache(tmp_path)
+    cache = Store(tmp_path)
     first = capture(tiny, prompts, positions="all", cache=cache)
     again = capture(tiny, prompts, positions="all", cache=cache)
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-def test_cache_keys_tell_everything_apart(tiny, make_clip, tmp_path):
-    cache = ActivationCache(tmp_path)
-    clip = make_clip(1.0)
-    other_clip = clip.copy()
-    other_clip[-1] += 1e-3
-    prompt = Prompt("Hi", clip)
-    keys = [
-        cache.key(tiny, prompt, (0, 1), "last"),
-        cache.key(tiny, prompt, (0, 2), "last"),
-        cache.key(tiny, prompt, (0, 1), "all"),
-        cache.key(tiny, Prompt("Hi!", clip), (0, 1), "last"),
-        cache.key(tiny, Prompt("Hi", clip, system="Be kind."), (0, 1), "last"),
-        cache.key(tiny, Prompt("Hi", other_clip), (0, 1), "last"),
-        cache.key(tiny, Prompt("Hi"), (0, 1), "last"),
-        cache.key(replica(seed=1), prompt, (0, 1), "last"),
-        cache.key(replica(dtype=torch.bfloat16), prompt, (0, 1), "last"),
-    ]
-    assert len(set(keys)) == len(keys)
-    assert cache.key(replica(), Prompt("Hi", clip.copy()), (0, 1), "last") == keys[0]
+def test_kept_states_are_found_for_the_same_layers_positions_and_clips_only(tiny, make_clip, tmp_path):
+    cache, clip = Store(tmp_path), make_clip(1.0)
+    other = clip.copy()
+    other[-1] += 1e-3
+
+    def lacks(lalm, prompt, layers=(0, 1), positions="last"):
+        return bool(Gathered(lalm, [prompt], layers, positions, cache, None).missing)
+
+    capture(tiny, [Prompt("Hi", clip)], layers=[0, 1], cache=cache)
+    assert not lacks(replica(), Prompt("Hi", clip.copy()))
+    assert lacks(tiny, Prompt("Hi", clip), layers=(1, 0)) and lacks(tiny, Prompt("Hi", clip), layers=(0,))
+    assert lacks(tiny, Prompt("Hi", clip), positions="all") and lacks(tiny, Prompt("Hi", other))
+    assert lacks(replica(seed=1), Prompt("Hi", clip))
+
+
+def test_layers_in_any_order(tiny, prompts):
+    last, ragged = capture(tiny, prompts), capture(tiny, prompts, positions="all")
+    assert torch.equal(capture(tiny, prompts, layers=[3, 1]), last[:, [3, 1]])
+    for turned, straight in zip(capture(tiny, prompts, layers=[3, 1], positions="all"), ragged, strict=True):
+        assert torch.equal(turned, straight[:, [3, 1]])
+
+
+def test_states_lie_where_they_are_wanted(tiny, prompts, tmp_path):
+    """ "meta" stands for another device: shapes without values."""
+    cache = Store(tmp_path)
+    for _ in range(2):  # from the model, then from the cache
+        assert capture(tiny, prompts, device="meta").device.type == "meta"
+        states = capture(tiny, prompts, positions="all", device="meta")
+        assert {each.device.type for each in states} == {"meta"} and len(states[0].shape) == 3
+        assert capture(tiny, prompts, cache=cache).device == tiny.device
 
 
 def test_damaged_entries_are_computed_again_with_a_warning(tiny, prompts, tmp_path):
-    cache = ActivationCache(tmp_path)
+    cache = Store(tmp_path)
     first = capture(tiny, prompts, cache=cache)
     damaged = sorted(tmp_path.rglob("*.safetensors"))[:3]
     damaged[0].write_bytes(b"")
@@ -169,7 +177,7 @@ def test_damaged_entries_are_computed_again_with_a_warning(tiny, prompts, tmp_pa
 
 
 def test_steered_states_are_neither_written_nor_read(tiny, prompts, tmp_path):
-    cache = ActivationCache(tmp_path)
+    cache = Store(tmp_path)
     plain = capture(tiny, prompts, cache=cache)
     vectors = SteeringVectors(torch.ones(tiny.n_layers, tiny.d_model))
     with steer(tiny, vectors, alpha=0.5):
@@ -178,17 +186,30 @@ def test_steered_states_are_neither_written_nor_read(tiny, prompts, tmp_path):
     assert torch.equal(capture(tiny, prompts, cache=cache), plain)
 
 
-def test_a_writer_killed_midway_leaves_no_entry(tmp_path):
-    """The rename is the last step, so whatever a killed process leaves is not an entry."""
-    script = (
-        "import os, sys, torch\n"
-        "import sarsteer_lab.activations as activations\n"
-        "activations.os.replace = lambda *args: os._exit(9)\n"
-        "activations.ActivationCache(sys.argv[1]).write('ab' * 32, torch.ones(3))\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
-    assert done.returncode == 9
-    cache = ActivationCache(tmp_path)
-    assert cache.read("ab" * 32) is None
-    cache.write("ab" * 32, torch.ones(3))
-    assert np.array_equal(load_file(next(tmp_path.rglob("*.safetensors")))["states"], np.ones(3))
+def test_one_flipped_bit_has_a_state_computed_again(tiny, prompts, tmp_path):
+    cache = Store(tmp_path)
+    plain = capture(tiny, prompts, cache=cache)
+    path = min(tmp_path.rglob("*.safetensors"))
+    content = bytearray(path.read_bytes())
+    content[-2] ^= 4
+    path.write_bytes(content)
+    with pytest.warns(UserWarning, match="computed again"):
+        again = capture(tiny, prompts, cache=cache)
+    assert_close(again, plain)
+    assert torch.equal(capture(tiny, prompts, cache=cache), again)
+
+
+def test_states_of_an_edited_model_are_not_those_that_were_kept(prompts, tmp_path):
+    """As by weight orthogonalisation: the weight's version does not move."""
+    lalm, cache = replica(), Store(tmp_path)
+    plain = capture(lalm, prompts, cache=cache)
+    weight = lalm.layers[0].mlp.down_proj.weight
+    weight.data = weight.data * 2
+    assert not torch.allclose(capture(lalm, prompts, cache=cache), plain)
+    weight.data.div_(2)
+    assert torch.equal(capture(lalm, prompts, cache=cache), plain)
+
+
+def test_the_store_of_states_lies_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path))
+    assert activation_store().folder == tmp_path / "activations"

@@ -6,7 +6,7 @@ right says the same about them: they run once, their keys and values stay, and e
 last tokens. The clip is encoded once, and the vocabulary head does not run at all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from os.path import commonprefix
 
@@ -16,19 +16,10 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import BatchFeature
 
-from sarsteer_lab.activations import (
-    ActivationCache,
-    cache_keys,
-    capture,
-    keep_for_next_time,
-    layer_indices,
-    record_states,
-    state_buffer,
-    take_kept,
-)
-from sarsteer_lab.engine.buffers import StateBuffer
+from sarsteer_lab.activations import Gathered, capture, layer_indices, record_states
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.store import Store
 
 States = Float[Tensor, "prompt layer d_model"]
 
@@ -40,7 +31,7 @@ def capture_variants(
     *,
     layers: Sequence[int] | None = None,
     batch_size: int = 16,
-    cache: ActivationCache | None = None,
+    cache: Store | None = None,
 ) -> list[States]:
     """Last-token states of each of `variants`, float32 on the model's device: what `capture` gives for every
     one, up to rounding.
@@ -62,21 +53,15 @@ def capture_variants(
         return [
             capture(lalm, variant, layers=layers, batch_size=batch_size, cache=cache) for variant in variants
         ]
-    keys = [cache_keys(cache, lalm, variant, chosen, "last") for variant in variants]
-    buffers = [state_buffer(lalm, len(variant), chosen, cache, None) for variant in variants]
-    lacking = [
-        take_kept(cache, key, buffer, len(variant))
-        for key, buffer, variant in zip(keys, buffers, variants, strict=True)
-    ]
-    missing = sorted(set().union(*lacking))
+    gathered = [Gathered(lalm, variant, chosen, "last", cache, None) for variant in variants]
+    missing = sorted({row for each in gathered for row in each.missing})
     first = [variants[0][row] for row in missing]
     with closing(lalm.batches(first, batch_size, "states")) as batches:
         for batch, inputs in batches:
             rows = [missing[row] for row in batch]
-            _run_batch(lalm, inputs, tails, chosen, rows, buffers)
-            for key, buffer in zip(keys, buffers, strict=True):
-                keep_for_next_time(cache, key, buffer, rows)
-    return [buffer.finish() for buffer in buffers]
+            for each, recorded in zip(gathered, _run_batch(lalm, inputs, tails, chosen), strict=True):
+                each.add(rows, recorded)
+    return [each.states for each in gathered]
 
 
 def _same_clip(one: Prompt, other: Prompt) -> bool:
@@ -86,28 +71,25 @@ def _same_clip(one: Prompt, other: Prompt) -> bool:
 
 
 def _run_batch(
-    lalm: LALM,
-    inputs: BatchFeature,
-    tails: list[list[int]],
-    layers: Sequence[int],
-    rows: Sequence[int],
-    buffers: Sequence[StateBuffer],
-) -> None:
-    """Fill `rows` of the buffers, one per tail, from the first variant's `inputs`."""
+    lalm: LALM, inputs: BatchFeature, tails: list[list[int]], layers: Sequence[int]
+) -> Iterator[list[Float[Tensor, "row d_model"]]]:
+    """The last states of each tail, layer by layer, from the first variant's `inputs`."""
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
     shared = ids.shape[1] - len(tails[0])
     ready = lalm.trunk(input_ids=ids[:, :shared], attention_mask=mask[:, :shared], use_cache=True, **inputs)
     past = ready.past_key_values
-    for tail, buffer in zip(tails, buffers, strict=True):
+    for tail in tails:
         step = ids.new_tensor(tail).expand(len(ids), -1)
         seen = torch.cat([mask[:, :shared], mask.new_ones(step.shape)], 1)
+        recorded: list[Tensor] = [torch.empty(0)] * len(layers)
 
-        def keep(layer: int, stream: Tensor, buffer: StateBuffer = buffer) -> None:
-            buffer.put(rows, layer, stream[:, -1])
+        def keep(at: int, stream: Tensor, recorded: list[Tensor] = recorded) -> None:
+            recorded[at] = stream[:, -1].to(torch.float32, copy=True)
 
         with record_states(lalm, layers, keep):
             lalm.trunk(input_ids=step, attention_mask=seen, past_key_values=past, use_cache=True)
         past.crop(-len(tail))
+        yield recorded
 
 
 def common_tails(lalm: LALM, variants: Sequence[Sequence[Prompt]]) -> list[list[int]] | None:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.activations import ActivationCache, capture
+from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.derivation import Derivation, derive
 from sarsteer_lab.directions import difference_in_means
 from sarsteer_lab.engine.contrast import capture_variants
@@ -233,7 +233,7 @@ def collect_states(
     requests: Sequence[SpokenPrompt],
     *,
     batch_size: int = 16,
-    cache: ActivationCache | None = None,
+    cache: Store | None = None,
 ) -> BaseStates:
     """The states of harmful and harmless requests, spoken and typed; requests with other labels play no part.
 
@@ -283,16 +283,11 @@ def cached_vectors(
     store = Store(cache_folder() / "vectors")
     values, provenance = store.read(f"{key}-values"), store.read(f"{key}-provenance")
     if values is None or provenance is None:
-        vectors = collect_states(lalm, chosen, cache=activation_cache()).sarsteer(lam, k)
+        vectors = collect_states(lalm, chosen, cache=activation_store()).sarsteer(lam, k)
         values, provenance = vectors.values, dict(vectors.provenance)
         store.write(f"{key}-values", values)
         store.write(f"{key}-provenance", provenance)
     return SteeringVectors(values, provenance)
-
-
-def activation_cache() -> ActivationCache:
-    """The cache of hidden states in the user's cache folder."""
-    return ActivationCache(cache_folder() / "activations")
 
 
 def model_name(lalm: LALM) -> str:

@@ -5,7 +5,7 @@ from functools import cache
 import pytest
 import torch
 
-from sarsteer_lab.activations import ActivationCache, capture
+from sarsteer_lab.activations import capture
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.families import FAMILIES, find_audio_tower, residual_stream
 from sarsteer_lab.lalm import LALM
@@ -13,6 +13,7 @@ from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.probe.replica_configs import LAYERS, TINY, WIDTH
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.store import Store
 
 load = cache(replica)
 
@@ -71,8 +72,8 @@ def test_variants_of_a_clip_share_what_stands_before_and_give_the_same_states(la
     )
     together = capture_variants(lalm, variants)
     handle.remove()
-    kept = capture_variants(lalm, variants, cache=ActivationCache(tmp_path))
-    again = capture_variants(lalm, variants, cache=ActivationCache(tmp_path))
+    kept = capture_variants(lalm, variants, cache=Store(tmp_path))
+    again = capture_variants(lalm, variants, cache=Store(tmp_path))
     for one, other, third, fourth in zip(apart, together, kept, again, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5 * one.abs().max().item())
         assert torch.equal(third, other) and torch.equal(fourth, other)
