@@ -15,7 +15,7 @@ from sarsteer_lab.evaluation.intervals import (
 )
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.run import Response
-from sarsteer_lab.evaluation.table import judge_responses, tabulate
+from sarsteer_lab.evaluation.table import judge_responses, markdown, tabulate
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 10), (10, 10), (1, 250)])
@@ -92,7 +92,19 @@ def test_table_counts_and_compares() -> None:
     assert rows["steer", "pseudo-harmful"]["measure"] == "over-refusal"
     assert rows["steer", "pseudo-harmful"]["rate"] == 0.25
     assert math.isnan(rows["none", "harmful"]["change"])
-    assert (table[["refused", "answered", "broken"]].sum(axis=1) == table["n"]).all()
+    assert (table[["refused", "answered", "broken", "not heard"]].sum(axis=1) == table["n"]).all()
+
+
+def test_what_was_not_heard_is_a_column_of_its_own() -> None:
+    texts = ["Here it is.", "I'm unable to hear the audio clearly.", "I cannot assist with that.", "..."]
+    responses = [Response("none", "s", f"{i}", "harmless", "Q", text, 1) for i, text in enumerate(texts)]
+    table = tabulate(judge_responses(responses, [PhraseJudge()]))
+    assert table.iloc[0][["n", "refused", "answered", "broken", "not heard"]].tolist() == [4, 1, 1, 1, 1]
+    header, _, row = [[c.strip() for c in line.split("|")[1:-1]] for line in markdown(table).splitlines()]
+    found = dict(zip(header, row, strict=True))
+    assert found["not heard"] == "1" and "unparsed" not in found
+    assert found["rate [95%]"].startswith("1/4 = 25%")
+    assert "not heard" not in markdown(tabulate(judge_responses(responses[:1], [PhraseJudge()])))
 
 
 def test_comparison_goes_by_id_not_by_order() -> None:
