@@ -20,7 +20,7 @@ from typing import Any, Literal
 import torch
 from tqdm.auto import tqdm
 
-from sarsteer_lab.pocket.training import frames
+from sarsteer_lab.pocket.training.frames import FRAMES, SLOTS
 
 MIN_COUNT = (
     20  # hearings per lexicon word: 94% recall in the prototype, against 36% for words heard 1-4 times
@@ -152,9 +152,9 @@ def build_corpus(
     if strange:
         raise ValueError(f"not words of lower-case letters and apostrophes: {strange[:5]}; use lexicon_of")
     composer = _Composer(words, random.Random(seed), PromptIndex(excluded))
-    composer.natural(frames.QUESTIONS, "question", round(size * QUESTION_SHARE))
-    composer.natural(frames.STORIES, "story", round(size * STORY_SHARE))
-    composer.natural(frames.SAFETY, "carrier", round(size * SAFETY_SHARE))
+    composer.natural(FRAMES["questions"], "question", round(size * QUESTION_SHARE))
+    composer.natural(FRAMES["stories"], "story", round(size * STORY_SHARE))
+    composer.natural(FRAMES["safety"], "carrier", round(size * SAFETY_SHARE))
     composer.carriers(size)
     return composer.shuffled()
 
@@ -170,9 +170,9 @@ class _Composer:
         self._heard: Counter[str] = Counter()
         self._texts: dict[str, Sentence] = {}
         # How often an item of a slot is drawn: once, and once more per hearing that its words still need.
-        self._weights = {slot: [1] * len(items) for slot, items in frames.SLOTS.items()}
+        self._weights = {slot: [1] * len(items) for slot, items in SLOTS.items()}
         self._holders: dict[str, list[tuple[str, int]]] = {word: [] for word in words}
-        for slot, items in frames.SLOTS.items():
+        for slot, items in SLOTS.items():
             for place, item in enumerate(items):
                 for word in self._missing.keys() & set(words_of(_SLOT.sub("", item))):
                     self._holders[word].append((slot, place))
@@ -198,7 +198,7 @@ class _Composer:
     def carriers(self, size: int) -> None:
         """Add carriers until every word is covered and the corpus has `size` sentences."""
         ones, twos, threes = (
-            self._cycle(group) for group in (frames.CARRIERS_1, frames.CARRIERS_2, frames.CARRIERS_3)
+            self._cycle(group) for group in (FRAMES["carriers_1"], FRAMES["carriers_2"], FRAMES["carriers_3"])
         )
         for _ in range(50 * (size + MIN_COUNT * len(self._words))):
             rare = [word for word, missing in self._missing.items() if missing > 0]
@@ -282,7 +282,7 @@ def sample_questions(
     harm = frozenset(
         stem
         for slot in ("crime", "criminal", "criminals", "danger", "wrong", "threat")
-        for item in frames.SLOTS[slot]
+        for item in SLOTS[slot]
         for stem in content_words(item)
     )
     found: dict[str, Sentence] = {}
@@ -357,7 +357,7 @@ def _fill(
         slot = match[1]
         if slot == "word":
             return next(lexicon_words)
-        options = frames.SLOTS[slot]
+        options = SLOTS[slot]
         choice = rng.choices(options, None if weights is None else weights[slot])[0]
         while choice in used:
             choice = rng.choice(options)
