@@ -15,10 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
-
-import torch
-from tqdm.auto import tqdm
+from typing import Literal
 
 from sarsteer_lab.pocket.training.frames import FRAMES, SLOTS
 
@@ -250,94 +247,6 @@ class _Composer:
 def speakable(text: str) -> bool:
     """Return whether `text` is one plain sentence of the length that the pocket model hears."""
     return bool(_CHARSET.fullmatch(text)) and MIN_WORDS <= len(words_of(text)) <= MAX_WORDS
-
-
-def sample_questions(
-    lm: Any,
-    tokenizer: Any,
-    n: int,
-    seed: int,
-    words: Iterable[str] | None = None,
-    *,
-    excluded: Iterable[str] = (),
-    batch_size: int = 32,
-) -> list[Sentence]:
-    """Sample harmless questions from the base LLM itself, at temperature 1, about our everyday topics.
-
-    Kept are first lines that are `speakable`, are new, use only `words`, hold no harm-related word and repeat
-    none of `excluded`. Gives up after 20 samples per wanted question, so fewer than `n` may come back.
-
-    Args:
-        lm: a causal language model of transformers (the base LLM, before its safety tuning).
-        tokenizer: its tokenizer, with a chat template.
-        n: how many questions are wanted.
-        seed: of the sampling; the global generators are left as they were.
-        words: the vocabulary that a question may use (say, of `build_corpus`); None allows all.
-        excluded: prompts that must be neither repeated nor paraphrased, as for `build_corpus`.
-        batch_size: questions sampled at a time.
-    """
-    rng = random.Random(seed)
-    vocabulary = None if words is None else frozenset(words)
-    index = PromptIndex(excluded)
-    harm = frozenset(
-        stem
-        for slot in ("crime", "criminal", "criminals", "danger", "wrong", "threat")
-        for item in SLOTS[slot]
-        for stem in content_words(item)
-    )
-    found: dict[str, Sentence] = {}
-    devices = [lm.device] if lm.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), tqdm(total=n, desc="sampling questions") as bar:
-        torch.manual_seed(seed)
-        for _ in range(-(-20 * n // batch_size)):
-            chats = [[{"role": "user", "content": _fill(rng.choice(_ASK), rng)}] for _ in range(batch_size)]
-            batch = tokenizer.apply_chat_template(
-                chats,
-                add_generation_prompt=True,
-                padding=True,
-                return_dict=True,
-                return_tensors="pt",
-                tokenizer_kwargs={"padding_side": "left"},
-            ).to(lm.device)
-            with torch.inference_mode():
-                output = lm.generate(
-                    **batch,
-                    max_new_tokens=24,
-                    do_sample=True,
-                    temperature=1.0,
-                    top_k=0,
-                    top_p=1.0,
-                    pad_token_id=tokenizer.pad_token_id,
-                )
-            answers = tokenizer.batch_decode(
-                output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
-            )
-            for answer in answers:
-                text = answer.strip().split("\n")[0].strip().strip('"')
-                allowed = vocabulary is None or vocabulary.issuperset(words_of(text))
-                if not (text.endswith("?") and speakable(text) and allowed) or text in found:
-                    continue
-                if harm & content_words(text) or index.match(text) is not None:
-                    continue
-                found[text] = Sentence(text, "question")
-                bar.update()
-                if len(found) == n:
-                    return list(found.values())
-    return list(found.values())
-
-
-_ASK = (
-    "Write one short question about {topic}.",
-    "Write one short question about {concept}.",
-    "Write one short question about {subject} that a child could ask.",
-    "Write one short question that someone could ask a {job}.",
-    "Write one short question about {tasking}.",
-    "Write one short everyday question about a {thing}.",
-    "Write one short question about {country}.",
-    "Write one short question about {animals}.",
-    "Write one short question about {food}.",
-    "Ask me one short question about {sport}.",
-)
 
 
 def _fill(

@@ -1,9 +1,8 @@
-"""The sentence frames and slot fillers of the training corpus: text in data/pocket/training, all harmless, all
-ours.
+"""The sentence frames and slot fillers of the training corpus, from data/pocket/training: harmless, ours.
 
-frames.tsv holds a frame a line, behind its kind; `{slot}` in it is replaced by an item of that slot (slots.tsv,
-an item a line, behind its slot), which may hold slots itself. `{word}` is any word of the lexicon, so a frame
-that uses it must be harmless with every word in it. The order of lines decides what a seed draws.
+frames.tsv holds a frame a line, behind its kind; `{slot}` in it is replaced by an item of that slot
+(slots.tsv, an item a line, behind its slot), which may hold slots itself. `{word}` is any lexicon word,
+so a frame that uses it must be harmless with every word in it. The order of lines decides what a seed draws.
 """
 
 from pathlib import Path
@@ -12,7 +11,7 @@ from sarsteer_lab.store import data_folder
 
 
 def read_groups(path: Path) -> dict[str, tuple[str, ...]]:
-    """The second column of a file of two tab-separated columns, grouped by the first; the first line is a head.
+    """The second column of a tab-separated file, grouped by the first; its first line is a head.
 
     Raises ValueError, naming file and line, where a line is not two columns."""
     groups: dict[str, list[str]] = {}
