@@ -36,6 +36,13 @@ def test_a_bad_option_is_one_line_before_anything_loads(option, reason, model, c
     assert reason in error and error.count("\n") == 1
 
 
+def test_a_file_for_a_folder_is_said_before_anything_loads(tmp_path, capsys):
+    (tmp_path / "taken").write_text("")
+    assert main(["evaluate", "--model", "/nowhere/at/all", "--folder", str(tmp_path / "taken")]) == 2
+    error = capsys.readouterr().err
+    assert "is a file" in error and error.count("\n") == 1
+
+
 def test_options_that_are_fine_pass():
     for dtype in ("auto", "bfloat16", torch.float16):
         check_options("cpu", dtype, 4, "auto")
