@@ -20,6 +20,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that `argv` (default: the process's arguments) names; returns the exit status."""
     args = _parser().parse_args(argv)
     try:
+        # Before the model: results that cannot be written should not take a minute to say.
+        if (folder := getattr(args, "folder", None)) is not None and folder.exists() and not folder.is_dir():
+            raise NotADirectoryError(f"--folder {folder} is a file: results need a folder")
         status = args.run(args)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         # Libraries write paragraphs; the user gets one line.

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import soundfile
 from jaxtyping import Float
+from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import BatchFeature
 
@@ -40,7 +41,23 @@ def content_list_messages(system: str | None, text: str, has_audio: bool) -> Mes
 
 def render_chat(processor: Any, messages: Messages) -> str:
     """The conversation in the chat format, generation prompt included, one placeholder per clip."""
-    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    if not hasattr(processor, "tokenizer"):  # a text model's tokenizer: its template wants plain strings
+        messages = [{**turn, "content": plain_text(turn["content"])} for turn in messages]
+    options = {"tokenize": False, "add_generation_prompt": True}
+    try:
+        return processor.apply_chat_template(messages, **options)
+    except TemplateError:
+        if hasattr(processor, "tokenizer") or messages[0]["role"] != "system":
+            raise
+        # A template without system turns: what it would say opens the user's.
+        system, user = messages
+        joined = {**user, "content": f"{system['content']}\n\n{user['content']}"}
+        return processor.apply_chat_template([joined], **options)
+
+
+def plain_text(content: str | Messages) -> str:
+    """The text of a turn's content, which holds no clip."""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def render_mistral(processor: Any, messages: Messages) -> str:
@@ -69,9 +86,12 @@ def encode_together(
 ) -> BatchFeature:
     """One call of the processor for typed and spoken prompts: clips go to the placeholders in their order."""
     # A template that writes the bos token itself must not get a second one from the tokenizer.
-    bos = processor.tokenizer.bos_token
+    bos = getattr(processor, "tokenizer", processor).bos_token
     # Under text_kwargs, or an audio processor would take `padding` for its own and leave its fixed window.
     text = {"padding": True, "add_special_tokens": not (bos and texts[0].startswith(bos))}
+    if not hasattr(processor, "tokenizer"):
+        # Decoders take no token_type_ids, which some tokenizers give.
+        return BatchFeature(processor(list(texts), return_tensors="pt", return_token_type_ids=False, **text))
     options: dict[str, Any] = {}
     if heard := [clip for clip in clips if clip is not None]:
         options = {"audio": heard, "audio_kwargs": {"sampling_rate": SAMPLE_RATE}}
@@ -242,12 +262,17 @@ def find_family(config: Any, name: str | None = None) -> Family:
 
     Raises ValueError for a name that is not in the table.
     """
-    for family in FAMILIES:
-        if family.name == name or (name is None and config.model_type in family.model_types):
-            return family
     if name is not None:
-        raise ValueError(f"no family {name!r}; choose {', '.join(family.name for family in FAMILIES)}")
-    return FAMILIES[-1]
+        return family_named(name)
+    return next((row for row in FAMILIES if config.model_type in row.model_types), FAMILIES[-1])
+
+
+def family_named(name: str) -> Family:
+    """The row called `name`. Raises ValueError for a name that is not in the table."""
+    for family in FAMILIES:
+        if family.name == name:
+            return family
+    raise ValueError(f"no family {name!r}; choose {', '.join(family.name for family in FAMILIES)}")
 
 
 def missing_packages(family: Family) -> list[str]:
@@ -311,33 +336,6 @@ def audio_token_id(model: nn.Module) -> int | None:
             if (token_id := getattr(place, name, None)) is not None:
                 return int(token_id)
     return None
-
-
-def find_module(model: nn.Module, words: Sequence[str]) -> tuple[str, nn.Module] | None:
-    """The outermost part outside of any `layers` whose name holds one of `words`: (name, module) or None."""
-    found = [
-        (name, module)
-        for name, module in model.named_modules()
-        if any(word in name.rpartition(".")[2].lower() for word in words) and ".layers." not in name
-    ]
-    return min(found, key=lambda pair: pair[0].count("."), default=None)
-
-
-AUDIO_TOWER_WORDS = ("audio_tower", "audio_encoder", "speech_encoder", "audio_embed", "encoder", "audio")
-PROJECTOR_WORDS = ("multi_modal_projector", "projector", "embed_audio", "audio_proj", "up_proj_for_speech")
-
-
-def find_audio_tower(model: nn.Module) -> tuple[str, nn.Module] | None:
-    """What turns features into audio embeddings, by its usual names: (name, module), or None."""
-    return next((hit for word in AUDIO_TOWER_WORDS if (hit := find_module(find_core(model), [word]))), None)
-
-
-def find_projector(model: nn.Module) -> tuple[str, nn.Module] | None:
-    """What brings audio embeddings to the decoder's width, by its usual names: (name, module), or None.
-
-    None does not mean that there is none: some towers (the Qwen-Omnis') project within themselves.
-    """
-    return next((hit for word in PROJECTOR_WORDS if (hit := find_module(find_core(model), [word]))), None)
 
 
 def residual_stream(output: Any, text_config: Any) -> Float[Tensor, "batch position d_model"]:

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import transformers as hf
 from huggingface_hub import HfApi, try_to_load_from_cache
@@ -21,7 +22,7 @@ from huggingface_hub.errors import (
 )
 from safetensors import safe_open
 
-from sarsteer_lab.families import find_family, missing_packages
+from sarsteer_lab.families import family_named, find_family, missing_packages
 from sarsteer_lab.lalm import LALM
 
 GROUP = "sarsteer_lab.models"
@@ -78,6 +79,7 @@ def load_lalm(
     Raises FileNotFoundError for a model that is not there or cannot be fetched, PermissionError for a
     gated one, ImportError for a package that its family needs, and ValueError for `safety` on another
     model, an unknown `family` or `bits`, and code that is not trusted."""
+    check_options(device, dtype, bits, family)
     folder = name
     kind, _, variant = str(name).partition(":")
     if registered := entry_points(group=GROUP, name=kind):
@@ -147,6 +149,29 @@ def load_parts(
     return model, processor
 
 
+def check_options(
+    device: str, dtype: str | torch.dtype, bits: int | None = None, family: str | None = None
+) -> None:
+    """Raise ValueError for a device that is not here, and for an unknown `dtype`, `bits` or `family`."""
+    if device != "auto":
+        try:
+            kind = torch.device(device)
+        except RuntimeError:
+            raise ValueError(f"device={device!r} is none that torch knows: cuda, cuda:1, mps, cpu") from None
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if kind.type == "cuda" and (kind.index or 0) >= count:
+            raise ValueError(f"device={device!r}: torch sees {count} CUDA devices here")
+        if kind.type == "mps" and not torch.backends.mps.is_available():
+            raise ValueError(f"device={device!r}: torch has no MPS here")
+    known = dtype == "auto" or isinstance(getattr(torch, str(dtype), dtype), torch.dtype)
+    if not known:
+        raise ValueError(f"dtype={dtype!r} is none that torch knows: float32, bfloat16, float16 or auto")
+    if bits not in (None, 4, 8):
+        raise ValueError(f"bits={bits}: choose 4 or 8, or leave it out")
+    if family is not None:
+        family_named(family)
+
+
 def pick_device(device: str) -> str:
     """`device`, or for "auto" the first CUDA device, else Apple's MPS, else the CPU."""
     if device != "auto":
@@ -158,13 +183,12 @@ def pick_device(device: str) -> str:
 
 def free_memory(device: str) -> int | None:
     """Bytes free on `device`; None where that cannot be asked (MPS, or no such device here)."""
-    if device.startswith("cuda") and torch.cuda.is_available():
-        return torch.cuda.mem_get_info(device)[0]
-    meminfo = Path("/proc/meminfo")
-    if device == "cpu" and meminfo.is_file():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    return None
+    place = torch.device(device)
+    if place.type == "cuda" and torch.cuda.is_available():
+        # What torch's allocator has reserved and does not use is free for a model too.
+        unused = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+        return torch.cuda.mem_get_info(place)[0] + unused
+    return psutil.virtual_memory().available if place.type == "cpu" else None
 
 
 def checkpoint_size(name: str | Path) -> Size | None:
@@ -279,13 +303,11 @@ def read_model(
 ) -> tuple[Any, Any]:
     """Model and processor of a checkpoint, on the CPU or where `device_map` says.
 
-    Raises ImportError for a missing package (accelerate, bitsandbytes), ValueError for other `bits` than 4
-    and 8, for weights that the checkpoint lacks, and for weights that a device map leaves on disk or in
-    the CPU's memory for a GPU to fetch: hooks cannot steer such layers."""
+    Raises ImportError for a missing package (accelerate, bitsandbytes), ValueError for weights that the
+    checkpoint lacks, and for weights that a device map leaves on disk or in the CPU's memory for a GPU to
+    fetch: hooks cannot steer such layers."""
     options: dict[str, Any] = {"dtype": dtype}
     code = {"trust_remote_code": trust_remote_code}
-    if bits not in (None, 4, 8):
-        raise ValueError(f"bits={bits}: choose 4 or 8, or leave it out")
     if bits:
         need_package("bitsandbytes", f"bits={bits}")
         options["quantization_config"] = hf.BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4)

@@ -9,6 +9,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+import replicas
 import torch
 from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
@@ -364,7 +365,7 @@ def test_bits_that_cannot_be_had(saved, bits, error, message):
 
 
 def test_a_family_says_which_package_it_needs(tmp_path):
-    lalm = replica("voxtral")
+    lalm = replicas.replica("voxtral")
     lalm.model.config.save_pretrained(tmp_path)
     if find_spec("mistral_common"):
         pytest.skip("mistral_common is installed")
@@ -470,7 +471,7 @@ def test_weights_that_are_missing_are_not_made_up(saved, tmp_path):
 
 
 def test_flamingos_are_found_although_transformers_lists_them_elsewhere(tmp_path, prompts):
-    lalm = replica("audioflamingo3")
+    lalm = replicas.replica("audioflamingo3")
     lalm.model.save_pretrained(tmp_path)
     lalm.processor.save_pretrained(tmp_path)
     again = load_lalm(tmp_path, device="cpu")

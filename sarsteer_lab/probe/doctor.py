@@ -11,9 +11,10 @@ from typing import Literal
 
 import numpy as np
 import torch
+from torch import nn
 
 from sarsteer_lab.activations import capture
-from sarsteer_lab.families import find_audio_tower, find_projector
+from sarsteer_lab.families import find_core
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import OVERHEAD
 from sarsteer_lab.pocket.voice import synthesise
@@ -239,3 +240,30 @@ def _memory(lalm: LALM) -> Iterator[Finding]:
 
 def _bytes(amount: float) -> str:
     return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.1f} MB"
+
+
+def find_module(model: nn.Module, words: Sequence[str]) -> tuple[str, nn.Module] | None:
+    """The outermost part outside of any `layers` whose name holds one of `words`: (name, module) or None."""
+    found = [
+        (name, module)
+        for name, module in model.named_modules()
+        if any(word in name.rpartition(".")[2].lower() for word in words) and ".layers." not in name
+    ]
+    return min(found, key=lambda pair: pair[0].count("."), default=None)
+
+
+AUDIO_TOWER_WORDS = ("audio_tower", "audio_encoder", "speech_encoder", "audio_embed", "encoder", "audio")
+PROJECTOR_WORDS = ("multi_modal_projector", "projector", "embed_audio", "audio_proj", "up_proj_for_speech")
+
+
+def find_audio_tower(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """What turns features into audio embeddings, by its usual names: (name, module), or None."""
+    return next((hit for word in AUDIO_TOWER_WORDS if (hit := find_module(find_core(model), [word]))), None)
+
+
+def find_projector(model: nn.Module) -> tuple[str, nn.Module] | None:
+    """What brings audio embeddings to the decoder's width, by its usual names: (name, module), or None.
+
+    None does not mean that there is none: some towers (the Qwen-Omnis') project within themselves.
+    """
+    return next((hit for word in PROJECTOR_WORDS if (hit := find_module(find_core(model), [word]))), None)

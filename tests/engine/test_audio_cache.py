@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from replicas import replica
 
 from sarsteer_lab.engine import audio_cache
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt
 
 KEPT = ("qwen2_audio", "qwen2_5_omni", "qwen3_omni", "voxtral", "audioflamingo3", "granite_speech")

@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from replicas import TINY, replica
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.engine.live import LivePrompt
@@ -13,8 +14,6 @@ from sarsteer_lab.evaluation.defences import SteeringDefence
 from sarsteer_lab.evaluation.gates import NullSpaceGate, steer_gated
 from sarsteer_lab.evaluation.run import run
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.probe.replica import replica
-from sarsteer_lab.probe.replica_configs import TINY
 from sarsteer_lab.prompts import Prompt, SpokenPrompt, load_prompts
 from sarsteer_lab.steering import SteeringError, SteeringVectors, steer
 

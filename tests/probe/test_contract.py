@@ -4,13 +4,14 @@ from functools import cache
 
 import pytest
 import torch
+from replicas import TINY, replica
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.engine.contrast import capture_variants
-from sarsteer_lab.families import FAMILIES, find_audio_tower, residual_stream
+from sarsteer_lab.families import FAMILIES, residual_stream
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.probe.replica import replica
-from sarsteer_lab.probe.replica_configs import LAYERS, TINY, WIDTH
+from sarsteer_lab.probe.doctor import find_audio_tower
+from sarsteer_lab.probe.replica import LAYERS, WIDTH
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import SteeringVectors, steer
 from sarsteer_lab.store import Store

@@ -2,11 +2,10 @@
 
 import pytest
 import torch
+from replicas import TINY, replica
 
 from sarsteer_lab.cli import main
 from sarsteer_lab.probe.doctor import Finding, Report, examine, made_up_prompts
-from sarsteer_lab.probe.replica import replica
-from sarsteer_lab.probe.replica_configs import TINY
 
 
 def verdicts(report: Report) -> dict[str, str]:
@@ -101,8 +100,8 @@ def test_the_report_counts_what_failed():
 
 
 def test_the_command(capsys):
-    assert main(["doctor", "replica:voxtral"]) == 0
+    assert main(["doctor", "replica:qwen2_audio"]) == 0
     printed = capsys.readouterr().out
-    assert "voxtral" in printed and "checks passed" in printed
+    assert "qwen2_audio" in printed and "checks passed" in printed
     assert main(["doctor", "replica:no_such"]) == 2
     assert "no replica of family" in capsys.readouterr().err

@@ -7,6 +7,7 @@ from importlib.metadata import entry_points
 
 import pytest
 import torch
+from replicas import replica
 from transformer_lens.model_bridge.sources.transformers import helpers
 
 from sarsteer_lab.activations import capture
@@ -19,7 +20,6 @@ from sarsteer_lab.probe.lens import (
     to_transformer_lens,
     token_curve,
 )
-from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import SteeringVectors, steer
 
