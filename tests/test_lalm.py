@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import httpx
 import numpy as np
 import pytest
-import soundfile
 import replicas
+import soundfile
 import torch
 from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file

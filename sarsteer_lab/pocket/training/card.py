@@ -15,7 +15,6 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sarsteer_lab.course.claims import share_text
 from sarsteer_lab.course.figures.base import BLUE, GREY, VERMILION, save_figure
 from sarsteer_lab.course.hearing import HEARD_RIGHT
 from sarsteer_lab.prompts import LABELS
