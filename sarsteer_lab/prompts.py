@@ -4,11 +4,13 @@ The project ships only prompts of its own; `evaluation.readers` reads the publis
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from sarsteer_lab.speech import SAMPLE_RATE, clip_seconds
 from sarsteer_lab.store import data_folder
 
 INSTRUCTION = "Answer the request in the audio."
@@ -31,6 +33,25 @@ class Prompt:
     text: str = ""
     audio: Path | str | np.ndarray | None = None
     system: str | None = None
+
+
+def as_prompts(prompts: Sequence[Prompt | str]) -> list[Prompt]:
+    """Prompts of a list; strings in it become typed ones. Raises TypeError for a single one instead."""
+    if isinstance(prompts, str | Prompt):
+        shown = repr(prompts) if isinstance(prompts, str) else f"Prompt({prompts.text!r}, ...)"
+        raise TypeError(f"prompts come in a list, even a single one: [{shown}]")
+    return [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+
+
+def rough_length(prompt: Prompt) -> float:
+    """Positions a prompt will take, roughly (25 audio tokens a second, 4 characters a token)."""
+    if prompt.audio is None:
+        seconds = 0.0
+    elif isinstance(prompt.audio, Path | str):
+        seconds = clip_seconds(prompt.audio)
+    else:
+        seconds = len(prompt.audio) / SAMPLE_RATE
+    return 25 * seconds + (len(prompt.text) + len(prompt.system or "")) / 4
 
 
 @dataclass(frozen=True)

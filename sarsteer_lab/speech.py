@@ -58,6 +58,18 @@ def read_clip(path: Path | str, *, max_seconds: float | None = None) -> Float[np
     return _decoded(str(path), (stat.st_ino, stat.st_mtime_ns, stat.st_size), max_seconds).copy()
 
 
+@lru_cache(maxsize=4096)
+def clip_seconds(path: Path | str) -> float:
+    """How long an audio file lasts by its header; 0 if it cannot be read: `read_clip` says why."""
+    if not Path(path).is_file():
+        return 0.0
+    try:
+        found = soundfile.info(str(path))
+    except (soundfile.SoundFileError, OSError, TypeError):
+        return 0.0
+    return found.frames / found.samplerate
+
+
 @lru_cache(maxsize=512)
 def _decoded(
     path: str, state: tuple[int, int, int], max_seconds: float | None

@@ -32,16 +32,17 @@ from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.course.findings import share_text
 from sarsteer_lab.course.verdicts import MARGIN, verdict_on_interval
 from sarsteer_lab.course.walkthrough import ANSWER_TOKENS, Ledger, cached_answers
+from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.live import NEGLIGIBLE, OPENINGS
 from sarsteer_lab.engine.memory import chunks, rows_that_fit
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import BaseStates, activation_cache, collect_states, model_name
 from sarsteer_lab.evaluation.intervals import paired_difference, wilson
 from sarsteer_lab.geometry import project_2d
-from sarsteer_lab.lalm import LALM, rough_length
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.probe.replica import replica
-from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt, load_prompts
+from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt, load_prompts, rough_length
 from sarsteer_lab.steering import SteeringVectors, steer
 from sarsteer_lab.store import Store, cache_folder, content_key, data_folder
 
@@ -58,7 +59,9 @@ def load_model(name: str) -> LALM:
     model, whose answers are noise. Raises what `load_lalm` does.
     """
     name = os.environ.get("SARSTEER_COURSE_MODEL") or name
-    return replica() if name == "replica" else load_lalm(name)
+    lalm = replica() if name == "replica" else load_lalm(name)
+    remember_clips(lalm)
+    return lalm
 
 
 def base_states(lalm: LALM) -> BaseStates:

@@ -34,8 +34,8 @@ from sarsteer_lab.directions import difference_in_means
 from sarsteer_lab.engine.memory import chunks
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.judges import PhraseJudge
-from sarsteer_lab.lalm import LALM, rough_length
-from sarsteer_lab.prompts import LABELS, Prompt, SpokenPrompt
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import LABELS, Prompt, SpokenPrompt, rough_length
 from sarsteer_lab.steering import SteeringVectors, steer
 from sarsteer_lab.store import Store, cache_folder, content_key
 

@@ -11,7 +11,7 @@ from sarsteer_lab.engine.memory import MOST_ROWS, chunks
 from sarsteer_lab.engine.prepared import OPENING, PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import SteeringDefence
 from sarsteer_lab.evaluation.gates import NullSpaceGate, steer_gated
-from sarsteer_lab.evaluation.responses import collect_responses
+from sarsteer_lab.evaluation.run import run
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.probe.replica_configs import TINY
@@ -83,8 +83,8 @@ def test_a_shared_reading_gives_the_same_responses(pocket: LALM, tmp_path) -> No
     defences = [SteeringDefence(f"alpha={alpha}", vectors, alpha) for alpha in (0.0, 0.05, 0.5)]
     sets: dict[str, list[SpokenPrompt]] = {"few": load_prompts("validation")[:6]}
     options = {"max_new_tokens": 6, "batch_size": 4}
-    apart = collect_responses(pocket, defences, sets, tmp_path / "apart", **options)
-    shared = collect_responses(pocket, defences, sets, tmp_path / "shared", share_reading=True, **options)
+    apart = run(pocket, defences, sets, tmp_path / "apart", **options)
+    shared = run(pocket, defences, sets, tmp_path / "shared", share_reading=True, **options)
     assert {(r.defence, r.id): r for r in apart} == {(r.defence, r.id): r for r in shared}
 
 
