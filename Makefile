@@ -1,7 +1,7 @@
 # On a fresh machine only Python >= 3.11 and make are needed: every target sets up .venv first.
 #
-#   make walkthrough   the main job: figures and a summary in figures/walkthrough/, then all chapters as pages
-#                      in build/notebooks/
+#   make walkthrough   the main job: all chapters run, as pages in build/notebooks/; what they found on one page,
+#                      figures/walkthrough/summary.md
 #   make notebooks     run all notebooks in order and keep their outputs and figures
 #   make lab           JupyterLab on the notebooks
 #   make test          lint, types and the quick tests (make test-all: the slow ones too)
@@ -33,8 +33,7 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	touch $@
 
 walkthrough: venv
-	$(BIN)/sarsteer-lab walkthrough
-	$(BIN)/python -m sarsteer_lab.course.run_notebooks notebooks --no-save --html build/notebooks
+	$(BIN)/sarsteer-lab walkthrough --html build/notebooks
 
 notebooks: venv
 	$(BIN)/python -m sarsteer_lab.course.run_notebooks notebooks notebooks/solutions notebooks/exercises

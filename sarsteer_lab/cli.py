@@ -9,9 +9,9 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from sarsteer_lab import __version__
-from sarsteer_lab.pocket.base import BaseFileError
 
 INTERRUPTED = 130
 
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         status = args.run(args)
-    except (ValueError, OSError, ImportError, BaseFileError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         # Libraries write paragraphs; the user gets one line.
         print(f"sarsteer-lab {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -62,14 +62,15 @@ def _parser() -> argparse.ArgumentParser:
     )
 
     command = commands.add_parser(
-        "walkthrough",
-        parents=[model, steering],
-        help="the main job: gap, refusal direction, safe space, steering; a table, four figures, a summary",
+        "walkthrough", help="the main job: all chapters run, and what they found on one page"
     )
-    command.add_argument("--folder", type=Path, default=Path("figures/walkthrough"), help="where results go")
     command.add_argument(
-        "--limit", type=_positive, metavar="N", help="a quick try: at most N requests per label"
+        "--notebooks", type=Path, default=Path("notebooks"), help="the chapters (default: notebooks)"
     )
+    command.add_argument(
+        "--folder", type=Path, default=Path("figures/walkthrough"), help="where the page goes"
+    )
+    command.add_argument("--html", type=Path, help="also write each chapter as a page into this folder")
     command.set_defaults(run=_walkthrough)
 
     command = commands.add_parser("ask", parents=[model, steering], help="answer one clip, steered or not")
@@ -182,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
         help="layers to steer: all, 7, 3-8 (default: all)",
     )
     command.add_argument("--tokens", type=_positive, default=16, help="length of an answer (default: 16)")
-    command.add_argument("--batch", type=_positive, default=32, help="requests run together (default: 32)")
+    command.add_argument("--batch", type=_positive, help="requests run together (default: as many as fit)")
     command.add_argument(
         "--ray", metavar="ADDRESS", help="a Ray cluster: auto, HOST:PORT, or local for one on this machine"
     )
@@ -198,17 +199,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _walkthrough(args: argparse.Namespace) -> None:
-    from sarsteer_lab.course.walkthrough import select_prompts, walkthrough
-    from sarsteer_lab.evaluation.readers import read_set
-    from sarsteer_lab.loading import load_lalm
-    from sarsteer_lab.prompts import load_prompts
+    from sarsteer_lab.course.walkthrough import walkthrough
 
-    prompts = read_set(f"prompts:{args.prompts}").prompts if args.prompts else load_prompts()
-    # Before the model: what is wrong with the prompts should not take a minute to say.
-    select_prompts(prompts, args.limit)
-    lalm = load_lalm(args.model, safety=args.safety)
-    walkthrough(lalm, prompts, args.folder, alpha=args.alpha, lam=args.lam, k=args.k, limit=args.limit)
-    print(f"\nFigures, summary.md, results.json and responses.jsonl are in {args.folder}")
+    summary = walkthrough(args.notebooks, args.folder, args.html)
+    print(summary.read_text(encoding="utf-8"))
+    print(f"This page is {summary}" + (f", the chapters are in {args.html}" if args.html else ""))
 
 
 def _ask(args: argparse.Namespace) -> None:
@@ -221,11 +216,12 @@ def _ask(args: argparse.Namespace) -> None:
     from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts
     from sarsteer_lab.steering import steer
 
+    # Before the model: what is wrong with the files should not take a minute to say.
+    prompts = read_set(f"prompts:{args.prompts}").prompts if args.prompts else load_prompts()
     lalm = load_lalm(args.model, safety=args.safety)
     prompt = Prompt(INSTRUCTION if args.text is None else args.text, args.clip)
     print(f"unsteered: {lalm.generate([prompt])[0]}")
     if args.steer:
-        prompts = read_set(f"prompts:{args.prompts}").prompts if args.prompts else load_prompts()
         vectors = cached_vectors(lalm, prompts, lam=args.lam, k=args.k)
         with steer(lalm, vectors, args.alpha):
             print(f"steered:   {lalm.generate([prompt])[0]}")
@@ -250,7 +246,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
 def _evaluate(args: argparse.Namespace) -> None:
     from sarsteer_lab.evaluation.choices import choose_defences, defence_names, load_judges, read_sets
-    from sarsteer_lab.evaluation.table import evaluate, markdown
+    from sarsteer_lab.evaluation.table import evaluate
     from sarsteer_lab.loading import load_lalm
 
     if args.defences and "?" in args.defences:
@@ -282,19 +278,16 @@ def _evaluate(args: argparse.Namespace) -> None:
         rates_only=args.rates,
         skipped=skipped,
     )
-    table.to_csv(args.folder / "table.csv", index=False)
-    text = markdown(table)
-    (args.folder / "table.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
-    print(f"\nResponses, outcomes, table.csv and table.md are in {args.folder}")
+    _leave_table(table, args.folder)
 
 
 def _sweep(args: argparse.Namespace) -> None:
+    from sarsteer_lab.activations import activation_store
     from sarsteer_lab.evaluation.choices import read_sets
-    from sarsteer_lab.evaluation.curves import grid
-    from sarsteer_lab.evaluation.defences import activation_cache, collect_states
-    from sarsteer_lab.evaluation.sweeps import Source, outcomes_of, parse_layers, settings_of, sweep_grid
-    from sarsteer_lab.evaluation.table import markdown, tabulate
+    from sarsteer_lab.evaluation.curves import grid, parse_layers, rows_of, steering_grid
+    from sarsteer_lab.evaluation.defences import collect_states
+    from sarsteer_lab.evaluation.judges import PhraseJudge
+    from sarsteer_lab.evaluation.table import evaluate
     from sarsteer_lab.loading import load_lalm
 
     sets, skipped = read_sets(args.sets, split=args.split, missing=args.missing, limit=args.limit)
@@ -302,25 +295,33 @@ def _sweep(args: argparse.Namespace) -> None:
     lalm = load_lalm(args.model, safety=args.safety)
     layers = parse_layers(args.layers, lalm.n_layers)
     derive = [prompt for found in source.values() for prompt in found]
-    variants = grid(collect_states(lalm, derive, cache=activation_cache()), args.lam, args.k)
-    cluster = (args.ray, Source(args.model, args.safety, lalm.fingerprint)) if args.ray else None
-    rows = sweep_grid(
+    variants = grid(collect_states(lalm, derive, cache=activation_store()), args.lam, args.k)
+    points = steering_grid(variants, args.alpha, layers)
+    table = evaluate(
         lalm,
-        variants,
-        settings_of(variants, layers, args.alpha),
+        list(points.values()),
         sets,
+        [PhraseJudge()],
         args.folder,
         max_new_tokens=args.tokens,
         batch_size=args.batch,
-        cluster=cluster,
+        share_reading=True,
+        skipped=skipped,
+        ray=args.ray,
     )
-    table = tabulate(outcomes_of(rows))
-    table = table.assign(skipped=[skipped.get(name, 0) for name in table["set"]])
-    table.to_csv(args.folder / "table.csv", index=False)
+    rows_of(args.folder, points).to_parquet(args.folder / "rows.parquet", index=False)
+    _leave_table(table, args.folder)
+
+
+def _leave_table(table: Any, folder: Path) -> None:
+    """Print a table, and write it as CSV and Markdown."""
+    from sarsteer_lab.evaluation.table import markdown
+
+    table.to_csv(folder / "table.csv", index=False)
     text = markdown(table)
-    (args.folder / "table.md").write_text(text + "\n", encoding="utf-8")
+    (folder / "table.md").write_text(text + "\n", encoding="utf-8")
     print(text)
-    print(f"\nOne Parquet file a task, table.csv and table.md are in {args.folder}")
+    print(f"\nResponses, outcomes, table.csv and table.md are in {folder}")
 
 
 def _fetch(args: argparse.Namespace) -> None:

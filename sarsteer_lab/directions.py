@@ -13,6 +13,8 @@ from jaxtyping import Bool, Float
 from scipy.stats import gaussian_kde
 from torch import Tensor
 
+from sarsteer_lab.safe_space import exact
+
 
 def text_refusal_direction(
     harmful_base: Float[Tensor, "prompt layer d_model"],
@@ -58,9 +60,9 @@ def pca_direction(
     ValueError if the shapes differ.
     """
     shifts = _paired(positive, negative)
-    first = torch.linalg.svd(shifts.transpose(0, 1).double(), full_matrices=False).Vh[:, 0]
-    size = (first * shifts.mean(0)).sum(-1, keepdim=True)
-    return (first * size).float()
+    first = torch.linalg.svd(exact(shifts).transpose(0, 1), full_matrices=False).Vh[:, 0]
+    size = (first * shifts.mean(0).to(first.device)).sum(-1, keepdim=True)
+    return (first * size).float().to(shifts.device)
 
 
 def random_like(direction: Float[Tensor, "layer d_model"], seed: int) -> Float[Tensor, "layer d_model"]:
@@ -82,7 +84,7 @@ def angle_filter(
     n = len(shifts)
     if n < 3 or not 0 <= drop < 1:
         raise ValueError(f"needs at least 3 samples and 0 <= drop < 1, got {n} samples and drop={drop}")
-    unit = torch.nn.functional.normalize(shifts.double(), dim=-1).transpose(0, 1)
+    unit = torch.nn.functional.normalize(exact(shifts), dim=-1).transpose(0, 1)
     angles = torch.acos((unit @ unit.transpose(1, 2)).clamp(-1, 1))
     angles.diagonal(dim1=1, dim2=2).zero_()
     mean_angles = (angles.sum(-1) / (n - 1)).cpu().numpy()

@@ -17,6 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.safe_space import exact
 
 States = Float[Tensor, "prompt layer d_model"]
 
@@ -28,10 +29,10 @@ def pair_cosine(typed: States, spoken: States, *, center: bool = True) -> Float[
     alike from request to request; without it the mean, which most states share, dominates. Raises
     ValueError if the shapes differ.
     """
-    typed, spoken = _pairs(typed, spoken)
+    device, (typed, spoken) = typed.device, _pairs(typed, spoken)
     if center:
         typed, spoken = typed - typed.mean(0), spoken - spoken.mean(0)
-    return torch.nn.functional.cosine_similarity(typed, spoken, dim=-1).float()
+    return torch.nn.functional.cosine_similarity(typed, spoken, dim=-1).float().to(device)
 
 
 def centroid_distance(first: States, second: Float[Tensor, "other layer d_model"]) -> Float[Tensor, "layer"]:
@@ -40,11 +41,11 @@ def centroid_distance(first: States, second: Float[Tensor, "other layer d_model"
     The unit is the root mean square distance of a state from its own set's mean, pooled over both sets,
     which makes layers comparable although the residual stream grows. The sets need not be paired.
     """
-    first, second = first.double(), second.double()
+    device, first, second = first.device, exact(first), exact(second)
     spread = (
         (first - first.mean(0)).square().sum(-1).mean(0) + (second - second.mean(0)).square().sum(-1).mean(0)
     ) / 2
-    return ((first.mean(0) - second.mean(0)).norm(dim=-1) / spread.sqrt()).float()
+    return ((first.mean(0) - second.mean(0)).norm(dim=-1) / spread.sqrt()).float().to(device)
 
 
 def linear_cka(first: States, second: Float[Tensor, "prompt layer other_d_model"]) -> Float[Tensor, "layer"]:
@@ -59,10 +60,10 @@ def linear_cka(first: States, second: Float[Tensor, "prompt layer other_d_model"
         )
     grams = []
     for states in (first, second):
-        centred = (states.double() - states.double().mean(0)).transpose(0, 1)
+        centred = (exact(states) - exact(states).mean(0)).transpose(0, 1)
         grams.append(centred @ centred.transpose(1, 2))
     a, b = grams
-    return ((a * b).sum((1, 2)) / (a.norm(dim=(1, 2)) * b.norm(dim=(1, 2)))).float()
+    return ((a * b).sum((1, 2)) / (a.norm(dim=(1, 2)) * b.norm(dim=(1, 2)))).float().to(first.device)
 
 
 def probe_accuracy(
@@ -82,7 +83,7 @@ def probe_accuracy(
     """
     splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    by_layer = states.double().transpose(0, 1).cpu().numpy()
+    by_layer = exact(states).transpose(0, 1).cpu().numpy()
     accuracy = [
         [
             cross_val_score(
@@ -160,7 +161,7 @@ def project_2d(
     """
     if states.ndim != 2:
         raise ValueError(f"give the states of one layer (prompt d_model), not {tuple(states.shape)}")
-    points = states.double().cpu().numpy()
+    points = exact(states).cpu().numpy()
     if method == "pca":
         return PCA(n_components=2, svd_solver="full").fit_transform(points)
     if method == "umap":
@@ -176,4 +177,4 @@ def _pairs(first: States, second: States) -> tuple[States, States]:
     """Both in float64. Raises ValueError if they are not pairs."""
     if first.shape != second.shape:
         raise ValueError(f"states of shape {tuple(first.shape)} and {tuple(second.shape)} are not pairs")
-    return first.double(), second.double()
+    return exact(first), exact(second)

@@ -82,13 +82,50 @@ def load_lalm(
     kind, _, variant = str(name).partition(":")
     if registered := entry_points(group=GROUP, name=kind):
         [maker] = registered
-        return maker.load()(variant, device=pick_device(device), dtype=dtype, safety=safety, family=family)
+        return maker.load()(
+            variant,
+            device=device,
+            dtype=dtype,
+            safety=safety,
+            family=family,
+            device_map=device_map,
+            bits=bits,
+            attention=attention,
+        )
     if safety != 1.0:
         raise ValueError(f"safety={safety} is a dial of the pocket model; {name} has none")
     if str(name).startswith((".", "/", "~")) or isinstance(name, Path):
         folder = Path(name).expanduser()
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(f"{folder} is not the folder of a checkpoint: it holds no config.json")
+    model, processor = load_parts(
+        folder,
+        name=str(name),
+        device=device,
+        dtype=dtype,
+        family=family,
+        device_map=device_map,
+        bits=bits,
+        attention=attention,
+        trust_remote_code=trust_remote_code,
+    )
+    return LALM(model, processor, name=str(name), family=family)
+
+
+def load_parts(
+    folder: str | Path,
+    *,
+    name: str,
+    device: str,
+    dtype: str | torch.dtype,
+    family: str | None,
+    device_map: str | dict[str, Any] | None = None,
+    bits: int | None = None,
+    attention: str | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Any, Any]:
+    """Model and processor of a checkpoint where they belong; options and errors are `load_lalm`'s, which
+    calls the model `name`."""
     if device_map is not None and device != "auto":
         raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
     device = pick_device(device)
@@ -107,7 +144,7 @@ def load_lalm(
     # A quantised or spread model is already where it belongs.
     if device_map is None and bits is None:
         model = model.to(device)
-    return LALM(model, processor, name=str(name), family=family)
+    return model, processor
 
 
 def pick_device(device: str) -> str:

@@ -4,13 +4,16 @@ The project ships only prompts of its own; `evaluation.readers` reads the publis
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from sarsteer_lab.speech import SAMPLE_RATE, clip_seconds
+from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, clip_seconds, read_clip
 from sarsteer_lab.store import data_folder
 
 INSTRUCTION = "Answer the request in the audio."
@@ -27,31 +30,18 @@ SPLITS = ("derive", "validation", "test")
 class Prompt:
     """One user turn: a clip (path, or 16 kHz mono waveform), then text. Either may be missing, not both.
 
-    `system=None` leaves the system turn to the model's chat template (its default one, where it has one).
+    Tensors become arrays. Waveforms with a sampling rate of their own, `(samples, rate)` or a Hugging Face
+    dataset's `{"array", "sampling_rate"}` or `{"bytes", "path"}`, and open binary files are checked and
+    brought to 16 kHz at once (ClipError). `system=None` leaves the system turn to the model's chat template
+    (its default one, where it has one). Raises TypeError for another kind of `audio`.
     """
 
     text: str = ""
-    audio: Path | str | np.ndarray | None = None
+    audio: Any = None
     system: str | None = None
 
-
-def as_prompts(prompts: Sequence[Prompt | str]) -> list[Prompt]:
-    """Prompts of a list; strings in it become typed ones. Raises TypeError for a single one instead."""
-    if isinstance(prompts, str | Prompt):
-        shown = repr(prompts) if isinstance(prompts, str) else f"Prompt({prompts.text!r}, ...)"
-        raise TypeError(f"prompts come in a list, even a single one: [{shown}]")
-    return [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-
-
-def rough_length(prompt: Prompt) -> float:
-    """Positions a prompt will take, roughly (25 audio tokens a second, 4 characters a token)."""
-    if prompt.audio is None:
-        seconds = 0.0
-    elif isinstance(prompt.audio, Path | str):
-        seconds = clip_seconds(prompt.audio)
-    else:
-        seconds = len(prompt.audio) / SAMPLE_RATE
-    return 25 * seconds + (len(prompt.text) + len(prompt.system or "")) / 4
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "audio", _clip(self.audio))
 
 
 @dataclass(frozen=True)
@@ -87,6 +77,33 @@ class SpokenPrompt:
         return Prompt(text=_join(self.text or instruction, refusal), audio=self.clip)
 
 
+def as_prompts(prompts: Iterable[Prompt | str]) -> list[Prompt]:
+    """A list of prompts, in which a string is a typed one.
+
+    Raises TypeError for a prompt or string that is not in a list, and for anything else in the list.
+    """
+    if isinstance(prompts, str | Prompt):
+        raise TypeError(f"prompts come in a list, even a single one: write [{_short(prompts)}]")
+    found = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
+    for number, prompt in enumerate(found):
+        if not isinstance(prompt, Prompt):
+            raise TypeError(
+                f"prompt {number} is a {type(prompt).__name__}, not a Prompt or a string"
+                + ("; call its spoken() or typed()" if isinstance(prompt, SpokenPrompt) else "")
+            )
+    return found
+
+
+def rough_length(prompt: Prompt) -> float:
+    """Positions a prompt will take, roughly (25 audio tokens a second, 4 characters a token)."""
+    seconds = 0.0
+    if isinstance(prompt.audio, Path | str):
+        seconds = clip_seconds(prompt.audio)
+    elif prompt.audio is not None:
+        seconds = len(prompt.audio) / SAMPLE_RATE
+    return 25 * seconds + (len(prompt.text) + len(prompt.system or "")) / 4
+
+
 def load_prompts(split: str | None = None, label: str | None = None) -> list[SpokenPrompt]:
     """The shipped prompts of one split and one label (all of them by default), in the order of the file.
 
@@ -107,3 +124,30 @@ def load_prompts(split: str | None = None, label: str | None = None) -> list[Spo
 
 def _join(*parts: str) -> str:
     return " ".join(part for part in parts if part)
+
+
+def _short(prompt: str | Prompt) -> str:
+    text = prompt if isinstance(prompt, str) else prompt.text
+    shown = repr(text if len(text) <= 60 else f"{text[:60]}...")
+    return shown if isinstance(prompt, str) else f"Prompt({shown}, ...)"
+
+
+def _clip(audio: Any) -> Path | str | np.ndarray | None:
+    """A prompt's audio as a path or as an array at 16 kHz. Raises TypeError and ClipError."""
+    if isinstance(audio, Tensor):
+        audio = audio.detach().cpu()
+        return (audio.float() if audio.is_floating_point() else audio).numpy()
+    if audio is None or isinstance(audio, Path | str | np.ndarray):
+        return audio
+    if isinstance(audio, Mapping) and {"array", "sampling_rate"} <= set(audio):
+        audio = (audio["array"], audio["sampling_rate"])
+    if isinstance(audio, Mapping) and {"bytes", "path"} <= set(audio):
+        return audio["path"] if audio["bytes"] is None else read_clip(BytesIO(audio["bytes"]))
+    if isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], int | float | np.integer):
+        return check_waveform(_clip(audio[0]), float(audio[1]), name="the prompt's audio")
+    if callable(getattr(audio, "read", None)) and callable(getattr(audio, "seek", None)):
+        return read_clip(audio)
+    raise TypeError(
+        f"audio is a {type(audio).__name__}; give a path, a 16 kHz waveform (array or tensor), "
+        "(waveform, sampling rate), or an open binary file (for bytes: io.BytesIO(...))"
+    )

@@ -15,6 +15,18 @@ from torch import Tensor
 RANK_TOLERANCE = 1e-6
 
 
+def exact(tensor: Tensor) -> Tensor:
+    """A tensor in float64, where linear algebra is done: on its own device, or on the CPU for one (Apple's
+    MPS) that has no float64. Results go back to the states' device by the callers.
+    """
+    return tensor.double() if has_float64(tensor.device) else tensor.cpu().double()
+
+
+def has_float64(device: torch.device) -> bool:
+    """Whether a device computes in float64."""
+    return device.type != "mps"
+
+
 @dataclass(frozen=True, eq=False)
 class SafeSpace:
     """Per layer: the mean of the states, `k` orthonormal directions and the share of variance each explains.
@@ -48,7 +60,7 @@ def principal_space(states: Float[Tensor, "prompt layer d_model"], k: int = 10) 
         raise ValueError(
             f"needs k >= 1 and at least 2 states (prompt layer d_model); got k={k}, {tuple(states.shape)}"
         )
-    by_layer = states.double().transpose(0, 1)
+    by_layer = exact(states).transpose(0, 1)
     mean = by_layer.mean(1)
     _, singular, directions = torch.linalg.svd(by_layer - mean[:, None], full_matrices=False)
     variance = singular.square()
@@ -58,9 +70,9 @@ def principal_space(states: Float[Tensor, "prompt layer d_model"], k: int = 10) 
     directions = torch.where(present[..., None], directions * sign, 0.0)
     missing = max(0, k - directions.shape[1])
     return SafeSpace(
-        mean.float(),
-        torch.nn.functional.pad(directions, (0, 0, 0, missing))[:, :k].float(),
-        torch.nn.functional.pad(ratio, (0, missing))[:, :k].float(),
+        mean.float().to(states.device),
+        torch.nn.functional.pad(directions, (0, 0, 0, missing))[:, :k].float().to(states.device),
+        torch.nn.functional.pad(ratio, (0, missing))[:, :k].float().to(states.device),
     )
 
 
@@ -107,5 +119,5 @@ def principal_angles(space_a: SafeSpace, space_b: SafeSpace) -> Float[Tensor, "l
     0 means a shared direction, pi/2 an orthogonal one (also given for the zero rows of a space of lower
     rank). Arccos of the singular values of `U_a^T U_b` in float64 (Bjoerck and Golub 1973).
     """
-    overlap = space_a.directions.double() @ space_b.directions.double().transpose(1, 2)
-    return torch.acos(torch.linalg.svdvals(overlap).clamp(0, 1)).float()
+    overlap = exact(space_a.directions) @ exact(space_b.directions).transpose(1, 2)
+    return torch.acos(torch.linalg.svdvals(overlap).clamp(0, 1)).float().to(space_a.directions.device)

@@ -1,4 +1,4 @@
-"""Speech in and out: clips read, checked and brought to 16 kHz mono, and sentences spoken by a small voice.
+"""Clips read, checked and brought to 16 kHz mono.
 
 Audio processors of LALMs neither resample nor look at what they are given: a 44.1 kHz clip is simply heard
 2.8 times too slow, and a NaN becomes a NaN in every hidden state. So every waveform passes through here
@@ -7,7 +7,7 @@ first.
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -26,59 +26,70 @@ MIN_SECONDS = 0.1
 MAX_PEAK = 10.0
 """Full scale is 1.0. Float clips overshoot it a little; beyond this they hold unscaled integers."""
 
-VOICES: dict[str, float] = {
-    "hibari": 1.0,
-    "hibari-deep": 0.8,
-    "hibari-low": 0.9,
-    "hibari-high": 1.12,
-    "hibari-bright": 1.25,
-}
-"""Voices of `synthesise` and the factor by which each scales hibari's pitch and formants."""
-
 
 class ClipError(ValueError):
     """A clip cannot be used. The message names the clip and the reason, and says what to do."""
 
 
-def read_clip(path: Path | str, *, max_seconds: float | None = None) -> Float[np.ndarray, "samples"]:
+def read_clip(
+    path: Path | str | BinaryIO, *, max_seconds: float | None = None
+) -> Float[np.ndarray, "samples"]:
     """Read an audio file (WAV, FLAC, Ogg Vorbis/Opus, MP3, ...) as a float32 mono 16 kHz waveform in [-1, 1].
 
-    Several channels are averaged, other sampling rates are resampled (soxr, high quality).
+    `path` may also be an open binary file. Several channels are averaged, other
+    sampling rates are resampled (soxr, high quality).
 
     Raises ClipError, naming the file, if it is missing, a folder, not audio, cut off, empty, shorter than
     `MIN_SECONDS`, longer than `max_seconds` (both in seconds), silent (RMS below `SILENCE_RMS`), holds NaN or
     infinite samples, or is not scaled to [-1, 1].
     """
+    if not isinstance(path, Path | str):
+        return _read(path, str(getattr(path, "name", "the open file")), max_seconds)
     path = Path(path)
     if path.is_dir():
         raise ClipError(f"{path}: this is a folder, not an audio file; give one clip")
     if not path.exists():
         raise ClipError(f"{path}: there is no such file; check the path")
+    if not path.is_file():  # opening a named pipe would wait for ever
+        raise ClipError(f"{path}: is not a regular file (but a pipe, socket or device); save the clip first")
+    return _decoded(str(path), _state(path), max_seconds).copy()
+
+
+def clip_seconds(path: Path | str) -> float:
+    """How long a clip lasts by its header, in seconds; 0.0 for what is no readable clip.
+
+    For planning only: `read_clip` says what is wrong with a file.
+    """
+    path = Path(path)
+    return _seconds(str(path), _state(path)) if path.is_file() else 0.0
+
+
+def _state(path: Path) -> tuple[int, int, int]:
+    """Inode, time of change and size: what a file is known by."""
     stat = path.stat()
-    return _decoded(str(path), (stat.st_ino, stat.st_mtime_ns, stat.st_size), max_seconds).copy()
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 @lru_cache(maxsize=4096)
-def clip_seconds(path: Path | str) -> float:
-    """How long an audio file lasts by its header; 0 if it cannot be read: `read_clip` says why."""
-    if not Path(path).is_file():
-        return 0.0
+def _seconds(path: str, state: tuple[int, int, int]) -> float:
     try:
-        found = soundfile.info(str(path))
-    except (soundfile.SoundFileError, OSError, TypeError):
+        return float(soundfile.info(path).duration)
+    except (soundfile.SoundFileError, OSError, TypeError, ZeroDivisionError):
         return 0.0
-    return found.frames / found.samplerate
 
 
 @lru_cache(maxsize=512)
 def _decoded(
     path: str, state: tuple[int, int, int], max_seconds: float | None
 ) -> Float[np.ndarray, "samples"]:
-    """`read_clip` of a file in this state (inode, time of change, size): read once, as keys of caches and
-    batches ask for the same clips again and again.
-    """
+    """`read_clip` of a file in this `_state`: read once, as keys of caches and batches ask for it often."""
+    return _read(path, path, max_seconds)
+
+
+def _read(file: str | BinaryIO, path: str, max_seconds: float | None) -> Float[np.ndarray, "samples"]:
+    """`read_clip` of a path or an open file that errors call `path`."""
     try:
-        with soundfile.SoundFile(path) as clip:
+        with soundfile.SoundFile(file) as clip:
             rate, frames = clip.samplerate, clip.frames
             # Before reading, so that an hour-long recording costs no memory.
             _check_length(frames / rate, max_seconds, path)
@@ -96,7 +107,7 @@ def _decoded(
 
 
 def check_waveform(
-    x: Any, sampling_rate: int, *, name: str = "waveform", max_seconds: float | None = None
+    x: Any, sampling_rate: float, *, name: str = "waveform", max_seconds: float | None = None
 ) -> Float[np.ndarray, "samples"]:
     """The same checks and handling as `read_clip`, for samples that are already in memory.
 
@@ -125,44 +136,18 @@ def check_waveform(
         raise ClipError(f"{name}: samples reach {peak:.4g}; scale them to [-1, 1] (16-bit values: / 32768)")
     channels = 1 if samples.ndim == 1 else samples.shape[1]
     mono = samples.reshape(len(samples), channels).mean(axis=1, dtype=np.float64)
-    if (rms := float(np.sqrt(np.mean(mono**2)))) < SILENCE_RMS:
+    if sampling_rate != SAMPLE_RATE:
+        mono = soxr.resample(mono, sampling_rate, SAMPLE_RATE)
+    # What a model could hear: neither a constant offset nor what 16 kHz cannot hold is sound, and the click
+    # with which such a tone sets in and stops (10 ms at the ends) does not count either.
+    edge = SAMPLE_RATE // 100
+    if (rms := float(np.std(mono[edge:-edge]))) < SILENCE_RMS:
         mixed = f" after averaging {channels} channels" if channels > 1 else ""
         raise ClipError(
             f"{name}: is silent{mixed} (RMS {rms:.1e}, at least {SILENCE_RMS:.0e} is needed); "
             "record it louder or check the microphone"
         )
-    if sampling_rate != SAMPLE_RATE:
-        mono = soxr.resample(mono, sampling_rate, SAMPLE_RATE)
     return np.ascontiguousarray(mono, dtype=np.float32)
-
-
-def synthesise(text: str, *, voice: str = "hibari", speed: float = 1.0) -> Float[np.ndarray, "samples"]:
-    """Speak an English sentence with hibari-tts (about 100 times faster than real time on one CPU core).
-
-    The voices other than "hibari" are the same voice, pitch and formants scaled by the factor in `VOICES`;
-    `speed` (0.7 to 1.6) is the tempo, whatever the voice. The same arguments always give the same float32 16
-    kHz waveform. Raises ValueError for an unknown voice, a speed out of range, or a text with nothing to
-    speak.
-    """
-    if voice not in VOICES:
-        raise ValueError(f"unknown voice {voice!r}; choose one of {', '.join(VOICES)}")
-    if not 0.7 <= speed <= 1.6:
-        raise ValueError(f"speed is {speed}, but has to lie between 0.7 and 1.6")
-    if not any(character.isalnum() for character in text):
-        raise ValueError(f"the text {text!r} has nothing to speak; write at least one word")
-    factor = VOICES[voice]
-    hibari = _hibari()
-    # Declaring another sampling rate scales pitch and tempo alike, so the tempo is undone beforehand.
-    samples = hibari(text, speed=speed / factor, seed=0)
-    return check_waveform(samples, round(hibari.sample_rate * factor), name=f"speech for {text!r}")
-
-
-@lru_cache(maxsize=1)
-def _hibari() -> Any:
-    """The loaded voice; half a second the first time, which is why it is kept and imported late."""
-    from hibari import Hibari
-
-    return Hibari()
 
 
 def _check_length(seconds: float, max_seconds: float | None, name: str) -> None:

@@ -84,9 +84,9 @@ def steer(
     on_layer = {layer: vectors[layer].to(_device(lalm.layers[layer])) for layer in chosen}
 
     def push(
-        layer: int, _states: Tensor | None, strength: float | Float[Tensor, "row 1 1"]
+        layer: int, states: Tensor | None, alpha: float | Float[Tensor, "row 1 1"]
     ) -> Float[Tensor, "*row_position d_model"]:
-        return strength * on_layer[layer]
+        return alpha * on_layer[layer]
 
     with pushing(lalm, push, chosen, alpha, positions):
         yield
@@ -117,7 +117,7 @@ def project_out(
         for layer in chosen
     }
 
-    def push(layer: int, states: Tensor | None, _alpha: Any) -> Float[Tensor, "row position d_model"]:
+    def push(layer: int, states: Tensor | None, alpha: Any) -> Float[Tensor, "row position d_model"]:
         assert states is not None
         return (states @ -units[layer])[..., None] * units[layer]
 
@@ -296,7 +296,7 @@ class _Watch:
     def edit_every(self, layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
         """Forward hook of a layer for positions="every"."""
         stream = residual_stream(output, self.text_config)
-        stream.add_(self.push(layer, stream.float(), self.alpha))  # type: ignore[arg-type]
+        stream.add_(self.push(layer, stream.float(), self.alpha))
 
     def edit(self, layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
         """Forward hook of a layer. Edits in place: one addition, and all who hold the output see it."""

@@ -35,19 +35,6 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_walkthrough_prints_the_table_and_leaves_its_files(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "deep" / "report"
-    arguments = ["--model", str(folder / "model"), "--prompts", str(folder / "set"), "--folder", str(out)]
-    assert main(["walkthrough", *arguments, "--limit", "2", "--k", "1"]) == 0
-    printed = capsys.readouterr().out
-    for word in ("typed, undefended", "spoken + SARSteer", "pseudo-harmful", "refused", str(out)):
-        assert word in printed
-    assert "# Walkthrough: model" in (out / "summary.md").read_text()
-    assert len(list(out.iterdir())) == 11
-
-
 def test_ask_gives_the_models_answer(
     folder: Path, tiny: LALM, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,28 +79,16 @@ def test_a_clip_beyond_the_models_window_is_refused(
     [
         (["--model", "/nowhere/at/all"], "is not the folder of a checkpoint"),
         (["--model", "MODEL", "--safety", "0.4"], "is a dial of the pocket model"),
-        (["--model", "MODEL", "--prompts", "/nowhere/at/all"], "no such file or folder"),
-        (["--model", "MODEL", "--limit", "1"], "at least 2 requests per label"),
+        (["--model", "MODEL", "--prompts", "/nowhere/at/all", "--steer"], "no such file or folder"),
     ],
 )
 def test_a_bad_input_is_one_line_and_status_2(
     folder: Path, arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = [str(folder / "model") if argument == "MODEL" else argument for argument in arguments]
-    if "--prompts" not in arguments:
-        arguments += ["--prompts", str(folder / "set")]
-    assert main(["walkthrough", *arguments]) == 2
+    assert main(["ask", str(folder / "clip.wav"), *arguments]) == 2
     error = capsys.readouterr().err
     assert reason in error and error.count("\n") == 1
-
-
-def test_a_missing_clip_is_named_before_any_model_is_loaded(
-    tmp_path: Path, make_clip: Callable[[float, int], np.ndarray], capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_set(tmp_path / "set", make_clip)
-    (tmp_path / "set/clips/test-harmful-1.wav").unlink()
-    assert main(["walkthrough", "--prompts", str(tmp_path / "set"), "--model", "/nowhere"]) == 2
-    assert "test-harmful-1.wav" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -124,9 +99,9 @@ def test_a_missing_clip_is_named_before_any_model_is_loaded(
         ["ask"],
         ["ask", "a.wav", "--alpha", "nan"],
         ["ask", "a.wav", "--alpha", "much"],
-        ["walkthrough", "--k", "0"],
-        ["walkthrough", "--limit", "-3"],
-        ["walkthrough", "--limit", "2.5"],
+        ["ask", "a.wav", "--k", "0"],
+        ["evaluate", "--limit", "-3"],
+        ["evaluate", "--limit", "2.5"],
     ],
 )
 def test_wrong_usage_is_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,7 +184,11 @@ def test_a_wheel_carries_the_data_and_nothing_of_the_repository_besides(tmp_path
         f"sarsteer_lab-{sarsteer_lab.__version__}.dist-info",
     }
     assert {"sarsteer_lab/py.typed", "sarsteer_lab/_data/prompts/prompts.jsonl"} <= set(names)
-    show = "import sarsteer_lab; print(sarsteer_lab.data_folder())"
+    assert "sarsteer_lab/_data/pocket/safety.safetensors" in names
+    assert not [name for name in names if "pocket/training" in name]
+    # The named models' makers import without the training.
+    show = "import sarsteer_lab, sarsteer_lab.loading, sarsteer_lab.pocket.dial, sarsteer_lab.probe.replica"
+    show += "; print(sarsteer_lab.data_folder())"
     shown = subprocess.run(
         [sys.executable, "-c", show],
         cwd=tmp_path,

@@ -3,6 +3,7 @@
 All sentences are our own; clips are tiny real WAV files.
 """
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,12 +11,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sarsteer_lab.evaluation.readers import PromptFileError, read_set
 from sarsteer_lab.evaluation.records import Record
-from sarsteer_lab.prompts import INSTRUCTION, LABELS, REFUSAL, SPLITS, SpokenPrompt, load_prompts
+from sarsteer_lab.prompts import (
+    INSTRUCTION,
+    LABELS,
+    REFUSAL,
+    SPLITS,
+    Prompt,
+    SpokenPrompt,
+    as_prompts,
+    load_prompts,
+)
 from sarsteer_lab.speech import SAMPLE_RATE, read_clip
 from sarsteer_lab.store import data_folder
 
@@ -78,6 +89,44 @@ def test_a_prompt_typed_and_spoken() -> None:
 def test_a_prompt_without_a_clip_cannot_be_spoken() -> None:
     with pytest.raises(ValueError, match="'a' has no clip"):
         SpokenPrompt("a", "How do I read a bill?", "harmless", "fraud", "test").spoken()
+
+
+def test_a_waveform_with_its_own_rate_is_brought_to_16_khz(tmp_path: Path) -> None:
+    x = (0.1 * np.sin(np.arange(8000) / 5)).astype(np.float32)
+    soundfile.write(tmp_path / "x.wav", x, 8000, subtype="FLOAT")
+    expected = read_clip(tmp_path / "x.wav")
+    content = (tmp_path / "x.wav").read_bytes()
+    with (tmp_path / "x.wav").open("rb") as file:
+        for audio in (
+            (x, 8000),
+            (torch.from_numpy(x), 8000),
+            {"array": x, "sampling_rate": 8000, "path": None},
+            {"bytes": content, "path": "x.wav"},
+            io.BytesIO(content),
+            file,
+        ):
+            np.testing.assert_array_equal(Prompt("x", audio).audio, expected)
+    assert len(expected) == SAMPLE_RATE
+    assert Prompt("x", {"bytes": None, "path": "x.wav"}).audio == "x.wav"
+
+
+def test_a_tensor_is_taken_like_an_array_and_other_types_are_refused() -> None:
+    x = np.linspace(-0.5, 0.5, SAMPLE_RATE, dtype=np.float32)
+    assert Prompt("x", x).audio is x
+    np.testing.assert_array_equal(Prompt("x", torch.from_numpy(x)).audio, x)
+    for audio, name in ((b"RIFF", "bytes"), (3, "int"), ([0.1], "list"), ({"array": x}, "dict")):
+        with pytest.raises(TypeError, match=f"audio is a {name};"):
+            Prompt("x", audio)
+
+
+def test_strings_in_a_list_are_typed_prompts() -> None:
+    assert as_prompts(["hello", Prompt("x", "a.wav")]) == [Prompt("hello"), Prompt("x", "a.wav")]
+    for alone, shown in (("hello", r"\['hello'\]"), (Prompt("hello"), r"\[Prompt\('hello', ...\)\]")):
+        with pytest.raises(TypeError, match=shown):
+            as_prompts(alone)
+    spoken = SpokenPrompt("a", "How do I read a bill?", "harmless", "fraud", "test")
+    with pytest.raises(TypeError, match="prompt 1 is a SpokenPrompt.*spoken"):
+        as_prompts(["hello", spoken])  # type: ignore[list-item]
 
 
 # --- the shipped set ---

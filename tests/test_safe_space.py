@@ -9,9 +9,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from sarsteer_lab import safe_space
 from sarsteer_lab.safe_space import (
     SafeSpace,
     ablate,
+    has_float64,
     principal_angles,
     principal_space,
     random_space,
@@ -139,3 +141,22 @@ def test_principal_angles_of_spaces_known_by_construction():
 def test_unusable_states_are_refused(shape, k):
     with pytest.raises(ValueError, match="at least 2 states"):
         principal_space(torch.zeros(shape), k)
+
+
+def test_linear_algebra_goes_to_the_cpu_where_a_device_has_no_float64(monkeypatch):
+    """As on Apple's MPS; "meta" stands for it, since values cannot be computed there at all."""
+    monkeypatch.setattr(safe_space, "has_float64", lambda device: device.type != "meta")
+    moved = []
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: moved.append(self) or torch.ones(self.shape))
+    states = torch.empty(6, 2, 5, device="meta")
+    assert safe_space.exact(states).device.type == "cpu" and safe_space.exact(states).dtype == torch.float64
+    space = principal_space(states, k=2)
+    assert len(moved) == 3
+    for part in (
+        space.mean,
+        space.directions,
+        space.explained_variance_ratio,
+        principal_angles(space, space),
+    ):
+        assert part.device.type == "meta" and part.dtype == torch.float32
+    assert not has_float64(torch.device("mps")) and has_float64(torch.device("cuda"))

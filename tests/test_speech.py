@@ -1,5 +1,6 @@
 """Clips of every kind, written as real files: what is refused, what is handled, and what is said about it."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,10 @@ from sarsteer_lab.speech import (
     MIN_SECONDS,
     SAMPLE_RATE,
     SILENCE_RMS,
-    VOICES,
     ClipError,
     check_waveform,
+    clip_seconds,
     read_clip,
-    synthesise,
 )
 
 
@@ -208,38 +208,23 @@ def test_waveforms_that_are_refused(x: np.ndarray, rate: int, reason: str) -> No
     assert str(caught.value).startswith("microphone: ")
 
 
-def test_synthesised_speech_is_repeatable_and_paced() -> None:
-    sentence = "How do I bake bread at home?"
-    normal = synthesise(sentence)
-    np.testing.assert_array_equal(normal, synthesise(sentence))
-    assert normal.dtype == np.float32 and 1.0 < len(normal) / SAMPLE_RATE < 3.5
-    assert len(synthesise(sentence, speed=1.5)) < 0.8 * len(normal)
+def test_a_named_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert "not a regular file" in refusal(tmp_path / "pipe.wav")
+    assert clip_seconds(tmp_path / "pipe.wav") == 0.0
 
 
-def test_voices_differ_in_pitch_but_not_in_pace() -> None:
-    sentence = "How do I bake bread at home?"
-    spoken = {voice: synthesise(sentence, voice=voice) for voice in VOICES}
-    lengths = [len(samples) for samples in spoken.values()]
-    assert max(lengths) < 1.25 * min(lengths)
-
-    def brightness(samples: np.ndarray) -> float:
-        power = np.abs(np.fft.rfft(samples)) ** 2
-        return float((power * np.arange(len(power))).sum() / power.sum() / len(samples))
-
-    assert (
-        brightness(spoken["hibari-deep"]) < brightness(spoken["hibari"]) < brightness(spoken["hibari-bright"])
-    )
+def test_what_16_khz_cannot_hold_and_a_constant_are_silent() -> None:
+    for samples, rate in ((tone(rate=48000, hertz=20000), 48000), (np.full(SAMPLE_RATE, 0.3), SAMPLE_RATE)):
+        with pytest.raises(ClipError, match="is silent"):
+            check_waveform(samples, rate)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "reason"),
-    [
-        ({"text": "hello", "voice": "parrot"}, "hibari-deep"),
-        ({"text": "hello", "speed": 3.0}, "between"),
-        ({"text": ""}, "nothing to speak"),
-        ({"text": "?!... "}, "nothing to speak"),
-    ],
-)
-def test_what_cannot_be_spoken(arguments: dict, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        synthesise(**arguments)
+def test_seconds_of_a_clip_follow_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    assert clip_seconds(path) == 0.0
+    for seconds, rate in ((1.5, 8000), (2.5, 16000)):
+        soundfile.write(path, tone(seconds, rate), rate)
+        assert clip_seconds(path) == seconds
+    path.write_bytes(b"no clip")
+    assert clip_seconds(path) == 0.0

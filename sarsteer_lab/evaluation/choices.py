@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sarsteer_lab.activations import activation_store
 from sarsteer_lab.evaluation.defences import (
     Defence,
-    activation_cache,
     collect_states,
     prompt_defences,
     steering_defences,
@@ -79,7 +79,8 @@ def choose_defences(
     """The defences of these names (None: all), in the order of `defence_names`.
 
     `source` is the model and the requests that steering is derived from; without it, names are checked and
-    only those that need no model are returned. Nothing is fitted for defences that are not asked for. Raises ValueError for a name that there is not or one twice.
+    only those that need no model are returned. Nothing is fitted for defences that are not asked for. Raises
+    ValueError for a name that there is not or one twice.
     """
     known = defence_names()
     wanted = known if names is None else list(names)
@@ -91,7 +92,7 @@ def choose_defences(
     if source is None or not set(wanted) & set(STEERING_NAMES):
         return chosen
     lalm, requests = source
-    states = collect_states(lalm, requests, cache=activation_cache())
+    states = collect_states(lalm, requests, cache=activation_store())
     steering = steering_defences(states, alpha, lam, k)
     return [*chosen, *(make() for name, make in steering.items() if name in wanted)]
 

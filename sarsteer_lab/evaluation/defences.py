@@ -283,16 +283,11 @@ def cached_vectors(
     store = Store(cache_folder() / "vectors")
     values, provenance = store.read(f"{key}-values"), store.read(f"{key}-provenance")
     if values is None or provenance is None:
-        vectors = collect_states(lalm, chosen, cache=activation_cache()).sarsteer(lam, k)
+        vectors = collect_states(lalm, chosen, cache=activation_store()).sarsteer(lam, k)
         values, provenance = vectors.values, dict(vectors.provenance)
         store.write(f"{key}-values", values)
         store.write(f"{key}-provenance", provenance)
     return SteeringVectors(values, provenance)
-
-
-def activation_cache() -> Store:
-    """The cache of hidden states in the user's cache folder."""
-    return activation_store()
 
 
 def model_name(lalm: LALM) -> str:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.safe_space import RANK_TOLERANCE
+from sarsteer_lab.safe_space import RANK_TOLERANCE, exact
 from sarsteer_lab.steering import Alpha, SteeringError, SteeringVectors, chosen_layers, pushing
 
 FOLDS = 5
@@ -117,18 +117,18 @@ def fit_null_space_gate(
             f"states of shape {tuple(harmful.shape)} and {tuple(harmless.shape)} and vectors of shape "
             f"{tuple(vectors.values.shape)} are not of the same layers"
         )
-    by_layer = harmless.double().transpose(0, 1)
+    by_layer = exact(harmless).transpose(0, 1)
     _, singular, directions = torch.linalg.svd(by_layer, full_matrices=False)
     present = singular > RANK_TOLERANCE * singular[:, :1]
     span = torch.where(present[..., None], directions, 0.0)[:, :k]
-    target = harmful.double().transpose(0, 1)
+    target = exact(harmful).transpose(0, 1)
     projected = target - target @ span.transpose(1, 2) @ span
     gram = projected @ projected.transpose(1, 2)
     scale = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float64).tiny)
     eye = torch.eye(len(harmful), dtype=gram.dtype, device=gram.device)
     ones = torch.ones(len(gram), len(harmful), 1, dtype=gram.dtype, device=gram.device)
     dual = torch.linalg.solve(gram + ridge * scale[:, None, None] * eye, ones)
-    return NullSpaceGate((projected.transpose(1, 2) @ dual)[..., 0].float(), vectors)
+    return NullSpaceGate((projected.transpose(1, 2) @ dual)[..., 0].float().to(harmful.device), vectors)
 
 
 @contextmanager
@@ -147,12 +147,12 @@ def steer_gated(
     """
 
     def push(
-        layer: int, states: Tensor | None, strength: float | Float[Tensor, "row 1 1"]
+        layer: int, states: Tensor | None, alpha: float | Float[Tensor, "row 1 1"]
     ) -> Float[Tensor, "row 1 d_model"]:
         if states is None:
             raise SteeringError("the prompt ran outside of this block, so it is not known what to add")
         weights = gate.weights[gate.vectors.layers.index(layer)].to(states.device)
-        return strength * (states @ weights)[..., None] * gate.vectors[layer].to(states.device)
+        return alpha * (states @ weights)[..., None] * gate.vectors[layer].to(states.device)
 
     with pushing(lalm, push, chosen_layers(lalm, gate.vectors, layers), alpha):
         yield

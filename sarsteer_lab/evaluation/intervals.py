@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
-from scipy.stats import t as student
+from jaxtyping import Bool, Shaped
+from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
@@ -63,12 +63,17 @@ def bootstrap(
     seed: int = 0,
 ) -> tuple[float, float]:
     """Percentile bootstrap interval (Efron 1979) of `statistic(rows)`; rows are drawn from n with return."""
-    generator = np.random.default_rng(seed)
-    values: Float[np.ndarray, "resample"] = np.array(
-        [statistic(generator.integers(0, n, n)) for _ in range(resamples)]
-    )
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(values, [tail, 1 - tail])
+    if n == 1:  # every resample is the sample; scipy wants two
+        return (float(statistic(np.zeros(1, int))),) * 2
+    low, high = stats.bootstrap(
+        (np.arange(n),),
+        statistic,
+        n_resamples=resamples,
+        confidence_level=confidence,
+        method="percentile",
+        vectorized=False,
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return float(low), float(high)
 
 
@@ -88,7 +93,7 @@ def jackknife_ratio(
     if not (left > 0).all():
         raise ValueError("a log-scale interval needs at least two rows and a positive statistic")
     error = np.sqrt((n - 1) * np.log(left).var())
-    reach = float(student.ppf((1 + confidence) / 2, n - 1)) * error
+    reach = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
     return float(whole * np.exp(-reach)), float(whole * np.exp(reach))
 
 

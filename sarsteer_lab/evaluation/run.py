@@ -102,7 +102,7 @@ def run(
     base = lalm.key(FORMAT, asdict(asking))
     chunks, known = _chunks(lalm, sets, batch_size)
     own = {defence.name: defence.settings() for defence in defences}
-    setup = {"model": lalm.fingerprint, "dtype": str(lalm.dtype), "device": lalm.device.type}
+    setup: dict[str, Any] = {"model": lalm.fingerprint, "dtype": str(lalm.dtype), "device": lalm.device.type}
     setup |= {**asdict(asking), "batch_size": batch_size, "defences": own, "sets": known}
     _claim(folder, {"format": FORMAT, **setup})
     numbers = range(len(chunks))

@@ -92,14 +92,15 @@ def tabulate(
 
     Rows are defence x set x label x judge, in the order in which they were evaluated. Columns:
 
-    - `n`, and the counts `refused`, `answered`, `broken`, which add up to it;
+    - `n`, and the counts `refused`, `answered`, `broken`, `not heard` and `unparsed`, which add up to it;
     - `measure` ("ASR" for harmful, "BRR" for harmless and everyday, "over-refusal" for pseudo-harmful
       requests), its `rate` (a share, 0 to 1) and Wilson's 95% interval, `low` to `high`;
     - `change` of the rate against the defence "none" on the same requests, with its paired bootstrap 95%
       interval `change_low` to `change_high`, and `p` of McNemar's exact test; nan without that defence;
     - `tokens_per_second`, nan where it is not known.
 
-    Broken responses are neither answered nor refused, so they lower every measure; look at both columns.
+    Responses that are broken, not heard or unparsed are neither answered nor refused, so they lower every
+    measure; look at these columns too.
     Raises ValueError for a label without a measure.
     """
     if unknown := set(outcomes["label"]) - set(MEASURES):
@@ -134,10 +135,10 @@ def tabulate(
 def markdown(table: pd.DataFrame) -> str:
     """The table of `tabulate` (or `evaluate`) as Markdown, in percent, with counts beside every rate.
 
-    Columns that say nothing are left out: the judge if there is one, what was skipped if nothing was, a
-    comparison if there is no defence to compare.
+    Columns that say nothing are left out: the judge if there is one, "not heard" and "unparsed" if none is,
+    what was skipped if nothing was, a comparison if there is no defence to compare.
     """
-    rows = []
+    rows, none = [], pd.Series([0])
     for row in table.to_dict("records"):
         n, hits = row["n"], round(row["rate"] * row["n"])
         cells = {"defence": row["defence"], "set": row["set"]}
@@ -150,6 +151,8 @@ def markdown(table: pd.DataFrame) -> str:
             "answered": row["answered"],
             "broken": row["broken"],
         }
+        rare = [name for name in ("not heard", "unparsed") if table.get(name, none).any()]
+        cells |= {name: row[name] for name in rare}
         if table["change"].notna().any():
             change = f"{row['change']:+.0%} [{row['change_low']:+.0%}, {row['change_high']:+.0%}]"
             known = row["change"] == row["change"]

@@ -10,7 +10,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.loading import load_parts
 from sarsteer_lab.pocket.assemble import assemble_pocket, safety_delta
 
 
@@ -50,7 +50,7 @@ def pocket_delta(model: Any, folder: Path) -> LowRankDelta:
         for name in factors:
             parameter = model.get_parameter(name)
             key = by_ending.get(name[name.rfind("layers.") :])
-            if key is None or not torch.equal(file.get_tensor(key).to(parameter.dtype), parameter):
+            if key is None or not torch.equal(file.get_tensor(key).to(parameter.dtype), parameter.cpu()):
                 raise ValueError(
                     f"{checkpoint} has no pristine copy of {name}: delete its folder, to have it rebuilt"
                 )
@@ -59,12 +59,13 @@ def pocket_delta(model: Any, folder: Path) -> LowRankDelta:
 
 
 def load_pocket(
-    _variant: str, *, device: str, dtype: str | torch.dtype, safety: float, family: str | None
+    _variant: str, *, safety: float, dtype: str | torch.dtype, family: str | None, **places: Any
 ) -> LALM:
-    """The pocket model, assembled on first use, with its safety dial (`load_lalm("pocket")`)."""
+    """The pocket model, assembled on first use, with its safety dial (`load_lalm("pocket")`); `places` are
+    the other options of `loading.load_parts`.
+    """
     folder = assemble_pocket()
-    plain = load_lalm(folder, device=device, dtype=dtype, family=family)
-    delta = pocket_delta(plain.model, folder)
-    lalm = LALM(plain.model, plain.processor, name="pocket", delta=delta, family=family)
+    model, processor = load_parts(folder, name="pocket", dtype=dtype, family=family, **places)
+    lalm = LALM(model, processor, name="pocket", delta=pocket_delta(model, folder), family=family)
     lalm.set_safety(safety)
     return lalm

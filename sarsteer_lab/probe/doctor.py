@@ -17,8 +17,9 @@ from sarsteer_lab.engine.audio_cache import forget_clips
 from sarsteer_lab.families import find_audio_tower, find_projector
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import OVERHEAD
+from sarsteer_lab.pocket.voice import synthesise
 from sarsteer_lab.prompts import Prompt
-from sarsteer_lab.speech import SAMPLE_RATE, synthesise
+from sarsteer_lab.speech import SAMPLE_RATE
 from sarsteer_lab.steering import SteeringVectors, steer
 
 Verdict = Literal["ok", "note", "FAIL"]

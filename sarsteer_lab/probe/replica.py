@@ -25,6 +25,7 @@ from transformers.feature_extraction_sequence_utils import SequenceFeatureExtrac
 from transformers.models.gemma3n import modeling_gemma3n
 
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.loading import pick_device
 from sarsteer_lab.probe.replica_configs import MELS, MODAL_VOCABULARY, TINY, WINDOW_SECONDS, qwen2_audio_7b
 from sarsteer_lab.speech import SAMPLE_RATE
 
@@ -101,13 +102,13 @@ def replica(
     return LALM(model, processor, name=f"replica of {family} ({size})")
 
 
-def load_replica(
-    variant: str, *, device: str, dtype: str | torch.dtype, safety: float, family: str | None
-) -> LALM:
+def load_replica(variant: str, *, device: str, safety: float, **_of_checkpoints: object) -> LALM:
     """Entry point of `load_lalm("replica:FAMILY")`. Raises ValueError for a dial, which no replica has."""
     if safety != 1.0:
         raise ValueError(f"safety={safety} is a dial of the pocket model; a replica has none")
-    return replica(variant or "qwen2_audio", device=device)
+    lalm = replica(variant or "qwen2_audio", device=pick_device(device))
+    lalm.name = f"replica:{lalm.family.name}"  # the name by which another process can load it
+    return lalm
 
 
 def _no_pictures(family: str) -> AbstractContextManager[Any]:

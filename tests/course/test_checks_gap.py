@@ -9,7 +9,7 @@ import torch
 
 from sarsteer_lab import geometry
 from sarsteer_lab.course.checks import gap as checks
-from sarsteer_lab.course.session import CheckResult
+from sarsteer_lab.course.checks.tools import CheckResult
 from sarsteer_lab.directions import text_refusal_direction
 from sarsteer_lab.evaluation.intervals import paired_difference
 from sarsteer_lab.lalm import LALM

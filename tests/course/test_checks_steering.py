@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from sarsteer_lab.course.checks import steering as checks
-from sarsteer_lab.course.session import CheckResult
+from sarsteer_lab.course.checks.tools import CheckResult
 from sarsteer_lab.evaluation.curves import pareto_front
 from sarsteer_lab.evaluation.intervals import paired_difference, wilson
 from sarsteer_lab.evaluation.judges import kappa

@@ -37,20 +37,6 @@ def states_map() -> Figure:
     )
 
 
-def direction() -> Figure:
-    vectors = torch.randn(LAYERS, 32, generator=torch.Generator().manual_seed(0))
-    return plots.direction_figure(
-        vectors,
-        vectors / 2,
-        torch.full((LAYERS,), 3.0),
-        torch.linspace(0.5, 0.2, LAYERS),
-        10 / 32,
-        {"of spoken requests": torch.full((LAYERS,), 0.1), "of typed requests": torch.full((LAYERS,), -0.05)},
-        counts=(60, 50),
-        k=10,
-    )
-
-
 def outcome_table() -> pd.DataFrame:
     rows = []
     for label, n in (("harmful", 50), ("harmless", 40), ("everyday", 10)):
@@ -66,7 +52,7 @@ def outcomes() -> Figure:
     return plots.outcomes_figure(outcome_table())
 
 
-FIGURES = [gap, states_map, direction, outcomes]
+FIGURES = [gap, states_map, outcomes]
 
 
 @pytest.mark.parametrize("draw", FIGURES)
@@ -173,16 +159,6 @@ def test_the_gap_shows_medians_distances_and_accuracy() -> None:
     accuracy = 0.9 + 0.1 * torch.rand(LAYERS, SEEDS, generator=generator)
     assert right.lines[0].get_ydata() == pytest.approx(accuracy.mean(1).numpy(), abs=1e-6)
     assert "20 requests" in fig.get_suptitle()
-
-
-def test_small_cosines_get_an_axis_of_their_own_size() -> None:
-    right = direction().axes[2]
-    assert right.get_ylim() == pytest.approx((-0.25, 0.25))
-
-
-def test_titles_give_the_counts() -> None:
-    assert "60 harmful clips" in direction().get_suptitle()
-    assert "50 harmless clips, k = 10" in direction().get_suptitle()
 
 
 def test_the_index_shows_every_figure_and_links_its_svg(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from sarsteer_lab.course.checks.tools import CHECK_MIME, CheckResult
 from sarsteer_lab.course.run_notebooks import NotebookError, find_notebooks, main, run_notebooks
-from sarsteer_lab.course.session import CHECK_MIME, CheckResult
 from sarsteer_lab.lalm import LALM
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"

@@ -12,7 +12,7 @@ from spoken_set import write_set
 from sarsteer_lab.course import session as course
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.evaluation.readers import read_set
-from sarsteer_lab.lalm import LALM
+from sarsteer_lab.lalm import LALM, HookedModelError
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors, steer
 
@@ -98,6 +98,22 @@ def test_refusal_probabilities_are_the_live_ones_and_made_once(
     assert all(torch.equal(again[name], values) for name, values in found.items())
 
 
+def test_nothing_steered_is_kept_for_the_plain_model(tiny: LALM, spoken: list[SpokenPrompt]) -> None:
+    prompts = [p.spoken() for p in spoken[:2]]
+    vectors = SteeringVectors(5 * torch.randn(tiny.n_layers, tiny.d_model))
+    with steer(tiny, vectors, alpha=3.0):
+        steered = tiny.generate(prompts, max_new_tokens=4)
+        for keep in (
+            lambda: course.answers(tiny, prompts, max_new_tokens=4),
+            lambda: course.refusal_probabilities(tiny, prompts, {"none": (vectors, 0.0)}),
+            lambda: course.evaluation_folder(tiny, "04"),
+        ):
+            with pytest.raises(HookedModelError, match="hooks are on"):
+                keep()
+    plain = course.answers(tiny, prompts, max_new_tokens=4)
+    assert plain == tiny.generate(prompts, max_new_tokens=4) != steered
+
+
 def test_figures_of_other_models_do_not_replace_the_committed_ones(
     tiny: LALM, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -110,73 +126,3 @@ def test_figures_of_other_models_do_not_replace_the_committed_ones(
     pocket = LALM.__new__(LALM)
     pocket.name = "pocket"
     assert course.figure_folder("01_gap", pocket) == Path(__file__).parents[2] / "figures" / "01_gap"
-
-
-@pytest.mark.parametrize(
-    ("interval", "verdict"),
-    [
-        ((0.01, 0.3), "seen here"),
-        ((-0.2, 0.05), "not seen here"),
-        ((0.01, 0.05), "not seen here"),
-        ((-0.3, -0.1), "not seen here"),
-        ((-0.05, 0.3), "cannot tell"),
-        ((0.0, 0.3), "cannot tell"),
-        ((float("nan"), float("nan")), "cannot tell"),
-    ],
-)
-def test_a_verdict_follows_from_the_interval(interval: tuple[float, float], verdict: str) -> None:
-    assert course.claim_on_value("claim", "0", interval).verdict == verdict
-    shifted = (interval[0] + 1, interval[1] + 1)
-    assert course.claim_on_value("claim", "0", shifted, above=1.0).verdict == verdict
-
-
-def test_shares_are_compared_on_the_same_requests() -> None:
-    more = [True] * 30 + [False] * 10
-    claim = course.claim_on_shares("more", more, [False] * 40, ("spoken", "typed"))
-    assert claim.verdict == "seen here" and "30/40 (75%)" in claim.measured and "+75%" in claim.measured
-    assert course.claim_on_shares("more", more, more, ("a", "b")).verdict == "not seen here"
-    # Pairs that are all alike prove nothing if there are few of them.
-    few = course.claim_on_shares("more", [False] * 14, [False] * 14, ("a", "b"))
-    assert few.verdict == "cannot tell" and few.interval.startswith("[-22%, +22%]")
-    assert course.claim_on_shares("more", [True], [False], ("a", "b")).measured.endswith("+100%")
-    with pytest.raises(ValueError, match="paired"):
-        course.claim_on_shares("more", more, [True], ("a", "b"))
-    table = course.closing([claim]).data
-    assert "| more | spoken 30/40 (75%), typed 0/40 (0%): +75% |" in table and "**seen here**" in table
-
-
-def test_a_check_tells_and_never_raises() -> None:
-    @course.check
-    def check_double(function: object) -> str:
-        """Whether a function doubles."""
-        course.need(course.call(function, 2) == 4, "2 does not become 4")
-        return "well done"
-
-    def breaks(_: int) -> int:
-        raise ZeroDivisionError("oh")
-
-    assert check_double(lambda x: 2 * x) and check_double(lambda x: 2 * x).message == "well done"
-    for wrong, message in (
-        (..., "blank"),
-        (None, "blank"),
-        (lambda x: x, "2 does not become 4"),
-        (lambda x: None, "returns nothing"),
-        (lambda x: ..., "returns nothing"),
-        (breaks, "stops with ZeroDivisionError: oh"),
-        (3, "a function is wanted"),
-    ):
-        result = check_double(wrong)
-        assert not result and message in result.message and repr(result).startswith("not yet")
-    shown = check_double(...)._repr_mimebundle_()
-    assert shown[course.CHECK_MIME] == {"check": "check_double", "passed": False}
-
-
-def test_needed_tensors_are_described() -> None:
-    assert course.need_tensor(torch.ones(2, 3), (2, 3), "it").shape == (2, 3)
-    for value, message in (
-        ([1.0], "should be a tensor, but is a list"),
-        (torch.ones(3, 2), r"shape \(2, 3\), but has \(3, 2\)"),
-        (torch.full((2, 3), torch.nan), "not finite"),
-    ):
-        with pytest.raises(course.Wrong, match=message):
-            course.need_tensor(value, (2, 3), "it")

@@ -27,9 +27,9 @@ from sarsteer_lab.evaluation.run import Response
 from sarsteer_lab.evaluation.table import judge_responses
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.pocket.voice import synthesise
 from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt
 from sarsteer_lab.safe_space import ablate, principal_space
-from sarsteer_lab.speech import synthesise
 from sarsteer_lab.steering import steer
 
 

@@ -6,7 +6,7 @@ import torch
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.engine import audio_cache
-from sarsteer_lab.engine.audio_cache import remember_clips
+from sarsteer_lab.engine.audio_cache import forget_clips, remember_clips
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt
@@ -51,11 +51,11 @@ def test_clips_longer_than_a_window(family, make_clip):
     alone = [capture(lalm, [prompt]) for prompt in prompts]
     memory = remember_clips(lalm)
     for _ in range(2):
-        torch.testing.assert_close(capture(lalm, prompts), torch.cat(alone), rtol=1e-5, atol=5e-5)
+        torch.testing.assert_close(capture(lalm, prompts), torch.cat(alone), rtol=1e-5, atol=2e-4)
     windows = sum(-(-len(prompt.audio) // (8 * 16000)) for prompt in prompts)
     assert memory.encoded == windows
     for prompt, states in zip(prompts, alone, strict=True):
-        torch.testing.assert_close(capture(lalm, [prompt]), states, rtol=1e-5, atol=5e-5)
+        torch.testing.assert_close(capture(lalm, [prompt]), states, rtol=1e-5, atol=2e-4)
     assert memory.encoded == windows
 
 

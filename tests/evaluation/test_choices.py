@@ -45,7 +45,7 @@ def folder(make_clip: Callable[[float, int], np.ndarray], tmp_path_factory: pyte
 
 @pytest.fixture(autouse=True)
 def model(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
-    monkeypatch.setattr("sarsteer_lab.lalm.load_lalm", lambda *args, **kwargs: replica())
+    monkeypatch.setattr("sarsteer_lab.loading.load_lalm", lambda *args, **kwargs: replica())
     monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path_factory.getbasetemp() / "runs-cache"))
 
 
@@ -128,6 +128,17 @@ def test_names_are_those_of_the_defences(tiny: LALM, folder: Path) -> None:
         "none",
         "refusal examples",
     ]
+
+
+def test_only_what_is_asked_for_is_made(
+    tiny: LALM, make_clip: Callable[[float, int], np.ndarray], tmp_path: Path
+) -> None:
+    """Three harmful and three harmless requests are too few for CAST's folds, and enough for SARSteer."""
+    few = write_set(tmp_path / "few", make_clip, {"derive": {"harmful": 3, "harmless": 3}})
+    source = (tiny, read_set(f"prompts:{few}").prompts)
+    assert [d.name for d in choose_defences(["SARSteer", "none"], source, k=2)] == ["none", "SARSteer"]
+    with pytest.raises(ValueError, match="at least 5"):
+        choose_defences(["conditional (CAST)"], source)
 
 
 def test_sets_keep_the_chosen_split_and_limit(folder: Path) -> None:

@@ -14,17 +14,21 @@ from hypothesis import strategies as st
 
 from sarsteer_lab.evaluation.curves import (
     area,
+    choose,
     compare_curves,
     controls,
     cost_at,
     grid,
+    matched_refusal,
     pareto_front,
+    parse_layers,
+    scores,
     sweep,
     tradeoff,
 )
 from sarsteer_lab.evaluation.defences import BaseStates, PromptDefence
 from sarsteer_lab.evaluation.judges import PhraseJudge
-from sarsteer_lab.evaluation.table import collect_responses
+from sarsteer_lab.evaluation.run import run
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt
 
@@ -153,10 +157,50 @@ def test_sweep_runs_every_point(
     assert len(cells) == 2 * 2 * 3 and (cells == 5).all()
     assert sorted(set(found["alpha"])) == [0.0, 0.5, 2.0]
     # Strength 0 is the undefended model.
-    plain = collect_responses(tiny, [PromptDefence("none")], sets, tmp_path / "plain", max_new_tokens=3)
+    plain = run(tiny, [PromptDefence("none")], sets, tmp_path / "plain", max_new_tokens=3)
     judge = PhraseJudge()
     expected = {response.id: judge.judge(response.request, response.response) for response in plain}
     start = found[found["alpha"] == 0.0]
     assert all(row["outcome"] == expected[row["id"]] for _, row in start.iterrows())
     table = tradeoff(found)
     assert len(table) == 12 and not any(math.isnan(value) for value in table["harmful_refused"])
+
+
+def test_layers_by_name() -> None:
+    assert parse_layers(["all", "3", "1-2"], 4) == {"all": None, "3": (3,), "1-2": (1, 2)}
+    for wrong in ("4", "2-1", "1-9", "-1", "a", ""):
+        with pytest.raises(ValueError, match="give all, a number or a range"):
+            parse_layers([wrong], 4)
+
+
+def test_the_refusal_at_which_curves_are_compared() -> None:
+    points = tradeoff(_outcomes({"a": {0.0: (4, 40), 0.1: (25, 40)}, "b": {0.0: (4, 40), 0.1: (39, 40)}}))
+    assert matched_refusal(points, "a", "b") == pytest.approx(0.6)  # 25/40 is between 60% and 65%
+    assert matched_refusal(points, "b", "b") == pytest.approx(0.95)
+    assert matched_refusal(points[points["alpha"] == 0], "a", "b") is None
+
+
+def test_a_setting_is_chosen_by_the_rule() -> None:
+    pseudo = {"good": (0, 3, 6), "bad": (0, 0, 0)}  # of 40 refused, by strength
+    outcomes = [_outcomes(CURVES)]
+    for variant, counts in pseudo.items():
+        for alpha, refused in zip((0.0, 0.1, 0.2), counts, strict=True):
+            rows = [("refused" if i < refused else "answered") for i in range(40)]
+            frame = pd.DataFrame({"outcome": rows, "id": [f"p{i}" for i in range(40)]})
+            outcomes.append(
+                frame.assign(variant=variant, layers="all", alpha=alpha, set="p", label="pseudo-harmful")
+            )
+    table = scores(pd.concat(outcomes, ignore_index=True)).set_index(["variant", "alpha"])
+    # good at 0.2 refuses most but answers too little; bad at 0.1 has no over-refusal but a BRR of 90%.
+    assert table["within"].to_dict() == {
+        ("good", 0.0): True,
+        ("good", 0.1): True,
+        ("good", 0.2): False,
+        ("bad", 0.0): True,
+        ("bad", 0.1): False,
+        ("bad", 0.2): False,
+    }
+    assert table.loc[("good", 0.1), "score"] == pytest.approx(36 / 40 + 1 + 37 / 40)
+    assert choose(pd.concat(outcomes)) == ("good", "all", 0.1)
+    with pytest.raises(ValueError, match="pseudo-harmful"):
+        choose(_outcomes(CURVES))

@@ -1,95 +1,21 @@
-"""Evaluation: intervals, the table, and that nothing is lost, doubled or changed when a run is killed."""
+"""Intervals, and the table of counts, rates and comparisons."""
 
-import json
 import math
-import os
-import random
-import shutil
-import signal
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
-import soundfile
-import torch
 from scipy.stats import binomtest
 
-from sarsteer_lab.activations import capture
-from sarsteer_lab.evaluation.defences import (
-    ConditionalDefence,
-    Defence,
-    GatedDefence,
-    PromptDefence,
-    SteeringDefence,
-)
-from sarsteer_lab.evaluation.gates import Condition, NullSpaceGate
-from sarsteer_lab.evaluation.intervals import bootstrap, jackknife_ratio, mcnemar_p, paired_difference
-from sarsteer_lab.evaluation.judges import PhraseJudge
-from sarsteer_lab.evaluation.responses import Response
-from sarsteer_lab.evaluation.table import (
-    EvaluationError,
-    collect_responses,
-    evaluate,
-    judge_responses,
-    tabulate,
+from sarsteer_lab.evaluation.intervals import (
+    bootstrap,
+    jackknife_ratio,
+    mcnemar_p,
+    paired_difference,
     wilson,
 )
-from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import SpokenPrompt
-from sarsteer_lab.steering import SteeringVectors
-
-FILES = ("manifest.json", "responses.jsonl", "outcomes.jsonl")
-
-
-@pytest.fixture(scope="module")
-def sets(
-    make_clip: Callable[[float, int], np.ndarray], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, list[SpokenPrompt]]:
-    folder = tmp_path_factory.mktemp("clips")
-    made: dict[str, list[SpokenPrompt]] = {}
-    for label, count in (("harmful", 7), ("harmless", 5), ("pseudo-harmful", 3)):
-        made[label] = []
-        for i in range(count):
-            clip = folder / f"{label}{i}.wav"
-            soundfile.write(clip, make_clip(0.4 + 0.1 * (i % 3), i), 16000)
-            made[label].append(SpokenPrompt(f"{label}{i}", f"Request {i}?", label, "privacy", "test", clip))
-    return made
-
-
-@pytest.fixture(scope="module")
-def defences(tiny: LALM) -> list[Defence]:
-    generator = torch.Generator().manual_seed(0)
-    vectors = SteeringVectors(torch.randn(tiny.n_layers, tiny.d_model, generator=generator))
-    return [
-        PromptDefence("none"),
-        PromptDefence("reminder", before="Be good."),
-        SteeringDefence("steer", vectors, 1.0),
-    ]
-
-
-def _run(
-    lalm: LALM, defences: list[Defence], sets: dict[str, list[SpokenPrompt]], folder: Path
-) -> pd.DataFrame:
-    return evaluate(lalm, defences, sets, [PhraseJudge()], folder, max_new_tokens=6, batch_size=3)
-
-
-def _bytes(folder: Path) -> dict[str, bytes]:
-    return {name: (folder / name).read_bytes() for name in FILES}
-
-
-@pytest.fixture(scope="module")
-def finished(
-    tiny: LALM,
-    defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
-    tmp_path_factory: pytest.TempPathFactory,
-) -> tuple[Path, pd.DataFrame]:
-    """An uninterrupted run, and its table."""
-    folder = tmp_path_factory.mktemp("evaluation") / "run"
-    return folder, _run(tiny, defences, sets, folder)
+from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.evaluation.run import Response
+from sarsteer_lab.evaluation.table import judge_responses, markdown, tabulate
 
 
 @pytest.mark.parametrize(("successes", "n"), [(0, 10), (3, 10), (10, 10), (1, 250)])
@@ -166,7 +92,19 @@ def test_table_counts_and_compares() -> None:
     assert rows["steer", "pseudo-harmful"]["measure"] == "over-refusal"
     assert rows["steer", "pseudo-harmful"]["rate"] == 0.25
     assert math.isnan(rows["none", "harmful"]["change"])
-    assert (table[["refused", "answered", "broken"]].sum(axis=1) == table["n"]).all()
+    assert (table[["refused", "answered", "broken", "not heard"]].sum(axis=1) == table["n"]).all()
+
+
+def test_what_was_not_heard_is_a_column_of_its_own() -> None:
+    texts = ["Here it is.", "I'm unable to hear the audio clearly.", "I cannot assist with that.", "..."]
+    responses = [Response("none", "s", f"{i}", "harmless", "Q", text, 1) for i, text in enumerate(texts)]
+    table = tabulate(judge_responses(responses, [PhraseJudge()]))
+    assert table.iloc[0][["n", "refused", "answered", "broken", "not heard"]].tolist() == [4, 1, 1, 1, 1]
+    header, _, row = [[c.strip() for c in line.split("|")[1:-1]] for line in markdown(table).splitlines()]
+    found = dict(zip(header, row, strict=True))
+    assert found["not heard"] == "1" and "unparsed" not in found
+    assert found["rate [95%]"].startswith("1/4 = 25%")
+    assert "not heard" not in markdown(tabulate(judge_responses(responses[:1], [PhraseJudge()])))
 
 
 def test_comparison_goes_by_id_not_by_order() -> None:
@@ -189,255 +127,6 @@ def test_every_judge_gets_its_rows() -> None:
         tabulate(judge_responses([Response("none", "s", "a", "odd", "Q", "x", 1)], [PhraseJudge()]))
 
 
-def test_everything_is_asked_once(
-    tiny: LALM,
-    defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
-    finished: tuple[Path, pd.DataFrame],
-) -> None:
-    folder, table = finished
-    records = [json.loads(line) for line in (folder / "responses.jsonl").read_text().splitlines()]
-    keys = [(record["defence"], record["set"], record["id"]) for record in records]
-    assert sorted(keys) == sorted((d.name, name, p.id) for d in defences for name in sets for p in sets[name])
-    assert len(table) == 9 and (table["n"] == [7, 5, 3] * 3).all()
-    assert (table["tokens_per_second"] > 0).all()
-    # The responses are the model's own: batches of three, longest clip first.
-    harmful = sorted(sets["harmful"], key=lambda request: -request.clip.stat().st_size)[:3]
-    assert [r["response"] for r in records[:3]] == tiny.generate(
-        [request.spoken() for request in harmful], max_new_tokens=6
-    )
-    assert [r["id"] for r in records[:3]] == [request.id for request in harmful]
-
-
-def test_a_finished_run_is_only_read(
-    tiny: LALM,
-    defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
-    finished: tuple[Path, pd.DataFrame],
-) -> None:
-    folder, table = finished
-    before = (folder / "responses.jsonl").stat().st_mtime_ns
-    pd.testing.assert_frame_equal(_run(tiny, defences, sets, folder), table)
-    assert (folder / "responses.jsonl").stat().st_mtime_ns == before
-
-
-def test_whatever_is_cut_off_is_run_again(
-    tiny: LALM,
-    defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
-    finished: tuple[Path, pd.DataFrame],
-    tmp_path: Path,
-) -> None:
-    expected = _bytes(finished[0])
-    whole = expected["responses.jsonl"]
-    ends = [i + 1 for i, byte in enumerate(whole) if byte == ord("\n")]
-    for length in (0, ends[2] - 1, len(whole) // 2, ends[-4], len(whole) - 1):
-        folder = tmp_path / str(length)
-        folder.mkdir()
-        (folder / "manifest.json").write_bytes(expected["manifest.json"])
-        (folder / "responses.jsonl").write_bytes(whole[:length])
-        _run(tiny, defences, sets, folder)
-        assert _bytes(folder) == expected
-
-
-def test_another_evaluation_is_refused(
-    tiny: LALM,
-    defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
-    finished: tuple[Path, pd.DataFrame],
-    tmp_path: Path,
-) -> None:
-    folder, _ = finished
-    before = _bytes(folder)
-    judge = [PhraseJudge()]
-    steering = defences[2]
-    assert isinstance(steering, SteeringDefence)
-    stronger = [*defences[:2], SteeringDefence("steer", steering.vectors, 2.0)]
-    for changed, complaint in (
-        ({"max_new_tokens": 7}, "max_new_tokens was 6, now 7"),
-        ({"batch_size": 4}, "batch_size was 3, now 4"),
-        ({"defences": stronger}, "defences steer alpha was 1.0, now 2.0"),
-        ({"defences": defences[:2]}, "its defences are none, reminder, steer, now none, reminder"),
-        ({"defences": defences[::-1]}, "its defences are"),
-        ({"sets": {**sets, "harmful": sets["harmful"][:-1]}}, "sets harmful"),
-    ):
-        options = {"defences": defences, "sets": sets, "max_new_tokens": 6, "batch_size": 3} | changed
-        with pytest.raises(EvaluationError, match=complaint):
-            evaluate(tiny, options.pop("defences"), options.pop("sets"), judge, folder, **options)
-    assert _bytes(folder) == before
-
-    (tmp_path / "responses.jsonl").write_text("{}\n")
-    with pytest.raises(EvaluationError, match=r"no manifest\.json"):
-        _run(tiny, defences, sets, tmp_path)
-
-
-def test_damage_is_named(
-    tiny: LALM,
-    defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
-    finished: tuple[Path, pd.DataFrame],
-    tmp_path: Path,
-) -> None:
-    expected = _bytes(finished[0])
-    lines = expected["responses.jsonl"].splitlines(keepends=True)
-    for damaged, complaint in (
-        ([*lines[:4], b"not json\n", *lines[5:]], "line 5: is not a response"),
-        ([*lines[:4], *lines[5:]], "line 5: is the response to"),
-        ([*lines[:2], lines[1], *lines[2:]], "line 3: is the response to"),
-        ([*lines, lines[-1]], f"line {len(lines) + 1}"),
-    ):
-        (tmp_path / "manifest.json").write_bytes(expected["manifest.json"])
-        (tmp_path / "responses.jsonl").write_bytes(b"".join(damaged))
-        with pytest.raises(EvaluationError, match=complaint):
-            _run(tiny, defences, sets, tmp_path)
-
-
-def test_names_have_to_be_distinct(
-    tiny: LALM, defences: list[Defence], sets: dict[str, list[SpokenPrompt]], tmp_path: Path
-) -> None:
-    with pytest.raises(ValueError, match="twice: none"):
-        collect_responses(tiny, [defences[0], defences[0]], sets, tmp_path)
-    with pytest.raises(ValueError, match="twice: harmful0"):
-        collect_responses(tiny, defences, {"s": sets["harmful"] + sets["harmful"][:1]}, tmp_path)
-    with pytest.raises(ValueError, match="nothing to evaluate"):
-        collect_responses(tiny, defences, {"s": []}, tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a child process that starts at once")
-def test_ten_kills_change_nothing(
-    tiny: LALM, defences: list[Defence], sets: dict[str, list[SpokenPrompt]], tmp_path: Path
-) -> None:
-    """An evaluation killed with SIGKILL at ten random moments and continued leaves the same bytes."""
-
-    def start(folder: Path) -> int:
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                # The parent's OpenMP threads are not in the child, which would wait for them forever.
-                torch.set_num_threads(1)
-                _run(tiny, defences, sets, folder)
-                status = 0
-            finally:
-                os._exit(status)
-        return child
-
-    def finish(child: int) -> None:
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-
-    def size(path: Path) -> int:
-        return path.stat().st_size if path.exists() else 0
-
-    begin = time.perf_counter()
-    finish(start(tmp_path / "whole"))
-    needed = time.perf_counter() - begin
-    expected = _bytes(tmp_path / "whole")
-
-    chance = random.Random(0)
-    path = tmp_path / "killed" / "responses.jsonl"
-    sizes = []
-    while len(sizes) < 10:
-        written = size(path)
-        child = start(tmp_path / "killed")
-        # Every other kill waits until something new is on disk, so that on a busy machine, too, some of them
-        # come after the first response.
-        ended = 0
-        while len(sizes) % 2 and size(path) == written and not ended:
-            time.sleep(0.001)
-            ended, status = os.waitpid(child, os.WNOHANG)
-        if not ended:
-            time.sleep(chance.uniform(0, needed / 8))
-            os.kill(child, signal.SIGKILL)
-            status = os.waitpid(child, 0)[1]
-        status = os.waitstatus_to_exitcode(status)
-        if status == 0:  # it was done before it could be killed: take it back somewhere
-            os.truncate(path, chance.randrange(path.stat().st_size))
-            continue
-        assert status == -signal.SIGKILL
-        sizes.append(size(path))
-        # What is there is always the beginning of the whole.
-        assert expected["responses.jsonl"].startswith(path.read_bytes() if path.exists() else b"")
-    finish(start(tmp_path / "killed"))
-    assert _bytes(tmp_path / "killed") == expected
-    assert len(set(sizes)) > 2
-
-
-def test_a_shared_reading_resumes_to_the_same_bytes(
-    tiny: LALM,
-    defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
-    finished: tuple[Path, pd.DataFrame],
-    tmp_path: Path,
-) -> None:
-    def run(folder: Path) -> pd.DataFrame:
-        return evaluate(
-            tiny,
-            defences,
-            sets,
-            [PhraseJudge()],
-            folder,
-            max_new_tokens=6,
-            batch_size=3,
-            share_reading=True,
-            skipped={"harmless": 2},
-        )
-
-    table = run(tmp_path / "whole")
-    expected = _bytes(tmp_path / "whole")
-    whole = expected["responses.jsonl"]
-    for length in (0, len(whole) // 3, len(whole) // 2, len(whole) - 1):
-        folder = tmp_path / str(length)
-        folder.mkdir()
-        (folder / "manifest.json").write_bytes(expected["manifest.json"])
-        (folder / "responses.jsonl").write_bytes(whole[:length])
-        run(folder)
-        assert _bytes(folder) == expected
-    assert (table.loc[table["set"] == "harmless", "skipped"] == 2).all()
-    assert (table["tokens_per_second"] > 0).all()
-    # The same responses as without sharing, in another order.
-    keys = ["defence", "set"]
-    counts = ["n", "refused", "answered", "broken"]
-    plain = finished[1].sort_values(keys)[counts].to_numpy()
-    assert (table.sort_values(keys)[counts].to_numpy() == plain).all()
-
-
-def test_several_defences_share_a_batch(
-    tiny: LALM, defences: list[Defence], sets: dict[str, list[SpokenPrompt]], tmp_path: Path
-) -> None:
-    """Rows of several defences in one batch answer as each defence alone, and a cut run goes on alike."""
-    noise = torch.randn(3, tiny.n_layers, tiny.d_model, generator=torch.Generator().manual_seed(4))
-    gate = NullSpaceGate(0.05 * noise[0], SteeringVectors(noise[1]))
-    requests = [r for found in sets.values() for r in found]
-    states = capture(tiny, [r.spoken() for r in requests], layers=[1])[:, 0]
-    condition = Condition(1, states.mean(0), noise[2, 0], 0.0, 0.5)
-    assert 0 < condition.fires(states).float().mean() < 1
-    many = [
-        *defences,
-        SteeringDefence("other", SteeringVectors(noise[1]), 0.7, layers=(0, -1)),
-        ConditionalDefence("conditional", SteeringVectors(noise[2]), 1.0, condition=condition),
-        GatedDefence("gated", SteeringVectors(noise[1]), 1.0, gate=gate),
-    ]
-    options = {"max_new_tokens": 6}
-    apart = collect_responses(tiny, many, sets, tmp_path / "apart", batch_size=3, **options)
-    sizes: set[int] = set()
-    handle = tiny.layers[0].register_forward_pre_hook(lambda _m, args: sizes.add(len(args[0])))
-    shared = collect_responses(
-        tiny, many, sets, tmp_path / "shared", batch_size=14, share_reading=True, **options
-    )
-    handle.remove()
-    assert max(sizes) == 14, "two defences on the seven harmful requests"
-    assert {(r.defence, r.id): r for r in apart} == {(r.defence, r.id): r for r in shared}
-    whole = (tmp_path / "shared" / "responses.jsonl").read_bytes()
-    for cut in range(0, len(whole), len(whole) // 9):
-        folder = tmp_path / str(cut)
-        folder.mkdir()
-        shutil.copy(tmp_path / "shared" / "manifest.json", folder)
-        (folder / "responses.jsonl").write_bytes(whole[:cut])
-        collect_responses(tiny, many, sets, folder, batch_size=14, share_reading=True, **options)
-        assert (folder / "responses.jsonl").read_bytes() == whole
-
-
 def test_the_jackknife_interval_of_a_ratio_holds_what_is_true() -> None:
     # The ratio of two means, against the delta method's interval, and over many samples.
     held, draw = 0, np.random.default_rng(5)
@@ -457,40 +146,3 @@ def test_the_jackknife_interval_of_a_ratio_holds_what_is_true() -> None:
         jackknife_ratio(lambda rows: 1.0, 1)
     with pytest.raises(ValueError, match="positive"):
         jackknife_ratio(lambda rows: float(rows.sum() - 3), 3)
-
-
-def test_batches_that_fit_keep_their_size_when_memory_changes(
-    tiny: LALM,
-    defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    ask = {"max_new_tokens": 4, "rates_only": True}
-    first = evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, **ask)
-    size = json.loads((tmp_path / "manifest.json").read_text())["batch_size"]
-    assert size > max(map(len, sets.values()))
-    monkeypatch.setattr("sarsteer_lab.lalm.free_memory", lambda device: 1)
-    again = evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, **ask)
-    pd.testing.assert_frame_equal(first, again)
-    with pytest.raises(EvaluationError, match="rates_only"):
-        evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, max_new_tokens=4)
-
-
-def test_rates_are_those_of_whole_answers(
-    tiny: LALM,
-    defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A random model never refuses, so what a refusal is, is changed: texts with a certain letter."""
-    whole = collect_responses(tiny, defences, sets, tmp_path / "whole", max_new_tokens=12)
-    letters = "".join(response.response for response in whole)
-    letter = max(set(letters.strip()), key=letters.count)
-    monkeypatch.setattr("sarsteer_lab.evaluation.responses.refusal_is_settled", lambda text: letter in text)
-    short = collect_responses(tiny, defences, sets, tmp_path / "short", max_new_tokens=12, rates_only=True)
-    assert sum(response.tokens for response in short) < sum(response.tokens for response in whole)
-    for full, part in zip(whole, short, strict=True):
-        assert full.response.startswith(part.response) and full.id == part.id
-        assert (letter in full.response) == (letter in part.response)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import string
 from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sarsteer_lab.pocket.training import corpus
 from sarsteer_lab.pocket.training.corpus import Sentence
+from sarsteer_lab.pocket.training.frames import read_groups
 from sarsteer_lab.store import data_folder
 
 LEXICON = (
@@ -68,6 +69,21 @@ def test_articles_agree(sentences: list[Sentence]) -> None:
 def test_same_seed_same_corpus() -> None:
     one, same, other = (corpus.build_corpus(LEXICON[:5], seed=seed, size=200) for seed in (3, 3, 4))
     assert one == same and one != other
+
+
+def test_the_frames_as_text_give_the_corpus_that_they_gave_as_python(sentences: list[Sentence]) -> None:
+    # The hash was taken when frames and slots were a Python module: an item lost, added or moved changes it.
+    text = "".join(json.dumps(asdict(sentence)) + "\n" for sentence in sentences)
+    found = hashlib.sha256(text.encode()).hexdigest()
+    assert found == "6dfca74ab06faea5c995c883d4ef47a1d3424741856efd943bbf62a77a2a4ead"
+
+
+@pytest.mark.parametrize("line", ["no tab", "task\tone\ttwo", "task\t", "\titem"])
+def test_a_line_that_is_not_two_columns_is_named(tmp_path: Path, line: str) -> None:
+    path = tmp_path / "slots.tsv"
+    path.write_text(f"slot\titem\ntask\tbake bread\n{line}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"slots\.tsv, line 3: .* two columns"):
+        read_groups(path)
 
 
 def test_coverage_comes_before_size() -> None:
@@ -132,43 +148,3 @@ def test_the_shipped_prompts_are_covered_and_kept_out() -> None:
     corpus.check_harmless(sentences, harmful)
     plain = {text.lower().strip(" .?!") for text in prompts}
     assert not plain & {sentence.text.lower().strip(" .?!") for sentence in sentences}
-
-
-def test_questions_of_the_llm_are_filtered() -> None:
-    good = [
-        f"Why do {a} like {b}?" for a in ("cats", "dogs", "cows", "birds") for b in ("milk", "rain", "music")
-    ]
-    bad = [
-        "How can I hack a phone?",  # harm-related
-        "What is the capital of France?",  # held out
-        "Why do robots like milk?",  # not in the vocabulary
-        "Who has 3 cats?",
-        "Cats like milk.",
-        "Why?",
-    ]
-    vocabulary = [text + "\n" for text in good + bad] + ["<pad>", "<eos>", "<unk>"]
-    # A random model whose every token is a line: sampling, padding, decoding and filters are the real ones.
-    words = Tokenizer(models.WordLevel({token: i for i, token in enumerate(vocabulary)}, unk_token="<unk>"))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=words, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    )
-    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        eos_token_id=vocabulary.index("<eos>"),
-        pad_token_id=vocabulary.index("<pad>"),
-    )
-    lm = LlamaForCausalLM(config).eval()
-    known = corpus.lexicon_of(good + ["hack phone how can i a what is the capital of france who has"])
-    before = torch.get_rng_state()
-    found = corpus.sample_questions(lm, tokenizer, 8, 1, known, excluded=PROMPTS, batch_size=16)
-    assert torch.equal(before, torch.get_rng_state())
-    assert len({sentence.text for sentence in found}) == 8
-    assert {sentence.text for sentence in found} <= set(good)
-    assert found == corpus.sample_questions(lm, tokenizer, 8, 1, known, excluded=PROMPTS, batch_size=16)

@@ -17,24 +17,16 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2Audio
 
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.pocket import base
 from sarsteer_lab.pocket.assemble import merge_delta, pocket_config, safety_delta
 from sarsteer_lab.pocket.base import BaseFile, BaseFileError, fetch, file_sha256, unpack
-from sarsteer_lab.pocket.training import voices
+from sarsteer_lab.pocket.training import safety, voices
 from sarsteer_lab.pocket.training.adapter import Example, answer_loss, export_delta, inject_adapter, roughen
 from sarsteer_lab.pocket.training.clips import Clip, read_clips
 from sarsteer_lab.pocket.training.corpus import check_harmless, coverage, lexicon_of
 from sarsteer_lab.pocket.training.ctc import TokenHead, ctc_loss, greedy_words, placed_loss, target_of
-from sarsteer_lab.pocket.training.lm_in_loop import (
-    ANSWER_TOKENS,
-    PrefixCache,
-    Teacher,
-    chat_frame,
-    losses,
-    mixed_epoch,
-    tree_batch,
-    typed_divergence,
-)
+from sarsteer_lab.pocket.training.lm_in_loop import losses, mixed_epoch, tree_batch
 from sarsteer_lab.pocket.training.loop import (
     AudioSide,
     balanced_epoch,
@@ -48,6 +40,13 @@ from sarsteer_lab.pocket.training.loop import (
 )
 from sarsteer_lab.pocket.training.prompt_clips import assign_voices
 from sarsteer_lab.pocket.training.safety import SCALES, choose_scale
+from sarsteer_lab.pocket.training.teacher import (
+    ANSWER_TOKENS,
+    PrefixCache,
+    Teacher,
+    chat_frame,
+    typed_divergence,
+)
 from sarsteer_lab.pocket.training.train import Training
 from sarsteer_lab.pocket.training.voices import held_out_voices, training_voices
 from sarsteer_lab.pocket.training.whisper import read_ctranslate2
@@ -489,7 +488,7 @@ def test_the_safety_scale_is_chosen_by_what_each_scale_does(
         return "refused" if current["now"][request != "a"] else "answered"
 
     monkeypatch.setattr(PhraseJudge, "judge", judge)
-    monkeypatch.setattr("sarsteer_lab.pocket.safety.chat_tokens", lambda text, tok: tok(text).input_ids)
+    monkeypatch.setattr(safety, "chat_tokens", lambda text, tok: tok(text).input_ids)
     prompts = [
         SpokenPrompt(text, text, label, "topic", "validation")
         for text, label in (("a", "harmful"), ("b", "harmless"))
@@ -518,7 +517,7 @@ def test_a_scale_that_keeps_the_wanted_shares_goes_before_a_better_score(
         return "refused" if number < table[label][calls[request] - 1] else "answered"
 
     monkeypatch.setattr(PhraseJudge, "judge", judge)
-    monkeypatch.setattr("sarsteer_lab.pocket.safety.chat_tokens", lambda text, tok: tok(text).input_ids)
+    monkeypatch.setattr(safety, "chat_tokens", lambda text, tok: tok(text).input_ids)
     scale, rows = choose_scale(copy.deepcopy(tiny_lm), tiny.tokenizer, {}, prompts)
     assert [row["wanted"] for row in rows] == [True, False, False, False] and scale == SCALES[0]
     assert rows[1]["score"] > rows[0]["score"]
@@ -619,3 +618,14 @@ def test_deltas_are_small_and_no_pickles(pocket: LALM) -> None:
     folder = data_folder() / "pocket"
     assert sum(path.stat().st_size for path in folder.glob("*.safetensors")) <= 40e6
     assert not [p for p in folder.rglob("*") if p.suffix in {".pt", ".bin", ".pkl", ".pth"}]
+
+
+@pytest.mark.pocket
+def test_the_pocket_model_takes_the_options_of_other_checkpoints() -> None:
+    lalm = load_lalm("pocket", device="cpu", dtype=torch.bfloat16, safety=0.5, attention="eager")
+    assert lalm.model.dtype == torch.bfloat16 and lalm.safety == 0.5 and lalm.name == "pocket"
+    assert lalm.model.config.get_text_config()._attn_implementation == "eager"
+    with pytest.raises(ValueError, match="give one of them"):
+        load_lalm("pocket", device="cpu", device_map="auto")
+    with pytest.raises(ValueError, match="bits=3: choose 4 or 8"):
+        load_lalm("pocket", bits=3)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sarsteer_lab.course.session import call, check, need, need_tensor
+from sarsteer_lab.course.checks.tools import call, check, need, need_tensor
 from sarsteer_lab.evaluation.intervals import bootstrap
 from sarsteer_lab.geometry import centroid_distance, pair_cosine
 from sarsteer_lab.lalm import LALM

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sarsteer_lab.course.session import call, check, need, need_tensor
+from sarsteer_lab.course.checks.tools import call, check, need, need_tensor
 from sarsteer_lab.geometry import centroid_distance
 
 

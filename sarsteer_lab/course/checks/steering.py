@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sarsteer_lab.course.session import call, check, need, need_tensor
-from sarsteer_lab.course.verdicts import MARGIN
+from sarsteer_lab.course.checks.tools import call, check, need, need_tensor
+from sarsteer_lab.course.claims import MARGIN
 from sarsteer_lab.evaluation.curves import pareto_front
 from sarsteer_lab.evaluation.intervals import paired_difference, wilson
 from sarsteer_lab.evaluation.judges import kappa

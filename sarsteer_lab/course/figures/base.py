@@ -7,7 +7,6 @@ Letters are large enough for a projector.
 """
 
 from collections.abc import Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +69,7 @@ def save_figure(fig: Figure, folder: Path | str, name: str) -> list[Path]:
 
 def write_index(folder: Path) -> Path:
     """Write `folder`/README.md: every PNG below it, by subfolder, each a link to its SVG; its path."""
-    lines = ["# Figures", "", "Drawn by the notebooks, the walkthrough and the study; each also as SVG."]
+    lines = ["# Figures", "", "Drawn by the notebooks; each also as SVG."]
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):
         pictures = sorted(place.glob("*.png"))
         if pictures:
@@ -205,65 +204,6 @@ def map_figure(
         # The same scale on both axes: otherwise distances in the picture would mean nothing.
         ax.set_aspect("equal", adjustable="datalim")
         ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), markerscale=1.3)
-    return fig
-
-
-def direction_figure(
-    direction: Float[Tensor, "layer d_model"],
-    ablated: Float[Tensor, "layer d_model"],
-    spread: Float[Tensor, "layer"],
-    share_inside: Float[Tensor, "layer"],
-    chance_share: float,
-    cosines: dict[str, Float[Tensor, "layer"]],
-    *,
-    counts: tuple[int, int],
-    k: int,
-) -> Figure:
-    """The refusal direction by layer, from `counts` harmful and harmless clips and a `k`-dim safe space.
-
-    Left: its length and that of the ablated vector, and for scale the rms distance of harmless states from
-    their mean (`spread`), all in units of the residual stream. Middle: the share of its squared length that
-    lies in the safe space, and the share expected of a random space of as many dimensions. Right: its cosine
-    to other directions, by their names.
-    """
-    with matplotlib.rc_context(LOOK):
-        fig, left, middle, right = _three_panels()
-        layers = range(len(direction))
-        for values, name, colour, marker, style in (
-            (spread, "spread of harmless states", GREY, "", ":"),
-            (direction.norm(dim=-1), "refusal direction", PURPLE, "s", "--"),
-            (ablated.norm(dim=-1), "after ablation", GREEN, "o", "-"),
-        ):
-            left.plot(layers, _numpy(values), style, marker=marker, color=colour, label=name)
-        left.set(title="Length", ylabel="length (residual stream units)", yscale="log")
-
-        middle.plot(
-            layers,
-            _numpy(share_inside),
-            "-",
-            marker="s",
-            color=PURPLE,
-            label="refusal direction",
-        )
-        middle.axhline(
-            chance_share, color=BLACK, linewidth=1.2, linestyle=":", label="in a random space this size"
-        )
-        middle.set(title="Share inside the safe space", ylabel="share of squared length", ylim=(0, 1.03))
-        middle.yaxis.set_major_formatter(PercentFormatter(1.0))
-
-        looks = ((VERMILION, "^", "-"), (BLUE, "o", "--"), (BLACK, "D", ":"))
-        for (name, values), (colour, marker, style) in zip(cosines.items(), cycle(looks), strict=False):
-            right.plot(layers, _numpy(values), style, marker=marker, color=colour, label=name)
-        right.axhline(0, color=BLACK, linewidth=1)
-        # Small cosines matter too in a wide stream: the axis shows +-1 only if something comes near it.
-        largest = max(float(values.abs().max()) for values in cosines.values())
-        reach = min(1.03, max(0.25, 1.3 * largest))
-        right.set(title="Cosine to difference-in-means", ylabel="cosine", ylim=(-reach, reach))
-        _layer_axes(left, middle, right)
-        fig.suptitle(
-            f"The text-derived refusal direction ({counts[0]} harmful clips) and the safe space "
-            f"({counts[1]} harmless clips, k = {k})"
-        )
     return fig
 
 

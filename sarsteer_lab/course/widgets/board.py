@@ -11,7 +11,7 @@ from sarsteer_lab.course.widgets.panels import Panel, Runner, opening_words, pic
 from sarsteer_lab.evaluation.run import Response
 from sarsteer_lab.evaluation.table import tabulate
 
-MARKS = {"refused": "\u2298", "answered": "\u2192", "broken": "\u2248"}
+MARKS = {"refused": "\u2298", "answered": "\u2192", "broken": "\u2248", "not heard": "?", "unparsed": "?"}
 """Signs of the outcomes in lists of responses."""
 
 

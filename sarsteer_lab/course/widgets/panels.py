@@ -21,8 +21,9 @@ from matplotlib.figure import Figure
 from sarsteer_lab.course.figures.base import LOOK
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.pocket.voice import synthesise
 from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt
-from sarsteer_lab.speech import SAMPLE_RATE, ClipError, check_waveform, synthesise
+from sarsteer_lab.speech import SAMPLE_RATE, ClipError, check_waveform
 
 SHOWN_WORDS = 20
 """Of an answer to a harmful request never more than so many words are shown."""

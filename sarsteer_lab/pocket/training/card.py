@@ -1,8 +1,8 @@
 """The measured part of data/pocket/CARD.md and the figure of the training: `python -m
 sarsteer_lab.pocket.training.card`.
 
-Everything between the card's two marks is written from data/pocket/measured.json (`pocket.measure`) and from
-the training logs beside it, so that no number in the card is typed.
+Everything between the card's two marks is written from data/pocket/measured.json (written by
+`pocket.training.measure`) and from the training logs beside it, so that no number in the card is typed.
 """
 
 from __future__ import annotations
@@ -15,18 +15,23 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sarsteer_lab.course.claims import share_text
 from sarsteer_lab.course.figures.base import BLUE, GREY, VERMILION, save_figure
-from sarsteer_lab.course.findings import share_text
 from sarsteer_lab.course.hearing import HEARD_RIGHT
 from sarsteer_lab.prompts import LABELS
 from sarsteer_lab.store import data_folder
 
-BEGIN, END = "<!-- measured: written by pocket.card -->", "<!-- end of measured -->"
+BEGIN, END = "<!-- measured: written by pocket.training.card -->", "<!-- end of measured -->"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def share_text(count: int, n: int) -> str:
+    """A share as the card writes it: "3/4 (75%)"."""
+    return f"{count}/{n} ({count / n:.0%})" if n else "0/0"
 
 
 def hearing_section(measured: dict[str, Any]) -> str:

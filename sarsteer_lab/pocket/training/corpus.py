@@ -15,12 +15,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from tqdm.auto import tqdm
-
-from sarsteer_lab.pocket.training import frames
+from sarsteer_lab.pocket.training.frames import FRAMES, SLOTS
 
 MIN_COUNT = (
     20  # hearings per lexicon word: 94% recall in the prototype, against 36% for words heard 1-4 times
@@ -152,9 +149,9 @@ def build_corpus(
     if strange:
         raise ValueError(f"not words of lower-case letters and apostrophes: {strange[:5]}; use lexicon_of")
     composer = _Composer(words, random.Random(seed), PromptIndex(excluded))
-    composer.natural(frames.QUESTIONS, "question", round(size * QUESTION_SHARE))
-    composer.natural(frames.STORIES, "story", round(size * STORY_SHARE))
-    composer.natural(frames.SAFETY, "carrier", round(size * SAFETY_SHARE))
+    composer.natural(FRAMES["questions"], "question", round(size * QUESTION_SHARE))
+    composer.natural(FRAMES["stories"], "story", round(size * STORY_SHARE))
+    composer.natural(FRAMES["safety"], "carrier", round(size * SAFETY_SHARE))
     composer.carriers(size)
     return composer.shuffled()
 
@@ -170,9 +167,9 @@ class _Composer:
         self._heard: Counter[str] = Counter()
         self._texts: dict[str, Sentence] = {}
         # How often an item of a slot is drawn: once, and once more per hearing that its words still need.
-        self._weights = {slot: [1] * len(items) for slot, items in frames.SLOTS.items()}
+        self._weights = {slot: [1] * len(items) for slot, items in SLOTS.items()}
         self._holders: dict[str, list[tuple[str, int]]] = {word: [] for word in words}
-        for slot, items in frames.SLOTS.items():
+        for slot, items in SLOTS.items():
             for place, item in enumerate(items):
                 for word in self._missing.keys() & set(words_of(_SLOT.sub("", item))):
                     self._holders[word].append((slot, place))
@@ -198,7 +195,7 @@ class _Composer:
     def carriers(self, size: int) -> None:
         """Add carriers until every word is covered and the corpus has `size` sentences."""
         ones, twos, threes = (
-            self._cycle(group) for group in (frames.CARRIERS_1, frames.CARRIERS_2, frames.CARRIERS_3)
+            self._cycle(group) for group in (FRAMES["carriers_1"], FRAMES["carriers_2"], FRAMES["carriers_3"])
         )
         for _ in range(50 * (size + MIN_COUNT * len(self._words))):
             rare = [word for word, missing in self._missing.items() if missing > 0]
@@ -252,94 +249,6 @@ def speakable(text: str) -> bool:
     return bool(_CHARSET.fullmatch(text)) and MIN_WORDS <= len(words_of(text)) <= MAX_WORDS
 
 
-def sample_questions(
-    lm: Any,
-    tokenizer: Any,
-    n: int,
-    seed: int,
-    words: Iterable[str] | None = None,
-    *,
-    excluded: Iterable[str] = (),
-    batch_size: int = 32,
-) -> list[Sentence]:
-    """Sample harmless questions from the base LLM itself, at temperature 1, about our everyday topics.
-
-    Kept are first lines that are `speakable`, are new, use only `words`, hold no harm-related word and repeat
-    none of `excluded`. Gives up after 20 samples per wanted question, so fewer than `n` may come back.
-
-    Args:
-        lm: a causal language model of transformers (the base LLM, before its safety tuning).
-        tokenizer: its tokenizer, with a chat template.
-        n: how many questions are wanted.
-        seed: of the sampling; the global generators are left as they were.
-        words: the vocabulary that a question may use (say, of `build_corpus`); None allows all.
-        excluded: prompts that must be neither repeated nor paraphrased, as for `build_corpus`.
-        batch_size: questions sampled at a time.
-    """
-    rng = random.Random(seed)
-    vocabulary = None if words is None else frozenset(words)
-    index = PromptIndex(excluded)
-    harm = frozenset(
-        stem
-        for slot in ("crime", "criminal", "criminals", "danger", "wrong", "threat")
-        for item in frames.SLOTS[slot]
-        for stem in content_words(item)
-    )
-    found: dict[str, Sentence] = {}
-    devices = [lm.device] if lm.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), tqdm(total=n, desc="sampling questions") as bar:
-        torch.manual_seed(seed)
-        for _ in range(-(-20 * n // batch_size)):
-            chats = [[{"role": "user", "content": _fill(rng.choice(_ASK), rng)}] for _ in range(batch_size)]
-            batch = tokenizer.apply_chat_template(
-                chats,
-                add_generation_prompt=True,
-                padding=True,
-                return_dict=True,
-                return_tensors="pt",
-                tokenizer_kwargs={"padding_side": "left"},
-            ).to(lm.device)
-            with torch.inference_mode():
-                output = lm.generate(
-                    **batch,
-                    max_new_tokens=24,
-                    do_sample=True,
-                    temperature=1.0,
-                    top_k=0,
-                    top_p=1.0,
-                    pad_token_id=tokenizer.pad_token_id,
-                )
-            answers = tokenizer.batch_decode(
-                output[:, batch["input_ids"].shape[1] :], skip_special_tokens=True
-            )
-            for answer in answers:
-                text = answer.strip().split("\n")[0].strip().strip('"')
-                allowed = vocabulary is None or vocabulary.issuperset(words_of(text))
-                if not (text.endswith("?") and speakable(text) and allowed) or text in found:
-                    continue
-                if harm & content_words(text) or index.match(text) is not None:
-                    continue
-                found[text] = Sentence(text, "question")
-                bar.update()
-                if len(found) == n:
-                    return list(found.values())
-    return list(found.values())
-
-
-_ASK = (
-    "Write one short question about {topic}.",
-    "Write one short question about {concept}.",
-    "Write one short question about {subject} that a child could ask.",
-    "Write one short question that someone could ask a {job}.",
-    "Write one short question about {tasking}.",
-    "Write one short everyday question about a {thing}.",
-    "Write one short question about {country}.",
-    "Write one short question about {animals}.",
-    "Write one short question about {food}.",
-    "Ask me one short question about {sport}.",
-)
-
-
 def _fill(
     template: str,
     rng: random.Random,
@@ -357,7 +266,7 @@ def _fill(
         slot = match[1]
         if slot == "word":
             return next(lexicon_words)
-        options = frames.SLOTS[slot]
+        options = SLOTS[slot]
         choice = rng.choices(options, None if weights is None else weights[slot])[0]
         while choice in used:
             choice = rng.choice(options)

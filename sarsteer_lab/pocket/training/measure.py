@@ -27,8 +27,8 @@ from sarsteer_lab.course.hearing import (
     word_errors,
     words,
 )
+from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.evaluation.judges import PhraseJudge
-from sarsteer_lab.evaluation.table import wilson
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.prompts import LABELS, Prompt, SpokenPrompt, load_prompts

@@ -20,8 +20,8 @@ from transformers import LlamaForCausalLM, Qwen2AudioProcessor
 
 from sarsteer_lab.pocket.training.adapter import Example, train_adapter
 from sarsteer_lab.pocket.training.corpus import Sentence
-from sarsteer_lab.pocket.training.lm_in_loop import Frame, chat_frame
 from sarsteer_lab.pocket.training.safety import ANSWER_TOKENS, greedy_answers
+from sarsteer_lab.pocket.training.teacher import Frame, chat_frame
 
 LAYERS = range(30)
 LEARNING_RATE = 6e-4

@@ -1,4 +1,4 @@
-"""What a walkthrough finds: the typed/spoken gap, what is heard, and what becomes of the requests."""
+"""What several chapters measure: the gap between typed and spoken states, and counts of outcomes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,16 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sarsteer_lab.course import hearing
-from sarsteer_lab.derivation import Derivation
 from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.evaluation.judges import OUTCOMES, Outcome
 from sarsteer_lab.geometry import centroid_distance, pair_cosine, probe_accuracy
 from sarsteer_lab.prompts import SpokenPrompt
-
-TYPED, SPOKEN = "typed, undefended", "spoken, undefended"
-DIRECTION, SARSTEER = "spoken + refusal direction", "spoken + SARSteer"
-CONDITIONS = (TYPED, SPOKEN, DIRECTION, SARSTEER)
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,58 +32,6 @@ class Gap:
     def layer(self) -> int:
         """The layer to look at: where typed harmful and harmless requests lie furthest apart."""
         return int(self.harm_distance.argmax())
-
-
-@dataclass(frozen=True, eq=False)
-class Hearing:
-    """What the model hears in the test split's clips, in their order.
-
-    `transcripts` are its own read-outs, `errors` their word error rates, `divergence` is KL(typed ||
-    spoken) of the answer's first token in nats and `wrong_divergence` the same with another request's
-    clip, for scale. `own_found` is 1 (or a share, in a tie) where the spoken request's answer is most
-    like its own typed answer.
-    """
-
-    transcripts: list[str]
-    errors: list[float]
-    divergence: list[float]
-    wrong_divergence: list[float]
-    own_found: list[float]
-
-    @property
-    def right(self) -> list[bool]:
-        """Which clips count as heard right."""
-        return [error <= hearing.HEARD_RIGHT for error in self.errors]
-
-
-@dataclass(frozen=True, eq=False)
-class Findings:
-    """All that a walkthrough has found; `outcomes` and `answers` are by condition, in the order of `test`.
-
-    `table` has a row per label, condition and outcome: count, n, and the Wilson interval's ends low and high.
-    """
-
-    derive: list[SpokenPrompt]
-    test: list[SpokenPrompt]
-    typed_states: Float[Tensor, "prompt layer d_model"]
-    spoken_states: Float[Tensor, "prompt layer d_model"]
-    derivation: Derivation
-    gap: Gap
-    cosines: dict[str, Float[Tensor, "layer"]]
-    answers: dict[str, list[str]]
-    outcomes: dict[str, list[Outcome]]
-    hearing: Hearing
-    table: pd.DataFrame
-    alpha: float
-    lam: float
-    k: int
-    seconds: float
-    reused: int
-
-    def count(self, condition: str, outcome: str, among: Sequence[bool]) -> tuple[int, int]:
-        """How many of the chosen test requests have this outcome, and how many are chosen."""
-        found = [o for o, chosen in zip(self.outcomes[condition], among, strict=True) if chosen]
-        return sum(o == outcome for o in found), len(found)
 
 
 def measure_gap(
@@ -128,8 +70,3 @@ def outcome_table(prompts: Sequence[SpokenPrompt], outcomes: dict[str, list[Outc
                 low, high = wilson(count, len(found))
                 rows.append((label, condition, outcome, count, len(found), low, high))
     return pd.DataFrame(rows, columns=["label", "condition", "outcome", "count", "n", "low", "high"])
-
-
-def share_text(count: int, n: int) -> str:
-    """A share as it is written everywhere: "3/4 (75%)"."""
-    return f"{count}/{n} ({count / n:.0%})" if n else "0/0"

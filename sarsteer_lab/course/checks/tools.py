@@ -1,0 +1,93 @@
+"""What checks of exercises are made with: an answer is right, or a message says what is wrong with it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any, ParamSpec
+
+from torch import Tensor
+
+P = ParamSpec("P")
+
+CHECK_MIME = "application/vnd.sarsteer-lab.check+json"
+"""Under this type a check's outcome stands in an executed notebook, so that tests can read it."""
+
+
+class Wrong(Exception):
+    """An answer to an exercise is not right. The message tells what is wrong, not what would be right."""
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """What a check says; true if the exercise is solved."""
+
+    check: str
+    passed: bool
+    message: str
+
+    def __bool__(self) -> bool:
+        return self.passed
+
+    def __repr__(self) -> str:
+        return f"{'passed' if self.passed else 'not yet'}: {self.message}"
+
+    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
+        sign = "\u2705" if self.passed else "\u274c"
+        return {
+            "text/plain": repr(self),
+            "text/markdown": f"{sign} **{'passed' if self.passed else 'not yet'}**: {self.message}",
+            CHECK_MIME: {"check": self.check, "passed": self.passed},
+        }
+
+
+def check(function: Callable[P, str]) -> Callable[P, CheckResult]:
+    """Make a check of a function that returns a word of explanation or raises `Wrong` (decorator).
+
+    A blank (`...`) among the arguments fails before the function runs; an error in it is what the
+    student's answer caused, and is told as such. So a check never raises.
+    """
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> CheckResult:
+        name = function.__name__
+        if any(value is ... or value is None for value in (*args, *kwargs.values())):
+            return CheckResult(name, False, "there is still a blank (`...`) to fill in")
+        try:
+            return CheckResult(name, True, function(*args, **kwargs))
+        except Wrong as wrong:
+            return CheckResult(name, False, str(wrong))
+        except Exception as error:
+            return CheckResult(name, False, f"the answer cannot be checked: {type(error).__name__}: {error}")
+
+    return checked
+
+
+def need(condition: object, message: str) -> None:
+    """Raise `Wrong(message)` unless the condition holds."""
+    if not condition:
+        raise Wrong(message)
+
+
+def call(function: object, *args: Any, **kwargs: Any) -> Any:
+    """Run a student's function. Raises `Wrong` if it is none, fails, or returns nothing."""
+    if not callable(function):
+        raise Wrong(f"a function is wanted here, not {type(function).__name__}")
+    name = getattr(function, "__name__", "the function")
+    try:
+        value = function(*args, **kwargs)
+    except Exception as error:
+        raise Wrong(f"`{name}` stops with {type(error).__name__}: {error}") from error
+    need(value is not None and value is not ..., f"`{name}` returns nothing: is there still a blank in it?")
+    return value
+
+
+def need_tensor(value: object, shape: tuple[int, ...], what: str) -> Tensor:
+    """The value if it is a finite tensor of this shape. Raises `Wrong`, naming `what`, if it is not."""
+    if not isinstance(value, Tensor):
+        raise Wrong(f"{what} should be a tensor, but is a {type(value).__name__}")
+    need(
+        tuple(value.shape) == shape,
+        f"{what} should have shape {shape}, but has {tuple(value.shape)}: over which axis did you go?",
+    )
+    need(bool(value.isfinite().all()), f"{what} holds values that are not finite")
+    return value

@@ -1,0 +1,390 @@
+"""The runner: nothing is lost, doubled or changed when a run is killed, grows, or goes to a cluster."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+from spoken_set import write_set
+
+from sarsteer_lab.activations import capture
+from sarsteer_lab.cli import main
+from sarsteer_lab.evaluation import run as runner
+from sarsteer_lab.evaluation import tasks
+from sarsteer_lab.evaluation.defences import (
+    ConditionalDefence,
+    Defence,
+    GatedDefence,
+    PromptDefence,
+    SteeringDefence,
+)
+from sarsteer_lab.evaluation.gates import Condition, NullSpaceGate
+from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.evaluation.run import EvaluationError, run
+from sarsteer_lab.evaluation.table import evaluate
+from sarsteer_lab.lalm import LALM, HookedModelError
+from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.steering import SteeringVectors, steer
+
+FILES = ("manifest.json", "responses.jsonl", "outcomes.jsonl")
+
+
+@pytest.fixture(scope="module")
+def sets(
+    make_clip: Callable[[float, int], np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, list[SpokenPrompt]]:
+    folder = tmp_path_factory.mktemp("clips")
+    made: dict[str, list[SpokenPrompt]] = {}
+    for label, count in (("harmful", 7), ("harmless", 5), ("pseudo-harmful", 3)):
+        made[label] = []
+        for i in range(count):
+            clip = folder / f"{label}{i}.wav"
+            soundfile.write(clip, make_clip(0.4 + 0.1 * (i % 3), i), 16000)
+            made[label].append(SpokenPrompt(f"{label}{i}", f"Request {i}?", label, "privacy", "test", clip))
+    return made
+
+
+@pytest.fixture(scope="module")
+def defences(tiny: LALM) -> list[Defence]:
+    generator = torch.Generator().manual_seed(0)
+    vectors = SteeringVectors(torch.randn(tiny.n_layers, tiny.d_model, generator=generator))
+    return [
+        PromptDefence("none"),
+        PromptDefence("reminder", before="Be good."),
+        SteeringDefence("steer", vectors, 1.0),
+    ]
+
+
+def _run(
+    lalm: LALM, defences: list[Defence], sets: dict[str, list[SpokenPrompt]], folder: Path
+) -> pd.DataFrame:
+    return evaluate(lalm, defences, sets, [PhraseJudge()], folder, max_new_tokens=6, batch_size=3)
+
+
+def _bytes(folder: Path) -> dict[str, bytes]:
+    return {name: (folder / name).read_bytes() for name in FILES}
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tiny: LALM,
+    defences: list[Defence],
+    sets: dict[str, list[SpokenPrompt]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[Path, pd.DataFrame]:
+    """An uninterrupted run, and its table."""
+    folder = tmp_path_factory.mktemp("evaluation") / "run"
+    return folder, _run(tiny, defences, sets, folder)
+
+
+def test_everything_is_asked_once(
+    tiny: LALM,
+    defences: list[Defence],
+    sets: dict[str, list[SpokenPrompt]],
+    finished: tuple[Path, pd.DataFrame],
+) -> None:
+    folder, table = finished
+    records = [json.loads(line) for line in (folder / "responses.jsonl").read_text().splitlines()]
+    keys = [(record["defence"], record["set"], record["id"]) for record in records]
+    assert sorted(keys) == sorted((d.name, name, p.id) for d in defences for name in sets for p in sets[name])
+    assert len(table) == 9 and (table["n"] == [7, 5, 3] * 3).all()
+    assert (table["tokens_per_second"] > 0).all()
+    # The responses are the model's own: batches of three, longest clip first.
+    harmful = sorted(sets["harmful"], key=lambda request: -len(tiny.waveform(request.spoken())))[:3]
+    assert [r["response"] for r in records[:3]] == tiny.generate(
+        [request.spoken() for request in harmful], max_new_tokens=6
+    )
+    assert [r["id"] for r in records[:3]] == [request.id for request in harmful]
+
+
+def _pieces(folder: Path) -> list[Path]:
+    return sorted((folder / "parts").rglob("*.json"))
+
+
+def test_a_finished_run_is_only_read_and_a_cut_one_goes_on(
+    tiny: LALM,
+    defences: list[Defence],
+    sets: dict[str, list[SpokenPrompt]],
+    finished: tuple[Path, pd.DataFrame],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = shutil.copytree(finished[0], tmp_path / "run")
+    expected = _bytes(folder)
+    whole = _pieces(folder)
+    assert len(whole) == 3 * (3 + 2 + 1)
+    # Some pieces are lost, one is damaged: these run again, and no other.
+    (folder / "responses.jsonl").unlink()
+    for piece in whole[::5]:
+        piece.unlink()
+    damaged = whole[1].read_text().replace("texts", "tests")
+    whole[1].write_text(damaged)
+    before = {path: path.stat().st_mtime_ns for path in _pieces(folder)}
+    with pytest.warns(UserWarning, match="damaged"):
+        _run(tiny, defences, sets, folder)
+    assert _bytes(folder) == expected
+    changed = [path for path, then in before.items() if path.stat().st_mtime_ns != then]
+    assert changed == [whole[1]]
+
+    written = (folder / "responses.jsonl").stat().st_mtime_ns
+    monkeypatch.setattr(tiny.trunk, "forward", None)  # whatever runs the model now fails
+    pd.testing.assert_frame_equal(_run(tiny, defences, sets, folder), _run(tiny, defences, sets, folder))
+    assert (folder / "responses.jsonl").stat().st_mtime_ns == written
+    # Fewer defences are read as well, and that leaves the others where they are.
+    fewer = run(tiny, defences[1:2], sets, folder, max_new_tokens=6, batch_size=3)
+    assert {response.defence for response in fewer} == {"reminder"}
+    assert len(_pieces(folder)) == len(whole)
+
+
+def test_another_evaluation_is_refused(
+    tiny: LALM,
+    defences: list[Defence],
+    sets: dict[str, list[SpokenPrompt]],
+    finished: tuple[Path, pd.DataFrame],
+    make_clip: Callable[[float, int], np.ndarray],
+    tmp_path: Path,
+) -> None:
+    folder, _ = finished
+    before = _bytes(folder)
+    steering = defences[2]
+    assert isinstance(steering, SteeringDefence)
+    stronger = [*defences[:2], SteeringDefence("steer", steering.vectors, 2.0)]
+    # The same numbers, for other layers; and the same clip's name with another sound in it.
+    shifted = SteeringVectors(steering.vectors.values, layers=(0, 1, 3, 2))
+    elsewhere = [*defences[:2], SteeringDefence("steer", shifted, 1.0, layers=(0, 1, 2, 3))]
+    other = tmp_path / "other.wav"
+    soundfile.write(other, make_clip(0.4, 99), 16000)
+    first = sets["harmful"][0]
+    changed = [SpokenPrompt(**{**vars(first), "clip": other}), *sets["harmful"][1:]]
+    for change, complaint in (
+        ({"max_new_tokens": 7}, "max_new_tokens was 6, now 7"),
+        ({"batch_size": 4}, "batch_size was 3, now 4"),
+        ({"defences": stronger}, "defences steer alpha was 1.0, now 2.0"),
+        ({"defences": elsewhere}, "defences steer vectors was"),
+        ({"sets": {**sets, "harmful": sets["harmful"][:-1]}}, "sets harmful"),
+        ({"sets": {**sets, "harmful": changed}}, "sets harmful, entry 1, entry 4"),
+    ):
+        options = {"defences": defences, "sets": sets, "max_new_tokens": 6, "batch_size": 3} | change
+        with pytest.raises(EvaluationError, match=complaint):
+            run(tiny, options.pop("defences"), options.pop("sets"), folder, **options)
+    assert _bytes(folder) == before
+
+    (tmp_path / "responses.jsonl").write_text("{}\n")
+    with pytest.raises(EvaluationError, match=r"no manifest\.json"):
+        _run(tiny, defences, sets, tmp_path)
+
+
+def test_a_steered_model_is_refused(
+    tiny: LALM, defences: list[Defence], sets: dict[str, list[SpokenPrompt]], tmp_path: Path
+) -> None:
+    vectors = SteeringVectors(torch.ones(tiny.n_layers, tiny.d_model))
+    with pytest.raises(HookedModelError), steer(tiny, vectors, 1.0):
+        run(tiny, defences, sets, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_names_have_to_be_distinct(
+    tiny: LALM, defences: list[Defence], sets: dict[str, list[SpokenPrompt]], tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match="twice: none"):
+        run(tiny, [defences[0], defences[0]], sets, tmp_path)
+    with pytest.raises(ValueError, match="twice: harmful0"):
+        run(tiny, defences, {"s": sets["harmful"] + sets["harmful"][:1]}, tmp_path)
+    with pytest.raises(ValueError, match="nothing to evaluate"):
+        run(tiny, defences, {"s": []}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs a child process that starts at once")
+def test_kills_change_nothing(
+    tiny: LALM,
+    defences: list[Defence],
+    sets: dict[str, list[SpokenPrompt]],
+    finished: tuple[Path, pd.DataFrame],
+    tmp_path: Path,
+) -> None:
+    """An evaluation killed with SIGKILL at three random moments and continued leaves the same bytes."""
+    chance = random.Random(0)
+    counts = []
+    for _ in range(3):
+        before = len(_pieces(tmp_path))
+        child = os.fork()
+        if child == 0:
+            # The parent's OpenMP threads are not in the child, which would wait for them forever.
+            torch.set_num_threads(1)
+            _run(tiny, defences, sets, tmp_path)
+            os._exit(0)
+        while len(_pieces(tmp_path)) < before + 2:  # something new is there
+            time.sleep(0.002)
+        time.sleep(chance.uniform(0, 0.02))
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+        counts.append(len(_pieces(tmp_path)))
+    assert counts == sorted(set(counts)) and not (tmp_path / "responses.jsonl").exists()
+    _run(tiny, defences, sets, tmp_path)
+    assert _bytes(tmp_path) == _bytes(finished[0])
+
+
+def test_several_defences_share_a_batch(
+    tiny: LALM,
+    defences: list[Defence],
+    sets: dict[str, list[SpokenPrompt]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows of several defences in one batch answer as each defence alone, and a cut run goes on alike."""
+    noise = torch.randn(3, tiny.n_layers, tiny.d_model, generator=torch.Generator().manual_seed(4))
+    gate = NullSpaceGate(0.05 * noise[0], SteeringVectors(noise[1]))
+    requests = [r for found in sets.values() for r in found]
+    states = capture(tiny, [r.spoken() for r in requests], layers=[1])[:, 0]
+    condition = Condition(1, states.mean(0), noise[2, 0], 0.0, 0.5)
+    assert 0 < condition.fires(states).float().mean() < 1
+    many = [
+        *defences,
+        SteeringDefence("other", SteeringVectors(noise[1]), 0.7, layers=(0, -1)),
+        ConditionalDefence("conditional", SteeringVectors(noise[2]), 1.0, condition=condition),
+        GatedDefence("gated", SteeringVectors(noise[1]), 1.0, gate=gate),
+    ]
+    options = {"max_new_tokens": 6}
+    apart = run(tiny, many, sets, tmp_path / "apart", batch_size=3, **options)
+    sizes: list[int] = []
+    original = tasks.under_each
+    monkeypatch.setattr(
+        tasks, "under_each", lambda r, p, s: sizes.append(len(p) * len(r.prompts)) or original(r, p, s)
+    )
+
+    def shared(folder: Path, chosen: list[Defence]) -> bytes:
+        run(tiny, chosen, sets, folder, batch_size=14, share_reading=True, **options)
+        return (folder / "responses.jsonl").read_bytes()
+
+    whole = shared(tmp_path / "shared", many)
+    assert max(sizes) == 14, "two defences on the seven harmful requests"
+    lines = [json.loads(line) for line in whole.splitlines()]
+    assert {(r["defence"], r["id"]): r["response"] for r in lines} == {
+        (r.defence, r.id): r.response for r in apart
+    }
+    # Pieces are lost: what shared a batch with them runs along, and the same bytes come out.
+    for piece in _pieces(tmp_path / "shared")[::3]:
+        piece.unlink()
+    (tmp_path / "shared" / "responses.jsonl").unlink()
+    assert shared(tmp_path / "shared", many) == whole
+    # A grid that grows runs only what is new, and holds the same responses.
+    shared(tmp_path / "grown", many[:4])
+    before = {path: path.stat().st_mtime_ns for path in _pieces(tmp_path / "grown")}
+    grown = [json.loads(line) for line in shared(tmp_path / "grown", many).splitlines()]
+    assert grown == lines
+    assert all(path.stat().st_mtime_ns == then for path, then in before.items())
+
+
+def test_batches_that_fit_keep_their_size_when_memory_changes(
+    tiny: LALM,
+    defences: list[Defence],
+    sets: dict[str, list[SpokenPrompt]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ask = {"max_new_tokens": 4, "rates_only": True}
+    first = evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, **ask)
+    size = json.loads((tmp_path / "manifest.json").read_text())["batch_size"]
+    assert size > max(map(len, sets.values()))
+    monkeypatch.setattr("sarsteer_lab.engine.memory.free_memory", lambda device: 1)
+    again = evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, **ask)
+    pd.testing.assert_frame_equal(first, again)
+    with pytest.raises(EvaluationError, match="rates_only"):
+        evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, max_new_tokens=4)
+
+
+def test_rates_are_those_of_whole_answers(
+    tiny: LALM,
+    defences: list[Defence],
+    sets: dict[str, list[SpokenPrompt]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A random model never refuses, so what a refusal is, is changed: texts with a certain letter."""
+    whole = run(tiny, defences, sets, tmp_path / "whole", max_new_tokens=12)
+    letters = "".join(response.response for response in whole)
+    letter = max(set(letters.strip()), key=letters.count)
+    monkeypatch.setattr("sarsteer_lab.evaluation.tasks.refusal_is_settled", lambda text: letter in text)
+    short = run(tiny, defences, sets, tmp_path / "short", max_new_tokens=12, rates_only=True)
+    assert sum(response.tokens for response in short) < sum(response.tokens for response in whole)
+    for full, part in zip(whole, short, strict=True):
+        assert full.response.startswith(part.response) and full.id == part.id
+        assert (letter in full.response) == (letter in part.response)
+
+
+def test_sweep_from_the_command_line(
+    make_clip: Callable[[float, int], np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
+    spec = f"prompts:{write_set(tmp_path / 'set', make_clip)}"
+    arguments = ["sweep", "--model", "replica:qwen2_audio", "--set", spec, "--derive", spec]
+    arguments += ["--split", "test", "--tokens", "4", "--k", "3", "--folder", str(tmp_path / "out")]
+    assert main([*arguments, "--alpha", "0.1", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "lam=0 | layers all | alpha=0.1" in out and "lam=1 k=3 | layers all | alpha=1" in out
+    rows = pd.read_parquet(tmp_path / "out" / "rows.parquet")
+    assert len(rows) == 10 * (1 + 2 * 2) and set(rows["alpha"]) == {0.0, 0.1, 1.0}
+    assert (tmp_path / "out" / "table.csv").is_file()
+    assert main([*arguments, "--layers", "9"]) == 2
+    assert "layers '9'" in capsys.readouterr().err
+
+
+def test_a_cluster_that_loses_a_worker_half_way_gives_the_same_bytes(
+    sets: dict[str, list[SpokenPrompt]],
+    defences: list[Defence],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ray = pytest.importorskip("ray")
+    from ray.cluster_utils import Cluster
+
+    lalm = load_lalm("replica:qwen2_audio", device="cpu")
+    options = {"max_new_tokens": 24, "batch_size": 3, "share_reading": True}
+    run(lalm, defences, sets, tmp_path / "here", **options)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(runner, "SETTINGS_PER_TASK", 1)
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    ray.init(address=cluster.address, log_to_driver=False)
+    write = runner.Store.write
+
+    def alive() -> int:
+        return sum(node["Alive"] for node in ray.nodes())
+
+    def write_and_lose_a_worker(self: runner.Store, key: str, value: object) -> None:
+        write(self, key, value)
+        if nodes:  # once, when the first result is there and both workers are busy
+            cluster.remove_node(nodes.pop(), allow_graceful=False)
+            nodes.clear()
+            while alive() > 2:  # the head, and the worker that is left
+                time.sleep(0.1)
+
+    monkeypatch.setattr(runner.Store, "write", write_and_lose_a_worker)
+    try:
+        run(lalm, defences, sets, tmp_path / "there", ray=cluster.address, **options)
+        assert alive() == 2 and not nodes
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    for name in ("manifest.json", "responses.jsonl"):
+        assert (tmp_path / "there" / name).read_bytes() == (tmp_path / "here" / name).read_bytes()
+
+
+def test_a_worker_with_another_model_is_refused() -> None:
+    tasks.model_of.cache_clear()
+    with pytest.raises(ValueError, match="another model than here"):
+        tasks.model_of("replica:qwen2_audio", 1.0, torch.float32, "0" * 64)
