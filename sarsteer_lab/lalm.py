@@ -1,10 +1,10 @@
 """An audio-language model and its processor as one object: prompts (a clip, text or both) -> answers."""
 
 import json
-from collections.abc import Generator, Iterator, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from transformers import BatchFeature, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from sarsteer_lab.engine.audio_cache import AudioCache
 from sarsteer_lab.families import (
     Family,
     Messages,
@@ -26,17 +25,24 @@ from sarsteer_lab.families import (
     find_trunk,
     has_foreign_hooks,
 )
-from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 from sarsteer_lab.store import content_key, weights_checksum
 
 
 @dataclass(frozen=True)
 class Running:
-    """Which prompts of the current call the batch now running holds (batches are sorted by length)."""
+    """What the batch now running holds: `LALM.running` sets it, hooks read it at `LALM.now`.
 
-    rows: list[int]
+    `rows` are the places of its prompts in the call, of `total` (calls sort and split their prompts);
+    `at_end`: all positions but the prompts' last have run before, and only that one runs now. `decoding`: the
+    options of the `generate` call that runs them; None for plain forward passes.
+    """
+
+    rows: Sequence[int]
     total: int
+    at_end: bool = False
+    decoding: Mapping[str, Any] | None = None
 
 
 class HookedModelError(RuntimeError):
@@ -64,8 +70,8 @@ class LALM:
     """A model and its processor. `load_lalm` makes one; the constructor takes parts that are already loaded.
 
     Attributes: `model`, `processor`, `tokenizer`, `name`, `family` (its row of the families table), `core`
-    (the part that generates text), `trunk` (the same without the vocabulary head), `audio_token_id`,
-    `audio_cache` (what the audio tower made of clips it has heard; None if this family's are not kept).
+    (the part that generates text), `trunk` (the same without the vocabulary head), `audio_token_id`, `now`
+    (which prompts are running, see `running`; None while nothing does).
     """
 
     def __init__(
@@ -80,9 +86,6 @@ class LALM:
         self.model = model.eval()
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
-        # Captured and steered positions are counted from the end, so the end of every row has to be its
-        # last token.
-        self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.name = name
@@ -91,9 +94,7 @@ class LALM:
         self.decoder: Any = find_decoder(model)
         self.trunk: Any = find_trunk(model)
         self.audio_token_id = audio_token_id(model)
-        self.running: Running | None = None
-        encoder = self.family.encoder
-        self.audio_cache = AudioCache(self.trunk, *encoder) if encoder is not None else None
+        self.now: Running | None = None
         self._delta = delta
         self._safety = 0.0
         self._vocabulary: tuple[tuple[int, int], str] = ((0, 0), "")
@@ -236,6 +237,16 @@ class LALM:
 
     def batch(self, prompts: Sequence[Prompt]) -> BatchFeature:
         """Inputs for typed and spoken prompts together, left-padded, on the model's device, in its dtype."""
+        prompts = as_prompts(prompts)
+        # Captured and steered positions are counted from the end, so the end of every row has to be its last
+        # token, whatever has been set meanwhile.
+        self.tokenizer.padding_side = "left"
+        if any(part.training for part in self.model.modules()):
+            warnings.warn(
+                f"{self.name} was in training mode (dropout and the like): it is set back to eval()",
+                stacklevel=3,
+            )
+            self.model.eval()
         clips = [self.waveform(prompt) for prompt in prompts]
         if not self._one_batch(clips):
             raise ValueError(
@@ -248,12 +259,7 @@ class LALM:
             [self.chat(prompt) for prompt in prompts],
             clips,
         )
-        inputs = inputs.to(self.device, dtype=self.dtype)
-        heard = [clip for clip in clips if clip is not None]
-        if self.audio_cache is not None and heard:
-            counts = (inputs["input_ids"] == self.audio_token_id).sum(1).tolist()
-            self.audio_cache.expect(inputs["input_features"], heard, [n for n in counts if n])
-        return inputs
+        return inputs.to(self.device, dtype=self.dtype)
 
     def fit_together(self, prompts: Sequence[Prompt]) -> bool:
         """Whether these prompts may share a batch (see `Family.mixes`)."""
@@ -262,27 +268,37 @@ class LALM:
     def _one_batch(self, clips: Sequence[Float[np.ndarray, "samples"] | None]) -> bool:
         return self.family.mixes or len({len(clip) for clip in clips if clip is not None}) <= 1
 
-    def forget_clips(self) -> None:
-        """Have the audio tower encode every clip anew: for what compares or times its work."""
-        if self.audio_cache is not None:
-            self.audio_cache.clear()
+    @contextmanager
+    def running(self, running: Running) -> Iterator[None]:
+        """Say what the forward passes of the block run; steering hooks go by it.
+
+        For code that runs batches of its own: without it they take the rows of a batch for its prompts.
+        """
+        outer, self.now = self.now, running
+        try:
+            yield
+        finally:
+            self.now = outer
 
     def batches(
-        self, prompts: Sequence[Prompt], batch_size: int, description: str
+        self,
+        prompts: Sequence[Prompt],
+        batch_size: int,
+        description: str,
+        decoding: Mapping[str, Any] | None = None,
     ) -> Generator[tuple[list[int], BatchFeature], None, None]:
         """Batches of prompts of similar length, the longest first, each with its prompts' indices.
 
-        Shows a progress bar if it takes longer than 2 s. Use it under `contextlib.closing`: while it runs,
-        `running` says which prompts are being processed.
+        Shows a progress bar if it takes longer than 2 s. Each batch is `running` until the next is asked for,
+        so use it under `contextlib.closing`.
         """
+        prompts = as_prompts(prompts)
         order = sorted(range(len(prompts)), key=lambda i: -rough_length(prompts[i]))
         groups = self._groups(prompts, order, batch_size)
-        try:
-            for rows in tqdm(groups, desc=description, unit="batch", delay=2, leave=False):
-                self.running = Running(rows, len(prompts))
-                yield rows, self.batch([prompts[row] for row in rows])
-        finally:
-            self.running = None
+        for rows in tqdm(groups, desc=description, unit="batch", delay=2, leave=False):
+            inputs = self.batch([prompts[row] for row in rows])
+            with self.running(Running(rows, len(prompts), decoding=decoding)):
+                yield rows, inputs
 
     def _groups(self, prompts: Sequence[Prompt], order: list[int], batch_size: int) -> list[list[int]]:
         """`order` in batches; for families that do not mix, clips of one length (or none) in each."""
@@ -314,17 +330,24 @@ class LALM:
 
         Deterministic: greedy unless `do_sample`, and sampling starts from `seed` without touching torch's
         global state. The repetition penalty that some checkpoints ship is off, so that greedy means greedy.
-        `options` go to transformers' `generate` (temperature, top_p, ...).
+        `options` go to transformers' `generate` (temperature, top_p, stop_strings, ...).
+
+        Raises ValueError for `num_return_sequences` above 1, and whatever the steering that holds refuses.
         """
+        prompts = as_prompts(prompts)
+        if (options.get("num_return_sequences") or 1) > 1:
+            raise ValueError("num_return_sequences: each prompt gets one answer; repeat the prompt instead")
         settings: dict[str, Any] = {"repetition_penalty": 1.0, "pad_token_id": self.tokenizer.pad_token_id}
         if not do_sample:
             settings.update(temperature=None, top_p=None, top_k=None)
+        if options.get("stop_strings") is not None:
+            settings["tokenizer"] = self.tokenizer
         settings.update(options, max_new_tokens=max_new_tokens, do_sample=do_sample, num_beams=num_beams)
         answers = [""] * len(prompts)
         devices = [self.device] if self.device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices),
-            closing(self.batches(prompts, batch_size, "answers")) as batches,
+            closing(self.batches(prompts, batch_size, "answers", settings)) as batches,
             head_on_last_position(self.core),
         ):
             torch.manual_seed(seed)
@@ -341,6 +364,7 @@ class LALM:
         self, prompts: Sequence[Prompt], *, batch_size: int = 16
     ) -> Float[Tensor, "prompt vocab"]:
         """Logits of the answer's first token, float32 on the model's device, in the order of the prompts."""
+        prompts = as_prompts(prompts)
         logits: list[Tensor] = [torch.empty(0)] * len(prompts)
         with (
             closing(self.batches(prompts, batch_size, "logits")) as batches,
@@ -369,19 +393,6 @@ def head_on_last_position(core: Any) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def rough_length(prompt: Prompt) -> float:
-    """Positions a prompt will take, roughly (25 audio tokens a second, 4 characters a token)."""
-    if prompt.audio is None:
-        samples = 0.0
-    elif isinstance(prompt.audio, np.ndarray):
-        samples = len(prompt.audio)
-    else:
-        # 16-bit mono at 16 kHz is near enough; a missing file gets its error when it is read.
-        path = Path(prompt.audio)
-        samples = path.stat().st_size / 2 if path.is_file() else 0.0
-    return samples / 640 + (len(prompt.text) + len(prompt.system or "")) / 4
 
 
 def settings_of(model: Any, processor: Any) -> str:

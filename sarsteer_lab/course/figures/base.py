@@ -7,7 +7,6 @@ Letters are large enough for a projector.
 """
 
 from collections.abc import Sequence
-from itertools import cycle
 from pathlib import Path
 from typing import Any
 
