@@ -13,23 +13,23 @@ import pytest
 import soundfile
 import torch
 
-from sarsteer_lab.course.widgets.board import OverRefusalBoard
-from sarsteer_lab.course.widgets.lab import (
+from sarsteer_lab.course.widgets import (
     dial_panel,
     gap_explorer,
     over_refusal_board,
     safe_space_explorer,
     steer_panel,
 )
+from sarsteer_lab.course.widgets.board import OverRefusalBoard
 from sarsteer_lab.course.widgets.panels import Runner, opening_words, wav_bytes
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.run import Response
 from sarsteer_lab.evaluation.table import judge_responses
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.pocket.voice import synthesise
 from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt
 from sarsteer_lab.safe_space import ablate, principal_space
-from sarsteer_lab.pocket.voice import synthesise
 from sarsteer_lab.steering import steer
 
 
