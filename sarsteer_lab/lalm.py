@@ -1,6 +1,5 @@
 """An audio-language model and its processor as one object: prompts (a clip, text or both) -> answers."""
 
-import json
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -27,7 +26,7 @@ from sarsteer_lab.families import (
 )
 from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
-from sarsteer_lab.store import content_key, weights_checksum
+from sarsteer_lab.store import content_key, settings_of, weights_checksum
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,10 @@ class LALM:
         vocabulary = (id(self.tokenizer), len(self.tokenizer))
         if self._vocabulary[0] != vocabulary:
             self._vocabulary = (vocabulary, content_key(self.tokenizer.get_vocab()))
-        settings = settings_of(self.model, self.processor)
+        # Most families call it a feature extractor, some an audio processor.
+        parts = [getattr(self.processor, name, None) for name in ("feature_extractor", "audio_processor")]
+        parts = [self.model.config, getattr(self.core, "generation_config", None), *parts]
+        settings = settings_of(part.to_dict() for part in parts if part is not None)
         return content_key(settings, self._vocabulary[1], weights_checksum(self.model))
 
     def key(self, *parts: Any) -> str:
@@ -393,21 +395,3 @@ def head_on_last_position(core: Any) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def settings_of(model: Any, processor: Any) -> str:
-    """What besides the weights decides what a model computes: how it is configured, and how it hears."""
-    # Most families call it a feature extractor, some an audio processor.
-    parts = [getattr(processor, part, None) for part in ("feature_extractor", "audio_processor")]
-    generation = getattr(find_core(model), "generation_config", None)
-    settings = [
-        _without_origin(part.to_dict()) for part in (model.config, generation, *parts) if part is not None
-    ]
-    return json.dumps(settings, sort_keys=True, default=str)
-
-
-def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what tells only where a checkpoint came from (the weights' dtype counts)."""
-    origin = {"_name_or_path", "transformers_version", "architectures", "dtype"}
-    kept = {key: value for key, value in config.items() if key not in origin}
-    return {key: _without_origin(value) if isinstance(value, dict) else value for key, value in kept.items()}
