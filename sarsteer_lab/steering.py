@@ -17,6 +17,13 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sarsteer_lab.activations import layer_indices
+from sarsteer_lab.decoding import (
+    WITHOUT_CACHE,
+    SteeringError,
+    is_repeated,
+    refuse_compiled,
+    refuse_options,
+)
 from sarsteer_lab.families import foreign_hooks, residual_stream
 from sarsteer_lab.lalm import LALM, Running
 from sarsteer_lab.vectors import SteeringVectors
@@ -25,13 +32,6 @@ __all__ = ["Push", "SteeringError", "SteeringVectors", "chosen_layers", "project
 
 Positions = Literal["last", "all", "audio"]
 Alpha = float | Sequence[float] | Float[Tensor, "prompt"]
-
-SEVERAL_AT_ONCE = ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate")
-"""Options of `generate` that decode several positions at once."""
-
-
-class SteeringError(RuntimeError):
-    """What is being run cannot be steered correctly. The message says why and what to do instead."""
 
 
 class Push(Protocol):
@@ -138,7 +138,7 @@ def pushing(
     `alpha` and `positions` as for `steer`; "every" is each position of each forward pass, by its own state.
     """
     strength = _strength(alpha)
-    _refuse_compiled(lalm)
+    refuse_compiled(lalm)
     if isinstance(strength, float) and strength == 0:
         yield
         return
@@ -266,21 +266,7 @@ class _Watch:
     def _refuse_decoding(self, now: Running | None, uncached: Tensor | None) -> None:
         """Refuse ways of decoding in which the last position is not the last that was decoded."""
         if now is not None and now.decoding is not None:
-            chosen: Any = now.decoding.get("generation_config")
-            sources = (now.decoding, vars(chosen) if chosen else {}, vars(self.lalm.core.generation_config))
-            names = ("use_cache", "prefill_chunk_size", *SEVERAL_AT_ONCE)
-            found = {n: next((s[n] for s in sources if s.get(n) is not None), None) for n in names}
-            if found["use_cache"] is False:
-                raise SteeringError(WITHOUT_CACHE)
-            for name in SEVERAL_AT_ONCE:
-                if found[name] is not None:
-                    raise SteeringError(
-                        f"{name} decodes several positions at once, which cannot be steered; leave it out"
-                    )
-            if found["prefill_chunk_size"] is not None:
-                raise SteeringError(
-                    "with prefill_chunk_size the prompt's last position is not known; leave it out"
-                )
+            refuse_options(now.decoding, self.lalm.core.generation_config)
         before, self.uncached = self.uncached, uncached if now is None else None
         if before is None or self.uncached is None or self.uncached.shape[1] != before.shape[1] + 1:
             return
@@ -337,25 +323,13 @@ class _Watch:
         if (
             len(alpha) != total
             or repeats * len(rows) != batch
-            or (now is None and not _repeated(kwargs, batch, repeats))
+            or (now is None and not is_repeated(kwargs, batch, repeats))
         ):
             raise SteeringError(
                 f"alpha has {len(alpha)} values for {batch if now is None else total} prompts (a batch of "
                 f"{batch} rows); give one value per prompt"
             )
         return alpha[rows].repeat_interleave(repeats)[:, None, None]
-
-
-WITHOUT_CACHE = "generate(use_cache=False) runs old positions again unsteered; leave the cache on"
-
-
-def _repeated(inputs: dict[str, Any], batch: int, times: int) -> bool:
-    """Whether all inputs of a forward pass hold each prompt so many times in a row, as beams do."""
-    if times == 1:
-        return True
-    tensors = [value for value in inputs.values() if isinstance(value, Tensor) and value.ndim]
-    blocks = [value.reshape(batch // times, times, -1) for value in tensors if len(value) % batch == 0]
-    return bool(blocks) and all(torch.equal(block, block[:, :1].expand_as(block)) for block in blocks)
 
 
 def _strength(alpha: Alpha) -> float | Float[Tensor, "prompt"]:
@@ -386,17 +360,3 @@ def chosen_layers(lalm: LALM, vectors: SteeringVectors, layers: Sequence[int] | 
 
 def _device(layer: nn.Module) -> torch.device:
     return next(layer.parameters()).device
-
-
-def _refuse_compiled(lalm: LALM) -> None:
-    """A compiled graph is fixed: hooks added afterwards are silently ignored."""
-    for module in (lalm.model, lalm.core, lalm.trunk, lalm.decoder, *lalm.layers):
-        compiled = (
-            isinstance(module, torch._dynamo.OptimizedModule)
-            or module._compiled_call_impl is not None
-            or hasattr(module.forward, "_torchdynamo_orig_callable")
-        )
-        if compiled:
-            raise SteeringError(
-                f"{type(module).__name__} is compiled (torch.compile): it ignores new hooks; load it plain"
-            )

@@ -223,5 +223,6 @@ def test_not_only_harmless() -> None:
 
 def test_every_check_of_these_chapters_is_tested() -> None:
     source = inspect.getsource(inspect.getmodule(test_gap))  # type: ignore[arg-type]
-    own = [name for name in vars(checks) if name.startswith("check_")]
-    assert own and not [name for name in own if f"checks.{name}" not in source]
+    for module, called in ((checks, "checks"), (directions, "directions")):
+        own = [name for name in vars(module) if name.startswith("check_")]
+        assert own and not [name for name in own if f"{called}.{name}" not in source]
