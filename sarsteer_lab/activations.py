@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import BatchFeature
 
-from sarsteer_lab.families import has_foreign_hooks, residual_stream
+from sarsteer_lab.families import foreign_hooks, residual_stream
 from sarsteer_lab.lalm import LALM, head_on_last_position
 from sarsteer_lab.prompts import Prompt, as_prompts
 from sarsteer_lab.store import Store, cache_folder, content_key
@@ -114,7 +114,7 @@ class Gathered:
         self.states: Any = [torch.empty(0)] * len(prompts)
         if positions in ("last", "audio_mean"):
             self.states = torch.empty(len(prompts), len(layers), lalm.d_model, device=self._device)
-        self._cache = None if has_foreign_hooks(lalm.model) else cache
+        self._cache = None if foreign_hooks(lalm.model) else cache
         self.missing = list(range(len(prompts)))
         if self._cache is not None:
             shared = lalm.key("states", layers, positions)

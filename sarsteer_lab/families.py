@@ -326,11 +326,6 @@ def foreign_hooks(part: nn.Module) -> list[Any]:
     return [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("transformers.")]
 
 
-def has_foreign_hooks(part: nn.Module) -> bool:
-    """Whether there are any of these."""
-    return bool(foreign_hooks(part))
-
-
 def audio_token_id(model: nn.Module) -> int | None:
     """Id of the placeholder token whose positions the audio embeddings take; None if the model has none."""
     config = find_core(model).config

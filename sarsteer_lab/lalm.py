@@ -22,7 +22,7 @@ from sarsteer_lab.families import (
     find_decoder,
     find_family,
     find_trunk,
-    has_foreign_hooks,
+    foreign_hooks,
 )
 from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
@@ -191,7 +191,7 @@ class LALM:
         time. Raises HookedModelError while hooks of anyone but this library and transformers are on the model
         (inside `with steer(...)`, for instance): a key cannot tell what they do.
         """
-        if has_foreign_hooks(self.model):
+        if foreign_hooks(self.model):
             raise HookedModelError(
                 f"hooks are on {self.name}, so what it computes now cannot be kept: it would be taken for "
                 "what the plain model does. Do this outside of `with steer(...)`, without hooks of your own"
@@ -244,10 +244,7 @@ class LALM:
         # token, whatever has been set meanwhile.
         self.tokenizer.padding_side = "left"
         if any(part.training for part in self.model.modules()):
-            warnings.warn(
-                f"{self.name} was in training mode (dropout and the like): it is set back to eval()",
-                stacklevel=3,
-            )
+            warnings.warn(f"{self.name} was in training mode: it is set back to eval()", stacklevel=3)
             self.model.eval()
         clips = [self.waveform(prompt) for prompt in prompts]
         if not self._one_batch(clips):
@@ -255,12 +252,8 @@ class LALM:
                 f"{self.family.name} hears the padding of shorter clips, so clips of other lengths cannot "
                 "share a batch; `generate`, `capture` and `next_token_logits` keep them apart"
             )
-        inputs = self.family.encode(
-            self.processor,
-            [self._messages(prompt) for prompt in prompts],
-            [self.chat(prompt) for prompt in prompts],
-            clips,
-        )
+        conversations, texts = map(self._messages, prompts), map(self.chat, prompts)
+        inputs = self.family.encode(self.processor, list(conversations), list(texts), clips)
         return inputs.to(self.device, dtype=self.dtype)
 
     def fit_together(self, prompts: Sequence[Prompt]) -> bool:
@@ -304,11 +297,9 @@ class LALM:
 
     def _groups(self, prompts: Sequence[Prompt], order: list[int], batch_size: int) -> list[list[int]]:
         """`order` in batches; for families that do not mix, clips of one length (or none) in each."""
-        if self.family.mixes:
-            return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         by_length: dict[int, list[int]] = {}
         for row in order:
-            clip = self.waveform(prompts[row])
+            clip = None if self.family.mixes else self.waveform(prompts[row])
             by_length.setdefault(0 if clip is None else len(clip), []).append(row)
         return [
             rows[start : start + batch_size]
@@ -355,9 +346,8 @@ class LALM:
             torch.manual_seed(seed)
             for rows, inputs in batches:
                 tokens = self.core.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
-                for row, text in zip(
-                    rows, self.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True
-                ):
+                texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+                for row, text in zip(rows, texts, strict=True):
                     answers[row] = text.strip()
         return answers
 
@@ -367,18 +357,12 @@ class LALM:
     ) -> Float[Tensor, "prompt vocab"]:
         """Logits of the answer's first token, float32 on the model's device, in the order of the prompts."""
         prompts = as_prompts(prompts)
-        logits: list[Tensor] = [torch.empty(0)] * len(prompts)
-        with (
-            closing(self.batches(prompts, batch_size, "logits")) as batches,
-            head_on_last_position(self.core),
-        ):
+        logits = torch.empty(len(prompts), self.text_config.vocab_size, device=self.device)
+        reading = closing(self.batches(prompts, batch_size, "logits"))
+        with reading as batches, head_on_last_position(self.core):
             for rows, inputs in batches:
-                last = self.core(**inputs, use_cache=False).logits[:, -1].float()
-                for row, values in zip(rows, last, strict=True):
-                    logits[row] = values
-        return (
-            torch.stack(logits) if logits else torch.empty(0, self.text_config.vocab_size, device=self.device)
-        )
+                logits[rows] = self.core(**inputs, use_cache=False).logits[:, -1].float()
+        return logits
 
 
 @contextmanager
@@ -388,10 +372,6 @@ def head_on_last_position(core: Any) -> Iterator[None]:
     Qwen2-Audio has no `logits_to_keep`; its logits for 16 prompts of 300 positions would take 1.5 GB in
     bfloat16.
     """
-    handle = core.get_output_embeddings().register_forward_pre_hook(
-        lambda _, args: (args[0][:, -1:], *args[1:])
-    )
-    try:
+    head = core.get_output_embeddings()
+    with head.register_forward_pre_hook(lambda _, args: (args[0][:, -1:], *args[1:])):
         yield
-    finally:
-        handle.remove()

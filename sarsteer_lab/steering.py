@@ -17,13 +17,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sarsteer_lab.activations import layer_indices
-from sarsteer_lab.decoding import (
-    WITHOUT_CACHE,
-    SteeringError,
-    is_repeated,
-    refuse_compiled,
-    refuse_options,
-)
 from sarsteer_lab.families import foreign_hooks, residual_stream
 from sarsteer_lab.lalm import LALM, Running
 from sarsteer_lab.vectors import SteeringVectors
@@ -32,6 +25,20 @@ __all__ = ["Push", "SteeringError", "SteeringVectors", "chosen_layers", "project
 
 Positions = Literal["last", "all", "audio"]
 Alpha = float | Sequence[float] | Float[Tensor, "prompt"]
+
+WITHOUT_CACHE = "generate(use_cache=False) runs old positions again unsteered; leave the cache on"
+UNSTEERABLE = {
+    "use_cache": WITHOUT_CACHE,
+    "prefill_chunk_size": "with prefill_chunk_size the prompt's last position is not known; leave it out",
+} | {
+    name: f"{name} decodes several positions at once, which cannot be steered; leave it out"
+    for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate")
+}
+"""Options of `generate` with which the last position is not the one that was decoded last, and why."""
+
+
+class SteeringError(RuntimeError):
+    """What is being run cannot be steered correctly. The message says why and what to do instead."""
 
 
 class Push(Protocol):
@@ -135,10 +142,10 @@ def pushing(
 ) -> Iterator[None]:
     """Add to the outputs of `layers` (see `chosen_layers`) what `push` says, while the block lasts.
 
-    `alpha` and `positions` as for `steer`; "every" is each position of each forward pass, by its own state.
+    `alpha` and `positions` as for `steer`; "every" is each position of each pass by its own state, alpha 1.
     """
     strength = _strength(alpha)
-    refuse_compiled(lalm)
+    _refuse_compiled(lalm)
     if isinstance(strength, float) and strength == 0:
         yield
         return
@@ -149,8 +156,7 @@ def pushing(
             undo.callback(lalm.trunk.register_forward_pre_hook(before, with_kwargs=True).remove)
             undo.callback(lalm.trunk.register_forward_hook(after, always_call=True).remove)
         for layer in layers:
-            hook = partial(watch.edit if positions != "every" else watch.edit_every, layer)
-            undo.callback(lalm.layers[layer].register_forward_hook(hook).remove)
+            undo.callback(lalm.layers[layer].register_forward_hook(partial(watch.edit, layer)).remove)
         yield
 
 
@@ -173,16 +179,9 @@ class _Watch:
     """
 
     def __init__(
-        self,
-        lalm: LALM,
-        push: Push,
-        alpha: float | Float[Tensor, "prompt"],
-        positions: Positions | Literal["every"],
+        self, lalm: LALM, push: Push, alpha: float | Float[Tensor, "prompt"], positions: str
     ) -> None:
-        self.lalm = lalm
-        self.push = push
-        self.alpha = alpha
-        self.positions = positions
+        self.lalm, self.push, self.alpha, self.positions = lalm, push, alpha, positions
         self.text_config = lalm.text_config
         self.phase: Literal["prompt", "step"] | None = None
         self.audio: Bool[Tensor, "batch position 1"] | None = None
@@ -203,13 +202,9 @@ class _Watch:
         batch, length = given.shape[:2]
         cache, now = kwargs.get("past_key_values"), self.lalm.now
         if "cu_seq_lens_q" in kwargs or "block_table" in kwargs:
-            raise SteeringError(
-                "packed batches (continuous batching) hold several prompts a row; use generate"
-            )
+            raise SteeringError("packed batches hold several prompts a row; use generate")
         if getattr(cache, "is_compileable", False):
-            raise SteeringError(
-                "static caches compile the model, which drops hooks; use the default dynamic cache"
-            )
+            raise SteeringError("static caches compile the model, which drops hooks; use the default cache")
         held = cache.get_seq_length() if cache is not None else 0
         at_end = now is not None and now.at_end
         if at_end and self.positions != "last":
@@ -224,9 +219,7 @@ class _Watch:
         self.phase, self.plain_step = "prompt", False
         mask = kwargs.get("attention_mask")
         if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2 and mask[:, -1].all()):
-            raise SteeringError(
-                "the last position has to be the prompt's last token: pad on the left, 2-D mask"
-            )
+            raise SteeringError("the last position has to be the prompt's last token: pad on the left")
         if self.positions == "audio":
             if ids is None:
                 raise SteeringError("positions='audio' needs input_ids to find the clip; got inputs_embeds")
@@ -245,8 +238,7 @@ class _Watch:
         if now is None and self.filled is not None and self.filled[0] == filled[0]:
             if self.filled[1] != filled[1]:
                 raise SteeringError(
-                    "positions were taken back from the cache (assisted decoding): whether they were steered "
-                    "rightly is not known; use the plain ways of decoding"
+                    "positions were taken back from the cache (assisted decoding); use plain ways of decoding"
                 )
             self.filled = (filled[0], filled[1] + 1)
         if self.row_alphas is None:
@@ -266,7 +258,12 @@ class _Watch:
     def _refuse_decoding(self, now: Running | None, uncached: Tensor | None) -> None:
         """Refuse ways of decoding in which the last position is not the last that was decoded."""
         if now is not None and now.decoding is not None:
-            refuse_options(now.decoding, self.lalm.core.generation_config)
+            chosen: Any = now.decoding.get("generation_config")
+            sources = (now.decoding, vars(chosen) if chosen else {}, vars(self.lalm.core.generation_config))
+            for name, why in UNSTEERABLE.items():
+                value = next((source[name] for source in sources if source.get(name) is not None), None)
+                if value is not None and (name != "use_cache" or not value):
+                    raise SteeringError(why)
         before, self.uncached = self.uncached, uncached if now is None else None
         if before is None or self.uncached is None or self.uncached.shape[1] != before.shape[1] + 1:
             return
@@ -279,30 +276,26 @@ class _Watch:
         """Whatever runs layers from now on does not come through the trunk."""
         self.phase, self.plain_step = None, False
 
-    def edit_every(self, layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
-        """Forward hook of a layer for positions="every"."""
-        stream = residual_stream(output, self.text_config)
-        stream.add_(self.push(layer, stream.float(), self.alpha))
-
     def edit(self, layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
         """Forward hook of a layer. Edits in place: one addition, and all who hold the output see it."""
         stream = residual_stream(output, self.text_config)
+        # In-place addition of a float32 tensor computes in float32 and rounds once.
         if self.plain_step:
             stream.add_(self.added[layer])
             return
+        if self.positions == "every":
+            stream.add_(self.push(layer, stream.float(), 1.0))
+            return
         if self.phase is None:
-            raise SteeringError(
-                "decoder layers ran outside of the model's forward; call the model or its trunk"
-            )
+            raise SteeringError("decoder layers ran outside of the model's forward; call the model")
         if self.phase == "prompt" or layer not in self.added:
+            assert self.row_alphas is not None
             alpha = self.row_alphas
-            assert alpha is not None
-            states = stream[:, -1:].float() if self.phase == "prompt" else None
+            alpha = alpha.to(stream.device) if isinstance(alpha, Tensor) else alpha
             self.added[layer] = self.push(
-                layer, states, alpha.to(stream.device) if isinstance(alpha, Tensor) else alpha
+                layer, stream[:, -1:].float() if self.phase == "prompt" else None, alpha
             )
         added = self.added[layer]
-        # In-place addition of a float32 tensor computes in float32 and rounds once.
         if self.positions == "audio":
             if self.phase == "prompt":
                 assert self.audio is not None
@@ -320,16 +313,22 @@ class _Watch:
         """The value of each row of the running batch, whose prompts `lalm` may have sorted and split."""
         rows = list(range(len(alpha)) if now is None else now.rows)
         total, repeats = (len(alpha) if now is None else now.total), batch // len(rows)
-        if (
-            len(alpha) != total
-            or repeats * len(rows) != batch
-            or (now is None and not is_repeated(kwargs, batch, repeats))
-        ):
+        fits = len(alpha) == total and repeats * len(rows) == batch
+        if not fits or (now is None and not _repeated(kwargs, batch, repeats)):
             raise SteeringError(
                 f"alpha has {len(alpha)} values for {batch if now is None else total} prompts (a batch of "
                 f"{batch} rows); give one value per prompt"
             )
         return alpha[rows].repeat_interleave(repeats)[:, None, None]
+
+
+def _repeated(inputs: dict[str, Any], batch: int, times: int) -> bool:
+    """Whether all inputs of a forward pass hold each prompt so many times in a row, as beams do."""
+    if times == 1:
+        return True
+    tensors = [value for value in inputs.values() if isinstance(value, Tensor) and value.ndim]
+    blocks = [value.reshape(batch // times, times, -1) for value in tensors if len(value) % batch == 0]
+    return bool(blocks) and all(torch.equal(block, block[:, :1].expand_as(block)) for block in blocks)
 
 
 def _strength(alpha: Alpha) -> float | Float[Tensor, "prompt"]:
@@ -338,11 +337,9 @@ def _strength(alpha: Alpha) -> float | Float[Tensor, "prompt"]:
         values = torch.as_tensor(alpha).detach().float()
     except (TypeError, ValueError, RuntimeError):  # strings, None, ragged lists
         values = torch.tensor(torch.nan)
-    if values.ndim > 1 or not values.isfinite().all():
+    if values.ndim > 1 or not len(values.reshape(-1)) or not values.isfinite().all():
         raise ValueError(f"alpha has to be a finite number or finite numbers, one per prompt; got {alpha!r}")
-    if values.ndim == 1:
-        return values
-    return float(alpha)  # type: ignore[arg-type]
+    return values if values.ndim == 1 else float(alpha)  # type: ignore[arg-type]
 
 
 def chosen_layers(lalm: LALM, vectors: SteeringVectors, layers: Sequence[int] | None) -> tuple[int, ...]:
@@ -360,3 +357,17 @@ def chosen_layers(lalm: LALM, vectors: SteeringVectors, layers: Sequence[int] | 
 
 def _device(layer: nn.Module) -> torch.device:
     return next(layer.parameters()).device
+
+
+def _refuse_compiled(lalm: LALM) -> None:
+    """A compiled graph is fixed: hooks added afterwards are silently ignored."""
+    for module in (lalm.model, lalm.core, lalm.trunk, lalm.decoder, *lalm.layers):
+        compiled = (
+            isinstance(module, torch._dynamo.OptimizedModule)
+            or module._compiled_call_impl is not None
+            or hasattr(module.forward, "_torchdynamo_orig_callable")
+        )
+        if compiled:
+            raise SteeringError(
+                f"{type(module).__name__} is compiled (torch.compile): it ignores new hooks; load it plain"
+            )

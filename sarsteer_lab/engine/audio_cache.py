@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from sarsteer_lab.families import has_foreign_hooks
+from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.store import content_key, weights_checksum
 
@@ -87,7 +87,7 @@ class AudioCache:
         if (
             torch.is_grad_enabled()
             or not all(_one_per_row(value, len(features)) for value in given)
-            or any(map(has_foreign_hooks, self._parts))
+            or any(map(foreign_hooks, self._parts))
         ):
             return plain(features, *args, **kwargs)
         self._forget_if_changed()

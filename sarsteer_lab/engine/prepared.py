@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicLayer
 from sarsteer_lab.activations import capture, record_states
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.contrast import common_tails
-from sarsteer_lab.families import has_foreign_hooks
+from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM, Running
 from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
 from sarsteer_lab.steering import SteeringError, refuse_other_hooks
@@ -51,11 +51,7 @@ class PreparedBatch:
 
     @torch.no_grad()
     def __init__(self, lalm: LALM, prompts: Sequence[Prompt]) -> None:
-        if has_foreign_hooks(lalm.model):
-            raise SteeringError(
-                "hooks are on the model (with steer(...), project_out, or your own): what is read now would "
-                "keep their mark; make it outside of the block, and ask it inside"
-            )
+        _refuse_hooks(lalm)
         remember_clips(lalm)
         self.lalm = lalm
         self.prompts = as_prompts(prompts)
@@ -98,8 +94,7 @@ class PreparedBatch:
         if prompts == self.prompts:
             return self
         self._check()
-        if has_foreign_hooks(self.lalm.model):
-            return PreparedBatch(self.lalm, prompts)  # which says why not
+        _refuse_hooks(self.lalm)
         tails = common_tails(self.lalm, [self.prompts, prompts]) if self._cache is not None else None
         if tails is None:
             return PreparedBatch(self.lalm, prompts)
@@ -173,9 +168,8 @@ class PreparedBatch:
         """
         self._check()
         if self._cache is None:
-            return self.lalm.generate(
-                self.prompts, max_new_tokens=max_new_tokens, batch_size=len(self.prompts)
-            )
+            size = len(self.prompts)
+            return self.lalm.generate(self.prompts, max_new_tokens=max_new_tokens, batch_size=size)
         self._rewind()
         ends = self.lalm.core.generation_config.eos_token_id
         stops = torch.tensor(ends if isinstance(ends, Sequence) else [ends], device=self._last.device)
@@ -217,9 +211,7 @@ class PreparedBatch:
         model that is read anew each time.
         """
         if self._cache is None:
-            raise ValueError(
-                f"{self.lalm.name} cannot go on from a prompt that has run (see keeps_plain_cache)"
-            )
+            raise ValueError(f"{self.lalm.name} cannot go on from a prompt that has run (keeps_plain_cache)")
         tokenizer = self.lalm.tokenizer
         sequences = {tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in openings}
         sure = torch.ones(len(self._last), device=self._last.device)
@@ -278,8 +270,7 @@ class PreparedBatch:
 
     def _first(self, cache: Any) -> Float[Tensor, "prompt vocab"]:
         """Run the prompts' last position, the one that steering takes for the prompt's end."""
-        running = Running(self._all, len(self.prompts), at_end=True)
-        return self._step(self._last, self._mask, cache, running)
+        return self._step(self._last, self._mask, cache, Running(self._all, len(self._all), at_end=True))
 
     def _step(
         self, ids: Int[Tensor, "row 1"], mask: Int[Tensor, "row seen"], cache: Any, running: Running
@@ -308,6 +299,14 @@ def under_each(
             alpha[at] = strength
             steering.enter_context(push(alpha.flatten()))
         yield rows
+
+
+def _refuse_hooks(lalm: LALM) -> None:
+    if foreign_hooks(lalm.model):
+        raise SteeringError(
+            "hooks are on the model (steer, project_out, or your own): what is read now would keep their "
+            "mark; make it outside of the block, and ask it inside"
+        )
 
 
 class _RoomyLayer(DynamicLayer):
