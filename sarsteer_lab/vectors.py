@@ -18,7 +18,6 @@ from torch import Tensor
 from sarsteer_lab.store import atomic_write, content_key
 
 FORMAT = "sarsteer-lab steering vectors 1"
-GGUF_ARCHITECTURE = "controlvector"
 LAYER_TYPE = "decoder_block"
 ACTIVATIONS = "layer_activations."
 
@@ -120,22 +119,17 @@ class SteeringVectors:
         return SteeringVectors(torch.stack([self[layer] for layer in layers]), self.provenance, tuple(layers))
 
     def save(self, path: Path | str) -> None:
-        """Write values, layers and provenance, with a checksum, to one safetensors file.
+        """Write values, layers, provenance and a checksum to one safetensors file, and make its folder.
 
-        Folders on the way are made. Raises OSError, naming the path, if it cannot be written (a folder, ...),
-        and TypeError if the provenance is not JSON-able.
+        Raises OSError, naming the path, if it cannot be written, TypeError for provenance that is not JSON.
         """
         layers, provenance = json.dumps(self.layers), json.dumps(dict(self.provenance))
         _write(path, {"values": self.values}, {"format": FORMAT, "layers": layers, "provenance": provenance})
 
     @classmethod
     def load(cls, path: Path | str) -> "SteeringVectors":
-        """Read a file that `save` wrote.
-
-        Raises ValueError, naming the file, for anything else, and for a file that has changed since.
-        """
-        with _reading(path):
-            metadata, tensors = _read(path, {"format", "layers", "provenance"})
+        """Read a file that `save` wrote. Raises ValueError, naming it, for any other, or a changed one."""
+        with _reading(path, {"format", "layers", "provenance"}) as (metadata, tensors):
             if metadata["format"] != FORMAT or set(tensors) != {"values"}:
                 raise ValueError(f"it holds no tensor `values` alone in the format {FORMAT!r}")
             layers, provenance = json.loads(metadata["layers"]), json.loads(metadata["provenance"])
@@ -147,20 +141,16 @@ class SteeringVectors:
         """Write a control vector for llama.cpp and repeng (GGUF, architecture "controlvector").
 
         `model_hint` is the decoder's model type ("llama", "qwen2", ...). Tensor `direction.{l}` is added to
-        the output of layer l, as here. llama.cpp has no place for layer 0, so this
-        raises ValueError if there is a vector for it that is not zero (`only` drops it). Raises OSError,
-        naming the path, if it cannot be written.
+        the output of layer l, as here. llama.cpp has no place for layer 0, so this raises ValueError if there
+        is a vector for it that is not zero (`only` drops it), and OSError as `save`.
         """
-        if 0 in self.layers and self[0].any():
-            raise ValueError(
-                "llama.cpp control vectors start at layer 1, but there is a vector for layer 0; "
-                f"leave it out: vectors.only({[layer for layer in self.layers if layer]}).export_gguf(...)"
-            )
         kept = [layer for layer in self.layers if layer]
+        if 0 in self.layers and self[0].any():
+            raise ValueError(f"llama.cpp has no place for layer 0: vectors.only({kept}).export_gguf(...)")
         with _writing(path) as scratch:
-            writer = GGUFWriter(scratch, GGUF_ARCHITECTURE)
-            writer.add_string(f"{GGUF_ARCHITECTURE}.model_hint", model_hint)
-            writer.add_uint32(f"{GGUF_ARCHITECTURE}.layer_count", len(kept))
+            writer = GGUFWriter(scratch, "controlvector")
+            writer.add_string("controlvector.model_hint", model_hint)
+            writer.add_uint32("controlvector.layer_count", len(kept))
             for layer in kept:
                 writer.add_tensor(f"direction.{layer}", self[layer].cpu().numpy())
             writer.write_header_to_file()
@@ -172,8 +162,7 @@ class SteeringVectors:
         """Layer -> vector, as the steering-vectors package wants it.
 
         `steering_vectors.SteeringVector(layer_activations=vectors.layer_activations(),
-        layer_type="decoder_block")` adds the same vectors to the same layers' outputs (times its
-        `multiplier`).
+        layer_type="decoder_block")` adds them to the same layers' outputs (times its `multiplier`).
         """
         return {layer: self[layer].clone() for layer in self.layers}
 
@@ -194,8 +183,7 @@ class SteeringVectors:
     def export_steering_vectors(self, path: Path | str) -> None:
         """Write the steering-vectors package's two fields as safetensors (it leaves saving to pickle).
 
-        Tensors `layer_activations.{l}`, metadata `layer_type` = "decoder_block" and a checksum. Raises
-        OSError, naming the path, if it cannot be written.
+        Tensors `layer_activations.{l}`, metadata `layer_type` and a checksum. Raises OSError as `save`.
         """
         tensors = {f"{ACTIVATIONS}{layer}": vector for layer, vector in self.layer_activations().items()}
         _write(path, tensors, {"layer_type": LAYER_TYPE})
@@ -203,21 +191,17 @@ class SteeringVectors:
     @classmethod
     def import_steering_vectors(cls, path: Path | str) -> "SteeringVectors":
         """Read what `export_steering_vectors` wrote. Raises ValueError as `load` does."""
-        with _reading(path):
-            metadata, tensors = _read(path, {"layer_type"})
+        with _reading(path, {"layer_type"}) as (metadata, tensors):
             found = {int(name.removeprefix(ACTIVATIONS)): tensor for name, tensor in tensors.items()}
-            if metadata["layer_type"] != LAYER_TYPE or set(tensors) != {
-                f"{ACTIVATIONS}{each}" for each in found
-            }:
+            names = {f"{ACTIVATIONS}{layer}" for layer in found}
+            if metadata["layer_type"] != LAYER_TYPE or set(tensors) != names:
                 raise ValueError(f"it holds no activations of layers of type {LAYER_TYPE!r} alone")
             return cls.from_layer_activations(found, {"imported_from": "steering-vectors"})
 
     def _same_layers(self, other: "SteeringVectors") -> None:
         if self.layers != other.layers or self.d_model != other.d_model:
-            raise ValueError(
-                f"vectors of layers {self.layers} (width {self.d_model}) and {other.layers} "
-                f"(width {other.d_model}) cannot be compared layer by layer"
-            )
+            ours, theirs = (f"layers {each.layers} (width {each.d_model})" for each in (self, other))
+            raise ValueError(f"vectors of {ours} and {theirs} cannot be compared layer by layer")
 
 
 @contextmanager
@@ -237,22 +221,20 @@ def _write(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[st
 
 
 @contextmanager
-def _reading(path: Path | str) -> Iterator[None]:
-    """Whatever is wrong with a file becomes one ValueError that names it (a RecursionError: deep JSON)."""
+def _reading(path: Path | str, names: set[str]) -> Iterator[tuple[dict[str, str], dict[str, Tensor]]]:
+    """Metadata with just these names, and tensors, of a file as `_write` left it.
+
+    Whatever is wrong with it, in the block too, becomes one ValueError naming it (RecursionError: deep JSON).
+    """
     try:
-        yield
+        with safe_open(path, framework="pt") as file:
+            metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+        # Files of earlier versions have no checksum; another name in its place is a damaged one.
+        checksum = metadata.pop("checksum", None)
+        if set(metadata) != names:
+            raise ValueError(f"its metadata have to be {sorted(names)}, not {sorted(metadata)}")
+        if checksum is not None and checksum != content_key(tensors, metadata):
+            raise ValueError("its checksum is wrong, so it was damaged or edited; save or fetch it again")
+        yield metadata, tensors
     except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be read as steering vectors: {error}") from error
-
-
-def _read(path: Path | str, names: set[str]) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata with just these names, and tensors, of a file as `_write` left it."""
-    with safe_open(path, framework="pt") as file:
-        metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-    # Files of earlier versions have no checksum; another name in its place is a damaged one.
-    checksum = metadata.pop("checksum", None)
-    if set(metadata) != names:
-        raise ValueError(f"its metadata have to be {sorted(names)}, not {sorted(metadata)}")
-    if checksum is not None and checksum != content_key(tensors, metadata):
-        raise ValueError("its checksum is wrong, so it was damaged or edited; save or fetch it again")
-    return metadata, tensors
