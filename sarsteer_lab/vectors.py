@@ -1,33 +1,35 @@
 """Steering vectors as values: algebra, files with provenance, and the formats of other packages."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from gguf import GGUFReader, GGUFWriter
+from gguf import GGUFWriter
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sarsteer_lab.store import atomic_write, content_key
+
 FORMAT = "sarsteer-lab steering vectors 1"
-GGUF_ARCHITECTURE = "controlvector"
 LAYER_TYPE = "decoder_block"
+ACTIVATIONS = "layer_activations."
 
 
 @dataclass(frozen=True, eq=False)
 class SteeringVectors:
     """One vector per decoder layer, to be added to that layer's output, and where they come from.
 
-    `values` are kept in float32; row i belongs to layer `layers[i]` (default: layers 0, 1, ...).
-    `provenance` is any JSON-able record (model, prompts, k, lambda, ...); it travels with the file and
-    through the algebra. Raises ValueError for another shape, values that are not finite, or repeated or
-    negative layers.
+    `values` are floating-point numbers, kept in float32; row i belongs to layer `layers[i]` (default: layers
+    0, 1, ...). `provenance` is any JSON-able record (model, prompts, k, lambda, ...); it travels with the
+    file and through the algebra. Raises ValueError for another shape, other kinds of numbers, values that are
+    not finite in float32, and layers that are repeated or not whole numbers from 0 on.
     """
 
     values: Float[Tensor, "layer d_model"]
@@ -35,20 +37,19 @@ class SteeringVectors:
     layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.values.ndim != 2 or not len(self.values) or not self.values.isfinite().all():
-            raise ValueError(f"values have to be finite and (layer d_model), not {tuple(self.values.shape)}")
-        layers = tuple(self.layers) or tuple(range(len(self.values)))
-        if (
-            len(set(layers)) != len(self.values)
-            or len(layers) != len(self.values)
-            or min(layers, default=0) < 0
-        ):
-            raise ValueError(
-                f"{len(self.values)} vectors need as many distinct layers from 0 on, not {layers}"
-            )
+        shape, dtype = tuple(self.values.shape), self.values.dtype
+        if len(shape) != 2 or not self.values.numel() or not dtype.is_floating_point:
+            raise ValueError(f"values have to be floats of shape (layer d_model), not {dtype} of {shape}")
         # A copy, so that nobody's later in-place edit changes a frozen value.
-        object.__setattr__(self, "values", self.values.detach().to(torch.float32, copy=True))
-        object.__setattr__(self, "layers", layers)
+        values = self.values.detach().to(torch.float32, copy=True)
+        if not values.isfinite().all():
+            raise ValueError("values have to be finite in float32")
+        layers = tuple(self.layers) or tuple(range(len(values)))
+        whole = all(isinstance(each, Integral) and not isinstance(each, bool) for each in layers)
+        if not whole or len(layers) != len(values) or len(set(layers)) != len(layers) or min(layers) < 0:
+            raise ValueError(f"{len(values)} vectors need as many distinct layers from 0 on, not {layers}")
+        object.__setattr__(self, "values", values)
+        object.__setattr__(self, "layers", tuple(map(int, layers)))
 
     @property
     def d_model(self) -> int:
@@ -118,74 +119,50 @@ class SteeringVectors:
         return SteeringVectors(torch.stack([self[layer] for layer in layers]), self.provenance, tuple(layers))
 
     def save(self, path: Path | str) -> None:
-        """Write values, layers and provenance to one safetensors file."""
-        metadata = {
-            "format": FORMAT,
-            "layers": json.dumps(self.layers),
-            "provenance": json.dumps(dict(self.provenance)),
-        }
-        save_file({"values": self.values.cpu().contiguous()}, path, metadata)
+        """Write values, layers, provenance and a checksum to one safetensors file, and make its folder.
+
+        Raises OSError, naming the path, if it cannot be written, TypeError for provenance that is not JSON.
+        """
+        layers, provenance = json.dumps(self.layers), json.dumps(dict(self.provenance))
+        _write(path, {"values": self.values}, {"format": FORMAT, "layers": layers, "provenance": provenance})
 
     @classmethod
     def load(cls, path: Path | str) -> "SteeringVectors":
-        """Read a file that `save` wrote. Raises ValueError, naming the file, for anything else."""
-        metadata, tensors = _open_safetensors(path)
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{path} holds no steering vectors of this package (no format {FORMAT!r} in it)")
-        return cls(
-            tensors["values"], json.loads(metadata["provenance"]), tuple(json.loads(metadata["layers"]))
-        )
+        """Read a file that `save` wrote. Raises ValueError, naming it, for any other, or a changed one."""
+        with _reading(path, {"format", "layers", "provenance"}) as (metadata, tensors):
+            if metadata["format"] != FORMAT or set(tensors) != {"values"}:
+                raise ValueError(f"it holds no tensor `values` alone in the format {FORMAT!r}")
+            layers, provenance = json.loads(metadata["layers"]), json.loads(metadata["provenance"])
+            if not isinstance(layers, list) or not layers or not isinstance(provenance, dict):
+                raise ValueError("its `layers` have to be a list with entries, its `provenance` a record")
+            return cls(tensors["values"], provenance, tuple(layers))
 
     def export_gguf(self, path: Path | str, *, model_hint: str) -> None:
         """Write a control vector for llama.cpp and repeng (GGUF, architecture "controlvector").
 
         `model_hint` is the decoder's model type ("llama", "qwen2", ...). Tensor `direction.{l}` is added to
-        the output of layer l, as here. llama.cpp has no place for layer 0, so this
-        raises ValueError if there is a vector for it that is not zero (`only` drops it).
+        the output of layer l, as here. llama.cpp has no place for layer 0, so this raises ValueError if there
+        is a vector for it that is not zero (`only` drops it), and OSError as `save`.
         """
-        if 0 in self.layers and self[0].any():
-            raise ValueError(
-                "llama.cpp control vectors start at layer 1, but there is a vector for layer 0; "
-                f"leave it out: vectors.only({[layer for layer in self.layers if layer]}).export_gguf(...)"
-            )
-        writer = GGUFWriter(path, GGUF_ARCHITECTURE)
         kept = [layer for layer in self.layers if layer]
-        writer.add_string(f"{GGUF_ARCHITECTURE}.model_hint", model_hint)
-        writer.add_uint32(f"{GGUF_ARCHITECTURE}.layer_count", len(kept))
-        for layer in kept:
-            writer.add_tensor(f"direction.{layer}", self[layer].cpu().numpy())
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
-
-    @classmethod
-    def import_gguf(cls, path: Path | str) -> "SteeringVectors":
-        """Read a control vector of llama.cpp or repeng. Raises ValueError, naming the file, if it is none."""
-        try:
-            reader = GGUFReader(path)
-        except (ValueError, IndexError, OSError) as error:
-            raise ValueError(f"{path} is not a GGUF file: {error}") from error
-        prefix = "direction."
-        found = {
-            int(tensor.name.removeprefix(prefix)): torch.from_numpy(np.array(tensor.data, np.float32))
-            for tensor in reader.tensors
-            if tensor.name.startswith(prefix) and tensor.name.removeprefix(prefix).isdecimal()
-        }
-        if not found:
-            raise ValueError(
-                f"{path} is a GGUF file without control vectors (no tensor direction.1, direction.2, ...)"
-            )
-        hint = reader.get_field(f"{GGUF_ARCHITECTURE}.model_hint")
-        provenance = {"imported_from": "gguf", "model_hint": hint.contents() if hint else None}
-        return cls.from_layer_activations(found, provenance)
+        if 0 in self.layers and self[0].any():
+            raise ValueError(f"llama.cpp has no place for layer 0: vectors.only({kept}).export_gguf(...)")
+        with _writing(path) as scratch:
+            writer = GGUFWriter(scratch, "controlvector")
+            writer.add_string("controlvector.model_hint", model_hint)
+            writer.add_uint32("controlvector.layer_count", len(kept))
+            for layer in kept:
+                writer.add_tensor(f"direction.{layer}", self[layer].cpu().numpy())
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
 
     def layer_activations(self) -> dict[int, Float[Tensor, "d_model"]]:
         """Layer -> vector, as the steering-vectors package wants it.
 
         `steering_vectors.SteeringVector(layer_activations=vectors.layer_activations(),
-        layer_type="decoder_block")` adds the same vectors to the same layers' outputs (times its
-        `multiplier`).
+        layer_type="decoder_block")` adds them to the same layers' outputs (times its `multiplier`).
         """
         return {layer: self[layer].clone() for layer in self.layers}
 
@@ -193,41 +170,71 @@ class SteeringVectors:
     def from_layer_activations(
         cls, layer_activations: Mapping[int, Tensor], provenance: Mapping[str, Any] | None = None
     ) -> "SteeringVectors":
-        """From layer -> vector, for instance a `steering_vectors.SteeringVector`'s `layer_activations`."""
+        """From layer -> vector, for instance a `steering_vectors.SteeringVector`'s `layer_activations`.
+
+        Raises ValueError if there are none, or not all of one width, or as `SteeringVectors` does.
+        """
+        shapes = {tuple(vector.shape) for vector in layer_activations.values()}
+        if len(shapes) != 1:
+            raise ValueError(f"layers need vectors of one width, not {sorted(shapes)}")
         layers = tuple(sorted(layer_activations))
-        values = torch.stack([layer_activations[layer].float() for layer in layers])
-        return cls(values, provenance or {}, layers)
+        return cls(torch.stack([layer_activations[layer] for layer in layers]), provenance or {}, layers)
 
     def export_steering_vectors(self, path: Path | str) -> None:
         """Write the steering-vectors package's two fields as safetensors (it leaves saving to pickle).
 
-        Tensors `layer_activations.{l}`, metadata `layer_type` = "decoder_block".
+        Tensors `layer_activations.{l}`, metadata `layer_type` and a checksum. Raises OSError as `save`.
         """
-        tensors = {f"layer_activations.{layer}": self[layer].cpu().clone() for layer in self.layers}
-        save_file(tensors, path, {"layer_type": LAYER_TYPE})
+        tensors = {f"{ACTIVATIONS}{layer}": vector for layer, vector in self.layer_activations().items()}
+        _write(path, tensors, {"layer_type": LAYER_TYPE})
 
     @classmethod
     def import_steering_vectors(cls, path: Path | str) -> "SteeringVectors":
-        """Read what `export_steering_vectors` wrote. Raises ValueError, naming the file, if it is not."""
-        metadata, tensors = _open_safetensors(path)
-        prefix = "layer_activations."
-        if metadata.get("layer_type") != LAYER_TYPE or not all(name.startswith(prefix) for name in tensors):
-            raise ValueError(f"{path} holds no steering-vectors activations of decoder blocks")
-        found = {int(name.removeprefix(prefix)): tensor for name, tensor in tensors.items()}
-        return cls.from_layer_activations(found, {"imported_from": "steering-vectors"})
+        """Read what `export_steering_vectors` wrote. Raises ValueError as `load` does."""
+        with _reading(path, {"layer_type"}) as (metadata, tensors):
+            found = {int(name.removeprefix(ACTIVATIONS)): tensor for name, tensor in tensors.items()}
+            names = {f"{ACTIVATIONS}{layer}" for layer in found}
+            if metadata["layer_type"] != LAYER_TYPE or set(tensors) != names:
+                raise ValueError(f"it holds no activations of layers of type {LAYER_TYPE!r} alone")
+            return cls.from_layer_activations(found, {"imported_from": "steering-vectors"})
 
     def _same_layers(self, other: "SteeringVectors") -> None:
         if self.layers != other.layers or self.d_model != other.d_model:
-            raise ValueError(
-                f"vectors of layers {self.layers} (width {self.d_model}) and {other.layers} "
-                f"(width {other.d_model}) cannot be compared layer by layer"
-            )
+            ours, theirs = (f"layers {each.layers} (width {each.d_model})" for each in (self, other))
+            raise ValueError(f"vectors of {ours} and {theirs} cannot be compared layer by layer")
 
 
-def _open_safetensors(path: Path | str) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Metadata and tensors of a safetensors file. Raises ValueError, naming it, if it is none."""
+@contextmanager
+def _writing(path: Path | str) -> Iterator[Path]:
+    """`atomic_write` whose errors are OSErrors that name the path given, not the scratch file's."""
+    try:
+        with atomic_write(path) as scratch:
+            yield scratch
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
+
+
+def _write(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    hosted = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    with _writing(path) as scratch:
+        save_file(hosted, scratch, {**metadata, "checksum": content_key(hosted, metadata)})
+
+
+@contextmanager
+def _reading(path: Path | str, names: set[str]) -> Iterator[tuple[dict[str, str], dict[str, Tensor]]]:
+    """Metadata with just these names, and tensors, of a file as `_write` left it.
+
+    Whatever is wrong with it, in the block too, becomes one ValueError naming it (RecursionError: deep JSON).
+    """
     try:
         with safe_open(path, framework="pt") as file:
-            return file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
+            metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
+        # Files of earlier versions have no checksum; another name in its place is a damaged one.
+        checksum = metadata.pop("checksum", None)
+        if set(metadata) != names:
+            raise ValueError(f"its metadata have to be {sorted(names)}, not {sorted(metadata)}")
+        if checksum is not None and checksum != content_key(tensors, metadata):
+            raise ValueError("its checksum is wrong, so it was damaged or edited; save or fetch it again")
+        yield metadata, tensors
+    except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+        raise ValueError(f"{path} cannot be read as steering vectors: {error}") from error

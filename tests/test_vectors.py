@@ -56,14 +56,20 @@ def test_values_are_frozen_float32_copies():
     [
         (torch.ones(3), ()),
         (torch.ones(0, 3), ()),
+        (torch.ones(2, 0), ()),
         (torch.full((2, 3), float("nan")), ()),
+        (torch.full((2, 3), 1e39, dtype=torch.float64), ()),
+        (torch.ones(2, 3, dtype=torch.int64), ()),
+        (torch.ones(2, 3, dtype=torch.complex64), ()),
         (torch.ones(2, 3), (1,)),
         (torch.ones(2, 3), (1, 1)),
         (torch.ones(2, 3), (-1, 1)),
+        (torch.ones(2, 3), (0, 1.5)),
+        (torch.ones(2, 3), (False, True)),
     ],
 )
 def test_what_is_not_a_vector_per_layer_is_refused(values, layers):
-    with pytest.raises(ValueError, match="have to be finite|distinct layers"):
+    with pytest.raises(ValueError, match="have to be f|distinct layers"):
         SteeringVectors(values, layers=layers)
 
 
@@ -90,13 +96,160 @@ def test_files_keep_everything(tmp_path):
     assert (again.layers, again.provenance) == ((5, 2, 9), provenance)
 
 
-def test_other_files_are_named(tmp_path):
+def test_numpy_layers_are_kept_as_plain_numbers(tmp_path):
+    SteeringVectors(gaussian(2, 3), {}, tuple(np.array([4, 1]))).save(tmp_path / "v.safetensors")
+    assert SteeringVectors.load(tmp_path / "v.safetensors").layers == (4, 1)
+
+
+SAVE = {
+    "save": SteeringVectors.save,
+    "steering-vectors": SteeringVectors.export_steering_vectors,
+    "gguf": lambda vectors, path: vectors.export_gguf(path, model_hint="llama"),
+}
+LOAD = {"save": SteeringVectors.load, "steering-vectors": SteeringVectors.import_steering_vectors}
+
+
+@pytest.mark.parametrize("kind", SAVE)
+def test_writing_makes_the_folder_or_names_the_path(tmp_path, kind):
+    vectors = SteeringVectors(gaussian(2, 3), {}, (1, 2))
+    SAVE[kind](vectors, tmp_path / "no" / "such" / "v.file")
+    assert [path.name for path in (tmp_path / "no" / "such").iterdir()] == ["v.file"]
+    for bad in (tmp_path / "no", tmp_path / "no" / "such" / "v.file" / "w.file"):
+        with pytest.raises(OSError) as raised:
+            SAVE[kind](vectors, bad)
+        assert str(bad) in str(raised.value) and ".tmp" not in str(raised.value)
+
+
+@pytest.mark.parametrize("load", LOAD.values())
+def test_other_files_are_named(tmp_path, load):
     save_file({"x": torch.ones(2)}, tmp_path / "other.safetensors")
     (tmp_path / "text.safetensors").write_text("not a tensor in sight")
-    for load in (SteeringVectors.load, SteeringVectors.import_steering_vectors, SteeringVectors.import_gguf):
-        for name in ("other.safetensors", "text.safetensors", "missing.safetensors"):
-            with pytest.raises(ValueError, match=name):
-                load(tmp_path / name)
+    (tmp_path / "folder.safetensors").mkdir()
+    for name in ("other", "text", "folder", "missing"):
+        with pytest.raises(ValueError, match=f"{name}.safetensors"):
+            load(tmp_path / f"{name}.safetensors")
+
+
+@pytest.fixture(scope="module", params=LOAD)
+def written(request, tmp_path_factory):
+    """A file's bytes, a path to write changed ones to, and what reads them."""
+    path = tmp_path_factory.mktemp("written") / "v.safetensors"
+    SAVE[request.param](SteeringVectors(gaussian(2, 3), {"model": "pocket", "k": 10}, (5, 2)), path)
+    return path.read_bytes(), path.with_name("changed.safetensors"), LOAD[request.param]
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_one_flipped_bit_anywhere_is_refused(written, data):
+    content, path, load = written
+    bit = data.draw(st.integers(0, 8 * len(content) - 1))
+    changed = bytearray(content)
+    changed[bit // 8] ^= 1 << bit % 8
+    path.write_bytes(changed)
+    with pytest.raises(ValueError, match=path.name):
+        load(path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), noise=st.binary(max_size=20))
+def test_noise_in_a_file_is_refused(written, data, noise):
+    content, path, load = written
+    start, end = sorted(data.draw(st.integers(0, len(content))) for _ in range(2))
+    changed = content[:start] + noise + content[end:]
+    path.write_bytes(changed)
+    if changed == content:
+        load(path)
+    else:
+        with pytest.raises(ValueError, match=path.name):
+            load(path)
+
+
+OLD = {"format": "sarsteer-lab steering vectors 1", "layers": "[3, 1]", "provenance": '{"k": 10}'}
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+def test_files_from_before_the_checksum_are_read(tmp_path):
+    values = gaussian(2, 3)
+    save_file({"values": values}, tmp_path / "v.safetensors", OLD)
+    vectors = SteeringVectors.load(tmp_path / "v.safetensors")
+    assert torch.equal(vectors.values, values) and (vectors.layers, vectors.provenance) == ((3, 1), {"k": 10})
+    save_file({"layer_activations.3": values[0]}, tmp_path / "s.safetensors", {"layer_type": "decoder_block"})
+    assert torch.equal(SteeringVectors.import_steering_vectors(tmp_path / "s.safetensors")[3], values[0])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({name: None} for name in OLD),
+        {"format": "sarsteer-lab steering vectors 9"},
+        *({"provenance": text} for text in ("[]", "null", "{", '{"a": ' + DEEP + "}")),
+        *(
+            {"layers": text}
+            for text in ("[]", "3", "null", "{}", '"31"', "", DEEP, "[[3], [1]]", '["3", "1"]')
+        ),
+        *(
+            {"layers": text}
+            for text in ("[1]", "[1, 1]", "[-1, 1]", "[0, 1.5]", "[0.0, 1.0]", "[false, true]")
+        ),
+        {"layers": "[NaN, 1]"},
+        {"layers": "[1" + "0" * 5000 + ", 1]"},
+    ],
+    ids=str,
+)
+def test_malformed_metadata_is_named(tmp_path, change):
+    metadata = {name: text for name, text in (OLD | change).items() if text is not None}
+    save_file({"values": torch.ones(2, 3)}, tmp_path / "v.safetensors", metadata)
+    with pytest.raises(ValueError, match=r"v\.safetensors"):
+        SteeringVectors.load(tmp_path / "v.safetensors")
+
+
+MALFORMED = [
+    torch.full((2, 3), 1e300, dtype=torch.float64),
+    torch.full((2, 3), float("inf")),
+    torch.ones(2, 3, dtype=torch.complex64),
+    torch.ones(2, 3, dtype=torch.int32),
+    torch.ones(2, 3, dtype=torch.bool),
+    torch.ones(2, 3, 1),
+    torch.ones(2, 0),
+]
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        *({"values": values} for values in (*MALFORMED, torch.ones(2), torch.ones(()), torch.ones(3, 3))),
+        {"value": torch.ones(2, 3)},
+        {"values": torch.ones(2, 3), "more": torch.ones(1)},
+        {},
+    ],
+    ids=repr,
+)
+def test_malformed_tensors_are_named(tmp_path, tensors):
+    save_file(tensors, tmp_path / "v.safetensors", OLD)
+    with pytest.raises(ValueError, match=r"v\.safetensors"):
+        SteeringVectors.load(tmp_path / "v.safetensors")
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        *({"layer_activations.3": values[0]} for values in MALFORMED),
+        {"layer_activations.3": torch.ones(())},
+        {"layer_activations.3": torch.ones(2), "layer_activations.4": torch.ones(3)},
+        {"layer_activations.3": torch.ones(2), "layer_activations.03": torch.ones(2)},
+        *(
+            {f"layer_activations.{layer}": torch.ones(2)}
+            for layer in ("", "-1", "+1", "1.5", "1_0", " 1", "x")
+        ),
+        {"3": torch.ones(2)},
+        {},
+    ],
+    ids=repr,
+)
+def test_malformed_activations_are_named(tmp_path, tensors):
+    save_file(tensors, tmp_path / "v.safetensors", {"layer_type": "decoder_block"})
+    with pytest.raises(ValueError, match=r"v\.safetensors"):
+        SteeringVectors.import_steering_vectors(tmp_path / "v.safetensors")
 
 
 def test_gguf_is_laid_out_as_llama_cpp_reads_it(tmp_path):
@@ -111,9 +264,6 @@ def test_gguf_is_laid_out_as_llama_cpp_reads_it(tmp_path):
     for tensor, values in zip(reader.tensors, vectors.values, strict=True):
         assert tensor.tensor_type == gguf.GGMLQuantizationType.F32 and tensor.shape.tolist() == [32]
         np.testing.assert_array_equal(tensor.data, values)
-    again = SteeringVectors.import_gguf(tmp_path / "v.gguf")
-    assert torch.equal(again.values, vectors.values) and again.layers == vectors.layers
-    assert again.provenance["model_hint"] == "llama"
 
 
 def test_gguf_has_no_place_for_layer_0(tmp_path):
@@ -123,22 +273,8 @@ def test_gguf_has_no_place_for_layer_0(tmp_path):
     values = gaussian(3, 8)
     values[0] = 0
     SteeringVectors(values).export_gguf(tmp_path / "v.gguf", model_hint="llama")
-    assert SteeringVectors.import_gguf(tmp_path / "v.gguf").layers == (1, 2)
-
-
-def test_gguf_written_by_repengs_calls_is_read(tmp_path):
-    """repeng numbers layers like this package and writes them from the last to the first."""
-    writer = gguf.GGUFWriter(tmp_path / "r.gguf", "controlvector")
-    writer.add_string("controlvector.model_hint", "mistral")
-    writer.add_uint32("controlvector.layer_count", 2)
-    for layer in (2, 1):
-        writer.add_tensor(f"direction.{layer}", np.full(4, layer, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    vectors = SteeringVectors.import_gguf(tmp_path / "r.gguf")
-    assert vectors.layers == (1, 2) and vectors.values[:, 0].tolist() == [1, 2]
+    reader = gguf.GGUFReader(tmp_path / "v.gguf")
+    assert [tensor.name for tensor in reader.tensors] == ["direction.1", "direction.2"]
 
 
 def test_the_steering_vectors_packages_fields(tmp_path):
