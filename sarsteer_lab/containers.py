@@ -26,6 +26,8 @@ def flaw(content: bytes) -> str | None:
         return _flaw_of_ogg(content)
     start = _after_id3(content, 0)
     if content[start : start + 4] == b"fLaC":
+        if len(content) > start + 26 and not int.from_bytes(content[start + 21 : start + 26]) % (1 << 36):
+            return "does not say how long it is (a FLAC stream); convert it to WAV or encode it to a file"
         return SEVERAL if len(re.findall(b'fLaC[\0\x80]\0\0"', content)) > 1 else None
     return _flaw_of_mp3(content, start)
 
@@ -62,12 +64,13 @@ def _flaw_of_ogg(content: bytes) -> str | None:
     """Pages: 27 bytes and the sizes of their segments; flag 2 starts a recording, flag 4 ends it."""
     at, flags, data = 0, 0, False
     while (at := content.find(b"OggS", at)) >= 0:
-        table = content[at + 27 : at + 27 + content[at + 26]] if at + 27 <= len(content) else b""
-        flags = content[at + 5] if table else 0
+        if at + 27 > len(content):
+            return _cut_off(at + 27, len(content))
+        flags, segments = content[at + 5], content[at + 26]
         if flags & 2 and data:
             return SEVERAL
         data = data or not flags & 2
-        at += 27 + len(table) + sum(table)
+        at += 27 + segments + sum(content[at + 27 : at + 27 + segments])
         if at > len(content):
             return _cut_off(at, len(content))
     return None if flags & 4 else "is cut off (no page says that it ends there); copy or export it again"

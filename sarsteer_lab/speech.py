@@ -97,7 +97,8 @@ def _read(file: str | BinaryIO, path: str, max_seconds: float | None) -> Float[n
     try:
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
             with soundfile.SoundFile(opened) as clip:
-                if clip.frames:  # before reading, so that an hour-long recording costs no memory
+                # Before reading, so that an hour-long recording costs no memory; streams do not say theirs.
+                if 0 < clip.frames < 1 << 48:
                     _check_length(clip.frames / clip.samplerate, max_seconds, path)
             opened.seek(0)
             content = opened.read()

@@ -21,7 +21,6 @@ from sarsteer_lab.prompts import (
 from sarsteer_lab.speech import SAMPLE_RATE, read_clip
 from sarsteer_lab.store import data_folder
 
-
 # --- prompts ---
 
 

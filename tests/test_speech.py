@@ -1,12 +1,16 @@
 """Clips of every kind, written as real files: what is refused, what is handled, and what is said about it."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from sarsteer_lab.containers import finished, flaw
 from sarsteer_lab.speech import (
     MIN_SECONDS,
     SAMPLE_RATE,
@@ -140,11 +144,24 @@ def test_a_clip_that_was_cut_off(tmp_path: Path, name: str, kept: float) -> None
     assert "is cut off" in message or (name == "clip.flac" and "cannot be read as audio" in message)
 
 
-def test_an_ogg_file_cut_off_between_two_pages(tmp_path: Path) -> None:
-    path = tmp_path / "clip.opus"
-    content = noise(path, COMPRESSED[path.name])
-    path.write_bytes(content[: content.rindex(b"OggS")])
-    assert "is cut off" in refusal(path)
+@pytest.mark.parametrize("name", ["clip.wav", "clip.opus", "clip.ogg"])
+def test_no_beginning_of_a_clip_is_whole(tmp_path: Path, name: str) -> None:
+    """Cut anywhere, also exactly between two pages; only a WAV's header alone says nothing of samples."""
+    content = noise(tmp_path / name, (PLAIN | COMPRESSED)[name])
+    pages = [match.start() for match in re.finditer(b"OggS", content)]
+    assert flaw(content) is None and (len(pages) > 3 or name == "clip.wav")
+    for length in {*range(44, len(content), 13), *pages[1:], len(content) - 1}:
+        assert "is cut off" in (flaw(content[:length]) or ""), length
+
+
+@given(
+    content=st.binary(max_size=99),
+    start=st.sampled_from([b"RIFF", b"FORM", b"riff", b".snd", b"OggS", b"ID3"]),
+)
+@example(content=b"\0" * 8 + b"ds64" + b"\xff" * 40, start=b"RF64")
+def test_no_bytes_are_too_odd_to_be_looked_at(content: bytes, start: bytes) -> None:
+    assert flaw(start + content) is None or "again" in str(flaw(start + content))
+    assert len(finished(start + content)) == len(start + content)
 
 
 @pytest.mark.parametrize("name", COMPRESSED)
@@ -174,6 +191,13 @@ def test_a_wav_whose_header_was_never_finished_is_read(tmp_path: Path, whole: in
     sizes = [number.to_bytes(4, "little") for number in (whole, data)]
     path.write_bytes(content[:4] + sizes[0] + content[8:40] + sizes[1] + content[44:])
     np.testing.assert_array_equal(read_clip(path), expected)
+
+
+def test_a_flac_stream_that_does_not_say_how_long_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "clip.flac"
+    content = noise(path, {})
+    path.write_bytes(content[:21] + bytes([content[21] & 0xF0]) + bytes(4) + content[26:])
+    assert "does not say how long it is" in refusal(path, max_seconds=8.0)
 
 
 def test_chunks_behind_no_samples_are_not_sound(tmp_path: Path) -> None:

@@ -35,10 +35,10 @@ class PromptSet:
 def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
     """Read a published set, named "NAME:PATH": NAME one of `PUBLISHED_SETS`, PATH a file or its folder.
 
-    Raises ValueError for an unknown name or an unknown `missing`, and PromptFileError, naming file and record, for anything in the
-    files that does not fit their format: encoding, syntax, keys, types, ids that occur twice, file names that
-    leave their folder. Clips that are not on disk are an error too, unless `missing` is "skip" (the record is
-    left out and listed in `skipped`) or "typed" (it is kept without a clip).
+    Raises ValueError for an unknown name or `missing`, and PromptFileError, naming file and record, for
+    anything in the files that does not fit their format: encoding, syntax, keys, types, ids that occur twice,
+    file names that leave their folder. Clips that are not on disk are an error too, unless `missing` is
+    "skip" (the record is left out and listed in `skipped`) or "typed" (it is kept without a clip).
     """
     name, colon, location = spec.partition(":")
     if name not in PUBLISHED_SETS or not colon or not location:
@@ -124,11 +124,11 @@ def _read_own(collection: _Collection) -> None:
             twin=record.optional_text("twin"),
         )
     for record in collection.places.values():
-        twin = record.optional_text("twin")
-        if twin is not None and twin not in collection.places:
-            record.fail(f"the twin {twin!r} is not in the file")
-        if twin is not None and collection.places[twin].text("split") != record.text("split"):
-            record.fail(f"the twin {twin!r} is in another split")
+        if twin := record.optional_text("twin"):
+            if twin not in collection.places:
+                record.fail(f"the twin {twin!r} is not in the file")
+            if collection.places[twin].text("split") != record.text("split"):
+                record.fail(f"the twin {twin!r} is in another split")
 
 
 def _read_figstep(collection: _Collection) -> None:

@@ -132,10 +132,8 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
         )
     for line, row in entries:
         if row and len(row) != len(names):
-            raise PromptFileError(
-                f"{path}, line {line}: has {len(row)} fields, but the header has {len(names)}; "
-                "quote fields with commas"
-            )
+            reason = f"has {len(row)} fields, but the header has {len(names)}; quote fields with commas"
+            raise PromptFileError(f"{path}, line {line}: {reason}")
     return _records(path, [(f"line {n}", dict(zip(names, row, strict=True))) for n, row in entries if row])
 
 
@@ -170,11 +168,11 @@ def _records(path: Path, entries: list[tuple[str, Any]]) -> list[Record]:
     """Records of places and what stands there."""
     if not entries:
         raise PromptFileError(f"{path}: holds no records; download or export it again")
-    for place, entry in entries:
-        if not isinstance(entry, dict):
-            reason = f"has to be an object with named fields, but is {_show(entry)}"
-            raise PromptFileError(f"{path}, {place}: {reason}")
-    return [Record(path, place, entry) for place, entry in entries]
+    records = [Record(path, place, entry) for place, entry in entries]
+    for record in records:
+        if not isinstance(record.fields, dict):
+            record.fail(f"has to be an object with named fields, but is {_show(record.fields)}")
+    return records
 
 
 def _show(value: Any) -> str:
