@@ -25,6 +25,7 @@ import transformers
 from scipy.stats import quantile_test
 
 from sarsteer_lab.activations import capture, record_states
+from sarsteer_lab.engine.audio_cache import forget_clips
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.probe.lens import bridge_inputs, to_transformer_lens
@@ -93,7 +94,7 @@ def report(lalm: LALM, pairs: int, repeats: int, tokens: int, batches: Sequence[
 
     def forgetting(work: Callable[[LALM, Sequence[Prompt]], Any]) -> Callable[[], Any]:
         def run() -> None:
-            lalm.forget_clips()
+            forget_clips(lalm)
             work(lalm, prompts)
 
         return run

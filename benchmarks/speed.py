@@ -20,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.gpu import RESULTS, alternate, forward_only, heading, ratio, spread
 from sarsteer_lab.activations import capture
 from sarsteer_lab.directions import text_refusal_direction
+from sarsteer_lab.engine.audio_cache import forget_clips
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.evaluation.defences import collect_states, default_defences
 from sarsteer_lab.evaluation.judges import PhraseJudge
@@ -62,14 +63,14 @@ def extraction(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int) -> li
     found: dict[str, list[torch.Tensor]] = {}
 
     def shared() -> None:
-        lalm.forget_clips()
+        forget_clips(lalm)
         found["shared"] = capture_variants(lalm, [base, refusing])
 
     def plain() -> None:
         found["plain"] = [one_by_one(lalm, base), one_by_one(lalm, refusing)]
 
     def bare() -> None:
-        lalm.forget_clips()
+        forget_clips(lalm)
         forward_only(lalm, refusing)
 
     shared()
@@ -125,7 +126,7 @@ def one_by_one(lalm: LALM, prompts: Sequence[Prompt]) -> torch.Tensor:
     """Last-token states as anyone would first write it; transformers' last entry is after the final norm."""
     states = []
     for prompt in prompts:
-        lalm.forget_clips()
+        forget_clips(lalm)
         out = lalm.core(**lalm.batch([prompt]), output_hidden_states=True, use_cache=False)
         states.append(torch.stack([hidden[0, -1].float() for hidden in out.hidden_states[1:]]))
     return torch.stack(states)
@@ -139,7 +140,7 @@ def evaluation(lalm: LALM, clips: int, repeats: int, tokens: int) -> list[str]:
     defences = default_defences(collect_states(lalm, load_prompts("derive")))
 
     def batched() -> None:
-        lalm.forget_clips()
+        forget_clips(lalm)
         with tempfile.TemporaryDirectory() as folder:
             evaluate(
                 lalm,
@@ -154,7 +155,7 @@ def evaluation(lalm: LALM, clips: int, repeats: int, tokens: int) -> list[str]:
     def single() -> None:
         for defence in defences:
             for request in some:
-                lalm.forget_clips()
+                forget_clips(lalm)
                 prompts = [defence.prompt(request)]
                 with defence.steering(lalm, prompts):
                     lalm.generate(prompts, max_new_tokens=tokens)
@@ -187,7 +188,7 @@ def growth(lalm: LALM, repeats: int) -> list[str]:
         some = prompts(setting["seconds"], setting["batch"])
 
         def work() -> None:
-            lalm.forget_clips()
+            forget_clips(lalm)
             capture(lalm, some, layers=setting["layers"], batch_size=len(some))
 
         work()

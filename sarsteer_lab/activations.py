@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import BatchFeature
 
-from sarsteer_lab.families import has_foreign_hooks, residual_stream
+from sarsteer_lab.families import foreign_hooks, residual_stream
 from sarsteer_lab.lalm import LALM, head_on_last_position
-from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.prompts import Prompt, as_prompts
 from sarsteer_lab.store import Store, cache_folder, content_key
 
 Fixed = Literal["last", "audio_mean"]
@@ -64,11 +64,13 @@ def capture(
     padding) give a list of tensors, as prompts differ in length.
 
     With a `cache` (`activation_store()`), only prompts that it lacks run through the model. While foreign
-    hooks sit on the model (`steer`, `ablate`, your own) the cache is neither read nor written: its keys could
-    not tell them apart. States lie on `device`, by default the model's; "cpu" is for what does not fit there.
+    hooks sit on the model (`steer`, `project_out`, your own) the cache is neither read nor written: its keys
+    could not tell them apart. States lie on `device`, by default the model's; "cpu" is for what does not fit
+    there.
 
     Raises ValueError for a layer out of range and for audio positions of a typed prompt.
     """
+    prompts = as_prompts(prompts)
     chosen = layer_indices(lalm, layers)
     if positions not in ("last", "audio_mean", "audio", "all"):
         raise ValueError(f"positions={positions!r}: choose 'last', 'audio_mean', 'audio' or 'all'")
@@ -112,7 +114,7 @@ class Gathered:
         self.states: Any = [torch.empty(0)] * len(prompts)
         if positions in ("last", "audio_mean"):
             self.states = torch.empty(len(prompts), len(layers), lalm.d_model, device=self._device)
-        self._cache = None if has_foreign_hooks(lalm.model) else cache
+        self._cache = None if foreign_hooks(lalm.model) else cache
         self.missing = list(range(len(prompts)))
         if self._cache is not None:
             shared = lalm.key("states", layers, positions)

@@ -318,13 +318,12 @@ def find_trunk(model: nn.Module) -> nn.Module:
     return base if "input_ids" in takes and has_audio_input else core
 
 
-def has_foreign_hooks(part: nn.Module) -> bool:
-    """Whether anything but transformers' own (inert) output recorders is hooked to a part of a model."""
-    return any(
-        not getattr(hook, "__module__", "").startswith("transformers.")
-        for module in part.modules()
-        for hook in (*module._forward_hooks.values(), *module._forward_pre_hooks.values())
-    )
+def foreign_hooks(part: nn.Module) -> list[Any]:
+    """What is hooked to a part of a model, but transformers' own (inert) output recorders."""
+    hooks = [
+        hook for m in part.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
+    ]
+    return [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("transformers.")]
 
 
 def audio_token_id(model: nn.Module) -> int | None:

@@ -1,10 +1,9 @@
 """An audio-language model and its processor as one object: prompts (a clip, text or both) -> answers."""
 
-import json
-from collections.abc import Generator, Iterator, Sequence
+import warnings
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,7 +14,6 @@ from tqdm.auto import tqdm
 from transformers import BatchFeature, DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from sarsteer_lab.engine.audio_cache import AudioCache
 from sarsteer_lab.families import (
     Family,
     Messages,
@@ -24,19 +22,26 @@ from sarsteer_lab.families import (
     find_decoder,
     find_family,
     find_trunk,
-    has_foreign_hooks,
+    foreign_hooks,
 )
-from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
-from sarsteer_lab.store import content_key, weights_checksum
+from sarsteer_lab.store import content_key, settings_of, weights_checksum
 
 
 @dataclass(frozen=True)
 class Running:
-    """Which prompts of the current call the batch now running holds (batches are sorted by length)."""
+    """What the batch now running holds: `LALM.running` sets it, hooks read it at `LALM.now`.
 
-    rows: list[int]
+    `rows` are the places of its prompts in the call, of `total` (calls sort and split their prompts);
+    `at_end`: all positions but the prompts' last have run before, and only that one runs now. `decoding`: the
+    options of the `generate` call that runs them; None for plain forward passes.
+    """
+
+    rows: Sequence[int]
     total: int
+    at_end: bool = False
+    decoding: Mapping[str, Any] | None = None
 
 
 class HookedModelError(RuntimeError):
@@ -64,8 +69,8 @@ class LALM:
     """A model and its processor. `load_lalm` makes one; the constructor takes parts that are already loaded.
 
     Attributes: `model`, `processor`, `tokenizer`, `name`, `family` (its row of the families table), `core`
-    (the part that generates text), `trunk` (the same without the vocabulary head), `audio_token_id`,
-    `audio_cache` (what the audio tower made of clips it has heard; None if this family's are not kept).
+    (the part that generates text), `trunk` (the same without the vocabulary head), `audio_token_id`, `now`
+    (which prompts are running, see `running`; None while nothing does).
     """
 
     def __init__(
@@ -80,9 +85,6 @@ class LALM:
         self.model = model.eval()
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
-        # Captured and steered positions are counted from the end, so the end of every row has to be its
-        # last token.
-        self.tokenizer.padding_side = "left"
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.name = name
@@ -91,9 +93,7 @@ class LALM:
         self.decoder: Any = find_decoder(model)
         self.trunk: Any = find_trunk(model)
         self.audio_token_id = audio_token_id(model)
-        self.running: Running | None = None
-        encoder = self.family.encoder
-        self.audio_cache = AudioCache(self.trunk, *encoder) if encoder is not None else None
+        self.now: Running | None = None
         self._delta = delta
         self._safety = 0.0
         self._vocabulary: tuple[tuple[int, int], str] = ((0, 0), "")
@@ -177,7 +177,10 @@ class LALM:
         vocabulary = (id(self.tokenizer), len(self.tokenizer))
         if self._vocabulary[0] != vocabulary:
             self._vocabulary = (vocabulary, content_key(self.tokenizer.get_vocab()))
-        settings = settings_of(self.model, self.processor)
+        # Most families call it a feature extractor, some an audio processor.
+        parts = [getattr(self.processor, name, None) for name in ("feature_extractor", "audio_processor")]
+        parts = [self.model.config, getattr(self.core, "generation_config", None), *parts]
+        settings = settings_of(part.to_dict() for part in parts if part is not None)
         return content_key(settings, self._vocabulary[1], weights_checksum(self.model))
 
     def key(self, *parts: Any) -> str:
@@ -188,7 +191,7 @@ class LALM:
         time. Raises HookedModelError while hooks of anyone but this library and transformers are on the model
         (inside `with steer(...)`, for instance): a key cannot tell what they do.
         """
-        if has_foreign_hooks(self.model):
+        if foreign_hooks(self.model):
             raise HookedModelError(
                 f"hooks are on {self.name}, so what it computes now cannot be kept: it would be taken for "
                 "what the plain model does. Do this outside of `with steer(...)`, without hooks of your own"
@@ -236,24 +239,22 @@ class LALM:
 
     def batch(self, prompts: Sequence[Prompt]) -> BatchFeature:
         """Inputs for typed and spoken prompts together, left-padded, on the model's device, in its dtype."""
+        prompts = as_prompts(prompts)
+        # Captured and steered positions are counted from the end, so the end of every row has to be its last
+        # token, whatever has been set meanwhile.
+        self.tokenizer.padding_side = "left"
+        if any(part.training for part in self.model.modules()):
+            warnings.warn(f"{self.name} was in training mode: it is set back to eval()", stacklevel=3)
+            self.model.eval()
         clips = [self.waveform(prompt) for prompt in prompts]
         if not self._one_batch(clips):
             raise ValueError(
                 f"{self.family.name} hears the padding of shorter clips, so clips of other lengths cannot "
                 "share a batch; `generate`, `capture` and `next_token_logits` keep them apart"
             )
-        inputs = self.family.encode(
-            self.processor,
-            [self._messages(prompt) for prompt in prompts],
-            [self.chat(prompt) for prompt in prompts],
-            clips,
-        )
-        inputs = inputs.to(self.device, dtype=self.dtype)
-        heard = [clip for clip in clips if clip is not None]
-        if self.audio_cache is not None and heard:
-            counts = (inputs["input_ids"] == self.audio_token_id).sum(1).tolist()
-            self.audio_cache.expect(inputs["input_features"], heard, [n for n in counts if n])
-        return inputs
+        conversations, texts = map(self._messages, prompts), map(self.chat, prompts)
+        inputs = self.family.encode(self.processor, list(conversations), list(texts), clips)
+        return inputs.to(self.device, dtype=self.dtype)
 
     def fit_together(self, prompts: Sequence[Prompt]) -> bool:
         """Whether these prompts may share a batch (see `Family.mixes`)."""
@@ -262,35 +263,43 @@ class LALM:
     def _one_batch(self, clips: Sequence[Float[np.ndarray, "samples"] | None]) -> bool:
         return self.family.mixes or len({len(clip) for clip in clips if clip is not None}) <= 1
 
-    def forget_clips(self) -> None:
-        """Have the audio tower encode every clip anew: for what compares or times its work."""
-        if self.audio_cache is not None:
-            self.audio_cache.clear()
+    @contextmanager
+    def running(self, running: Running) -> Iterator[None]:
+        """Say what the forward passes of the block run; steering hooks go by it.
+
+        For code that runs batches of its own: without it they take the rows of a batch for its prompts.
+        """
+        outer, self.now = self.now, running
+        try:
+            yield
+        finally:
+            self.now = outer
 
     def batches(
-        self, prompts: Sequence[Prompt], batch_size: int, description: str
+        self,
+        prompts: Sequence[Prompt],
+        batch_size: int,
+        description: str,
+        decoding: Mapping[str, Any] | None = None,
     ) -> Generator[tuple[list[int], BatchFeature], None, None]:
         """Batches of prompts of similar length, the longest first, each with its prompts' indices.
 
-        Shows a progress bar if it takes longer than 2 s. Use it under `contextlib.closing`: while it runs,
-        `running` says which prompts are being processed.
+        Shows a progress bar if it takes longer than 2 s. Each batch is `running` until the next is asked for,
+        so use it under `contextlib.closing`.
         """
+        prompts = as_prompts(prompts)
         order = sorted(range(len(prompts)), key=lambda i: -rough_length(prompts[i]))
         groups = self._groups(prompts, order, batch_size)
-        try:
-            for rows in tqdm(groups, desc=description, unit="batch", delay=2, leave=False):
-                self.running = Running(rows, len(prompts))
-                yield rows, self.batch([prompts[row] for row in rows])
-        finally:
-            self.running = None
+        for rows in tqdm(groups, desc=description, unit="batch", delay=2, leave=False):
+            inputs = self.batch([prompts[row] for row in rows])
+            with self.running(Running(rows, len(prompts), decoding=decoding)):
+                yield rows, inputs
 
     def _groups(self, prompts: Sequence[Prompt], order: list[int], batch_size: int) -> list[list[int]]:
         """`order` in batches; for families that do not mix, clips of one length (or none) in each."""
-        if self.family.mixes:
-            return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
         by_length: dict[int, list[int]] = {}
         for row in order:
-            clip = self.waveform(prompts[row])
+            clip = None if self.family.mixes else self.waveform(prompts[row])
             by_length.setdefault(0 if clip is None else len(clip), []).append(row)
         return [
             rows[start : start + batch_size]
@@ -314,25 +323,31 @@ class LALM:
 
         Deterministic: greedy unless `do_sample`, and sampling starts from `seed` without touching torch's
         global state. The repetition penalty that some checkpoints ship is off, so that greedy means greedy.
-        `options` go to transformers' `generate` (temperature, top_p, ...).
+        `options` go to transformers' `generate` (temperature, top_p, stop_strings, ...).
+
+        Raises ValueError for `num_return_sequences` above 1, and whatever the steering that holds refuses.
         """
+        prompts = as_prompts(prompts)
+        if (options.get("num_return_sequences") or 1) > 1:
+            raise ValueError("num_return_sequences: each prompt gets one answer; repeat the prompt instead")
         settings: dict[str, Any] = {"repetition_penalty": 1.0, "pad_token_id": self.tokenizer.pad_token_id}
         if not do_sample:
             settings.update(temperature=None, top_p=None, top_k=None)
+        if options.get("stop_strings") is not None:
+            settings["tokenizer"] = self.tokenizer
         settings.update(options, max_new_tokens=max_new_tokens, do_sample=do_sample, num_beams=num_beams)
         answers = [""] * len(prompts)
         devices = [self.device] if self.device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices),
-            closing(self.batches(prompts, batch_size, "answers")) as batches,
+            closing(self.batches(prompts, batch_size, "answers", settings)) as batches,
             head_on_last_position(self.core),
         ):
             torch.manual_seed(seed)
             for rows, inputs in batches:
                 tokens = self.core.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
-                for row, text in zip(
-                    rows, self.tokenizer.batch_decode(tokens, skip_special_tokens=True), strict=True
-                ):
+                texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+                for row, text in zip(rows, texts, strict=True):
                     answers[row] = text.strip()
         return answers
 
@@ -341,18 +356,13 @@ class LALM:
         self, prompts: Sequence[Prompt], *, batch_size: int = 16
     ) -> Float[Tensor, "prompt vocab"]:
         """Logits of the answer's first token, float32 on the model's device, in the order of the prompts."""
-        logits: list[Tensor] = [torch.empty(0)] * len(prompts)
-        with (
-            closing(self.batches(prompts, batch_size, "logits")) as batches,
-            head_on_last_position(self.core),
-        ):
+        prompts = as_prompts(prompts)
+        logits = torch.empty(len(prompts), self.text_config.vocab_size, device=self.device)
+        reading = closing(self.batches(prompts, batch_size, "logits"))
+        with reading as batches, head_on_last_position(self.core):
             for rows, inputs in batches:
-                last = self.core(**inputs, use_cache=False).logits[:, -1].float()
-                for row, values in zip(rows, last, strict=True):
-                    logits[row] = values
-        return (
-            torch.stack(logits) if logits else torch.empty(0, self.text_config.vocab_size, device=self.device)
-        )
+                logits[rows] = self.core(**inputs, use_cache=False).logits[:, -1].float()
+        return logits
 
 
 @contextmanager
@@ -362,41 +372,6 @@ def head_on_last_position(core: Any) -> Iterator[None]:
     Qwen2-Audio has no `logits_to_keep`; its logits for 16 prompts of 300 positions would take 1.5 GB in
     bfloat16.
     """
-    handle = core.get_output_embeddings().register_forward_pre_hook(
-        lambda _, args: (args[0][:, -1:], *args[1:])
-    )
-    try:
+    head = core.get_output_embeddings()
+    with head.register_forward_pre_hook(lambda _, args: (args[0][:, -1:], *args[1:])):
         yield
-    finally:
-        handle.remove()
-
-
-def rough_length(prompt: Prompt) -> float:
-    """Positions a prompt will take, roughly (25 audio tokens a second, 4 characters a token)."""
-    if prompt.audio is None:
-        samples = 0.0
-    elif isinstance(prompt.audio, np.ndarray):
-        samples = len(prompt.audio)
-    else:
-        # 16-bit mono at 16 kHz is near enough; a missing file gets its error when it is read.
-        path = Path(prompt.audio)
-        samples = path.stat().st_size / 2 if path.is_file() else 0.0
-    return samples / 640 + (len(prompt.text) + len(prompt.system or "")) / 4
-
-
-def settings_of(model: Any, processor: Any) -> str:
-    """What besides the weights decides what a model computes: how it is configured, and how it hears."""
-    # Most families call it a feature extractor, some an audio processor.
-    parts = [getattr(processor, part, None) for part in ("feature_extractor", "audio_processor")]
-    generation = getattr(find_core(model), "generation_config", None)
-    settings = [
-        _without_origin(part.to_dict()) for part in (model.config, generation, *parts) if part is not None
-    ]
-    return json.dumps(settings, sort_keys=True, default=str)
-
-
-def _without_origin(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what tells only where a checkpoint came from (the weights' dtype counts)."""
-    origin = {"_name_or_path", "transformers_version", "architectures", "dtype"}
-    kept = {key: value for key, value in config.items() if key not in origin}
-    return {key: _without_origin(value) if isinstance(value, dict) else value for key, value in kept.items()}

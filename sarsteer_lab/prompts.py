@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sarsteer_lab.speech import check_waveform, read_clip
+from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, clip_seconds, read_clip
 from sarsteer_lab.store import data_folder
 
 INSTRUCTION = "Answer the request in the audio."
@@ -92,6 +92,16 @@ def as_prompts(prompts: Iterable[Prompt | str]) -> list[Prompt]:
                 + ("; call its spoken() or typed()" if isinstance(prompt, SpokenPrompt) else "")
             )
     return found
+
+
+def rough_length(prompt: Prompt) -> float:
+    """Positions a prompt will take, roughly (25 audio tokens a second, 4 characters a token)."""
+    seconds = 0.0
+    if isinstance(prompt.audio, Path | str):
+        seconds = clip_seconds(prompt.audio)
+    elif prompt.audio is not None:
+        seconds = len(prompt.audio) / SAMPLE_RATE
+    return 25 * seconds + (len(prompt.text) + len(prompt.system or "")) / 4
 
 
 def load_prompts(split: str | None = None, label: str | None = None) -> list[SpokenPrompt]:

@@ -2,44 +2,68 @@
 
 Both undo themselves whatever happens in the block: no weight is touched, and every hook goes. Blocks nest.
 Hooks run in the order in which their blocks were entered, so two `steer` add up (in either order, up to
-rounding), and an `ablate` inside a `steer` also removes its direction from what was added, one around it
-does not.
+rounding), and a `project_out` inside a `steer` also removes its direction from what was added, one around it
+does not. `pushing` is what they are made of, and what steering of one's own is made of: a `Push` says what
+is added at a layer.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sarsteer_lab.activations import layer_indices
-from sarsteer_lab.families import residual_stream
-from sarsteer_lab.lalm import LALM
+from sarsteer_lab.families import foreign_hooks, residual_stream
+from sarsteer_lab.lalm import LALM, Running
 from sarsteer_lab.vectors import SteeringVectors
 
-__all__ = ["SteeringError", "SteeringVectors", "ablate", "steer"]
+__all__ = ["Push", "SteeringError", "SteeringVectors", "chosen_layers", "project_out", "pushing", "steer"]
 
 Positions = Literal["last", "all", "audio"]
+Alpha = float | Sequence[float] | Float[Tensor, "prompt"]
 
-PROMPT_END = "holds_all_but_the_prompts_last_position"
-"""Attribute of a cache that `prepared.PreparedBatch` fills: the step that follows is the prompt's end."""
-
-ROWS = "holds_only_these_rows"
-"""Attribute of a cache from which `prepared.PreparedBatch` has dropped rows: the numbers of those left."""
+WITHOUT_CACHE = "generate(use_cache=False) runs old positions again unsteered; leave the cache on"
+UNSTEERABLE = {
+    "use_cache": WITHOUT_CACHE,
+    "prefill_chunk_size": "with prefill_chunk_size the prompt's last position is not known; leave it out",
+} | {
+    name: f"{name} decodes several positions at once, which cannot be steered; leave it out"
+    for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate")
+}
+"""Options of `generate` with which the last position is not the one that was decoded last, and why."""
 
 
 class SteeringError(RuntimeError):
     """What is being run cannot be steered correctly. The message says why and what to do instead."""
 
 
+class Push(Protocol):
+    """What steering adds to the output of a layer."""
+
+    def __call__(
+        self,
+        layer: int,
+        states: Float[Tensor, "row position d_model"] | None,
+        alpha: float | Float[Tensor, "row 1 1"],
+    ) -> Float[Tensor, "*row_position d_model"]:
+        """What to add at `layer`, in float32 on the states' device, `alpha` times the whole of it.
+
+        `states` are those at the prompts' ends (one position), and the same is added at every position that
+        is steered until the next prompt; None if a prompt ran before the block. With positions="every" they
+        are the whole stream, in each forward pass, and each position gets what belongs to it.
+        """
+        ...
+
+
 @contextmanager
 def steer(
     lalm: LALM,
     vectors: SteeringVectors | Float[Tensor, "layer d_model"],
-    alpha: float | Float[Tensor, "prompt"] = 0.1,
+    alpha: Alpha = 0.1,
     layers: Sequence[int] | None = None,
     positions: Positions = "last",
 ) -> Iterator[None]:
@@ -55,33 +79,28 @@ def steer(
     sequences of a prompt share its value. `alpha=0` attaches nothing: outputs are bit-identical.
 
     Right for greedy decoding, sampling, beam search and plain forward passes. Raises ValueError for vectors
-    that do not fit the model, and `SteeringError` for what would be steered wrongly: compiled models,
-    generation without cache, assisted decoding, chunked prefill, static caches, right padding, a cache
-    filled outside of the model.
+    that do not fit the model and an alpha that is not finite, and `SteeringError` for what would be steered
+    wrongly: compiled models, generation without cache, assisted decoding, chunked prefill, static caches,
+    right padding, a cache filled outside of the model. (What decodes in such a way by a direct call of
+    `lalm.core.generate` is noticed by its second forward pass, `lalm.generate` refuses the option.)
     """
     vectors = vectors if isinstance(vectors, SteeringVectors) else SteeringVectors(vectors)
-    chosen = _chosen_layers(lalm, vectors, layers)
+    chosen = chosen_layers(lalm, vectors, layers)
     if positions not in ("last", "all", "audio"):
         raise ValueError(f"positions={positions!r}: choose 'last', 'all' or 'audio'")
-    alpha = _strength(alpha)
-    _refuse_compiled(lalm)
-    if isinstance(alpha, float) and alpha == 0:
-        yield
-        return
-    # alpha * v is formed once, where its layer lives; a decoding step then costs one addition per layer.
     on_layer = {layer: vectors[layer].to(_device(lalm.layers[layer])) for layer in chosen}
-    watch = _Watch(lalm, alpha, on_layer, positions)
-    with ExitStack() as undo:
-        undo.callback(watch.detach)
-        watch.attach()
-        for layer in chosen:
-            hook = partial(watch.edit, layer)
-            undo.callback(lalm.layers[layer].register_forward_hook(hook).remove)
+
+    def push(
+        layer: int, states: Tensor | None, alpha: float | Float[Tensor, "row 1 1"]
+    ) -> Float[Tensor, "*row_position d_model"]:
+        return alpha * on_layer[layer]
+
+    with pushing(lalm, push, chosen, alpha, positions):
         yield
 
 
 @contextmanager
-def ablate(
+def project_out(
     lalm: LALM,
     direction: SteeringVectors | Float[Tensor, "d_model"] | Float[Tensor, "layer d_model"],
     layers: Sequence[int] | None = None,
@@ -97,152 +116,161 @@ def ablate(
     if isinstance(direction, Tensor) and direction.ndim == 1:
         direction = direction.expand(lalm.n_layers, -1)
     vectors = direction if isinstance(direction, SteeringVectors) else SteeringVectors(direction)
-    chosen = _chosen_layers(lalm, vectors, layers)
+    chosen = chosen_layers(lalm, vectors, layers)
     if any(not vectors[layer].any() for layer in chosen):
         raise ValueError("a zero vector cannot be projected out: it has no direction")
-    _refuse_compiled(lalm)
-    text_config = lalm.text_config
+    units = {
+        layer: nn.functional.normalize(vectors[layer], dim=0).to(_device(lalm.layers[layer]))
+        for layer in chosen
+    }
 
-    def hook(_module: Any, _args: Any, output: Any, unit: Tensor) -> None:
-        stream = residual_stream(output, text_config)
-        exact = stream.float()
-        stream.copy_(exact - (exact @ unit)[..., None] * unit)
+    def push(layer: int, states: Tensor | None, alpha: Any) -> Float[Tensor, "row position d_model"]:
+        assert states is not None
+        return (states @ -units[layer])[..., None] * units[layer]
 
-    with ExitStack() as undo:
-        for layer in chosen:
-            unit = torch.nn.functional.normalize(vectors[layer], dim=0).to(_device(lalm.layers[layer]))
-            undo.callback(lalm.layers[layer].register_forward_hook(partial(hook, unit=unit)).remove)
+    with pushing(lalm, push, chosen, 1.0, "every"):
         yield
+
+
+@contextmanager
+def pushing(
+    lalm: LALM,
+    push: Push,
+    layers: Sequence[int],
+    alpha: Alpha = 1.0,
+    positions: Positions | Literal["every"] = "last",
+) -> Iterator[None]:
+    """Add to the outputs of `layers` (see `chosen_layers`) what `push` says, while the block lasts.
+
+    `alpha` and `positions` as for `steer`; "every" is each position of each pass by its own state, alpha 1.
+    """
+    strength = _strength(alpha)
+    _refuse_compiled(lalm)
+    if isinstance(strength, float) and strength == 0:
+        yield
+        return
+    watch = _Watch(lalm, push, strength, positions)
+    with ExitStack() as undo:
+        if positions != "every":
+            before, after = watch.before_forward, watch.after_forward
+            undo.callback(lalm.trunk.register_forward_pre_hook(before, with_kwargs=True).remove)
+            undo.callback(lalm.trunk.register_forward_hook(after, always_call=True).remove)
+        for layer in layers:
+            undo.callback(lalm.layers[layer].register_forward_hook(partial(watch.edit, layer)).remove)
+        yield
+
+
+def refuse_other_hooks(lalm: LALM) -> None:
+    """Raise SteeringError if there are hooks on the model but `pushing`'s that leave the prompt alone."""
+    for hook in foreign_hooks(lalm.model):
+        watch = getattr(getattr(hook, "func", hook), "__self__", None)
+        if not isinstance(watch, _Watch) or watch.positions == "every":
+            raise SteeringError(
+                "hooks are on the model that act on the whole prompt (project_out, or your own), but all of "
+                "it except its last position has been read without them; use lalm.generate and its like"
+            )
 
 
 class _Watch:
     """Knows, for the layers' hooks, which positions the running forward pass holds and what to add to them.
 
     A hook on the trunk tells the prompt (empty cache) from a decoding step (one position onto a filled
-    cache), and a wrapper around `generate`, on this instance only, tells what the hooks cannot see: beams
-    and ways of decoding.
+    cache); which prompts the rows are, `lalm.now` tells where the library runs the model.
     """
 
     def __init__(
-        self, lalm: LALM, alpha: float | Tensor, vectors: dict[int, Tensor], positions: Positions
+        self, lalm: LALM, push: Push, alpha: float | Float[Tensor, "prompt"], positions: str
     ) -> None:
-        self.lalm = lalm
-        self.alpha = alpha
-        self.vectors = vectors
-        self.positions = positions
+        self.lalm, self.push, self.alpha, self.positions = lalm, push, alpha, positions
         self.text_config = lalm.text_config
-        self.rows_per_prompt = 1
         self.phase: Literal["prompt", "step"] | None = None
         self.audio: Bool[Tensor, "batch position 1"] | None = None
+        self.row_alphas: float | Float[Tensor, "row 1 1"] | None = alpha if isinstance(alpha, float) else None
+        # What the steps add at each layer; with a row for each row of the batch in which these prompts ran.
         self.added: dict[int, Tensor] = {}
-        self.rows: Int[Tensor, "row"] | None = None
-        # Whether a step runs that adds to all rows in their first order: most hooks then look no further.
+        self.rows: Sequence[int] | None = None
+        # Whether a step runs that only adds: most hooks then look no further.
         self.plain_step = False
-        if isinstance(alpha, float):
-            self.added = {layer: alpha * vector for layer, vector in vectors.items()}
-        self.handles: list[Any] = []
-        self.outer: Any = None
-        self.wrapped = False
-
-    def attach(self) -> None:
-        """Hook the trunk and wrap `generate`."""
-        trunk, core = self.lalm.trunk, self.lalm.core
-        self.handles.append(trunk.register_forward_pre_hook(self.before_forward, with_kwargs=True))
-        self.handles.append(trunk.register_forward_hook(self.after_forward, always_call=True))
-        self.outer = core.__dict__.get("generate")
-        core.__dict__["generate"] = partial(self.generate, core.generate)
-        self.wrapped = True
-
-    def detach(self) -> None:
-        """Undo `attach`, however far it came."""
-        for handle in self.handles:
-            handle.remove()
-        if self.wrapped and self.outer is None:
-            del self.lalm.core.__dict__["generate"]
-        elif self.wrapped:
-            self.lalm.core.__dict__["generate"] = self.outer
-
-    def generate(self, plain: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """transformers' `generate`, after a look at how it is going to decode."""
-        config = kwargs.get("generation_config") or (args[1] if len(args) > 1 else None)
-
-        def setting(name: str) -> Any:
-            for source in (kwargs, vars(config) if config else {}, vars(self.lalm.core.generation_config)):
-                if source.get(name) is not None:
-                    return source[name]
-            return None
-
-        if setting("use_cache") is False:
-            raise SteeringError(
-                "generate(use_cache=False) runs old positions again unsteered; leave the cache on"
-            )
-        for name in (
-            "assistant_model",
-            "prompt_lookup_num_tokens",
-            "assistant_early_exit",
-            "custom_generate",
-        ):
-            if setting(name) is not None:
-                raise SteeringError(
-                    f"{name} decodes several positions at once, which cannot be steered; leave it out"
-                )
-        if setting("prefill_chunk_size") is not None:
-            raise SteeringError(
-                "with prefill_chunk_size the prompt's last position is not known; leave it out"
-            )
-        self.rows_per_prompt = max(setting("num_beams") or 1, setting("num_return_sequences") or 1)
-        try:
-            return plain(*args, **kwargs)
-        finally:
-            self.rows_per_prompt = 1
+        # Of direct calls: the last cache and how far it was filled, or what a pass without a cache was given.
+        self.filled: tuple[int, int] | None = None
+        self.uncached: Tensor | None = None
 
     def before_forward(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Find out what this forward pass is; refuse what would be steered wrongly."""
         ids = kwargs.get("input_ids", args[0] if args else None)
-        batch, length = (ids if ids is not None else kwargs["inputs_embeds"]).shape[:2]
-        cache = kwargs.get("past_key_values")
+        given = ids if ids is not None else kwargs["inputs_embeds"]
+        batch, length = given.shape[:2]
+        cache, now = kwargs.get("past_key_values"), self.lalm.now
         if "cu_seq_lens_q" in kwargs or "block_table" in kwargs:
-            raise SteeringError(
-                "packed batches (continuous batching) hold several prompts a row; use generate"
-            )
+            raise SteeringError("packed batches hold several prompts a row; use generate")
         if getattr(cache, "is_compileable", False):
-            raise SteeringError(
-                "static caches compile the model, which drops hooks; use the default dynamic cache"
-            )
-        ends_prompt = getattr(cache, PROMPT_END, False)
-        if ends_prompt and self.positions != "last":
+            raise SteeringError("static caches compile the model, which drops hooks; use the default cache")
+        held = cache.get_seq_length() if cache is not None else 0
+        at_end = now is not None and now.at_end
+        if at_end and self.positions != "last":
             raise SteeringError(
                 f"positions={self.positions!r} are not all here: the prompt ran before but for its last one"
             )
-        if cache is not None and cache.get_seq_length() > 0 and not ends_prompt:
-            if length > 1:
-                raise SteeringError(
-                    f"{length} positions onto a filled cache (assisted decoding, chunked prefill or a chat): "
-                    "which of them to steer is not known; run the whole prompt at once"
-                )
-            self.phase = "step"
-            self.rows = getattr(cache, ROWS, None)
-            self.plain_step = self.rows is None and self.positions != "audio" and bool(self.added)
-            if isinstance(self.alpha, Tensor) and not self.added:
-                raise SteeringError("the prompt ran outside of this `with steer`, so its rows are not known")
+        if held and not at_end:
+            self._before_step(length, (id(cache), held), now)
             return
-        self.phase = "prompt"
-        self.rows = None
+        self._refuse_decoding(now, given if cache is None else None)
+        self.filled = (id(cache), held + length)
+        self.phase, self.plain_step = "prompt", False
         mask = kwargs.get("attention_mask")
         if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2 and mask[:, -1].all()):
-            raise SteeringError(
-                "the last position has to be the prompt's last token: pad on the left, 2-D mask"
-            )
+            raise SteeringError("the last position has to be the prompt's last token: pad on the left")
         if self.positions == "audio":
             if ids is None:
                 raise SteeringError("positions='audio' needs input_ids to find the clip; got inputs_embeds")
             self.audio = (ids == self.lalm.audio_token_id)[..., None]
+        self.rows = None if now is None else now.rows
         if isinstance(self.alpha, Tensor):
-            alpha = self._row_alphas(self.alpha, batch)
+            self.row_alphas = self._alphas_of_rows(self.alpha, batch, kwargs, now)
+
+    def _before_step(self, length: int, filled: tuple[int, int], now: Running | None) -> None:
+        """The same for what goes onto a cache that is filled so far."""
+        if length > 1:
+            raise SteeringError(
+                f"{length} positions onto a filled cache (assisted decoding, chunked prefill or a chat): "
+                "which of them to steer is not known; run the whole prompt at once"
+            )
+        if now is None and self.filled is not None and self.filled[0] == filled[0]:
+            if self.filled[1] != filled[1]:
+                raise SteeringError(
+                    "positions were taken back from the cache (assisted decoding); use plain ways of decoding"
+                )
+            self.filled = (filled[0], filled[1] + 1)
+        if self.row_alphas is None:
+            raise SteeringError("the prompt ran outside of this `with steer`, so its rows are not known")
+        if now is not None and self.rows is not None and now.rows is not self.rows:
+            # Some prompts have ended, and their rows have left the batch.
+            place = {row: at for at, row in enumerate(self.rows)}
+            left = [place[row] for row in now.rows]
             self.added = {
-                layer: alpha.to(vector.device)[:, None, None] * vector
-                for layer, vector in self.vectors.items()
+                layer: added[left] if added.ndim == 3 and len(added) == len(place) else added
+                for layer, added in self.added.items()
             }
+            self.rows = now.rows
+        self.phase = "step"
+        self.plain_step = bool(self.added) and self.positions != "audio"
+
+    def _refuse_decoding(self, now: Running | None, uncached: Tensor | None) -> None:
+        """Refuse ways of decoding in which the last position is not the last that was decoded."""
+        if now is not None and now.decoding is not None:
+            chosen: Any = now.decoding.get("generation_config")
+            sources = (now.decoding, vars(chosen) if chosen else {}, vars(self.lalm.core.generation_config))
+            for name, why in UNSTEERABLE.items():
+                value = next((source[name] for source in sources if source.get(name) is not None), None)
+                if value is not None and (name != "use_cache" or not value):
+                    raise SteeringError(why)
+        before, self.uncached = self.uncached, uncached if now is None else None
+        if before is None or self.uncached is None or self.uncached.shape[1] != before.shape[1] + 1:
+            return
+        # Beams change places, so a row may go on from any.
+        grown = self.uncached[:, None, :-1]
+        if grown.shape[2:] == before.shape[1:] and (grown == before).flatten(2).all(-1).any(1).all():
+            raise SteeringError(WITHOUT_CACHE)
 
     def after_forward(self, _module: nn.Module, _args: Any, _output: Any) -> None:
         """Whatever runs layers from now on does not come through the trunk."""
@@ -251,54 +279,70 @@ class _Watch:
     def edit(self, layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
         """Forward hook of a layer. Edits in place: one addition, and all who hold the output see it."""
         stream = residual_stream(output, self.text_config)
+        # In-place addition of a float32 tensor computes in float32 and rounds once.
         if self.plain_step:
             stream.add_(self.added[layer])
             return
+        if self.positions == "every":
+            stream.add_(self.push(layer, stream.float(), 1.0))
+            return
+        if self.phase is None:
+            raise SteeringError("decoder layers ran outside of the model's forward; call the model")
+        if self.phase == "prompt" or layer not in self.added:
+            assert self.row_alphas is not None
+            alpha = self.row_alphas
+            alpha = alpha.to(stream.device) if isinstance(alpha, Tensor) else alpha
+            self.added[layer] = self.push(
+                layer, stream[:, -1:].float() if self.phase == "prompt" else None, alpha
+            )
         added = self.added[layer]
-        if self.rows is not None and added.ndim == 3:  # one vector per prompt, and some prompts have ended
-            added = added[self.rows.to(added.device)]
-        if self.phase == "step":
-            # In-place addition of a float32 tensor computes in float32 and rounds once.
-            if self.positions != "audio":
-                stream.add_(added)
-        elif self.phase is None:
-            raise SteeringError(
-                "decoder layers ran outside of the model's forward; call the model or its trunk"
-            )
-        elif self.positions == "last":
+        if self.positions == "audio":
+            if self.phase == "prompt":
+                assert self.audio is not None
+                # Gemma 4's last layers, which reuse keys and values, see the prompt's last positions alone.
+                where = self.audio[:, -stream.shape[1] :].to(stream.device)
+                stream.copy_(torch.where(where, (stream + added).to(stream.dtype), stream))
+        elif self.phase == "prompt" and self.positions == "last":
             stream[:, -1:].add_(added)
-        elif self.positions == "all":
-            stream.add_(added)
         else:
-            assert self.audio is not None
-            # Gemma 4's last layers, which reuse keys and values, see the prompt's last positions alone.
-            where = self.audio[:, -stream.shape[1] :].to(stream.device)
-            stream.copy_(torch.where(where, (stream + added).to(stream.dtype), stream))
+            stream.add_(added)
 
-    def _row_alphas(self, alpha: Float[Tensor, "prompt"], batch: int) -> Float[Tensor, "batch"]:
+    def _alphas_of_rows(
+        self, alpha: Float[Tensor, "prompt"], batch: int, kwargs: dict[str, Any], now: Running | None
+    ) -> Float[Tensor, "batch 1 1"]:
         """The value of each row of the running batch, whose prompts `lalm` may have sorted and split."""
-        running, repeats = self.lalm.running, self.rows_per_prompt
-        total = running.total if running else batch // repeats
-        rows = running.rows if running else list(range(total))
-        if len(alpha) != total or len(rows) * repeats != batch:
+        rows = list(range(len(alpha)) if now is None else now.rows)
+        total, repeats = (len(alpha) if now is None else now.total), batch // len(rows)
+        fits = len(alpha) == total and repeats * len(rows) == batch
+        if not fits or (now is None and not _repeated(kwargs, batch, repeats)):
             raise SteeringError(
-                f"alpha has {len(alpha)} values for {total} prompts (a batch of {batch} rows, {repeats} per "
-                "prompt); give one value per prompt"
+                f"alpha has {len(alpha)} values for {batch if now is None else total} prompts (a batch of "
+                f"{batch} rows); give one value per prompt"
             )
-        return alpha[rows].repeat_interleave(repeats)
+        return alpha[rows].repeat_interleave(repeats)[:, None, None]
 
 
-def _strength(alpha: float | Float[Tensor, "prompt"]) -> float | Float[Tensor, "prompt"]:
+def _repeated(inputs: dict[str, Any], batch: int, times: int) -> bool:
+    """Whether all inputs of a forward pass hold each prompt so many times in a row, as beams do."""
+    if times == 1:
+        return True
+    tensors = [value for value in inputs.values() if isinstance(value, Tensor) and value.ndim]
+    blocks = [value.reshape(batch // times, times, -1) for value in tensors if len(value) % batch == 0]
+    return bool(blocks) and all(torch.equal(block, block[:, :1].expand_as(block)) for block in blocks)
+
+
+def _strength(alpha: Alpha) -> float | Float[Tensor, "prompt"]:
     """A number, or float32 numbers, one per prompt. Raises ValueError for others."""
-    if not isinstance(alpha, Tensor) or alpha.ndim == 0:
-        return float(alpha)
-    alpha = alpha.detach().float()
-    if alpha.ndim != 1 or not alpha.isfinite().all():
-        raise ValueError(f"alpha has to be a number or finite numbers, one per prompt; got {alpha}")
-    return alpha
+    try:
+        values = torch.as_tensor(alpha).detach().float()
+    except (TypeError, ValueError, RuntimeError):  # strings, None, ragged lists
+        values = torch.tensor(torch.nan)
+    if values.ndim > 1 or not len(values.reshape(-1)) or not values.isfinite().all():
+        raise ValueError(f"alpha has to be a finite number or finite numbers, one per prompt; got {alpha!r}")
+    return values if values.ndim == 1 else float(alpha)  # type: ignore[arg-type]
 
 
-def _chosen_layers(lalm: LALM, vectors: SteeringVectors, layers: Sequence[int] | None) -> tuple[int, ...]:
+def chosen_layers(lalm: LALM, vectors: SteeringVectors, layers: Sequence[int] | None) -> tuple[int, ...]:
     """The layers to act on. Raises ValueError if the vectors do not fit the model or lack one of them."""
     if vectors.d_model != lalm.d_model or max(vectors.layers) >= lalm.n_layers:
         raise ValueError(

@@ -91,6 +91,19 @@ def _feed(digest: Any, part: Any) -> None:
         _feed(digest, each)
 
 
+def settings_of(configs: Iterable[Mapping[str, Any]]) -> str:
+    """Configurations as one text, without what tells only where a checkpoint came from (its weights' dtype
+    counts by itself).
+    """
+    return json.dumps([_without_origin(config) for config in configs], sort_keys=True, default=str)
+
+
+def _without_origin(config: Mapping[str, Any]) -> dict[str, Any]:
+    origin = {"_name_or_path", "transformers_version", "architectures", "dtype"}
+    kept = {key: value for key, value in config.items() if key not in origin}
+    return {key: _without_origin(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+
 @torch.no_grad()
 def weights_checksum(weights: nn.Module | Iterable[Tensor]) -> str:
     """A hash of every byte of a model's parameters and buffers, or of some tensors.

@@ -98,7 +98,7 @@ def test_hooks_go_even_if_the_forward_fails(tiny, prompts, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         capture(tiny, prompts)
     assert hooks(tiny) == before == []
-    assert tiny.running is None
+    assert tiny.now is None
 
 
 def test_lower_precision_models_give_float32(prompts):

@@ -14,11 +14,12 @@ import torch
 from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
+from sarsteer_lab.activations import capture
 from sarsteer_lab.lalm import LALM, HookedModelError
 from sarsteer_lab.loading import Size, announce, checkpoint_size, load_lalm, pick_device
 from sarsteer_lab.pocket.dial import LowRankDelta
 from sarsteer_lab.probe.replica import replica
-from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.prompts import Prompt, rough_length
 from sarsteer_lab.speech import ClipError
 from sarsteer_lab.steering import SteeringVectors, steer
 
@@ -82,6 +83,48 @@ def test_sampling_depends_on_its_seed_only(tiny, prompts):
     assert tiny.generate(prompts, max_new_tokens=8, do_sample=True, seed=6) != first
 
 
+def test_strings_are_typed_prompts_and_lists_are_needed(tiny):
+    typed = [Prompt("hello"), Prompt("Hi")]
+    assert tiny.generate(["hello", Prompt("Hi")], max_new_tokens=4) == tiny.generate(typed, max_new_tokens=4)
+    assert torch.equal(tiny.next_token_logits(["hello", "Hi"]), tiny.next_token_logits(typed))
+    assert torch.equal(capture(tiny, ["hello", "Hi"]), capture(tiny, typed))
+    assert torch.equal(tiny.batch(["hello"])["input_ids"], tiny.batch(typed[:1])["input_ids"])
+    for call in (tiny.generate, tiny.next_token_logits, tiny.batch, lambda one: capture(tiny, one)):
+        for single, shown in (("hello", r"\['hello'\]"), (Prompt("hello"), r"\[Prompt\('hello'")):
+            with pytest.raises(TypeError, match=shown):
+                call(single)
+
+
+def test_answers_stop_at_given_strings_and_there_is_one_each(tiny, prompts):
+    whole = tiny.generate(prompts, max_new_tokens=8)
+    stop = whole[1][3]
+    assert tiny.generate(prompts[1:2], max_new_tokens=8, stop_strings=[stop]) == [
+        whole[1][: whole[1].index(stop) + 1]
+    ]
+    with pytest.raises(ValueError, match="num_return_sequences"):
+        tiny.generate(prompts, num_return_sequences=2, do_sample=True)
+
+
+def test_a_changed_padding_side_and_training_mode_change_nothing(prompts):
+    lalm = replica()
+    expected = capture(lalm, prompts)
+    lalm.tokenizer.padding_side = "right"
+    assert torch.equal(capture(lalm, prompts), expected)
+    lalm.layers[1].train()
+    with pytest.warns(UserWarning, match="training mode"):
+        assert torch.equal(capture(lalm, prompts), expected)
+    assert not any(part.training for part in lalm.model.modules())
+
+
+def test_rough_lengths_of_compressed_clips_are_those_of_their_samples(tmp_path, make_clip):
+    clip = make_clip(2.4, 1)
+    for suffix in ("wav", "flac", "mp3", "ogg"):
+        soundfile.write(tmp_path / f"clip.{suffix}", clip, 16000)
+        found = rough_length(Prompt("", tmp_path / f"clip.{suffix}"))
+        assert found == pytest.approx(rough_length(Prompt("", clip)), abs=3) == pytest.approx(60, abs=3)
+    assert rough_length(Prompt("abcd", tmp_path / "missing.wav")) == 1
+
+
 def test_nothing_to_do_is_done(tiny):
     assert tiny.generate([]) == []
     assert tiny.next_token_logits([]).shape == (0, tiny.text_config.vocab_size)
@@ -113,7 +156,7 @@ def test_a_model_without_ears_refuses_spoken_prompts(tiny, make_clip):
 def test_the_running_batch_is_known_and_forgotten_after_an_error(tiny, prompts):
     with pytest.raises(ClipError):
         tiny.generate([*prompts, Prompt("Hi", audio="missing.wav")])
-    assert tiny.running is None
+    assert tiny.now is None
 
 
 def test_fingerprints_tell_models_apart():
@@ -328,7 +371,9 @@ def saved(tmp_path_factory, tiny):
 
 def test_a_device_map_spreads_the_same_model(saved, tiny, prompts):
     spread = load_lalm(saved, device_map={"": "cpu"})
-    assert torch.equal(spread.next_token_logits(prompts), tiny.next_token_logits(prompts))
+    torch.testing.assert_close(
+        spread.next_token_logits(prompts), tiny.next_token_logits(prompts), rtol=1e-5, atol=1e-5
+    )
     with pytest.raises(ValueError, match="give one of them"):
         load_lalm(saved, device="cpu", device_map="auto")
 
@@ -349,7 +394,9 @@ def test_dtype_attention_and_family_are_passed_on(saved, tiny, prompts):
     assert lalm.text_config._attn_implementation == "eager"
     # The generic recipe is enough for this family.
     generic = load_lalm(saved, device="cpu", family="auto")
-    assert torch.equal(generic.next_token_logits(prompts), tiny.next_token_logits(prompts))
+    torch.testing.assert_close(
+        generic.next_token_logits(prompts), tiny.next_token_logits(prompts), rtol=1e-5, atol=1e-5
+    )
     with pytest.raises(ValueError, match="no family 'mine'; choose qwen2_audio"):
         load_lalm(saved, device="cpu", family="mine")
 
@@ -457,7 +504,9 @@ def test_code_that_a_checkpoint_brings_runs_only_if_asked_for(saved, tiny, promp
         load_lalm(folder, device="cpu")
     lalm = load_lalm(folder, device="cpu", trust_remote_code=True)
     assert lalm.family.name == "auto" and type(lalm.model).__name__ == "TheirModel"
-    assert torch.equal(lalm.next_token_logits(prompts), tiny.next_token_logits(prompts))
+    torch.testing.assert_close(
+        lalm.next_token_logits(prompts), tiny.next_token_logits(prompts), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_weights_that_are_missing_are_not_made_up(saved, tmp_path):

@@ -2,6 +2,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import reference
 import torch
@@ -12,9 +13,8 @@ from sarsteer_lab.activations import capture
 from sarsteer_lab.directions import text_refusal_direction
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import REFUSAL, Prompt, load_prompts
-from sarsteer_lab.safe_space import ablate as ablate_space
-from sarsteer_lab.safe_space import principal_space
-from sarsteer_lab.steering import SteeringError, SteeringVectors, ablate, steer
+from sarsteer_lab.safe_space import ablate, principal_space
+from sarsteer_lab.steering import SteeringError, SteeringVectors, project_out, pushing, steer
 
 
 def some_vectors(lalm, seed=0, size=1.0):
@@ -23,7 +23,7 @@ def some_vectors(lalm, seed=0, size=1.0):
 
 
 def traces(lalm):
-    """All that steering could leave behind: weights, hooks (but transformers' own recorders), generate."""
+    """All that steering could leave behind: weights, hooks (but transformers' own recorders), batch."""
     hooks = [
         (name, key)
         for name, module in lalm.model.named_modules()
@@ -31,7 +31,7 @@ def traces(lalm):
         if not getattr(hook, "__module__", "").startswith("transformers.")
     ]
     weights = {name: tensor.clone() for name, tensor in lalm.model.state_dict().items()}
-    return weights, hooks, lalm.core.__dict__.get("generate"), lalm.running
+    return weights, hooks, lalm.now
 
 
 def assert_unchanged(lalm, before):
@@ -77,9 +77,7 @@ def test_greedy_steering_of_the_pocket_model_equals_the_decoding_loop(pocket):
     base = capture(pocket, [prompt.spoken() for prompt in spoken])
     refusal = capture(pocket, [prompt.spoken(refusal=REFUSAL) for prompt in spoken])
     harmless = capture(pocket, [prompt.spoken() for prompt in load_prompts("derive", "harmless")[:20]])
-    vectors = SteeringVectors(
-        ablate_space(text_refusal_direction(base, refusal), principal_space(harmless, k=10))
-    )
+    vectors = SteeringVectors(ablate(text_refusal_direction(base, refusal), principal_space(harmless, k=10)))
     prompts = [prompt.spoken() for prompt in load_prompts("validation")[:20]]
     with steer(pocket, vectors, alpha=0.1):
         steered = pocket.generate(prompts, max_new_tokens=8)
@@ -248,23 +246,23 @@ def test_ablation_inside_steering_removes_what_was_added_and_around_it_does_not(
     def along(states):
         return (states * unit).sum(-1)
 
-    with steer(tiny, vectors, alpha=1.0), ablate(tiny, vectors):
+    with steer(tiny, vectors, alpha=1.0), project_out(tiny, vectors):
         inside = capture(tiny, prompts)
     torch.testing.assert_close(along(inside), torch.zeros(len(prompts), tiny.n_layers), rtol=0, atol=1e-4)
-    with ablate(tiny, vectors), steer(tiny, vectors, alpha=1.0):
+    with project_out(tiny, vectors), steer(tiny, vectors, alpha=1.0):
         around = capture(tiny, prompts)
     torch.testing.assert_close(along(around), vectors.norm().expand(len(prompts), -1), rtol=1e-4, atol=1e-4)
 
 
 def test_ablation_leaves_nothing_of_the_direction_at_any_position(lalm, prompts):
     direction = torch.randn(lalm.d_model, generator=torch.Generator().manual_seed(0))
-    with ablate(lalm, direction):
+    with project_out(lalm, direction):
         states = capture(lalm, prompts, positions="all")
         answers = lalm.generate(prompts, max_new_tokens=6)
     for state in states:
         share = (state @ direction).abs() / (state.norm(dim=-1) * direction.norm())
         assert share.max() < 1e-5
-    with ablate(lalm, 7 * direction):
+    with project_out(lalm, 7 * direction):
         assert lalm.generate(prompts, max_new_tokens=6) == answers, "its length does not matter"
 
 
@@ -272,7 +270,7 @@ def test_ablation_of_one_layer_is_the_projection(tiny, prompts):
     vectors = some_vectors(tiny)
     plain = capture(tiny, prompts, layers=[1])[:, 0].double()
     unit = vectors[1].double() / vectors[1].double().norm()
-    with ablate(tiny, vectors, layers=[1]):
+    with project_out(tiny, vectors, layers=[1]):
         ablated = capture(tiny, prompts, layers=[1])[:, 0].double()
     torch.testing.assert_close(ablated, plain - (plain @ unit)[:, None] * unit, rtol=1e-5, atol=1e-5)
 
@@ -283,7 +281,11 @@ def test_everything_is_undone_after_any_block(tiny, prompts, error):
     logits = tiny.next_token_logits(prompts)
     vectors = some_vectors(tiny)
     with pytest.raises(error):
-        with steer(tiny, vectors), ablate(tiny, vectors[0]), steer(tiny, vectors, torch.ones(len(prompts))):
+        with (
+            steer(tiny, vectors),
+            project_out(tiny, vectors[0]),
+            steer(tiny, vectors, torch.ones(len(prompts))),
+        ):
             tiny.generate(prompts, max_new_tokens=3)
             raise error
     assert_unchanged(tiny, before)
@@ -310,7 +312,7 @@ def test_everything_is_undone_when_the_model_is_interrupted_midway(tiny, prompts
 def test_a_block_that_cannot_be_entered_leaves_nothing(tiny, monkeypatch):
     before = traces(tiny)
     monkeypatch.setattr(tiny.layers[3], "register_forward_hook", None)
-    for block in (steer(tiny, some_vectors(tiny)), ablate(tiny, some_vectors(tiny))):
+    for block in (steer(tiny, some_vectors(tiny)), project_out(tiny, some_vectors(tiny))):
         with pytest.raises(TypeError), block:
             pass
     monkeypatch.undo()
@@ -318,31 +320,83 @@ def test_a_block_that_cannot_be_entered_leaves_nothing(tiny, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "message", "directly"),
     [
-        ({"use_cache": False}, "leave the cache on"),
-        ({"prompt_lookup_num_tokens": 2}, "prompt_lookup_num_tokens"),
-        ({"prefill_chunk_size": 16}, "prefill_chunk_size"),
-        ({"cache_implementation": "static"}, "static"),
+        ({"use_cache": False}, "leave the cache on", "leave the cache on"),
+        ({"use_cache": False, "num_beams": 3}, "leave the cache on", "leave the cache on"),
+        ({"prompt_lookup_num_tokens": 2}, "prompt_lookup_num_tokens", "filled cache|taken back"),
+        ({"prefill_chunk_size": 16}, "prefill_chunk_size", "filled cache"),
+        ({"cache_implementation": "static"}, "static", "static"),
     ],
 )
-def test_ways_of_decoding_that_cannot_be_steered_are_refused(tiny, prompts, options, message):
+def test_ways_of_decoding_that_cannot_be_steered_are_refused(tiny, prompts, options, message, directly):
+    """`generate` refuses the option; of a direct call the hooks see what the forward passes are given."""
     before = traces(tiny)
     with steer(tiny, some_vectors(tiny)):
-        with pytest.raises(SteeringError, match=message):
+        with pytest.raises(SteeringError, match=directly):
             new_tokens(tiny, prompts[:1], **options)
         with pytest.raises(SteeringError, match=message):
             tiny.generate(prompts[:1], max_new_tokens=4, **options)
         config = copy.deepcopy(tiny.core.generation_config)
         config.update(**options)
+        with pytest.raises(SteeringError, match=directly):
+            tiny.core.generate(**tiny.batch(prompts[:1]), generation_config=config, max_new_tokens=8)
         with pytest.raises(SteeringError, match=message):
-            tiny.core.generate(**tiny.batch(prompts[:1]), generation_config=config)
+            tiny.generate(prompts[:1], generation_config=config)
     assert_unchanged(tiny, before)
 
 
 def test_assisted_decoding_is_refused(tiny, prompts):
-    with steer(tiny, some_vectors(tiny)), pytest.raises(SteeringError, match="assistant_model"):
-        new_tokens(tiny, prompts[:1], assistant_model=replica(seed=1).model)
+    assistant = replica(seed=1).model
+    with steer(tiny, some_vectors(tiny)):
+        with pytest.raises(SteeringError, match="assistant_model"):
+            tiny.generate(prompts[:1], assistant_model=assistant)
+        with pytest.raises(SteeringError, match="filled cache|taken back"):
+            new_tokens(tiny, prompts[:1], assistant_model=assistant)
+
+
+def test_gradient_checkpointing_does_not_change_steered_answers(prompts):
+    lalm = replica()
+    vectors = some_vectors(lalm)
+    with steer(lalm, vectors, 1.0):
+        expected = lalm.generate(prompts, max_new_tokens=6)
+        lalm.model.gradient_checkpointing_enable()
+        lalm.model.train()
+        with pytest.warns(UserWarning, match="training mode"):
+            assert lalm.generate(prompts, max_new_tokens=6) == expected
+
+
+@pytest.mark.parametrize(
+    "alpha", [float("nan"), float("inf"), "0.1", ["0.1"], [[1.0]], [0.1, float("nan")], None]
+)
+def test_strengths_that_are_none_are_refused_at_once(tiny, alpha):
+    with pytest.raises(ValueError, match="finite number"), steer(tiny, some_vectors(tiny), alpha=alpha):
+        pytest.fail("the block was entered")
+
+
+def test_strengths_may_be_lists_and_arrays(tiny, prompts):
+    found = []
+    for alpha in ([0.1, 0.5], np.array([0.1, 0.5]), torch.tensor([0.1, 0.5], dtype=torch.float64)):
+        with steer(tiny, some_vectors(tiny), alpha=alpha):
+            found.append(tiny.next_token_logits(prompts[:2]))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def test_a_push_of_ones_own(tiny, prompts):
+    """The public protocol: what is added at the prompt's end stays the same for what follows."""
+    asked = []
+
+    def push(layer, states, alpha):
+        asked.append((layer, None if states is None else states.shape))
+        return alpha * states.flip(-1)
+
+    plain = capture(tiny, prompts, layers=[2])
+    with pushing(tiny, push, [2], 0.5):
+        pushed = capture(tiny, prompts, layers=[2])
+        asked.clear()
+        tiny.generate(prompts[:2], max_new_tokens=4)
+    torch.testing.assert_close(pushed, plain + 0.5 * plain.flip(-1))
+    assert asked == [(2, (2, 1, tiny.d_model))]
 
 
 def test_right_padding_and_continued_chats_are_refused(tiny, prompts):
@@ -368,7 +422,7 @@ def test_compiled_models_are_refused():
     layer.layers[1].compile(backend="eager")
     forward.model.forward = torch.compile(forward.model.forward, backend="eager")
     for lalm in (whole, layer, forward):
-        for block in (steer(lalm, some_vectors(lalm)), ablate(lalm, some_vectors(lalm))):
+        for block in (steer(lalm, some_vectors(lalm)), project_out(lalm, some_vectors(lalm))):
             with pytest.raises(SteeringError, match="compiled"), block:
                 pass
 
@@ -376,7 +430,7 @@ def test_compiled_models_are_refused():
 def test_vectors_that_do_not_fit_are_refused(tiny):
     wide, deep = torch.ones(4, 33), torch.ones(5, 32)
     for values in (wide, deep):
-        for block in (steer(tiny, values), ablate(tiny, values)):
+        for block in (steer(tiny, values), project_out(tiny, values)):
             with pytest.raises(ValueError, match="do not fit"), block:
                 pass
     some = SteeringVectors(torch.ones(2, 32), layers=(1, 3))
@@ -386,5 +440,5 @@ def test_vectors_that_do_not_fit_are_refused(tiny):
         pass
     with pytest.raises(ValueError, match="finite numbers"), steer(tiny, some, alpha=torch.tensor([[1.0]])):
         pass
-    with pytest.raises(ValueError, match="no direction"), ablate(tiny, torch.zeros(32)):
+    with pytest.raises(ValueError, match="no direction"), project_out(tiny, torch.zeros(32)):
         pass

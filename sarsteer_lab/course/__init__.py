@@ -1,7 +1,7 @@
 """What the notebooks are made with: session, claims, checks, figures and widgets."""
 
 from sarsteer_lab.course.claims import Claim, claim_on_shares, claim_on_value, closing, share_text
-from sarsteer_lab.course.measures import measure_gap, outcome_table
+from sarsteer_lab.course.measures import measure_gap
 from sarsteer_lab.course.session import (
     answers,
     base_states,
@@ -25,7 +25,6 @@ __all__ = [
     "figure_folder",
     "load_model",
     "measure_gap",
-    "outcome_table",
     "refusal_probabilities",
     "share_text",
     "show",

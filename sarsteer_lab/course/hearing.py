@@ -7,6 +7,7 @@ So before typed and spoken behaviour are compared, the model is asked to repeat 
 import re
 from collections.abc import Sequence
 
+import jiwer
 import torch
 from jaxtyping import Float, Int
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -38,15 +39,9 @@ def transcript(answer: str) -> str:
 
 
 def word_errors(reference: str, heard: str) -> int:
-    """Substitutions, deletions and insertions that turn `reference` into `heard`, in words (Levenshtein)."""
-    target, found = words(reference), words(heard)
-    previous = list(range(len(found) + 1))
-    for i, word in enumerate(target, start=1):
-        current = [i]
-        for j, other in enumerate(found, start=1):
-            current.append(min(previous[j] + 1, current[j - 1] + 1, previous[j - 1] + (word != other)))
-        previous = current
-    return previous[-1]
+    """Substitutions, deletions and insertions that turn `reference` into `heard`, in words."""
+    found = jiwer.process_words(" ".join(words(reference)), " ".join(words(heard)))
+    return found.substitutions + found.deletions + found.insertions
 
 
 def word_error_rate(references: Sequence[str], heard: Sequence[str]) -> float:

@@ -1,18 +1,13 @@
-"""What several chapters measure: the gap between typed and spoken states, and counts of outcomes."""
+"""What a chapter measures: the gap between typed and spoken states, layer by layer."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sarsteer_lab.evaluation.intervals import wilson
-from sarsteer_lab.evaluation.judges import OUTCOMES, Outcome
 from sarsteer_lab.geometry import centroid_distance, pair_cosine, probe_accuracy
-from sarsteer_lab.prompts import SpokenPrompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,16 +52,3 @@ def measure_gap(
         harm_distance=centroid_distance(typed[:n_harmful], typed[n_harmful:]),
         probe=torch.cat(probe),
     )
-
-
-def outcome_table(prompts: Sequence[SpokenPrompt], outcomes: dict[str, list[Outcome]]) -> pd.DataFrame:
-    """Counts of each outcome by label and condition, with 95% Wilson intervals."""
-    rows = []
-    for label in dict.fromkeys(prompt.label for prompt in prompts):
-        for condition, all_found in outcomes.items():
-            found = [o for prompt, o in zip(prompts, all_found, strict=True) if prompt.label == label]
-            for outcome in OUTCOMES:
-                count = found.count(outcome)
-                low, high = wilson(count, len(found))
-                rows.append((label, condition, outcome, count, len(found), low, high))
-    return pd.DataFrame(rows, columns=["label", "condition", "outcome", "count", "n", "low", "high"])

@@ -27,14 +27,15 @@ from tqdm.auto import tqdm
 
 from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.course.figures.base import save_figure
+from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.live import NEGLIGIBLE, OPENINGS
 from sarsteer_lab.engine.memory import chunks, rows_that_fit
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import BaseStates, collect_states, model_name
 from sarsteer_lab.geometry import project_2d
-from sarsteer_lab.lalm import LALM, rough_length
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
-from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt, load_prompts
+from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt, load_prompts, rough_length
 from sarsteer_lab.steering import SteeringVectors, steer
 from sarsteer_lab.store import Store, cache_folder, content_key, data_folder
 
@@ -49,7 +50,9 @@ def load_model(name: str) -> LALM:
     model, whose answers are noise. Raises what `load_lalm` does.
     """
     name = os.environ.get("SARSTEER_COURSE_MODEL") or name
-    return load_lalm("replica:qwen2_audio" if name == "replica" else name)
+    lalm = load_lalm("replica:qwen2_audio" if name == "replica" else name)
+    remember_clips(lalm)
+    return lalm
 
 
 def base_states(lalm: LALM) -> BaseStates:

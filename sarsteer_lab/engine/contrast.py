@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from sarsteer_lab.activations import Gathered, capture, layer_indices, record_states
+from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.store import Store
@@ -47,6 +48,7 @@ def capture_variants(
     for row, prompts in enumerate(zip(*variants, strict=True)):
         if not all(_same_clip(prompt, prompts[0]) for prompt in prompts):
             raise ValueError(f"the variants of prompt {row} have different clips")
+    remember_clips(lalm)
     chosen = layer_indices(lalm, layers)
     tails = common_tails(lalm, variants)
     if tails is None:
@@ -102,8 +104,15 @@ def common_tails(lalm: LALM, variants: Sequence[Sequence[Prompt]]) -> list[list[
     if not lalm.keeps_plain_cache:
         return None
     tails = None
+    seen = set()
     for prompts in zip(*variants, strict=True):
-        rows = [lalm.tokenizer(lalm.chat(p), add_special_tokens=False).input_ids for p in prompts]
+        # The ids are real ones, clips and all: text that is rendered and tokenised again may give others. The
+        # end of a prompt depends on its texts alone, so they are made once for prompts with the same ones.
+        texts = tuple((p.system, p.text, p.audio is None) for p in prompts)
+        if texts in seen:
+            continue
+        seen.add(texts)
+        rows = [lalm.batch([prompt])["input_ids"][0].tolist() for prompt in prompts]
         # Every tail keeps a token, whose state is the one wanted.
         shared = min(len(commonprefix(rows)), *(len(row) - 1 for row in rows))
         own = [row[shared:] for row in rows]

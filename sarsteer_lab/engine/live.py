@@ -46,10 +46,10 @@ class Answer:
 
 
 class LivePrompt:
-    """A prompt whose positions but the last have run. Make it outside of every `with steer(...)`.
+    """A prompt whose positions but the last have run.
 
-    Its methods answer under whatever steering holds when they are called. After a change of weights
-    (`LALM.set_safety`) make a new one. For models that decode left to right, with a dynamic cache.
+    Its methods answer under whatever steering holds when they are called, and refuse what `PreparedBatch`
+    refuses. For models that decode left to right, with a dynamic cache.
     """
 
     def __init__(self, lalm: LALM, prompt: Prompt) -> None:

@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
-from sarsteer_lab.lalm import LALM, rough_length
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import free_memory
-from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.prompts import Prompt, rough_length
 
 MOST_ROWS = 128
 """Rows of the largest batch: on two CPU cores (Xeon, AVX-512) the pocket model decodes 128 rows at 2.0 ms a

@@ -16,10 +16,13 @@ from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
 from sarsteer_lab.activations import capture, record_states
+from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.contrast import common_tails
-from sarsteer_lab.lalm import LALM, rough_length
-from sarsteer_lab.prompts import Prompt
-from sarsteer_lab.steering import PROMPT_END, ROWS
+from sarsteer_lab.families import foreign_hooks
+from sarsteer_lab.lalm import LALM, Running
+from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
+from sarsteer_lab.steering import SteeringError, refuse_other_hooks
+from sarsteer_lab.store import weights_checksum
 
 READ_ROWS = 16
 """Prompts that are read together, those of similar length: little is padded then, and the audio tower, whose
@@ -36,19 +39,25 @@ OPENING = 16
 
 
 class PreparedBatch:
-    """Prompts whose positions but the last have run. Make it outside of every `with steer(...)`.
+    """Prompts whose positions but the last have run, on a model without hooks.
 
     Its methods answer under whatever steering holds when they are called: `steer` with positions="last" (one
-    strength, or one per prompt) and `gates.steer_gated`. After a change of weights make a new one. The
+    strength, or one per prompt) and `gates.steer_gated`. They raise SteeringError for hooks that act on the
+    whole prompt (`project_out`, your own) and once any weight has changed (`LALM.set_safety`); so does making
+    one inside of `with steer(...)` or with hooks of your own. The model remembers clips from then on. The
     prompts run as one batch; where that cannot be (`LALM.keeps_plain_cache`, clips that may not share a
     batch), they are read anew each time, with the same answers.
     """
 
     @torch.no_grad()
     def __init__(self, lalm: LALM, prompts: Sequence[Prompt]) -> None:
+        _refuse_hooks(lalm)
+        remember_clips(lalm)
         self.lalm = lalm
-        self.prompts = list(prompts)
+        self.prompts = as_prompts(prompts)
         self._cache: Any = None
+        self._weights = weights_checksum(lalm.model)
+        self._all: Sequence[int] = range(len(self.prompts))
         if not lalm.keeps_plain_cache or not lalm.fit_together(self.prompts):
             return
         order = sorted(range(len(self.prompts)), key=lambda row: -rough_length(self.prompts[row]))
@@ -79,11 +88,13 @@ class PreparedBatch:
     def retexted(self, prompts: Sequence[Prompt]) -> "PreparedBatch":
         """The same clips under other texts; what both begin with is not read again, if it ends alike for all.
 
-        Itself if the prompts are the same. Made outside of every `with steer(...)`, as the first.
+        Itself if the prompts are the same. Raises SteeringError as the first one does.
         """
-        prompts = list(prompts)
+        prompts = as_prompts(prompts)
         if prompts == self.prompts:
             return self
+        self._check()
+        _refuse_hooks(self.lalm)
         tails = common_tails(self.lalm, [self.prompts, prompts]) if self._cache is not None else None
         if tails is None:
             return PreparedBatch(self.lalm, prompts)
@@ -116,6 +127,7 @@ class PreparedBatch:
             return self
         other = copy.copy(self)
         other.prompts = self.prompts * times
+        other._all = range(len(other.prompts))
         if self._cache is not None:
             self._rewind()
             other._cache = _with_room(self._cache, OPENING, torch.arange(len(self.prompts)).repeat(times))
@@ -125,6 +137,7 @@ class PreparedBatch:
     @torch.no_grad()
     def states(self, layers: Sequence[int]) -> Float[Tensor, "prompt layer d_model"]:
         """Last-token states of some layers, float32: those of `activations.capture`, up to rounding."""
+        self._check()
         if self._cache is None:
             return capture(self.lalm, self.prompts, layers=layers)
         found = torch.empty(len(self.prompts), len(layers), self.lalm.d_model, device=self.lalm.device)
@@ -140,6 +153,7 @@ class PreparedBatch:
     @torch.no_grad()
     def next_token_logits(self) -> Float[Tensor, "prompt vocab"]:
         """Logits of the answers' first tokens, float32: those of `lalm.next_token_logits`, up to rounding."""
+        self._check()
         if self._cache is None:
             return self.lalm.next_token_logits(self.prompts, batch_size=len(self.prompts))
         self._rewind()
@@ -152,10 +166,10 @@ class PreparedBatch:
         A row that has ended leaves the batch. With `settled`, a row also ends, a few tokens late, once this
         says of its text that enough is known (`refusals.refusal_is_settled`), so that the text is cut short.
         """
+        self._check()
         if self._cache is None:
-            return self.lalm.generate(
-                self.prompts, max_new_tokens=max_new_tokens, batch_size=len(self.prompts)
-            )
+            size = len(self.prompts)
+            return self.lalm.generate(self.prompts, max_new_tokens=max_new_tokens, batch_size=size)
         self._rewind()
         ends = self.lalm.core.generation_config.eos_token_id
         stops = torch.tensor(ends if isinstance(ends, Sequence) else [ends], device=self._last.device)
@@ -163,6 +177,7 @@ class PreparedBatch:
         chosen = self._last.new_full((len(self._last), max_new_tokens), pad)
         # Of the rows still in the batch: where each stands among all, and whether it goes on.
         rows = torch.arange(len(chosen), device=chosen.device)
+        left = self._all
         running = torch.ones_like(rows, dtype=torch.bool)
         cache, mask = _with_room(self._cache, max_new_tokens), self._mask
         logits = self._first(cache)
@@ -178,11 +193,10 @@ class PreparedBatch:
             if running.sum() <= FULL_ENOUGH * len(rows):
                 cache = _with_room(cache, max_new_tokens - at, running.nonzero()[:, 0])
                 rows, mask, tokens = rows[running], mask[running], tokens[running]
-                # Which prompts are left: steering by row reads that off the cache.
-                setattr(cache, ROWS, rows)
+                left = rows.tolist()
                 running = running[running]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits = self._step(tokens[:, None], mask, cache)
+            logits = self._step(tokens[:, None], mask, cache, Running(left, len(self.prompts)))
         texts = self.lalm.tokenizer.batch_decode(chosen, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
@@ -197,9 +211,7 @@ class PreparedBatch:
         model that is read anew each time.
         """
         if self._cache is None:
-            raise ValueError(
-                f"{self.lalm.name} cannot go on from a prompt that has run (see keeps_plain_cache)"
-            )
+            raise ValueError(f"{self.lalm.name} cannot go on from a prompt that has run (keeps_plain_cache)")
         tokenizer = self.lalm.tokenizer
         sequences = {tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in openings}
         sure = torch.ones(len(self._last), device=self._last.device)
@@ -231,8 +243,11 @@ class PreparedBatch:
     def after(self, begun: Sequence[int]) -> Float[Tensor, "prompt vocab"]:
         """Logits, float32, of the token after every answer has begun with the tokens `begun`.
 
-        All but the last of them must have been run by the call before, as they are when a tree is followed.
+        All but the last of them must have been run by the call before, as they are when a tree is followed
+        (so that weights and hooks are looked at only where it begins).
         """
+        if not begun:
+            self._check()
         if not isinstance(self._cache.layers[0], _RoomyLayer):
             self._cache = _with_room(self._cache, OPENING)
         self._rewind(len(begun))
@@ -240,7 +255,13 @@ class PreparedBatch:
             return self._first(self._cache).float()
         ids = self._last.new_full((len(self._last), 1), begun[-1])
         mask = torch.cat([self._mask, self._mask.new_ones(len(ids), len(begun))], dim=1)
-        return self._step(ids, mask, self._cache).float()
+        return self._step(ids, mask, self._cache, Running(self._all, len(self.prompts))).float()
+
+    def _check(self) -> None:
+        """Raise SteeringError if what has been read does not belong to the model as it now is."""
+        refuse_other_hooks(self.lalm)
+        if weights_checksum(self.lalm.model) != self._weights:
+            raise SteeringError("weights have changed since these prompts were read; make a new one")
 
     def _rewind(self, position: int = 0) -> None:
         """Forget what was decoded from `position` tokens after the prompts' last but one on."""
@@ -249,16 +270,13 @@ class PreparedBatch:
 
     def _first(self, cache: Any) -> Float[Tensor, "prompt vocab"]:
         """Run the prompts' last position, the one that steering takes for the prompt's end."""
-        setattr(cache, PROMPT_END, True)
-        try:
-            return self._step(self._last, self._mask, cache)
-        finally:
-            setattr(cache, PROMPT_END, False)
+        return self._step(self._last, self._mask, cache, Running(self._all, len(self._all), at_end=True))
 
     def _step(
-        self, ids: Int[Tensor, "row 1"], mask: Int[Tensor, "row seen"], cache: Any
+        self, ids: Int[Tensor, "row 1"], mask: Int[Tensor, "row seen"], cache: Any, running: Running
     ) -> Float[Tensor, "row vocab"]:
-        out = self.lalm.core(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+        with self.lalm.running(running):
+            out = self.lalm.core(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
         return out.logits[:, -1]
 
 
@@ -281,6 +299,14 @@ def under_each(
             alpha[at] = strength
             steering.enter_context(push(alpha.flatten()))
         yield rows
+
+
+def _refuse_hooks(lalm: LALM) -> None:
+    if foreign_hooks(lalm.model):
+        raise SteeringError(
+            "hooks are on the model (steer, project_out, or your own): what is read now would keep their "
+            "mark; make it outside of the block, and ask it inside"
+        )
 
 
 class _RoomyLayer(DynamicLayer):

@@ -5,26 +5,16 @@ requests were compared when they were fitted, and what they decide there holds f
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from sarsteer_lab.families import residual_stream
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.safe_space import RANK_TOLERANCE, exact
-from sarsteer_lab.steering import (
-    SteeringError,
-    SteeringVectors,
-    _chosen_layers,
-    _refuse_compiled,
-    _strength,
-    _Watch,
-)
+from sarsteer_lab.steering import Alpha, SteeringError, SteeringVectors, chosen_layers, pushing
 
 FOLDS = 5
 
@@ -145,7 +135,7 @@ def fit_null_space_gate(
 def steer_gated(
     lalm: LALM,
     gate: NullSpaceGate,
-    alpha: float | Float[Tensor, "prompt"] = 0.1,
+    alpha: Alpha = 0.1,
     layers: Sequence[int] | None = None,
 ) -> Iterator[None]:
     """Push each row by `alpha * (w . h) * r` while the block lasts, `h` being its state at the prompt's end.
@@ -155,42 +145,17 @@ def steer_gated(
     the prompt alone, but all of its positions.) The same ways of decoding are right and the same are refused
     as for `steer`; `alpha` may be one number per prompt as there, and `alpha=0` attaches nothing.
     """
-    chosen = _chosen_layers(lalm, gate.vectors, layers)
-    _refuse_compiled(lalm)
-    strength = _strength(alpha)
-    if isinstance(strength, float) and strength == 0:
-        yield
-        return
-    watch = _GatedWatch(lalm, gate, strength)
-    with ExitStack() as undo:
-        undo.callback(watch.detach)
-        watch.attach()
-        for layer in chosen:
-            hook = partial(watch.edit, layer)
-            undo.callback(lalm.layers[layer].register_forward_hook(hook).remove)
-        yield
 
-
-class _GatedWatch(_Watch):
-    """Finds out at the prompt's last position what to add; the steps that follow add the same."""
-
-    def __init__(self, lalm: LALM, gate: NullSpaceGate, alpha: float | Float[Tensor, "prompt"]) -> None:
-        super().__init__(lalm, alpha, {}, "last")
-        self.gate = gate
-
-    def edit(self, layer: int, module: nn.Module, args: Any, output: Any) -> None:
-        """Forward hook of a layer."""
-        if self.phase == "prompt":
-            last = residual_stream(output, self.text_config)[:, -1:].float()
-            row = self.gate.vectors.layers.index(layer)
-            weights, vector = self.gate.weights[row].to(last.device), self.gate.vectors[layer].to(last.device)
-            alpha = self.alpha
-            if isinstance(alpha, Tensor):
-                alpha = self._row_alphas(alpha, len(last)).to(last.device)[:, None, None]
-            self.added[layer] = alpha * (last @ weights)[..., None] * vector
-        elif layer not in self.added:
+    def push(
+        layer: int, states: Tensor | None, alpha: float | Float[Tensor, "row 1 1"]
+    ) -> Float[Tensor, "row 1 d_model"]:
+        if states is None:
             raise SteeringError("the prompt ran outside of this block, so it is not known what to add")
-        super().edit(layer, module, args, output)
+        weights = gate.weights[gate.vectors.layers.index(layer)].to(states.device)
+        return alpha * (states @ weights)[..., None] * gate.vectors[layer].to(states.device)
+
+    with pushing(lalm, push, chosen_layers(lalm, gate.vectors, layers), alpha):
+        yield
 
 
 def _axis(

@@ -30,8 +30,8 @@ from sarsteer_lab.evaluation.tasks import (
     answers,
     on_cluster,
 )
-from sarsteer_lab.lalm import LALM, rough_length
-from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import SpokenPrompt, rough_length
 from sarsteer_lab.store import Store, atomic_write, content_key
 
 FORMAT = "sarsteer-lab responses 2"

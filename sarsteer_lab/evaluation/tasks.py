@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import Defence, PushingDefence
 from sarsteer_lab.evaluation.phrases import refusal_is_settled
@@ -55,6 +56,7 @@ def answers(lalm: LALM, task: Task, clips: Sequence[Clip]) -> Iterator[Found]:
     def prompts(texts: Texts) -> list[Prompt]:
         return [Prompt(text, clip, system) for (text, system), clip in zip(texts, clips, strict=True)]
 
+    remember_clips(lalm)
     settled = refusal_is_settled if task.asking.rates_only else None
     first: PreparedBatch | None = None
     ready: PreparedBatch | None = None

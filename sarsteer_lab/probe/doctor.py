@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from sarsteer_lab.activations import capture
+from sarsteer_lab.engine.audio_cache import forget_clips
 from sarsteer_lab.families import find_core
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import OVERHEAD
@@ -174,7 +175,7 @@ def _padding(lalm: LALM, prompts: Sequence[Prompt]) -> Iterator[Finding]:
     # Nothing encoded before may be used again, or the clips' padding would be the same twice.
     runs = []
     for batches in ([prompts], [[prompt] for prompt in prompts]):
-        lalm.forget_clips()
+        forget_clips(lalm)
         runs.append(torch.cat([capture(lalm, batch) for batch in batches]))
     together, alone = runs
     error = float((together - alone).abs().max() / alone.abs().max())

@@ -4,14 +4,15 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
+from sarsteer_lab.course import figures
 from sarsteer_lab.course.figures import base as plots
+from sarsteer_lab.evaluation.intervals import wilson
 
 N, LAYERS, SEEDS = 20, 6, 3
 
@@ -20,7 +21,7 @@ def gap() -> Figure:
     generator = torch.Generator().manual_seed(0)
     cosine = torch.rand(N, LAYERS, generator=generator)
     centred = cosine - 0.4
-    return plots.gap_figure(
+    return figures.gap_figure(
         cosine,
         centred,
         torch.linspace(5, 2, LAYERS),
@@ -32,24 +33,26 @@ def gap() -> Figure:
 def states_map() -> Figure:
     points = torch.randn(4 * N, 2, generator=torch.Generator().manual_seed(0))
     forms = ["typed"] * 2 * N + ["spoken"] * 2 * N
-    return plots.map_figure(
+    return figures.map_figure(
         points, forms, (["harmful"] * N + ["harmless"] * N) * 2, layer=3, explained=(0.4, 0.1)
     )
 
 
-def outcome_table() -> pd.DataFrame:
-    rows = []
-    for label, n in (("harmful", 50), ("harmless", 40), ("everyday", 10)):
-        for condition, refused in (("typed", 0.9), ("spoken", 0.5)):
-            counts = {"refused": round(refused * n), "answered": n - round(refused * n), "broken": 0}
-            for outcome, count in counts.items():
-                share = count / n
-                rows.append((label, condition, outcome, count, n, max(0, share - 0.1), min(1, share + 0.1)))
-    return pd.DataFrame(rows, columns=["label", "condition", "outcome", "count", "n", "low", "high"])
+LABELS = ["harmful"] * 50 + ["harmless"] * 40 + ["everyday"] * 10
+
+
+def found(refused: float) -> list[str]:
+    """Of every label's requests this share refused, the others answered."""
+    counts = {label: LABELS.count(label) for label in dict.fromkeys(LABELS)}
+    return [
+        o
+        for n in counts.values()
+        for o in ["refused"] * round(refused * n) + ["answered"] * (n - round(refused * n))
+    ]
 
 
 def outcomes() -> Figure:
-    return plots.outcomes_figure(outcome_table())
+    return figures.outcomes_figure(LABELS, {"typed": found(0.9), "spoken": found(0.5)})
 
 
 FIGURES = [gap, states_map, outcomes]
@@ -102,24 +105,21 @@ def test_figures_leave_no_trace_in_matplotlib() -> None:
     assert dict(matplotlib.rcParams) == before
 
 
-def test_bars_are_the_shares_of_the_table_and_whiskers_its_intervals() -> None:
-    table = outcome_table()
-    fig = outcomes()
-    panels = [ax for ax in fig.axes if ax.axison]
+def test_bars_are_shares_and_whiskers_wilsons_intervals() -> None:
+    panels = [ax for ax in outcomes().axes if ax.axison]
     assert [ax.get_title(loc="left") for ax in panels] == [
         "harmful requests (n = 50)",
         "harmless requests (n = 40)",
         "everyday requests (n = 10)",
     ]
-    for ax, (_, part) in zip(panels, table.groupby("label", sort=False), strict=True):
-        bars = {(round(bar.get_y(), 3), round(bar.get_width(), 6)) for bar in ax.patches}
-        expected = part["count"] / part["n"]
-        assert sorted(width for _, width in bars) == pytest.approx(sorted(expected))
-        whiskers = np.concatenate([segment[:, 0] for c in ax.collections for segment in c.get_segments()])
-        assert sorted(whiskers) == pytest.approx(sorted([*part["low"], *part["high"]]))
+    for ax, n in zip(panels, (50, 40, 10), strict=True):
+        counts = [round(0.9 * n), n - round(0.9 * n), 0, round(0.5 * n), n - round(0.5 * n), 0]
         # The first condition stands on top, and a bar's number is its count.
         assert ax.get_ylim()[0] > ax.get_ylim()[1]
-        assert sorted(text.get_text() for text in ax.texts) == sorted(map(str, part["count"]))
+        assert [bar.get_width() for bar in ax.patches] == pytest.approx([count / n for count in counts])
+        whiskers = np.concatenate([segment[:, 0] for c in ax.collections for segment in c.get_segments()])
+        assert whiskers == pytest.approx([end for count in counts for end in wilson(count, n)])
+        assert [text.get_text() for text in ax.texts] == list(map(str, counts))
 
 
 def test_outcomes_differ_in_more_than_colour() -> None:
@@ -146,7 +146,7 @@ def test_the_map_marks_harmful_filled_and_harmless_hollow() -> None:
 
 def test_the_map_wants_a_form_and_a_label_per_point() -> None:
     with pytest.raises(ValueError, match="3 points"):
-        plots.map_figure(torch.zeros(3, 2), ["typed"] * 3, ["harmful"] * 2, layer=0, explained=(1, 0))
+        figures.map_figure(torch.zeros(3, 2), ["typed"] * 3, ["harmful"] * 2, layer=0, explained=(1, 0))
 
 
 def test_the_gap_shows_medians_distances_and_accuracy() -> None:

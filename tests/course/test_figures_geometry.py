@@ -8,8 +8,8 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from sarsteer_lab.course.figures import geometry as figures
-from sarsteer_lab.course.figures.base import save_figure
+from sarsteer_lab.course import figures
+from sarsteer_lab.course.figures import save_figure
 
 LAYERS, N = 30, 40
 
@@ -31,7 +31,7 @@ def dial() -> Figure:
 def curves() -> Figure:
     lines = {f"curve {i}": rand(LAYERS, seed=i) for i in range(3)}
     return figures.layer_curves_figure(
-        lines, ylabel="accuracy", title="Harm", reference=(0.5, "chance"), percent=True
+        lines, ylabel="accuracy", title="Harm", reference=(0.5, "chance"), as_percent=True
     )
 
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from sarsteer_lab.course.figures.models import depth_figure
+from sarsteer_lab.course.figures import depth_figure
 
 
 def test_each_model_is_a_line_over_relative_depth_in_every_panel():

@@ -9,16 +9,18 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from sarsteer_lab.course.figures.base import OUTCOMES, save_figure
-from sarsteer_lab.course.figures.live import live_figure, removal_figure
-from sarsteer_lab.course.figures.steering import (
+from sarsteer_lab.course.figures import (
     answers_figure,
     divergence_figure,
     layers_figure,
+    live_figure,
+    removal_figure,
+    save_figure,
     sweep_figure,
     topics_figure,
     tradeoff_figure,
 )
+from sarsteer_lab.course.figures.base import OUTCOMES
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.evaluation.intervals import wilson
 

@@ -13,14 +13,14 @@ import pytest
 import soundfile
 import torch
 
-from sarsteer_lab.course.widgets.board import OverRefusalBoard
-from sarsteer_lab.course.widgets.lab import (
+from sarsteer_lab.course.widgets import (
     dial_panel,
     gap_explorer,
     over_refusal_board,
     safe_space_explorer,
     steer_panel,
 )
+from sarsteer_lab.course.widgets.board import OverRefusalBoard
 from sarsteer_lab.course.widgets.panels import Runner, opening_words, wav_bytes
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.run import Response

@@ -1,5 +1,6 @@
 """Prompts kept ready give the answers that the plain way gives, under every kind of steering."""
 
+from collections.abc import Callable
 from functools import partial
 
 import pytest
@@ -15,7 +16,7 @@ from sarsteer_lab.evaluation.gates import NullSpaceGate, steer_gated
 from sarsteer_lab.evaluation.run import run
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, SpokenPrompt, load_prompts
-from sarsteer_lab.steering import SteeringError, SteeringVectors, steer
+from sarsteer_lab.steering import SteeringError, SteeringVectors, project_out, steer
 
 
 def some_vectors(lalm: LALM, size: float = 1.0) -> SteeringVectors:
@@ -55,6 +56,63 @@ def test_gates(tiny: LALM, prompts: list[Prompt]) -> None:
     with steer_gated(tiny, gate, 1.0):
         found, expected = batch.generate(6), tiny.generate(prompts, max_new_tokens=6)
     assert found == expected != tiny.generate(prompts, max_new_tokens=6)
+
+
+def ways_to_answer(batch: PreparedBatch) -> list[Callable[[], object]]:
+    return [
+        lambda: batch.generate(3),
+        batch.next_token_logits,
+        lambda: batch.states([0]),
+        lambda: batch.after(()),
+        lambda: batch.opening_probabilities(["I"]),
+    ]
+
+
+def test_reading_under_hooks_is_refused(tiny: LALM, prompts: list[Prompt]) -> None:
+    batch = PreparedBatch(tiny, prompts)
+    other = [Prompt("Other.", prompt.audio) for prompt in prompts]
+    direction = torch.ones(tiny.d_model)
+    for block in (lambda: steer(tiny, some_vectors(tiny)), lambda: project_out(tiny, direction)):
+        for make in (PreparedBatch, lambda lalm, some: LivePrompt(lalm, some[0])):
+            with block(), pytest.raises(SteeringError, match="outside of the block"):
+                make(tiny, prompts)
+        with block(), pytest.raises(SteeringError):
+            batch.retexted(other)
+    handle = tiny.layers[1].register_forward_hook(lambda _m, _a, out: None)
+    try:
+        with pytest.raises(SteeringError, match="your own"):
+            PreparedBatch(tiny, prompts)
+    finally:
+        handle.remove()
+
+
+def test_answers_under_hooks_on_the_whole_prompt_are_refused(tiny: LALM, prompts: list[Prompt]) -> None:
+    batch, live = PreparedBatch(tiny, prompts), LivePrompt(tiny, prompts[1])
+    ways = [*ways_to_answer(batch), live.answer, live.next_token, live.refusal_probability]
+    for way in ways:
+        with project_out(tiny, torch.ones(tiny.d_model)), pytest.raises(SteeringError, match="whole prompt"):
+            way()
+        handle = tiny.layers[1].register_forward_hook(lambda _m, _a, out: 2 * out)
+        try:
+            with pytest.raises(SteeringError, match="whole prompt"):
+                way()
+        finally:
+            handle.remove()
+    assert batch.generate(3) == tiny.generate(prompts, max_new_tokens=3)
+
+
+def test_changed_weights_need_a_new_batch(prompts: list[Prompt]) -> None:
+    lalm = replica()
+    weight = lalm.layers[2].mlp.up_proj.weight
+    batch, live = PreparedBatch(lalm, prompts), LivePrompt(lalm, prompts[1])
+    plain = weight.data
+    weight.data = 2 * plain  # which no counter of versions sees
+    ways = [*ways_to_answer(batch), live.answer, live.next_token, live.refusal_probability]
+    for way in (*ways, lambda: batch.retexted([Prompt("Other.")] * 6)):
+        with pytest.raises(SteeringError, match="make a new one"):
+            way()
+    weight.data = plain
+    assert batch.generate(3) == lalm.generate(prompts, max_new_tokens=3)
 
 
 @pytest.mark.parametrize("positions", ["all", "audio"])
@@ -99,19 +157,20 @@ def test_rows_that_have_ended_leave_and_steering_of_rows_follows(
     ends = tiny.tokenizer.convert_tokens_to_ids(sorted(set(said))[::3])
     monkeypatch.setattr(tiny.core.generation_config, "eos_token_id", ends)
     sizes: list[int] = []
-    handle = tiny.layers[0].register_forward_pre_hook(lambda _m, args: sizes.append(len(args[0])))
-    try:
-        for steering in (
-            lambda: steer(tiny, some_vectors(tiny), alphas),
-            lambda: steer_gated(tiny, gate, 1.0),
-        ):
-            with steering():
-                sizes.clear()
-                found = batch.generate(12)
-                assert min(sizes) < len(prompts) == sizes[0], "rows have to leave, or this tests nothing"
-                assert found == tiny.generate(prompts, max_new_tokens=12)
-    finally:
-        handle.remove()
+    # Not by a hook, which a prepared batch refuses.
+    plain = tiny.layers[0].forward
+
+    def counting(stream: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        sizes.append(len(stream))
+        return plain(stream, *args, **kwargs)
+
+    monkeypatch.setattr(tiny.layers[0], "forward", counting)
+    for steering in (lambda: steer(tiny, some_vectors(tiny), alphas), lambda: steer_gated(tiny, gate, 1.0)):
+        with steering():
+            sizes.clear()
+            found = batch.generate(12)
+            assert min(sizes) < len(prompts) == sizes[0], "rows have to leave, or this tests nothing"
+            assert found == tiny.generate(prompts, max_new_tokens=12)
 
 
 def test_settled_answers_are_beginnings(tiny: LALM, prompts: list[Prompt]) -> None:
@@ -199,16 +258,22 @@ def test_a_long_answer_outgrows_the_room_for_openings(tiny: LALM, prompts: list[
     assert LivePrompt(tiny, prompts[1]).answer(3 * OPENING).text == whole
 
 
-def test_other_texts_behind_the_same_clips(lalm: LALM, prompts: list[Prompt]) -> None:
+def test_other_texts_behind_the_same_clips(lalm: LALM, prompts: list[Prompt], monkeypatch) -> None:
     clips = [prompt.audio for prompt in prompts if prompt.audio is not None]
     texts = ("Answer the audio.", "Answer the audio. I cannot assist.", "Repeat it.", "Answer")
     batch = PreparedBatch(lalm, [Prompt(texts[0], clip) for clip in clips])
     positions: list[int] = []
+    plain = lalm.layers[0].forward
+
+    def counting(stream: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        positions.append(stream.shape[1])
+        return plain(stream, *args, **kwargs)
+
     for text in texts[1:]:
         asked = [Prompt(text, clip) for clip in clips]
-        handle = lalm.layers[0].register_forward_pre_hook(lambda _m, args: positions.append(args[0].shape[1]))
-        other = batch.retexted(asked)
-        handle.remove()
+        with monkeypatch.context() as patch:
+            patch.setattr(lalm.layers[0], "forward", counting)
+            other = batch.retexted(asked)
         assert other.generate(6) == lalm.generate(asked, max_new_tokens=6)
         torch.testing.assert_close(
             other.next_token_logits(), lalm.next_token_logits(asked), rtol=1e-3, atol=1e-3
@@ -245,9 +310,9 @@ def test_chunks_are_sized_to_memory(tiny: LALM, prompts: list[Prompt], monkeypat
     rows = list(range(200))
     many = [prompts[1]] * 200
     assert [len(part) for part in chunks(tiny, rows, many, 8)] == [MOST_ROWS, 200 - MOST_ROWS]
-    monkeypatch.setattr("sarsteer_lab.lalm.free_memory", lambda device: 10_000_000)
+    monkeypatch.setattr("sarsteer_lab.engine.memory.free_memory", lambda device: 10_000_000)
     small = list(chunks(tiny, rows, many, 8))
     assert sum(small, []) == rows and 1 < len(small[0]) < MOST_ROWS
     assert len(next(iter(chunks(tiny, rows, [prompts[4]] * 200, 8)))) > len(small[0]), "typed is shorter"
-    monkeypatch.setattr("sarsteer_lab.lalm.free_memory", lambda device: 1)
+    monkeypatch.setattr("sarsteer_lab.engine.memory.free_memory", lambda device: 1)
     assert all(len(part) == 1 for part in chunks(tiny, rows, many, 8))

@@ -62,7 +62,7 @@ def _is_bare(lalm: LALM) -> bool:
         h for m in lalm.model.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
     ]
     ours = [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("transformers.")]
-    return not ours and "generate" not in lalm.core.__dict__
+    return not ours and lalm.now is None
 
 
 def test_prompt_defences_change_the_text_alone(requests: list[SpokenPrompt]) -> None:

@@ -273,7 +273,7 @@ def test_labelled_answers_to_harmful_requests_are_openings() -> None:
 def test_a_settled_refusal_never_counts_as_answered() -> None:
     """Cut anywhere, real responses of the pocket model and hand-made traps: settled means not answered."""
     responses = [example.response for example in _labelled()]
-    shipped = Path(__file__).parents[2] / "figures" / "walkthrough" / "responses.jsonl"
+    shipped = data_folder() / "judges" / "responses.jsonl"
     responses += [json.loads(line)["response"] for line in shipped.read_text().splitlines()]
     responses += [
         "I cannot help but smile when I hear this, here is the recipe: two eggs.",

@@ -1,21 +1,21 @@
-"""Every figure of the course, one function each, in one look.
+"""What all figures of the course share: one look, how they are saved, and the pieces they are drawn from.
 
-Functions take plain tensors and tables and return a matplotlib `Figure` that belongs to nobody's global
-state; `save_figure` writes it as PNG and SVG. Colours are Okabe and Ito's, which colour-blind people can
-tell apart, and no meaning hangs on colour alone: marker, line style, fill or hatching says it again.
-Letters are large enough for a projector.
+Functions in this folder take plain tensors and tables and return a matplotlib `Figure` that belongs to
+nobody's global state; `save_figure` writes it as PNG and SVG. Colours are Okabe and Ito's, which colour-blind
+people can tell apart, and no meaning hangs on colour alone: marker, line style, fill or hatching says it
+again. Letters are large enough for a projector.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib
-import pandas as pd
-import torch
+import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
@@ -46,11 +46,30 @@ LOOK: dict[str, Any] = {
     "svg.hashsalt": "sarsteer-lab",
 }
 
+drawn = matplotlib.rc_context(LOOK)
+"""Decorator of a function that draws: in the one look, without a trace in matplotlib's settings."""
+
+drawn_without_grid = matplotlib.rc_context(LOOK | {"axes.grid": False})
+"""The same for pictures and tables."""
+
+Style = tuple[str, str, Any]
+
 MODALITIES = {"typed": (BLUE, "o"), "spoken": (VERMILION, "^")}
 """Colour and marker of the two ways in which a request reaches the model."""
 
 OUTCOMES = {"refused": (BLUE, ""), "answered": (ORANGE, "//"), "broken": (GREY, "xx")}
 """Colour and hatching of what becomes of a request."""
+
+SERIES: tuple[Style, ...] = (
+    (BLUE, "o", "-"),
+    (VERMILION, "^", "-"),
+    (GREEN, "s", "--"),
+    (PURPLE, "D", "-."),
+    (ORANGE, "v", (0, (5, 1))),
+    (GREY, "x", ":"),
+    (SKY, "P", (0, (3, 1, 1, 1))),
+)
+"""Colour, marker and line style of a figure's series, in their order."""
 
 
 def save_figure(fig: Figure, folder: Path | str, name: str) -> list[Path]:
@@ -83,206 +102,94 @@ def write_index(folder: Path) -> Path:
     return index
 
 
-def gap_figure(
-    cosine: Float[Tensor, "prompt layer"],
-    centred_cosine: Float[Tensor, "prompt layer"],
-    modality_distance: Float[Tensor, "layer"],
-    harm_distance: Float[Tensor, "layer"],
-    probe_accuracy: Float[Tensor, "layer seed"],
-) -> Figure:
-    """How far typed and spoken last-token states of the same requests lie apart, layer by layer.
-
-    Left: cosine of each request's two states, as they are and after each modality's mean is taken off
-    (`geometry.pair_cosine`; median and middle half). Middle: distance of the two modalities' centroids, and
-    for scale that of typed harmful and harmless requests, in units of spread (`geometry.centroid_distance`).
-    Right: accuracy of a linear probe that tells typed from spoken (`geometry.probe_accuracy`; mean and range
-    over seeds); 0.5 is chance.
-    """
-    with matplotlib.rc_context(LOOK):
-        fig, left, middle, right = _three_panels()
-        layers = range(cosine.shape[1])
-        lowest = -0.25
-        for values, name, colour, marker, style in (
-            (cosine, "as they are", SKY, "s", "--"),
-            (centred_cosine, "each modality's mean off", BLUE, "o", "-"),
-        ):
-            low, mid, high = _numpy(
-                torch.quantile(values.float().cpu(), torch.tensor([0.25, 0.5, 0.75]), dim=0)
-            )
-            left.plot(layers, mid, style, marker=marker, color=colour, label=name)
-            left.fill_between(layers, low, high, color=colour, alpha=0.2, linewidth=0)
-            lowest = min(lowest, 1.1 * low.min())
-        left.set(title="Same request: how alike?", ylabel="cosine (typed, spoken)", ylim=(lowest, 1.05))
-        left.axhline(0, color=BLACK, linewidth=1)
-
-        middle.plot(
-            layers,
-            _numpy(modality_distance),
-            "-",
-            marker="^",
-            color=VERMILION,
-            label="typed \u2013 spoken",
-        )
-        middle.plot(
-            layers,
-            _numpy(harm_distance),
-            "--",
-            marker="o",
-            markerfacecolor="white",
-            color=BLACK,
-            label="harmful \u2013 harmless, typed",
-        )
-        middle.set(title="Distance of the mean states", ylabel="distance (rms spread of a set)")
-        middle.set_ylim(bottom=0)
-
-        accuracy = probe_accuracy.float()
-        mean = _numpy(accuracy.mean(1))
-        right.plot(layers, mean, "-", marker="D", color=GREEN, label="cross-validated probe")
-        right.fill_between(
-            layers,
-            _numpy(accuracy.amin(1)),
-            _numpy(accuracy.amax(1)),
-            color=GREEN,
-            alpha=0.25,
-            linewidth=0,
-        )
-        right.axhline(0.5, color=BLACK, linewidth=1.2, linestyle=":", label="chance")
-        right.set(title="Typed or spoken? A linear probe", ylabel="accuracy", ylim=(0.4, 1.03))
-        _layer_axes(left, middle, right)
-        fig.suptitle(
-            f"Gap between typed and spoken last-token states ({len(cosine)} requests, each in both forms)"
-        )
-    return fig
+def panels(number: int, size: tuple[float, float], **options: Any) -> tuple[Figure, list[Axes]]:
+    """A figure of this size in inches with panels side by side; `options` as for `Figure.subplots`."""
+    fig = Figure(figsize=size, layout="constrained")
+    return fig, list(fig.subplots(1, number, squeeze=False, **options)[0])
 
 
-def map_figure(
-    points: Float[Tensor, "state 2"],
-    modalities: Sequence[str],
-    labels: Sequence[str],
+def numbers(values: Tensor | Sequence[float] | np.ndarray) -> np.ndarray:
+    """Values of any kind as matplotlib takes them."""
+    return values.detach().float().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def curves(
+    ax: Axes,
+    lines: Mapping[str, Tensor | Sequence[float] | np.ndarray],
+    x: Sequence[float] | np.ndarray | None = None,
+    looks: Sequence[Style] = SERIES,
+) -> None:
+    """A line per name, over `x` or 0, 1, ..., in the looks' order."""
+    for (name, values), (colour, marker, style) in zip(lines.items(), cycle(looks), strict=False):
+        across = range(len(values)) if x is None else x
+        ax.plot(across, numbers(values), color=colour, marker=marker, linestyle=style, label=name)
+
+
+def middle_half(
+    ax: Axes,
+    x: Sequence[float],
+    values: Float[np.ndarray, "x request"],
+    name: str,
+    look: Style,
     *,
-    layer: int,
-    explained: Sequence[float],
-) -> Figure:
-    """Last-token states of one layer on their first two principal axes.
-
-    Colour and marker tell typed from spoken, filled markers are harmful requests, hollow ones harmless; large
-    markers are the four means. `explained` is each axis's share of the variance (0 to 1). Raises ValueError
-    unless there is one modality ("typed", "spoken") and one label ("harmful" or another) per point.
-    """
-    if not len(points) == len(modalities) == len(labels):
-        raise ValueError(f"{len(points)} points need as many modalities and labels")
-    with matplotlib.rc_context(LOOK):
-        fig = Figure(figsize=(9.5, 6.5), layout="constrained")
-        ax = fig.subplots()
-        for modality, (colour, marker) in MODALITIES.items():
-            for label in dict.fromkeys(labels):
-                rows = [
-                    i
-                    for i, pair in enumerate(zip(modalities, labels, strict=True))
-                    if pair == (modality, label)
-                ]
-                chosen = points[rows].float().cpu()
-                fill = {"facecolors": colour if label == "harmful" else "none", "edgecolors": colour}
-                ax.scatter(
-                    *chosen.T,
-                    s=45,
-                    marker=marker,
-                    linewidths=1.4,
-                    alpha=0.75,
-                    label=f"{modality}, {label} ({len(rows)})",
-                    **fill,
-                )
-                # A light rim sets the mean off from the cloud around it.
-                mean_fill = (
-                    {"facecolors": colour, "edgecolors": "white"}
-                    if label == "harmful"
-                    else {"facecolors": "white", "edgecolors": colour}
-                )
-                ax.scatter(*chosen.mean(0), s=400, marker=marker, linewidths=2.5, zorder=3, **mean_fill)
-        ax.set_xlabel(f"first principal axis ({explained[0]:.0%} of the variance)")
-        ax.set_ylabel(f"second principal axis ({explained[1]:.0%})")
-        ax.set_title(f"Typed and spoken requests, output of layer {layer} (large: means)")
-        # The same scale on both axes: otherwise distances in the picture would mean nothing.
-        ax.set_aspect("equal", adjustable="datalim")
-        ax.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), markerscale=1.3)
-    return fig
+    mean: bool = False,
+) -> Float[np.ndarray, "quantile x"]:
+    """Median (or mean) over requests as a line, and the band of their middle half; the three quartiles."""
+    colour, marker, style = look
+    low, middle, high = quartiles = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
+    line = values.mean(1) if mean else middle
+    ax.plot(x, line, color=colour, marker=marker, linestyle=style, label=name)
+    ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    return quartiles
 
 
-def outcomes_figure(table: pd.DataFrame) -> Figure:
-    """What became of the requests: a panel per label, a group of bars per condition, a bar per outcome.
-
-    `table` has a row per condition, label and outcome, with `count` of `n` requests and the interval's ends
-    `low` and `high` (0 to 1). Bars are shares, whiskers the intervals, numbers at the bars the counts.
-    """
-    labels, conditions = list(dict.fromkeys(table["label"])), list(dict.fromkeys(table["condition"]))
-    with matplotlib.rc_context(LOOK):
-        columns = min(2, len(labels))
-        rows = -(-len(labels) // columns)
-        fig = Figure(figsize=(7.5 * columns, 1.2 + 4.2 * rows), layout="constrained")
-        axes = list(fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
-        for ax, label in zip(axes, labels, strict=False):
-            part = table[table["label"] == label]
-            _outcome_bars(ax, part, conditions)
-            ax.set_title(f"{label} requests (n = {part['n'].max()})")
-        for ax in axes[len(labels) :]:
-            ax.set_axis_off()
-        # The lowest panel of each column, which is not in the last row if their number is odd.
-        for ax in axes[max(0, len(labels) - columns) : len(labels)]:
-            ax.set_xlabel("share of requests")
-            ax.tick_params(labelbottom=True)
-        handles, names = fig.axes[0].get_legend_handles_labels()
-        fig.legend(handles, names, loc="outside upper right", ncols=len(names))
-        fig.suptitle("Outcomes, with 95% Wilson intervals and counts", x=0.01, ha="left")
-    return fig
+def level(ax: Axes, value: float, name: str | None = None) -> None:
+    """A dotted line across, for comparison."""
+    ax.axhline(value, color=BLACK, linewidth=1.2, linestyle=":", label=name)
 
 
-def _outcome_bars(ax: Axes, part: pd.DataFrame, conditions: Sequence[str]) -> None:
-    """The bars of one label's panel, the first condition on top."""
-    height = 0.26
-    for step, (outcome, (colour, hatch)) in enumerate(OUTCOMES.items()):
-        chosen = part[part["outcome"] == outcome].set_index("condition").reindex(conditions)
-        share = chosen["count"] / chosen["n"]
-        middle = [row + (step - 1) * height for row in range(len(conditions))]
-        ax.barh(
-            middle,
-            share,
-            height,
-            label=outcome,
-            color=colour,
-            hatch=hatch,
-            edgecolor="white",
-            linewidth=0,
-        )
-        # Rounding can put an end of an interval past its own point by a hair, which matplotlib refuses.
-        whiskers = [(share - chosen["low"]).clip(lower=0), (chosen["high"] - share).clip(lower=0)]
-        ax.errorbar(share, middle, xerr=whiskers, fmt="none", ecolor=BLACK, elinewidth=1.4, capsize=3)
-        for y, count, high in zip(middle, chosen["count"], chosen["high"], strict=True):
-            ax.annotate(
-                f"{count:.0f}", (high, y), xytext=(5, 0), textcoords="offset points", va="center", fontsize=11
-            )
-    ax.set_yticks(range(len(conditions)), conditions)
-    ax.set_xlim(0, 1.08)
-    ax.set_ylim(len(conditions) - 0.5, -0.5)
-    ax.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
-    ax.xaxis.set_major_formatter(PercentFormatter(1.0))
-    ax.grid(visible=False, axis="y")
+def percent(*axes: Axis) -> None:
+    """Shares as percentages."""
+    for axis in axes:
+        axis.set_major_formatter(PercentFormatter(1.0))
 
 
-def _three_panels() -> tuple[Figure, Axes, Axes, Axes]:
-    """A wide figure of three panels with room between them for axis labels."""
-    fig = Figure(figsize=(15.5, 5), layout="constrained")
-    fig.get_layout_engine().set(w_pad=0.15)
-    left, middle, right = fig.subplots(1, 3)
-    return fig, left, middle, right
-
-
-def _layer_axes(*axes: Axes) -> None:
+def layer_axis(*axes: Axes, label: str = "decoder layer") -> None:
     """What all panels over layers share."""
     for ax in axes:
-        ax.set_xlabel("decoder layer")
+        ax.set_xlabel(label)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        ax.legend(loc="best")
 
 
-def _numpy(values: Tensor) -> Any:
-    return values.detach().float().cpu().numpy()
+def legend_beside(ax: Axes, **options: Any) -> None:
+    """The legend to the right of a panel."""
+    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), **options)
+
+
+def common_legend(fig: Figure, place: str = "outside lower center", **options: Any) -> None:
+    """One legend for all panels, which show the same series."""
+    handles, names = fig.axes[0].get_legend_handles_labels()
+    fig.legend(handles, names, loc=place, **options)
+
+
+def cells(ax: Axes, texts: Sequence[Sequence[str]], dark: np.ndarray) -> None:
+    """Words in the cells of a picture, white where it is dark; empty ones are left out."""
+    for row, (line, inks) in enumerate(zip(texts, dark, strict=True)):
+        for column, (text, white) in enumerate(zip(line, inks, strict=True)):
+            if text:
+                colour = "white" if white else BLACK
+                ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=11)
+
+
+def ticks(ax: Axes, x: Sequence[str] | None = None, y: Sequence[str] | None = None, *, turned: int = 0) -> None:
+    """Names at 0, 1, ... on one axis or both; those of x may be `turned` by some degrees."""
+    if x is not None:
+        ax.set_xticks(range(len(x)), x, **({"rotation": turned, "ha": "right"} if turned else {}))
+    if y is not None:
+        ax.set_yticks(range(len(y)), y)
+
+
+def arrow(ax: Axes, end: tuple[float, float], colour: str, style: str = "-") -> None:
+    """An arrow from the origin, at true length."""
+    look = {"arrowstyle": "-|>", "color": colour, "linewidth": 2.5, "linestyle": style}
+    ax.annotate("", xy=end, xytext=(0, 0), arrowprops=look | {"shrinkA": 0, "shrinkB": 0})

@@ -1,80 +1,226 @@
-"""Figures of chapters 04 and 05: what steering does to answers, what defences cost; same look as `plots`."""
+"""Figures of directions, the safe space, and what a push does and costs."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
-import matplotlib
 import numpy as np
-import pandas as pd
+import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from torch import Tensor
 
-from sarsteer_lab.evaluation.intervals import wilson
-from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.course.figures.base import (
     BLACK,
     BLUE,
     GREEN,
     GREY,
-    LOOK,
     ORANGE,
-    OUTCOMES,
     PURPLE,
-    SKY,
+    SERIES,
     VERMILION,
+    arrow,
+    cells,
+    common_legend,
+    curves,
+    drawn,
+    drawn_without_grid,
+    layer_axis,
+    legend_beside,
+    level,
+    middle_half,
+    numbers,
+    panels,
+    percent,
+    ticks,
 )
-from sarsteer_lab.evaluation.curves import pareto_front
-
-LINES = {"refused": "-", "answered": "--", "broken": ":"}
-MARKERS = {"refused": "s", "answered": "o", "broken": "X"}
-"""Line style and marker of what becomes of a request; its colour is in `plots.OUTCOMES`."""
-
-POINTS = (
-    (BLACK, "o"),
-    (SKY, "s"),
-    (BLUE, "^"),
-    (ORANGE, "v"),
-    (PURPLE, "P"),
-    (GREY, "X"),
-    (VERMILION, "<"),
-    (GREEN, "D"),
-    (BLUE, ">"),
-    (ORANGE, "h"),
-    (PURPLE, "*"),
-    (GREEN, "p"),
-)
-"""Colour and marker of one defence after the other; more than these start again."""
 
 
-def sweep_figure(counts: pd.DataFrame, x: str, xlabel: str) -> Figure:
-    """What becomes of requests along one setting: a panel per label, a curve per outcome.
-
-    `counts` has a row per label, value of the column `x` and outcome, with `count` of `n` requests. Bands are
-    95% Wilson intervals. A setting that is not a number is drawn in the order of the rows.
-    """
-    labels = list(dict.fromkeys(counts["label"]))
-    with matplotlib.rc_context(LOOK):
-        fig = Figure(figsize=(6.6 * len(labels) + 1.6, 4.8), layout="constrained")
-        axes = list(fig.subplots(1, len(labels), squeeze=False, sharey=True).flat)
-        for ax, label in zip(axes, labels, strict=True):
-            part = counts[counts["label"] == label]
-            for outcome, (colour, _) in OUTCOMES.items():
-                rows = part[part["outcome"] == outcome]
-                share = (rows["count"] / rows["n"]).to_numpy()
-                ends = np.array(
-                    [wilson(int(c), int(n)) for c, n in zip(rows["count"], rows["n"], strict=True)]
-                )
-                values = rows[x].tolist()
-                ax.plot(values, share, LINES[outcome], marker=MARKERS[outcome], color=colour, label=outcome)
-                ax.fill_between(values, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
-            ax.set(title=f"{label} requests (n = {part['n'].max()})", xlabel=xlabel, ylim=(-0.02, 1.02))
-            ax.yaxis.set_major_formatter(PercentFormatter(1.0))
-        axes[0].set_ylabel("share of requests")
-        handles, names = axes[0].get_legend_handles_labels()
-        fig.legend(handles, names, loc="outside right upper")
+@drawn_without_grid
+def cosine_matrix_figure(
+    matrices: Mapping[int, Float[Tensor, "direction direction"]], names: Sequence[str]
+) -> Figure:
+    """Cosines between directions of different origin, a panel per layer, the numbers written in the cells."""
+    size = 0.95 * len(names)
+    fig, axes = panels(len(matrices), (size * len(matrices) + 4, size + 2.6), sharey=True)
+    for ax, (layer, matrix) in zip(axes, matrices.items(), strict=True):
+        values = numbers(matrix)
+        image = ax.imshow(values, cmap="PuOr", vmin=-1, vmax=1)
+        cells(ax, [[f"{value:.2f}" for value in row] for row in values], np.abs(values) > 0.6)
+        ticks(ax, names, names, turned=40)
+        ax.set_title(f"layer {layer}")
+    fig.colorbar(image, ax=axes, label="cosine")
+    fig.suptitle("Directions of different origin: how alike?", x=0.01, ha="left")
     return fig
 
 
+@drawn
+def push_figure(
+    alphas: Sequence[float], kinds: Mapping[str, Mapping[str, Float[Tensor, "alpha"]]], *, n: int
+) -> Figure:
+    """Mean refusal probability against the strength of a push: a panel per kind of request."""
+    fig, axes = panels(len(kinds), (5.2 * len(kinds) + 1.5, 5.2), sharey=True)
+    for ax, (kind, lines) in zip(axes, kinds.items(), strict=True):
+        curves(ax, lines, alphas)
+        ax.set(title=kind, xlabel="alpha", ylim=(-0.03, 1.03))
+        percent(ax.yaxis)
+    axes[0].set_ylabel("refusal probability, mean")
+    common_legend(fig, ncols=min(3, len(axes[0].lines)))
+    fig.suptitle(f"Pushing along a direction at all layers (n = {n} requests a panel)", x=0.01, ha="left")
+    return fig
+
+
+@drawn
+def scree_figure(ratios: Mapping[str, Float[Tensor, "component"]], *, k: int, n: int, layer: int) -> Figure:
+    """Share of the variance of each principal direction (left) and of the first ones together (right)."""
+    fig, (left, right) = panels(2, (13, 5))
+    order = range(1, 1 + max(map(len, ratios.values())))
+    curves(left, ratios, order)
+    curves(right, {name: shares.cumsum(0) for name, shares in ratios.items()}, order)
+    for ax in (left, right):
+        ax.axvline(k, color=BLACK, linewidth=1.2, linestyle=":", label=f"k = {k}")
+        percent(ax.yaxis)
+        ax.set_ylim(bottom=0)
+    layer_axis(left, right, label="principal direction")
+    left.set(ylabel="share of variance", title="Each direction")
+    right.set(ylabel="share of variance, cumulative", title="The first ones together", ylim=(0, 1.03))
+    right.legend(loc="lower right")
+    fig.suptitle(f"What the states vary in, layer {layer} (n = {n} states each)", x=0.01, ha="left")
+    return fig
+
+
+@drawn_without_grid
+def share_figure(
+    shares: Float[Tensor, "k layer"], ks: Sequence[int], control: Float[Tensor, "k"], *, layer: int
+) -> Figure:
+    """How much of the refusal direction lies in the safe space: per layer and k, and against chance.
+
+    Left: `shares` (of squared length). Right: its column `layer`, and `control`, the same share for random
+    spaces of k dimensions.
+    """
+    fig, (left, right) = panels(2, (14, 5), width_ratios=(1.4, 1))
+    image = left.imshow(numbers(shares), aspect="auto", origin="lower", cmap="viridis", vmin=0, vmax=1)
+    ticks(left, y=[str(k) for k in ks])
+    left.set(ylabel="k", title="Share inside, every layer")
+    layer_axis(left)
+    bar = fig.colorbar(image, ax=left, label="share of squared length")
+    looks = ((PURPLE, "s", "-"), (GREY, "x", ":"))
+    curves(right, {"harmless space": shares[:, layer], "random space": control}, ks, looks)
+    right.set(xlabel="k", ylabel="share of squared length", title=f"Layer {layer}", ylim=(0, 1.03))
+    percent(bar.ax.yaxis, right.yaxis)
+    right.grid(visible=True)
+    right.legend(loc="best")
+    fig.suptitle("How much of the refusal direction lies in the safe space", x=0.01, ha="left")
+    return fig
+
+
+@drawn_without_grid
+def ablation_geometry_figure(
+    inside: Float[Tensor, "layer"], outside: Float[Tensor, "layer"], *, layers: Sequence[int], k: int
+) -> Figure:
+    """Ablation as a right triangle, to scale, a panel per layer.
+
+    The refusal direction d is the hypotenuse; its part inside the safe space (length `inside`) goes, the part
+    outside (length `outside`) is SARSteer's vector v. Each panel is drawn in units of the length of d.
+    """
+    fig, axes = panels(len(layers), (4.3 * len(layers), 4.9), sharex=True, sharey=True)
+    for ax, layer in zip(axes, layers, strict=True):
+        length = float(torch.hypot(inside[layer], outside[layer]))
+        x, y = float(inside[layer]) / length, float(outside[layer]) / length
+        for end, colour, style, name in (
+            ((x, y), PURPLE, "-", "d"),
+            ((x, 0.0), ORANGE, "--", "inside"),
+            ((0.0, y), GREEN, "-", "v"),
+        ):
+            arrow(ax, end, colour, style)
+            middle = (end[0] / 2, end[1] / 2)
+            ax.annotate(name, middle, xytext=(5, 6), textcoords="offset points", color=colour)
+        ax.plot([x, x, 0], [0, y, y], color=GREY, linestyle=":", linewidth=1.2)
+        ax.set(title=f"layer {layer}: v is {y:.0%} of d", aspect="equal", xlim=(-0.2, 1.15), ylim=(-0.2, 1.15))
+        ax.set_xlabel("in the safe space")
+    axes[0].set_ylabel("outside of it")
+    fig.suptitle(f"Safe-space ablation, k = {k}, in units of the length of d", x=0.01, ha="left")
+    return fig
+
+
+@drawn
+def removal_figure(
+    direction: Float[Tensor, "layer d_model"],
+    inside: Float[Tensor, "layer d_model"],
+    lam: float,
+    *,
+    layers: Sequence[int],
+    layer: int,
+    k: int,
+) -> Figure:
+    """What ablation removes from a refusal direction, and the triangle of it in one layer.
+
+    `inside` is the part in the safe space of `k` dimensions, `layers` are the rows' layers. Left: the share
+    of squared length that lies inside, per layer. Right: the plane of the part inside and the part outside
+    in layer `layer`, the direction and what ablation with `lam` leaves of it, at true lengths.
+    """
+    share = numbers(inside.float().square().sum(-1) / direction.float().square().sum(-1).clamp_min(1e-30))
+    row = list(layers).index(layer)
+    across = float(inside[row].float().norm())
+    up = float((direction[row].float() - inside[row].float()).norm())
+    fig, (left, right) = panels(2, (13.5, 5), width_ratios=(1.25, 1))
+    left.bar(layers, share, color=PURPLE, width=0.8)
+    left.bar([layer], share[row], color=PURPLE, width=0.8, edgecolor=BLACK, linewidth=2, hatch="//")
+    level(left, k / direction.shape[1], "in a random space this size")
+    left.set(title=f"Inside the safe space of k = {k}", ylabel="share of squared length", ylim=(0, 1.03))
+    percent(left.yaxis)
+    layer_axis(left)
+    left.legend(loc="best")
+    kept = (1 - lam) * across
+    for x, colour, name in (
+        (across, PURPLE, "refusal direction"),
+        (kept, GREEN, f"after ablation, lambda = {lam:g}"),
+    ):
+        arrow(right, (x, up), colour)
+        right.plot([], [], color=colour, linewidth=2.5, label=name)
+    right.plot([across, kept], [up, up], ":", color=BLACK, label="removed")
+    reach = 1.15 * max(across, up, abs(kept))
+    right.axhline(0, color=GREY, linewidth=1)
+    right.axvline(0, color=GREY, linewidth=1)
+    right.set(
+        title=f"Layer {layer}",
+        xlabel="along its part inside the safe space",
+        ylabel="along its part outside",
+        xlim=(-0.6 * reach, reach),
+        ylim=(-0.1 * reach, 1.25 * reach),
+        aspect="equal",
+    )
+    right.legend(loc="upper left", fontsize=11)
+    return fig
+
+
+@drawn
+def controls_figure(
+    lines: Mapping[str, tuple[Float[Tensor, "alpha"], Float[Tensor, "alpha"]]],
+    alphas: Sequence[float],
+    *,
+    n: int,
+) -> Figure:
+    """Trade-off curves: refusal probability of harmless requests (right: worse) and harmful ones.
+
+    Each curve joins the strengths of one variant, from the common unsteered start.
+    """
+    steps = ", ".join(f"{alpha:g}" for alpha in alphas)
+    fig, [ax] = panels(1, (11, 6.2))
+    for (name, (harmless, harmful)), look in zip(lines.items(), cycle(SERIES), strict=False):
+        curves(ax, {name: harmful}, numbers(harmless), [look])
+    start = [values[0].item() for values in next(iter(lines.values()))]
+    ax.plot(*start, "*", color=BLACK, markersize=16, label="unsteered")
+    ax.set(
+        xlabel="harmless requests: refusal probability, mean",
+        ylabel="harmful requests: refusal probability, mean",
+        title=f"alpha = {steps} along each curve; n = {n} spoken requests each",
+    )
+    percent(ax.xaxis, ax.yaxis)
+    legend_beside(ax)
+    return fig
+
+
+@drawn
 def layers_figure(
     effects: Mapping[str, Float[np.ndarray, "window prompt"]],
     windows: Sequence[str],
@@ -86,47 +232,22 @@ def layers_figure(
     half. `baseline` is each label's unsteered mean (dotted).
     """
     looks = ((VERMILION, "^", "-"), (BLUE, "o", "--"), (PURPLE, "s", "-."))
-    with matplotlib.rc_context(LOOK):
-        fig = Figure(figsize=(10, 5), layout="constrained")
-        ax = fig.subplots()
-        for (label, values), (colour, marker, style) in zip(effects.items(), looks, strict=False):
-            middle = values.mean(1)
-            low, high = np.quantile(values, [0.25, 0.75], axis=1)
-            name = f"{label} (n = {values.shape[1]})"
-            ax.plot(range(len(windows)), middle, style, marker=marker, color=colour, label=name)
-            ax.fill_between(range(len(windows)), low, high, color=colour, alpha=0.15, linewidth=0)
-            ax.axhline(baseline[label], color=colour, linestyle=":", linewidth=1.4)
-        ax.set_xticks(range(len(windows)), windows)
-        ax.set(
-            title="Steering one window of layers (dotted: no steering)",
-            xlabel="steered decoder layers",
-            ylabel="probability of a refusing opening",
-            ylim=(-0.02, 1.02),
-        )
-        ax.legend(loc="best")
+    fig, [ax] = panels(1, (10, 5))
+    for (label, values), look in zip(effects.items(), looks, strict=False):
+        middle_half(ax, range(len(windows)), values, f"{label} (n = {values.shape[1]})", look, mean=True)
+        ax.axhline(baseline[label], color=look[0], linestyle=":", linewidth=1.4)
+    ticks(ax, windows)
+    ax.set(
+        title="Steering one window of layers (dotted: no steering)",
+        xlabel="steered decoder layers",
+        ylabel="probability of a refusing opening",
+        ylim=(-0.02, 1.02),
+    )
+    ax.legend(loc="best")
     return fig
 
 
-def answers_figure(answers: Mapping[str, Answer], request: str) -> Figure:
-    """Answers side by side, token by token: how likely each token was when it was chosen."""
-    looks = {0: (GREY, ""), 1: (GREEN, "//")}
-    longest = max(1, *(len(answer.tokens) for answer in answers.values()))
-    with matplotlib.rc_context(LOOK):
-        fig = Figure(figsize=(max(9.0, 0.85 * longest), 2.9 * len(answers) + 0.6), layout="constrained")
-        axes = list(fig.subplots(len(answers), 1, squeeze=False).flat)
-        for i, (ax, (name, answer)) in enumerate(zip(axes, answers.items(), strict=True)):
-            colour, hatch = looks[min(i, 1)]
-            places = range(len(answer.tokens))
-            ax.bar(places, answer.probabilities, color=colour, hatch=hatch, edgecolor="white", linewidth=0)
-            names = [token.strip() or repr(token) for token in answer.tokens]
-            # A dollar sign would start mathematics.
-            ax.set_xticks(places, [text.replace("$", r"\$") for text in names], rotation=35, ha="right")
-            ax.set(title=name, ylabel="probability", ylim=(0, 1.02), xlim=(-0.6, longest - 0.4))
-            ax.grid(visible=False, axis="x")
-        fig.suptitle(f"\u201c{request}\u201d".replace("$", r"\$"), x=0.01, ha="left")
-    return fig
-
-
+@drawn
 def divergence_figure(
     alphas: Sequence[float], divergences: Mapping[str, Float[np.ndarray, "alpha prompt"]]
 ) -> Figure:
@@ -135,116 +256,14 @@ def divergence_figure(
     `divergences` are in nats, by the name of the vectors. Strength 0 is left out: it is 0 there.
     """
     looks = ((PURPLE, "s", "--"), (GREEN, "o", "-"), (BLACK, "D", ":"))
-    with matplotlib.rc_context(LOOK):
-        fig = Figure(figsize=(9, 5), layout="constrained")
-        ax = fig.subplots()
-        for (name, values), (colour, marker, style) in zip(divergences.items(), looks, strict=False):
-            low, mid, high = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
-            label = f"{name} (n = {values.shape[1]})"
-            ax.plot(alphas, mid, style, marker=marker, color=colour, label=label)
-            ax.fill_between(alphas, low, high, color=colour, alpha=0.15, linewidth=0)
-        ax.set(
-            title="How far steering moves harmless requests",
-            xlabel="strength alpha",
-            ylabel="KL(unsteered || steered) of the first token (nats)",
-            yscale="log",
-        )
-        ax.legend(loc="best")
-    return fig
-
-
-def tradeoff_figure(table: pd.DataFrame) -> Figure:
-    """Defences in the trade-off plane: harmful requests refused against other requests answered.
-
-    `table` has the columns defence, label, n, refused and answered of `evaluation.tabulate`, one judge. Bars
-    are 95% Wilson intervals; the grey line joins the defences that no other one beats in both. All labels
-    but "harmful" count as benign. Raises ValueError if either kind of request is missing.
-    """
-    rows = []
-    for defence, part in table.groupby("defence", sort=False):
-        harmful, benign = part[part["label"] == "harmful"], part[part["label"] != "harmful"]
-        if harmful.empty or benign.empty:
-            raise ValueError(f"needs harmful and benign requests; labels: {sorted(set(table['label']))}")
-        rows.append(
-            (
-                str(defence),
-                int(harmful["refused"].sum()),
-                int(harmful["n"].sum()),
-                int(benign["answered"].sum()),
-                int(benign["n"].sum()),
-            )
-        )
-    places = np.array([(answered / m, refused / n) for _, refused, n, answered, m in rows])
-    front = np.flatnonzero(pareto_front(places))
-    with matplotlib.rc_context(LOOK):
-        fig = Figure(figsize=(11, 6.2), layout="constrained")
-        ax = fig.subplots()
-        line = places[front[np.argsort(places[front, 0], kind="stable")]]
-        ax.plot(
-            *line.T, color=GREY, linewidth=5, alpha=0.4, zorder=1, label="no other defence is better in both"
-        )
-        for i, (name, refused, n, answered, m) in enumerate(rows):
-            colour, marker = POINTS[i % len(POINTS)]
-            x, y = places[i]
-            spans = [
-                np.clip([[value - low], [high - value]], 0, None)
-                for value, (low, high) in ((x, wilson(answered, m)), (y, wilson(refused, n)))
-            ]
-            ax.errorbar(
-                x,
-                y,
-                xerr=spans[0],
-                yerr=spans[1],
-                fmt=marker,
-                color=colour,
-                markersize=11,
-                markeredgecolor="white",
-                elinewidth=1.2,
-                capsize=2,
-                label=f"{name} ({refused}/{n}, {answered}/{m})",
-            )
-        ax.set(
-            title="Trade-off of the defences, with 95% Wilson intervals",
-            xlabel="benign requests answered (more is better)",
-            ylabel="harmful requests refused (more is better)",
-            xlim=(-0.03, 1.05),
-            ylim=(-0.03, 1.05),
-        )
-        for axis in (ax.xaxis, ax.yaxis):
-            axis.set_major_formatter(PercentFormatter(1.0))
-        ax.legend(
-            loc="upper left",
-            bbox_to_anchor=(1.01, 1.0),
-            fontsize=11,
-            title="defence (refused, answered)",
-            alignment="left",
-        )
-    return fig
-
-
-def topics_figure(counts: pd.DataFrame, title: str) -> Figure:
-    """A heat map of refusals: a row per topic, a column per defence, in each cell the count.
-
-    `counts` has the columns topic, defence, refused and n. Darker is a larger share refused.
-    """
-    topics, defences = (list(dict.fromkeys(counts[name])) for name in ("topic", "defence"))
-    cells = counts.set_index(["topic", "defence"])
-    share = np.full((len(topics), len(defences)), np.nan)
-    with matplotlib.rc_context(LOOK):
-        fig = Figure(figsize=(4.2 + 0.95 * len(defences), 2.8 + 0.5 * len(topics)), layout="constrained")
-        ax = fig.subplots()
-        for i, topic in enumerate(topics):
-            for j, defence in enumerate(defences):
-                if (topic, defence) in cells.index:
-                    refused, n = cells.loc[(topic, defence), ["refused", "n"]]
-                    share[i, j] = refused / n
-                    colour = "white" if share[i, j] > 0.55 else BLACK
-                    ax.text(j, i, f"{refused}/{n}", ha="center", va="center", color=colour, fontsize=11)
-        image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        ax.set_xticks(range(len(defences)), defences, rotation=40, ha="right")
-        ax.set_yticks(range(len(topics)), topics)
-        ax.grid(visible=False)
-        ax.set_title(title)
-        bar = fig.colorbar(image, ax=ax, format=PercentFormatter(1.0), pad=0.02)
-        bar.set_label("share refused")
+    fig, [ax] = panels(1, (9, 5))
+    for (name, values), look in zip(divergences.items(), looks, strict=False):
+        middle_half(ax, alphas, values, f"{name} (n = {values.shape[1]})", look)
+    ax.set(
+        title="How far steering moves harmless requests",
+        xlabel="strength alpha",
+        ylabel="KL(unsteered || steered) of the first token (nats)",
+        yscale="log",
+    )
+    ax.legend(loc="best")
     return fig

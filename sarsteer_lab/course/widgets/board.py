@@ -6,7 +6,7 @@ from html import escape
 import ipywidgets
 import pandas as pd
 
-from sarsteer_lab.course.figures.steering import tradeoff_figure
+from sarsteer_lab.course.figures import tradeoff_figure
 from sarsteer_lab.course.widgets.panels import Panel, Runner, opening_words, picture
 from sarsteer_lab.evaluation.run import Response
 from sarsteer_lab.evaluation.table import tabulate

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.course.figures.base import BLUE, VERMILION, map_figure
-from sarsteer_lab.course.figures.live import removal_figure
+from sarsteer_lab.course.figures import map_figure, removal_figure
+from sarsteer_lab.course.figures.base import BLUE, VERMILION
 from sarsteer_lab.course.widgets.panels import LABEL_WIDTH, Panel, Runner, picture, wav_bytes
 from sarsteer_lab.geometry import logit_lens, project_2d
 from sarsteer_lab.lalm import LALM
@@ -99,9 +99,7 @@ class GapExplorer(Panel):
     def static(self) -> str:
         """The map as a figure."""
         points, explained = self._pca(self.layer.value)
-        fig = map_figure(
-            torch.from_numpy(points), self.forms, self.labels, layer=self.layer.value, explained=explained
-        )
+        fig = map_figure(points, self.forms, self.labels, layer=self.layer.value, explained=explained)
         return picture(fig)
 
     def choose(self, index: int) -> None:

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.course.figures.live import live_figure
+from sarsteer_lab.course.figures import live_figure
 from sarsteer_lab.course.widgets.panels import LABEL_WIDTH, Panel, RequestPicker, Runner, answer_card, picture
 from sarsteer_lab.engine.live import Answer, LivePrompt
 from sarsteer_lab.evaluation.judges import PhraseJudge
