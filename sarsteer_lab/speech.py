@@ -5,7 +5,9 @@ Audio processors of LALMs neither resample nor look at what they are given: a 44
 first.
 """
 
+from contextlib import nullcontext
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -13,6 +15,8 @@ import numpy as np
 import soundfile
 import soxr
 from jaxtyping import Float
+
+from sarsteer_lab import containers
 
 SAMPLE_RATE = 16000
 """Samples per second of every waveform in this package (what Whisper-style audio towers expect)."""
@@ -37,11 +41,13 @@ def read_clip(
     """Read an audio file (WAV, FLAC, Ogg Vorbis/Opus, MP3, ...) as a float32 mono 16 kHz waveform in [-1, 1].
 
     `path` may also be an open binary file. Several channels are averaged, other
-    sampling rates are resampled (soxr, high quality).
+    sampling rates are resampled (soxr, high quality). A WAV whose header was never finished (a stream of
+    size 0 or the largest number) is read to its end.
 
-    Raises ClipError, naming the file, if it is missing, a folder, not audio, cut off, empty, shorter than
-    `MIN_SECONDS`, longer than `max_seconds` (both in seconds), silent (RMS below `SILENCE_RMS`), holds NaN or
-    infinite samples, or is not scaled to [-1, 1].
+    Raises ClipError, naming the file, if it is missing, a folder, not audio, cut off, several recordings in
+    one file (chained Ogg, joined FLAC or MP3), empty, shorter than `MIN_SECONDS`, longer than
+    `max_seconds` (both in seconds), silent (RMS below `SILENCE_RMS`), holds NaN or infinite samples, or is
+    not scaled to [-1, 1].
     """
     if not isinstance(path, Path | str):
         return _read(path, str(getattr(path, "name", "the open file")), max_seconds)
@@ -89,15 +95,22 @@ def _decoded(
 def _read(file: str | BinaryIO, path: str, max_seconds: float | None) -> Float[np.ndarray, "samples"]:
     """`read_clip` of a path or an open file that errors call `path`."""
     try:
-        with soundfile.SoundFile(file) as clip:
+        with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
+            with soundfile.SoundFile(opened) as clip:
+                # Before reading, so that an hour-long recording costs no memory; streams do not say theirs.
+                if 0 < clip.frames < 1 << 48:
+                    _check_length(clip.frames / clip.samplerate, max_seconds, path)
+            opened.seek(0)
+            content = opened.read()
+        if reason := containers.flaw(content):
+            raise ClipError(f"{path}: {reason}")
+        with soundfile.SoundFile(BytesIO(containers.finished(content))) as clip:
             rate, frames = clip.samplerate, clip.frames
-            # Before reading, so that an hour-long recording costs no memory.
-            _check_length(frames / rate, max_seconds, path)
             samples = clip.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: a headerless .raw file
         raise ClipError(
-            f"{path}: cannot be read as audio ({error}); convert it to WAV or FLAC, "
-            "for instance with `ffmpeg -i INPUT output.wav`"
+            f"{path}: cannot be read as audio ({getattr(error, 'error_string', error)}); "
+            "convert it to WAV or FLAC, for instance with `ffmpeg -i INPUT output.wav`"
         ) from error
     if len(samples) < frames:
         raise ClipError(

@@ -1,12 +1,16 @@
 """Clips of every kind, written as real files: what is refused, what is handled, and what is said about it."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from hypothesis import example, given
+from hypothesis import strategies as st
 
+from sarsteer_lab.containers import finished, flaw
 from sarsteer_lab.speech import (
     MIN_SECONDS,
     SAMPLE_RATE,
@@ -115,12 +119,97 @@ def test_not_audio(tmp_path: Path, name: str, content: bytes) -> None:
     assert "cannot be read as audio" in message and "convert it to WAV or FLAC" in message
 
 
-def test_cut_off_flac(tmp_path: Path) -> None:
-    path = tmp_path / "clip.flac"
-    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE * 3), SAMPLE_RATE)
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+COMPRESSED = {
+    "clip.opus": {"format": "OGG", "subtype": "OPUS"},
+    "clip.ogg": {"format": "OGG", "subtype": "VORBIS"},
+    "clip.flac": {},
+    "clip.mp3": {"format": "MP3"},
+}
+PLAIN = {"clip.wav": {}, "rf64.wav": {"format": "RF64"}, "clip.w64": {}, "clip.aiff": {}, "clip.au": {}}
+
+
+def noise(path: Path, options: dict[str, str]) -> bytes:
+    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE * 3), SAMPLE_RATE, **options)
+    assert len(read_clip(path)) == pytest.approx(SAMPLE_RATE * 3, rel=0.05)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("name", [*PLAIN, *COMPRESSED])
+@pytest.mark.parametrize("kept", [0.5, 0.99])
+def test_a_clip_that_was_cut_off(tmp_path: Path, name: str, kept: float) -> None:
+    path = tmp_path / name
+    content = noise(path, (PLAIN | COMPRESSED)[name])
+    path.write_bytes(content[: int(len(content) * kept)])
     message = refusal(path)
-    assert "cut off" in message or "cannot be read as audio" in message
+    assert "is cut off" in message or (name == "clip.flac" and "cannot be read as audio" in message)
+
+
+@pytest.mark.parametrize("name", ["clip.wav", "clip.opus", "clip.ogg"])
+def test_no_beginning_of_a_clip_is_whole(tmp_path: Path, name: str) -> None:
+    """Cut anywhere, also exactly between two pages; only a WAV's header alone says nothing of samples."""
+    content = noise(tmp_path / name, (PLAIN | COMPRESSED)[name])
+    pages = [match.start() for match in re.finditer(b"OggS", content)]
+    assert flaw(content) is None and (len(pages) > 3 or name == "clip.wav")
+    for length in {*range(44, len(content), 13), *pages[1:], len(content) - 1}:
+        assert "is cut off" in (flaw(content[:length]) or ""), length
+
+
+@given(
+    content=st.binary(max_size=99),
+    start=st.sampled_from([b"RIFF", b"FORM", b"riff", b".snd", b"OggS", b"ID3"]),
+)
+@example(content=b"\0" * 8 + b"ds64" + b"\xff" * 40, start=b"RF64")
+def test_no_bytes_are_too_odd_to_be_looked_at(content: bytes, start: bytes) -> None:
+    assert flaw(start + content) is None or "again" in str(flaw(start + content))
+    assert len(finished(start + content)) == len(start + content)
+
+
+@pytest.mark.parametrize("name", COMPRESSED)
+def test_two_recordings_in_one_file(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(noise(path, COMPRESSED[name]) * 2)
+    assert "several recordings" in refusal(path)
+
+
+@pytest.mark.parametrize("tag", [b"TAG" + bytes(125), b"APETAGEX" + b"x" * 9000])
+def test_tags_around_an_mp3_are_no_second_recording(tmp_path: Path, tag: bytes) -> None:
+    path = tmp_path / "clip.mp3"
+    content = noise(path, COMPRESSED[path.name])
+    expected = read_clip(path)
+    path.write_bytes(b"ID3\x03\0\0\0\0\x01\0" + bytes(128) + content + tag)
+    np.testing.assert_array_equal(read_clip(path), expected)
+
+
+@pytest.mark.parametrize(
+    ("whole", "data"),
+    [(0, 0), (36, 0), (0xFFFFFFFF, 0), (0xFFFFFFFF, 0xFFFFFFFF), (0x7FFFF024, 0x7FFFF000)],
+)
+def test_a_wav_whose_header_was_never_finished_is_read(tmp_path: Path, whole: int, data: int) -> None:
+    path = tmp_path / "clip.wav"
+    content = noise(path, {})
+    expected = read_clip(path)
+    sizes = [number.to_bytes(4, "little") for number in (whole, data)]
+    path.write_bytes(content[:4] + sizes[0] + content[8:40] + sizes[1] + content[44:])
+    np.testing.assert_array_equal(read_clip(path), expected)
+
+
+def test_a_flac_stream_that_does_not_say_how_long_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "clip.flac"
+    content = noise(path, {})
+    path.write_bytes(content[:21] + bytes([content[21] & 0xF0]) + bytes(4) + content[26:])
+    assert "does not say how long it is" in refusal(path, max_seconds=8.0)
+
+
+def test_chunks_behind_no_samples_are_not_sound(tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    header = noise(path, {})[8:40]
+    tail = b"LIST" + (6000).to_bytes(4, "little") + b"INFO" + bytes(range(250)) * 24
+    path.write_bytes(b"RIFF" + (36 + len(tail)).to_bytes(4, "little") + header + bytes(4) + tail)
+    assert "is empty" in refusal(path)
+    content = noise(path, {})  # and behind samples they may stand
+    expected = read_clip(path)
+    path.write_bytes(content + tail)
+    np.testing.assert_array_equal(read_clip(path), expected)
 
 
 def test_no_samples(tmp_path: Path) -> None:

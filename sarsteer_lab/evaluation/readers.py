@@ -3,10 +3,11 @@
 Each reads a set as its authors lay it out; the formats are described at the readers.
 """
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from sarsteer_lab.evaluation.records import (
     PromptFileError,
@@ -34,16 +35,18 @@ class PromptSet:
 def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
     """Read a published set, named "NAME:PATH": NAME one of `PUBLISHED_SETS`, PATH a file or its folder.
 
-    Raises ValueError for an unknown name, and PromptFileError, naming file and record, for anything in the
-    files that does not fit their format: encoding, syntax, keys, types, ids that occur twice, file names that
-    leave their folder. Clips that are not on disk are an error too, unless `missing` is "skip" (the record is
-    left out and listed in `skipped`) or "typed" (it is kept without a clip).
+    Raises ValueError for an unknown name or `missing`, and PromptFileError, naming file and record, for
+    anything in the files that does not fit their format: encoding, syntax, keys, types, ids that occur twice,
+    file names that leave their folder. Clips that are not on disk are an error too, unless `missing` is
+    "skip" (the record is left out and listed in `skipped`) or "typed" (it is kept without a clip).
     """
     name, colon, location = spec.partition(":")
     if name not in PUBLISHED_SETS or not colon or not location:
         raise ValueError(
             f"{spec!r} names no set of prompts; write NAME:PATH, NAME one of {', '.join(PUBLISHED_SETS)}"
         )
+    if missing not in get_args(Missing):
+        raise ValueError(f"missing is {missing!r}, but has to be one of {', '.join(get_args(Missing))}")
     path = Path(location).expanduser()
     if not path.exists():
         raise PromptFileError(f"{path}: there is no such file or folder; check the path of the set {name!r}")
@@ -73,19 +76,20 @@ class _Collection:
             f"{self.path}: a folder for the set {self.name!r} has to hold {' or '.join(names)}"
         )
 
-    def add(self, record: Record, prompt: SpokenPrompt) -> None:
-        """Take in a prompt whose clip, if any, is known to lie in its folder."""
-        if prompt.id in self.places:
-            first = self.places[prompt.id]
+    def add(self, record: Record, number: str, label: str, topic: str, request: str, **more: Any) -> None:
+        """Take in the prompt `number` of the set, whose clip, if any, is known to lie in its folder."""
+        identity = number if self.name == "prompts" else f"{self.name}/{number}"
+        prompt = SpokenPrompt(identity, request, label, topic, **{"split": "test", **more})
+        if (first := self.places.setdefault(identity, record)) is not record:
             where = first.place if first.path == record.path else f"{first.path}, {first.place}"
-            record.fail(f"the id {prompt.id!r} occurs twice, first in {where}")
-        self.places[prompt.id] = record
-        if prompt.clip is not None and not _is_file(prompt.clip):
+            record.fail(f"the id {identity!r} occurs twice, first in {where}")
+        # os.path, not pathlib: a name that the file system cannot hold is no file there, not an error.
+        if prompt.clip is not None and not os.path.isfile(prompt.clip):
             self.absent.append(f"{record.path}, {record.place}: no clip {prompt.clip}")
             if self.missing != "typed":
                 return
-            prompt = SpokenPrompt(**{**vars(prompt), "clip": None})
-        self.prompts[prompt.id] = prompt
+            prompt = replace(prompt, clip=None)
+        self.prompts[identity] = prompt
 
     def finish(self) -> PromptSet:
         """The set, if it holds any prompt and no clip is missing against the caller's wish."""
@@ -108,23 +112,23 @@ def _read_own(collection: _Collection) -> None:
     (path,) = collection.find("prompts.jsonl")
     for record in read_json_lines(path):
         clip = record.optional_text("clip")
-        prompt = SpokenPrompt(
-            id=record.identifier("id"),
-            request=record.text("text"),
-            label=record.choice("label", LABELS),
-            topic=record.text("topic"),
+        collection.add(
+            record,
+            record.identifier("id"),
+            record.choice("label", LABELS),
+            record.text("topic"),
+            record.text("text"),
             split=record.choice("split", SPLITS),
             clip=record.inside(path.parent, clip) if clip else None,
             voice=record.optional_text("voice"),
             twin=record.optional_text("twin"),
         )
-        collection.add(record, prompt)
     for record in collection.places.values():
-        twin = record.optional_text("twin")
-        if twin is not None and twin not in collection.places:
-            record.fail(f"the twin {twin!r} is not in the file")
-        if twin is not None and collection.places[twin].text("split") != record.text("split"):
-            record.fail(f"the twin {twin!r} is in another split")
+        if twin := record.optional_text("twin"):
+            if twin not in collection.places:
+                record.fail(f"the twin {twin!r} is not in the file")
+            if collection.places[twin].text("split") != record.text("split"):
+                record.fail(f"the twin {twin!r} is in another split")
 
 
 def _read_figstep(collection: _Collection) -> None:
@@ -138,18 +142,12 @@ def _read_figstep(collection: _Collection) -> None:
     label = "harmless" if collection.name.endswith("-harmless") else "harmful"
     lists = [path for path in paths if path.suffix == ".json"]
     for path in lists or paths:
-        records = read_json_list(path) if lists else _audio_files(path)
-        for record in records:
+        split = "derive" if path.name.startswith("train") else "test"
+        for record in read_json_list(path) if lists else _audio_files(path):
             file = record.text("audio_file")
-            prompt = SpokenPrompt(
-                id=f"{collection.name}/{file}",
-                request=record.text("question"),
-                label=label,
-                topic=record.text("scenario"),
-                split="derive" if path.name.startswith("train") else "test",
-                clip=record.inside(path.parent / "question", file),
-            )
-            collection.add(record, prompt)
+            scenario, question = record.text("scenario"), record.text("question")
+            clip = record.inside(path.parent / "question", file)
+            collection.add(record, file, label, scenario, question, split=split, clip=clip)
 
 
 def _audio_files(path: Path) -> list[Record]:
@@ -173,14 +171,7 @@ def _read_safebench(collection: _Collection) -> None:
     (path,) = collection.find("safebench.csv")
     for record in read_csv(path, ("dataset", "category_id", "task_id", "category_name", "question")):
         number = "_".join(record.text(key) for key in ("dataset", "category_id", "task_id"))
-        prompt = SpokenPrompt(
-            id=f"{collection.name}/{number}",
-            request=record.text("question"),
-            label="harmful",
-            topic=record.text("category_name"),
-            split="test",
-        )
-        collection.add(record, prompt)
+        collection.add(record, number, "harmful", record.text("category_name"), record.text("question"))
 
 
 def _read_advbench(collection: _Collection) -> None:
@@ -190,20 +181,17 @@ def _read_advbench(collection: _Collection) -> None:
     "question"}, clips in the folder of the same name. CSV: goal, target (which is not read).
     """
     harmless = collection.name.endswith("-harmless")
+    label, topic = ("harmless", "safe_behaviors") if harmless else ("harmful", "harmful_behaviors")
     audio = "advbench_audio_safe.json" if harmless else "advbench_audio.json"
     path = collection.find(audio, *([] if harmless else ["harmful_behaviors.csv", "advbench.csv"]))[0]
     spoken = path.suffix == ".json"
     records = read_json_list(path) if spoken else read_csv(path, ("goal", "target"))
     for number, record in enumerate(records, start=1):
-        prompt = SpokenPrompt(
-            id=f"{collection.name}/{record.identifier('question_id') if spoken else number}",
-            request=record.text("question" if spoken else "goal"),
-            label="harmless" if harmless else "harmful",
-            topic="safe_behaviors" if harmless else "harmful_behaviors",
-            split="test",
-            clip=record.inside(path.with_suffix(""), record.text("audio_name")) if spoken else None,
+        clip = record.inside(path.with_suffix(""), record.text("audio_name")) if spoken else None
+        identity = record.identifier("question_id") if spoken else str(number)
+        collection.add(
+            record, identity, label, topic, record.text("question" if spoken else "goal"), clip=clip
         )
-        collection.add(record, prompt)
 
 
 def _read_sorry_bench(collection: _Collection) -> None:
@@ -218,30 +206,16 @@ def _read_sorry_bench(collection: _Collection) -> None:
         number, turns = record.identifier("question_id"), record.value("turns")
         if not isinstance(turns, list) or len(turns) != 1:
             record.fail(f"'turns' has to be a list of one question, but is {turns!r:.60}")
-        prompt = SpokenPrompt(
-            id=f"{collection.name}/{number}",
-            request=record.checked_text("turns", turns[0]),
-            label="harmful",
-            topic=record.identifier("category"),
-            split="test",
-            clip=record.inside(folder, f"{number}.wav"),
-        )
-        collection.add(record, prompt)
+        request, clip = record.checked_text("turns", turns[0]), record.inside(folder, f"{number}.wav")
+        collection.add(record, number, "harmful", record.identifier("category"), request, clip=clip)
 
 
 def _read_xstest(collection: _Collection) -> None:
     """XSTest: `xstest_prompts.csv` with id, prompt, type, label, ...; its safe prompts mimic harmful ones."""
     (path,) = collection.find("xstest_prompts.csv")
     for record in read_csv(path, ("id", "prompt", "type", "label")):
-        safe = record.choice("label", ("safe", "unsafe")) == "safe"
-        prompt = SpokenPrompt(
-            id=f"{collection.name}/{record.text('id')}",
-            request=record.text("prompt"),
-            label="pseudo-harmful" if safe else "harmful",
-            topic=record.text("type"),
-            split="test",
-        )
-        collection.add(record, prompt)
+        label = {"safe": "pseudo-harmful", "unsafe": "harmful"}[record.choice("label", ("safe", "unsafe"))]
+        collection.add(record, record.text("id"), label, record.text("type"), record.text("prompt"))
 
 
 def _read_air_bench(collection: _Collection) -> None:
@@ -253,17 +227,9 @@ def _read_air_bench(collection: _Collection) -> None:
     for record in read_json_list(path):
         task = f"{record.text('task_name')}_{record.text('dataset_name')}"
         question = record.text("question")
-        prompt = SpokenPrompt(
-            id=f"{collection.name}/{record.identifier('uniq_id')}",
-            request=question,
-            label="everyday",
-            topic=task,
-            split="test",
-            clip=record.inside(path.parent, f"{task}/{record.text('path')}"),
-            text=question,
-            reference=record.text("answer_gt"),
-        )
-        collection.add(record, prompt)
+        clip = record.inside(path.parent, f"{task}/{record.text('path')}")
+        typed = {"clip": clip, "text": question, "reference": record.text("answer_gt")}
+        collection.add(record, record.identifier("uniq_id"), "everyday", task, question, **typed)
 
 
 PUBLISHED_SETS: dict[str, Callable[[_Collection], None]] = {
@@ -278,10 +244,3 @@ PUBLISHED_SETS: dict[str, Callable[[_Collection], None]] = {
     "air-bench": _read_air_bench,
 }
 """The names that `read_set` knows; "prompts" is the format of the shipped set, for sets of one's own."""
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name that the file system cannot hold
-        return False

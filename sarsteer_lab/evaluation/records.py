@@ -8,7 +8,6 @@ fields are asked for by type. Nothing is guessed and nothing is dropped: what do
 import csv
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import Any, NoReturn
@@ -57,13 +56,12 @@ class Record:
         return value
 
     def checked_text(self, key: str, value: Any) -> str:
-        """`value` if it is a text with something in it that UTF-8 can hold; `key` says what it is."""
+        """`value` if it is a text with something in it that models can read; `key` says what it is."""
         if not isinstance(value, str):
             self.fail(f"{key!r} has to be a text, but is {_show(value)}")
         if not value.strip():
             self.fail(f"{key!r} is empty")
-        if _has_half_pair(value):
-            self.fail(f"{key!r} holds half of a surrogate pair, which is not a character")
+        self._refuse_non_characters(repr(key), value)
         return value.strip()
 
     def inside(self, folder: Path, name: str) -> Path:
@@ -73,10 +71,7 @@ class Record:
         PromptFileError. Whether the file exists is not checked.
         """
         windows = PureWindowsPath(name)  # knows both kinds of slash, and drives
-        if "\0" in name:
-            self.fail(f"the file name {name!r} holds a NUL character")
-        if _has_half_pair(name):
-            self.fail(f"the file name {name!r} holds half of a surrogate pair, which is not a character")
+        self._refuse_non_characters(f"the file name {name!r}", name)
         if windows.anchor or not windows.parts:
             self.fail(f"the file name {name!r} is absolute or empty; it has to be relative to {folder}")
         if ".." in windows.parts:
@@ -95,33 +90,28 @@ class Record:
             )
         return path
 
+    def _refuse_non_characters(self, what: str, text: str) -> None:
+        if "\0" in text:
+            self.fail(f"{what} holds a NUL character; export the file again")
+        if any("\ud800" <= character <= "\udfff" for character in text):  # JSON can hold them: "\\ud800"
+            self.fail(f"{what} holds half of a surrogate pair, which is not a character")
+
 
 def read_json_list(path: Path) -> list[Record]:
     """The records of a JSON file that is a list of objects; record 1 is the first."""
-    content = read_text(path)
-    try:
-        entries = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise PromptFileError(f"{path}: is not valid JSON ({_reason(error)})") from error
+    entries = _parsed(read_text(path), str(path))
     if not isinstance(entries, list):
         raise PromptFileError(f"{path}: has to be a list of objects, but is {_show(entries)}")
-    return _some(path, [_record(path, f"record {n}", entry) for n, entry in enumerate(entries, start=1)])
+    return _records(path, [(f"record {n}", entry) for n, entry in enumerate(entries, start=1)])
 
 
 def read_json_lines(path: Path) -> list[Record]:
     """The records of a file with one JSON object a line; blank lines hold none."""
-    records = []
     # Not splitlines(): JSON texts may hold U+2028 and its like, which are no line ends here.
-    for number, line in enumerate(read_text(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                entry = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise PromptFileError(
-                    f"{path}, line {number}: is not valid JSON ({_reason(error)})"
-                ) from error
-            records.append(_record(path, f"line {number}", entry))
-    return _some(path, records)
+    lines = [
+        (f"line {n}", line) for n, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()
+    ]
+    return _records(path, [(place, _parsed(line, f"{path}, {place}")) for place, line in lines])
 
 
 def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
@@ -130,24 +120,21 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
     A record's place is the line it ends on (quoted fields may hold line breaks).
     """
     rows = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
-    header: list[str] | None = None
-    records = []
-    for row in _csv_rows(path, rows):
-        if header is None:
-            header = [name.strip() for name in row]
-            if absent := [name for name in columns if name not in header]:
-                raise PromptFileError(
-                    f"{path}, line {rows.line_num}: the header lacks {', '.join(map(repr, absent))} "
-                    f"(found: {', '.join(map(repr, header))})"
-                )
-        elif row:
-            record = Record(path, f"line {rows.line_num}", dict(zip(header, row, strict=False)))
-            if len(row) != len(header):
-                record.fail(
-                    f"has {len(row)} fields, but the header has {len(header)}; quote fields with commas"
-                )
-            records.append(record)
-    return _some(path, records)
+    try:
+        header, *entries = [(rows.line_num, row) for row in rows]
+    except csv.Error as error:
+        raise PromptFileError(f"{path}, line {rows.line_num}: is not valid CSV ({error})") from error
+    names = [name.strip() for name in header[1]]
+    if absent := [name for name in columns if name not in names]:
+        raise PromptFileError(
+            f"{path}, line {header[0]}: the header lacks {', '.join(map(repr, absent))} "
+            f"(found: {', '.join(map(repr, names))})"
+        )
+    for line, row in entries:
+        if row and len(row) != len(names):
+            reason = f"has {len(row)} fields, but the header has {len(names)}; quote fields with commas"
+            raise PromptFileError(f"{path}, line {line}: {reason}")
+    return _records(path, [(f"line {n}", dict(zip(names, row, strict=True))) for n, row in entries if row])
 
 
 def read_text(path: Path) -> str:
@@ -169,34 +156,23 @@ def read_text(path: Path) -> str:
     return text
 
 
-def _some(path: Path, records: list[Record]) -> list[Record]:
-    if not records:
-        raise PromptFileError(f"{path}: holds no records; download or export it again")
-    return records
-
-
-def _csv_rows(path: Path, rows: Any) -> Iterator[list[str]]:
+def _parsed(text: str, where: str) -> Any:
     try:
-        yield from rows
-    except csv.Error as error:
-        raise PromptFileError(f"{path}, line {rows.line_num}: is not valid CSV ({error})") from error
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else error
+        raise PromptFileError(f"{where}: is not valid JSON ({reason})") from error
 
 
-def _record(path: Path, place: str, entry: Any) -> Record:
-    if not isinstance(entry, dict):
-        raise PromptFileError(
-            f"{path}, {place}: has to be an object with named fields, but is {_show(entry)}"
-        )
-    return Record(path, place, entry)
-
-
-def _has_half_pair(text: str) -> bool:
-    """JSON can hold such halves ("\\ud800"); they are no characters and no file name can hold one."""
-    return any("\ud800" <= character <= "\udfff" for character in text)
-
-
-def _reason(error: Exception) -> str:
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+def _records(path: Path, entries: list[tuple[str, Any]]) -> list[Record]:
+    """Records of places and what stands there."""
+    if not entries:
+        raise PromptFileError(f"{path}: holds no records; download or export it again")
+    records = [Record(path, place, entry) for place, entry in entries]
+    for record in records:
+        if not isinstance(record.fields, dict):
+            record.fail(f"has to be an object with named fields, but is {_show(record.fields)}")
+    return records
 
 
 def _show(value: Any) -> str:

@@ -1,0 +1,595 @@
+"""Readers of prompt sets: every published format, and what is said about files that do not fit it.
+
+All sentences are our own; clips are tiny real WAV files.
+"""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from sarsteer_lab.evaluation.readers import PromptFileError, read_set
+from sarsteer_lab.evaluation.records import Record
+from sarsteer_lab.prompts import REFUSAL
+from sarsteer_lab.speech import SAMPLE_RATE, read_clip
+
+
+def put_json(path: Path, value: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, ensure_ascii=False), encoding="utf-8")
+
+
+def put_lines(path: Path, values: list[object]) -> None:
+    path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
+
+
+def put_clip(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, 0.1 * np.sin(np.arange(SAMPLE_RATE // 5) / 5), SAMPLE_RATE)
+
+
+def figstep(number: int, question: str = "How do I pick a lock?") -> dict[str, str]:
+    return {
+        "scenario": "illegal_activity",
+        "audio_file": f"illegal_activity_{number}.wav",
+        "question": question,
+    }
+
+
+def own(number: int, **changes: object) -> dict[str, object]:
+    entry = {"id": f"p{number}", "label": "harmless", "topic": "fraud", "twin": None, "split": "test"}
+    return {**entry, "text": "How do I read a bill?", "clip": None, "voice": None, **changes}
+
+
+def sorry(number: object, **changes: object) -> dict[str, object]:
+    return {"question_id": number, "category": "7", "turns": ["How do I pick a lock?"], **changes}
+
+
+def air(number: object, **changes: object) -> dict[str, object]:
+    entry = {"path": f"{number}.wav", "question": "Which bird sings?", "answer_gt": "A blackbird."}
+    return {
+        **entry,
+        "task_name": "sound_QA",
+        "dataset_name": "birds",
+        "uniq_id": number,
+        "meta_info": "",
+        **changes,
+    }
+
+
+# --- the published formats ---
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with every format side by side, two prompts each, all clips there."""
+    put_json(tmp_path / "train_100.json", [figstep(1), figstep(2)])
+    put_json(tmp_path / "test_250.json", [figstep(3, "Wie öffne ich ein Schloss?"), figstep(4)])
+    for number in range(1, 5):
+        put_clip(tmp_path / "question" / f"illegal_activity_{number}.wav")
+    (tmp_path / "safebench.csv").write_text(
+        "dataset,category_id,task_id,category_name,question,instruction\n"
+        'safebench,1,1,Illegal Activity,"Locks, and how to pick them?",Steps.\n'
+        "safebench,1,2,Illegal Activity,How do I climb a fence?,Steps.\n"
+    )
+    for name in ("advbench_audio", "advbench_audio_safe"):
+        entries = [{"question_id": n, "audio_name": f"{n}.wav", "question": f"Open lock {n}"} for n in (0, 1)]
+        put_json(tmp_path / f"{name}.json", entries)
+        for number in (0, 1):
+            put_clip(tmp_path / name / f"{number}.wav")
+    (tmp_path / "advbench.csv").write_text(
+        'goal,target\n"Open a lock,\nquickly","Sure"\nClimb a fence,Sure\n'
+    )
+    put_lines(tmp_path / "base_question.jsonl", [sorry(1), sorry(2, category=8)])
+    for number in (1, 2):
+        put_clip(tmp_path / "base_question_audio" / f"{number}.wav")
+    (tmp_path / "xstest_prompts.csv").write_text(
+        "id,prompt,type,label,focus,note\n"
+        "1,How do I kill time?,homonyms,safe,kill,\n"
+        "2,How do I pick a lock?,contrast_homonyms,unsafe,,\n"
+    )
+    put_json(tmp_path / "Chat_meta.json", [air(10), air("11b")])
+    for name in ("10", "11b"):
+        put_clip(tmp_path / "sound_QA_birds" / f"{name}.wav")
+    put_lines(
+        tmp_path / "prompts.jsonl",
+        [
+            own(1, twin="p2", clip="question/illegal_activity_1.wav", voice="hibari"),
+            own(2, twin="p1", label="harmful"),
+        ],
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "ids", "labels", "topic", "splits", "spoken"),
+    [
+        ("figstep", "illegal_activity_1.wav", "harmful", "illegal_activity", "derive derive test test", True),
+        (
+            "figstep-harmless",
+            "illegal_activity_1.wav",
+            "harmless",
+            "illegal_activity",
+            "derive derive test test",
+            True,
+        ),
+        ("safebench", "safebench_1_1", "harmful", "Illegal Activity", "test test", False),
+        ("advbench", "0", "harmful", "harmful_behaviors", "test test", True),
+        ("advbench-harmless", "0", "harmless", "safe_behaviors", "test test", True),
+        ("sorry-bench", "1", "harmful", "7", "test test", True),
+        ("xstest", "1", "pseudo-harmful", "homonyms", "test test", False),
+        ("air-bench", "10", "everyday", "sound_QA_birds", "test test", True),
+    ],
+)
+def test_a_published_set_in_its_folder(
+    folder: Path, name: str, ids: str, labels: str, topic: str, splits: str, spoken: bool
+) -> None:
+    read = read_set(f"{name}:{folder}")
+    assert (read.skipped, read.source) == ([], f"{name}:{folder}")
+    assert [prompt.split for prompt in read.prompts] == splits.split()
+    assert len({prompt.id for prompt in read.prompts}) == len(read.prompts)
+    first = read.prompts[0]
+    assert (first.id, first.label, first.topic) == (f"{name}/{ids}", labels, topic)
+    if spoken:
+        clips = [prompt.clip for prompt in read.prompts]
+        assert all(clip is not None and len(read_clip(clip)) > 0 for clip in clips)
+        assert first.spoken().audio == first.clip
+    else:
+        assert all(prompt.clip is None for prompt in read.prompts)
+
+
+def test_what_is_particular_to_each_set(folder: Path) -> None:
+    def requests(spec: str) -> list[str]:
+        return [prompt.request for prompt in read_set(spec).prompts]
+
+    assert requests(f"figstep:{folder}")[2] == "Wie öffne ich ein Schloss?"
+    assert requests(f"figstep:{folder / 'test_250.json'}") == requests(f"figstep:{folder}")[2:]
+    assert requests(f"safebench:{folder}")[0] == "Locks, and how to pick them?"
+    assert requests(f"advbench:{folder / 'advbench.csv'}") == ["Open a lock,\nquickly", "Climb a fence"]
+    assert [prompt.label for prompt in read_set(f"xstest:{folder}").prompts] == ["pseudo-harmful", "harmful"]
+    assert [prompt.topic for prompt in read_set(f"sorry-bench:{folder}").prompts] == ["7", "8"]
+    shipped = read_set(f"prompts:{folder}").prompts
+    assert shipped[0].twin == "p2" and shipped[0].voice == "hibari" and shipped[1].clip is None
+
+
+def test_the_question_of_air_bench_is_typed_beside_its_clip(folder: Path) -> None:
+    prompt = read_set(f"air-bench:{folder}").prompts[0]
+    assert prompt.spoken().text == "Which bird sings?" and prompt.reference == "A blackbird."
+    assert prompt.spoken(refusal=REFUSAL).text == f"Which bird sings? {REFUSAL}"
+    with pytest.raises(ValueError, match="asks about its clip"):
+        prompt.typed()
+
+
+def test_figstep_from_its_list_of_files(tmp_path: Path) -> None:
+    (tmp_path / "audio_files.txt").write_text(
+        "physical_harm_1.wav How-do-I-sharpen-a-knife?\n\nfraud_12.wav Read a-bill\n"
+    )
+    put_clip(tmp_path / "question" / "physical_harm_1.wav")
+    put_clip(tmp_path / "question" / "fraud_12.wav")
+    read = read_set(f"figstep:{tmp_path}").prompts
+    assert [(p.topic, p.request) for p in read] == [
+        ("physical_harm", "How do I sharpen a knife?"),
+        ("fraud", "Read a bill"),
+    ]
+
+
+def test_sorry_bench_with_its_clips_beside_the_file(tmp_path: Path) -> None:
+    put_lines(tmp_path / "base_question.jsonl", [sorry(1)])
+    put_clip(tmp_path / "1.wav")
+    assert read_set(f"sorry-bench:{tmp_path}").prompts[0].clip == tmp_path / "1.wav"
+
+
+def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> None:
+    (tmp_path / "xstest_prompts.csv").write_bytes(
+        b"\xef\xbb\xbfid,prompt,type,label,focus,note\r\n1,How do I kill time?,homonyms,safe,kill,\r\n"
+    )
+    assert read_set(f"xstest:{tmp_path}").prompts[0].request == "How do I kill time?"
+
+
+# --- missing clips ---
+
+
+def test_missing_clips_stop_are_counted_or_are_done_without(folder: Path) -> None:
+    gone = [folder / "question" / f"illegal_activity_{number}.wav" for number in (2, 3)]
+    for clip in gone:
+        clip.unlink()
+    with pytest.raises(PromptFileError) as caught:
+        read_set(f"figstep:{folder}")
+    message = str(caught.value)
+    assert "2 of 4 clips are missing" in message and all(str(clip) in message for clip in gone)
+    assert f"{folder / 'train_100.json'}, record 2" in message
+
+    skipping = read_set(f"figstep:{folder}", missing="skip")
+    assert [prompt.id[-5] for prompt in skipping.prompts] == ["1", "4"]
+    assert len(skipping.skipped) == 2
+    assert str(gone[0]) in skipping.skipped[0] and "record 2" in skipping.skipped[0]
+
+    typed = read_set(f"figstep:{folder}", missing="typed")
+    assert [prompt.clip is None for prompt in typed.prompts] == [False, True, True, False]
+    assert typed.skipped == []
+
+
+def test_all_clips_missing_is_an_error_even_when_skipping(folder: Path) -> None:
+    for clip in (folder / "question").iterdir():
+        clip.unlink()
+    with pytest.raises(PromptFileError, match="none of the 4 clips is there"):
+        read_set(f"figstep:{folder}", missing="skip")
+
+
+def test_a_folder_is_no_clip(folder: Path) -> None:
+    (folder / "question" / "illegal_activity_1.wav").unlink()
+    (folder / "question" / "illegal_activity_1.wav").mkdir()
+    with pytest.raises(PromptFileError, match="1 of 4 clips are missing"):
+        read_set(f"figstep:{folder}")
+
+
+# --- malformed files ---
+
+
+def as_json(name: str, value: object) -> Callable[[Path], None]:
+    return lambda folder: put_json(folder / name, value)
+
+
+def as_lines(name: str, *values: object) -> Callable[[Path], None]:
+    return lambda folder: put_lines(folder / name, list(values))
+
+
+def as_bytes(name: str, content: bytes) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        (folder / name).write_bytes(content)
+
+    return make
+
+
+def as_link(name: str, target: str) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        put_json(folder / "train_100.json", [figstep(1), {**figstep(2), "audio_file": name}])
+        (folder / "question" / name).symlink_to(target)
+
+    return make
+
+
+def as_audio_files(content: bytes) -> Callable[[Path], None]:
+    def make(folder: Path) -> None:
+        (folder / "train_100.json").unlink()
+        (folder / "test_250.json").unlink()
+        (folder / "audio_files.txt").write_bytes(content)
+
+    return make
+
+
+TRAIN, SORRY, XSTEST, CHAT, OWN = (
+    "train_100.json",
+    "base_question.jsonl",
+    "xstest_prompts.csv",
+    "Chat_meta.json",
+    "prompts.jsonl",
+)
+XHEAD = b"id,prompt,type,label,focus,note\n"
+
+
+def file_named(name: str) -> Callable[[Path], None]:
+    return as_json(TRAIN, [figstep(1), {**figstep(2), "audio_file": name}])
+
+
+MALFORMED = {
+    # syntax and encoding
+    "json cut off": ("figstep", TRAIN, as_bytes(TRAIN, b'[{"scenario": "a"'), "line 1", "not valid JSON"),
+    "json with python's quotes": (
+        "figstep",
+        TRAIN,
+        as_bytes(TRAIN, b"[\n{'a': 1}]"),
+        "line 2",
+        "not valid JSON",
+    ),
+    "json nested without end": ("figstep", TRAIN, as_bytes(TRAIN, b"[" * 200_000), "", "nested too deeply"),
+    "json with a monstrous number": (
+        "figstep",
+        TRAIN,
+        as_bytes(TRAIN, b"[" + b"9" * 9999 + b"]"),
+        "",
+        "not valid JSON",
+    ),
+    "json is an object": ("figstep", TRAIN, as_json(TRAIN, {"data": [figstep(1)]}), "", "list of objects"),
+    "json is null": (
+        "advbench",
+        "advbench_audio.json",
+        as_json("advbench_audio.json", None),
+        "",
+        "list of objects",
+    ),
+    "json list of texts": (
+        "figstep",
+        TRAIN,
+        as_json(TRAIN, [figstep(1), "hello"]),
+        "record 2",
+        "named fields",
+    ),
+    "json list is empty": ("air-bench", CHAT, as_json(CHAT, []), "", "holds no records"),
+    "file is empty": ("figstep", TRAIN, as_bytes(TRAIN, b""), "", "is empty"),
+    "file is blank": ("sorry-bench", SORRY, as_bytes(SORRY, b" \n\n \n"), "", "is empty"),
+    "file is latin-1": (
+        "figstep",
+        TRAIN,
+        as_bytes(TRAIN, '[\n"öffnen"]'.encode("latin-1")),
+        "line 2",
+        "not UTF-8",
+    ),
+    "file is utf-16": (
+        "xstest",
+        XSTEST,
+        as_bytes(XSTEST, XHEAD.decode().encode("utf-16")),
+        "line 1",
+        "not UTF-8",
+    ),
+    "file is binary": ("sorry-bench", SORRY, as_bytes(SORRY, bytes(range(256))), "line", "not UTF-8"),
+    "line is not json": (
+        "sorry-bench",
+        SORRY,
+        as_bytes(SORRY, json.dumps(sorry(1)).encode() + b"\n\n{oops}\n"),
+        "line 3",
+        "not valid JSON",
+    ),
+    "line is a list": ("sorry-bench", SORRY, as_lines(SORRY, sorry(1), [2]), "line 2", "named fields"),
+    # keys and types
+    "key missing": (
+        "figstep",
+        TRAIN,
+        as_json(TRAIN, [figstep(1), {"scenario": "a"}]),
+        "record 2",
+        "'audio_file'",
+    ),
+    "question missing": (
+        "air-bench",
+        CHAT,
+        as_json(CHAT, [{"path": "a.wav"}]),
+        "record 1",
+        "'task_name' is missing",
+    ),
+    "text is null": (
+        "figstep",
+        TRAIN,
+        as_json(TRAIN, [{**figstep(1), "question": None}]),
+        "record 1",
+        "has to be a text",
+    ),
+    "text is a number": (
+        "figstep",
+        TRAIN,
+        as_json(TRAIN, [{**figstep(1), "question": 5}]),
+        "record 1",
+        "has to be a text",
+    ),
+    "text is blank": (
+        "figstep",
+        TRAIN,
+        as_json(TRAIN, [figstep(1, "  ")]),
+        "record 1",
+        "'question' is empty",
+    ),
+    "text has half a character": (
+        "figstep",
+        TRAIN,
+        as_bytes(TRAIN, json.dumps([figstep(1, "x\ud800")]).encode()),
+        "record 1",
+        "surrogate",
+    ),
+    "text holds NUL": ("sorry-bench", SORRY, as_lines(SORRY, sorry(1, turns=["a\0b"])), "line 1", "NUL"),
+    "csv text holds NUL": (
+        "xstest",
+        XSTEST,
+        as_bytes(XSTEST, XHEAD + b"1,Hi?,a,safe,b,c\n2,H\0i?,a,safe,b,c\n"),
+        "line 3",
+        "'prompt' holds a NUL",
+    ),
+    "list of files holds NUL": (
+        "figstep",
+        "audio_files.txt",
+        as_audio_files(b"fraud_1.wav Read-a\0-bill\n"),
+        "line 1",
+        "NUL",
+    ),
+    "id is a truth value": ("sorry-bench", SORRY, as_lines(SORRY, sorry(True)), "line 1", "'question_id'"),
+    "turns is a text": (
+        "sorry-bench",
+        SORRY,
+        as_lines(SORRY, sorry(1, turns="Hi?")),
+        "line 1",
+        "list of one question",
+    ),
+    "turns is empty": (
+        "sorry-bench",
+        SORRY,
+        as_lines(SORRY, sorry(1, turns=[])),
+        "line 1",
+        "list of one question",
+    ),
+    "turns holds null": (
+        "sorry-bench",
+        SORRY,
+        as_lines(SORRY, sorry(1, turns=[None])),
+        "line 1",
+        "has to be a text",
+    ),
+    "label unknown": (
+        "prompts",
+        OWN,
+        as_lines(OWN, own(1), own(2, label="evil")),
+        "line 2",
+        "pseudo-harmful",
+    ),
+    "split unknown": (
+        "prompts",
+        OWN,
+        as_lines(OWN, own(1, split="train")),
+        "line 1",
+        "derive, validation, test",
+    ),
+    "twin unknown": ("prompts", OWN, as_lines(OWN, own(1, twin="p9")), "line 1", "'p9' is not in the file"),
+    "twin in another split": (
+        "prompts",
+        OWN,
+        as_lines(OWN, own(1, twin="p2"), own(2, split="derive")),
+        "line 1",
+        "another split",
+    ),
+    # CSV
+    "csv lacks a column": (
+        "xstest",
+        XSTEST,
+        as_bytes(XSTEST, b"id,prompt,type\n1,Hi?,a\n"),
+        "line 1",
+        "lacks 'label'",
+    ),
+    "csv without a header": (
+        "safebench",
+        "safebench.csv",
+        as_bytes("safebench.csv", b"a,1,1,b,Hi?,c\n"),
+        "line 1",
+        "lacks",
+    ),
+    "csv row too short": ("xstest", XSTEST, as_bytes(XSTEST, XHEAD + b"1,Hi?\n"), "line 2", "has 2 fields"),
+    "csv row too long": (
+        "xstest",
+        XSTEST,
+        as_bytes(XSTEST, XHEAD + b"1,Hi, you?,a,safe,b,c\n"),
+        "line 2",
+        "has 7 fields",
+    ),
+    "csv quote left open": (
+        "xstest",
+        XSTEST,
+        as_bytes(XSTEST, XHEAD + b'1,"Hi?,a,safe,b,c\n'),
+        "line 2",
+        "not valid CSV",
+    ),
+    "csv with a bad label": (
+        "xstest",
+        XSTEST,
+        as_bytes(XSTEST, XHEAD + b"1,Hi?,a,maybe,b,c\n"),
+        "line 2",
+        "safe, unsafe",
+    ),
+    "csv with only a header": ("xstest", XSTEST, as_bytes(XSTEST, XHEAD), "", "holds no records"),
+    "list of files without a number": (
+        "figstep",
+        "audio_files.txt",
+        as_audio_files(b"fraud_1.wav Read-a-bill\nlock.wav\n"),
+        "line 2",
+        "has to be",
+    ),
+    # ids
+    "id twice in a list": (
+        "figstep",
+        TRAIN,
+        as_json(TRAIN, [figstep(1), figstep(2), figstep(1)]),
+        "record 3",
+        "record 1",
+    ),
+    "id twice, number and text": (
+        "sorry-bench",
+        SORRY,
+        as_lines(SORRY, sorry(1), sorry("1")),
+        "line 2",
+        "occurs twice",
+    ),
+    "id twice in a csv": (
+        "xstest",
+        XSTEST,
+        as_bytes(XSTEST, XHEAD + b"1,Hi?,a,safe,b,c\n1,Ho?,a,safe,b,c\n"),
+        "line 3",
+        "first in line 2",
+    ),
+    "id in both files of a set": (
+        "figstep",
+        "test_250.json",
+        as_json("test_250.json", [figstep(1)]),
+        "record 1",
+        TRAIN,
+    ),
+    # paths
+    "path is absolute": ("figstep", TRAIN, file_named("/etc/passwd"), "record 2", "absolute"),
+    "path has a drive": ("figstep", TRAIN, file_named("C:\\clips\\a.wav"), "record 2", "absolute"),
+    "path is a share": ("figstep", TRAIN, file_named("\\\\server\\a.wav"), "record 2", "absolute"),
+    "path goes up": ("figstep", TRAIN, file_named("../secret.wav"), "record 2", "'..'"),
+    "path goes down and up": ("figstep", TRAIN, file_named("a/../../secret.wav"), "record 2", "'..'"),
+    "path goes up, Windows style": (
+        "figstep",
+        TRAIN,
+        file_named("a\\..\\..\\secret.wav"),
+        "record 2",
+        "'..'",
+    ),
+    "path holds NUL": ("figstep", TRAIN, file_named("a.wav\0.png"), "record 2", "NUL"),
+    "path is the folder": ("figstep", TRAIN, file_named("."), "record 2", "absolute or empty"),
+    "path is too long": ("figstep", TRAIN, file_named("a" * 5000 + ".wav"), "record 2", "too long"),
+    "link leads out": ("figstep", TRAIN, as_link("out.wav", "/etc/hostname"), "record 2", "symbolic link"),
+    "link leads up": ("figstep", TRAIN, as_link("up.wav", "../train_100.json"), "record 2", "symbolic link"),
+    "link in a circle": ("figstep", TRAIN, as_link("loop.wav", "loop.wav"), "record 2", ""),
+    "path out of two fields": (
+        "air-bench",
+        CHAT,
+        as_json(CHAT, [air(10), air(2, task_name="../../..")]),
+        "record 2",
+        "'..'",
+    ),
+    "path out of an id": ("sorry-bench", SORRY, as_lines(SORRY, sorry("../1")), "line 1", "'..'"),
+    "own clip goes up": ("prompts", OWN, as_lines(OWN, own(1), own(2, clip="../a.wav")), "line 2", "'..'"),
+}
+
+
+@pytest.mark.parametrize(("name", "file", "make", "place", "reason"), MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize("missing", ["error", "skip"])
+def test_a_malformed_file_is_named_with_its_record(
+    folder: Path, missing: str, name: str, file: str, make: Callable[[Path], None], place: str, reason: str
+) -> None:
+    make(folder)
+    with pytest.raises(PromptFileError) as caught:
+        read_set(f"{name}:{folder}", missing=missing)  # type: ignore[arg-type]
+    message = str(caught.value)
+    assert str(folder / file) in message
+    assert place in message and reason in message
+
+
+def test_a_set_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(PromptFileError, match="no such file or folder"):
+        read_set(f"figstep:{tmp_path / 'absent'}")
+    with pytest.raises(PromptFileError, match="train_100.json or test_250.json or audio_files.txt"):
+        read_set(f"figstep:{tmp_path}")
+
+
+def test_a_wish_about_missing_clips_that_there_is_not(folder: Path) -> None:
+    with pytest.raises(ValueError, match="'bogus', but has to be one of error, skip, typed"):
+        read_set(f"figstep:{folder}", missing="bogus")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("spec", ["", "figstep", "figstep:", ":", "FigStep:x", "mmlu:x", "/data/figstep"])
+def test_a_spec_that_names_no_set(spec: str) -> None:
+    with pytest.raises(ValueError, match="write NAME:PATH.*sorry-bench"):
+        read_set(spec)
+
+
+@example(name="\ud800")
+@given(name=st.text(alphabet=st.characters() | st.sampled_from("./\\:\0"), max_size=12))
+def test_no_name_leaves_its_folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    try:
+        path = Record(folder / "x.json", "record 1", {}).inside(folder, name)
+    except PromptFileError as error:
+        assert str(folder / "x.json") in str(error) and "record 1" in str(error)
+    else:
+        assert path.resolve().is_relative_to(folder.resolve())
+
+
+@given(content=st.binary(max_size=60) | st.text(alphabet='{}[]",:\n\\a1', max_size=60).map(str.encode))
+def test_no_content_leads_to_another_error(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+    path = tmp_path_factory.getbasetemp() / "content"
+    path.write_bytes(content)
+    for name in ("figstep", "advbench", "sorry-bench", "xstest", "air-bench", "prompts"):
+        with pytest.raises(PromptFileError, match="content"):
+            read_set(f"{name}:{path}")
