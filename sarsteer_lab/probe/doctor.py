@@ -245,7 +245,7 @@ def find_part(model: nn.Module, words: Sequence[str]) -> tuple[str, nn.Module] |
     """The outermost part outside of any `layers` whose name holds the first of `words` found at all: (name,
     module), or None.
 
-    No projector by its name does not mean that there is none: the Qwen-Omnis' towers project within themselves.
+    None does not mean that there is no projector: the Qwen-Omnis' towers project within themselves.
     """
     parts = [part for part in find_core(model).named_modules() if ".layers." not in part[0]]
     for word in words:
