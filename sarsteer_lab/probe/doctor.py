@@ -67,20 +67,21 @@ def examine(lalm: LALM) -> Report:
     """
     report = Report(repr(lalm))
     typed, spoken = made_up_prompts(lalm)
-    checks: Sequence[tuple[str, Callable[[], Iterator[Finding]]]] = (
-        ("family", lambda: _family(lalm)),
-        ("parts", lambda: _parts(lalm)),
-        ("chat format", lambda: _chat(lalm, typed[0], spoken[0] if spoken else None)),
-        ("audio", lambda: _audio(lalm, spoken)),
-        ("typed forward", lambda: _forward(lalm, "typed forward", typed[:1])),
-        ("spoken forward", lambda: _forward(lalm, "spoken forward", spoken[:1])),
-        ("padding", lambda: _padding(lalm, [*typed, *spoken])),
-        ("generation", lambda: _generation(lalm, (spoken or typed)[0])),
-        ("zero vector", lambda: _zero_vector(lalm, [typed[0], *spoken[:1]])),
-        ("steering", lambda: _steering(lalm, (spoken or typed)[0])),
-        ("memory", lambda: _memory(lalm)),
-    )
-    for name, check in checks:
+    first = (spoken or typed)[0]
+    checks: dict[str, Callable[[], Iterator[Finding]]] = {
+        "family": lambda: _family(lalm),
+        "parts": lambda: _parts(lalm),
+        "chat format": lambda: _chat(lalm, typed[:1], spoken[:1]),
+        "audio": lambda: _audio(lalm, spoken),
+        "typed forward": lambda: _forward(lalm, "typed forward", typed[:1]),
+        "spoken forward": lambda: _forward(lalm, "spoken forward", spoken[:1]),
+        "padding": lambda: _padding(lalm, [*typed, *spoken]),
+        "generation": lambda: _generation(lalm, first),
+        "zero vector": lambda: _zero_vector(lalm, [*typed[:1], *spoken[:1]]),
+        "steering": lambda: _steering(lalm, first),
+        "memory": lambda: _memory(lalm),
+    }
+    for name, check in checks.items():
         try:
             report.findings.extend(check())
         except Exception as error:
@@ -114,11 +115,8 @@ def _parts(lalm: LALM) -> Iterator[Finding]:
     root = {id(module): name for name, module in lalm.model.named_modules()}
     where = root.get(id(lalm.decoder)) or "the model itself"
     yield Finding("layers", "ok", f"{lalm.n_layers} of width {lalm.d_model} in {where}")
-    for check, found in (
-        ("audio tower", find_audio_tower(lalm.model)),
-        ("projector", find_projector(lalm.model)),
-    ):
-        if found is None:
+    for check, words in (("audio tower", AUDIO_TOWER), ("projector", PROJECTOR)):
+        if (found := find_part(lalm.model, words)) is None:
             yield Finding(check, "note", "none found by its name; a tower may project within itself")
         else:
             weights = sum(parameter.numel() for parameter in found[1].parameters())
@@ -128,16 +126,16 @@ def _parts(lalm: LALM) -> Iterator[Finding]:
         yield Finding("unused parts", "note", f"{', '.join(silent)}: this package reads text answers alone")
 
 
-def _chat(lalm: LALM, typed: Prompt, spoken: Prompt | None) -> Iterator[Finding]:
-    for form, prompt in (("typed", typed), ("spoken", spoken)):
-        if prompt is not None:
+def _chat(lalm: LALM, typed: Sequence[Prompt], spoken: Sequence[Prompt]) -> Iterator[Finding]:
+    for form, prompts in (("typed", typed), ("spoken", spoken)):
+        for prompt in prompts:
             text = lalm.chat(prompt)
-            if prompt.text not in text:
-                yield Finding(f"chat, {form}", "FAIL", f"the text of the prompt is not in it: {text!r}")
+            shown = repr(text if len(text) < 300 else f"{text[:300]}...")
+            if prompt.text in text:
+                yield Finding(f"chat, {form}", "ok", shown)
             else:
-                yield Finding(f"chat, {form}", "ok", repr(text if len(text) < 300 else f"{text[:300]}..."))
+                yield Finding(f"chat, {form}", "FAIL", f"the text of the prompt is not in it: {shown}")
     try:
-        lalm.chat(Prompt("Hi", system="Be kind."))
         if "Be kind." not in lalm.chat(Prompt("Hi", system="Be kind.")):
             yield Finding("chat, system", "note", "the chat template drops a system turn")
     except Exception as error:
@@ -216,55 +214,41 @@ def _steering(lalm: LALM, prompt: Prompt) -> Iterator[Finding]:
         moved, pushed = capture(lalm, [prompt])[0], lalm.next_token_logits([prompt])
     error = float((moved[middle] - plain[middle] - vector).abs().max() / vector.abs().max())
     if not torch.equal(moved[:middle], plain[:middle]):
-        yield Finding("steering", "FAIL", f"a vector at layer {middle} changes earlier layers")
+        wrong = "changes earlier layers"
     elif error > TOLERANCE.get(lalm.dtype, 1e-1):
-        yield Finding(
-            "steering", "FAIL", f"layer {middle} moved by something else than the vector ({error:.1e})"
-        )
-    elif torch.equal(logits, pushed):
-        yield Finding("steering", "FAIL", f"a vector at layer {middle} does not reach the answer")
+        wrong = f"is not what moves that layer (off by {error:.1e})"
     else:
-        change = float((pushed - logits).abs().max())
-        yield Finding(
-            "steering", "ok", f"a vector at layer {middle} arrives; logits move by up to {change:.2g}"
-        )
+        wrong = "does not reach the answer" if torch.equal(logits, pushed) else ""
+    arrives = f"arrives; logits move by up to {float((pushed - logits).abs().max()):.2g}"
+    yield Finding("steering", "FAIL" if wrong else "ok", f"a vector at layer {middle} {wrong or arrives}")
 
 
 def _memory(lalm: LALM) -> Iterator[Finding]:
-    size = sum(weight.numel() * weight.element_size() for weight in lalm.model.parameters())
-    count = sum(weight.numel() for weight in lalm.model.parameters())
+    weights = list(lalm.model.parameters())
+    size = sum(weight.numel() * weight.element_size() for weight in weights)
+    count = sum(weight.numel() for weight in weights)
     needed = f"{_bytes(size)} of weights ({count:,}); with room to work about {_bytes(size * OVERHEAD)}"
     yield Finding("memory", "ok", needed)
-    devices = sorted({str(weight.device) for weight in lalm.model.parameters()})
-    yield Finding("devices", "ok", f"{', '.join(devices)}; vectors go to each layer's own")
+    devices = ", ".join(sorted({str(weight.device) for weight in weights}))
+    yield Finding("devices", "ok", f"{devices}; vectors go to each layer's own")
 
 
 def _bytes(amount: float) -> str:
     return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.1f} MB"
 
 
-def find_module(model: nn.Module, words: Sequence[str]) -> tuple[str, nn.Module] | None:
-    """The outermost part outside of any `layers` whose name holds one of `words`: (name, module) or None."""
-    found = [
-        (name, module)
-        for name, module in model.named_modules()
-        if any(word in name.rpartition(".")[2].lower() for word in words) and ".layers." not in name
-    ]
-    return min(found, key=lambda pair: pair[0].count("."), default=None)
+AUDIO_TOWER = ("audio_tower", "audio_encoder", "speech_encoder", "audio_embed", "encoder", "audio")
+PROJECTOR = ("multi_modal_projector", "projector", "embed_audio", "audio_proj", "up_proj_for_speech")
 
 
-AUDIO_TOWER_WORDS = ("audio_tower", "audio_encoder", "speech_encoder", "audio_embed", "encoder", "audio")
-PROJECTOR_WORDS = ("multi_modal_projector", "projector", "embed_audio", "audio_proj", "up_proj_for_speech")
+def find_part(model: nn.Module, words: Sequence[str]) -> tuple[str, nn.Module] | None:
+    """The outermost part outside of any `layers` whose name holds the first of `words` found at all: (name,
+    module), or None.
 
-
-def find_audio_tower(model: nn.Module) -> tuple[str, nn.Module] | None:
-    """What turns features into audio embeddings, by its usual names: (name, module), or None."""
-    return next((hit for word in AUDIO_TOWER_WORDS if (hit := find_module(find_core(model), [word]))), None)
-
-
-def find_projector(model: nn.Module) -> tuple[str, nn.Module] | None:
-    """What brings audio embeddings to the decoder's width, by its usual names: (name, module), or None.
-
-    None does not mean that there is none: some towers (the Qwen-Omnis') project within themselves.
+    None does not mean that there is no projector: the Qwen-Omnis' towers project within themselves.
     """
-    return next((hit for word in PROJECTOR_WORDS if (hit := find_module(find_core(model), [word]))), None)
+    parts = [part for part in find_core(model).named_modules() if ".layers." not in part[0]]
+    for word in words:
+        if found := [part for part in parts if word in part[0].rpartition(".")[2].lower()]:
+            return min(found, key=lambda part: part[0].count("."))
+    return None

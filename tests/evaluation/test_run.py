@@ -333,7 +333,7 @@ def test_sweep_from_the_command_line(
     spec = f"prompts:{write_set(tmp_path / 'set', make_clip)}"
     arguments = ["sweep", "--model", "replica:qwen2_audio", "--set", spec, "--derive", spec]
     arguments += ["--split", "test", "--tokens", "4", "--k", "3", "--folder", str(tmp_path / "out")]
-    assert main([*arguments, "--alpha", "0.1", "1"]) == 0
+    assert main([*arguments, "--alpha", "0.1,1"]) == 0
     out = capsys.readouterr().out
     assert "lam=0 | layers all | alpha=0.1" in out and "lam=1 k=3 | layers all | alpha=1" in out
     rows = pd.read_parquet(tmp_path / "out" / "rows.parquet")

@@ -11,7 +11,7 @@ from sarsteer_lab.engine.audio_cache import forget_clips
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.families import FAMILIES, residual_stream
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.probe.doctor import find_audio_tower
+from sarsteer_lab.probe.doctor import AUDIO_TOWER, find_part
 from sarsteer_lab.probe.replica import LAYERS, WIDTH
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import SteeringVectors, steer
@@ -20,9 +20,21 @@ from sarsteer_lab.store import Store
 load = cache(replica)
 
 
-@pytest.fixture(params=sorted(TINY))
+@pytest.fixture(scope="module", params=sorted(TINY))
 def lalm(request) -> LALM:
     return load(request.param)
+
+
+@pytest.fixture(scope="module")
+def alone(lalm, prompts) -> torch.Tensor:
+    """The states of each prompt run by itself."""
+    return torch.cat([capture(lalm, [prompt]) for prompt in prompts])
+
+
+@pytest.fixture(scope="module")
+def answers(lalm, prompts) -> list[str]:
+    """What is answered to each prompt by itself."""
+    return [lalm.generate([prompt], max_new_tokens=4)[0] for prompt in prompts]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +58,7 @@ def test_the_table_has_a_replica_for_every_row():
 def test_layers_width_tower_and_audio_positions_are_found(lalm, prompts):
     assert (lalm.n_layers, lalm.d_model) == (LAYERS, WIDTH)
     assert lalm.name == f"replica of {lalm.family.name} (tiny)"
-    assert find_audio_tower(lalm.model) is not None
+    assert find_part(lalm.model, AUDIO_TOWER) is not None
     for prompt in prompts:
         inputs = lalm.batch([prompt])
         heard = int((inputs["input_ids"] == lalm.audio_token_id).sum())
@@ -54,8 +66,7 @@ def test_layers_width_tower_and_audio_positions_are_found(lalm, prompts):
         assert inputs["attention_mask"][:, -1].all()
 
 
-def test_states_of_a_mixed_batch_are_those_of_single_prompts(lalm, prompts):
-    alone = torch.cat([capture(lalm, [prompt]) for prompt in prompts])
+def test_states_of_a_mixed_batch_are_those_of_single_prompts(lalm, prompts, alone):
     forget_clips(lalm)  # the tower has to hear them together
     together = capture(lalm, prompts)
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5 * alone.abs().max().item())
@@ -72,22 +83,24 @@ def test_variants_of_a_clip_share_what_stands_before_and_give_the_same_states(la
     handle = lalm.layers[0].register_forward_hook(
         lambda _m, _a, out: positions.append(residual_stream(out, lalm.text_config).shape[:2].numel())
     )
-    together = capture_variants(lalm, variants)
-    handle.remove()
-    kept = capture_variants(lalm, variants, cache=Store(tmp_path))
-    again = capture_variants(lalm, variants, cache=Store(tmp_path))
-    for one, other, third, fourth in zip(apart, together, kept, again, strict=True):
+    try:
+        together = capture_variants(lalm, variants)
+    finally:
+        handle.remove()
+    for one, other in zip(apart, together, strict=True):
         torch.testing.assert_close(other, one, rtol=1e-5, atol=1e-5 * one.abs().max().item())
-        assert torch.equal(third, other) and torch.equal(fourth, other)
     assert (apart[0] - apart[1]).abs().max() > 1e-3
     if lalm.family.name == "qwen2_audio":
+        for _ in ("computed", "read back"):
+            kept = capture_variants(lalm, variants, cache=Store(tmp_path))
+            assert all(map(torch.equal, kept, together))
         longest = capture(lalm, [variants[1][1]], positions="all")[0].shape[0]
         assert sum(positions) < 2 * longest * len(clips)
 
 
-def test_what_is_captured_is_what_generation_sees(lalm, prompts):
+def test_what_is_captured_is_what_generation_sees(lalm, prompts, alone):
     """`capture` runs the trunk without a cache; generation runs the whole model with one."""
-    for prompt in prompts[:2]:
+    for prompt, captured in zip(prompts[:2], alone, strict=False):
         seen = {}
 
         def keep(_module, _args, output, layer, seen=seen):
@@ -101,9 +114,8 @@ def test_what_is_captured_is_what_generation_sees(lalm, prompts):
         for handle in handles:
             handle.remove()
         expected = torch.stack([seen[layer] for layer in range(LAYERS)], dim=1)
-        torch.testing.assert_close(
-            capture(lalm, [prompt]), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item()
-        )
+        tolerance = 1e-5 * expected.abs().max().item()
+        torch.testing.assert_close(captured[None], expected, rtol=1e-5, atol=tolerance)
 
 
 def test_a_zero_vector_changes_no_bit(lalm, prompts):
@@ -173,20 +185,18 @@ def test_steered_generation_is_that_of_a_loop_without_cache(lalm, prompts, vecto
         assert lalm.generate([prompt], max_new_tokens=steps, eos_token_id=-1) == [expected]
 
 
-def test_answers_do_not_depend_on_the_batch_and_steering_changes_them(lalm, prompts, vectors):
-    together = lalm.generate(prompts, max_new_tokens=6)
-    assert together == [lalm.generate([prompt], max_new_tokens=6)[0] for prompt in prompts]
+def test_answers_do_not_depend_on_the_batch_and_steering_changes_them(lalm, prompts, vectors, answers):
+    assert lalm.generate(prompts, max_new_tokens=4) == answers
     with steer(lalm, vectors, alpha=2.0):
-        steered = lalm.generate(prompts, max_new_tokens=6)
-    assert steered != together
-    assert lalm.generate(prompts, max_new_tokens=6) == together
+        assert lalm.generate(prompts, max_new_tokens=4) != answers
+    assert lalm.generate(prompts[:2], max_new_tokens=4) == answers[:2]
 
 
-def test_audio_positions_can_be_steered_in_generation(lalm, prompts, vectors):
+def test_audio_positions_can_be_steered_in_generation(lalm, prompts, vectors, answers):
     with steer(lalm, vectors, alpha=2.0, positions="audio"):
-        typed, spoken = lalm.generate([prompts[0]], max_new_tokens=4), lalm.next_token_logits([prompts[1]])
+        spoken = lalm.next_token_logits([prompts[1]])
+        assert lalm.generate([prompts[0]], max_new_tokens=4) == answers[:1]
         lalm.generate([prompts[1]], max_new_tokens=2)
-    assert typed == lalm.generate([prompts[0]], max_new_tokens=4)
     assert not torch.allclose(spoken, lalm.next_token_logits([prompts[1]]))
 
 
@@ -205,15 +215,15 @@ def fail(*args, **kwargs):
     raise KeyboardInterrupt
 
 
-def test_saved_vectors_steer_as_before(lalm, prompts, vectors, tmp_path):
+def test_saved_vectors_steer_as_before(tiny, prompts, vectors, tmp_path):
     vectors.save(tmp_path / "v.safetensors")
     again = SteeringVectors.load(tmp_path / "v.safetensors")
     results = []
     for each in (vectors, again):
-        with steer(lalm, each, alpha=0.4):
-            results.append(lalm.next_token_logits(prompts[:3]))
+        with steer(tiny, each, alpha=0.4):
+            results.append(tiny.next_token_logits(prompts[:3]))
     assert torch.equal(*results)
-    assert not torch.allclose(results[0], lalm.next_token_logits(prompts[:3]))
+    assert not torch.allclose(results[0], tiny.next_token_logits(prompts[:3]))
 
 
 def test_clips_that_must_not_share_a_batch_are_kept_apart(lalm, prompts):

@@ -1,5 +1,7 @@
 """The doctor finds healthy what is healthy, and names what is broken."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from replicas import TINY, replica
@@ -38,14 +40,23 @@ def test_the_pocket_model_is_healthy(pocket):
 
 def test_padding_on_the_right_is_found(monkeypatch):
     lalm = replica()
-    lalm.tokenizer.padding_side = "right"
+    left = lalm.batch
+
+    def right(prompts):
+        inputs = left(prompts)
+        for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True):
+            padding = int((mask == 0).sum())
+            ids.copy_(ids.roll(-padding)), mask.copy_(mask.roll(-padding))
+        return inputs
+
+    monkeypatch.setattr(lalm, "batch", right)
     assert verdicts(examine(lalm))["left padding"] == "FAIL"
 
 
 def test_a_tower_that_hears_padding_is_found(monkeypatch):
-    """Granite Speech by the generic recipe, which mixes clips of different lengths."""
+    """Granite Speech by a row that mixes clips of different lengths."""
     lalm = replica("granite_speech")
-    object.__setattr__(lalm, "family", replica().family)
+    monkeypatch.setattr(lalm, "family", replace(lalm.family, mixes=True, encoder=None))
     report = examine(lalm)
     assert verdicts(report)["left padding"] == "FAIL" and not report.healthy
 
