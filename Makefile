@@ -54,7 +54,7 @@ test-all: lint
 	$(BIN)/python -m pytest
 
 test-browser: venv
-	$(BIN)/python -m pytest -m browser tests/test_browser.py
+	$(BIN)/python -m pytest -m browser tests/course/test_browser.py
 
 bench: venv
 	$(BIN)/python -m benchmarks.speed

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from sarsteer_lab import geometry
+from sarsteer_lab.course.checks import directions
 from sarsteer_lab.course.checks import gap as checks
 from sarsteer_lab.course.checks.tools import CheckResult
 from sarsteer_lab.directions import text_refusal_direction
@@ -83,12 +84,12 @@ RIGHT: dict[Check, Any] = {
     checks.check_dial: lambda w, a, b, s: w + s * b @ a,
     checks.check_centred_cosine: centred_cosine,
     checks.check_folds: grouped,
-    checks.check_refusal_direction: text_refusal_direction,
-    checks.check_project_out: project_out,
-    checks.check_mean_angles: mean_angles,
-    checks.check_ablate: ablated,
-    checks.check_top_directions: top,
-    checks.check_equal_norm: rescaled,
+    directions.check_refusal_direction: text_refusal_direction,
+    directions.check_project_out: project_out,
+    directions.check_mean_angles: mean_angles,
+    directions.check_ablate: ablated,
+    directions.check_top_directions: top,
+    directions.check_equal_norm: rescaled,
 }
 
 WRONG: list[tuple[Check, Any, str]] = [
@@ -113,30 +114,30 @@ WRONG: list[tuple[Check, Any, str]] = [
     (checks.check_folds, lambda r, n: grouped(r, n)[:-1], "25 folds for 26"),
     (checks.check_folds, lambda r, n: [0] * len(r), "should be 0 to 4"),
     (checks.check_folds, lambda r, n: [min(f, 4) for f in grouped(r, 13)], "evenly"),
-    (checks.check_refusal_direction, lambda b, r: (b - r).mean(0), "sign"),
-    (checks.check_refusal_direction, lambda b, r: unit((r - b).mean(0)), "length 1"),
-    (checks.check_refusal_direction, lambda b, r: (r - b).sum(0), "sum over prompts"),
-    (checks.check_refusal_direction, lambda b, r: (r - b).mean(1), "shape"),
-    (checks.check_refusal_direction, lambda b, r: r.mean(0), "mean over prompts of"),
-    (checks.check_project_out, lambda s, d: s, "nothing has been"),
-    (checks.check_project_out, lambda s, d: s - (s @ d)[:, None] * d, "too much"),
-    (checks.check_project_out, lambda s, d: s - d, "still has a component"),
-    (checks.check_project_out, lambda s, d: torch.zeros_like(s), "so is something else"),
-    (checks.check_mean_angles, lambda s: mean_angles(s, 8), "to itself"),
-    (checks.check_mean_angles, lambda s: torch.rad2deg(mean_angles(s)), "degrees"),
-    (checks.check_mean_angles, lambda s: mean_angles(s).cos(), "values differ"),
-    (checks.check_ablate, lambda v, u, lam: u.T @ (u @ v), "inside the space; the rest"),
-    (checks.check_ablate, lambda v, u, lam: v, "left inside"),
-    (checks.check_ablate, lambda v, u, lam: ablated(v, u, 1.0), "lambda = 0 "),
-    (checks.check_ablate, lambda v, u, lam: ablated(v, u, lam**2), "lambda = 0.5"),
-    (checks.check_ablate, lambda v, u, lam: 2 * ablated(v, u, lam), "outside the space"),
-    (checks.check_top_directions, lambda s, k: torch.linalg.svd(s).Vh[:k], "take the mean off"),
-    (checks.check_top_directions, lambda s, k: torch.linalg.svd(s - s.mean(0)).Vh[-k:], "another one"),
-    (checks.check_top_directions, lambda s, k: top(s, k) * 2, "orthonormal"),
-    (checks.check_top_directions, lambda s, k: top(s, k).T, "shape"),
-    (checks.check_equal_norm, lambda v, d: d, "a direction has changed"),
-    (checks.check_equal_norm, lambda v, d: v * d.norm() / v.norm(), "one factor"),
-    (checks.check_equal_norm, lambda v, d: unit(v), "lengths are not"),
+    (directions.check_refusal_direction, lambda b, r: (b - r).mean(0), "sign"),
+    (directions.check_refusal_direction, lambda b, r: unit((r - b).mean(0)), "length 1"),
+    (directions.check_refusal_direction, lambda b, r: (r - b).sum(0), "sum over prompts"),
+    (directions.check_refusal_direction, lambda b, r: (r - b).mean(1), "shape"),
+    (directions.check_refusal_direction, lambda b, r: r.mean(0), "mean over prompts of"),
+    (directions.check_project_out, lambda s, d: s, "nothing has been"),
+    (directions.check_project_out, lambda s, d: s - (s @ d)[:, None] * d, "too much"),
+    (directions.check_project_out, lambda s, d: s - d, "still has a component"),
+    (directions.check_project_out, lambda s, d: torch.zeros_like(s), "so is something else"),
+    (directions.check_mean_angles, lambda s: mean_angles(s, 8), "to itself"),
+    (directions.check_mean_angles, lambda s: torch.rad2deg(mean_angles(s)), "degrees"),
+    (directions.check_mean_angles, lambda s: mean_angles(s).cos(), "values differ"),
+    (directions.check_ablate, lambda v, u, lam: u.T @ (u @ v), "inside the space; the rest"),
+    (directions.check_ablate, lambda v, u, lam: v, "left inside"),
+    (directions.check_ablate, lambda v, u, lam: ablated(v, u, 1.0), "lambda = 0 "),
+    (directions.check_ablate, lambda v, u, lam: ablated(v, u, lam**2), "lambda = 0.5"),
+    (directions.check_ablate, lambda v, u, lam: 2 * ablated(v, u, lam), "outside the space"),
+    (directions.check_top_directions, lambda s, k: torch.linalg.svd(s).Vh[:k], "take the mean off"),
+    (directions.check_top_directions, lambda s, k: torch.linalg.svd(s - s.mean(0)).Vh[-k:], "another one"),
+    (directions.check_top_directions, lambda s, k: top(s, k) * 2, "orthonormal"),
+    (directions.check_top_directions, lambda s, k: top(s, k).T, "shape"),
+    (directions.check_equal_norm, lambda v, d: d, "a direction has changed"),
+    (directions.check_equal_norm, lambda v, d: v * d.norm() / v.norm(), "one factor"),
+    (directions.check_equal_norm, lambda v, d: unit(v), "lengths are not"),
 ]
 
 
@@ -208,7 +209,7 @@ def test_not_only_harmless() -> None:
     spaces = {"harmless": principal_space(gaussian(9, 3, 8, seed=1), 2)}
     spaces["random"] = random_space(spaces["harmless"], seed=0)
     right = {name: float(share_in_space(direction, space)[1]) for name, space in spaces.items()}
-    assert checks.check_not_only_harmless(right, direction, spaces, 1)
+    assert directions.check_not_only_harmless(right, direction, spaces, 1)
     for answer, message in (
         ({"harmless": right["harmless"]}, "no share for random"),
         ({name: ... for name in right}, "no share for harmless, random"),
@@ -216,11 +217,12 @@ def test_not_only_harmless() -> None:
         ({name: value + 0.1 for name, value in right.items()}, "at layer 1"),
         ([0.1], "dictionary"),
     ):
-        result = checks.check_not_only_harmless(answer, direction, spaces, 1)
+        result = directions.check_not_only_harmless(answer, direction, spaces, 1)
         assert not result and message in result.message, result.message
 
 
 def test_every_check_of_these_chapters_is_tested() -> None:
     source = inspect.getsource(inspect.getmodule(test_gap))  # type: ignore[arg-type]
-    own = [name for name in vars(checks) if name.startswith("check_")]
-    assert own and not [name for name in own if f"checks.{name}" not in source]
+    for module, called in ((checks, "checks"), (directions, "directions")):
+        own = [name for name in vars(module) if name.startswith("check_")]
+        assert own and not [name for name in own if f"{called}.{name}" not in source]
