@@ -1,10 +1,10 @@
 """An audio-language model and its processor as one object: prompts (a clip, text or both) -> answers."""
 
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,20 +57,13 @@ class Encoded:
     key: str
 
 
-class SafetyDelta(Protocol):
-    """A change of some weights at any scale, always from their pristine values (the pocket model's dial)."""
-
-    def apply(self, model: nn.Module, scale: float) -> None:
-        """Set every weight that it changes to pristine + scale * change."""
-        ...
-
-
 class LALM:
     """A model and its processor. `load_lalm` makes one; the constructor takes parts that are already loaded.
 
     Attributes: `model`, `processor`, `tokenizer`, `name`, `family` (its row of the families table), `core`
     (the part that generates text), `trunk` (the same without the vocabulary head), `audio_token_id`, `now`
-    (which prompts are running, see `running`; None while nothing does).
+    (which prompts are running, see `running`; None while nothing does). `turn` is what a safety dial does:
+    it sets the weights of a model to pristine + scale * change.
     """
 
     def __init__(
@@ -79,7 +72,7 @@ class LALM:
         processor: Any,
         *,
         name: str,
-        delta: SafetyDelta | None = None,
+        turn: Callable[[nn.Module, float], None] | None = None,
         family: str | None = None,
     ) -> None:
         self.model = model.eval()
@@ -94,13 +87,13 @@ class LALM:
         self.trunk: Any = find_trunk(model)
         self.audio_token_id = audio_token_id(model)
         self.now: Running | None = None
-        self._delta = delta
+        self._turn = turn
         self._safety = 0.0
         self._vocabulary: tuple[tuple[int, int], str] = ((0, 0), "")
 
     def __repr__(self) -> str:
-        shape = f"{self.n_layers} layers of {self.d_model}"
-        return f"LALM({self.name!r}, {self.family.name}, {shape}, {self.dtype}, {self.device})"
+        size = f"{self.n_layers} layers of {self.d_model}, {self.dtype}"
+        return f"LALM({self.name!r}, {self.family.name}, {size}, {self.device})"
 
     @property
     def device(self) -> torch.device:
@@ -152,7 +145,7 @@ class LALM:
     @property
     def safety(self) -> float | None:
         """The safety dial's setting; None for a model without one."""
-        return None if self._delta is None else self._safety
+        return None if self._turn is None else self._safety
 
     def set_safety(self, scale: float) -> None:
         """Turn the pocket model's safety dial: 0 is the unaligned model, 1 the full text-safety delta.
@@ -160,11 +153,9 @@ class LALM:
         Exact and repeatable: the weights depend on `scale` alone, not on earlier settings. Raises
         ValueError for a model without a dial.
         """
-        if self._delta is None:
-            raise ValueError(
-                f"{self.name} has no safety dial: only the pocket model ships its safety as a delta"
-            )
-        self._delta.apply(self.model, scale)
+        if self._turn is None:
+            raise ValueError(f"{self.name} has no safety dial: only the pocket model has one")
+        self._turn(self.model, scale)
         self._safety = scale
 
     @property
@@ -186,15 +177,14 @@ class LALM:
     def key(self, *parts: Any) -> str:
         """A key for something this model has computed: its fingerprint, device and dtype, and `parts`.
 
-        `parts` (see `store.content_key`) have to say all else that decides the result. For many results make
-        one key of what they share and go on with `content_key(shared, own)`: the weights are read here each
-        time. Raises HookedModelError while hooks of anyone but this library and transformers are on the model
-        (inside `with steer(...)`, for instance): a key cannot tell what they do.
+        `parts` (see `store.content_key`) have to say all else that decides the result. The weights are read
+        each time, so for many results go on with `content_key(shared, own)`. Raises HookedModelError while
+        there are hooks on the model but transformers' own (inside `with steer(...)`, for instance).
         """
         if foreign_hooks(self.model):
             raise HookedModelError(
-                f"hooks are on {self.name}, so what it computes now cannot be kept: it would be taken for "
-                "what the plain model does. Do this outside of `with steer(...)`, without hooks of your own"
+                f"hooks are on {self.name}: what it computes now could not be told from what the plain model "
+                "does; do this outside of `with steer(...)`, without hooks of your own"
             )
         return content_key(self.fingerprint, str(self.dtype), self.device.type, *parts)
 
@@ -229,9 +219,7 @@ class LALM:
         if self.audio_token_id is not None:
             placeholder = self.tokenizer.convert_ids_to_tokens(self.audio_token_id)
             if placeholder in prompt.text or placeholder in (prompt.system or ""):
-                raise ValueError(
-                    f"the text contains {placeholder!r}, which stands for audio; pass the clip as `audio`"
-                )
+                raise ValueError(f"the text holds {placeholder!r}, it stands for audio; pass it as `audio`")
         return self.family.render(self.processor, self._messages(prompt))
 
     def _messages(self, prompt: Prompt) -> Messages:
@@ -246,22 +234,21 @@ class LALM:
         if any(part.training for part in self.model.modules()):
             warnings.warn(f"{self.name} was in training mode: it is set back to eval()", stacklevel=3)
             self.model.eval()
-        clips = [self.waveform(prompt) for prompt in prompts]
-        if not self._one_batch(clips):
+        if not self.fit_together(prompts):
             raise ValueError(
                 f"{self.family.name} hears the padding of shorter clips, so clips of other lengths cannot "
                 "share a batch; `generate`, `capture` and `next_token_logits` keep them apart"
             )
-        conversations, texts = map(self._messages, prompts), map(self.chat, prompts)
-        inputs = self.family.encode(self.processor, list(conversations), list(texts), clips)
+        asked = [[make(prompt) for prompt in prompts] for make in (self._messages, self.chat, self.waveform)]
+        inputs = self.family.encode(self.processor, *asked)
         return inputs.to(self.device, dtype=self.dtype)
 
     def fit_together(self, prompts: Sequence[Prompt]) -> bool:
         """Whether these prompts may share a batch (see `Family.mixes`)."""
-        return self.family.mixes or self._one_batch([self.waveform(prompt) for prompt in prompts])
-
-    def _one_batch(self, clips: Sequence[Float[np.ndarray, "samples"] | None]) -> bool:
-        return self.family.mixes or len({len(clip) for clip in clips if clip is not None}) <= 1
+        if self.family.mixes:
+            return True
+        clips = map(self.waveform, prompts)
+        return len({len(clip) for clip in clips if clip is not None}) <= 1
 
     @contextmanager
     def running(self, running: Running) -> Iterator[None]:
@@ -276,11 +263,7 @@ class LALM:
             self.now = outer
 
     def batches(
-        self,
-        prompts: Sequence[Prompt],
-        batch_size: int,
-        description: str,
-        decoding: Mapping[str, Any] | None = None,
+        self, prompts: Sequence[Prompt], batch_size: int, description: str, decoding: Any = None
     ) -> Generator[tuple[list[int], BatchFeature], None, None]:
         """Batches of prompts of similar length, the longest first, each with its prompts' indices.
 
@@ -289,8 +272,9 @@ class LALM:
         """
         prompts = as_prompts(prompts)
         order = sorted(range(len(prompts)), key=lambda i: -rough_length(prompts[i]))
-        groups = self._groups(prompts, order, batch_size)
-        for rows in tqdm(groups, desc=description, unit="batch", delay=2, leave=False):
+        for rows in tqdm(
+            self._groups(prompts, order, batch_size), desc=description, unit="batch", delay=2, leave=False
+        ):
             inputs = self.batch([prompts[row] for row in rows])
             with self.running(Running(rows, len(prompts), decoding=decoding)):
                 yield rows, inputs
@@ -301,11 +285,8 @@ class LALM:
         for row in order:
             clip = None if self.family.mixes else self.waveform(prompts[row])
             by_length.setdefault(0 if clip is None else len(clip), []).append(row)
-        return [
-            rows[start : start + batch_size]
-            for rows in by_length.values()
-            for start in range(0, len(rows), batch_size)
-        ]
+        starts = [(rows, at) for rows in by_length.values() for at in range(0, len(rows), batch_size)]
+        return [rows[at : at + batch_size] for rows, at in starts]
 
     @torch.no_grad()
     def generate(
@@ -336,8 +317,7 @@ class LALM:
         if options.get("stop_strings") is not None:
             settings["tokenizer"] = self.tokenizer
         settings.update(options, max_new_tokens=max_new_tokens, do_sample=do_sample, num_beams=num_beams)
-        answers = [""] * len(prompts)
-        devices = [self.device] if self.device.type == "cuda" else []
+        answers, devices = [""] * len(prompts), [self.device] if self.device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices),
             closing(self.batches(prompts, batch_size, "answers", settings)) as batches,
@@ -369,8 +349,7 @@ class LALM:
 def head_on_last_position(core: Any) -> Iterator[None]:
     """Let the vocabulary head see only the last position: no other logits of a prompt are ever used.
 
-    Qwen2-Audio has no `logits_to_keep`; its logits for 16 prompts of 300 positions would take 1.5 GB in
-    bfloat16.
+    (Qwen2-Audio has no `logits_to_keep`: 16 prompts of 300 positions would give 1.5 GB of them in bfloat16.)
     """
     head = core.get_output_embeddings()
     with head.register_forward_pre_hook(lambda _, args: (args[0][:, -1:], *args[1:])):

@@ -3,8 +3,7 @@
 Both undo themselves whatever happens in the block: no weight is touched, and every hook goes. Blocks nest.
 Hooks run in the order in which their blocks were entered, so two `steer` add up (in either order, up to
 rounding), and a `project_out` inside a `steer` also removes its direction from what was added, one around it
-does not. `pushing` is what they are made of, and what steering of one's own is made of: a `Push` says what
-is added at a layer.
+does not. Both are made of `pushing`, as steering of one's own is: a `Push` says what is added at a layer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ __all__ = ["Push", "SteeringError", "SteeringVectors", "chosen_layers", "project
 
 Positions = Literal["last", "all", "audio"]
 Alpha = float | Sequence[float] | Float[Tensor, "prompt"]
+RowAlpha = float | Float[Tensor, "row 1 1"]
 
 WITHOUT_CACHE = "generate(use_cache=False) runs old positions again unsteered; leave the cache on"
 UNSTEERABLE = {
@@ -48,7 +48,7 @@ class Push(Protocol):
         self,
         layer: int,
         states: Float[Tensor, "row position d_model"] | None,
-        alpha: float | Float[Tensor, "row 1 1"],
+        alpha: RowAlpha,
     ) -> Float[Tensor, "*row_position d_model"]:
         """What to add at `layer`, in float32 on the states' device, `alpha` times the whole of it.
 
@@ -81,18 +81,16 @@ def steer(
     Right for greedy decoding, sampling, beam search and plain forward passes. Raises ValueError for vectors
     that do not fit the model and an alpha that is not finite, and `SteeringError` for what would be steered
     wrongly: compiled models, generation without cache, assisted decoding, chunked prefill, static caches,
-    right padding, a cache filled outside of the model. (What decodes in such a way by a direct call of
-    `lalm.core.generate` is noticed by its second forward pass, `lalm.generate` refuses the option.)
+    right padding, a cache filled outside of the model. (`lalm.generate` refuses the options; of direct calls
+    of `lalm.core.generate` the second forward pass shows it.)
     """
     vectors = vectors if isinstance(vectors, SteeringVectors) else SteeringVectors(vectors)
     chosen = chosen_layers(lalm, vectors, layers)
     if positions not in ("last", "all", "audio"):
         raise ValueError(f"positions={positions!r}: choose 'last', 'all' or 'audio'")
-    on_layer = {layer: vectors[layer].to(_device(lalm.layers[layer])) for layer in chosen}
+    on_layer = _placed(lalm, vectors, chosen)
 
-    def push(
-        layer: int, states: Tensor | None, alpha: float | Float[Tensor, "row 1 1"]
-    ) -> Float[Tensor, "*row_position d_model"]:
+    def push(layer: int, states: Tensor | None, alpha: RowAlpha) -> Float[Tensor, "*row_position d_model"]:
         return alpha * on_layer[layer]
 
     with pushing(lalm, push, chosen, alpha, positions):
@@ -119,10 +117,7 @@ def project_out(
     chosen = chosen_layers(lalm, vectors, layers)
     if any(not vectors[layer].any() for layer in chosen):
         raise ValueError("a zero vector cannot be projected out: it has no direction")
-    units = {
-        layer: nn.functional.normalize(vectors[layer], dim=0).to(_device(lalm.layers[layer]))
-        for layer in chosen
-    }
+    units = {layer: nn.functional.normalize(v, dim=0) for layer, v in _placed(lalm, vectors, chosen).items()}
 
     def push(layer: int, states: Tensor | None, alpha: Any) -> Float[Tensor, "row position d_model"]:
         assert states is not None
@@ -184,8 +179,8 @@ class _Watch:
         self.lalm, self.push, self.alpha, self.positions = lalm, push, alpha, positions
         self.text_config = lalm.text_config
         self.phase: Literal["prompt", "step"] | None = None
-        self.audio: Bool[Tensor, "batch position 1"] | None = None
-        self.row_alphas: float | Float[Tensor, "row 1 1"] | None = alpha if isinstance(alpha, float) else None
+        self.audio: Bool[Tensor, "batch position 1"] = torch.zeros(1, 1, 1, dtype=torch.bool)
+        self.row_alphas: RowAlpha | None = alpha if isinstance(alpha, float) else None
         # What the steps add at each layer; with a row for each row of the batch in which these prompts ran.
         self.added: dict[int, Tensor] = {}
         self.rows: Sequence[int] | None = None
@@ -208,9 +203,7 @@ class _Watch:
         held = cache.get_seq_length() if cache is not None else 0
         at_end = now is not None and now.at_end
         if at_end and self.positions != "last":
-            raise SteeringError(
-                f"positions={self.positions!r} are not all here: the prompt ran before but for its last one"
-            )
+            raise SteeringError(f"positions={self.positions!r} are not all here: the prompt ran before")
         if held and not at_end:
             self._before_step(length, (id(cache), held), now)
             return
@@ -237,20 +230,14 @@ class _Watch:
             )
         if now is None and self.filled is not None and self.filled[0] == filled[0]:
             if self.filled[1] != filled[1]:
-                raise SteeringError(
-                    "positions were taken back from the cache (assisted decoding); use plain ways of decoding"
-                )
+                raise SteeringError("positions were taken back from the cache (assisted decoding)")
             self.filled = (filled[0], filled[1] + 1)
         if self.row_alphas is None:
             raise SteeringError("the prompt ran outside of this `with steer`, so its rows are not known")
         if now is not None and self.rows is not None and now.rows is not self.rows:
             # Some prompts have ended, and their rows have left the batch.
-            place = {row: at for at, row in enumerate(self.rows)}
-            left = [place[row] for row in now.rows]
-            self.added = {
-                layer: added[left] if added.ndim == 3 and len(added) == len(place) else added
-                for layer, added in self.added.items()
-            }
+            left = [self.rows.index(row) for row in now.rows]
+            self.added |= {at: added[left] for at, added in self.added.items() if added.ndim == 3}
             self.rows = now.rows
         self.phase = "step"
         self.plain_step = bool(self.added) and self.positions != "audio"
@@ -267,8 +254,7 @@ class _Watch:
         before, self.uncached = self.uncached, uncached if now is None else None
         if before is None or self.uncached is None or self.uncached.shape[1] != before.shape[1] + 1:
             return
-        # Beams change places, so a row may go on from any.
-        grown = self.uncached[:, None, :-1]
+        grown = self.uncached[:, None, :-1]  # beams change places, so a row may go on from any
         if grown.shape[2:] == before.shape[1:] and (grown == before).flatten(2).all(-1).any(1).all():
             raise SteeringError(WITHOUT_CACHE)
 
@@ -298,7 +284,6 @@ class _Watch:
         added = self.added[layer]
         if self.positions == "audio":
             if self.phase == "prompt":
-                assert self.audio is not None
                 # Gemma 4's last layers, which reuse keys and values, see the prompt's last positions alone.
                 where = self.audio[:, -stream.shape[1] :].to(stream.device)
                 stream.copy_(torch.where(where, (stream + added).to(stream.dtype), stream))
@@ -315,20 +300,22 @@ class _Watch:
         total, repeats = (len(alpha) if now is None else now.total), batch // len(rows)
         fits = len(alpha) == total and repeats * len(rows) == batch
         if not fits or (now is None and not _repeated(kwargs, batch, repeats)):
+            asked = batch if now is None else total
             raise SteeringError(
-                f"alpha has {len(alpha)} values for {batch if now is None else total} prompts (a batch of "
-                f"{batch} rows); give one value per prompt"
+                f"alpha has {len(alpha)} values for {asked} prompts; give one value per prompt"
             )
         return alpha[rows].repeat_interleave(repeats)[:, None, None]
 
 
 def _repeated(inputs: dict[str, Any], batch: int, times: int) -> bool:
     """Whether all inputs of a forward pass hold each prompt so many times in a row, as beams do."""
-    if times == 1:
-        return True
     tensors = [value for value in inputs.values() if isinstance(value, Tensor) and value.ndim]
     blocks = [value.reshape(batch // times, times, -1) for value in tensors if len(value) % batch == 0]
-    return bool(blocks) and all(torch.equal(block, block[:, :1].expand_as(block)) for block in blocks)
+    return (
+        times == 1
+        or bool(blocks)
+        and all(torch.equal(block, block[:, :1].expand_as(block)) for block in blocks)
+    )
 
 
 def _strength(alpha: Alpha) -> float | Float[Tensor, "prompt"]:
@@ -355,19 +342,15 @@ def chosen_layers(lalm: LALM, vectors: SteeringVectors, layers: Sequence[int] | 
     return chosen
 
 
-def _device(layer: nn.Module) -> torch.device:
-    return next(layer.parameters()).device
+def _placed(lalm: LALM, vectors: SteeringVectors, layers: Sequence[int]) -> dict[int, Tensor]:
+    """Each layer's vector (d_model) where the layer lives."""
+    return {layer: vectors[layer].to(next(lalm.layers[layer].parameters()).device) for layer in layers}
 
 
 def _refuse_compiled(lalm: LALM) -> None:
     """A compiled graph is fixed: hooks added afterwards are silently ignored."""
     for module in (lalm.model, lalm.core, lalm.trunk, lalm.decoder, *lalm.layers):
-        compiled = (
-            isinstance(module, torch._dynamo.OptimizedModule)
-            or module._compiled_call_impl is not None
-            or hasattr(module.forward, "_torchdynamo_orig_callable")
-        )
-        if compiled:
-            raise SteeringError(
-                f"{type(module).__name__} is compiled (torch.compile): it ignores new hooks; load it plain"
-            )
+        compiled = isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None
+        if compiled or hasattr(module.forward, "_torchdynamo_orig_callable"):
+            what = type(module).__name__
+            raise SteeringError(f"{what} is compiled (torch.compile): it ignores new hooks; load it plain")

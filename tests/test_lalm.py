@@ -267,14 +267,14 @@ def dial(folder) -> LALM:
             torch.randn(rows, 2, generator=generator),
         )
     delta = LowRankDelta(folder / "w.safetensors", {name: name for name in names}, factors)
-    return LALM(model.model, model.processor, name="replica with a dial", delta=delta)
+    return LALM(model.model, model.processor, name="replica with a dial", turn=delta.apply)
 
 
 def test_the_safety_dial_is_exact_and_repeatable(tmp_path):
     lalm = dial(tmp_path)
-    name = next(iter(lalm._delta.factors))
+    name = next(iter(lalm._turn.__self__.factors))
     pristine = lalm.model.get_parameter(name).detach().clone()
-    a, b = (factor.double() for factor in lalm._delta.factors[name])
+    a, b = (factor.double() for factor in lalm._turn.__self__.factors[name])
     assert lalm.safety == 0.0
     untouched = lalm.fingerprint
     lalm.set_safety(1.0)

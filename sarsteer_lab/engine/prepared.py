@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers.cache_utils import DynamicLayer
 
 from sarsteer_lab.activations import capture, record_states
 from sarsteer_lab.engine.audio_cache import remember_clips
+from sarsteer_lab.engine.caches import RoomyLayer, blank, with_room
 from sarsteer_lab.engine.contrast import common_tails
 from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM, Running
@@ -79,7 +79,7 @@ class PreparedBatch:
                 **inputs,
             ).past_key_values
             if self._cache is None:
-                self._cache = _blank(past, len(order), length - 1)
+                self._cache = blank(past, len(order), length - 1)
             for whole, part in zip(self._cache.layers, past.layers, strict=True):
                 whole.keys[rows, :, start:], whole.values[rows, :, start:] = part.keys, part.values
         self._length = length - 1
@@ -102,7 +102,7 @@ class PreparedBatch:
         other = copy.copy(self)
         other.prompts = prompts
         before, after = (self._last.new_tensor(tail).expand(len(prompts), -1) for tail in tails)
-        other._cache = _with_room(self._cache, len(after[0]) + OPENING)
+        other._cache = with_room(self._cache, len(after[0]) + OPENING)
         if len(before[0]) > 1:
             other._cache.crop(1 - len(before[0]))
         mask = self._mask[:, : self._mask.shape[1] - len(before[0])]
@@ -130,7 +130,7 @@ class PreparedBatch:
         other._all = range(len(other.prompts))
         if self._cache is not None:
             self._rewind()
-            other._cache = _with_room(self._cache, OPENING, torch.arange(len(self.prompts)).repeat(times))
+            other._cache = with_room(self._cache, OPENING, torch.arange(len(self.prompts)).repeat(times))
             other._mask, other._last = self._mask.repeat(times, 1), self._last.repeat(times, 1)
         return other
 
@@ -179,7 +179,7 @@ class PreparedBatch:
         rows = torch.arange(len(chosen), device=chosen.device)
         left = self._all
         running = torch.ones_like(rows, dtype=torch.bool)
-        cache, mask = _with_room(self._cache, max_new_tokens), self._mask
+        cache, mask = with_room(self._cache, max_new_tokens), self._mask
         logits = self._first(cache)
         for at in range(max_new_tokens):
             tokens = logits.argmax(-1)
@@ -191,7 +191,7 @@ class PreparedBatch:
             if at + 1 == max_new_tokens or not running.any():
                 break
             if running.sum() <= FULL_ENOUGH * len(rows):
-                cache = _with_room(cache, max_new_tokens - at, running.nonzero()[:, 0])
+                cache = with_room(cache, max_new_tokens - at, running.nonzero()[:, 0])
                 rows, mask, tokens = rows[running], mask[running], tokens[running]
                 left = rows.tolist()
                 running = running[running]
@@ -248,8 +248,8 @@ class PreparedBatch:
         """
         if not begun:
             self._check()
-        if not isinstance(self._cache.layers[0], _RoomyLayer):
-            self._cache = _with_room(self._cache, OPENING)
+        if not isinstance(self._cache.layers[0], RoomyLayer):
+            self._cache = with_room(self._cache, OPENING)
         self._rewind(len(begun))
         if not begun:
             return self._first(self._cache).float()
@@ -307,60 +307,3 @@ def _refuse_hooks(lalm: LALM) -> None:
             "hooks are on the model (steer, project_out, or your own): what is read now would keep their "
             "mark; make it outside of the block, and ask it inside"
         )
-
-
-class _RoomyLayer(DynamicLayer):
-    """Some rows of a layer's keys and values (default: all), with room for the positions to come.
-
-    A step then writes its own, where a plain layer copies all that it holds: a fifth of decoding's time.
-    """
-
-    def __init__(self, layer: Any, room: int, rows: Int[Tensor, "row"] | None) -> None:
-        super().__init__()
-        self.lazy_initialization(layer.keys, layer.values)
-        self._held = [_in_larger(part, room, rows) for part in (layer.keys, layer.values)]
-        self._show(layer.get_seq_length())
-
-    def update(
-        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        length = self.get_seq_length()
-        end = length + key_states.shape[-2]
-        if end > self._held[0].shape[-2]:
-            self._held = [_in_larger(part, 2 * (end - length), None) for part in (self.keys, self.values)]
-        for held, new in zip(self._held, (key_states, value_states), strict=True):
-            held[..., length:end, :] = new
-        return self._show(end)
-
-    def _show(self, length: int) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = (held[..., :length, :] for held in self._held)
-        return self.keys, self.values
-
-
-def _blank(cache: Any, rows: int, length: int) -> Any:
-    """A cache like this one for so many rows and positions, all zero."""
-    blank = copy.copy(cache)
-    blank.layers = [DynamicLayer() for _ in cache.layers]
-    for layer, like in zip(blank.layers, cache.layers, strict=True):
-        layer.lazy_initialization(like.keys, like.values)
-        layer.keys, layer.values = (
-            part.new_zeros(rows, part.shape[1], length, part.shape[3]) for part in (like.keys, like.values)
-        )
-    return blank
-
-
-def _in_larger(
-    part: Float[Tensor, "batch head position width"], room: int, rows: Int[Tensor, "row"] | None
-) -> Float[Tensor, "row head larger width"]:
-    some = part if rows is None else part[rows.to(part.device)]
-    batch, heads, length, width = some.shape
-    larger = part.new_empty(batch, heads, length + room, width)
-    larger[..., :length, :] = some
-    return larger
-
-
-def _with_room(cache: Any, room: int, rows: Int[Tensor, "row"] | None = None) -> Any:
-    """A copy of a cache, of some rows or all, into which `room` more positions fit without copying again."""
-    roomy = copy.copy(cache)
-    roomy.layers = [_RoomyLayer(layer, room, rows) for layer in cache.layers]
-    return roomy

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.safe_space import RANK_TOLERANCE, exact
-from sarsteer_lab.steering import Alpha, SteeringError, SteeringVectors, chosen_layers, pushing
+from sarsteer_lab.steering import Alpha, RowAlpha, SteeringError, SteeringVectors, chosen_layers, pushing
 
 FOLDS = 5
 
@@ -146,9 +146,7 @@ def steer_gated(
     as for `steer`; `alpha` may be one number per prompt as there, and `alpha=0` attaches nothing.
     """
 
-    def push(
-        layer: int, states: Tensor | None, alpha: float | Float[Tensor, "row 1 1"]
-    ) -> Float[Tensor, "row 1 d_model"]:
+    def push(layer: int, states: Tensor | None, alpha: RowAlpha) -> Float[Tensor, "row 1 d_model"]:
         if states is None:
             raise SteeringError("the prompt ran outside of this block, so it is not known what to add")
         weights = gate.weights[gate.vectors.layers.index(layer)].to(states.device)

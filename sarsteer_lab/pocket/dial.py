@@ -66,6 +66,6 @@ def load_pocket(
     """
     folder = assemble_pocket()
     model, processor = load_parts(folder, name="pocket", dtype=dtype, family=family, **places)
-    lalm = LALM(model, processor, name="pocket", delta=pocket_delta(model, folder), family=family)
+    lalm = LALM(model, processor, name="pocket", turn=pocket_delta(model, folder).apply, family=family)
     lalm.set_safety(safety)
     return lalm

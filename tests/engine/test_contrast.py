@@ -1,0 +1,49 @@
+"""States of several texts behind the same clips: where they part is found in the ids that the model gets."""
+
+import replicas
+import torch
+
+from sarsteer_lab.activations import capture
+from sarsteer_lab.engine.contrast import capture_variants, common_tails
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import Prompt
+
+
+def variants_of(make_clip, *texts: str) -> list[list[Prompt]]:
+    clips = [make_clip(0.5 + 0.3 * i, i) for i in range(3)]
+    return [[Prompt(text, clip) for clip in clips] for text in texts]
+
+
+def test_tails_are_the_ends_of_what_the_model_is_given(make_clip, monkeypatch) -> None:
+    """Also where the tokenizer never makes special tokens of text, as mistral-common's do not."""
+    lalm = replicas.replica("voxtral")
+    variants = variants_of(make_clip, "Answer.", "Answer. No.")
+    expected = [capture(lalm, variant) for variant in variants]
+
+    def of_text(*args: object, **kwargs: object) -> None:
+        raise AssertionError("rendered text is tokenised again")
+
+    monkeypatch.setattr(lalm, "chat", lambda prompt: "")
+    monkeypatch.setattr(lalm.tokenizer, "encode", of_text)
+    tails = common_tails(lalm, variants)
+    assert tails is not None
+    for tail, variant in zip(tails, variants, strict=True):
+        for prompt in variant:
+            ids = lalm.batch([prompt])["input_ids"][0].tolist()
+            assert ids[-len(tail) :] == tail and lalm.audio_token_id not in tail
+    for states, wanted in zip(capture_variants(lalm, variants), expected, strict=True):
+        torch.testing.assert_close(states, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_inputs_are_made_once_for_prompts_with_the_same_texts(tiny: LALM, make_clip, monkeypatch) -> None:
+    made = []
+    plain = tiny.batch
+    monkeypatch.setattr(tiny, "batch", lambda prompts: made.append(prompts) or plain(prompts))
+    assert common_tails(tiny, variants_of(make_clip, "Answer.", "Answer. No.")) is not None
+    assert len(made) == 2
+
+
+def test_texts_that_part_before_the_clip_share_nothing(tiny: LALM, make_clip) -> None:
+    clip = make_clip(0.5, 0)
+    assert common_tails(tiny, [[Prompt("a", clip)], [Prompt("a", clip, system="Other.")]]) is None
+    assert common_tails(tiny, [[Prompt("a", clip), Prompt("b", clip)], [Prompt("c", clip)] * 2]) is None
