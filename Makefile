@@ -36,7 +36,7 @@ walkthrough: venv
 	$(BIN)/sarsteer-lab walkthrough --html build/notebooks
 
 notebooks: venv
-	$(BIN)/python -m sarsteer_lab.course.run_notebooks notebooks notebooks/solutions notebooks/exercises
+	$(BIN)/python -m sarsteer_lab.course.run_notebooks notebooks notebooks/appendix notebooks/solutions notebooks/exercises
 
 lab: venv
 	$(BIN)/jupyter lab notebooks

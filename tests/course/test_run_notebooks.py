@@ -1,7 +1,7 @@
 """Every notebook runs from top to bottom; exercises fail all of their checks blank, and pass all filled in.
 
-Quick: chapters in a kernel on the tiny random replica, exercises and solutions in this process. Slow: all of
-them in a kernel on the pocket model.
+Quick: chapters and the appendix (with fewer requests) in a kernel on the tiny random replica, exercises and
+solutions in this process. Slow: all of them in a kernel on the pocket model.
 """
 
 import os
@@ -19,6 +19,7 @@ from sarsteer_lab.lalm import LALM
 
 FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
 CHAPTERS = sorted(FOLDER.glob("*.ipynb"))
+APPENDIX = sorted((FOLDER / "appendix").glob("*.ipynb"))
 EXERCISES = sorted((FOLDER / "exercises").glob("*.ipynb"))
 SOLUTIONS = sorted((FOLDER / "solutions").glob("*.ipynb"))
 FEWEST_EXERCISES = 3
@@ -66,6 +67,16 @@ def test_chapters_run_on_the_replica(path: Path, tiny_course: None) -> None:
     run_notebooks([path], save=False)
 
 
+@pytest.mark.parametrize("path", APPENDIX, ids=name)
+def test_the_appendix_runs_on_the_replica(path: Path, tiny_course: None, tmp_path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    (setup,) = [cell for cell in notebook.cells if "REQUESTS = 8" in cell.source and cell.cell_type == "code"]
+    setup.source = setup.source.replace("REQUESTS = 8", "REQUESTS = 2")
+    copy = tmp_path / path.name
+    nbformat.write(notebook, copy)
+    run_notebooks([copy], save=False)
+
+
 @pytest.mark.parametrize("path", EXERCISES, ids=name)
 def test_blanks_fail_every_check(path: Path, tiny_course: None) -> None:
     results = run_here(path)
@@ -83,7 +94,7 @@ def test_solutions_pass_every_check(path: Path, tiny_course: None) -> None:
 @pytest.mark.pocket
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("path", [*CHAPTERS, *EXERCISES, *SOLUTIONS], ids=name)
+@pytest.mark.parametrize("path", [*CHAPTERS, *APPENDIX, *EXERCISES, *SOLUTIONS], ids=name)
 def test_notebooks_run_on_the_pocket_model(path: Path, pocket: LALM) -> None:
     (notebook,) = run_notebooks([path], save=False)
     found = [bool(check["passed"]) for check in checks_in(notebook)]
@@ -95,13 +106,15 @@ def test_notebooks_run_on_the_pocket_model(path: Path, pocket: LALM) -> None:
 
 def test_every_chapter_has_exercises_and_solutions_with_the_same_checks() -> None:
     stems = [path.stem for path in CHAPTERS]
-    assert stems and stems == [path.stem for path in EXERCISES] == [path.stem for path in SOLUTIONS]
+    assert (
+        APPENDIX and stems and stems == [path.stem for path in EXERCISES] == [path.stem for path in SOLUTIONS]
+    )
     for exercise, solution in zip(EXERCISES, SOLUTIONS, strict=True):
         assert calls_of_checks(exercise) == calls_of_checks(solution)
         assert any("..." in cell.source for cell in nbformat.read(exercise, as_version=4).cells)
 
 
-@pytest.mark.parametrize("path", [*CHAPTERS, *EXERCISES, *SOLUTIONS], ids=name)
+@pytest.mark.parametrize("path", [*CHAPTERS, *APPENDIX, *EXERCISES, *SOLUTIONS], ids=name)
 def test_notebooks_are_in_order(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
@@ -109,7 +122,7 @@ def test_notebooks_are_in_order(path: Path) -> None:
     assert code[0].startswith(('MODEL = "pocket"', 'MODEL = "replica:')), (
         "the first code cell names the model, and nothing else"
     )
-    if path in CHAPTERS:
+    if path in [*CHAPTERS, *APPENDIX]:
         assert any("course.closing(" in source for source in code), "a chapter ends with claims and verdicts"
         assert "closing" in notebook.cells[-2].source or "closing" in notebook.cells[-1].source
     for cell in notebook.cells:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
@@ -217,6 +218,44 @@ def controls_figure(
     )
     percent(ax.xaxis, ax.yaxis)
     legend_beside(ax)
+    return fig
+
+
+@drawn
+def curves_figure(
+    points: pd.DataFrame, differences: Mapping[str, tuple[float, float, float]]
+) -> Figure:
+    """Whole trade-off curves in the plane of the defences, and by how much the areas under them differ.
+
+    `points` are those of `curves.tradeoff`; each curve joins the strengths of one variant, from the common
+    unsteered start. `differences` has for each comparison the difference and the ends of its interval.
+    """
+    fig, [plane, beside] = panels(2, (16, 7), width_ratios=[3, 2])
+    for (name, rows), look in zip(points.groupby("variant", sort=False), cycle(SERIES), strict=False):
+        rows = rows.sort_values("alpha")
+        curves(plane, {str(name): rows["harmful_refused"]}, rows["benign_answered"], [look])
+    start = points[points["alpha"] == 0].iloc[0]
+    plane.plot(start["benign_answered"], start["harmful_refused"], "*", color=BLACK, markersize=16, label="unsteered")
+    steps = ", ".join(f"{alpha:g}" for alpha in sorted(set(points["alpha"])))
+    plane.set(
+        xlabel="benign requests answered (more is better)",
+        ylabel="harmful requests refused (more is better)",
+        title=f"alpha = {steps} along each curve",
+        xlim=(-0.03, 1.03),
+        ylim=(-0.03, 1.03),
+    )
+    percent(plane.xaxis, plane.yaxis)
+    for row, (value, low, high) in enumerate(differences.values()):
+        xerr = np.clip([[value - low], [high - value]], 0, None)
+        beside.errorbar(value, row, xerr=xerr, fmt="o", color=BLACK, capsize=4)
+    beside.axvline(0, color=BLACK, linewidth=1.2, linestyle=":")
+    ticks(beside, y=list(differences))
+    beside.set(
+        xlabel="difference of areas (above 0: the first is better)",
+        title="Areas, 95% intervals",
+        ylim=(len(differences) - 0.5, -0.5),
+    )
+    common_legend(fig, ncols=3)
     return fig
 
 
