@@ -18,6 +18,7 @@ from sarsteer_lab.families import foreign_hooks, residual_stream
 from sarsteer_lab.lalm import LALM, head_on_last_position
 from sarsteer_lab.prompts import Prompt, as_prompts
 from sarsteer_lab.store import Store, cache_folder, content_key
+from sarsteer_lab.vectors import SteeringVectors
 
 Fixed = Literal["last", "audio_mean"]
 Ragged = Literal["audio", "all"]
@@ -158,6 +159,19 @@ def layer_indices(lalm: LALM, layers: Sequence[int] | None) -> tuple[int, ...]:
         or not all(0 <= layer < lalm.n_layers for layer in chosen)
     ):
         raise ValueError(f"layers={list(layers)}: give each of 0 to {lalm.n_layers - 1} at most once")
+    return chosen
+
+
+def chosen_layers(lalm: LALM, vectors: SteeringVectors, layers: Sequence[int] | None) -> tuple[int, ...]:
+    """The layers to act on. Raises ValueError if the vectors do not fit the model or lack one of them."""
+    if vectors.d_model != lalm.d_model or max(vectors.layers) >= lalm.n_layers:
+        raise ValueError(
+            f"vectors of width {vectors.d_model} for layers up to {max(vectors.layers)} do not fit "
+            f"{lalm.name}, which has {lalm.n_layers} layers of width {lalm.d_model}"
+        )
+    chosen = vectors.layers if layers is None else layer_indices(lalm, layers)
+    if missing := set(chosen) - set(vectors.layers):
+        raise ValueError(f"no vector for layers {sorted(missing)}; there are {vectors.layers}")
     return chosen
 
 

@@ -26,7 +26,7 @@ from sarsteer_lab.families import (
 )
 from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
-from sarsteer_lab.store import content_key, settings_of, weights_checksum
+from sarsteer_lab.store import HookedModelError, content_key, settings_of, weights_checksum
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,6 @@ class Running:
     decoding: Mapping[str, Any] | None = None
 
 
-class HookedModelError(RuntimeError):
-    """Hooks are on a model whose results were to be kept: they could not be told from the plain model's."""
-
-
 @dataclass(frozen=True, eq=False)
 class Encoded:
     """A prompt in the chat format (a clip is its placeholder tokens), its clip at 16 kHz, a key of both."""
@@ -62,8 +58,7 @@ class LALM:
 
     Attributes: `model`, `processor`, `tokenizer`, `name`, `family` (its row of the families table), `core`
     (the part that generates text), `trunk` (the same without the vocabulary head), `audio_token_id`, `now`
-    (which prompts are running, see `running`; None while nothing does). `turn` is what a safety dial does:
-    it sets the weights of a model to pristine + scale * change.
+    (what is `running`, or None). `turn(model, scale)` is a safety dial: it sets weights to pristine + change.
     """
 
     def __init__(

@@ -15,12 +15,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sarsteer_lab.activations import layer_indices
+from sarsteer_lab.activations import chosen_layers
 from sarsteer_lab.families import foreign_hooks, residual_stream
 from sarsteer_lab.lalm import LALM, Running
 from sarsteer_lab.vectors import SteeringVectors
 
-__all__ = ["Push", "SteeringError", "SteeringVectors", "chosen_layers", "project_out", "pushing", "steer"]
+__all__ = ["Push", "SteeringError", "SteeringVectors", "project_out", "pushing", "steer"]
 
 Positions = Literal["last", "all", "audio"]
 Alpha = float | Sequence[float] | Float[Tensor, "prompt"]
@@ -327,19 +327,6 @@ def _strength(alpha: Alpha) -> float | Float[Tensor, "prompt"]:
     if values.ndim > 1 or not len(values.reshape(-1)) or not values.isfinite().all():
         raise ValueError(f"alpha has to be a finite number or finite numbers, one per prompt; got {alpha!r}")
     return values if values.ndim == 1 else float(alpha)  # type: ignore[arg-type]
-
-
-def chosen_layers(lalm: LALM, vectors: SteeringVectors, layers: Sequence[int] | None) -> tuple[int, ...]:
-    """The layers to act on. Raises ValueError if the vectors do not fit the model or lack one of them."""
-    if vectors.d_model != lalm.d_model or max(vectors.layers) >= lalm.n_layers:
-        raise ValueError(
-            f"vectors of width {vectors.d_model} for layers up to {max(vectors.layers)} do not fit "
-            f"{lalm.name}, which has {lalm.n_layers} layers of width {lalm.d_model}"
-        )
-    chosen = vectors.layers if layers is None else layer_indices(lalm, layers)
-    if missing := set(chosen) - set(vectors.layers):
-        raise ValueError(f"no vector for layers {sorted(missing)}; there are {vectors.layers}")
-    return chosen
 
 
 def _placed(lalm: LALM, vectors: SteeringVectors, layers: Sequence[int]) -> dict[int, Tensor]:

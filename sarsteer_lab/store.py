@@ -23,6 +23,10 @@ from torch import Tensor, nn
 from xxhash import xxh3_128
 
 
+class HookedModelError(RuntimeError):
+    """Hooks are on a model whose results were to be kept: they could not be told from the plain model's."""
+
+
 def data_folder() -> Path:
     """The shipped prompts, clips and pocket weights: `sarsteer_lab/_data` in a wheel, `data/` in a checkout.
 

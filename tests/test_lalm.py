@@ -15,13 +15,15 @@ from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, Reposit
 from safetensors.torch import load_file, save_file
 
 from sarsteer_lab.activations import capture
-from sarsteer_lab.lalm import LALM, HookedModelError
-from sarsteer_lab.loading import Size, announce, checkpoint_size, load_lalm, pick_device
+from sarsteer_lab.checkpoints import Size, announce, checkpoint_size
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.loading import load_lalm, pick_device
 from sarsteer_lab.pocket.dial import LowRankDelta
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt, rough_length
 from sarsteer_lab.speech import ClipError
 from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.store import HookedModelError
 
 
 def test_chat_puts_the_clip_before_the_text(tiny, make_clip):
@@ -428,7 +430,7 @@ def test_size_and_memory_of_a_checkpoint(saved, tiny, capsys, monkeypatch, tmp_p
     assert size.memory(torch.float32, bits=4) == round(size.parameters / 2 * 1.2)
     load_lalm(saved, device="cpu")
     assert str(saved) not in capsys.readouterr().err, "nothing to say about a small model that is there"
-    monkeypatch.setattr("sarsteer_lab.loading.free_memory", lambda device: 1000)
+    monkeypatch.setattr("sarsteer_lab.checkpoints.free_memory", lambda device: 1000)
     load_lalm(saved, device="cpu")
     assert "but cpu has 0.0 GB free" in capsys.readouterr().err
     assert checkpoint_size(tmp_path) is None
@@ -444,9 +446,11 @@ def test_the_hub_is_asked_for_sizes_and_what_is_in_its_cache_is_not_counted(monk
                 safetensors=SimpleNamespace(total=500),
             )
 
-    monkeypatch.setattr("sarsteer_lab.loading.HfApi", Api)
+    monkeypatch.setattr("sarsteer_lab.checkpoints.HfApi", Api)
     cached = {"b.safetensors": "some/path"}
-    monkeypatch.setattr("sarsteer_lab.loading.try_to_load_from_cache", lambda name, file: cached.get(file))
+    monkeypatch.setattr(
+        "sarsteer_lab.checkpoints.try_to_load_from_cache", lambda name, file: cached.get(file)
+    )
     assert checkpoint_size("some/model") == Size(parameters=500, bytes=1000, download=700)
 
 

@@ -6,8 +6,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from sarsteer_lab.activations import capture
+from sarsteer_lab.checkpoints import free_memory
 from sarsteer_lab.cli import main
-from sarsteer_lab.loading import check_options, free_memory, load_lalm, pick_device
+from sarsteer_lab.loading import check_options, load_lalm, pick_device
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt
 

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+from sarsteer_lab.checkpoints import free_memory
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.loading import free_memory
 from sarsteer_lab.prompts import Prompt, rough_length
 
 MOST_ROWS = 128

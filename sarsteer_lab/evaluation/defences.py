@@ -52,19 +52,15 @@ class Defence(Protocol):
     @property
     def name(self) -> str:
         """Its name in tables; unique within an evaluation."""
-        ...
 
     def prompt(self, request: SpokenPrompt) -> Prompt:
         """What the model is fed for a spoken request."""
-        ...
 
     def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
         """What holds while the model answers exactly these prompts (which `prompt` has made)."""
-        ...
 
     def settings(self) -> dict[str, Any]:
         """All that its effect depends on, JSON-able: an evaluation is only continued if it is the same."""
-        ...
 
 
 @runtime_checkable
@@ -73,11 +69,9 @@ class PushingDefence(Defence, Protocol):
 
     def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
         """How far each of the prompts is pushed; what that takes runs unsteered."""
-        ...
 
     def push(self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]) -> AbstractContextManager[None]:
         """Push at this strength, one for all or one per prompt."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sarsteer_lab.activations import chosen_layers
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.safe_space import RANK_TOLERANCE, exact
-from sarsteer_lab.steering import Alpha, RowAlpha, SteeringError, SteeringVectors, chosen_layers, pushing
+from sarsteer_lab.steering import Alpha, RowAlpha, SteeringError, SteeringVectors, pushing
 
 FOLDS = 5
 

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from sarsteer_lab.activations import capture
+from sarsteer_lab.checkpoints import OVERHEAD
 from sarsteer_lab.engine.audio_cache import forget_clips
 from sarsteer_lab.families import find_core
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.loading import OVERHEAD
 from sarsteer_lab.pocket.voice import synthesise
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import SAMPLE_RATE

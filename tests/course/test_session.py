@@ -12,9 +12,10 @@ from spoken_set import write_set
 from sarsteer_lab.course import session as course
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.evaluation.readers import read_set
-from sarsteer_lab.lalm import LALM, HookedModelError
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.store import HookedModelError
 
 
 @pytest.fixture(autouse=True)

@@ -31,10 +31,11 @@ from sarsteer_lab.evaluation.gates import Condition, NullSpaceGate
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.run import EvaluationError, run
 from sarsteer_lab.evaluation.table import evaluate
-from sarsteer_lab.lalm import LALM, HookedModelError
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.store import HookedModelError
 
 FILES = ("manifest.json", "responses.jsonl", "outcomes.jsonl")
 
