@@ -184,10 +184,7 @@ class LALM:
         return content_key(self.fingerprint, str(self.dtype), self.device.type, *parts)
 
     def encode(self, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Each prompt in the chat format, with its clip as the model hears it, and a key of both.
-
-        Raises what `chat` and `waveform` do.
-        """
+        """Each prompt in the chat format, its clip as the model hears it, a key of both (or their errors)."""
         read = [(self.chat(prompt), self.waveform(prompt)) for prompt in prompts]
         return [Encoded(text, clip, content_key(text, clip)) for text, clip in read]
 
@@ -247,10 +244,7 @@ class LALM:
 
     @contextmanager
     def running(self, running: Running) -> Iterator[None]:
-        """Say what the forward passes of the block run; steering hooks go by it.
-
-        For code that runs batches of its own: without it they take the rows of a batch for its prompts.
-        """
+        """Say what the forward passes of the block run: without it, steering takes rows for prompts."""
         outer, self.now = self.now, running
         try:
             yield
@@ -262,8 +256,7 @@ class LALM:
     ) -> Generator[tuple[list[int], BatchFeature], None, None]:
         """Batches of prompts of similar length, the longest first, each with its prompts' indices.
 
-        Shows a progress bar if it takes longer than 2 s. Each batch is `running` until the next is asked for,
-        so use it under `contextlib.closing`.
+        Shows a progress bar after 2 s. Each batch is `running` until the next: use `contextlib.closing`.
         """
         prompts = as_prompts(prompts)
         order = sorted(range(len(prompts)), key=lambda i: -rough_length(prompts[i]))

@@ -23,12 +23,12 @@ from sarsteer_lab.vectors import SteeringVectors
 __all__ = ["Push", "SteeringError", "SteeringVectors", "project_out", "pushing", "steer"]
 
 Positions = Literal["last", "all", "audio"]
+Where = Positions | Literal["every"]
 Alpha = float | Sequence[float] | Float[Tensor, "prompt"]
 RowAlpha = float | Float[Tensor, "row 1 1"]
 
-WITHOUT_CACHE = "generate(use_cache=False) runs old positions again unsteered; leave the cache on"
 UNSTEERABLE = {
-    "use_cache": WITHOUT_CACHE,
+    "use_cache": "generate(use_cache=False) runs old positions again unsteered; leave the cache on",
     "prefill_chunk_size": "with prefill_chunk_size the prompt's last position is not known; leave it out",
 } | {
     name: f"{name} decodes several positions at once, which cannot be steered; leave it out"
@@ -45,10 +45,7 @@ class Push(Protocol):
     """What steering adds to the output of a layer."""
 
     def __call__(
-        self,
-        layer: int,
-        states: Float[Tensor, "row position d_model"] | None,
-        alpha: RowAlpha,
+        self, layer: int, states: Float[Tensor, "row position d_model"] | None, alpha: RowAlpha
     ) -> Float[Tensor, "*row_position d_model"]:
         """What to add at `layer`, in float32 on the states' device, `alpha` times the whole of it.
 
@@ -129,11 +126,7 @@ def project_out(
 
 @contextmanager
 def pushing(
-    lalm: LALM,
-    push: Push,
-    layers: Sequence[int],
-    alpha: Alpha = 1.0,
-    positions: Positions | Literal["every"] = "last",
+    lalm: LALM, push: Push, layers: Sequence[int], alpha: Alpha = 1.0, positions: Where = "last"
 ) -> Iterator[None]:
     """Add to the outputs of `layers` (see `chosen_layers`) what `push` says, while the block lasts.
 
@@ -174,7 +167,7 @@ class _Watch:
     """
 
     def __init__(
-        self, lalm: LALM, push: Push, alpha: float | Float[Tensor, "prompt"], positions: str
+        self, lalm: LALM, push: Push, alpha: float | Float[Tensor, "prompt"], positions: Where
     ) -> None:
         self.lalm, self.push, self.alpha, self.positions = lalm, push, alpha, positions
         self.text_config = lalm.text_config
@@ -256,7 +249,7 @@ class _Watch:
             return
         grown = self.uncached[:, None, :-1]  # beams change places, so a row may go on from any
         if grown.shape[2:] == before.shape[1:] and (grown == before).flatten(2).all(-1).any(1).all():
-            raise SteeringError(WITHOUT_CACHE)
+            raise SteeringError(UNSTEERABLE["use_cache"])
 
     def after_forward(self, _module: nn.Module, _args: Any, _output: Any) -> None:
         """Whatever runs layers from now on does not come through the trunk."""

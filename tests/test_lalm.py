@@ -299,8 +299,8 @@ def test_the_dial_of_a_small_stand_in_equals_a_fresh_load(tmp_path, monkeypatch)
     small.processor.save_pretrained(tmp_path)
     a, b = torch.randn(2, 32), torch.randn(64, 2)
     name = "model.language_model.layers.2.mlp.up_proj.weight"
-    monkeypatch.setattr("sarsteer_lab.pocket.assemble.assemble_pocket", lambda: tmp_path)
-    monkeypatch.setattr("sarsteer_lab.pocket.assemble.safety_delta", lambda: {name: (a, b)})
+    monkeypatch.setattr("sarsteer_lab.pocket.dial.assemble_pocket", lambda: tmp_path)
+    monkeypatch.setattr("sarsteer_lab.pocket.dial.safety_delta", lambda: {name: (a, b)})
     lalm = load_lalm("pocket", device="cpu", safety=0.3)
     assert lalm.safety == 0.3 and not torch.equal(
         lalm.layers[2].mlp.up_proj.weight, small.layers[2].mlp.up_proj.weight
@@ -310,7 +310,7 @@ def test_the_dial_of_a_small_stand_in_equals_a_fresh_load(tmp_path, monkeypatch)
     assert lalm.fingerprint == fresh.fingerprint != small.fingerprint
     lalm.set_safety(0.0)
     assert lalm.fingerprint == small.fingerprint
-    monkeypatch.setattr("sarsteer_lab.pocket.assemble.safety_delta", lambda: {"lm_head.weight": (a, b)})
+    monkeypatch.setattr("sarsteer_lab.pocket.dial.safety_delta", lambda: {"lm_head.weight": (a, b)})
     with pytest.raises(ValueError, match="no pristine copy of lm_head.weight"):
         load_lalm("pocket", device="cpu")
 
