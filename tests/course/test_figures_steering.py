@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from sarsteer_lab.course.figures import (
     answers_figure,
+    curves_figure,
     divergence_figure,
     layers_figure,
     live_figure,
@@ -90,7 +91,16 @@ def removal() -> Figure:
     return removal_figure(direction, inside, 1.0, layers=[0, 1], layer=0, k=1)
 
 
-FIGURES = [sweep, layers, answers, divergence, tradeoff, topics, live, removal]
+def whole_curves() -> Figure:
+    rows = [("not ablated", 0.0, 0.2, 0.9), ("ablated", 0.0, 0.2, 0.9)]
+    rows += [("not ablated", 0.3, 0.8, 0.5), ("not ablated", 0.1, 0.4, 0.7), ("ablated", 0.1, 0.3, 0.9)]
+    points = pd.DataFrame(rows, columns=["variant", "alpha", "harmful_refused", "benign_answered"])
+    return curves_figure(
+        points, {"ablated minus not ablated": (-0.1, -0.3, 0.05), "the same": (0.0, 0.0, 0.0)}
+    )
+
+
+FIGURES = [whole_curves, sweep, layers, answers, divergence, tradeoff, topics, live, removal]
 
 
 @pytest.mark.parametrize("make", FIGURES)
@@ -102,6 +112,17 @@ def test_figures_are_saved_the_same_every_time(make: object, tmp_path: Path) -> 
         contents.append([path.read_bytes() for path in paths])
     assert contents[0] == contents[1]
     assert dict(matplotlib.rcParams) == before
+
+
+def test_whole_curves_go_by_strength_and_differences_have_their_intervals() -> None:
+    plane, beside = whole_curves().axes
+    lines = {line.get_label(): line for line in plane.get_lines()}
+    assert lines["not ablated"].get_xdata().tolist() == [0.9, 0.7, 0.5]
+    assert lines["not ablated"].get_ydata().tolist() == [0.2, 0.4, 0.8]
+    assert (lines["unsteered"].get_xdata()[0], lines["unsteered"].get_ydata()[0]) == (0.9, 0.2)
+    bars = [bar.get_segments()[0][:, 0].tolist() for bar in beside.collections]
+    assert np.allclose(bars, [[-0.3, 0.05], [0.0, 0.0]])
+    assert [text.get_text() for text in beside.get_yticklabels()] == ["ablated minus not ablated", "the same"]
 
 
 def test_sweep_draws_shares_and_their_intervals() -> None:
