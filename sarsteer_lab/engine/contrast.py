@@ -97,16 +97,11 @@ def _run_batch(
 def common_tails(lalm: LALM, variants: Sequence[Sequence[Prompt]]) -> list[list[int]] | None:
     """For each variant the tokens that only it ends in, if they are the same for every clip; else None.
 
-    None also if the variants part before the clip has been heard, the decoder keeps no plain cache, or the
-    tokenizer gives a chat's text other ids than the chat.
+    None also if the variants part before the clip has been heard, or the decoder keeps no plain cache.
     """
     if not variants or not variants[0]:
         return None
     if not lalm.keeps_plain_cache:
-        return None
-    # Mistral's tokenizer reads no special tokens from text: its chats have other ids than their text.
-    end = lalm.tokenizer.eos_token
-    if lalm.tokenizer(end, add_special_tokens=False).input_ids != [lalm.tokenizer.eos_token_id]:
         return None
     tails = None
     seen = set()
