@@ -215,6 +215,8 @@ class LALM:
         return self.family.render(self.processor, self._messages(prompt))
 
     def _messages(self, prompt: Prompt) -> Messages:
+        if prompt.audio is not None and self.audio_token_id is None:
+            raise ValueError(f"{self.name} takes no audio: give it a typed prompt (audio=None)")
         return self.family.messages(prompt.system, prompt.text, prompt.audio is not None)
 
     def batch(self, prompts: Sequence[Prompt]) -> BatchFeature:
