@@ -193,10 +193,8 @@ class LALM:
 
         Raises `ClipError` for an unusable clip and ValueError if this model takes no audio.
         """
-        if prompt.audio is None:
+        if not self._has_clip(prompt):
             return None
-        if self.audio_token_id is None:
-            raise ValueError(f"{self.name} takes no audio: give it a typed prompt (audio=None)")
         if isinstance(prompt.audio, np.ndarray):
             return check_waveform(prompt.audio, SAMPLE_RATE, max_seconds=self.max_audio_seconds)
         return read_clip(prompt.audio, max_seconds=self.max_audio_seconds)
@@ -215,9 +213,13 @@ class LALM:
         return self.family.render(self.processor, self._messages(prompt))
 
     def _messages(self, prompt: Prompt) -> Messages:
+        return self.family.messages(prompt.system, prompt.text, self._has_clip(prompt))
+
+    def _has_clip(self, prompt: Prompt) -> bool:
+        """Whether the prompt is spoken. Raises ValueError if it is and this model takes no audio."""
         if prompt.audio is not None and self.audio_token_id is None:
             raise ValueError(f"{self.name} takes no audio: give it a typed prompt (audio=None)")
-        return self.family.messages(prompt.system, prompt.text, prompt.audio is not None)
+        return prompt.audio is not None
 
     def batch(self, prompts: Sequence[Prompt]) -> BatchFeature:
         """Inputs for typed and spoken prompts together, left-padded, on the model's device, in its dtype."""

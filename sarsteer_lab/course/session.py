@@ -127,11 +127,14 @@ def refusal_probabilities(
     Raises HookedModelError as `answers` does.
     """
     store = _store()
+    # Weights and clips are read once for all pushes.
+    shared, encoded = lalm.key("refusal probability", OPENINGS, NEGLIGIBLE), lalm.encode(prompts)
     keys: dict[str, list[str]] = {}
     kept: dict[str, float] = {}
     for name, (vectors, alpha) in pushes.items():
         steering = (alpha, vectors.layers, vectors.values) if alpha else None
-        keys[name] = _keys(lalm, prompts, "refusal probability", OPENINGS, NEGLIGIBLE, steering)
+        pushed = content_key(shared, steering)
+        keys[name] = [content_key(pushed, each.key) for each in encoded]
         kept |= {key: chance for key in keys[name] if (chance := store.read(key)) is not None}
     lacking = {row for found in keys.values() for row, key in enumerate(found) if key not in kept}
     order = sorted(lacking, key=lambda row: -rough_length(prompts[row]))
