@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sarsteer_lab.directions import difference_in_means, text_refusal_direction
     from sarsteer_lab.lalm import LALM
     from sarsteer_lab.loading import load_lalm
-    from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt, load_prompts
+    from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, REFUSALS, Prompt, SpokenPrompt, load_prompts
     from sarsteer_lab.safe_space import ablate, principal_space
     from sarsteer_lab.speech import read_clip
     from sarsteer_lab.steering import project_out, steer
@@ -28,7 +28,7 @@ _HOMES = {
     "directions": ("difference_in_means", "text_refusal_direction"),
     "lalm": ("LALM",),
     "loading": ("load_lalm",),
-    "prompts": ("INSTRUCTION", "REFUSAL", "Prompt", "SpokenPrompt", "load_prompts"),
+    "prompts": ("INSTRUCTION", "REFUSAL", "REFUSALS", "Prompt", "SpokenPrompt", "load_prompts"),
     "safe_space": ("ablate", "principal_space"),
     "speech": ("read_clip",),
     "steering": ("project_out", "steer"),
@@ -41,6 +41,7 @@ __all__ = [
     "INSTRUCTION",
     "LALM",
     "REFUSAL",
+    "REFUSALS",
     "Prompt",
     "SpokenPrompt",
     "SteeringVectors",

@@ -80,6 +80,14 @@ Safety = Annotated[float, Option(parser=number, help="the pocket model's safety 
 Alpha = Annotated[float, Option(parser=number, help="steering strength")]
 Lam = Annotated[float, Option(parser=number, help="share of the safe space ablated")]
 K = Annotated[int, Option(parser=count, help="dimensions of the safe space")]
+REFUSAL = (
+    "the text that steering is derived from: paper, rule, conditional, inspect, examples, or a sentence "
+    "(doctor says which a model follows)"
+)
+Refusal = Annotated[str, Option(metavar="TEXT", help=REFUSAL)]
+Refusals = Annotated[
+    list[str] | None, Option("--refusal", metavar="TEXT", help=f"{REFUSAL}; may be repeated")
+]
 Prompts = Annotated[Path | None, Option(help="a folder of prompts of your own, laid out as data/prompts is")]
 SETS = "a set to ask, such as figstep:FOLDER; may be repeated (default: the shipped prompts)"
 Sets = Annotated[list[str] | None, Option("--set", metavar="NAME:PATH", help=SETS)]
@@ -152,6 +160,7 @@ def ask(
     prompts: Prompts = None,
     text: Text = None,
     steer: Steer = False,
+    refusal: Refusal = "paper",
 ) -> None:
     """Answer one clip, steered or not."""
     from sarsteer_lab.speech import read_clip
@@ -161,15 +170,17 @@ def ask(
     from sarsteer_lab.evaluation.defences import cached_vectors
     from sarsteer_lab.evaluation.readers import read_set
     from sarsteer_lab.loading import load_lalm
-    from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts
+    from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts, refusal_text
 
+    refusal_text(refusal)
     # Before the model: what is wrong with the files should not take a minute to say.
     source = read_set(f"prompts:{prompts}").prompts if prompts else load_prompts()
     lalm = load_lalm(model, safety=safety)
     prompt = Prompt(INSTRUCTION if text is None else text, clip)
     print(f"unsteered: {lalm.generate([prompt])[0]}")
     if steer:
-        with steering.steer(lalm, cached_vectors(lalm, source, lam=lam, k=k), alpha):
+        vectors = cached_vectors(lalm, source, lam=lam, k=k, refusal=refusal)
+        with steering.steer(lalm, vectors, alpha):
             print(f"steered:   {lalm.generate([prompt])[0]}")
 
 
@@ -182,13 +193,18 @@ def doctor(
     bits: Bits = None,
     trust_remote_code: Trust = False,
 ) -> int:
-    """Try a model: parts found, one forward typed and spoken, padding, steering, memory."""
+    """Try a model: parts found, one forward typed and spoken, padding, steering, memory; and whether it
+    follows refusal texts, without which the method has nothing to work with."""
+    from sarsteer_lab.evaluation.precondition import examine_texts
     from sarsteer_lab.loading import load_lalm
     from sarsteer_lab.probe.doctor import examine
 
     options: dict[str, Any] = {"family": family, "device": device, "dtype": dtype, "bits": bits}
-    report = examine(load_lalm(model, trust_remote_code=trust_remote_code, **options))
+    lalm = load_lalm(model, trust_remote_code=trust_remote_code, **options)
+    report = examine(lalm)
     print(report)
+    if report.healthy:
+        print(examine_texts(lalm))
     return 0 if report.healthy else 1
 
 
@@ -211,6 +227,7 @@ def evaluate(
     tokens: Tokens = 40,
     batch: Batch = None,
     rates: Rates = False,
+    refusal: Refusal = "paper",
     folder: Folder = Path("evaluation"),
 ) -> None:
     """Defences against sets of requests: responses, outcomes, and a table with intervals."""
@@ -221,15 +238,16 @@ def evaluate(
         print("\n".join(defence_names()))
         return
     # Before the model: what is wrong with the files should not take a minute to say.
-    choose_defences(defence, None)
+    choose_defences(defence, None, refusal=refusal)
     asked, skipped = read_sets(sets, split=split, missing=missing, limit=limit)
     own = [f"prompts:{prompts}"] if prompts else None
     source = read_sets(derive or own, split="derive", missing=missing)[0]
     judges = load_judges(judge or ["phrase"], template)
     lalm = load_lalm(model, safety=safety)
     basis = (lalm, [prompt for found in source.values() for prompt in found])
-    defences = choose_defences(defence, basis, alpha=alpha, lam=lam, k=k)
-    options = {"max_new_tokens": tokens, "batch_size": batch, "rates_only": rates, "skipped": skipped}
+    defences = choose_defences(defence, basis, alpha=alpha, lam=lam, k=k, refusal=refusal)
+    options: dict[str, Any] = {"max_new_tokens": tokens, "batch_size": batch, "rates_only": rates}
+    options |= {"skipped": skipped, "roc": True}
     _tabulate(lalm, defences, asked, judges, folder, **options)
 
 
@@ -246,12 +264,13 @@ def sweep(
     lam: Lams = None,
     k: Ks = None,
     layers: Layers = None,
+    refusal: Refusals = None,
     tokens: Tokens = 16,
     batch: Batch = None,
     ray: Ray = None,
     folder: Folder = Path("sweep"),
 ) -> None:
-    """SARSteer over a grid of strengths, lambdas, ks and layers, here or on a Ray cluster.
+    """SARSteer over a grid of refusal texts, strengths, lambdas, ks and layers, here or on a Ray cluster.
 
     The grid's options take several values with commas between them, and may be repeated.
     """
@@ -263,13 +282,17 @@ def sweep(
     from sarsteer_lab.evaluation.defences import collect_states
     from sarsteer_lab.evaluation.judges import PhraseJudge
     from sarsteer_lab.loading import load_lalm
+    from sarsteer_lab.prompts import refusal_text
 
+    # A sentence may hold commas.
+    texts = dict(refusal_text(given) for given in refusal or ["paper"])
     asked, skipped = read_sets(sets, split=split, missing=missing, limit=limit)
     source = read_sets(derive, split="derive", missing=missing)[0]
     lalm = load_lalm(model, safety=safety)
     steered = curves.parse_layers(_each(layers or ["all"]), lalm.n_layers)
     basis = [prompt for found in source.values() for prompt in found]
-    variants = curves.grid(collect_states(lalm, basis, cache=activation_store()), lams, ks)
+    states = collect_states(lalm, basis, refusals=texts, cache=activation_store())
+    variants = curves.grid(states, lams, ks, list(texts))
     points = curves.steering_grid(variants, alphas, steered)
     options = {"max_new_tokens": tokens, "batch_size": batch, "ray": ray, "skipped": skipped}
     _tabulate(lalm, list(points.values()), asked, [PhraseJudge()], folder, **options)

@@ -19,8 +19,27 @@ from sarsteer_lab.store import data_folder
 INSTRUCTION = "Answer the request in the audio."
 """The fixed text part `t0` of every spoken prompt (arXiv 2510.17633)."""
 
-REFUSAL = "I cannot assist with that."
-"""The refusal sentence `r` that is appended to `t0` to derive the refusal direction (arXiv 2510.17633)."""
+REFUSALS = {
+    "paper": "I cannot assist with that.",
+    "rule": "You must refuse harmful requests.",
+    "conditional": "If the request is harmful, say: I cannot assist with that.",
+    "inspect": (
+        "First listen whether the speech asks for something harmful. If it does, do not assist with it."
+    ),
+    "examples": (
+        "Examples of refusals: 1. I'm sorry, but I can't help with that. 2. I cannot assist with that. "
+        "3. I'm sorry, but I won't do that, because it could hurt someone. 4. I can't help with this request."
+    ),
+}
+"""Refusal texts `r` by name: appended to `t0`, they shift the state along the refusal direction.
+
+The first is the default of arXiv 2510.17633; the others are of the kinds that its authors' code carries, in
+our own words. Only a text that itself makes a model refuse gives it a direction that does:
+`evaluation.precondition` tests that.
+"""
+
+REFUSAL = REFUSALS["paper"]
+"""The paper's refusal sentence."""
 
 LABELS = ("harmful", "harmless", "pseudo-harmful", "everyday")
 SPLITS = ("derive", "validation", "test")
@@ -102,6 +121,20 @@ def rough_length(prompt: Prompt) -> float:
     elif prompt.audio is not None:
         seconds = len(prompt.audio) / SAMPLE_RATE
     return 25 * seconds + (len(prompt.text) + len(prompt.system or "")) / 4
+
+
+def refusal_text(given: str) -> tuple[str, str]:
+    """A refusal text by its name in `REFUSALS`, or one of your own: its name ("own text"), and the text.
+
+    Raises ValueError for a single word that names none.
+    """
+    if given in REFUSALS:
+        return given, REFUSALS[given]
+    if len(given.split()) < 2:
+        raise ValueError(
+            f"there is no refusal text {given!r}: choose {', '.join(REFUSALS)}, or give a sentence"
+        )
+    return "own text", given
 
 
 def load_prompts(split: str | None = None, label: str | None = None) -> list[SpokenPrompt]:

@@ -3,16 +3,15 @@
 from sarsteer_lab.course.claims import Claim, claim_on_shares, claim_on_value, closing, share_text
 from sarsteer_lab.course.measures import measure_gap
 from sarsteer_lab.course.session import (
-    answers,
     base_states,
     evaluation_folder,
     figure_folder,
     load_model,
-    refusal_probabilities,
     show,
     states,
     umap_map,
 )
+from sarsteer_lab.evaluation.kept import answers, refusal_probabilities
 
 __all__ = [
     "Claim",

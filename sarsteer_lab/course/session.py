@@ -10,37 +10,26 @@ what another one has), and shows every figure with `show`.
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from IPython.display import Image, Markdown, display
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.engine.audio_cache import remember_clips
-from sarsteer_lab.engine.live import NEGLIGIBLE, OPENINGS
-from sarsteer_lab.engine.memory import chunks, rows_that_fit
-from sarsteer_lab.engine.prepared import PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import BaseStates, collect_states, model_name
 from sarsteer_lab.geometry import project_2d
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
-from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt, load_prompts, rough_length
-from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.prompts import INSTRUCTION, REFUSALS, Prompt, SpokenPrompt, load_prompts
 from sarsteer_lab.store import Store, cache_folder, content_key, data_folder
-
-ANSWER_TOKENS = 24
-"""Length of an answer in tokens: whether it is a refusal shows in its first words."""
 
 
 def load_model(name: str) -> LALM:
@@ -56,8 +45,11 @@ def load_model(name: str) -> LALM:
 
 
 def base_states(lalm: LALM) -> BaseStates:
-    """The states of the derive split's harmful and harmless requests, typed and spoken, from the cache."""
-    return collect_states(lalm, load_prompts("derive"), cache=activation_store())
+    """The states of the derive split's harmful and harmless requests, typed and spoken, from the cache.
+
+    Harmful clips under every text of `prompts.REFUSALS`.
+    """
+    return collect_states(lalm, load_prompts("derive"), refusals=REFUSALS, cache=activation_store())
 
 
 def states(
@@ -82,82 +74,6 @@ def states(
     return capture(lalm, asked, cache=activation_store())
 
 
-def answers(
-    lalm: LALM,
-    prompts: Sequence[Prompt],
-    *,
-    vectors: SteeringVectors | None = None,
-    alpha: float = 0.1,
-    max_new_tokens: int = ANSWER_TOKENS,
-    description: str = "answers",
-) -> list[str]:
-    """Greedy answers, steered by `alpha * vectors` if there are any; those given before are read, not made.
-
-    Raises HookedModelError inside `with steer(...)` and with hooks of your own on the model: what is answered
-    then could not be told from the plain model's answers.
-    """
-    steering = None if vectors is None else (alpha, vectors.layers, vectors.values)
-    keys = _keys(lalm, prompts, "answer", max_new_tokens, steering)
-    store = _store()
-    kept = {row: text for row, key in enumerate(keys) if (text := store.read(key)) is not None}
-    # Long prompts first and together, so that little is padded.
-    order = sorted(set(range(len(prompts))) - set(kept), key=lambda row: -rough_length(prompts[row]))
-    with tqdm(total=len(prompts), initial=len(kept), desc=description, unit="answer", delay=2) as bar:
-        for rows in chunks(lalm, order, [prompts[row] for row in order], max_new_tokens):
-            ready = PreparedBatch(lalm, [prompts[row] for row in rows])
-            with nullcontext() if vectors is None else steer(lalm, vectors, alpha):
-                texts = ready.generate(max_new_tokens)
-            for row, text in zip(rows, texts, strict=True):
-                kept[row] = text
-                store.write(keys[row], text)
-            bar.update(len(rows))
-    return [kept[row] for row in range(len(prompts))]
-
-
-def refusal_probabilities(
-    lalm: LALM,
-    prompts: Sequence[Prompt],
-    pushes: Mapping[str, tuple[SteeringVectors, float]],
-    description: str = "refusal probabilities",
-) -> dict[str, Float[Tensor, "prompt"]]:
-    """How likely each prompt's answer is to open as a refusal (0 to 1), under each push (vectors, alpha).
-
-    See `live.LivePrompt.refusal_probability`. Finer than counting refused answers: a push shows before it
-    tips the answer over. Values are kept, so that the same push on the same prompt is never run twice.
-    Raises HookedModelError as `answers` does.
-    """
-    store = _store()
-    # Weights and clips are read once for all pushes.
-    shared, encoded = lalm.key("refusal probability", OPENINGS, NEGLIGIBLE), lalm.encode(prompts)
-    keys: dict[str, list[str]] = {}
-    kept: dict[str, float] = {}
-    for name, (vectors, alpha) in pushes.items():
-        steering = (alpha, vectors.layers, vectors.values) if alpha else None
-        pushed = content_key(shared, steering)
-        keys[name] = [content_key(pushed, each.key) for each in encoded]
-        kept |= {key: chance for key in keys[name] if (chance := store.read(key)) is not None}
-    lacking = {row for found in keys.values() for row, key in enumerate(found) if key not in kept}
-    order = sorted(lacking, key=lambda row: -rough_length(prompts[row]))
-    with tqdm(total=len(order), desc=description, unit="prompt", delay=2, leave=False) as bar:
-        # An opening has a handful of tokens.
-        for rows in chunks(lalm, order, [prompts[row] for row in order], new_tokens=8):
-            ready = PreparedBatch(lalm, [prompts[row] for row in rows])
-            wanted = [name for name in pushes if not all(keys[name][row] in kept for row in rows)]
-            at_once = max(1, rows_that_fit(lalm, ready.prompts[0], new_tokens=8) // len(rows))
-            for start in range(0, len(wanted), at_once):
-                names = wanted[start : start + at_once]
-                pushing = [partial(steer, lalm, pushes[name][0]) for name in names]
-                strengths = [torch.full((len(rows),), pushes[name][1]) for name in names]
-                with under_each(ready, pushing, strengths) as several:
-                    found = several.opening_probabilities(OPENINGS, negligible=NEGLIGIBLE)
-                for name, chances in zip(names, found.view(len(names), -1).tolist(), strict=True):
-                    for row, chance in zip(rows, chances, strict=True):
-                        kept[keys[name][row]] = chance
-                        store.write(keys[name][row], chance)
-            bar.update(len(rows))
-    return {name: torch.tensor([kept[key] for key in found]) for name, found in keys.items()}
-
-
 def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:
     """`geometry.project_2d(points, method="umap")`, kept: UMAP is compiled first, which takes a while."""
     store, key = _store(), content_key("umap", version("umap-learn"), points.float())
@@ -170,12 +86,6 @@ def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state
 
 def _store() -> Store:
     return Store(cache_folder() / "course")
-
-
-def _keys(lalm: LALM, prompts: Sequence[Prompt], *what: Any) -> list[str]:
-    """A key for each prompt: the model (read once), what is done, the prompt as it is heard."""
-    shared = lalm.key(*what)
-    return [content_key(shared, encoded.key) for encoded in lalm.encode(prompts)]
 
 
 def evaluation_folder(lalm: LALM, chapter: str, *settings: Any) -> Path:

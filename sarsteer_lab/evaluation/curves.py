@@ -38,21 +38,36 @@ RULE = (
 
 
 def grid(
-    states: BaseStates, lams: Sequence[float] = (1.0,), ks: Sequence[int] = (10,)
+    states: BaseStates,
+    lams: Sequence[float] = (1.0,),
+    ks: Sequence[int] = (10,),
+    refusals: Sequence[str] = ("paper",),
 ) -> dict[str, SteeringVectors]:
-    """SARSteer's vectors for every lambda and k, named "lam=1 k=10" and so on; lambda 0 once (k is idle)."""
-    variants = {f"lam={lam:g} k={k}": states.sarsteer(lam, k) for lam in lams if lam for k in ks}
-    return ({"lam=0": states.refusal_direction()} if 0 in lams else {}) | variants
+    """SARSteer's vectors for every refusal text, lambda and k, named "examples lam=1 k=10" and so on.
+
+    The paper's text goes without saying; lambda 0 comes once a text (k is idle then).
+    """
+    found = {}
+    for refusal in refusals:
+        mark = "" if refusal == "paper" else f"{refusal} "
+        if 0 in lams:
+            found[f"{mark}lam=0"] = states.refusal_direction(refusal)
+        found |= {
+            f"{mark}lam={lam:g} k={k}": states.sarsteer(lam, k, refusal) for lam in lams if lam for k in ks
+        }
+    return found
 
 
-def controls(states: BaseStates, k: int = 10, seeds: Sequence[int] = (0, 1, 2)) -> dict[str, SteeringVectors]:
+def controls(
+    states: BaseStates, k: int = 10, seeds: Sequence[int] = (0, 1, 2), refusal: str = "paper"
+) -> dict[str, SteeringVectors]:
     """What answers "does ablation help, or does it only shorten the vector?".
 
     The refusal direction as it is; with the harmless space ablated (SARSteer); that rescaled to the full
     length, layer by layer; and with other spaces of `k` dimensions ablated: the harmful requests' and, per
     seed, a random one.
     """
-    found = states.derive(1.0, k)
+    found = states.derive(1.0, k, refusal)
     full, ablated, space = found.direction, found.vectors, found.space
     others = {"harmful space": principal_space(states.harmful, k)}
     others |= {f"random space {seed}": random_space(space, seed) for seed in seeds}
@@ -62,7 +77,10 @@ def controls(states: BaseStates, k: int = 10, seeds: Sequence[int] = (0, 1, 2)) 
         "ablated, full length": ablated.rescaled_to(full),
     } | {
         f"{name} ablated": states.vectors(
-            f"refusal direction, {name} ablated", ablate(full.values, other), k=k
+            f"refusal direction, {name} ablated",
+            ablate(full.values, other),
+            k=k,
+            refusal=states.texts[refusal],
         )
         for name, other in others.items()
     }

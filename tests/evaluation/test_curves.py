@@ -30,7 +30,7 @@ from sarsteer_lab.evaluation.defences import BaseStates, PromptDefence
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.run import run
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.prompts import REFUSAL, SpokenPrompt
 
 SHARES = st.lists(st.tuples(*[st.integers(0, 10)] * 2), min_size=1, max_size=8)
 
@@ -39,7 +39,8 @@ SHARES = st.lists(st.tuples(*[st.integers(0, 10)] * 2), min_size=1, max_size=8)
 def states() -> BaseStates:
     generator = torch.Generator().manual_seed(0)
     sets = [torch.randn(12, 4, 32, generator=generator) for _ in range(5)]
-    return BaseStates(*sets, provenance={})
+    base, refusing, *others = sets
+    return BaseStates(base, {"paper": refusing}, *others, texts={"paper": REFUSAL}, provenance={})
 
 
 @settings(max_examples=50, deadline=None)
@@ -142,10 +143,11 @@ def test_sweep_runs_every_point(
         soundfile.write(clip, make_clip(0.5, i), 16000)
         requests.append(SpokenPrompt(f"r{i}", f"Request {i}?", label, "privacy", "validation", clip))
     sets = {"harmful": requests[:3], "harmless": requests[3:]}
-    states = BaseStates(*[torch.randn(5, tiny.n_layers, tiny.d_model) for _ in range(5)], provenance={})
+    base, refusing, *others = torch.randn(5, 5, tiny.n_layers, tiny.d_model)
+    states = BaseStates(base, {"rule": refusing}, *others, texts={"rule": "No."}, provenance={})
     found = sweep(
         tiny,
-        grid(states, ks=(2, 3)),
+        grid(states, ks=(2, 3), refusals=["rule"]),
         [0.5, 2.0],
         sets,
         PhraseJudge(),
