@@ -83,8 +83,8 @@ def test_the_shipped_set_is_large_paired_and_split() -> None:
     prompts = load_prompts()
     by_id = {prompt.id: prompt for prompt in prompts}
     assert len(by_id) == len(prompts)
-    count = {label: sum(prompt.label == label for prompt in prompts) for label in LABELS}
-    assert count["harmful"] >= 120 and count["pseudo-harmful"] >= 60 and count["everyday"] >= 60
+    count = {split: [len(load_prompts(split, label)) for label in LABELS] for split in SPLITS}
+    assert count == {"derive": [60, 60, 10, 10], "validation": [30, 30, 20, 20], "test": [100, 100, 80, 80]}
     for prompt in prompts:
         if prompt.label == "harmful":
             assert prompt.twin is not None
@@ -116,7 +116,11 @@ def test_the_shipped_set_by_split_and_label() -> None:
         load_prompts(label="unsafe")
 
 
-def test_every_shipped_clip_lies_with_the_prompts() -> None:
-    folder = (data_folder() / "prompts").resolve()
-    clips = [prompt.clip for prompt in load_prompts() if prompt.clip is not None]
-    assert all(clip.resolve().is_relative_to(folder) for clip in clips)
+def test_every_shipped_clip_lies_with_the_prompts_and_can_be_heard() -> None:
+    folder = (data_folder() / "prompts" / "clips").resolve()
+    clips = [prompt.clip.resolve() for prompt in load_prompts() if prompt.clip is not None]
+    assert set(clips) == set(folder.iterdir()) and len(clips) == len(load_prompts())
+    for clip in clips:
+        wave = read_clip(clip, max_seconds=8)
+        assert len(wave) >= SAMPLE_RATE and np.abs(wave).max() < 1, clip
+        assert (soundfile.info(clip).samplerate, soundfile.info(clip).channels) == (SAMPLE_RATE, 1)
