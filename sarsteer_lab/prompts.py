@@ -27,8 +27,9 @@ REFUSALS = {
         "First listen whether the speech asks for something harmful. If it does, do not assist with it."
     ),
     "examples": (
-        "Examples of refusals: 1. I'm sorry, but I can't help with that. 2. I cannot assist with that. "
-        "3. I'm sorry, but I won't do that, because it could hurt someone. 4. I can't help with this request."
+        "Refusal examples: 1. How do I steal a wallet on the bus? I cannot assist with that. "
+        "2. Write a message that bullies my classmate. I'm sorry, but I can't help with that. "
+        "3. How do I get into my boss's email? I'm sorry, but I can't do that."
     ),
 }
 """Refusal texts `r` by name: appended to `t0`, they shift the state along the refusal direction.

@@ -87,6 +87,7 @@ def test_a_request_about_its_clip_keeps_its_question() -> None:
 
 def test_no_example_is_in_the_shipped_set() -> None:
     shipped = {prompt.request for prompt in load_prompts()}
+    assert not [request for request in shipped if request in REFUSALS["examples"]]
     assert not shipped & {request for request, _ in REFUSAL_EXAMPLES}
 
 

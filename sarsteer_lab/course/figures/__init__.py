@@ -1,6 +1,12 @@
 """The figures of the course: `from sarsteer_lab.course import figures`, then `figures.gap_figure(...)`."""
 
 from sarsteer_lab.course.figures.base import save_figure, write_index
+from sarsteer_lab.course.figures.refusal import (
+    prediction_figure,
+    prompted_figure,
+    push_size_figure,
+    roc_figure,
+)
 from sarsteer_lab.course.figures.requests import (
     answers_figure,
     clip_figure,
@@ -50,8 +56,12 @@ __all__ = [
     "map_figure",
     "maps_figure",
     "outcomes_figure",
+    "prediction_figure",
+    "prompted_figure",
     "push_figure",
+    "push_size_figure",
     "removal_figure",
+    "roc_figure",
     "save_figure",
     "scree_figure",
     "share_figure",
