@@ -16,7 +16,6 @@ from sarsteer_lab.course.figures.states import (
     gap_figure,
     layer_curves_figure,
     lens_figure,
-    map_figure,
     maps_figure,
 )
 from sarsteer_lab.course.figures.steering import (
@@ -47,7 +46,6 @@ __all__ = [
     "layers_figure",
     "lens_figure",
     "live_figure",
-    "map_figure",
     "maps_figure",
     "outcomes_figure",
     "push_figure",

@@ -18,8 +18,8 @@ MARKS = {"refused": "\u2298", "answered": "\u2192", "broken": "\u2248", "not hea
 class OverRefusalBoard(Panel):
     """Chapter 05: pick defences and sets, see what they refuse, and click a cell to read its responses.
 
-    `responses` from `run.run`, `outcomes` one judge's from `table.judge_responses`. Of every response 20 words
-    at most are shown. `defences` and `sets` choose, `cells` are the buttons. Raises ValueError if there are
+    `responses` from `run.run`, `outcomes` one judge's from `table.judge_responses`. Of a response 20 words at
+    most are shown. `defences` and `sets` choose, `cells` are the buttons. Raises ValueError if there are
     outcomes of several judges or a response has none.
     """
 
