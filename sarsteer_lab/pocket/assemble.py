@@ -1,4 +1,4 @@
-"""Assembly of the pocket model: a Qwen2-Audio checkpoint of pinned base weights and the deltas in data/pocket.
+"""Assembly of the pocket model: a Qwen2-Audio checkpoint from pinned base weights and data/pocket.
 
 The result is a genuine `Qwen2AudioForConditionalGeneration` folder (safetensors + processor files) with
 Whisper tiny.en's encoder shape as its audio tower, one linear projector and SmolLM2-135M-Instruct as its
