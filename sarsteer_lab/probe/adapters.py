@@ -10,6 +10,7 @@ Left out: Qwen3-Omni, whose experts and position embeddings would need component
 
 from typing import Any
 
+from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
 from transformer_lens.model_bridge.generalized_components import AttentionBridge, LinearBridge
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 from transformer_lens.model_bridge.supported_architectures.granite import GraniteArchitectureAdapter
@@ -18,7 +19,7 @@ from transformer_lens.model_bridge.supported_architectures.phi3 import Phi3Archi
 from transformer_lens.model_bridge.supported_architectures.qwen2 import Qwen2ArchitectureAdapter
 
 
-class _WithEars:
+class _WithEars(ArchitectureAdapter):
     """A text adapter with its components moved below `decoder`, and audio tower and projector added."""
 
     tower = "model.audio_tower"

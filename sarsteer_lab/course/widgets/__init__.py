@@ -12,5 +12,3 @@ from sarsteer_lab.course.widgets.maps import GapExplorer as gap_explorer
 from sarsteer_lab.course.widgets.maps import SafeSpaceExplorer as safe_space_explorer
 from sarsteer_lab.course.widgets.speech import DialPanel as dial_panel
 from sarsteer_lab.course.widgets.speech import SteerPanel as steer_panel
-
-__all__ = ["dial_panel", "gap_explorer", "over_refusal_board", "safe_space_explorer", "steer_panel"]
