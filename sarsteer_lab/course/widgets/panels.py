@@ -26,7 +26,7 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket.voice import synthesise
 from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt
 from sarsteer_lab.safe_space import SafeSpace, principal_space
-from sarsteer_lab.speech import SAMPLE_RATE, ClipError, check_waveform
+from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 from sarsteer_lab.steering import SteeringVectors
 
 SHOWN_WORDS = 20
@@ -98,7 +98,7 @@ class Runner:
         self.progress.layout.visibility = "visible"
         if self._loop is None:
             while self._work is not None:
-                self._step()
+                self._guarded(self._step)
         else:
             self._loop.call_soon_threadsafe(self._advance)
 
@@ -124,25 +124,18 @@ class Runner:
             self.message.value = f"<b>{type(error).__name__}</b>: {escape(str(error))}"
 
     def _advance(self) -> None:
-        self._step()
+        self._guarded(self._step)
         if self._work is not None and self._loop is not None:
             # A moment in which the kernel can take messages, for instance a click on Stop.
             self._loop.call_later(0.02, self._advance)
 
     def _step(self) -> None:
-        work = self._work
-        if work is None:
+        if self._work is None:
             return
-
-        def one() -> None:
-            try:
-                next(work)
-            except StopIteration:
-                self.cancel()
-            else:
-                self.bar.value += 1
-
-        self._guarded(one)
+        if next(self._work, self) is self:  # it has come to its end
+            self.cancel()
+        else:
+            self.bar.value += 1
 
 
 class RequestPicker(ipywidgets.VBox):
@@ -201,23 +194,16 @@ class RequestPicker(ipywidgets.VBox):
     def _from_upload(self) -> None:
         if not self.upload.value:
             return
-        file = self.upload.value[0]
-        name = file["name"]
-        try:
-            samples, rate = soundfile.read(io.BytesIO(bytes(file["content"])), dtype="float32")
-        except soundfile.SoundFileError as error:
-            raise ClipError(
-                f"{name}: cannot be read as audio; convert it to WAV or FLAC, "
-                "for instance with `ffmpeg -i INPUT output.wav`"
-            ) from error
-        self._take("", self._checked(samples, rate, name), name)
+        upload = self.upload.value[0]
+        file = io.BytesIO(bytes(upload["content"]))
+        file.name = upload["name"]  # for what is said of a clip that cannot be used
+        self._take("", read_clip(file, max_seconds=self.lalm.max_audio_seconds), file.name)
 
     def _from_recording(self) -> None:
         samples = np.frombuffer(base64.b64decode(self.recording.value), dtype="<i2")
-        self._take("", self._checked(samples, SAMPLE_RATE, "your recording"), "your recording")
-
-    def _checked(self, samples: np.ndarray, rate: int, name: str) -> Float[np.ndarray, "samples"]:
-        return check_waveform(samples, rate, name=name, max_seconds=self.lalm.max_audio_seconds)
+        limit = self.lalm.max_audio_seconds
+        waveform = check_waveform(samples, SAMPLE_RATE, name="your recording", max_seconds=limit)
+        self._take("", waveform, "your recording")
 
     def _take(self, request: str, waveform: Float[np.ndarray, "samples"], name: str = "") -> None:
         self.title = request or name
