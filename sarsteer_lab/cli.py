@@ -105,6 +105,7 @@ TEMPLATE = (
     "chat (default: SORRY-Bench's)"
 )
 RATES = "faster where only ASR and BRR are wanted: an answer ends once it has refused (same rates)"
+Layers = Annotated[Several, Option(metavar="LIST", help="layers to steer: all, 7, 3-8 (default: all)")]
 Ray = Annotated[str | None, Option(help="a Ray cluster: auto, HOST:PORT, or local for one on this machine")]
 
 
@@ -232,9 +233,7 @@ def sweep(
     alpha: Annotated[Several, Option(metavar="LIST", help="strengths (default: 0.05,0.1,0.2,0.4)")] = None,
     lam: Annotated[Several, Option(metavar="LIST", help="shares ablated (default: 0,1)")] = None,
     k: Annotated[Several, Option(metavar="LIST", help="dimensions of the safe space (default: 10)")] = None,
-    layers: Annotated[
-        Several, Option(metavar="LIST", help="layers to steer: all, 7, 3-8 (default: all)")
-    ] = None,
+    layers: Layers = None,
     tokens: Tokens = 16,
     batch: Batch = None,
     ray: Ray = None,

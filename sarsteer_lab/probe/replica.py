@@ -171,15 +171,11 @@ def _qwen2_audio(tokenizer: Any, tower: dict[str, Any], text: dict[str, Any]) ->
 def qwen2_audio_7b(tokenizer: Any) -> Built:
     """The shape of Qwen2-Audio-7B, from its published configuration: 8.4 billion parameters.
 
-    Its tower is what transformers builds if nothing is said.
+    What is not said here is what transformers builds by itself.
     """
     text = {
         "vocab_size": 156032,
-        "hidden_size": 4096,
         "intermediate_size": 11008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
         "max_position_embeddings": 8192,
         "rms_norm_eps": 1e-5,
         **end_ids(tokenizer),

@@ -121,7 +121,7 @@ def test_bars_are_shares_and_whiskers_wilsons_intervals() -> None:
 
 
 def test_outcomes_differ_in_more_than_colour() -> None:
-    hatches = {hatch for _, hatch in plots.OUTCOMES.values()}
+    hatches = {hatch for _, hatch, _, _ in plots.OUTCOMES.values()}
     markers = {marker for _, marker in plots.MODALITIES.values()}
     assert len(hatches) == len(plots.OUTCOMES) and len(markers) == len(plots.MODALITIES)
 

@@ -59,8 +59,12 @@ Values = Tensor | Sequence[float] | np.ndarray
 MODALITIES = {"typed": (BLUE, "o"), "spoken": (VERMILION, "^")}
 """Colour and marker of the two ways in which a request reaches the model."""
 
-OUTCOMES = {"refused": (BLUE, ""), "answered": (ORANGE, "//"), "broken": (GREY, "xx")}
-"""Colour and hatching of what becomes of a request."""
+OUTCOMES = {
+    "refused": (BLUE, "", "s", "-"),
+    "answered": (ORANGE, "//", "o", "--"),
+    "broken": (GREY, "xx", "X", ":"),
+}
+"""Colour, hatching, marker and line style of what becomes of a request."""
 
 SERIES: tuple[Style, ...] = (
     (BLUE, "o", "-"),

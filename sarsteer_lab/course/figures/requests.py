@@ -87,7 +87,7 @@ def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]
     for ax, kind in zip(axes, kinds, strict=False):
         for row, found in enumerate(outcomes.values()):
             own = [outcome for label, outcome in zip(labels, found, strict=True) if label == kind]
-            for step, (outcome, (colour, hatch)) in enumerate(base.OUTCOMES.items()):
+            for step, (outcome, (colour, hatch, _, _)) in enumerate(base.OUTCOMES.items()):
                 count, y = own.count(outcome), row + (step - 1) * height
                 share, (low, high) = count / len(own), wilson(count, len(own))
                 look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
@@ -115,11 +115,6 @@ def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]
     return fig
 
 
-LINES = {"refused": "-", "answered": "--", "broken": ":"}
-MARKERS = {"refused": "s", "answered": "o", "broken": "X"}
-"""Line style and marker of what becomes of a request; its colour is in `OUTCOMES`."""
-
-
 @base.drawn
 def sweep_figure(counts: pd.DataFrame, x: str, xlabel: str) -> Figure:
     """What becomes of requests along one setting: a panel per label, a curve per outcome.
@@ -131,11 +126,11 @@ def sweep_figure(counts: pd.DataFrame, x: str, xlabel: str) -> Figure:
     fig, axes = base.panels(len(labels), (6.6 * len(labels) + 1.6, 4.8), sharey=True)
     for ax, label in zip(axes, labels, strict=True):
         part = counts[counts["label"] == label]
-        for outcome, (colour, _) in base.OUTCOMES.items():
+        for outcome, (colour, _, marker, style) in base.OUTCOMES.items():
             rows = part[part["outcome"] == outcome]
             ends = np.array([wilson(int(c), int(n)) for c, n in zip(rows["count"], rows["n"], strict=True)])
             values, share = rows[x].tolist(), (rows["count"] / rows["n"]).to_numpy()
-            ax.plot(values, share, LINES[outcome], marker=MARKERS[outcome], color=colour, label=outcome)
+            ax.plot(values, share, style, marker=marker, color=colour, label=outcome)
             ax.fill_between(values, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
         ax.set(title=f"{label} requests (n = {part['n'].max()})", xlabel=xlabel, ylim=(-0.02, 1.02))
         base.percent(ax.yaxis)
@@ -210,19 +205,10 @@ def tradeoff_figure(table: pd.DataFrame) -> Figure:
     for i, (name, (answered, m, refused, n)) in enumerate(counts.items()):
         colour, marker = base.POINTS[i % len(base.POINTS)]
         x, y = places[i]
-        bars = {
-            "xerr": base.whiskers([x], *wilson(answered, m)),
-            "yerr": base.whiskers([y], *wilson(refused, n)),
-        }
-        look = {
-            "color": colour,
-            "markersize": 11,
-            "markeredgecolor": "white",
-            "elinewidth": 1.2,
-            "capsize": 2,
-        }
+        xerr, yerr = base.whiskers([x], *wilson(answered, m)), base.whiskers([y], *wilson(refused, n))
+        look = {"color": colour, "markersize": 11, "markeredgecolor": "white", "elinewidth": 1.2}
         label = f"{name} ({refused}/{n}, {answered}/{m})"
-        ax.errorbar(x, y, **bars, fmt=marker, label=label, **look)
+        ax.errorbar(x, y, yerr, xerr, fmt=marker, label=label, capsize=2, **look)
     ax.set(
         title="Trade-off of the defences, with 95% Wilson intervals",
         xlabel="benign requests answered (more is better)",

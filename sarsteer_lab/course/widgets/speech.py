@@ -41,9 +41,7 @@ Points = list[tuple[str, float, Callable[[], Shown]]]
 class _TwoAnswers(Panel):
     """A request on top, controls, two answers side by side, and a curve over all values of one control.
 
-    The request is one of `prompts` (their clips have to be there), a sentence typed into the panel and spoken
-    at once, or an uploaded clip. Raises ValueError for more than 16 new tokens: longer answers are not live
-    (and, of harmful requests, not to be shown).
+    Raises ValueError for answers too long to be live (and, of harmful requests, to be shown).
     """
 
     def __init__(
