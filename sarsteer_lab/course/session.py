@@ -10,7 +10,7 @@ what another one has), and shows every figure with `show`.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import version
@@ -97,14 +97,12 @@ def answers(
     then could not be told from the plain model's answers.
     """
     steering = None if vectors is None else (alpha, vectors.layers, vectors.values)
-    keys = _keys(lalm, prompts, "answer", max_new_tokens, steering)
+    shared = lalm.key("answer", max_new_tokens, steering)
+    keys = [content_key(shared, encoded.key) for encoded in lalm.encode(prompts)]
     store = _store()
     kept = {row: text for row, key in enumerate(keys) if (text := store.read(key)) is not None}
-    # Long prompts first and together, so that little is padded.
-    order = sorted(set(range(len(prompts))) - set(kept), key=lambda row: -rough_length(prompts[row]))
     with tqdm(total=len(prompts), initial=len(kept), desc=description, unit="answer", delay=2) as bar:
-        for rows in chunks(lalm, order, [prompts[row] for row in order], max_new_tokens):
-            ready = PreparedBatch(lalm, [prompts[row] for row in rows])
+        for rows, ready in _read(lalm, prompts, set(range(len(prompts))) - set(kept), max_new_tokens):
             with nullcontext() if vectors is None else steer(lalm, vectors, alpha):
                 texts = ready.generate(max_new_tokens)
             for row, text in zip(rows, texts, strict=True):
@@ -137,11 +135,9 @@ def refusal_probabilities(
         keys[name] = [content_key(pushed, each.key) for each in encoded]
         kept |= {key: chance for key in keys[name] if (chance := store.read(key)) is not None}
     lacking = {row for found in keys.values() for row, key in enumerate(found) if key not in kept}
-    order = sorted(lacking, key=lambda row: -rough_length(prompts[row]))
-    with tqdm(total=len(order), desc=description, unit="prompt", delay=2, leave=False) as bar:
+    with tqdm(total=len(lacking), desc=description, unit="prompt", delay=2, leave=False) as bar:
         # An opening has a handful of tokens.
-        for rows in chunks(lalm, order, [prompts[row] for row in order], new_tokens=8):
-            ready = PreparedBatch(lalm, [prompts[row] for row in rows])
+        for rows, ready in _read(lalm, prompts, lacking, new_tokens=8):
             wanted = [name for name in pushes if not all(keys[name][row] in kept for row in rows)]
             at_once = max(1, rows_that_fit(lalm, ready.prompts[0], new_tokens=8) // len(rows))
             for start in range(0, len(wanted), at_once):
@@ -158,6 +154,15 @@ def refusal_probabilities(
     return {name: torch.tensor([kept[key] for key in found]) for name, found in keys.items()}
 
 
+def _read(
+    lalm: LALM, prompts: Sequence[Prompt], lacking: set[int], new_tokens: int
+) -> Iterator[tuple[list[int], PreparedBatch]]:
+    """Batches of the prompts whose places are `lacking`: long ones first, so that little is padded."""
+    order = sorted(lacking, key=lambda row: (-rough_length(prompts[row]), row))
+    for rows in chunks(lalm, order, [prompts[row] for row in order], new_tokens):
+        yield rows, PreparedBatch(lalm, [prompts[row] for row in rows])
+
+
 def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:
     """`geometry.project_2d(points, method="umap")`, kept: UMAP is compiled first, which takes a while."""
     store, key = _store(), content_key("umap", version("umap-learn"), points.float())
@@ -170,12 +175,6 @@ def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state
 
 def _store() -> Store:
     return Store(cache_folder() / "course")
-
-
-def _keys(lalm: LALM, prompts: Sequence[Prompt], *what: Any) -> list[str]:
-    """A key for each prompt: the model (read once), what is done, the prompt as it is heard."""
-    shared = lalm.key(*what)
-    return [content_key(shared, encoded.key) for encoded in lalm.encode(prompts)]
 
 
 def evaluation_folder(lalm: LALM, chapter: str, *settings: Any) -> Path:

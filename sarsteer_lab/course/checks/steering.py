@@ -6,16 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sarsteer_lab.course.checks.tools import (
-    Wrong,
-    call,
-    check,
-    gaussian,
-    need,
-    need_close,
-    need_each,
-    need_tensor,
-)
+from sarsteer_lab.course.checks.tools import call, check, gaussian, need, need_close, need_each, need_tensor
 from sarsteer_lab.course.claims import MARGIN
 from sarsteer_lab.evaluation.curves import pareto_front
 from sarsteer_lab.evaluation.intervals import paired_difference, wilson
@@ -138,15 +129,9 @@ def check_pareto(front: object) -> str:
         found = np.asarray(call(front, [tuple(point) for point in points.tolist()]), dtype=bool)
         need(found.shape == (len(points),), "one True or False is wanted for each point, in their order")
         right = pareto_front(points)
-        over, under = points[found & ~right], points[~found & right]
-        if len(over):
-            raise Wrong(
-                f"{tuple(over[0])} is on your front, but some point is as good in both and better in one"
-            )
-        if len(under):
-            raise Wrong(
-                f"{tuple(under[0])} is not on your front, but nothing beats it (an equal point does not)"
-            )
+        over, under = (points[which][:1].tolist() for which in (found & ~right, ~found & right))
+        need(not over, f"{over} is on your front, but some point is as good in both and better in one")
+        need(not under, f"{under} is not on your front, but nothing beats it (an equal point does not)")
     return "on the front is what nobody beats; noise is not taken into account"
 
 
