@@ -75,6 +75,7 @@ def _version(wanted: bool) -> None:
         raise Exit
 
 
+Several = list[str] | None
 Model = Annotated[str, Option(help="pocket, a checkpoint's folder, or a Hugging Face id")]
 Safety = Annotated[float, Option(parser=number, help="the pocket model's safety dial: 0 none, 1 all")]
 Alpha = Annotated[float, Option(parser=number, help="steering strength")]
@@ -90,42 +91,29 @@ Refusals = Annotated[
 ]
 Prompts = Annotated[Path | None, Option(help="a folder of prompts of your own, laid out as data/prompts is")]
 SETS = "a set to ask, such as figstep:FOLDER; may be repeated (default: the shipped prompts)"
-Sets = Annotated[list[str] | None, Option("--set", metavar="NAME:PATH", help=SETS)]
+Sets = Annotated[Several, Option("--set", metavar="NAME:PATH", help=SETS)]
 MISSING = "what to do about records without their clip; what is skipped is counted in the table"
 Missing = Annotated[Literal["error", "skip"], Option(help=MISSING)]
 DERIVE = "a set whose derive split steering is derived from; may be repeated (default: the shipped prompts)"
-Derive = Annotated[list[str] | None, Option(metavar="NAME:PATH", help=DERIVE)]
+Derive = Annotated[Several, Option(metavar="NAME:PATH", help=DERIVE)]
 LIMIT = "a quick try: the first requests of each set and label, so many"
 Limit = Annotated[int | None, Option(parser=count, help=LIMIT)]
 Split = Annotated[Literal["derive", "validation", "test", "all"], Option(help="the part of the sets to ask")]
 Tokens = Annotated[int, Option(parser=count, help="length of an answer")]
 Batch = Annotated[int | None, Option(parser=count, help="requests run together (default: as many as fit)")]
 Folder = Annotated[Path, Option(callback=_results, help="where results go")]
-Html = Annotated[Path | None, Option(help="also write each chapter as a page into this folder")]
 Text = Annotated[str | None, Option(help="the text beside the clip (default: to answer the request in it)")]
 Steer = Annotated[bool, Option("--steer", help="answer also with SARSteer (derived on first use)")]
 Family = Annotated[str | None, Option(help="row of the families table to use (auto: the generic recipe)")]
-Device = Annotated[str, Option(help="cuda, mps, cpu, ... (auto: the first there is)")]
-Dtype = Annotated[str, Option(help="float32, bfloat16, ... (auto: the checkpoint's)")]
-Bits = Annotated[int | None, Option(help="8 or 4: load quantised (bitsandbytes)")]
 Trust = Annotated[bool, Option("--trust-remote-code", help="run model code that the checkpoint brings")]
 DEFENCE = "a defence by its name, such as none or SARSteer; may be repeated (default: all; ? lists them)"
-Defence = Annotated[list[str] | None, Option(metavar="NAME", help=DEFENCE)]
 JUDGE = "phrase (default), or a Hugging Face id or folder of a judge model; may be repeated"
-Judge = Annotated[list[str] | None, Option(metavar="JUDGE", help=JUDGE)]
 TEMPLATE = (
     "the judge models' template, a JSON file with text, answered and refused, and if need be characters and "
     "chat (default: SORRY-Bench's)"
 )
-Template = Annotated[Path | None, Option(help=TEMPLATE)]
 RATES = "faster where only ASR and BRR are wanted: an answer ends once it has refused (same rates)"
-Rates = Annotated[bool, Option("--rates", help=RATES)]
-Alphas = Annotated[list[str] | None, Option(metavar="LIST", help="strengths (default: 0.05,0.1,0.2,0.4)")]
-Lams = Annotated[list[str] | None, Option(metavar="LIST", help="shares ablated (default: 0,1)")]
-Ks = Annotated[list[str] | None, Option(metavar="LIST", help="dimensions of the safe space (default: 10)")]
-Layers = Annotated[
-    list[str] | None, Option(metavar="LIST", help="layers to steer: all, 7, 3-8 (default: all)")
-]
+Layers = Annotated[Several, Option(metavar="LIST", help="layers to steer: all, 7, 3-8 (default: all)")]
 Ray = Annotated[str | None, Option(help="a Ray cluster: auto, HOST:PORT, or local for one on this machine")]
 
 
@@ -139,7 +127,7 @@ def _program(
 def walkthrough(
     notebooks: Annotated[Path, Option(help="the chapters")] = Path("notebooks"),
     folder: Folder = Path("figures/walkthrough"),
-    html: Html = None,
+    html: Annotated[Path | None, Option(help="also write each chapter as a page into this folder")] = None,
 ) -> None:
     """The main job: all chapters run, and what they found on one page."""
     from sarsteer_lab.course.walkthrough import walkthrough
@@ -188,9 +176,9 @@ def ask(
 def doctor(
     model: Annotated[str, Argument(help="pocket, a folder, a Hugging Face id, or replica:qwen2_audio")],
     family: Family = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    bits: Bits = None,
+    device: Annotated[str, Option(help="cuda, mps, cpu, ... (auto: the first there is)")] = "auto",
+    dtype: Annotated[str, Option(help="float32, bfloat16, ... (auto: the checkpoint's)")] = "auto",
+    bits: Annotated[int | None, Option(help="8 or 4: load quantised (bitsandbytes)")] = None,
     trust_remote_code: Trust = False,
 ) -> int:
     """Try a model: parts found, one forward typed and spoken, padding, steering, memory; and whether it
@@ -221,12 +209,12 @@ def evaluate(
     derive: Derive = None,
     limit: Limit = None,
     split: Split = "test",
-    defence: Defence = None,
-    judge: Judge = None,
-    template: Template = None,
+    defence: Annotated[Several, Option(metavar="NAME", help=DEFENCE)] = None,
+    judge: Annotated[Several, Option(metavar="JUDGE", help=JUDGE)] = None,
+    template: Annotated[Path | None, Option(help=TEMPLATE)] = None,
     tokens: Tokens = 40,
     batch: Batch = None,
-    rates: Rates = False,
+    rates: Annotated[bool, Option("--rates", help=RATES)] = False,
     refusal: Refusal = "paper",
     folder: Folder = Path("evaluation"),
 ) -> None:
@@ -260,9 +248,9 @@ def sweep(
     derive: Derive = None,
     limit: Limit = None,
     split: Split = "validation",
-    alpha: Alphas = None,
-    lam: Lams = None,
-    k: Ks = None,
+    alpha: Annotated[Several, Option(metavar="LIST", help="strengths (default: 0.05,0.1,0.2,0.4)")] = None,
+    lam: Annotated[Several, Option(metavar="LIST", help="shares ablated (default: 0,1)")] = None,
+    k: Annotated[Several, Option(metavar="LIST", help="dimensions of the safe space (default: 10)")] = None,
     layers: Layers = None,
     refusal: Refusals = None,
     tokens: Tokens = 16,

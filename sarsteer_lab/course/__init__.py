@@ -12,21 +12,3 @@ from sarsteer_lab.course.session import (
     umap_map,
 )
 from sarsteer_lab.evaluation.kept import answers, refusal_probabilities
-
-__all__ = [
-    "Claim",
-    "answers",
-    "base_states",
-    "claim_on_shares",
-    "claim_on_value",
-    "closing",
-    "evaluation_folder",
-    "figure_folder",
-    "load_model",
-    "measure_gap",
-    "refusal_probabilities",
-    "share_text",
-    "show",
-    "states",
-    "umap_map",
-]

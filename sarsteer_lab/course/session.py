@@ -66,8 +66,8 @@ def states(
     `prompts.INSTRUCTION`), `refusal` after it. Raises ValueError for a spoken request without a clip.
     """
     if form == "typed":
-        asked = [prompt.typed(instruction or "") for prompt in prompts]
-        asked = [Prompt(f"{prompt.text} {refusal}".strip()) for prompt in asked]
+        texts = [prompt.typed(instruction or "").text for prompt in prompts]
+        asked = [Prompt(f"{text} {refusal}".strip()) for text in texts]
     else:
         text = INSTRUCTION if instruction is None else instruction
         asked = [prompt.spoken(text, refusal) for prompt in prompts]

@@ -96,13 +96,8 @@ class AudioCache:
         kept = {key: self._kept[key] for key in keys if key in self._kept}
         if places:
             some = list(places.values())
-            made = getattr(
-                plain(
-                    *(_rows(v, some) for v in (features, *args)),
-                    **{name: _rows(v, some) for name, v in kwargs.items()},
-                ),
-                self._field,
-            )
+            less = {name: _rows(value, some) for name, value in kwargs.items()}
+            made = getattr(plain(*(_rows(value, some) for value in (features, *args)), **less), self._field)
             self.encoded += len(some)
             parts = self._by_row(made, [_rows(value, some) for value in given])
             if parts is None:
@@ -126,17 +121,11 @@ class AudioCache:
         heard = masks[0].sum(-1) if masks else None
         if heard is None or len(heard.unique()) == 1:
             return made.split(len(made) // rows) if len(made) % rows == 0 else None
-        lengths_of = next(
-            (
-                method
-                for part in self._parts
-                if (method := getattr(part, "_get_feat_extract_output_lengths", None)) is not None
-            ),
-            None,
-        )
-        if lengths_of is None:
+        name = "_get_feat_extract_output_lengths"
+        knowing = [part for part in self._parts if hasattr(part, name)]
+        if not knowing:
             return None
-        lengths = lengths_of(heard.long())[1].tolist()
+        lengths = getattr(knowing[0], name)(heard.long())[1].tolist()
         return made.split(lengths) if sum(lengths) == len(made) else None
 
     def _forget_if_changed(self) -> None:

@@ -30,7 +30,6 @@ def capture_variants(
     lalm: LALM,
     variants: Sequence[Sequence[Prompt]],
     *,
-    layers: Sequence[int] | None = None,
     batch_size: int = 16,
     cache: Store | None = None,
 ) -> list[States]:
@@ -39,8 +38,8 @@ def capture_variants(
 
     Each variant is a list of prompts; the prompts at one place in the lists share their clip. If the variants
     end in the same tokens for every clip (SARSteer's do), what stands before runs once for all of them. If
-    not, or if the decoder keeps no plain cache of all positions, each is captured by itself. `layers`,
-    `batch_size` and `cache` as for `capture`. Raises ValueError if the lists differ in length, or clips at
+    not, or if the decoder keeps no plain cache of all positions, each is captured by itself. `batch_size` and
+    `cache` as for `capture`. Raises ValueError if the lists differ in length, or clips at
     one place.
     """
     if len({len(variant) for variant in variants}) > 1:
@@ -49,12 +48,10 @@ def capture_variants(
         if not all(_same_clip(prompt, prompts[0]) for prompt in prompts):
             raise ValueError(f"the variants of prompt {row} have different clips")
     remember_clips(lalm)
-    chosen = layer_indices(lalm, layers)
+    chosen = layer_indices(lalm, None)
     tails = common_tails(lalm, variants)
     if tails is None:
-        return [
-            capture(lalm, variant, layers=layers, batch_size=batch_size, cache=cache) for variant in variants
-        ]
+        return [capture(lalm, variant, batch_size=batch_size, cache=cache) for variant in variants]
     gathered = [Gathered(lalm, variant, chosen, "last", cache, None) for variant in variants]
     missing = sorted({row for each in gathered for row in each.missing})
     first = [variants[0][row] for row in missing]
@@ -99,9 +96,7 @@ def common_tails(lalm: LALM, variants: Sequence[Sequence[Prompt]]) -> list[list[
 
     None also if the variants part before the clip has been heard, or the decoder keeps no plain cache.
     """
-    if not variants or not variants[0]:
-        return None
-    if not lalm.keeps_plain_cache:
+    if not variants or not variants[0] or not lalm.keeps_plain_cache:
         return None
     tails = None
     seen = set()

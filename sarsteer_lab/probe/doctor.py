@@ -102,11 +102,10 @@ def made_up_prompts(lalm: LALM) -> tuple[list[Prompt], list[Prompt]]:
 
 
 def _family(lalm: LALM) -> Iterator[Finding]:
-    kind = lalm.model.config.model_type
-    if lalm.family.name == "auto":
-        yield Finding("family", "note", f"no row for {kind!r}: the generic recipe is used")
-    else:
-        yield Finding("family", "ok", f"{lalm.family.name} ({kind})")
+    kind, name = lalm.model.config.model_type, lalm.family.name
+    known = name != "auto"
+    detail = f"{name} ({kind})" if known else f"no row for {kind!r}: the generic recipe is used"
+    yield Finding("family", "ok" if known else "note", detail)
     if lalm.family.note:
         yield Finding("family", "note", lalm.family.note)
 
@@ -131,10 +130,9 @@ def _chat(lalm: LALM, typed: Sequence[Prompt], spoken: Sequence[Prompt]) -> Iter
         for prompt in prompts:
             text = lalm.chat(prompt)
             shown = repr(text if len(text) < 300 else f"{text[:300]}...")
-            if prompt.text in text:
-                yield Finding(f"chat, {form}", "ok", shown)
-            else:
-                yield Finding(f"chat, {form}", "FAIL", f"the text of the prompt is not in it: {shown}")
+            there = prompt.text in text
+            detail = shown if there else f"the text of the prompt is not in it: {shown}"
+            yield Finding(f"chat, {form}", "ok" if there else "FAIL", detail)
     try:
         if "Be kind." not in lalm.chat(Prompt("Hi", system="Be kind.")):
             yield Finding("chat, system", "note", "the chat template drops a system turn")

@@ -146,18 +146,22 @@ def end_ids(tokenizer: Any) -> dict[str, Any]:
 
 def qwen2_audio(tokenizer: Any) -> Built:
     """The class and configuration of the tiny replica, for the tokenizer's ids."""
+    tower = {
+        "d_model": 16,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "num_mel_bins": MELS,
+        "max_source_positions": FRAMES // 2,
+        "init_std": 0.3,
+    }
+    return _qwen2_audio(tokenizer, tower, text_sizes(tokenizer))
+
+
+def _qwen2_audio(tokenizer: Any, tower: dict[str, Any], text: dict[str, Any]) -> Built:
     config = hf.Qwen2AudioConfig(
-        audio_config={
-            "model_type": "qwen2_audio_encoder",
-            "d_model": 16,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 32,
-            "num_mel_bins": MELS,
-            "max_source_positions": FRAMES // 2,
-            "init_std": 0.3,
-        },
-        text_config=text_sizes(tokenizer, model_type="qwen2"),
+        audio_config={"model_type": "qwen2_audio_encoder", **tower},
+        text_config={"model_type": "qwen2", **text},
         audio_token_index=tokenizer.audio_token_id,
         **end_ids(tokenizer),
     )
@@ -165,30 +169,15 @@ def qwen2_audio(tokenizer: Any) -> Built:
 
 
 def qwen2_audio_7b(tokenizer: Any) -> Built:
-    """The shape of Qwen2-Audio-7B, from its published configuration: 8.4 billion parameters."""
-    config = hf.Qwen2AudioConfig(
-        audio_config={
-            "model_type": "qwen2_audio_encoder",
-            "d_model": 1280,
-            "encoder_layers": 32,
-            "encoder_attention_heads": 20,
-            "encoder_ffn_dim": 5120,
-            "num_mel_bins": 128,
-            "max_source_positions": 1500,
-        },
-        text_config={
-            "model_type": "qwen2",
-            "vocab_size": 156032,
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 32,
-            "max_position_embeddings": 8192,
-            "rms_norm_eps": 1e-5,
-            **end_ids(tokenizer),
-        },
-        audio_token_index=tokenizer.audio_token_id,
+    """The shape of Qwen2-Audio-7B, from its published configuration: 8.4 billion parameters.
+
+    What is not said here is what transformers builds by itself.
+    """
+    text = {
+        "vocab_size": 156032,
+        "intermediate_size": 11008,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-5,
         **end_ids(tokenizer),
-    )
-    return hf.Qwen2AudioForConditionalGeneration, config
+    }
+    return _qwen2_audio(tokenizer, {}, text)

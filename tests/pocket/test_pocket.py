@@ -50,7 +50,7 @@ from sarsteer_lab.pocket.training.teacher import (
 )
 from sarsteer_lab.pocket.training.train import Training
 from sarsteer_lab.pocket.training.voices import held_out_voices, training_voices
-from sarsteer_lab.pocket.training.whisper import read_ctranslate2
+from sarsteer_lab.pocket.training.whisper import SPEECH_ENCODER, read_ctranslate2
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt
 from sarsteer_lab.store import data_folder
 
@@ -135,7 +135,7 @@ def test_unknown_package_is_a_clear_error(
 
 
 def test_pins_are_whole() -> None:
-    for pin in (base.LANGUAGE_MODEL, base.SPEECH_ENCODER):
+    for pin in (base.LANGUAGE_MODEL, SPEECH_ENCODER):
         assert len(pin.sha256) == len(pin.wheel_sha256) == 64 and pin.licence and pin.wheel_bytes > 10**7
     # A digit too many would refuse the right archive; it is fetched only where voices are, so rarely.
     assert len(voices._KOKORO_SDIST_SHA256) == 64

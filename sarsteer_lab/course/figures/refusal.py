@@ -92,7 +92,9 @@ def roc_figure(scores: Mapping[str, Mapping[str, Float[np.ndarray, "prompt"]]]) 
 
 @base.drawn
 def push_size_figure(
-    states: Float[Tensor, "prompt layer d_model"], vectors: Float[Tensor, "layer d_model"], alphas: Sequence[float]
+    states: Float[Tensor, "prompt layer d_model"],
+    vectors: Float[Tensor, "layer d_model"],
+    alphas: Sequence[float],
 ) -> Figure:
     """How long the push is beside the state that it moves, layer by layer, for some strengths."""
     lengths = states.float().norm(dim=-1)
