@@ -10,5 +10,6 @@ from sarsteer_lab.course.session import (
     show,
     states,
     umap_map,
+    working_text,
 )
 from sarsteer_lab.evaluation.kept import answers, refusal_probabilities

@@ -25,6 +25,7 @@ from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.evaluation.defences import BaseStates, collect_states, model_name
+from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
 from sarsteer_lab.geometry import project_2d
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
@@ -50,6 +51,22 @@ def base_states(lalm: LALM) -> BaseStates:
     Harmful clips under every text of `prompts.REFUSALS`.
     """
     return collect_states(lalm, load_prompts("derive"), refusals=REFUSALS, cache=activation_store())
+
+
+def working_text(lalm: LALM) -> str:
+    """The name of the refusal text that the course derives from: the one that works best in the prompt.
+
+    `precondition.working_texts` of the spoken validation requests, from the cache once chapter 2 has run; the
+    paper's if none works. The environment variable SARSTEER_COURSE_REFUSAL names another. Raises ValueError
+    for a name that is not in `prompts.REFUSALS`.
+    """
+    if name := os.environ.get("SARSTEER_COURSE_REFUSAL"):
+        if name not in REFUSALS:
+            raise ValueError(f"SARSTEER_COURSE_REFUSAL={name!r}: choose one of {', '.join(REFUSALS)}")
+        return name
+    asked = [p for label in ("harmful", "harmless") for p in load_prompts("validation", label)]
+    works = working_texts(refused_shares(prompted_refusal(lalm, asked, forms=("spoken",))))
+    return works[0] if works else "paper"
 
 
 def states(

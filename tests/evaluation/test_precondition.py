@@ -60,27 +60,32 @@ def test_outcomes_are_those_of_single_prompts(
     assert (row["low"], row["high"]) == wilson(refused, 1)
 
 
-def shares_of(**refused: tuple[int, int]) -> pd.DataFrame:
-    """Of 10 harmful requests, typed and spoken, so many refused with each text."""
+def shares_of(**refused: tuple[int, int, int]) -> pd.DataFrame:
+    """Of 10 requests each refused with each text: harmful ones typed, and spoken; harmless ones in both forms."""
     rows = [
-        (text, form, "harmful", count, 10, count / 10, *wilson(count, 10))
-        for text, counts in refused.items()
-        for form, count in zip(("typed", "spoken"), counts, strict=True)
+        (text, form, label, count, 10, count / 10, *wilson(count, 10))
+        for text, (typed, spoken, harmless) in refused.items()
+        for form, harmful in (("typed", typed), ("spoken", spoken))
+        for label, count in (("harmful", harmful), ("harmless", harmless))
     ]
     return pd.DataFrame(rows, columns=["text", "form", "label", "refused", "n", "rate", "low", "high"])
 
 
 def test_advice_follows_from_the_counts() -> None:
-    follows = shares_of(none=(9, 2), paper=(10, 9), examples=(10, 10))
-    assert working_texts(follows) == ["examples", "paper"]
-    assert advice(follows).startswith("This model follows the paper's sentence (9 of 10 spoken")
-    other = shares_of(none=(9, 2), paper=(10, 3), rule=(9, 7), examples=(10, 10), inspect=(10, 8))
-    assert working_texts(other) == ["examples", "inspect"] and "'examples' works (10 of 10" in advice(other)
-    assert "does not follow the paper's sentence (3 of 10" in advice(other)
-    none = shares_of(none=(9, 2), paper=(9, 3), rule=(9, 7))
+    follows = shares_of(none=(9, 2, 1), paper=(10, 9, 5), examples=(10, 10, 6))
+    assert working_texts(follows) == ["paper", "examples"]
+    assert "follows the paper's sentence (spoken, 9 of 10 harmful" in advice(follows)
+    other = shares_of(
+        none=(9, 2, 1), paper=(10, 3, 1), rule=(9, 7, 1), examples=(10, 10, 10), inspect=(10, 8, 4)
+    )
+    # Examples make it refuse more, but harmless requests no less.
+    assert working_texts(other) == ["inspect", "examples"]
+    assert "'inspect' works (spoken, 8 of 10 harmful requests refused with it, and 4 of 10" in advice(other)
+    assert "does not follow the paper's sentence (spoken, 3 of 10" in advice(other)
+    none = shares_of(none=(9, 2, 0), paper=(9, 3, 0), rule=(9, 7, 0))
     assert working_texts(none) == [] and "None of the 2 texts" in advice(none)
     # A model that hears nothing is judged by what is typed.
-    assert "10 of 10 typed" in advice(follows[follows["form"] == "typed"])
+    assert "(typed, 10 of 10" in advice(follows[follows["form"] == "typed"])
 
 
 def test_texts_are_examined_on_a_random_model(tiny: LALM) -> None:
