@@ -61,7 +61,7 @@ def test_outcomes_are_those_of_single_prompts(
 
 
 def shares_of(**refused: tuple[int, int, int]) -> pd.DataFrame:
-    """Of 10 requests each refused with each text: harmful ones typed, and spoken; harmless ones in both forms."""
+    """Of 10 requests refused with each text: harmful ones typed, and spoken; harmless ones in either form."""
     rows = [
         (text, form, label, count, 10, count / 10, *wilson(count, 10))
         for text, (typed, spoken, harmless) in refused.items()
