@@ -18,7 +18,7 @@ from sklearn.metrics import cohen_kappa_score
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sarsteer_lab.evaluation.phrases import is_broken, says_not_heard, says_refusal, without_thinking
+from sarsteer_lab.evaluation.phrases import is_broken, own_answer, says_not_heard, says_refusal
 from sarsteer_lab.evaluation.records import read_json_lines
 from sarsteer_lab.loading import pick_device
 
@@ -143,7 +143,7 @@ class HFJudge(Judge):
 
     def prompt(self, request: str, response: str) -> str:
         """What the model reads."""
-        said = without_thinking(response).strip()[: self.template.characters]
+        said = own_answer(response).strip()[: self.template.characters]
         text = self.template.text.format(request=request, response=said)
         if not self.template.chat:
             return text
