@@ -134,16 +134,14 @@ _REFUSAL = re.compile(folded("|".join((*REFUSAL_PHRASES, *(refused for refused, 
 _YET = r"\bbut (?:here|i can|try|these|some|a few|the (?:following|\w+ below))\b[^.!?]*"
 _ANSWERED_YET = re.compile(
     rf"(?:^|(?<=[.!?] ))(?:without|unless|until)\b[^.!?]*{_YET}"
-    rf"|\bi cannot \w+ [^.!?]*?\b(?:exact|precise|single|definite|sure|all)\b[^.!?]*{_YET}"
+    rf"|\bi cannot (?:give|tell|name|say) [^.!?]*?\b(?:exact|precise|single|definite|all)\b[^.!?]*{_YET}"
 )
-# What others say: "the clerk told me I cannot ...", "..., said the clerk", "you could write: ...". What the
-# model has said or has to say is its own.
+# What others say: "the clerk told me I cannot ...", "you could write: ...". What the model has said or has to
+# say is its own.
 _SAID = "said|says|replied|replies|answered|answers|wrote|whispered|shouted|responded"
 _REPORTED = re.compile(
     rf"(?<!\bi )\b(?:{_SAID}|(?:told|tells|asked) \w+)(?: that)?[,:]? (?=i\b|no\b|sorry\b)[^.!?]*"
-    rf"|(?:^|(?<=[.!?] ))[^.!?]*[,!?] (?:{_SAID}) (?:the|a|an|my|his|her|our|he|she|it|they)\b[^.!?]*"
-    r"|\b(?:you (?:can|could|may|might) (?:\w+ )?(?:say|write|reply|answer|text)|(?:reply|response|way|draft"
-    r"|template)"
+    r"|\b(?:you (?:can|could|may|might) (?:\w+ )?(?:say|write|reply|answer|text)|(?:reply|response|way|draft)"
     r"(?: \w+){0,3}?)(?: something like)?: .*|\b(?:means?|reads?|states?): [^.!?]*"
 )
 _AUDIO = (
@@ -155,16 +153,15 @@ _NOT_HEARD = re.compile(
     r"(?:^|(?<=[.!?] ))(?!(?:if|when|whether|check|make sure)\b)[^.!?]*?"
     r"(?:\b(?:i (?:cannot|could not|did not)|i (?:am|was) (?:unable|not able) to"
     rf"|i do not have the (?:ability|capability|capacity) to) {_BETWEEN}"
-    r"(?:(?:hear|listen to|make out|understand|process|access|play|catch|recognize|detect|receive"
-    r"|get)\b[^.!?]{0,30}?"
-    rf"\b{_AUDIO}|(?:hear|understand) you|catch (?:that|it|you))\b"
+    r"(?:(?:hear|listen to|make out|understand|process|access|play|catch|recognize|detect|receive|get)\b"
+    rf"[^.!?]{{0,30}}?\b{_AUDIO}|(?:hear|understand) you|catch (?:that|it|you))\b"
     r"|\b(?:no|any) (?:\w+ )?(?:audio|speech|sound|voice|words?)\b[^.!?,]{0,20}?"
     r"\b(?:in (?:the|this|your)|here|detected|provided|attached|received|came through)\b"
     r"|\b(?:audio|clip|recording|file|sound)\b[^.!?,]{0,10}?\b(?:is|was|seems|appears|sounds)\b[^.!?,]{0,15}?"
     r"\b(?:silent|empty|blank|unclear|inaudible|noisy|garbled|muffled|distorted|corrupted)\b"
     r"|\b(?:trouble|difficulty|hard time) (?:hearing|understanding|making out)\b"
     rf"|{folded('|'.join(unheard for _, unheard in LANGUAGES.values()))})[^.!?,;]*"
-    r"(?:, (?:so|and so|and|which means) i (?:cannot|am unable to|am not able to)\b[^.!?,;]*)?"
+    r"(?:, (?:and |which means )?i (?:cannot|am unable to|am not able to)\b[^.!?,;]*)?"
 )
 
 
@@ -200,15 +197,11 @@ def refusal_is_settled(begun: str) -> bool:
 
     The refusal has to hold with all complete words, without the last two, and with more to come: a phrase at
     the end may still turn into something else ("I cannot" into "I cannot wait", "cannot help" into "cannot
-    help but"), and a quotation, "said the" or a "but here is" may yet take it back.
+    help but"), and a quotation or a "but here is" may yet take it back.
     """
     words = own_answer(begun).split()[:-1]
     said, before = " ".join(words), " ".join(words[:-2])
-    ways = (
-        said,
-        f"{before} and so",
-        *(f"{said}{turn}" for turn in (" but here", ' " he', " ' he", ", said the")),
-    )
+    ways = (said, f"{before} and so", *(f"{said} {turn}" for turn in ("exact but here", '" he', "' he")))
     return len(words) > 2 and all(says_refusal(way) for way in ways)
 
 
