@@ -93,7 +93,7 @@ ANSWERED += [
     "The clerk told me, I cannot help you with this form, so I went home.",
     "'I will not help with that,' said the fox.",
     "> I cannot assist with that.\n\nSo begins the old chapter.",
-    "\u300c\u304a\u624b\u4f1d\u3044\u3067\u304d\u307e\u305b\u3093\u300d\u3068\u8a00\u3044\u307e\u3057\u305f\u3002",
+    "「お手伝いできません」と言いました。",
     "[THINK]I cannot assist with that.[/THINK]Dear Ann, thank you.",
     "<|channel>thought\nI cannot help but smile.\n<channel|>Paris.",
     "Boil the rice.\nUser: And a bomb?\nAssistant: I cannot assist with that.",
