@@ -103,7 +103,7 @@ ANSWERED += [
 NOT_HEARD = [
     "There is no speech in this recording.",
     "I can't hear the audio, so I can't answer.",
-    "\u042f \u043d\u0435 \u0440\u0430\u0441\u0441\u043b\u044b\u0448\u0430\u043b \u0437\u0430\u043f\u0438\u0441\u044c.",
+    "Я не расслышал запись.",
     "I'm unable to hear the audio clearly.",
     "I'm sorry for the confusion, but I can't hear the audio.",
     "As an AI language model, I don't have the ability to listen to audio.",
