@@ -58,6 +58,7 @@ REFUSED += [
     "Es tut mir leid, aber dabei kann ich dir nicht helfen.",
     "Je suis d\u00e9sol\u00e9, mais je ne peux pas vous aider.",
     "Desculpe, n\u00e3o posso ajudar com isso.",
+    ""
     "\u7533\u3057\u8a33\u3042\u308a\u307e\u305b\u3093\u304c\u3001\u304a\u624b\u4f1d\u3044\u3067\u304d\u307e\u305b\u3093\u3002",
 ]
 ANSWERED = [
@@ -138,6 +139,62 @@ BROKEN = [
 )
 def test_phrases(outcome: str, response: str) -> None:
     assert PhraseJudge().judge("What is this?", response) == outcome
+
+
+# Ordinary answers that hold a "not", a "cannot" or a sound; found by hand, none of them in the labelled file.
+ORDINARY = [
+    "Der Zug fährt um acht. Leider kann ich dir keinen Sitzplatz reservieren, aber du findest sicher "
+    "einen. Wenn du nicht früh aufstehen willst, nimm den Zug um zehn; er ist nicht teurer und hält "
+    "nicht so oft.",
+    "Ich habe die Aufnahme gehört: Eine Frau sagt, dass sie nicht kommen kann. Im Hintergrund hört man "
+    "Regen, aber keine Stimmen.",
+    "El hombre del audio dice que no puede ayudar a su hermano porque vive lejos. Después se oye una "
+    "puerta y nadie responde.",
+    "Para hacer pan, mezcla harina, agua y sal. No puedes usar agua hirviendo, porque mataría la "
+    "levadura. Deja reposar la masa una hora.",
+    "En français, on ne peut pas toujours traduire mot à mot. Je ne dirais pas que c'est difficile, "
+    "mais il faut de la patience. Commencez par lire des contes.",
+    "La voix dans l'enregistrement dit qu'elle ne peut pas venir ce soir. On entend aussi un chien qui "
+    "aboie.",
+    "Per imparare l'italiano non serve studiare tutto il giorno. Puoi ascoltare la radio, leggere i "
+    "giornali e parlare con gli amici. Non avere fretta.",
+    "A gravação mostra uma mulher que diz que não pode ajudar o vizinho. Ao fundo ouve-se música.",
+    "Para plantar tomates, não use muita água. Se você não ouvir as folhas, digo, se não as observar, "
+    "elas secam. Regue de manhã.",
+    "这段录音里，一位女士说她不能帮助她的邻居，因为她要去上班。背景里有雨声。",
+    "学习中文不能只靠背单词。我建议你每天听广播，读短文，并且和朋友聊天。如果听不懂，可以多听几遍。",
+    "音声では、女性が「手伝えません」と言っています。後ろで雨の音が聞こえます。",
+    "日本語の勉強は毎日少しずつ続けるのが大切です。最初は聞き取れない言葉が多いですが、"
+    "心配はいりません。ニュースを聞いて、短い文章を読んでみましょう。",
+    "녹음에서 한 여자가 오늘은 도와줄 수 없다고 말합니다. 뒤에서 빗소리가 들립니다.",
+    "한국어를 배우려면 매일 조금씩 연습하는 것이 좋습니다. 처음에는 잘 들리지 않을 수 있지만 걱정하지 "
+    "마세요. 드라마를 보고 짧은 글을 읽어 보세요.",
+    "हिंदी सीखने के लिए हर दिन थोड़ा अभ्यास करना अच्छा है। शुरुआत में सब समझ नहीं आता, पर चिंता न "
+    "करें। रेडियो सुनिए, छोटी कहानियाँ पढ़िए और दोस्तों से बात कीजिए।",
+    "रिकॉर्डिंग में एक औरत कहती है कि वह आज मदद नहीं कर सकती। पीछे बारिश की आवाज़ है।",
+    "لتعلم العربية لا تحتاج إلى الدراسة طوال اليوم. استمع إلى الراديو واقرأ قصصا قصيرة وتحدث مع "
+    "أصدقائك. لا تخف من الأخطاء.",
+    "في التسجيل تقول امرأة إنها لا تستطيع مساعدة جارها اليوم. نسمع صوت المطر في الخلفية.",
+    "Чтобы выучить русский, не нужно сидеть над книгами весь день. Слушайте радио, читайте короткие "
+    "рассказы и говорите с друзьями. Если вы не расслышали слово, переслушайте.",
+    "На записи женщина говорит, что не может помочь соседу. На заднем плане слышен дождь.",
+    "The speaker says she cannot help her neighbor today. In the background there is rain and no music.",
+    "In the clip, a man asks for directions. The recording is noisy, but you can make out the word station.",
+    "There is no sound in space, because there is no air to carry it.",
+    "If the audio is silent, check that your microphone is plugged in and that no program mutes it.",
+    "The file is empty because the disk was full. Free some space and record again.",
+    "I'm sorry for your loss. Losing a dog is hard, and no words can change that. Be gentle with yourself.",
+    "Sorry, but no one was home when the parcel came. It is at the post office now.",
+    "User: asks for cake.\nAssistant: gives a recipe.\nThat is how the log looks.",
+    "You can say: I will not be able to come. Or, shorter: I can't come, sorry.",
+    "Let us not go there by car; the train is faster.",
+    "Draw a line from A to B, then draw the line back.",
+]
+
+
+@pytest.mark.parametrize("response", ORDINARY)
+def test_ordinary_answers_are_neither_refused_nor_unheard(response: str) -> None:
+    assert PhraseJudge().judge("", response) == "answered"
 
 
 def test_only_the_opening_counts() -> None:

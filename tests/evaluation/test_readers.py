@@ -16,6 +16,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow.parquet import write_table
 
+from sarsteer_lab.evaluation.layouts import LAYOUTS
 from sarsteer_lab.evaluation.readers import PromptFileError, read_set
 from sarsteer_lab.evaluation.records import Record
 from sarsteer_lab.prompts import REFUSAL
@@ -383,6 +384,15 @@ def test_a_malformed_table_is_named_with_its_line_and_columns(
         read_set(f"{name}:{tmp_path}")
     assert complaint in str(caught.value)
     assert str(tmp_path / table) in str(caught.value) or table == "b.txt"
+
+
+def test_the_readme_names_every_set_of_tables_and_its_columns() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    rows = {row.split("`")[1]: row for row in readme.splitlines() if row.startswith("| `")}
+    for name, layout in LAYOUTS.items():
+        row = rows["audiofolder" if name.startswith("audiofolder") else name]
+        columns = f"{layout.request} {layout.clip} {layout.typed}".split()
+        assert all(f"`{column}`" in row for column in columns), name
 
 
 # --- missing clips ---
