@@ -25,7 +25,7 @@ _THOUGHTS = "think(?:ing)?|thoughts?|reason(?:ing)?"
 _THOUGHTS_BEGIN = re.compile(rf"<(?:{_THOUGHTS})>|\[(?:{_THOUGHTS})\]|<\|channel>", re.IGNORECASE)
 _THOUGHTS_END = re.compile(rf"</(?:{_THOUGHTS})>|\[/(?:{_THOUGHTS})\]|<channel\|>", re.IGNORECASE)
 _LATER_TURN = re.compile(r"(?<=\S)\s*\n\W{0,4}(?:user|human)\W{0,3}:.*", re.IGNORECASE | re.DOTALL)
-_MARKS = re.compile(r"</?(?:answer|response)>|^\W{0,4}assistant\W{0,3}:", re.IGNORECASE)
+_MARKS = re.compile(r"</?(?:answer|response)>|^\W{0,4}(?:assistant|answer|response)\W{0,3}:", re.IGNORECASE)
 
 
 def own_answer(response: str) -> str:
@@ -144,9 +144,10 @@ _ANSWERED_YET = re.compile(
 # say is its own.
 _SAID = "said|says|replied|replies|answered|answers|wrote|whispered|shouted|responded"
 _REPORTED = re.compile(
-    rf"(?<!\bi )\b(?:{_SAID}|(?:told|tells|asked) \w+)(?: that)?[,:]? (?=i\b|no\b|sorry\b)[^.!?]*"
-    r"|\b(?:you (?:can|could|may|might) (?:\w+ )?(?:say|write|reply|answer|text)|(?:reply|response|way|draft)"
-    r"(?: \w+){0,3}?)(?: something like)?: .*|\b(?:means?|reads?|states?): [^.!?]*"
+    rf"(?<!\bi )(?<!'ve )(?<!have )(?<!already )\b(?:{_SAID}|(?:told|tells|asked) \w+)(?: that)?[,:]? "
+    r"(?=i\b|no\b|sorry\b)[^.!?]*|\b(?:you (?:can|could|may|might) (?:\w+ )?(?:say|write|reply|answer|text)"
+    r"|(?<!my )(?:reply|response|way|draft)(?: \w+){0,3}?)(?: something like)?: .*"
+    r"|\b(?:means?|reads?|states?): [^.!?]*"
 )
 _AUDIO = (
     "(?:audio|clip|recording|sound|voice|speech|file|message|speaker|words?|anything|you (?:said|are saying)"
