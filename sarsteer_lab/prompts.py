@@ -51,9 +51,9 @@ class Prompt:
     """One user turn: a clip (path, or 16 kHz mono waveform), then text. Either may be missing, not both.
 
     Tensors become arrays. Waveforms with a sampling rate of their own, `(samples, rate)` or a Hugging Face
-    dataset's `{"array", "sampling_rate"}` or `{"bytes", "path"}`, and open binary files are checked and
-    brought to 16 kHz at once (ClipError). `system=None` leaves the system turn to the model's chat template
-    (its default one, where it has one). Raises TypeError for another kind of `audio`.
+    dataset's `{"array", "sampling_rate"}`, `{"bytes", "path"}` or AudioDecoder, and open binary files are
+    checked and brought to 16 kHz at once (ClipError). `system=None` leaves the system turn to the model's
+    chat template (its default one, where it has one). Raises TypeError for another kind of `audio`.
     """
 
     text: str = ""
@@ -173,6 +173,9 @@ def _clip(audio: Any) -> Path | str | np.ndarray | None:
         return (audio.float() if audio.is_floating_point() else audio).numpy()
     if audio is None or isinstance(audio, Path | str | np.ndarray):
         return audio
+    if callable(getattr(audio, "get_all_samples", None)):  # a cell of datasets 4: torchcodec's AudioDecoder
+        heard = audio.get_all_samples()
+        audio = (heard.data.T, heard.sample_rate)
     if isinstance(audio, Mapping) and {"array", "sampling_rate"} <= set(audio):
         audio = (audio["array"], audio["sampling_rate"])
     if isinstance(audio, Mapping) and {"bytes", "path"} <= set(audio):

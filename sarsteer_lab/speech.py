@@ -5,10 +5,14 @@ Audio processors of LALMs neither resample nor look at what they are given: a 44
 first.
 """
 
+import re
+import subprocess
 from contextlib import nullcontext
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from shutil import which
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -30,6 +34,11 @@ MIN_SECONDS = 0.1
 MAX_PEAK = 10.0
 """Full scale is 1.0. Float clips overshoot it a little; beyond this they hold unscaled integers."""
 
+# Files that libsndfile does not read, by how they begin: the readers that ffmpeg has for them.
+_FOREIGN = re.compile(
+    rb"(?P<mov>.{4}ftyp)|(?P<matroska>\x1a\x45\xdf\xa3)|(?P<aac>\xff[\xf0\xf1\xf8\xf9])", re.S
+)
+
 
 class ClipError(ValueError):
     """A clip cannot be used. The message names the clip and the reason, and says what to do."""
@@ -40,9 +49,9 @@ def read_clip(
 ) -> Float[np.ndarray, "samples"]:
     """Read an audio file (WAV, FLAC, Ogg Vorbis/Opus, MP3, ...) as a float32 mono 16 kHz waveform in [-1, 1].
 
-    `path` may also be an open binary file. Several channels are averaged, other
-    sampling rates are resampled (soxr, high quality). A WAV whose header was never finished (a stream of
-    size 0 or the largest number) is read to its end.
+    M4a, webm and AAC are read too where ffmpeg is installed. `path` may also be an open binary file. Several
+    channels are averaged, other sampling rates are resampled (soxr, high quality). A WAV whose header was
+    never finished (a stream of size 0 or the largest number) is read to its end.
 
     Raises ClipError, naming the file, if it is missing, a folder, not audio, cut off, several recordings in
     one file (chained Ogg, joined FLAC or MP3), empty, shorter than `MIN_SECONDS`, longer than
@@ -96,6 +105,10 @@ def _read(file: str | BinaryIO, path: str, max_seconds: float | None) -> Float[n
     """`read_clip` of a path or an open file that errors call `path`."""
     try:
         with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
+            foreign = _FOREIGN.match(opened.read(12))
+            opened.seek(0)
+            if foreign:
+                opened = BytesIO(_as_wav(opened.read(), str(foreign.lastgroup), path))
             with soundfile.SoundFile(opened) as clip:
                 # Before reading, so that an hour-long recording costs no memory; streams do not say theirs.
                 if 0 < clip.frames < 1 << 48:
@@ -117,6 +130,21 @@ def _read(file: str | BinaryIO, path: str, max_seconds: float | None) -> Float[n
             f"{path}: is cut off ({len(samples)} of {frames} samples could be read); copy or export it again"
         )
     return check_waveform(samples, rate, name=path, max_seconds=max_seconds)
+
+
+def _as_wav(content: bytes, reader: str, path: str) -> bytes:
+    """A file that libsndfile does not read, through ffmpeg's `reader`. Raises ClipError, naming `path`."""
+    if (ffmpeg := which("ffmpeg")) is None:
+        raise ClipError(f"{path}: only ffmpeg reads this format; install ffmpeg, or convert the clip to WAV")
+    # Local files only, and no reader of its own choice: playlists would read others.
+    options = f"-v error -nostdin -protocol_whitelist file -f {reader} -i clip -vn -c:a pcm_f32le clip.wav"
+    with TemporaryDirectory() as folder:
+        Path(folder, "clip").write_bytes(content)
+        done = subprocess.run([ffmpeg, *options.split()], cwd=folder, capture_output=True, text=True)
+        if done.returncode or done.stderr:
+            reason = (done.stderr.strip().splitlines() or ["without a reason"])[-1]
+            raise ClipError(f"{path}: ffmpeg cannot read it whole ({reason}); copy or export it again")
+        return Path(folder, "clip.wav").read_bytes()
 
 
 def check_waveform(

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,6 +39,17 @@ def test_a_prompt_without_a_clip_cannot_be_spoken() -> None:
         SpokenPrompt("a", "How do I read a bill?", "harmless", "fraud", "test").spoken()
 
 
+class Decoder:
+    """What torchcodec documents of its AudioDecoder, the cell of a dataset's clips."""
+
+    def __init__(self, path: Path) -> None:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        self.samples = SimpleNamespace(data=torch.from_numpy(samples.T), sample_rate=rate)
+
+    def get_all_samples(self) -> SimpleNamespace:
+        return self.samples
+
+
 def test_a_waveform_with_its_own_rate_is_brought_to_16_khz(tmp_path: Path) -> None:
     x = (0.1 * np.sin(np.arange(8000) / 5)).astype(np.float32)
     soundfile.write(tmp_path / "x.wav", x, 8000, subtype="FLOAT")
@@ -49,6 +61,7 @@ def test_a_waveform_with_its_own_rate_is_brought_to_16_khz(tmp_path: Path) -> No
             (torch.from_numpy(x), 8000),
             {"array": x, "sampling_rate": 8000, "path": None},
             {"bytes": content, "path": "x.wav"},
+            Decoder(tmp_path / "x.wav"),
             io.BytesIO(content),
             file,
         ):
