@@ -93,14 +93,10 @@ def load_replica(
 
 def random_model(model_class: Any, config: Any, *, seed: int, dtype: torch.dtype, device: str) -> Any:
     """A model with weights drawn from `seed`, leaving torch's global random state and dtype alone."""
-    default, place = torch.get_default_dtype(), torch.device(device)
+    place = torch.device(device)
     with torch.random.fork_rng([place] if place.type == "cuda" else []), place:
         torch.manual_seed(seed)
-        torch.set_default_dtype(dtype)
-        try:
-            return model_class(config)
-        finally:
-            torch.set_default_dtype(default)
+        return model_class._from_config(config, dtype=dtype)
 
 
 def character_tokenizer(
