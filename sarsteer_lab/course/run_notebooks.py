@@ -124,7 +124,9 @@ def page(paths: Sequence[Path], notebooks: Sequence[nbformat.NotebookNode]) -> s
     """The closing tables of executed notebooks as one Markdown page, in their order."""
     parts = ["# What the chapters found", "Computed by the notebooks in this run; nothing here is typed in."]
     for path, notebook in zip(paths, notebooks, strict=True):
-        tables = [table for cell in notebook.cells for table in _closings(cell)]
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        shown = [output.get("data", {}).get("text/markdown", "") for output in outputs]
+        tables = [text for text in shown if text.startswith(HEADER)]
         if tables:
             parts += [f"## {title(notebook) or path.stem}", *tables]
     return "\n\n".join(parts) + "\n"
@@ -135,11 +137,6 @@ def title(notebook: nbformat.NotebookNode) -> str:
     texts = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
     lines = (line for text in texts for line in text.splitlines() if line.startswith("# "))
     return next(lines, "").removeprefix("# ")
-
-
-def _closings(cell: nbformat.NotebookNode) -> list[str]:
-    shown = (output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", []))
-    return [text for text in shown if text.startswith(HEADER)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

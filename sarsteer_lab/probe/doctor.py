@@ -111,9 +111,8 @@ def _family(lalm: LALM) -> Iterator[Finding]:
 
 
 def _parts(lalm: LALM) -> Iterator[Finding]:
-    root = {id(module): name for name, module in lalm.model.named_modules()}
-    where = root.get(id(lalm.decoder)) or "the model itself"
-    yield Finding("layers", "ok", f"{lalm.n_layers} of width {lalm.d_model} in {where}")
+    where = next((name for name, module in lalm.model.named_modules() if module is lalm.decoder), "")
+    yield Finding("layers", "ok", f"{lalm.n_layers} of width {lalm.d_model} in {where or 'the model itself'}")
     for check, words in (("audio tower", AUDIO_TOWER), ("projector", PROJECTOR)):
         if (found := find_part(lalm.model, words)) is None:
             yield Finding(check, "note", "none found by its name; a tower may project within itself")
