@@ -22,8 +22,6 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.store import Store
 
-States = Float[Tensor, "prompt layer d_model"]
-
 
 @torch.no_grad()
 def capture_variants(
@@ -32,7 +30,7 @@ def capture_variants(
     *,
     batch_size: int = 16,
     cache: Store | None = None,
-) -> list[States]:
+) -> list[Float[Tensor, "prompt layer d_model"]]:
     """Last-token states of each of `variants`, float32 on the model's device: what `capture` gives for every
     one, up to rounding.
 
