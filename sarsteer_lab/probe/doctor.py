@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -143,15 +142,12 @@ def _audio(lalm: LALM, spoken: Sequence[Prompt]) -> Iterator[Finding]:
     if not spoken:
         yield Finding("audio", "FAIL", "no audio placeholder token: only typed prompts can be used")
         return
-    counts = []
-    for prompt in spoken:
-        assert isinstance(prompt.audio, np.ndarray)
-        tokens = int((lalm.batch([prompt])["input_ids"] == lalm.audio_token_id).sum())
-        counts.append((len(prompt.audio) / SAMPLE_RATE, tokens))
-    made = ", ".join(f"{seconds:.1f} s make {tokens} positions" for seconds, tokens in counts)
+    tokens = [int((lalm.batch([prompt])["input_ids"] == lalm.audio_token_id).sum()) for prompt in spoken]
+    seconds = [len(clip) / SAMPLE_RATE for clip in map(lalm.waveform, spoken) if clip is not None]
+    made = ", ".join(f"{s:.1f} s make {n} positions" for s, n in zip(seconds, tokens, strict=True))
     limit = lalm.max_audio_seconds
     heard = "no limit of length" if limit is None else f"clips of up to {limit:g} s"
-    yield Finding("audio", "ok" if all(tokens for _, tokens in counts) else "FAIL", f"{made}; {heard}")
+    yield Finding("audio", "ok" if all(tokens) else "FAIL", f"{made}; {heard}")
 
 
 def _forward(lalm: LALM, check: str, prompts: Sequence[Prompt]) -> Iterator[Finding]:
