@@ -130,7 +130,7 @@ def walkthrough(
     html: Annotated[Path | None, Option(help="also write each chapter as a page into this folder")] = None,
 ) -> None:
     """The main job: all chapters run, and what they found on one page."""
-    from sarsteer_lab.course.walkthrough import walkthrough
+    from sarsteer_lab.course.run_notebooks import walkthrough
 
     summary = walkthrough(notebooks, folder, html)
     print(summary.read_text(encoding="utf-8"))

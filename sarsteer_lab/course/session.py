@@ -1,4 +1,4 @@
-"""What the chapters share: the model, states and answers computed once, and figures.
+"""What the chapters share: the model, states and answers computed once, the gap, and figures.
 
 A chapter starts with
 
@@ -11,22 +11,25 @@ what another one has), and shows every figure with `show`.
 
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from IPython.display import Image, Markdown, display
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.evaluation.defences import BaseStates, collect_states, model_name
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
-from sarsteer_lab.geometry import project_2d
+from sarsteer_lab.geometry import centroid_distance, pair_cosine, probe_accuracy, project_2d
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.prompts import INSTRUCTION, REFUSALS, Prompt, SpokenPrompt, load_prompts
@@ -89,6 +92,50 @@ def states(
         text = INSTRUCTION if instruction is None else instruction
         asked = [prompt.spoken(text, refusal) for prompt in prompts]
     return capture(lalm, asked, cache=activation_store())
+
+
+@dataclass(frozen=True, eq=False)
+class Gap:
+    """How typed and spoken states of the derive split's requests compare, per layer (see `geometry`).
+
+    `harm_distance` is that of typed harmful and harmless requests, the measure of scale for `distance`.
+    """
+
+    cosine: Float[Tensor, "prompt layer"]
+    centred_cosine: Float[Tensor, "prompt layer"]
+    distance: Float[Tensor, "layer"]
+    harm_distance: Float[Tensor, "layer"]
+    probe: Float[Tensor, "layer seed"]
+
+    @property
+    def layer(self) -> int:
+        """The layer to look at: where typed harmful and harmless requests lie furthest apart."""
+        return int(self.harm_distance.argmax())
+
+
+def measure_gap(
+    typed: Float[Tensor, "prompt layer d_model"],
+    spoken: Float[Tensor, "prompt layer d_model"],
+    n_harmful: int,
+) -> Gap:
+    """Compare typed and spoken states of the same requests, of which the first `n_harmful` are harmful.
+
+    The probe is cross-validated with each request's two states on the same side of every split.
+    """
+    n = len(typed)
+    both, forms = torch.cat([typed, spoken]), ["typed"] * n + ["spoken"] * n
+    requests = [str(i) for i in range(n)] * 2
+    layers = tqdm(range(typed.shape[1]), desc="probes", unit="layer", delay=2, leave=False)
+    probe = [
+        probe_accuracy(both[:, layer, None], forms, groups=requests, folds=min(5, n)) for layer in layers
+    ]
+    return Gap(
+        cosine=pair_cosine(typed, spoken, center=False),
+        centred_cosine=pair_cosine(typed, spoken),
+        distance=centroid_distance(typed, spoken),
+        harm_distance=centroid_distance(typed[:n_harmful], typed[n_harmful:]),
+        probe=torch.cat(probe),
+    )
 
 
 def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:

@@ -23,6 +23,10 @@ BUDGET = 2**29
 """Bytes of encoded rows that are kept (some 1,700 of the pocket model); the longest unused go first."""
 
 
+EARS = ("audio", "speech", "sound", "projector", "encoder")
+"""What the names of a trunk's parts that hear hold."""
+
+
 def remember_clips(lalm: LALM) -> "AudioCache | None":
     """Have a model's audio tower encode each clip once; called again, it returns the same memory.
 
@@ -33,7 +37,7 @@ def remember_clips(lalm: LALM) -> "AudioCache | None":
     if (memory := _memory_of(lalm)) is None:
         owner, name = _method(lalm)
         # Of a trunk only what hears: the decoder's weights and hooks do not matter here.
-        hearing = [part for n, part in lalm.trunk.named_children() if _hears(n)]
+        hearing = [part for n, part in lalm.trunk.named_children() if any(word in n.lower() for word in EARS)]
         memory = AudioCache([owner] if owner is not lalm.trunk else hearing, lalm.family.encoder[1])
         setattr(owner, name, partial(memory.encode, getattr(owner, name)))
     return memory
@@ -133,10 +137,6 @@ class AudioCache:
         if (weights := weights_checksum(tensors)) != self._weights:
             self._kept.clear()
             self._weights = weights
-
-
-def _hears(name: str) -> bool:
-    return any(word in name.lower() for word in ("audio", "speech", "sound", "projector", "encoder"))
 
 
 def _one_per_row(value: Any, rows: int) -> bool:

@@ -22,25 +22,18 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.store import Store
 
-States = Float[Tensor, "prompt layer d_model"]
-
 
 @torch.no_grad()
 def capture_variants(
-    lalm: LALM,
-    variants: Sequence[Sequence[Prompt]],
-    *,
-    batch_size: int = 16,
-    cache: Store | None = None,
-) -> list[States]:
+    lalm: LALM, variants: Sequence[Sequence[Prompt]], *, batch_size: int = 16, cache: Store | None = None
+) -> list[Float[Tensor, "prompt layer d_model"]]:
     """Last-token states of each of `variants`, float32 on the model's device: what `capture` gives for every
     one, up to rounding.
 
     Each variant is a list of prompts; the prompts at one place in the lists share their clip. If the variants
     end in the same tokens for every clip (SARSteer's do), what stands before runs once for all of them. If
     not, or if the decoder keeps no plain cache of all positions, each is captured by itself. `batch_size` and
-    `cache` as for `capture`. Raises ValueError if the lists differ in length, or clips at
-    one place.
+    `cache` as for `capture`. Raises ValueError if the lists differ in length, or clips at one place.
     """
     if len({len(variant) for variant in variants}) > 1:
         raise ValueError(f"variants of {[len(variant) for variant in variants]} prompts cannot be paired")

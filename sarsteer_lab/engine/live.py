@@ -74,15 +74,13 @@ class LivePrompt:
                 break
             chosen.append(token)
             chances.append(float(probabilities[token]))
-        top = first.topk(min(5, len(first)))
+        top, decode = first.topk(min(5, len(first))), self.lalm.tokenizer.decode
+        likeliest = zip(top.indices.tolist(), top.values.tolist(), strict=True)
         return Answer(
-            self.lalm.tokenizer.decode(chosen, skip_special_tokens=True).strip(),
-            tuple(self.lalm.tokenizer.decode([token]) for token in chosen),
+            decode(chosen, skip_special_tokens=True).strip(),
+            tuple(decode([token]) for token in chosen),
             tuple(chances),
-            tuple(
-                (self.lalm.tokenizer.decode([int(token)]), float(chance))
-                for chance, token in zip(top.values, top.indices, strict=True)
-            ),
+            tuple((decode([token]), chance) for token, chance in likeliest),
         )
 
     def next_token(self) -> Float[Tensor, "vocab"]:

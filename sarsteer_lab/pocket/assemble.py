@@ -138,9 +138,8 @@ def build_model(
         raise BaseFileError(
             f"The audio weights do not fit: missing {missing}, unexpected {problems.unexpected_keys}"
         )
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.bos_token_id = tokenizer.bos_token_id
+    for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
+        setattr(model.generation_config, name, getattr(tokenizer, name))
     return model
 
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -111,9 +110,8 @@ def _family(lalm: LALM) -> Iterator[Finding]:
 
 
 def _parts(lalm: LALM) -> Iterator[Finding]:
-    root = {id(module): name for name, module in lalm.model.named_modules()}
-    where = root.get(id(lalm.decoder)) or "the model itself"
-    yield Finding("layers", "ok", f"{lalm.n_layers} of width {lalm.d_model} in {where}")
+    where = next((name for name, module in lalm.model.named_modules() if module is lalm.decoder), "")
+    yield Finding("layers", "ok", f"{lalm.n_layers} of width {lalm.d_model} in {where or 'the model itself'}")
     for check, words in (("audio tower", AUDIO_TOWER), ("projector", PROJECTOR)):
         if (found := find_part(lalm.model, words)) is None:
             yield Finding(check, "note", "none found by its name; a tower may project within itself")
@@ -144,15 +142,12 @@ def _audio(lalm: LALM, spoken: Sequence[Prompt]) -> Iterator[Finding]:
     if not spoken:
         yield Finding("audio", "FAIL", "no audio placeholder token: only typed prompts can be used")
         return
-    counts = []
-    for prompt in spoken:
-        assert isinstance(prompt.audio, np.ndarray)
-        tokens = int((lalm.batch([prompt])["input_ids"] == lalm.audio_token_id).sum())
-        counts.append((len(prompt.audio) / SAMPLE_RATE, tokens))
-    made = ", ".join(f"{seconds:.1f} s make {tokens} positions" for seconds, tokens in counts)
+    tokens = [int((lalm.batch([prompt])["input_ids"] == lalm.audio_token_id).sum()) for prompt in spoken]
+    seconds = [len(clip) / SAMPLE_RATE for clip in map(lalm.waveform, spoken) if clip is not None]
+    made = ", ".join(f"{s:.1f} s make {n} positions" for s, n in zip(seconds, tokens, strict=True))
     limit = lalm.max_audio_seconds
     heard = "no limit of length" if limit is None else f"clips of up to {limit:g} s"
-    yield Finding("audio", "ok" if all(tokens for _, tokens in counts) else "FAIL", f"{made}; {heard}")
+    yield Finding("audio", "ok" if all(tokens) else "FAIL", f"{made}; {heard}")
 
 
 def _forward(lalm: LALM, check: str, prompts: Sequence[Prompt]) -> Iterator[Finding]:

@@ -63,9 +63,8 @@ def replica(
         )
     tokenizer = character_tokenizer([*SPECIAL_TOKENS.values(), *PRINTABLE], SPECIAL_TOKENS)
     model_class, config = (qwen2_audio if size == "tiny" else qwen2_audio_7b)(tokenizer)
-    features = hf.WhisperFeatureExtractor(
-        feature_size=MELS if size == "tiny" else 128, chunk_length=WINDOW_SECONDS if size == "tiny" else 30
-    )
+    mels, seconds = (MELS, WINDOW_SECONDS) if size == "tiny" else (128, 30)
+    features = hf.WhisperFeatureExtractor(feature_size=mels, chunk_length=seconds)
     processor = hf.Qwen2AudioProcessor(features, tokenizer, chat_template=CHAT_TEMPLATE)
     model = random_model(model_class, config, seed=seed, dtype=dtype, device=device)
     return LALM(model, processor, name=f"replica of {family} ({size})")
@@ -93,14 +92,10 @@ def load_replica(
 
 def random_model(model_class: Any, config: Any, *, seed: int, dtype: torch.dtype, device: str) -> Any:
     """A model with weights drawn from `seed`, leaving torch's global random state and dtype alone."""
-    default, place = torch.get_default_dtype(), torch.device(device)
+    place = torch.device(device)
     with torch.random.fork_rng([place] if place.type == "cuda" else []), place:
         torch.manual_seed(seed)
-        torch.set_default_dtype(dtype)
-        try:
-            return model_class(config)
-        finally:
-            torch.set_default_dtype(default)
+        return model_class._from_config(config, dtype=dtype)
 
 
 def character_tokenizer(

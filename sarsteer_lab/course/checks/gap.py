@@ -72,9 +72,8 @@ def check_dial(turn: object) -> str:
     full, off, half = (
         need_tensor(call(turn, weight, a, b, scale), (6, 5), "the new weight") for scale in (1.0, 0.0, 0.5)
     )
-    need_close(
-        weight, before, "the pristine weight was changed in place: the next setting starts wrong", within=0
-    )
+    in_place = "the pristine weight was changed in place: the next setting starts wrong"
+    need_close(weight, before, in_place, within=0)
     need_close(off, before, "at scale 0 the weight is not the unaligned model's")
     need_close(half - off, (full - off) / 2, "at scale 0.5 it is not halfway to scale 1")
     need_close(full, before + b @ a, "at scale 1 the change is not the product of B and A")

@@ -55,13 +55,10 @@ def check_find_layers(find_layers: object) -> str:
     models = {"a decoder itself": plain, "a nested model": nested, "a model that speaks": speaking}
     for name, model in models.items():
         found = call(find_layers, model)
-        need(
-            isinstance(found, nn.ModuleList), f"{name}: a ModuleList is wanted, not a {type(found).__name__}"
-        )
-        need(
-            found is not tower.layers,
-            f"{name}: these are the layers of its audio tower or its voice: they write no text",
-        )
+        kind = type(found).__name__
+        need(isinstance(found, nn.ModuleList), f"{name}: a ModuleList is wanted, not a {kind}")
+        otherwise = f"{name}: these are the layers of its audio tower or its voice: they write no text"
+        need(found is not tower.layers, otherwise)
         need(found is plain.layers, f"{name}: these are not the layers of its text decoder")
     return "the recipe needs no list of families; `families.find_decoder` is the same in ten lines"
 
@@ -74,20 +71,17 @@ def check_memory(memory: object) -> str:
         weights = call(memory, 1_000_000, bits, 10, 64, 0, 1)
         need(isinstance(weights, int | float), f"a number of bytes is wanted, not a {type(weights).__name__}")
         right = 1_000_000 * bits / 8
-        otherwise = (
-            f"a million weights of {bits} bits, with nothing cached, take {weights:,.0f} bytes, you say"
-        )
+        said = f"with nothing cached, take {weights:,.0f} bytes, you say"
         mistakes = {"this is in bits; 8 of them make a byte": right * 8}
-        need_close(weights, right, otherwise, mistakes, within=1)
+        need_close(weights, right, f"a million weights of {bits} bits, {said}", mistakes, within=1)
     cache = call(memory, 0, 16, 10, 64, 100, 3)
     right = 2 * 2 * 10 * 64 * 100 * 3
     mistakes = {
         "keys *and* values are kept": right / 2,
         "every prompt of the batch has a cache of its own": right / 3,
     }
-    otherwise = (
-        f"for 10 layers, width 64, 100 positions and 3 prompts the cache takes {cache:,.0f} bytes, you say"
-    )
+    said = f"the cache takes {cache:,.0f} bytes, you say"
+    otherwise = f"for 10 layers, width 64, 100 positions and 3 prompts {said}"
     need_close(cache, right, otherwise, mistakes, within=1)
     need(call(memory, 0, 4, 10, 64, 100, 3) == cache, "quantising the weights leaves the cache at 16 bits")
     return "a 30 s clip is 750 positions in Qwen2-Audio: long audio fills the cache, not the weights"

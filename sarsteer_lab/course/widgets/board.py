@@ -64,12 +64,11 @@ class OverRefusalBoard(Panel):
     def read(self, defence: str, name: str) -> None:
         """Show the responses of a cell: refused ones first, of harmful requests the openings alone."""
         order = list(MARKS)
+        found = sorted(self._judged.get((defence, name), []), key=lambda pair: order.index(pair[1]))
         items = [
             f'<li style="margin-bottom:6px">{MARKS[outcome]} <b>{outcome}</b> \u2014 {escape(r.request)}<br>'
             f"<i>{escape(opening_words(r.response)) or '(nothing)'}</i></li>"
-            for r, outcome in sorted(
-                self._judged.get((defence, name), []), key=lambda pair: order.index(pair[1])
-            )
+            for r, outcome in found
         ]
         title = f"<b>{escape(defence)}</b> on <b>{escape(name)}</b>: {self.counts(defence, name)}"
         self.reading.value = f"<p>{title}</p><ul>{''.join(items)}</ul>"

@@ -12,15 +12,7 @@ from torch import Tensor
 
 from sarsteer_lab.course.figures import maps_figure, removal_figure
 from sarsteer_lab.course.figures.base import BLUE, VERMILION
-from sarsteer_lab.course.widgets.panels import (
-    Panel,
-    ablation_controls,
-    picture,
-    player,
-    row,
-    slider,
-    wav_bytes,
-)
+from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.geometry import logit_lens, project_2d
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt
@@ -45,7 +37,7 @@ STYLE = f"""<style>
 </style>"""
 
 
-class GapExplorer(Panel):
+class GapExplorer(panels.Panel):
     """Chapter 01: typed and spoken last-token states of the same requests on a map, layer by layer.
 
     Row i of both inputs is `prompts[i]`. Hover over a point to read its request, click it to hear it; PCA or
@@ -79,19 +71,20 @@ class GapExplorer(Panel):
         self._chosen: int | None = None
         layers = typed.shape[1]
         start = layers // 2 if layer is None else layer
-        self.layer = slider(ipywidgets.IntSlider, "layer", value=start, min=0, max=layers - 1)
+        self.layer = panels.slider(ipywidgets.IntSlider, "layer", value=start, min=0, max=layers - 1)
         self.method = ipywidgets.ToggleButtons(options=[("PCA", "pca"), ("UMAP", "umap")])
         self.points = [self._point(i) for i in range(len(self.forms))]
         plane = ipywidgets.Box(self.points)
         plane.add_class("sarsteer-plane")
         self.words = ipywidgets.HTML("<p>Click a point to see and hear its request.</p>")
-        self.player = player()
+        self.player = panels.player()
         legend = ipywidgets.HTML(
             STYLE + f'<small><span style="color:{BLUE}">\u25cf typed</span>, '
             f'<span style="color:{VERMILION}">\u25c6 spoken</span>; filled: harmful, hollow: others</small>'
         )
-        progress = row(self.runner.progress, self.runner.message)
-        self.children = [row(self.layer, self.method), legend, plane, row(self.player, self.words), progress]
+        progress = panels.row(self.runner.progress, self.runner.message)
+        controls, heard = panels.row(self.layer, self.method), panels.row(self.player, self.words)
+        self.children = [controls, legend, plane, heard, progress]
         self.runner.listen("map", self._show, self.layer, self.method)
         self._show()
 
@@ -100,7 +93,7 @@ class GapExplorer(Panel):
         layer = self.layer.value
         fig = maps_figure({"PCA": project_2d(self.states[:, layer])}, self.forms, self.labels, layer=layer)
         fig.suptitle(f"Typed and spoken requests, output of layer {layer}", x=0.01, ha="left")
-        return picture(fig)
+        return panels.picture(fig)
 
     def choose(self, index: int) -> None:
         """Mark a point, show its request and make its clip ready to play."""
@@ -115,7 +108,7 @@ class GapExplorer(Panel):
             f"topic {escape(prompt.topic)}{voice}</p>"
         )
         if prompt.clip is not None:
-            self.player.value = wav_bytes(read_clip(prompt.clip))
+            self.player.value = panels.wav_bytes(read_clip(prompt.clip))
 
     def _point(self, index: int) -> ipywidgets.Button:
         prompt = self.prompts[index % len(self.prompts)]
@@ -159,7 +152,7 @@ class GapExplorer(Panel):
                 button.layout.top = f"{PLANE[1] / 2 - y - 7:.0f}px"
 
 
-class SafeSpaceExplorer(Panel):
+class SafeSpaceExplorer(panels.Panel):
     """Chapter 03: what safe-space ablation removes from a refusal direction, for every k and lambda.
 
     `harmless` are the states that span the space (all of the model's layers). With `lalm` the tokens that
@@ -179,13 +172,13 @@ class SafeSpaceExplorer(Panel):
     ) -> None:
         super().__init__()
         self.lalm = lalm
-        self.direction, self.space, self.lam, self.k = ablation_controls(direction, harmless, lam, k)
+        self.direction, self.space, self.lam, self.k = panels.ablation_controls(direction, harmless, lam, k)
         layers = list(self.direction.layers)
         start = layers[len(layers) // 2] if layer is None else layer
-        self.layer = slider(ipywidgets.SelectionSlider, "layer", options=layers, value=start)
+        self.layer = panels.slider(ipywidgets.SelectionSlider, "layer", options=layers, value=start)
         self.view = ipywidgets.HTML()
         sliders = (self.k, self.lam, self.layer)
-        self.children = [row(*sliders), self.view, self.runner.message]
+        self.children = [panels.row(*sliders), self.view, self.runner.message]
         self.runner.listen("view", self._show, *sliders)
         self._show()
 
@@ -210,7 +203,7 @@ class SafeSpaceExplorer(Panel):
         at = self.direction.layers.index(layer)
         tokens = self._tokens("removed", removed[at])
         tokens += self._tokens("kept", self.direction.values[at] - removed[at])
-        self.view.value = picture(fig, 900) + tokens
+        self.view.value = panels.picture(fig, 900) + tokens
 
     @torch.no_grad()
     def _tokens(self, name: str, vector: Float[Tensor, "d_model"]) -> str:

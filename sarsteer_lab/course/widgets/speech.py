@@ -11,15 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sarsteer_lab.course.figures import live_figure
-from sarsteer_lab.course.widgets.panels import (
-    Panel,
-    RequestPicker,
-    ablation_controls,
-    answer_card,
-    picture,
-    row,
-    slider,
-)
+from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.engine.live import Answer, LivePrompt
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM
@@ -38,7 +30,7 @@ Points = list[tuple[str, float, Callable[[], Shown]]]
 """Points to be drawn: the curve each belongs to, its value there, and what answers."""
 
 
-class _TwoAnswers(Panel):
+class _TwoAnswers(panels.Panel):
     """A request on top, controls, two answers side by side, and a curve over all values of one control.
 
     Raises ValueError for answers too long to be live (and, of harmful requests, to be shown).
@@ -53,13 +45,14 @@ class _TwoAnswers(Panel):
             )
         super().__init__()
         self.lalm, self.max_new_tokens = lalm, max_new_tokens
-        self.request = RequestPicker(lalm, prompts, self.runner)
+        self.request = panels.RequestPicker(lalm, prompts, self.runner)
         wide = {"flex": "1 1 320px", "width": "auto"}
         self.left, self.right = ipywidgets.HTML(layout=wide), ipywidgets.HTML(layout=wide)
         self.curve = ipywidgets.HTML()
         self.sweep = ipywidgets.Button(description="Try all values", icon="line-chart")
-        progress = row(self.sweep, self.runner.progress, self.runner.message)
-        self.children = [self.request, row(*controls), row(self.left, self.right), progress, self.curve]
+        progress = panels.row(self.sweep, self.runner.progress, self.runner.message)
+        answers = panels.row(self.left, self.right)
+        self.children = [self.request, panels.row(*controls), answers, progress, self.curve]
         self._kept: dict[tuple[Any, ...], Shown] = {}
         self.runner.listen("answer", self._answer, *controls)
         self.sweep.on_click(lambda _: self.runner.soon("sweep", self._start_sweep))
@@ -97,7 +90,7 @@ class _TwoAnswers(Panel):
         return PhraseJudge().judge(self.request.title, answer.text)
 
     def _card(self, title: str, shown: Shown) -> str:
-        return answer_card(title, *shown, self._outcome(shown[0]))
+        return panels.answer_card(title, *shown, self._outcome(shown[0]))
 
     def _start_sweep(self) -> None:
         name, points = self._swept()
@@ -108,7 +101,7 @@ class _TwoAnswers(Panel):
         for curve, value, shown in points:
             answer, refusal = shown()
             found.setdefault(curve, []).append((value, refusal, self._outcome(answer)))
-            self.curve.value = picture(live_figure(found, name), 520)
+            self.curve.value = panels.picture(live_figure(found, name), 520)
             yield
 
 
@@ -132,10 +125,10 @@ class SteerPanel(_TwoAnswers):
         k: int = 10,
         max_new_tokens: int = 14,
     ) -> None:
-        self.direction, self.space, self.lam, self.k = ablation_controls(direction, harmless, lam, k)
+        self.direction, self.space, self.lam, self.k = panels.ablation_controls(direction, harmless, lam, k)
         last = lalm.n_layers - 1
-        self.alpha = slider(ipywidgets.FloatSlider, "alpha", value=alpha, min=0, max=1, step=0.01)
-        self.layers = slider(ipywidgets.IntRangeSlider, "layers", value=(0, last), min=0, max=last)
+        self.alpha = panels.slider(ipywidgets.FloatSlider, "alpha", value=alpha, min=0, max=1, step=0.01)
+        self.layers = panels.slider(ipywidgets.IntRangeSlider, "layers", value=(0, last), min=0, max=last)
         self._live: LivePrompt | None = None
         super().__init__(lalm, prompts, max_new_tokens, self.alpha, self.lam, self.k, self.layers)
         self.add_class("sarsteer-steer")
@@ -183,7 +176,7 @@ class DialPanel(_TwoAnswers):
             raise ValueError(f"{lalm.name} has no safety dial; only the pocket model has one")
         options = [(f"{value:.1f}", value) for value in DIAL_SETTINGS]
         nearest = min(DIAL_SETTINGS, key=lambda value: abs(value - (lalm.safety or 0.0)))
-        self.dial = slider(ipywidgets.SelectionSlider, "safety dial", options=options, value=nearest)
+        self.dial = panels.slider(ipywidgets.SelectionSlider, "safety dial", options=options, value=nearest)
         super().__init__(lalm, prompts, max_new_tokens, self.dial)
 
     def _show(self) -> None:
