@@ -16,8 +16,8 @@ from transformers.cache_utils import DynamicLayer
 
 from sarsteer_lab.families import (
     Family,
-    Messages,
     audio_token_id,
+    content_list_messages,
     find_core,
     find_decoder,
     find_family,
@@ -135,7 +135,7 @@ class LALM:
     @property
     def max_audio_seconds(self) -> float | None:
         """The longest clip that the processor takes, in seconds; None for no limit (or no hearing)."""
-        return self.family.max_seconds(self.processor)
+        return self.family.max_seconds and self.family.max_seconds(self.processor)
 
     @property
     def safety(self) -> float | None:
@@ -189,20 +189,16 @@ class LALM:
         return [Encoded(text, clip, content_key(text, clip)) for text, clip in read]
 
     def waveform(self, prompt: Prompt) -> Float[np.ndarray, "samples"] | None:
-        """The prompt's clip at 16 kHz, read and checked; None for a typed prompt.
-
-        Raises `ClipError` for an unusable clip and ValueError if this model takes no audio.
-        """
-        if not self._has_clip(prompt):
-            return None
+        """The prompt's clip at 16 kHz, read and checked (ClipError); None for a typed prompt."""
         if isinstance(prompt.audio, np.ndarray):
             return check_waveform(prompt.audio, SAMPLE_RATE, max_seconds=self.max_audio_seconds)
-        return read_clip(prompt.audio, max_seconds=self.max_audio_seconds)
+        return None if prompt.audio is None else read_clip(prompt.audio, max_seconds=self.max_audio_seconds)
 
     def chat(self, prompt: Prompt) -> str:
         """The prompt in the chat format, generation prompt included; a clip is its placeholder tokens.
 
-        Raises ValueError for an empty prompt and for a text that contains the audio placeholder itself.
+        Raises ValueError for an empty prompt, a spoken one if this model takes no audio, and for a text that
+        contains the audio placeholder itself.
         """
         if not prompt.text and prompt.audio is None:
             raise ValueError("a prompt needs text, audio or both; this one has neither")
@@ -210,16 +206,9 @@ class LALM:
             placeholder = self.tokenizer.convert_ids_to_tokens(self.audio_token_id)
             if placeholder in prompt.text or placeholder in (prompt.system or ""):
                 raise ValueError(f"the text holds {placeholder!r}, it stands for audio; pass it as `audio`")
-        return self.family.render(self.processor, self._messages(prompt))
-
-    def _messages(self, prompt: Prompt) -> Messages:
-        return self.family.messages(prompt.system, prompt.text, self._has_clip(prompt))
-
-    def _has_clip(self, prompt: Prompt) -> bool:
-        """Whether the prompt is spoken. Raises ValueError if it is and this model takes no audio."""
-        if prompt.audio is not None and self.audio_token_id is None:
+        elif prompt.audio is not None:
             raise ValueError(f"{self.name} takes no audio: give it a typed prompt (audio=None)")
-        return prompt.audio is not None
+        return self.family.render(self.processor, _conversation(prompt))
 
     def batch(self, prompts: Sequence[Prompt]) -> BatchFeature:
         """Inputs for typed and spoken prompts together, left-padded, on the model's device, in its dtype."""
@@ -235,7 +224,7 @@ class LALM:
                 f"{self.family.name} hears the padding of shorter clips, so clips of other lengths cannot "
                 "share a batch; `generate`, `capture` and `next_token_logits` keep them apart"
             )
-        asked = [[make(prompt) for prompt in prompts] for make in (self._messages, self.chat, self.waveform)]
+        asked = [[make(prompt) for prompt in prompts] for make in (_conversation, self.chat, self.waveform)]
         inputs = self.family.encode(self.processor, *asked)
         return inputs.to(self.device, dtype=self.dtype)
 
@@ -243,8 +232,7 @@ class LALM:
         """Whether these prompts may share a batch (see `Family.mixes`)."""
         if self.family.mixes:
             return True
-        clips = map(self.waveform, prompts)
-        return len({len(clip) for clip in clips if clip is not None}) <= 1
+        return len({len(clip) for clip in map(self.waveform, prompts) if clip is not None}) <= 1
 
     @contextmanager
     def running(self, running: Running) -> Iterator[None]:
@@ -263,22 +251,18 @@ class LALM:
         Shows a progress bar after 2 s. Each batch is `running` until the next: use `contextlib.closing`.
         """
         prompts = as_prompts(prompts)
-        order = sorted(range(len(prompts)), key=lambda i: -rough_length(prompts[i]))
-        for rows in tqdm(
-            self._groups(prompts, order, batch_size), desc=description, unit="batch", delay=2, leave=False
-        ):
+        # For families that do not mix, clips of one length (or none) in each batch.
+        alike: dict[int, list[int]] = {}
+        for row in sorted(range(len(prompts)), key=lambda i: -rough_length(prompts[i])):
+            clip = None if self.family.mixes else self.waveform(prompts[row])
+            alike.setdefault(0 if clip is None else len(clip), []).append(row)
+        groups = [
+            rows[at : at + batch_size] for rows in alike.values() for at in range(0, len(rows), batch_size)
+        ]
+        for rows in tqdm(groups, desc=description, unit="batch", delay=2, leave=False):
             inputs = self.batch([prompts[row] for row in rows])
             with self.running(Running(rows, len(prompts), decoding=decoding)):
                 yield rows, inputs
-
-    def _groups(self, prompts: Sequence[Prompt], order: list[int], batch_size: int) -> list[list[int]]:
-        """`order` in batches; for families that do not mix, clips of one length (or none) in each."""
-        by_length: dict[int, list[int]] = {}
-        for row in order:
-            clip = None if self.family.mixes else self.waveform(prompts[row])
-            by_length.setdefault(0 if clip is None else len(clip), []).append(row)
-        starts = [(rows, at) for rows in by_length.values() for at in range(0, len(rows), batch_size)]
-        return [rows[at : at + batch_size] for rows, at in starts]
 
     @torch.no_grad()
     def generate(
@@ -335,6 +319,10 @@ class LALM:
             for rows, inputs in batches:
                 logits[rows] = self.core(**inputs, use_cache=False).logits[:, -1].float()
         return logits
+
+
+def _conversation(prompt: Prompt) -> list[dict[str, Any]]:
+    return content_list_messages(prompt.system, prompt.text, prompt.audio is not None)
 
 
 @contextmanager
