@@ -5,8 +5,6 @@ States are `Float[Tensor, "prompt layer d_model"]` as `activations.capture` give
 natural size of the shift, so one `alpha` serves all layers.
 """
 
-from collections.abc import Callable, Iterable
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -95,19 +93,6 @@ def angle_filter(
             density = gaussian_kde(values)(values)
             keep[np.argsort(density, kind="stable")[: int(drop * n)], layer] = False
     return torch.from_numpy(keep).to(shifts.device)
-
-
-def select_layer(effect: Callable[[int], float], layers: Iterable[int]) -> tuple[int, dict[int, float]]:
-    """The layer whose direction has the largest `effect` on a validation set, and every layer's effect.
-
-    The selection step of Arditi et al. 2024 (section 2.3); they leave out the last fifth of the layers,
-    which the caller does by the choice of `layers`. Ties go to the earlier layer. Raises ValueError for no
-    layers or an effect that is not finite.
-    """
-    effects = {layer: float(effect(layer)) for layer in layers}
-    if not effects or not np.isfinite(list(effects.values())).all():
-        raise ValueError(f"effects have to be finite numbers for at least one layer, got {effects}")
-    return max(effects, key=lambda layer: effects[layer]), effects
 
 
 def _paired(

@@ -1,4 +1,4 @@
-"""Directions against the float64 reference and their definitions; selection and filter on made-up states."""
+"""Directions against the float64 reference and their definitions; the filter on made-up states."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,6 @@ from sarsteer_lab.directions import (
     difference_in_means,
     pca_direction,
     random_like,
-    select_layer,
     text_refusal_direction,
 )
 from sarsteer_lab.prompts import Prompt
@@ -134,12 +133,3 @@ def test_angle_filter_drops_the_samples_that_point_elsewhere():
     for bad in (shifts[:2], shifts):
         with pytest.raises(ValueError, match="drop"):
             angle_filter(bad, drop=1.0)
-
-
-def test_the_layer_with_the_largest_effect_is_selected():
-    effect = {0: 0.1, 1: 0.7, 2: 0.7, 3: -2.0}
-    assert select_layer(effect.__getitem__, range(4)) == (1, effect)
-    assert select_layer(effect.__getitem__, [3, 0])[0] == 0
-    for bad in ({}, {0: float("nan")}):
-        with pytest.raises(ValueError, match="finite"):
-            select_layer(lambda layer, bad=bad: bad[layer], bad)
