@@ -1,7 +1,7 @@
-"""The safe space: the principal directions of harmless states, and what is done with it.
+"""The safe space: the principal directions of harmless states.
 
-SARSteer removes from a steering vector what lies in this space, so that steering does not push harmless
-requests along the directions in which they themselves vary.
+SARSteer removes from a steering vector what lies in it, so that steering does not push harmless requests
+along the directions in which they themselves vary.
 """
 
 from dataclasses import dataclass
@@ -10,15 +10,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# A direction counts as present if its singular value is above this share of the layer's largest one (the
-# states are float32; what is below is rounding).
 RANK_TOLERANCE = 1e-6
+"""A direction whose singular value is below this share of the layer's largest is rounding, not present."""
 
 
 def exact(tensor: Tensor) -> Tensor:
-    """A tensor in float64, where linear algebra is done: on its own device, or on the CPU for one (Apple's
-    MPS) that has no float64. Results go back to the states' device by the callers.
-    """
+    """A tensor in float64, on the CPU if its device (Apple's MPS) has none; callers send results back."""
     return tensor.double() if has_float64(tensor.device) else tensor.cpu().double()
 
 
@@ -69,11 +66,9 @@ def principal_space(states: Float[Tensor, "prompt layer d_model"], k: int = 10) 
     sign = directions.gather(2, directions.abs().argmax(2, keepdim=True)).sign()
     directions = torch.where(present[..., None], directions * sign, 0.0)
     missing = max(0, k - directions.shape[1])
-    return SafeSpace(
-        mean.float().to(states.device),
-        torch.nn.functional.pad(directions, (0, 0, 0, missing))[:, :k].float().to(states.device),
-        torch.nn.functional.pad(ratio, (0, missing))[:, :k].float().to(states.device),
-    )
+    directions = torch.nn.functional.pad(directions, (0, 0, 0, missing))[:, :k]
+    ratio = torch.nn.functional.pad(ratio, (0, missing))[:, :k]
+    return SafeSpace(*(part.float().to(states.device) for part in (mean, directions, ratio)))
 
 
 def random_space(like: SafeSpace, seed: int) -> SafeSpace:
