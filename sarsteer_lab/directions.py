@@ -5,10 +5,8 @@ States are `Float[Tensor, "prompt layer d_model"]` as `activations.capture` give
 natural size of the shift, so one `alpha` serves all layers.
 """
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from scipy.stats import gaussian_kde
+from jaxtyping import Float
 from torch import Tensor
 
 from sarsteer_lab.safe_space import exact
@@ -17,21 +15,13 @@ from sarsteer_lab.safe_space import exact
 def text_refusal_direction(
     harmful_base: Float[Tensor, "prompt layer d_model"],
     harmful_refusal: Float[Tensor, "prompt layer d_model"],
-    keep: Bool[Tensor, "prompt layer"] | None = None,
 ) -> Float[Tensor, "layer d_model"]:
     """How a refusal sentence in the text shifts the last position, the clip unchanged (SARSteer, step 2).
 
     `mean_i [ h(a_i, t0 + r) - h(a_i, t0) ]` over harmful clips `a_i`; row i of both inputs is the same clip.
-    `keep` (from `angle_filter`) takes the mean over chosen samples only, per layer. Raises ValueError if the
-    shapes differ or a layer keeps no sample.
+    Raises ValueError if the shapes differ.
     """
-    shifts = _paired(harmful_refusal, harmful_base)
-    if keep is None:
-        return shifts.mean(0)
-    counts = keep.sum(0)
-    if (counts == 0).any():
-        raise ValueError(f"no sample is kept in layer {int((counts == 0).nonzero()[0])}")
-    return (shifts * keep[..., None]).sum(0) / counts[:, None]
+    return _paired(harmful_refusal, harmful_base).mean(0)
 
 
 def difference_in_means(
@@ -68,31 +58,6 @@ def random_like(direction: Float[Tensor, "layer d_model"], seed: int) -> Float[T
     generator = torch.Generator().manual_seed(seed)
     random = torch.randn(direction.shape, generator=generator).to(direction.device)
     return random * (direction.float().norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True))
-
-
-def angle_filter(
-    shifts: Float[Tensor, "prompt layer d_model"], drop: float = 0.1
-) -> Bool[Tensor, "prompt layer"]:
-    """Which samples shift the state in a typical direction; False marks the outlying ones, layer by layer.
-
-    Per layer, each sample gets its mean angle to all others; a Gaussian kernel density over these angles is
-    estimated, and the share `drop` of samples at the lowest density is dropped (an option of the SARSteer
-    authors' code, unused by default). Raises ValueError for fewer than 3 samples or `drop` outside [0, 1).
-    """
-    n = len(shifts)
-    if n < 3 or not 0 <= drop < 1:
-        raise ValueError(f"needs at least 3 samples and 0 <= drop < 1, got {n} samples and drop={drop}")
-    unit = torch.nn.functional.normalize(exact(shifts), dim=-1).transpose(0, 1)
-    angles = torch.acos((unit @ unit.transpose(1, 2)).clamp(-1, 1))
-    angles.diagonal(dim1=1, dim2=2).zero_()
-    mean_angles = (angles.sum(-1) / (n - 1)).cpu().numpy()
-    keep = np.ones((n, shifts.shape[1]), dtype=bool)
-    for layer, values in enumerate(mean_angles):
-        # All angles alike (up to rounding): there is no density to estimate and nothing stands out.
-        if np.ptp(values) > 1e-9:
-            density = gaussian_kde(values)(values)
-            keep[np.argsort(density, kind="stable")[: int(drop * n)], layer] = False
-    return torch.from_numpy(keep).to(shifts.device)
 
 
 def _paired(

@@ -20,8 +20,6 @@ from sarsteer_lab.families import foreign_hooks, residual_stream
 from sarsteer_lab.lalm import LALM, Running
 from sarsteer_lab.vectors import SteeringVectors
 
-__all__ = ["Push", "SteeringError", "SteeringVectors", "project_out", "pushing", "steer"]
-
 Positions = Literal["last", "all", "audio"]
 Where = Positions | Literal["every"]
 Alpha = float | Sequence[float] | Float[Tensor, "prompt"]
@@ -138,13 +136,12 @@ def pushing(
         yield
         return
     watch = _Watch(lalm, push, strength, positions)
-    with ExitStack() as undo:
+    with ExitStack() as hooks:
         if positions != "every":
-            before, after = watch.before_forward, watch.after_forward
-            undo.callback(lalm.trunk.register_forward_pre_hook(before, with_kwargs=True).remove)
-            undo.callback(lalm.trunk.register_forward_hook(after, always_call=True).remove)
+            hooks.enter_context(lalm.trunk.register_forward_pre_hook(watch.before_forward, with_kwargs=True))
+            hooks.enter_context(lalm.trunk.register_forward_hook(watch.after_forward, always_call=True))
         for layer in layers:
-            undo.callback(lalm.layers[layer].register_forward_hook(partial(watch.edit, layer)).remove)
+            hooks.enter_context(lalm.layers[layer].register_forward_hook(partial(watch.edit, layer)))
         yield
 
 
@@ -177,8 +174,6 @@ class _Watch:
         # What the steps add at each layer; with a row for each row of the batch in which these prompts ran.
         self.added: dict[int, Tensor] = {}
         self.rows: Sequence[int] | None = None
-        # Whether a step runs that only adds: most hooks then look no further.
-        self.plain_step = False
         # Of direct calls: the last cache and how far it was filled, or what a pass without a cache was given.
         self.filled: tuple[int, int] | None = None
         self.uncached: Tensor | None = None
@@ -202,7 +197,7 @@ class _Watch:
             return
         self._refuse_decoding(now, given if cache is None else None)
         self.filled = (id(cache), held + length)
-        self.phase, self.plain_step = "prompt", False
+        self.phase = "prompt"
         mask = kwargs.get("attention_mask")
         if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2 and mask[:, -1].all()):
             raise SteeringError("the last position has to be the prompt's last token: pad on the left")
@@ -233,7 +228,6 @@ class _Watch:
             self.added |= {at: added[left] for at, added in self.added.items() if added.ndim == 3}
             self.rows = now.rows
         self.phase = "step"
-        self.plain_step = bool(self.added) and self.positions != "audio"
 
     def _refuse_decoding(self, now: Running | None, uncached: Tensor | None) -> None:
         """Refuse ways of decoding in which the last position is not the last that was decoded."""
@@ -253,34 +247,28 @@ class _Watch:
 
     def after_forward(self, _module: nn.Module, _args: Any, _output: Any) -> None:
         """Whatever runs layers from now on does not come through the trunk."""
-        self.phase, self.plain_step = None, False
+        self.phase = None
 
     def edit(self, layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
         """Forward hook of a layer. Edits in place: one addition, and all who hold the output see it."""
-        stream = residual_stream(output, self.text_config)
         # In-place addition of a float32 tensor computes in float32 and rounds once.
-        if self.plain_step:
-            stream.add_(self.added[layer])
-            return
+        stream, prompt = residual_stream(output, self.text_config), self.phase == "prompt"
         if self.positions == "every":
             stream.add_(self.push(layer, stream.float(), 1.0))
             return
         if self.phase is None:
             raise SteeringError("decoder layers ran outside of the model's forward; call the model")
-        if self.phase == "prompt" or layer not in self.added:
-            assert self.row_alphas is not None
-            alpha = self.row_alphas
+        if prompt or layer not in self.added:
+            alpha: Any = self.row_alphas
             alpha = alpha.to(stream.device) if isinstance(alpha, Tensor) else alpha
-            self.added[layer] = self.push(
-                layer, stream[:, -1:].float() if self.phase == "prompt" else None, alpha
-            )
+            self.added[layer] = self.push(layer, stream[:, -1:].float() if prompt else None, alpha)
         added = self.added[layer]
         if self.positions == "audio":
-            if self.phase == "prompt":
+            if prompt:
                 # Gemma 4's last layers, which reuse keys and values, see the prompt's last positions alone.
                 where = self.audio[:, -stream.shape[1] :].to(stream.device)
                 stream.copy_(torch.where(where, (stream + added).to(stream.dtype), stream))
-        elif self.phase == "prompt" and self.positions == "last":
+        elif prompt and self.positions == "last":
             stream[:, -1:].add_(added)
         else:
             stream.add_(added)
@@ -289,26 +277,21 @@ class _Watch:
         self, alpha: Float[Tensor, "prompt"], batch: int, kwargs: dict[str, Any], now: Running | None
     ) -> Float[Tensor, "batch 1 1"]:
         """The value of each row of the running batch, whose prompts `lalm` may have sorted and split."""
-        rows = list(range(len(alpha)) if now is None else now.rows)
-        total, repeats = (len(alpha) if now is None else now.total), batch // len(rows)
-        fits = len(alpha) == total and repeats * len(rows) == batch
-        if not fits or (now is None and not _repeated(kwargs, batch, repeats)):
-            asked = batch if now is None else total
+        rows, total = (range(len(alpha)), batch) if now is None else (now.rows, now.total)
+        repeats = batch // len(rows)
+        fits = repeats * len(rows) == batch and (now is None or len(alpha) == total)
+        if not fits or (now is None and repeats > 1 and not _repeated(kwargs, batch, repeats)):
             raise SteeringError(
-                f"alpha has {len(alpha)} values for {asked} prompts; give one value per prompt"
+                f"alpha has {len(alpha)} values for {total} prompts; give one value per prompt"
             )
-        return alpha[rows].repeat_interleave(repeats)[:, None, None]
+        return alpha[list(rows)].repeat_interleave(repeats)[:, None, None]
 
 
 def _repeated(inputs: dict[str, Any], batch: int, times: int) -> bool:
     """Whether all inputs of a forward pass hold each prompt so many times in a row, as beams do."""
     tensors = [value for value in inputs.values() if isinstance(value, Tensor) and value.ndim]
     blocks = [value.reshape(batch // times, times, -1) for value in tensors if len(value) % batch == 0]
-    return (
-        times == 1
-        or bool(blocks)
-        and all(torch.equal(block, block[:, :1].expand_as(block)) for block in blocks)
-    )
+    return bool(blocks) and all(torch.equal(block, block[:, :1].expand_as(block)) for block in blocks)
 
 
 def _strength(alpha: Alpha) -> float | Float[Tensor, "prompt"]:

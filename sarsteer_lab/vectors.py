@@ -92,17 +92,14 @@ class SteeringVectors:
         """Length of each layer's vector."""
         return self.values.norm(dim=-1)
 
-    def cosine(self, other: "SteeringVectors") -> Float[Tensor, "layer"]:
-        """Cosine with another set of vectors over the same layers; 0 where one of them is zero."""
-        self._same_layers(other)
-        return torch.nn.functional.cosine_similarity(self.values, other.values.to(self.values.device), dim=-1)
-
     def rescaled_to(self, other: "SteeringVectors") -> "SteeringVectors":
         """These directions with the other's length in every layer: the control for "it is only shorter".
 
-        Raises ValueError if a vector is zero where the other is not (a zero vector has no direction).
+        Raises ValueError for other layers or another width, and if a vector is zero where the other is not.
         """
-        self._same_layers(other)
+        if self.layers != other.layers or self.d_model != other.d_model:
+            sizes = [f"layers {each.layers} (width {each.d_model})" for each in (self, other)]
+            raise ValueError(f"vectors of {sizes[0]} and {sizes[1]} cannot be compared layer by layer")
         ours, theirs = self.norm(), other.norm().to(self.values.device)
         if ((ours == 0) & (theirs > 0)).any():
             raise ValueError("a zero vector cannot be rescaled: it has no direction")
@@ -148,8 +145,3 @@ class SteeringVectors:
         # RuntimeError: also what JSON that is nested too deep raises.
         except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
             raise ValueError(f"{path} cannot be read as steering vectors: {error}") from error
-
-    def _same_layers(self, other: "SteeringVectors") -> None:
-        if self.layers != other.layers or self.d_model != other.d_model:
-            ours, theirs = (f"layers {each.layers} (width {each.d_model})" for each in (self, other))
-            raise ValueError(f"vectors of {ours} and {theirs} cannot be compared layer by layer")

@@ -55,7 +55,7 @@ def capture_variants(
         return [
             capture(lalm, variant, layers=layers, batch_size=batch_size, cache=cache) for variant in variants
         ]
-    gathered = [Gathered(lalm, variant, chosen, "last", cache, None) for variant in variants]
+    gathered = [Gathered(lalm, variant, chosen, "last", cache) for variant in variants]
     missing = sorted({row for each in gathered for row in each.missing})
     first = [variants[0][row] for row in missing]
     with closing(lalm.batches(first, batch_size, "states")) as batches:
