@@ -46,27 +46,24 @@ def render_chat(processor: Any, messages: Messages) -> str:
     if hasattr(processor, "tokenizer"):
         return processor.apply_chat_template(messages, **options)
     # A text model's tokenizer: its template wants plain strings.
-    texts = [turn["content"] for turn in messages]
-    texts = [text if isinstance(text, str) else "".join(part["text"] for part in text) for text in texts]
-    turns = [{**turn, "content": text} for turn, text in zip(messages, texts, strict=True)]
+    *system, user = messages
+    turns = [*system, {**user, "content": "".join(part["text"] for part in user["content"])}]
     try:
         return processor.apply_chat_template(turns, **options)
     except TemplateError:
         if len(turns) == 1:
             raise
         # A template without system turns: what it would say opens the user's.
-        return processor.apply_chat_template([{**turns[-1], "content": "\n\n".join(texts)}], **options)
+        said = "\n\n".join(turn["content"] for turn in turns)
+        return processor.apply_chat_template([{**user, "content": said}], **options)
 
 
 def render_mistral(processor: Any, messages: Messages) -> str:
     """The same for Voxtral, whose tokenizer renders no clip that it is not given: "[AUDIO]" stands for it."""
+    *system, user = messages
     mark = {"type": "text", "text": "[AUDIO]"}
-    shown = [
-        {**turn, "content": [part if part["type"] == "text" else mark for part in turn["content"]]}
-        if isinstance(turn["content"], list)
-        else turn
-        for turn in messages
-    ]
+    content = [mark if part["type"] == "audio" else part for part in user["content"]]
+    shown = [*system, {**user, "content": content}]
     # mistral-common warns that such text should not be tokenised again. It is not: it is shown, and hashed.
     log = logging.getLogger("transformers.tokenization_mistral_common")
     level = log.level
@@ -118,16 +115,13 @@ def encode_mistral(
     """Voxtral: the processor takes whole conversations, their clips as WAV files in base64."""
     filled = []
     for conversation, clip in zip(conversations, clips, strict=True):
-        turns = []
-        for turn in conversation:
-            content = turn["content"]
-            if clip is not None and isinstance(content, list):
-                wav = BytesIO()
-                soundfile.write(wav, clip, SAMPLE_RATE, format="WAV", subtype="FLOAT")
-                sound = {"type": "audio", "base64": b64encode(wav.getvalue()).decode()}
-                content = [sound if part["type"] == "audio" else part for part in content]
-            turns.append({**turn, "content": content})
-        filled.append(turns)
+        sound = {}
+        if clip is not None:
+            soundfile.write(wav := BytesIO(), clip, SAMPLE_RATE, format="WAV", subtype="FLOAT")
+            sound = {"base64": b64encode(wav.getvalue()).decode()}
+        *system, user = conversation
+        content = [part | sound if part["type"] == "audio" else part for part in user["content"]]
+        filled.append([*system, {**user, "content": content}])
     return processor.apply_chat_template(filled)
 
 
@@ -168,26 +162,21 @@ class Family:
 THINKER = "only its thinker (audio and text in, text out) is used; it never speaks here"
 HEARS_PADDING = "its audio tower hears the padding of shorter clips: only clips of one length share a batch"
 TORCHVISION = ("torchvision", "torchvision (the version that belongs to your torch)")
+HIDDEN, POOLED = (("get_audio_features", field) for field in ("last_hidden_state", "pooler_output"))
 
 flamingo = attrgetter("max_audio_len")
 """Its processor cuts a clip into windows, and what lies beyond this length away."""
 
 FAMILIES = (
     Family("qwen2_audio", encoder=("audio_tower.forward", "last_hidden_state")),
-    Family(
-        "qwen2_5_omni",
-        ("qwen2_5_omni_thinker",),
-        needs=(TORCHVISION,),
-        encoder=("get_audio_features", "last_hidden_state"),
-        note=THINKER,
-    ),
+    Family("qwen2_5_omni", ("qwen2_5_omni_thinker",), needs=(TORCHVISION,), encoder=HIDDEN, note=THINKER),
     Family(
         "qwen3_omni",
         ("qwen3_omni_moe", "qwen3_omni_moe_thinker"),
         max_seconds=None,
         needs=(TORCHVISION,),
         mixes=False,
-        encoder=("get_audio_features", "last_hidden_state"),
+        encoder=HIDDEN,
         note=f"{THINKER}; a shorter clip's last frame differs in a padded batch, so only clips of one length "
         "share one",
     ),
@@ -197,29 +186,18 @@ FAMILIES = (
         encode=encode_mistral,
         max_seconds=None,
         needs=(("mistral_common", "mistral-common[audio]"),),
-        encoder=("get_audio_features", "pooler_output"),
+        encoder=POOLED,
         note="has no system turn; a clip is padded to whole windows of 30 s",
     ),
-    Family(
-        "audioflamingo3",
-        encode=encode_apart,
-        max_seconds=flamingo,
-        encoder=("get_audio_features", "pooler_output"),
-    ),
+    Family("audioflamingo3", encode=encode_apart, max_seconds=flamingo, encoder=POOLED),
     Family("musicflamingo", encode=encode_apart, max_seconds=flamingo),
-    Family(
-        "phi4_multimodal",
-        max_seconds=None,
-        needs=(TORCHVISION,),
-        mixes=False,
-        note=HEARS_PADDING,
-    ),
+    Family("phi4_multimodal", max_seconds=None, needs=(TORCHVISION,), mixes=False, note=HEARS_PADDING),
     Family(
         "granite_speech",
         max_seconds=None,
         needs=(("torchaudio", "torchaudio"),),
         mixes=False,
-        encoder=("get_audio_features", "pooler_output"),
+        encoder=POOLED,
         note=HEARS_PADDING,
     ),
     Family(
