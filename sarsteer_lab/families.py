@@ -236,18 +236,18 @@ def missing_packages(family: Family) -> list[str]:
     return [install for module, install in family.needs if find_spec(module) is None]
 
 
-def find_core(model: nn.Module) -> nn.Module:
+def find_core(model: nn.Module) -> Any:
     """The part that reads audio and text and writes text: the thinker of a model that has one."""
     return getattr(model, "thinker", model)
 
 
-def find_decoder(model: nn.Module) -> nn.Module:
+def find_decoder(model: nn.Module) -> Any:
     """The text decoder: the module whose `layers` (a ModuleList) carry the residual stream.
 
     Follows `get_decoder()` from the core on. Raises ValueError if there is none.
     """
     seen: list[str] = []
-    module: Any = find_core(model)
+    module = find_core(model)
     while not isinstance(getattr(module, "layers", None), nn.ModuleList):
         seen.append(type(module).__name__)
         inner = module.get_decoder() if hasattr(module, "get_decoder") else None
@@ -259,12 +259,12 @@ def find_decoder(model: nn.Module) -> nn.Module:
     return module
 
 
-def find_trunk(model: nn.Module) -> nn.Module:
+def find_trunk(model: nn.Module) -> Any:
     """The innermost module that takes token ids *and* audio: the model without its vocabulary head, if any.
 
     For a 7B model and 300 positions the head costs more memory than all else.
     """
-    core: Any = find_core(model)
+    core = find_core(model)
     takes = inspect.signature(core.base_model.forward).parameters
     hears = any(name.startswith(("input_features", "audio_", "input_values")) for name in takes)
     return core.base_model if "input_ids" in takes and hears else core

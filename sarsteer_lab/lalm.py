@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import BatchFeature, DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import BatchFeature
 
 from sarsteer_lab.families import (
     Family,
@@ -33,9 +32,8 @@ from sarsteer_lab.store import HookedModelError, content_key, settings_of, weigh
 class Running:
     """What the batch now running holds: `LALM.running` sets it, hooks read it at `LALM.now`.
 
-    `rows` are the places of its prompts in the call, of `total` (calls sort and split their prompts);
-    `at_end`: all positions but the prompts' last have run before, and only that one runs now. `decoding`: the
-    options of the `generate` call that runs them; None for plain forward passes.
+    `rows`: places of its prompts in the call, of `total` (calls sort and split them). `at_end`: all positions
+    but the prompts' last have run before. `decoding`: options of the `generate` call, if it is one.
     """
 
     rows: Sequence[int]
@@ -56,9 +54,11 @@ class Encoded:
 class LALM:
     """A model and its processor. `load_lalm` makes one; the constructor takes parts that are already loaded.
 
-    Attributes: `model`, `processor`, `tokenizer`, `name`, `family` (its row of the families table), `core`
-    (the part that generates text), `trunk` (the same without the vocabulary head), `audio_token_id`, `now`
-    (what is `running`, or None). `turn(model, scale)` is a safety dial: it sets weights to pristine + change.
+    Attributes: `model`, `processor`, `tokenizer`, `name`; `family`, its row of the families table; `core`,
+    the part that generates text, `trunk`, the same without the vocabulary head, `decoder`, its text decoder
+    with `n_layers` `layers` (layer `l` of every capture and vector is `layers[l]`'s output) of width
+    `d_model`, and `text_config`, its settings; `audio_token_id`, None for a model that hears nothing; `now`,
+    what is `running`, or None. `turn(model, scale)` is a safety dial, `safety` its setting, None without one.
     """
 
     def __init__(
@@ -77,13 +77,16 @@ class LALM:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.name = name
         self.family: Family = find_family(model.config, family)
-        self.core: Any = find_core(model)
-        self.decoder: Any = find_decoder(model)
-        self.trunk: Any = find_trunk(model)
+        self.core = find_core(model)
+        self.decoder = find_decoder(model)
+        self.trunk = find_trunk(model)
         self.audio_token_id = audio_token_id(model)
         self.now: Running | None = None
+        self.layers: nn.ModuleList = self.decoder.layers
+        self.text_config: Any = self.core.config.get_text_config()
+        self.n_layers, self.d_model = len(self.layers), int(self.text_config.hidden_size)
+        self.safety: float | None = None if turn is None else 0.0
         self._turn = turn
-        self._safety = 0.0
         self._vocabulary: tuple[tuple[int, int], str] = ((0, 0), "")
 
     def __repr__(self) -> str:
@@ -98,60 +101,22 @@ class LALM:
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the decoder's weights (of those that are not quantised)."""
-        weights = self.decoder.layers.parameters()
-        return next(weight.dtype for weight in weights if weight.is_floating_point())
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The decoder layers; layer `l` of every capture and vector is `layers[l]`'s output."""
-        return self.decoder.layers
-
-    @property
-    def n_layers(self) -> int:
-        """Number of decoder layers."""
-        return len(self.layers)
-
-    @property
-    def text_config(self) -> Any:
-        """The decoder's configuration."""
-        return self.core.config.get_text_config()
-
-    @property
-    def d_model(self) -> int:
-        """Width of the residual stream."""
-        return self.text_config.hidden_size
-
-    @property
-    def keeps_plain_cache(self) -> bool:
-        """Whether a prompt that has run can be continued from its cache, and the cache rolled back after.
-
-        Not so for decoders whose cache forgets positions (sliding windows), and for the Omnis, whose code
-        counts positions of a continued prompt in its own way.
-        """
-        rope = getattr(self.text_config, "rope_parameters", None) or {}
-        layers = DynamicCache(config=self.text_config).layers
-        return "mrope_section" not in rope and all(type(layer) is DynamicLayer for layer in layers)
+        return next(weight.dtype for weight in self.layers.parameters() if weight.is_floating_point())
 
     @property
     def max_audio_seconds(self) -> float | None:
         """The longest clip that the processor takes, in seconds; None for no limit (or no hearing)."""
         return self.family.max_seconds and self.family.max_seconds(self.processor)
 
-    @property
-    def safety(self) -> float | None:
-        """The safety dial's setting; None for a model without one."""
-        return None if self._turn is None else self._safety
-
     def set_safety(self, scale: float) -> None:
         """Turn the pocket model's safety dial: 0 is the unaligned model, 1 the full text-safety delta.
 
-        Exact and repeatable: the weights depend on `scale` alone, not on earlier settings. Raises
-        ValueError for a model without a dial.
+        The weights depend on `scale` alone, not on earlier settings. Raises ValueError without a dial.
         """
         if self._turn is None:
             raise ValueError(f"{self.name} has no safety dial: only the pocket model has one")
         self._turn(self.model, scale)
-        self._safety = scale
+        self.safety = scale
 
     @property
     def fingerprint(self) -> str:
@@ -161,7 +126,7 @@ class LALM:
         `weight.data = ...`): it is computed at each use, as fast as memory is (`store.weights_checksum`).
         """
         vocabulary = (id(self.tokenizer), len(self.tokenizer))
-        if self._vocabulary[0] != vocabulary:
+        if self._vocabulary[0] != vocabulary:  # its key takes longer than that of the weights
             self._vocabulary = (vocabulary, content_key(self.tokenizer.get_vocab()))
         # Most families call it a feature extractor, some an audio processor.
         parts = [getattr(self.processor, name, None) for name in ("feature_extractor", "audio_processor")]
@@ -173,8 +138,8 @@ class LALM:
         """A key for something this model has computed: its fingerprint, device and dtype, and `parts`.
 
         `parts` (see `store.content_key`) have to say all else that decides the result. The weights are read
-        each time, so for many results go on with `content_key(shared, own)`. Raises HookedModelError while
-        there are hooks on the model but transformers' own (inside `with steer(...)`, for instance).
+        each time, so for many results go on with `content_key(shared, own)`. Raises HookedModelError inside
+        of `with steer(...)` and under other hooks.
         """
         if foreign_hooks(self.model):
             raise HookedModelError(
@@ -213,9 +178,7 @@ class LALM:
     def batch(self, prompts: Sequence[Prompt]) -> BatchFeature:
         """Inputs for typed and spoken prompts together, left-padded, on the model's device, in its dtype."""
         prompts = as_prompts(prompts)
-        # Captured and steered positions are counted from the end, so the end of every row has to be its last
-        # token, whatever has been set meanwhile.
-        self.tokenizer.padding_side = "left"
+        self.tokenizer.padding_side = "left"  # captured and steered positions are counted from the end
         if any(part.training for part in self.model.modules()):
             warnings.warn(f"{self.name} was in training mode: it is set back to eval()", stacklevel=3)
             self.model.eval()

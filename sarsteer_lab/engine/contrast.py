@@ -18,6 +18,7 @@ from transformers import BatchFeature
 
 from sarsteer_lab.activations import Gathered, capture, layer_indices, record_states
 from sarsteer_lab.engine.audio_cache import remember_clips
+from sarsteer_lab.engine.caches import keeps_plain_cache
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.store import Store
@@ -99,9 +100,7 @@ def common_tails(lalm: LALM, variants: Sequence[Sequence[Prompt]]) -> list[list[
 
     None also if the variants part before the clip has been heard, or the decoder keeps no plain cache.
     """
-    if not variants or not variants[0]:
-        return None
-    if not lalm.keeps_plain_cache:
+    if not variants or not variants[0] or not keeps_plain_cache(lalm):
         return None
     tails = None
     seen = set()

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sarsteer_lab.activations import capture, record_states
 from sarsteer_lab.engine.audio_cache import remember_clips
-from sarsteer_lab.engine.caches import RoomyLayer, blank, with_room
+from sarsteer_lab.engine.caches import RoomyLayer, blank, keeps_plain_cache, with_room
 from sarsteer_lab.engine.contrast import common_tails
 from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM, Running
@@ -45,7 +45,7 @@ class PreparedBatch:
     strength, or one per prompt) and `gates.steer_gated`. They raise SteeringError for hooks that act on the
     whole prompt (`project_out`, your own) and once any weight has changed (`LALM.set_safety`); so does making
     one inside of `with steer(...)` or with hooks of your own. The model remembers clips from then on. The
-    prompts run as one batch; where that cannot be (`LALM.keeps_plain_cache`, clips that may not share a
+    prompts run as one batch; where that cannot be (`caches.keeps_plain_cache`, clips that may not share a
     batch), they are read anew each time, with the same answers.
     """
 
@@ -58,7 +58,7 @@ class PreparedBatch:
         self._cache: Any = None
         self._weights = weights_checksum(lalm.model)
         self._all: Sequence[int] = range(len(self.prompts))
-        if not lalm.keeps_plain_cache or not lalm.fit_together(self.prompts):
+        if not keeps_plain_cache(lalm) or not lalm.fit_together(self.prompts):
             return
         order = sorted(range(len(self.prompts)), key=lambda row: -rough_length(self.prompts[row]))
         parts = [order[at : at + READ_ROWS] for at in range(0, len(order), READ_ROWS)]
