@@ -81,10 +81,9 @@ def capture(
     ):
         for batch, inputs in batches:
             recorded: list[Any] = [None] * len(chosen)
-            pick = partial(_pick, inputs=inputs, positions=positions, lalm=lalm)
 
-            def keep(at: int, stream: Tensor, recorded: list[Any] = recorded, pick: Any = pick) -> None:
-                recorded[at] = pick(stream)
+            def keep(at: int, stream: Tensor, recorded: Any = recorded, inputs: Any = inputs) -> None:
+                recorded[at] = _pick(stream, inputs, positions, lalm)
 
             with record_states(lalm, chosen, keep):
                 lalm.trunk(**inputs, use_cache=False)
@@ -147,11 +146,7 @@ def layer_indices(lalm: LALM, layers: Sequence[int] | None) -> tuple[int, ...]:
     if layers is None:
         return tuple(range(lalm.n_layers))
     chosen = tuple(layer + lalm.n_layers if layer < 0 else layer for layer in layers)
-    if (
-        not chosen
-        or len(set(chosen)) < len(chosen)
-        or not all(0 <= layer < lalm.n_layers for layer in chosen)
-    ):
+    if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(lalm.n_layers)):
         raise ValueError(f"layers={list(layers)}: give each of 0 to {lalm.n_layers - 1} at most once")
     return chosen
 

@@ -126,7 +126,7 @@ class LALM:
         `weight.data = ...`): it is computed at each use, as fast as memory is (`store.weights_checksum`).
         """
         vocabulary = (id(self.tokenizer), len(self.tokenizer))
-        if self._vocabulary[0] != vocabulary:  # its key takes longer than that of the weights
+        if self._vocabulary[0] != vocabulary:
             self._vocabulary = (vocabulary, content_key(self.tokenizer.get_vocab()))
         # Most families call it a feature extractor, some an audio processor.
         parts = [getattr(self.processor, name, None) for name in ("feature_extractor", "audio_processor")]

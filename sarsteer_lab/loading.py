@@ -34,18 +34,16 @@ def load_lalm(
     checkpoint's own. `safety` sets the pocket model's safety dial. `family` names the row of the families
     table to use (default: the model type's; "auto": the generic recipe, which `sarsteer-lab doctor` checks).
 
-    For large models: `device_map` spreads it over several GPUs ("auto", or transformers' dictionary;
-    excludes `device`), `bits` 8 or 4 quantises its weights (bitsandbytes), `attention` picks the
-    implementation ("sdpa", "eager", "flash_attention_2", ...). What will be downloaded is said before,
-    with a warning if it will not fit. Nothing else is moved or cast.
+    For large models: `device_map` spreads it over several GPUs ("auto", or transformers' dictionary; excludes
+    `device`), `bits` 8 or 4 quantises its weights (bitsandbytes), `attention` picks the implementation
+    ("sdpa", "eager", "flash_attention_2", ...). What will be downloaded, and if it will not fit, is said
+    before. `trust_remote_code=True` runs code that the checkpoint brings (Qwen-Audio-Chat, Kimi-Audio): it was
+    written for older versions of transformers and is untested here, so expect typed prompts at best.
 
-    `trust_remote_code=True` runs code that the checkpoint brings. Qwen-Audio-Chat and Kimi-Audio need it;
-    their code was written for older versions of transformers, has processors of its own, and is untested
-    here: expect typed prompts at best.
-
-    Raises FileNotFoundError for a model that is not there or cannot be fetched, PermissionError for a
-    gated one, ImportError for a package that its family needs, and ValueError for `safety` on another
-    model, an unknown `family` or `bits`, and code that is not trusted."""
+    Raises FileNotFoundError for a model that is not there or cannot be fetched, PermissionError for a gated
+    one, ImportError for a package that its family needs, and ValueError for `safety` on another model, an
+    option that is unknown or cannot be had, and code that is not trusted.
+    """
     check_options(device, dtype, bits, family)
     options: dict[str, Any] = {"device": device, "dtype": dtype, "family": family}
     options |= {"device_map": device_map, "bits": bits, "attention": attention}
