@@ -76,11 +76,9 @@ def announce(name: str | Path, size: Size | None, dtype: torch.dtype, bits: int 
     needed, free = size.memory(dtype, bits), free_memory(device)
     if free is not None and needed > free:
         how = f"{bits} bits" if bits else str(dtype)
-        print(
-            f"{name}: needs about {needed / 1e9:.1f} GB in {how}, but {device} has {free / 1e9:.1f} GB free: "
-            "take a smaller dtype, bits=4 or device_map='auto' on several GPUs",
-            file=sys.stderr,
-        )
+        sizes = f"about {needed / 1e9:.1f} GB in {how}, but {device} has {free / 1e9:.1f} GB free"
+        advice = "take a smaller dtype, bits=4 or device_map='auto' on several GPUs"
+        print(f"{name}: needs {sizes}: {advice}", file=sys.stderr)
 
 
 @contextmanager

@@ -21,22 +21,22 @@ from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import BatchFeature
 
+from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import SAMPLE_RATE
 
 Messages = list[dict[str, Any]]
 Clip = Float[np.ndarray, "samples"]
 
 
-def content_list_messages(system: str | None, text: str, has_audio: bool) -> Messages:
+def conversation(prompt: Prompt) -> Messages:
     """One user turn as a content list, the clip before the text; no system turn unless one is given.
 
-    Without a system turn most chat templates insert their default one, which is what the model was trained
-    with.
+    Without one most chat templates insert their default, with which the model was trained.
     """
-    content = [{"type": "audio"}] if has_audio else []
-    if text:
-        content.append({"type": "text", "text": text})
-    turns = [{"role": "system", "content": system}] if system is not None else []
+    content = [{"type": "audio"}] if prompt.audio is not None else []
+    if prompt.text:
+        content.append({"type": "text", "text": prompt.text})
+    turns = [{"role": "system", "content": prompt.system}] if prompt.system is not None else []
     return [*turns, {"role": "user", "content": content}]
 
 
@@ -53,7 +53,7 @@ def render_chat(processor: Any, messages: Messages) -> str:
     except TemplateError:
         if len(turns) == 1:
             raise
-        # A template without system turns: what it would say opens the user's.
+        # A template without system turns: what one would say opens the user's.
         said = "\n\n".join(turn["content"] for turn in turns)
         return processor.apply_chat_template([{**user, "content": said}], **options)
 
@@ -218,17 +218,13 @@ def find_family(config: Any, name: str | None = None) -> Family:
 
     Raises ValueError for a name that is not in the table.
     """
-    if name is not None:
-        return family_named(name)
-    return next((row for row in FAMILIES if config.model_type in (row.name, *row.more_types)), FAMILIES[-1])
-
-
-def family_named(name: str) -> Family:
-    """The row called `name`. Raises ValueError for a name that is not in the table."""
-    rows = {family.name: family for family in FAMILIES}
-    if name not in rows:
-        raise ValueError(f"no family {name!r}; choose {', '.join(rows)}")
-    return rows[name]
+    if name is None:
+        rows = (row for row in FAMILIES if config.model_type in (row.name, *row.more_types))
+        return next(rows, FAMILIES[-1])
+    named = {family.name: family for family in FAMILIES}
+    if name not in named:
+        raise ValueError(f"no family {name!r}; choose {', '.join(named)}")
+    return named[name]
 
 
 def missing_packages(family: Family) -> list[str]:
@@ -281,11 +277,10 @@ def audio_token_id(model: nn.Module) -> int | None:
     """Id of the placeholder token whose positions the audio embeddings take; None if the model has none."""
     config = find_core(model).config
     # Phi-4-multimodal keeps it with the audio tower's settings.
-    for place in (config, getattr(config, "audio_config", None)):
-        for name in ("audio_token_id", "audio_token_index"):
-            if (token_id := getattr(place, name, None)) is not None:
-                return int(token_id)
-    return None
+    places = (config, getattr(config, "audio_config", None))
+    names = ("audio_token_id", "audio_token_index")
+    ids = (getattr(place, name, None) for place in places for name in names)
+    return next((int(token_id) for token_id in ids if token_id is not None), None)
 
 
 def residual_stream(output: Any, text_config: Any) -> Float[Tensor, "batch position d_model"]:

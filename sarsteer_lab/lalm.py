@@ -16,7 +16,7 @@ from transformers import BatchFeature
 from sarsteer_lab.families import (
     Family,
     audio_token_id,
-    content_list_messages,
+    conversation,
     find_core,
     find_decoder,
     find_family,
@@ -173,7 +173,7 @@ class LALM:
                 raise ValueError(f"the text holds {placeholder!r}, it stands for audio; pass it as `audio`")
         elif prompt.audio is not None:
             raise ValueError(f"{self.name} takes no audio: give it a typed prompt (audio=None)")
-        return self.family.render(self.processor, _conversation(prompt))
+        return self.family.render(self.processor, conversation(prompt))
 
     def batch(self, prompts: Sequence[Prompt]) -> BatchFeature:
         """Inputs for typed and spoken prompts together, left-padded, on the model's device, in its dtype."""
@@ -187,7 +187,7 @@ class LALM:
                 f"{self.family.name} hears the padding of shorter clips, so clips of other lengths cannot "
                 "share a batch; `generate`, `capture` and `next_token_logits` keep them apart"
             )
-        asked = [[make(prompt) for prompt in prompts] for make in (_conversation, self.chat, self.waveform)]
+        asked = [[make(prompt) for prompt in prompts] for make in (conversation, self.chat, self.waveform)]
         inputs = self.family.encode(self.processor, *asked)
         return inputs.to(self.device, dtype=self.dtype)
 
@@ -282,10 +282,6 @@ class LALM:
             for rows, inputs in batches:
                 logits[rows] = self.core(**inputs, use_cache=False).logits[:, -1].float()
         return logits
-
-
-def _conversation(prompt: Prompt) -> list[dict[str, Any]]:
-    return content_list_messages(prompt.system, prompt.text, prompt.audio is not None)
 
 
 @contextmanager

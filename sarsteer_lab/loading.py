@@ -8,7 +8,7 @@ import torch
 import transformers as hf
 
 from sarsteer_lab.checkpoints import announce, checkpoint_size, explained
-from sarsteer_lab.families import family_named, find_family, missing_packages
+from sarsteer_lab.families import find_family, missing_packages
 from sarsteer_lab.lalm import LALM
 
 GROUP = "sarsteer_lab.models"
@@ -37,8 +37,8 @@ def load_lalm(
     For large models: `device_map` spreads it over several GPUs ("auto", or transformers' dictionary; excludes
     `device`), `bits` 8 or 4 quantises its weights (bitsandbytes), `attention` picks the implementation
     ("sdpa", "eager", "flash_attention_2", ...). What will be downloaded, and if it will not fit, is said
-    before. `trust_remote_code=True` runs code that the checkpoint brings (Qwen-Audio-Chat, Kimi-Audio): it was
-    written for older versions of transformers and is untested here, so expect typed prompts at best.
+    before. `trust_remote_code=True` runs code that the checkpoint brings (Qwen-Audio-Chat, Kimi-Audio): it is
+    of older versions of transformers, and untested here, so expect typed prompts at best.
 
     Raises FileNotFoundError for a model that is not there or cannot be fetched, PermissionError for a gated
     one, ImportError for a package that its family needs, and ValueError for `safety` on another model, an
@@ -132,7 +132,7 @@ def check_options(
     if bits not in (None, 4, 8):
         raise ValueError(f"bits={bits}: choose 4 or 8, or leave it out")
     if family is not None:
-        family_named(family)
+        find_family(None, family)
 
 
 def pick_device(device: str) -> str:

@@ -23,6 +23,7 @@ from sarsteer_lab.vectors import SteeringVectors
 Positions = Literal["last", "all", "audio"]
 Where = Positions | Literal["every"]
 Alpha = float | Sequence[float] | Float[Tensor, "prompt"]
+Strength = float | Float[Tensor, "prompt"]
 RowAlpha = float | Float[Tensor, "row 1 1"]
 
 UNSTEERABLE = {
@@ -76,19 +77,14 @@ def steer(
     Right for greedy decoding, sampling, beam search and plain forward passes. Raises ValueError for vectors
     that do not fit the model and an alpha that is not finite, and `SteeringError` for what would be steered
     wrongly: compiled models, generation without cache, assisted decoding, chunked prefill, static caches,
-    right padding, a cache filled outside of the model. (`lalm.generate` refuses the options; of direct calls
-    of `lalm.core.generate` the second forward pass shows it.)
+    right padding, a cache filled outside of the model.
     """
     vectors = vectors if isinstance(vectors, SteeringVectors) else SteeringVectors(vectors)
     chosen = chosen_layers(lalm, vectors, layers)
     if positions not in ("last", "all", "audio"):
         raise ValueError(f"positions={positions!r}: choose 'last', 'all' or 'audio'")
     on_layer = _placed(lalm, vectors, chosen)
-
-    def push(layer: int, states: Tensor | None, alpha: RowAlpha) -> Float[Tensor, "*row_position d_model"]:
-        return alpha * on_layer[layer]
-
-    with pushing(lalm, push, chosen, alpha, positions):
+    with pushing(lalm, lambda layer, states, alpha: alpha * on_layer[layer], chosen, alpha, positions):
         yield
 
 
@@ -100,11 +96,10 @@ def project_out(
 ) -> Iterator[None]:
     """Project a direction out of decoder layers' outputs at every position while the block lasts.
 
-    `h <- h - (h . u) u` with u the direction at unit length, in float32 and cast back (directional
-    ablation, Arditi et al. 2024, eq. 4, applied to each layer's output). One direction serves all layers,
-    or each has its own. It holds at every position alike, so every way of decoding is right. Raises
-    ValueError for a zero direction or one that does not fit the model, and `SteeringError` for a compiled
-    model.
+    `h <- h - (h . u) u` with u the direction at unit length, in float32 and cast back (directional ablation,
+    Arditi et al. 2024, eq. 4, applied to each layer's output). One direction serves all layers, or each has
+    its own. Every way of decoding is right. Raises ValueError for a zero direction or one that does not fit
+    the model, and `SteeringError` for a compiled model.
     """
     if isinstance(direction, Tensor) and direction.ndim == 1:
         direction = direction.expand(lalm.n_layers, -1)
@@ -163,9 +158,7 @@ class _Watch:
     cache); which prompts the rows are, `lalm.now` tells where the library runs the model.
     """
 
-    def __init__(
-        self, lalm: LALM, push: Push, alpha: float | Float[Tensor, "prompt"], positions: Where
-    ) -> None:
+    def __init__(self, lalm: LALM, push: Push, alpha: Strength, positions: Where) -> None:
         self.lalm, self.push, self.alpha, self.positions = lalm, push, alpha, positions
         self.text_config = lalm.text_config
         self.phase: Literal["prompt", "step"] | None = None
@@ -294,7 +287,7 @@ def _repeated(inputs: dict[str, Any], batch: int, times: int) -> bool:
     return bool(blocks) and all(torch.equal(block, block[:, :1].expand_as(block)) for block in blocks)
 
 
-def _strength(alpha: Alpha) -> float | Float[Tensor, "prompt"]:
+def _strength(alpha: Alpha) -> Strength:
     """A number, or float32 numbers, one per prompt. Raises ValueError for others."""
     try:
         values = torch.as_tensor(alpha).detach().float()

@@ -1,8 +1,8 @@
 """Everything kept on disk: content keys, a checksum of weights, whole files, a keeper of finished work.
 
 A result is kept under a key made of all that decides it (`content_key`; `LALM.key` adds the model), so a
-rerun reads what it would compute, and never what another model, prompt or clip gave. Hashes are xxh3 of 128
-bits: as fast as memory, for telling contents apart, not for security.
+rerun never reads what another model, prompt or clip gave. Hashes are xxh3 of 128 bits: as fast as memory, for
+telling contents apart, not for security.
 """
 
 import json
@@ -37,8 +37,7 @@ def data_folder() -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(
-        f"the data of sarsteer-lab are not beside {package} (neither _data/ in it nor data/ next to it): "
-        "install the wheel, or install a checkout with `pip install -e .`"
+        f"{package} has neither _data/ in it nor data/ next to it: install the wheel, or `pip install -e .`"
     )
 
 
@@ -70,9 +69,8 @@ def _feed(digest: Any, part: Any) -> None:
     inner: list[Any] = []
     content: Any = b""
     if isinstance(part, Mapping):
-        inner = [
-            each for item in sorted(part.items(), key=lambda pair: content_key(pair[0])) for each in item
-        ]
+        for item in sorted(part.items(), key=lambda pair: content_key(pair[0])):
+            inner += item
         kind = f"dict {len(inner)}"
     elif isinstance(part, list | tuple):
         inner, kind = list(part), f"list {len(part)}"
@@ -113,9 +111,8 @@ def settings_of(configs: Iterable[Mapping[str, Any]]) -> str:
 def weights_checksum(weights: nn.Module | Iterable[Tensor]) -> str:
     """A hash of every byte of a model's parameters and buffers, or of some tensors.
 
-    Computed from the bytes at each call, so it sees `weight.data = ...` and what peft merges. The value does
-    not depend on the device: on a GPU a sum made there says whether anything has changed since the last
-    call, and only then do the weights come to the host.
+    Computed at each call, so it sees `weight.data = ...` and what peft merges. The same on every device: on a
+    GPU a sum made there says whether anything has changed, and only then do the weights come to the host.
     """
     if isinstance(weights, nn.Module):
         # The state holds what quantised layers keep beside their weights; buffers, what is not saved.

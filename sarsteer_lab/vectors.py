@@ -24,8 +24,8 @@ class SteeringVectors:
 
     `values` are floating-point numbers, kept in float32; row i belongs to layer `layers[i]` (default: layers
     0, 1, ...). `provenance` is any JSON-able record (model, prompts, k, lambda, ...); it travels with the
-    file and through the algebra. Raises ValueError for another shape, other kinds of numbers, values that are
-    not finite in float32, and layers that are repeated or not whole numbers from 0 on.
+    file and through the algebra. Raises ValueError for other shapes, numbers that are no floats or not finite
+    in float32, and layers that are repeated or not whole numbers from 0 on.
     """
 
     values: Float[Tensor, "layer d_model"]
