@@ -71,8 +71,8 @@ def steer(
     from the end.
 
     `alpha` may hold one value per prompt of the call (`lalm.generate`, `next_token_logits`, `capture`; for
-    direct calls of the model: per row of the batch), so that a sweep is one batch; beams and returned
-    sequences of a prompt share its value. `alpha=0` attaches nothing: outputs are bit-identical.
+    direct calls of the model: per row of the batch), so that a sweep is one batch; beams of a prompt share
+    its value. `alpha=0` attaches nothing: outputs are bit-identical.
 
     Right for greedy decoding, sampling, beam search and plain forward passes. Raises ValueError for vectors
     that do not fit the model and an alpha that is not finite, and `SteeringError` for what would be steered
@@ -200,7 +200,7 @@ class _Watch:
             self.audio = (ids == self.lalm.audio_token_id)[..., None]
         self.rows = None if now is None else now.rows
         if isinstance(self.alpha, Tensor):
-            self.row_alphas = self._alphas_of_rows(self.alpha, batch, kwargs, now)
+            self.row_alphas = self._alphas_of_rows(self.alpha, batch, now)
 
     def _before_step(self, length: int, filled: tuple[int, int], now: Running | None) -> None:
         """The same for what goes onto a cache that is filled so far."""
@@ -267,24 +267,16 @@ class _Watch:
             stream.add_(added)
 
     def _alphas_of_rows(
-        self, alpha: Float[Tensor, "prompt"], batch: int, kwargs: dict[str, Any], now: Running | None
+        self, alpha: Float[Tensor, "prompt"], batch: int, now: Running | None
     ) -> Float[Tensor, "batch 1 1"]:
         """The value of each row of the running batch, whose prompts `lalm` may have sorted and split."""
-        rows, total = (range(len(alpha)), batch) if now is None else (now.rows, now.total)
-        repeats = batch // len(rows)
-        fits = repeats * len(rows) == batch and (now is None or len(alpha) == total)
-        if not fits or (now is None and repeats > 1 and not _repeated(kwargs, batch, repeats)):
+        rows, total = (range(batch), batch) if now is None else (now.rows, now.total)
+        repeats, more = divmod(batch, len(rows))  # beams of a prompt stand behind one another
+        if more or len(alpha) != total:
             raise SteeringError(
                 f"alpha has {len(alpha)} values for {total} prompts; give one value per prompt"
             )
         return alpha[list(rows)].repeat_interleave(repeats)[:, None, None]
-
-
-def _repeated(inputs: dict[str, Any], batch: int, times: int) -> bool:
-    """Whether all inputs of a forward pass hold each prompt so many times in a row, as beams do."""
-    tensors = [value for value in inputs.values() if isinstance(value, Tensor) and value.ndim]
-    blocks = [value.reshape(batch // times, times, -1) for value in tensors if len(value) % batch == 0]
-    return bool(blocks) and all(torch.equal(block, block[:, :1].expand_as(block)) for block in blocks)
 
 
 def _strength(alpha: Alpha) -> Strength:
