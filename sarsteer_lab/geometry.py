@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_score
-from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
@@ -61,27 +61,6 @@ def linear_cka(first: States, second: Float[Tensor, "prompt layer other_d_model"
     return ((a * b).sum((1, 2)) / (a.norm(dim=(1, 2)) * b.norm(dim=(1, 2)))).float().to(first.device)
 
 
-def probe_accuracy(
-    states: States,
-    labels: Sequence[int] | Sequence[str],
-    *,
-    groups: Sequence[str] | None = None,
-    folds: int = 5,
-    seeds: Sequence[int] = (0, 1, 2),
-) -> Float[Tensor, "layer seed"]:
-    """Cross-validated accuracy of a logistic regression that reads `labels` from states, by layer and seed.
-
-    Features are standardised within each training fold; a seed shuffles the folds. `groups` (for instance the
-    request behind a typed and a spoken state) never stand on both sides of a split, so that a probe cannot
-    win by recognising the request. Raises ValueError (from scikit-learn) if a class has fewer members than
-    folds.
-    """
-    splits = [_splits(labels, groups, folds, seed) for seed in seeds]
-    by_layer = exact(states).transpose(0, 1).cpu().numpy()
-    accuracy = [[cross_val_score(_probe(), x, labels, cv=cv).mean() for cv in splits] for x in by_layer]
-    return torch.tensor(accuracy, dtype=torch.float32)
-
-
 def transfer_accuracy(
     train: States,
     test: States,
@@ -94,36 +73,27 @@ def transfer_accuracy(
 ) -> Float[Tensor, "layer"]:
     """Accuracy of a logistic regression that learns `labels` from one form and reads them in another.
 
-    Row i of `train` and `test` is the same request in either form (give the same states twice for the
-    accuracy within a form). It is trained on all folds but one in the first form and tested on the requests
-    of that one in the second, so no request is on both sides; nor is any of `groups`, for instance a harmful
-    request and its harmless twin (else a probe that knows the one takes the other for the same, and is wrong
-    more often than by chance). Features are standardised by the training form; with `center` each form's own
-    mean is taken off first, which removes a constant shift between them. Raises ValueError if the shapes
-    differ, and (from scikit-learn) if a class has fewer members than folds.
+    Row i of `train` and `test` is the same request in either form; give the same states twice for the
+    cross-validated accuracy within a form. It is trained on all folds but one (`seed` shuffles them) in the
+    first form and tested on the requests of that one in the second, so no request is on both sides; nor is
+    any of `groups`, for instance a request typed and spoken (else a probe could win by recognising it), or a
+    harmful request and its harmless twin (else one that knows the one takes the other for the same). Features
+    are standardised by the training form; with `center` each form's own mean is taken off first, which
+    removes a constant shift between them. Raises ValueError if the shapes differ, and (from scikit-learn) if
+    a class has fewer members than folds.
     """
     forms = (states.transpose(0, 1).cpu().numpy() for states in _pairs(train, test, center))
-    answers, splits = np.asarray(labels), _splits(labels, groups, folds, seed)
+    answers, splitter = np.asarray(labels), StratifiedKFold if groups is None else StratifiedGroupKFold
+    splits = list(splitter(folds, shuffle=True, random_state=seed).split(answers, answers, groups))
+    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     accuracy = []
     for first, second in zip(*forms, strict=True):
-        right = 0
-        for known, new in splits:
-            said = _probe().fit(first[known], answers[known]).predict(second[new])
-            right += (said == answers[new]).sum()
-        accuracy.append(right / len(answers))
+        right = [
+            (probe.fit(first[known], answers[known]).predict(second[new]) == answers[new]).sum()
+            for known, new in splits
+        ]
+        accuracy.append(sum(right) / len(answers))
     return torch.tensor(accuracy, dtype=torch.float32)
-
-
-def _probe() -> Pipeline:
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-
-
-def _splits(
-    labels: Sequence[int] | Sequence[str], groups: Sequence[str] | None, folds: int, seed: int
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Rows to train on and to test on, for each fold."""
-    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
-    return list(splitter(folds, shuffle=True, random_state=seed).split(labels, labels, groups))
 
 
 @torch.no_grad()

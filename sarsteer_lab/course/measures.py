@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sarsteer_lab.geometry import centroid_distance, pair_cosine, probe_accuracy
+from sarsteer_lab.geometry import centroid_distance, pair_cosine, transfer_accuracy
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,10 +41,14 @@ def measure_gap(
     n = len(typed)
     both, forms = torch.cat([typed, spoken]), ["typed"] * n + ["spoken"] * n
     requests = [str(i) for i in range(n)] * 2
-    layers = tqdm(range(typed.shape[1]), desc="probes", unit="layer", delay=2, leave=False)
-    probe = [
-        probe_accuracy(both[:, layer, None], forms, groups=requests, folds=min(5, n)) for layer in layers
-    ]
+    probe = []
+    for layer in tqdm(range(typed.shape[1]), desc="probes", unit="layer", delay=2, leave=False):
+        states, folds = both[:, layer, None], min(5, n)
+        by_seed = [
+            transfer_accuracy(states, states, forms, groups=requests, folds=folds, seed=seed)
+            for seed in (0, 1, 2)
+        ]
+        probe.append(torch.stack(by_seed, dim=1))
     return Gap(
         cosine=pair_cosine(typed, spoken, center=False),
         centred_cosine=pair_cosine(typed, spoken),
