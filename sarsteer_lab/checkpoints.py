@@ -8,13 +8,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import HfApi, errors, try_to_load_from_cache
 from safetensors import safe_open
 
 OVERHEAD = 1.2
@@ -46,15 +40,14 @@ def free_memory(device: str) -> int | None:
 def checkpoint_size(name: str | Path) -> Size | None:
     """Size of a folder's or hub checkpoint's safetensors files; None where it cannot be found out.
 
-    For a hub id this asks the hub for file names and sizes, nothing else; what lies in the hub's cache needs
-    no download.
+    Of a hub id only file names and sizes are asked for; what lies in the hub's cache needs no download.
     """
     if (folder := Path(name)).is_dir():
         shards = list(folder.glob("*.safetensors"))
         return Size(sum(map(_parameters, shards)), 0) if shards else None
     try:
         info = HfApi().model_info(str(name), files_metadata=True)
-    except (OSError, HfHubHTTPError, OfflineModeIsEnabled):
+    except (OSError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled):
         return None
     files = [file for file in info.siblings or [] if file.rfilename.endswith(".safetensors")]
     if not files or info.safetensors is None:
@@ -96,11 +89,11 @@ def explained(name: str | Path) -> Iterator[None]:
             chain.append(link)
         text = " ".join(map(str, chain)).lower()
         kinds = {kind for link in chain for kind in type(link).__mro__}
-        if GatedRepoError in kinds:
+        if errors.GatedRepoError in kinds:
             raise PermissionError(
                 f"{name} is gated: ask for access on its page on the hub, then log in with `hf auth login`"
             ) from error
-        if RepositoryNotFoundError in kinds:
+        if errors.RepositoryNotFoundError in kinds:
             raise FileNotFoundError(
                 f"{name}: the hub has no such model, or it is private; check the id, or run `hf auth login`"
             ) from error
@@ -109,7 +102,7 @@ def explained(name: str | Path) -> Iterator[None]:
                 f"{name} brings model code of its own, which would run on this machine: read it, and if you "
                 "trust its authors, pass trust_remote_code=True"
             ) from error
-        if OfflineModeIsEnabled in kinds or "couldn't connect" in text or "offline" in text:
+        if errors.OfflineModeIsEnabled in kinds or "couldn't connect" in text or "offline" in text:
             raise FileNotFoundError(
                 f"{name} is not on this machine and the hub cannot be reached: where there is network, "
                 f"`hf download {name}`, copy the folder here and pass its path"

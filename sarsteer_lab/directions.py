@@ -1,21 +1,17 @@
 """Directions in the residual stream: SARSteer's text-derived one, the usual baselines, and controls.
 
-States are `Float[Tensor, "prompt layer d_model"]` as `activations.capture` gives them, directions are
-`Float[Tensor, "layer d_model"]`. All arithmetic is in float32. No direction is normalised: its length is the
-natural size of the shift, so one `alpha` serves all layers.
+All arithmetic is in float32. No direction is normalised: its length is the natural size of the shift, so one
+`alpha` serves all layers.
 """
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.safe_space import exact
+from sarsteer_lab.safe_space import States, exact
 
 
-def text_refusal_direction(
-    harmful_base: Float[Tensor, "prompt layer d_model"],
-    harmful_refusal: Float[Tensor, "prompt layer d_model"],
-) -> Float[Tensor, "layer d_model"]:
+def text_refusal_direction(harmful_base: States, harmful_refusal: States) -> Float[Tensor, "layer d_model"]:
     """How a refusal sentence in the text shifts the last position, the clip unchanged (SARSteer, step 2).
 
     `mean_i [ h(a_i, t0 + r) - h(a_i, t0) ]` over harmful clips `a_i`; row i of both inputs is the same clip.
@@ -39,9 +35,7 @@ def difference_in_means(
     return harmful.float().mean(0) - harmless.float().mean(0)
 
 
-def pca_direction(
-    positive: Float[Tensor, "prompt layer d_model"], negative: Float[Tensor, "prompt layer d_model"]
-) -> Float[Tensor, "layer d_model"]:
+def pca_direction(positive: States, negative: States) -> Float[Tensor, "layer d_model"]:
     """First principal direction of paired differences, times their mean projection on it (sign and size).
 
     The differences are not centred: centring would remove the very shift that all of them share. Raises
@@ -60,9 +54,7 @@ def random_like(direction: Float[Tensor, "layer d_model"], seed: int) -> Float[T
     return random * (direction.float().norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True))
 
 
-def _paired(
-    first: Float[Tensor, "prompt layer d_model"], second: Float[Tensor, "prompt layer d_model"]
-) -> Float[Tensor, "prompt layer d_model"]:
+def _paired(first: States, second: States) -> States:
     """first - second in float32, row by row."""
     if first.shape != second.shape or first.ndim != 3 or not len(first):
         raise ValueError(

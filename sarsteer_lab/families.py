@@ -60,10 +60,7 @@ def render_chat(processor: Any, messages: Messages) -> str:
 
 def render_mistral(processor: Any, messages: Messages) -> str:
     """The same for Voxtral, whose tokenizer renders no clip that it is not given: "[AUDIO]" stands for it."""
-    *system, user = messages
-    mark = {"type": "text", "text": "[AUDIO]"}
-    content = [mark if part["type"] == "audio" else part for part in user["content"]]
-    shown = [*system, {**user, "content": content}]
+    shown = _clips_replaced(messages, {"type": "text", "text": "[AUDIO]"})
     # mistral-common warns that such text should not be tokenised again. It is not: it is shown, and hashed.
     log = logging.getLogger("transformers.tokenization_mistral_common")
     level = log.level
@@ -72,6 +69,12 @@ def render_mistral(processor: Any, messages: Messages) -> str:
         return processor.tokenizer.apply_chat_template(shown, tokenize=False)
     finally:
         log.setLevel(level)
+
+
+def _clips_replaced(messages: Messages, part: dict[str, str]) -> Messages:
+    *system, user = messages
+    content = [part if each["type"] == "audio" else each for each in user["content"]]
+    return [*system, {**user, "content": content}]
 
 
 def encode_together(
@@ -114,14 +117,12 @@ def encode_mistral(
 ) -> BatchFeature:
     """Voxtral: the processor takes whole conversations, their clips as WAV files in base64."""
     filled = []
-    for conversation, clip in zip(conversations, clips, strict=True):
-        sound = {}
+    for messages, clip in zip(conversations, clips, strict=True):
+        wav = BytesIO()
         if clip is not None:
-            soundfile.write(wav := BytesIO(), clip, SAMPLE_RATE, format="WAV", subtype="FLOAT")
-            sound = {"base64": b64encode(wav.getvalue()).decode()}
-        *system, user = conversation
-        content = [part | sound if part["type"] == "audio" else part for part in user["content"]]
-        filled.append([*system, {**user, "content": content}])
+            soundfile.write(wav, clip, SAMPLE_RATE, format="WAV", subtype="FLOAT")
+        sound = {"type": "audio", "base64": b64encode(wav.getvalue()).decode()}
+        filled.append(_clips_replaced(messages, sound))
     return processor.apply_chat_template(filled)
 
 

@@ -17,9 +17,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.safe_space import exact
-
-States = Float[Tensor, "prompt layer d_model"]
+from sarsteer_lab.safe_space import States, exact
 
 
 def pair_cosine(typed: States, spoken: States, *, center: bool = True) -> Float[Tensor, "prompt layer"]:

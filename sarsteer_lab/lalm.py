@@ -13,16 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import BatchFeature
 
-from sarsteer_lab.families import (
-    Family,
-    audio_token_id,
-    conversation,
-    find_core,
-    find_decoder,
-    find_family,
-    find_trunk,
-    foreign_hooks,
-)
+from sarsteer_lab import families
 from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 from sarsteer_lab.store import HookedModelError, content_key, settings_of, weights_checksum
@@ -76,11 +67,11 @@ class LALM:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.name = name
-        self.family: Family = find_family(model.config, family)
-        self.core = find_core(model)
-        self.decoder = find_decoder(model)
-        self.trunk = find_trunk(model)
-        self.audio_token_id = audio_token_id(model)
+        self.family = families.find_family(model.config, family)
+        self.core = families.find_core(model)
+        self.decoder = families.find_decoder(model)
+        self.trunk = families.find_trunk(model)
+        self.audio_token_id = families.audio_token_id(model)
         self.now: Running | None = None
         self.layers: nn.ModuleList = self.decoder.layers
         self.text_config: Any = self.core.config.get_text_config()
@@ -141,7 +132,7 @@ class LALM:
         each time, so for many results go on with `content_key(shared, own)`. Raises HookedModelError inside
         of `with steer(...)` and under other hooks.
         """
-        if foreign_hooks(self.model):
+        if families.foreign_hooks(self.model):
             raise HookedModelError(
                 f"hooks are on {self.name}: what it computes now could not be told from what the plain model "
                 "does; do this outside of `with steer(...)`, without hooks of your own"
@@ -173,7 +164,7 @@ class LALM:
                 raise ValueError(f"the text holds {placeholder!r}, it stands for audio; pass it as `audio`")
         elif prompt.audio is not None:
             raise ValueError(f"{self.name} takes no audio: give it a typed prompt (audio=None)")
-        return self.family.render(self.processor, conversation(prompt))
+        return self.family.render(self.processor, families.conversation(prompt))
 
     def batch(self, prompts: Sequence[Prompt]) -> BatchFeature:
         """Inputs for typed and spoken prompts together, left-padded, on the model's device, in its dtype."""
@@ -187,15 +178,14 @@ class LALM:
                 f"{self.family.name} hears the padding of shorter clips, so clips of other lengths cannot "
                 "share a batch; `generate`, `capture` and `next_token_logits` keep them apart"
             )
-        asked = [[make(prompt) for prompt in prompts] for make in (conversation, self.chat, self.waveform)]
-        inputs = self.family.encode(self.processor, *asked)
+        makers = (families.conversation, self.chat, self.waveform)
+        inputs = self.family.encode(self.processor, *([make(one) for one in prompts] for make in makers))
         return inputs.to(self.device, dtype=self.dtype)
 
     def fit_together(self, prompts: Sequence[Prompt]) -> bool:
         """Whether these prompts may share a batch (see `Family.mixes`)."""
-        if self.family.mixes:
-            return True
-        return len({len(clip) for clip in map(self.waveform, prompts) if clip is not None}) <= 1
+        clips = [] if self.family.mixes else [self.waveform(prompt) for prompt in prompts]
+        return len({len(clip) for clip in clips if clip is not None}) <= 1
 
     @contextmanager
     def running(self, running: Running) -> Iterator[None]:

@@ -10,6 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+States = Float[Tensor, "prompt layer d_model"]
+"""Hidden states of prompts, as `activations.capture` gives them."""
+
 RANK_TOLERANCE = 1e-6
 """A direction whose singular value is below this share of the layer's largest is rounding, not present."""
 
@@ -47,7 +50,7 @@ class SafeSpace:
         return SafeSpace(self.mean, self.directions[:, :k], self.explained_variance_ratio[:, :k])
 
 
-def principal_space(states: Float[Tensor, "prompt layer d_model"], k: int = 10) -> SafeSpace:
+def principal_space(states: States, k: int = 10) -> SafeSpace:
     """Top-`k` principal directions of the centred states, per layer (SARSteer, step 3; harmless base states).
 
     Given harmful states it is the control space of the same size. SVD in float64, result in float32, signs

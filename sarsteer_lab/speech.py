@@ -48,12 +48,10 @@ def read_clip(
     if not isinstance(path, Path | str):
         return _read(path, str(getattr(path, "name", "the open file")), max_seconds)
     path = Path(path)
-    if path.is_dir():
-        raise ClipError(f"{path}: this is a folder, not an audio file; give one clip")
     if not path.exists():
         raise ClipError(f"{path}: there is no such file; check the path")
     if not path.is_file():  # opening a named pipe would wait for ever
-        raise ClipError(f"{path}: is not a regular file (but a pipe, socket or device); save the clip first")
+        raise ClipError(f"{path}: is not a regular file (but a folder, pipe or device); give one clip")
     stat = path.stat()
     return _decoded(str(path), (stat.st_ino, stat.st_mtime_ns, stat.st_size), max_seconds).copy()
 
@@ -112,10 +110,8 @@ def check_waveform(
     """
     samples = np.asarray(x)
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and 0 < samples.shape[0] < samples.shape[1]):
-        raise ClipError(
-            f"{name}: has shape {samples.shape}, expected (samples,) or (samples, channels); "
-            "transpose or index it first"
-        )
+        wanted = "expected (samples,) or (samples, channels); transpose or index it first"
+        raise ClipError(f"{name}: has shape {samples.shape}, {wanted}")
     if sampling_rate <= 0:
         raise ClipError(f"{name}: a sampling rate of {sampling_rate} Hz makes no sense; pass the true one")
     if np.issubdtype(samples.dtype, np.signedinteger):

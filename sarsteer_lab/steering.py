@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sarsteer_lab.activations import chosen_layers
-from sarsteer_lab.families import foreign_hooks, residual_stream
+from sarsteer_lab.families import residual_stream
 from sarsteer_lab.lalm import LALM, Running
 from sarsteer_lab.vectors import SteeringVectors
 
@@ -130,7 +130,7 @@ def pushing(
     if isinstance(strength, float) and strength == 0:
         yield
         return
-    watch = _Watch(lalm, push, strength, positions)
+    watch = Watch(lalm, push, strength, positions)
     with ExitStack() as hooks:
         if positions != "every":
             hooks.enter_context(lalm.trunk.register_forward_pre_hook(watch.before_forward, with_kwargs=True))
@@ -140,18 +140,7 @@ def pushing(
         yield
 
 
-def refuse_other_hooks(lalm: LALM) -> None:
-    """Raise SteeringError if there are hooks on the model but `pushing`'s that leave the prompt alone."""
-    for hook in foreign_hooks(lalm.model):
-        watch = getattr(getattr(hook, "func", hook), "__self__", None)
-        if not isinstance(watch, _Watch) or watch.positions == "every":
-            raise SteeringError(
-                "hooks are on the model that act on the whole prompt (project_out, or your own), but all of "
-                "it except its last position has been read without them; use lalm.generate and its like"
-            )
-
-
-class _Watch:
+class Watch:
     """Knows, for the layers' hooks, which positions the running forward pass holds and what to add to them.
 
     A hook on the trunk tells the prompt (empty cache) from a decoding step (one position onto a filled
@@ -200,7 +189,13 @@ class _Watch:
             self.audio = (ids == self.lalm.audio_token_id)[..., None]
         self.rows = None if now is None else now.rows
         if isinstance(self.alpha, Tensor):
-            self.row_alphas = self._alphas_of_rows(self.alpha, batch, now)
+            # `lalm` may have sorted and split the prompts; beams of one stand behind one another.
+            rows, total = (range(batch), batch) if now is None else (now.rows, now.total)
+            repeats, more = divmod(batch, len(rows))
+            if more or len(self.alpha) != total:
+                given = f"alpha has {len(self.alpha)} values for {total} prompts"
+                raise SteeringError(f"{given}; give one value per prompt")
+            self.row_alphas = self.alpha[list(rows)].repeat_interleave(repeats)[:, None, None]
 
     def _before_step(self, length: int, filled: tuple[int, int], now: Running | None) -> None:
         """The same for what goes onto a cache that is filled so far."""
@@ -265,18 +260,6 @@ class _Watch:
             stream[:, -1:].add_(added)
         else:
             stream.add_(added)
-
-    def _alphas_of_rows(
-        self, alpha: Float[Tensor, "prompt"], batch: int, now: Running | None
-    ) -> Float[Tensor, "batch 1 1"]:
-        """The value of each row of the running batch, whose prompts `lalm` may have sorted and split."""
-        rows, total = (range(batch), batch) if now is None else (now.rows, now.total)
-        repeats, more = divmod(batch, len(rows))  # beams of a prompt stand behind one another
-        if more or len(alpha) != total:
-            raise SteeringError(
-                f"alpha has {len(alpha)} values for {total} prompts; give one value per prompt"
-            )
-        return alpha[list(rows)].repeat_interleave(repeats)[:, None, None]
 
 
 def _strength(alpha: Alpha) -> Strength:

@@ -94,9 +94,7 @@ def _feed(digest: Any, part: Any) -> None:
 
 
 def settings_of(configs: Iterable[Mapping[str, Any]]) -> str:
-    """Configurations as one text, without what tells only where a checkpoint came from (its weights' dtype
-    counts by itself).
-    """
+    """Configurations as one text, without what tells only where a checkpoint came from."""
     origin = {"_name_or_path", "transformers_version", "architectures", "dtype"}
 
     def kept(value: Any) -> Any:

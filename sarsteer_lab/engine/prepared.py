@@ -21,7 +21,7 @@ from sarsteer_lab.engine.contrast import common_tails
 from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM, Running
 from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
-from sarsteer_lab.steering import SteeringError, refuse_other_hooks
+from sarsteer_lab.steering import SteeringError, Watch
 from sarsteer_lab.store import weights_checksum
 
 READ_ROWS = 16
@@ -259,7 +259,7 @@ class PreparedBatch:
 
     def _check(self) -> None:
         """Raise SteeringError if what has been read does not belong to the model as it now is."""
-        refuse_other_hooks(self.lalm)
+        _refuse_other_hooks(self.lalm)
         if weights_checksum(self.lalm.model) != self._weights:
             raise SteeringError("weights have changed since these prompts were read; make a new one")
 
@@ -307,3 +307,14 @@ def _refuse_hooks(lalm: LALM) -> None:
             "hooks are on the model (steer, project_out, or your own): what is read now would keep their "
             "mark; make it outside of the block, and ask it inside"
         )
+
+
+def _refuse_other_hooks(lalm: LALM) -> None:
+    """Raise SteeringError if there are hooks on the model but `pushing`'s that leave the prompt alone."""
+    for hook in foreign_hooks(lalm.model):
+        watch = getattr(getattr(hook, "func", hook), "__self__", None)
+        if not isinstance(watch, Watch) or watch.positions == "every":
+            raise SteeringError(
+                "hooks are on the model that act on the whole prompt (project_out, or your own), but all of "
+                "it except its last position has been read without them; use lalm.generate and its like"
+            )
