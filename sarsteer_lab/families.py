@@ -163,7 +163,8 @@ class Family:
 THINKER = "only its thinker (audio and text in, text out) is used; it never speaks here"
 HEARS_PADDING = "its audio tower hears the padding of shorter clips: only clips of one length share a batch"
 TORCHVISION = ("torchvision", "torchvision (the version that belongs to your torch)")
-HIDDEN, POOLED = (("get_audio_features", field) for field in ("last_hidden_state", "pooler_output"))
+HIDDEN = ("get_audio_features", "last_hidden_state")
+POOLED = ("get_audio_features", "pooler_output")
 
 flamingo = attrgetter("max_audio_len")
 """Its processor cuts a clip into windows, and what lies beyond this length away."""

@@ -113,8 +113,8 @@ class LALM:
     def fingerprint(self) -> str:
         """Hash of configuration, processor settings and weights, on which all that a model computes depends.
 
-        Every byte of every weight counts, however it was changed (`set_safety`, training, a merged adapter,
-        `weight.data = ...`): it is computed at each use, as fast as memory is (`store.weights_checksum`).
+        Every byte of every weight counts, however it was changed: it is computed at each use, as fast as
+        memory is (`store.weights_checksum`).
         """
         vocabulary = (id(self.tokenizer), len(self.tokenizer))
         if self._vocabulary[0] != vocabulary:

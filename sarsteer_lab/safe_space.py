@@ -17,14 +17,13 @@ RANK_TOLERANCE = 1e-6
 """A direction whose singular value is below this share of the layer's largest is rounding, not present."""
 
 
+WITHOUT_FLOAT64 = ("mps",)
+"""Types of devices that do not compute in float64."""
+
+
 def exact(tensor: Tensor) -> Tensor:
     """A tensor in float64, on the CPU if its device (Apple's MPS) has none; callers send results back."""
-    return tensor.double() if has_float64(tensor.device) else tensor.cpu().double()
-
-
-def has_float64(device: torch.device) -> bool:
-    """Whether a device computes in float64."""
-    return device.type != "mps"
+    return (tensor.cpu() if tensor.device.type in WITHOUT_FLOAT64 else tensor).double()
 
 
 @dataclass(frozen=True, eq=False)
