@@ -122,10 +122,7 @@ class Gathered:
                     self.states[row] = kept.to(self._device)
 
     def add(self, rows: Sequence[int], recorded: Sequence[Any]) -> None:
-        """Take what was recorded of the prompts `rows`, by layer and prompt, and keep it for the next time.
-
-        Layers may lie on different devices; every copy is done when this returns.
-        """
+        """Take what was recorded of the prompts `rows`, by layer and prompt, and keep it for next time."""
         if isinstance(self.states, Tensor):
             self.states[rows] = torch.stack([layer.to(self._device) for layer in recorded], dim=1)
         else:

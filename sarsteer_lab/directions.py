@@ -29,9 +29,8 @@ def difference_in_means(
     ValueError if layers or widths differ or a set is empty.
     """
     if harmful.shape[1:] != harmless.shape[1:] or not len(harmful) or not len(harmless):
-        raise ValueError(
-            f"states of shape {tuple(harmful.shape)} and {tuple(harmless.shape)} cannot be compared"
-        )
+        shapes = f"{tuple(harmful.shape)} and {tuple(harmless.shape)}"
+        raise ValueError(f"states of shape {shapes} cannot be compared")
     return harmful.float().mean(0) - harmless.float().mean(0)
 
 

@@ -51,9 +51,8 @@ def linear_cka(first: States, second: Float[Tensor, "prompt layer other_d_model"
     the prompt-by-prompt Gram matrices. Raises ValueError if prompts or layers differ.
     """
     if first.shape[:2] != second.shape[:2]:
-        raise ValueError(
-            f"states of shape {tuple(first.shape)} and {tuple(second.shape)} are not of the same prompts"
-        )
+        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise ValueError(f"states of shape {shapes} are not of the same prompts")
     centred = [(exact(states) - exact(states).mean(0)).transpose(0, 1) for states in (first, second)]
     a, b = (states @ states.transpose(1, 2) for states in centred)
     return ((a * b).sum((1, 2)) / (a.norm(dim=(1, 2)) * b.norm(dim=(1, 2)))).float().to(first.device)

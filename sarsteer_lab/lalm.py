@@ -134,8 +134,8 @@ class LALM:
         """
         if families.foreign_hooks(self.model):
             raise HookedModelError(
-                f"hooks are on {self.name}: what it computes now could not be told from what the plain model "
-                "does; do this outside of `with steer(...)`, without hooks of your own"
+                f"hooks are on {self.name}, so what it computes cannot be kept as the plain model's: do this "
+                "outside of `with steer(...)`, without hooks of your own"
             )
         return content_key(self.fingerprint, str(self.dtype), self.device.type, *parts)
 
@@ -203,15 +203,13 @@ class LALM:
 
         Shows a progress bar after 2 s. Each batch is `running` until the next: use `contextlib.closing`.
         """
-        prompts = as_prompts(prompts)
         # For families that do not mix, clips of one length (or none) in each batch.
         alike: dict[int, list[int]] = {}
         for row in sorted(range(len(prompts)), key=lambda i: -rough_length(prompts[i])):
             clip = None if self.family.mixes else self.waveform(prompts[row])
             alike.setdefault(0 if clip is None else len(clip), []).append(row)
-        groups = [
-            rows[at : at + batch_size] for rows in alike.values() for at in range(0, len(rows), batch_size)
-        ]
+        starts = [(rows, at) for rows in alike.values() for at in range(0, len(rows), batch_size)]
+        groups = [rows[at : at + batch_size] for rows, at in starts]
         for rows in tqdm(groups, desc=description, unit="batch", delay=2, leave=False):
             inputs = self.batch([prompts[row] for row in rows])
             with self.running(Running(rows, len(prompts), decoding=decoding)):

@@ -53,11 +53,10 @@ def load_lalm(
         return maker.load()(variant, safety=safety, **options)
     if safety != 1.0:
         raise ValueError(f"safety={safety} is a dial of the pocket model; {name} has none")
-    folder = name
-    if str(name).startswith((".", "/", "~")) or isinstance(name, Path):
-        folder = Path(name).expanduser()
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} is not the folder of a checkpoint: it holds no config.json")
+    local = isinstance(name, Path) or name.startswith((".", "/", "~"))
+    folder = Path(name).expanduser() if local else name
+    if isinstance(folder, Path) and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is not the folder of a checkpoint: it holds no config.json")
     parts = load_parts(folder, name=str(name), trust_remote_code=trust_remote_code, **options)
     return LALM(*parts, name=str(name), family=family)
 

@@ -13,6 +13,9 @@ from torch import Tensor
 States = Float[Tensor, "prompt layer d_model"]
 """Hidden states of prompts, as `activations.capture` gives them."""
 
+Vectors = Float[Tensor, "*batch layer d_model"]
+"""A vector per layer, or several of these."""
+
 RANK_TOLERANCE = 1e-6
 """A direction whose singular value is below this share of the layer's largest is rounding, not present."""
 
@@ -83,18 +86,14 @@ def random_space(like: SafeSpace, seed: int) -> SafeSpace:
     return SafeSpace(like.mean, directions, torch.zeros_like(like.explained_variance_ratio))
 
 
-def projection(
-    vectors: Float[Tensor, "*batch layer d_model"], space: SafeSpace
-) -> Float[Tensor, "*batch layer d_model"]:
+def projection(vectors: Vectors, space: SafeSpace) -> Vectors:
     """The part of each vector that lies in the space, `U U^T v`, in float32."""
     directions = space.directions.to(vectors.device)
     coordinates = torch.einsum("...ld,lkd->...lk", vectors.float(), directions)
     return torch.einsum("...lk,lkd->...ld", coordinates, directions)
 
 
-def ablate(
-    vectors: Float[Tensor, "*batch layer d_model"], space: SafeSpace, lam: float = 1.0
-) -> Float[Tensor, "*batch layer d_model"]:
+def ablate(vectors: Vectors, space: SafeSpace, lam: float = 1.0) -> Vectors:
     """Safe-space ablation `v = d - lam * U U^T d`, in float32 (SARSteer, step 4).
 
     `lam` 1 leaves nothing of the vector in the space, 0 returns the vector itself.
@@ -102,9 +101,7 @@ def ablate(
     return vectors.float() - lam * projection(vectors, space)
 
 
-def share_in_space(
-    vectors: Float[Tensor, "*batch layer d_model"], space: SafeSpace
-) -> Float[Tensor, "*batch layer"]:
+def share_in_space(vectors: Vectors, space: SafeSpace) -> Float[Tensor, "*batch layer"]:
     """The share (0 to 1) of each vector's squared length that lies in the space; 0 for a zero vector."""
     inside = projection(vectors, space).square().sum(-1)
     return inside / vectors.float().square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)

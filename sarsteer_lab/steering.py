@@ -1,9 +1,9 @@
 """Steering while a `with` block lasts: add vectors to decoder layers' outputs, or project a direction out.
 
-Both undo themselves whatever happens in the block: no weight is touched, and every hook goes. Blocks nest.
-Hooks run in the order in which their blocks were entered, so two `steer` add up (in either order, up to
-rounding), and a `project_out` inside a `steer` also removes its direction from what was added, one around it
-does not. Both are made of `pushing`, as steering of one's own is: a `Push` says what is added at a layer.
+Every hook goes whatever happens in the block, and no weight is touched. Blocks nest, and act in the order in
+which they were entered: two `steer` add up, and a `project_out` inside a `steer` also removes its direction
+from what was added, one around it does not. Both are made of `pushing`, as steering of one's own is: a `Push`
+says what is added at a layer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -27,12 +27,12 @@ Strength = float | Float[Tensor, "prompt"]
 RowAlpha = float | Float[Tensor, "row 1 1"]
 
 UNSTEERABLE = {
-    "use_cache": "generate(use_cache=False) runs old positions again unsteered; leave the cache on",
-    "prefill_chunk_size": "with prefill_chunk_size the prompt's last position is not known; leave it out",
-} | {
-    name: f"{name} decodes several positions at once, which cannot be steered; leave it out"
-    for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate")
-}
+    "use_cache": "runs old positions again unsteered if it is off; leave the cache on",
+    "prefill_chunk_size": "hides which position is the prompt's last; leave it out",
+} | dict.fromkeys(
+    ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate"),
+    "decodes several positions at once, which cannot be steered; leave it out",
+)
 """Options of `generate` with which the last position is not the one that was decoded last, and why."""
 
 
@@ -225,13 +225,13 @@ class Watch:
             for name, why in UNSTEERABLE.items():
                 value = next((source[name] for source in sources if source.get(name) is not None), None)
                 if value is not None and (name != "use_cache" or not value):
-                    raise SteeringError(why)
+                    raise SteeringError(f"{name} {why}")
         before, self.uncached = self.uncached, uncached if now is None else None
         if before is None or self.uncached is None or self.uncached.shape[1] != before.shape[1] + 1:
             return
         grown = self.uncached[:, None, :-1]  # beams change places, so a row may go on from any
         if grown.shape[2:] == before.shape[1:] and (grown == before).flatten(2).all(-1).any(1).all():
-            raise SteeringError(UNSTEERABLE["use_cache"])
+            raise SteeringError(f"use_cache {UNSTEERABLE['use_cache']}")
 
     def after_forward(self, _module: nn.Module, _args: Any, _output: Any) -> None:
         """Whatever runs layers from now on does not come through the trunk."""

@@ -168,8 +168,13 @@ def change_sums(tensors: Sequence[Tensor]) -> list[int]:
     Every word of 8 bytes is mixed with its place in its chunk by steps that can be undone, so a change of one
     word surely changes its chunk's sum; several cancel out no more often than a hash of 32 bits collides.
     """
+    groups: dict[Any, list[Tensor]] = {}
+    for place, data in enumerate(map(_bytes, tensors)):
+        # Small ones together, for a start of the GPU costs as much as a small tensor.
+        groups.setdefault(data.device if len(data) < CHUNK else place, []).append(data)
     sums: list[Tensor] = []
-    for data in map(_bytes, tensors):
+    for parts in groups.values():
+        data = torch.cat(parts) if len(parts) > 1 else parts[0]
         if len(data) % 8 or data.storage_offset() % 8:
             data = nn.functional.pad(data, (0, -len(data) % 8))  # a copy, so it is aligned too
         words = data.view(torch.int64)
