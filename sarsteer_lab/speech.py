@@ -48,10 +48,12 @@ def read_clip(
     if not isinstance(path, Path | str):
         return _read(path, str(getattr(path, "name", "the open file")), max_seconds)
     path = Path(path)
+    if path.is_dir():
+        raise ClipError(f"{path}: this is a folder, not an audio file; give one clip")
     if not path.exists():
         raise ClipError(f"{path}: there is no such file; check the path")
     if not path.is_file():  # opening a named pipe would wait for ever
-        raise ClipError(f"{path}: is not a regular file (but a folder, pipe or device); give one clip")
+        raise ClipError(f"{path}: is not a regular file (but a pipe, socket or device); save the clip first")
     stat = path.stat()
     return _decoded(str(path), (stat.st_ino, stat.st_mtime_ns, stat.st_size), max_seconds).copy()
 
