@@ -5,7 +5,7 @@ Layer `l` is always the *output* of decoder layer `l`, 0-based, before the final
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any, Literal, overload
 
@@ -33,7 +33,6 @@ def capture(
     positions: Fixed = "last",
     batch_size: int = 16,
     cache: Store | None = None,
-    device: torch.device | str | None = None,
 ) -> Float[Tensor, "prompt layer d_model"]: ...
 @overload
 def capture(
@@ -44,7 +43,6 @@ def capture(
     positions: Ragged,
     batch_size: int = 16,
     cache: Store | None = None,
-    device: torch.device | str | None = None,
 ) -> list[Float[Tensor, "position layer d_model"]]: ...
 @torch.no_grad()
 def capture(
@@ -55,7 +53,6 @@ def capture(
     positions: Fixed | Ragged = "last",
     batch_size: int = 16,
     cache: Store | None = None,
-    device: torch.device | str | None = None,
 ) -> Float[Tensor, "prompt layer d_model"] | list[Float[Tensor, "position layer d_model"]]:
     """Hidden states of typed and spoken prompts, float32, in the order of the prompts.
 
@@ -66,8 +63,7 @@ def capture(
 
     With a `cache` (`activation_store()`), only prompts that it lacks run through the model. While foreign
     hooks sit on the model (`steer`, `project_out`, your own) the cache is neither read nor written: its keys
-    could not tell them apart. States lie on `device`, by default the model's; "cpu" is for what does not fit
-    there.
+    could not tell them apart. States lie on the model's device.
 
     Raises ValueError for a layer out of range and for audio positions of a typed prompt.
     """
@@ -78,17 +74,16 @@ def capture(
     typed = [i for i, prompt in enumerate(prompts) if prompt.audio is None]
     if positions.startswith("audio") and typed:
         raise ValueError(f"positions={positions!r}, but prompt {typed[0]} has no audio")
-    gathered = Gathered(lalm, prompts, chosen, positions, cache, device)
+    gathered = Gathered(lalm, prompts, chosen, positions, cache)
     with (
         closing(lalm.batches([prompts[row] for row in gathered.missing], batch_size, "states")) as batches,
         head_on_last_position(lalm.core),
     ):
         for batch, inputs in batches:
             recorded: list[Any] = [None] * len(chosen)
-            pick = partial(_pick, inputs=inputs, positions=positions, lalm=lalm)
 
-            def keep(at: int, stream: Tensor, recorded: list[Any] = recorded, pick: Any = pick) -> None:
-                recorded[at] = pick(stream)
+            def keep(at: int, stream: Tensor, recorded: Any = recorded, inputs: Any = inputs) -> None:
+                recorded[at] = _pick(stream, inputs, positions, lalm)
 
             with record_states(lalm, chosen, keep):
                 lalm.trunk(**inputs, use_cache=False)
@@ -109,9 +104,8 @@ class Gathered:
         layers: Sequence[int],
         positions: str,
         cache: Store | None,
-        device: torch.device | str | None,
     ) -> None:
-        self._device = lalm.device if device is None else torch.device(device)
+        self._device = lalm.device
         self.states: Any = [torch.empty(0)] * len(prompts)
         if positions in ("last", "audio_mean"):
             self.states = torch.empty(len(prompts), len(layers), lalm.d_model, device=self._device)
@@ -120,19 +114,15 @@ class Gathered:
         if self._cache is not None:
             shared = lalm.key("states", layers, positions)
             self._keys = [content_key(shared, prompt.key) for prompt in lalm.encode(prompts)]
-            self.missing = [row for row in self.missing if not self._take(row, self._cache)]
-
-    def _take(self, row: int, cache: Store) -> bool:
-        kept = cache.read(self._keys[row])
-        if kept is not None:
-            self.states[row] = kept.to(self._device)
-        return kept is not None
+            self.missing = []
+            for row, key in enumerate(self._keys):
+                if (kept := self._cache.read(key)) is None:
+                    self.missing.append(row)
+                else:
+                    self.states[row] = kept.to(self._device)
 
     def add(self, rows: Sequence[int], recorded: Sequence[Any]) -> None:
-        """Take what was recorded of the prompts `rows`, by layer and prompt, and keep it for the next time.
-
-        Layers may lie on different devices; every copy is done when this returns.
-        """
+        """Take what was recorded of the prompts `rows`, by layer and prompt, and keep it for next time."""
         if isinstance(self.states, Tensor):
             self.states[rows] = torch.stack([layer.to(self._device) for layer in recorded], dim=1)
         else:
@@ -153,11 +143,7 @@ def layer_indices(lalm: LALM, layers: Sequence[int] | None) -> tuple[int, ...]:
     if layers is None:
         return tuple(range(lalm.n_layers))
     chosen = tuple(layer + lalm.n_layers if layer < 0 else layer for layer in layers)
-    if (
-        not chosen
-        or len(set(chosen)) < len(chosen)
-        or not all(0 <= layer < lalm.n_layers for layer in chosen)
-    ):
+    if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(lalm.n_layers)):
         raise ValueError(f"layers={list(layers)}: give each of 0 to {lalm.n_layers - 1} at most once")
     return chosen
 
@@ -189,19 +175,13 @@ def _pick(
 
 @contextmanager
 def record_states(lalm: LALM, layers: Sequence[int], keep: Callable[[int, Tensor], None]) -> Iterator[None]:
-    """Hooks that hand the residual stream after each of `layers` to `keep`, with its place in `layers`. They
-    go whatever happens.
-    """
+    """Hooks, while the block lasts, that hand the stream after each of `layers` to `keep`, with its place."""
     text_config = lalm.text_config
-    handles = []
 
     def hook(_module: Any, _args: Any, output: Any, at: int) -> None:
         keep(at, residual_stream(output, text_config))
 
-    try:
+    with ExitStack() as hooks:
         for at, layer in enumerate(layers):
-            handles.append(lalm.layers[layer].register_forward_hook(partial(hook, at=at)))
+            hooks.enter_context(lalm.layers[layer].register_forward_hook(partial(hook, at=at)))
         yield
-    finally:
-        for handle in handles:
-            handle.remove()

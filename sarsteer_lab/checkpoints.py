@@ -8,13 +8,7 @@ from pathlib import Path
 
 import psutil
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-)
+from huggingface_hub import HfApi, errors, try_to_load_from_cache
 from safetensors import safe_open
 
 OVERHEAD = 1.2
@@ -23,18 +17,14 @@ OVERHEAD = 1.2
 
 @dataclass(frozen=True)
 class Size:
-    """How big a checkpoint is: `parameters`, `bytes` of its files, and what of them is still to be
-    downloaded."""
+    """How big a checkpoint is: its `parameters`, and how many bytes are still to be downloaded."""
 
     parameters: int
-    bytes: int
     download: int
 
     def memory(self, dtype: torch.dtype, bits: int | None = None) -> int:
-        """Bytes that the loaded model will take, roughly: its weights in `dtype` or `bits`, times
-        `OVERHEAD`."""
-        per_weight = bits / 8 if bits else dtype.itemsize
-        return round(self.parameters * per_weight * OVERHEAD)
+        """Bytes that the loaded model will take, roughly: its weights in `dtype` or `bits`, with overhead."""
+        return round(self.parameters * (bits / 8 if bits else dtype.itemsize) * OVERHEAD)
 
 
 def free_memory(device: str) -> int | None:
@@ -50,26 +40,20 @@ def free_memory(device: str) -> int | None:
 def checkpoint_size(name: str | Path) -> Size | None:
     """Size of a folder's or hub checkpoint's safetensors files; None where it cannot be found out.
 
-    For a hub id this asks the hub for file names and sizes, nothing else; what lies in the hub's cache needs
-    no download.
+    Of a hub id only file names and sizes are asked for; what lies in the hub's cache needs no download.
     """
-    folder = Path(name)
-    if folder.is_dir():
-        files = sorted(folder.glob("*.safetensors"))
-        if not files:
-            return None
-        return Size(sum(map(_parameters, files)), sum(file.stat().st_size for file in files), 0)
+    if (folder := Path(name)).is_dir():
+        shards = list(folder.glob("*.safetensors"))
+        return Size(sum(map(_parameters, shards)), 0) if shards else None
     try:
         info = HfApi().model_info(str(name), files_metadata=True)
-    except (OSError, HfHubHTTPError, OfflineModeIsEnabled):
+    except (OSError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled):
         return None
-    remote = {
-        f.rfilename: f.size for f in info.siblings or [] if f.rfilename.endswith(".safetensors") and f.size
-    }
-    if not remote or info.safetensors is None:
+    files = [file for file in info.siblings or [] if file.rfilename.endswith(".safetensors")]
+    if not files or info.safetensors is None:
         return None
-    missing = [f for f in remote if not isinstance(try_to_load_from_cache(str(name), f), str)]
-    return Size(info.safetensors.total, sum(remote.values()), sum(remote[f] for f in missing))
+    missing = [f for f in files if not isinstance(try_to_load_from_cache(str(name), f.rfilename), str)]
+    return Size(info.safetensors.total, sum(file.size or 0 for file in missing))
 
 
 def announce(name: str | Path, size: Size | None, dtype: torch.dtype, bits: int | None, device: str) -> None:
@@ -79,25 +63,20 @@ def announce(name: str | Path, size: Size | None, dtype: torch.dtype, bits: int 
     """
     if size is None:
         return
-    needed, free = size.memory(dtype, bits), free_memory(device)
     if size.download:
-        print(
-            f"{name}: downloads {size.download / 1e9:.1f} GB, {size.parameters / 1e9:.1f} billion parameters",
-            file=sys.stderr,
-        )
+        sizes = f"{size.download / 1e9:.1f} GB, {size.parameters / 1e9:.1f} billion parameters"
+        print(f"{name}: downloads {sizes}", file=sys.stderr)
+    needed, free = size.memory(dtype, bits), free_memory(device)
     if free is not None and needed > free:
         how = f"{bits} bits" if bits else str(dtype)
-        print(
-            f"{name}: needs about {needed / 1e9:.1f} GB in {how}, but {device} has {free / 1e9:.1f} GB free: "
-            "take a smaller dtype, bits=4 or device_map='auto' on several GPUs",
-            file=sys.stderr,
-        )
+        sizes = f"about {needed / 1e9:.1f} GB in {how}, but {device} has {free / 1e9:.1f} GB free"
+        advice = "take a smaller dtype, bits=4 or device_map='auto' on several GPUs"
+        print(f"{name}: needs {sizes}: {advice}", file=sys.stderr)
 
 
 @contextmanager
 def explained(name: str | Path) -> Iterator[None]:
-    """Turn the hub's and transformers' errors about getting a checkpoint into one sentence that says what
-    to do.
+    """Turn errors about getting a checkpoint into one sentence that says what to do.
 
     Raises PermissionError for a gated model, FileNotFoundError for one that is not there, or cannot be
     fetched, ValueError for one that needs its authors' code.
@@ -105,15 +84,16 @@ def explained(name: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        chain = [error, error.__cause__, error.__context__]
-        while chain[-1] is not None and len(chain) < 12:
-            chain.append(chain[-1].__cause__ or chain[-1].__context__)
-        text = " ".join(str(link) for link in chain if link is not None)
-        if any(isinstance(link, GatedRepoError) for link in chain):
+        chain: list[BaseException] = [error]
+        while (link := chain[-1].__cause__ or chain[-1].__context__) is not None and link not in chain:
+            chain.append(link)
+        text = " ".join(map(str, chain)).lower()
+        kinds = {kind for link in chain for kind in type(link).__mro__}
+        if errors.GatedRepoError in kinds:
             raise PermissionError(
                 f"{name} is gated: ask for access on its page on the hub, then log in with `hf auth login`"
             ) from error
-        if any(isinstance(link, RepositoryNotFoundError) for link in chain):
+        if errors.RepositoryNotFoundError in kinds:
             raise FileNotFoundError(
                 f"{name}: the hub has no such model, or it is private; check the id, or run `hf auth login`"
             ) from error
@@ -122,11 +102,7 @@ def explained(name: str | Path) -> Iterator[None]:
                 f"{name} brings model code of its own, which would run on this machine: read it, and if you "
                 "trust its authors, pass trust_remote_code=True"
             ) from error
-        offline = (
-            any(isinstance(link, OfflineModeIsEnabled) for link in chain)
-            or "couldn't connect" in text.lower()
-        )
-        if offline or "offline" in text.lower():
+        if errors.OfflineModeIsEnabled in kinds or "couldn't connect" in text or "offline" in text:
             raise FileNotFoundError(
                 f"{name} is not on this machine and the hub cannot be reached: where there is network, "
                 f"`hf download {name}`, copy the folder here and pass its path"

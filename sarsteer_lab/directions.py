@@ -1,39 +1,23 @@
 """Directions in the residual stream: SARSteer's text-derived one, the usual baselines, and controls.
 
-States are `Float[Tensor, "prompt layer d_model"]` as `activations.capture` gives them, directions are
-`Float[Tensor, "layer d_model"]`. All arithmetic is in float32. No direction is normalised: its length is the
-natural size of the shift, so one `alpha` serves all layers.
+All arithmetic is in float32. No direction is normalised: its length is the natural size of the shift, so one
+`alpha` serves all layers.
 """
 
-from collections.abc import Callable, Iterable
-
-import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from scipy.stats import gaussian_kde
+from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.safe_space import exact
+from sarsteer_lab.safe_space import States, exact
 
 
-def text_refusal_direction(
-    harmful_base: Float[Tensor, "prompt layer d_model"],
-    harmful_refusal: Float[Tensor, "prompt layer d_model"],
-    keep: Bool[Tensor, "prompt layer"] | None = None,
-) -> Float[Tensor, "layer d_model"]:
+def text_refusal_direction(harmful_base: States, harmful_refusal: States) -> Float[Tensor, "layer d_model"]:
     """How a refusal sentence in the text shifts the last position, the clip unchanged (SARSteer, step 2).
 
     `mean_i [ h(a_i, t0 + r) - h(a_i, t0) ]` over harmful clips `a_i`; row i of both inputs is the same clip.
-    `keep` (from `angle_filter`) takes the mean over chosen samples only, per layer. Raises ValueError if the
-    shapes differ or a layer keeps no sample.
+    Raises ValueError if the shapes differ.
     """
-    shifts = _paired(harmful_refusal, harmful_base)
-    if keep is None:
-        return shifts.mean(0)
-    counts = keep.sum(0)
-    if (counts == 0).any():
-        raise ValueError(f"no sample is kept in layer {int((counts == 0).nonzero()[0])}")
-    return (shifts * keep[..., None]).sum(0) / counts[:, None]
+    return _paired(harmful_refusal, harmful_base).mean(0)
 
 
 def difference_in_means(
@@ -45,15 +29,12 @@ def difference_in_means(
     ValueError if layers or widths differ or a set is empty.
     """
     if harmful.shape[1:] != harmless.shape[1:] or not len(harmful) or not len(harmless):
-        raise ValueError(
-            f"states of shape {tuple(harmful.shape)} and {tuple(harmless.shape)} cannot be compared"
-        )
+        shapes = f"{tuple(harmful.shape)} and {tuple(harmless.shape)}"
+        raise ValueError(f"states of shape {shapes} cannot be compared")
     return harmful.float().mean(0) - harmless.float().mean(0)
 
 
-def pca_direction(
-    positive: Float[Tensor, "prompt layer d_model"], negative: Float[Tensor, "prompt layer d_model"]
-) -> Float[Tensor, "layer d_model"]:
+def pca_direction(positive: States, negative: States) -> Float[Tensor, "layer d_model"]:
     """First principal direction of paired differences, times their mean projection on it (sign and size).
 
     The differences are not centred: centring would remove the very shift that all of them share. Raises
@@ -72,47 +53,7 @@ def random_like(direction: Float[Tensor, "layer d_model"], seed: int) -> Float[T
     return random * (direction.float().norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True))
 
 
-def angle_filter(
-    shifts: Float[Tensor, "prompt layer d_model"], drop: float = 0.1
-) -> Bool[Tensor, "prompt layer"]:
-    """Which samples shift the state in a typical direction; False marks the outlying ones, layer by layer.
-
-    Per layer, each sample gets its mean angle to all others; a Gaussian kernel density over these angles is
-    estimated, and the share `drop` of samples at the lowest density is dropped (an option of the SARSteer
-    authors' code, unused by default). Raises ValueError for fewer than 3 samples or `drop` outside [0, 1).
-    """
-    n = len(shifts)
-    if n < 3 or not 0 <= drop < 1:
-        raise ValueError(f"needs at least 3 samples and 0 <= drop < 1, got {n} samples and drop={drop}")
-    unit = torch.nn.functional.normalize(exact(shifts), dim=-1).transpose(0, 1)
-    angles = torch.acos((unit @ unit.transpose(1, 2)).clamp(-1, 1))
-    angles.diagonal(dim1=1, dim2=2).zero_()
-    mean_angles = (angles.sum(-1) / (n - 1)).cpu().numpy()
-    keep = np.ones((n, shifts.shape[1]), dtype=bool)
-    for layer, values in enumerate(mean_angles):
-        # All angles alike (up to rounding): there is no density to estimate and nothing stands out.
-        if np.ptp(values) > 1e-9:
-            density = gaussian_kde(values)(values)
-            keep[np.argsort(density, kind="stable")[: int(drop * n)], layer] = False
-    return torch.from_numpy(keep).to(shifts.device)
-
-
-def select_layer(effect: Callable[[int], float], layers: Iterable[int]) -> tuple[int, dict[int, float]]:
-    """The layer whose direction has the largest `effect` on a validation set, and every layer's effect.
-
-    The selection step of Arditi et al. 2024 (section 2.3); they leave out the last fifth of the layers,
-    which the caller does by the choice of `layers`. Ties go to the earlier layer. Raises ValueError for no
-    layers or an effect that is not finite.
-    """
-    effects = {layer: float(effect(layer)) for layer in layers}
-    if not effects or not np.isfinite(list(effects.values())).all():
-        raise ValueError(f"effects have to be finite numbers for at least one layer, got {effects}")
-    return max(effects, key=lambda layer: effects[layer]), effects
-
-
-def _paired(
-    first: Float[Tensor, "prompt layer d_model"], second: Float[Tensor, "prompt layer d_model"]
-) -> Float[Tensor, "prompt layer d_model"]:
+def _paired(first: States, second: States) -> States:
     """first - second in float32, row by row."""
     if first.shape != second.shape or first.ndim != 3 or not len(first):
         raise ValueError(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -20,54 +21,46 @@ from jinja2 import TemplateError
 from torch import Tensor, nn
 from transformers import BatchFeature
 
+from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import SAMPLE_RATE
 
 Messages = list[dict[str, Any]]
 Clip = Float[np.ndarray, "samples"]
 
 
-def content_list_messages(system: str | None, text: str, has_audio: bool) -> Messages:
+def conversation(prompt: Prompt) -> Messages:
     """One user turn as a content list, the clip before the text; no system turn unless one is given.
 
-    Without a system turn most chat templates insert their default one, which is what the model was trained
-    with.
+    Without one most chat templates insert their default, with which the model was trained.
     """
-    content = [{"type": "audio"}] if has_audio else []
-    if text:
-        content.append({"type": "text", "text": text})
-    turns = [{"role": "system", "content": system}] if system is not None else []
+    content = [{"type": "audio"}] if prompt.audio is not None else []
+    if prompt.text:
+        content.append({"type": "text", "text": prompt.text})
+    turns = [{"role": "system", "content": prompt.system}] if prompt.system is not None else []
     return [*turns, {"role": "user", "content": content}]
 
 
 def render_chat(processor: Any, messages: Messages) -> str:
     """The conversation in the chat format, generation prompt included, one placeholder per clip."""
-    if not hasattr(processor, "tokenizer"):  # a text model's tokenizer: its template wants plain strings
-        messages = [{**turn, "content": plain_text(turn["content"])} for turn in messages]
     options = {"tokenize": False, "add_generation_prompt": True}
-    try:
+    if hasattr(processor, "tokenizer"):
         return processor.apply_chat_template(messages, **options)
+    # A text model's tokenizer: its template wants plain strings.
+    *system, user = messages
+    turns = [*system, {**user, "content": "".join(part["text"] for part in user["content"])}]
+    try:
+        return processor.apply_chat_template(turns, **options)
     except TemplateError:
-        if hasattr(processor, "tokenizer") or messages[0]["role"] != "system":
+        if len(turns) == 1:
             raise
-        # A template without system turns: what it would say opens the user's.
-        system, user = messages
-        joined = {**user, "content": f"{system['content']}\n\n{user['content']}"}
-        return processor.apply_chat_template([joined], **options)
-
-
-def plain_text(content: str | Messages) -> str:
-    """The text of a turn's content, which holds no clip."""
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+        # A template without system turns: what one would say opens the user's.
+        said = "\n\n".join(turn["content"] for turn in turns)
+        return processor.apply_chat_template([{**user, "content": said}], **options)
 
 
 def render_mistral(processor: Any, messages: Messages) -> str:
     """The same for Voxtral, whose tokenizer renders no clip that it is not given: "[AUDIO]" stands for it."""
-    shown = [
-        {**turn, "content": [part if part["type"] == "text" else AUDIO_MARK for part in turn["content"]]}
-        if isinstance(turn["content"], list)
-        else turn
-        for turn in messages
-    ]
+    shown = _clips_replaced(messages, {"type": "text", "text": "[AUDIO]"})
     # mistral-common warns that such text should not be tokenised again. It is not: it is shown, and hashed.
     log = logging.getLogger("transformers.tokenization_mistral_common")
     level = log.level
@@ -78,7 +71,10 @@ def render_mistral(processor: Any, messages: Messages) -> str:
         log.setLevel(level)
 
 
-AUDIO_MARK = {"type": "text", "text": "[AUDIO]"}
+def _clips_replaced(messages: Messages, part: dict[str, str]) -> Messages:
+    *system, user = messages
+    content = [part if each["type"] == "audio" else each for each in user["content"]]
+    return [*system, {**user, "content": content}]
 
 
 def encode_together(
@@ -102,20 +98,17 @@ def encode_apart(
     processor: Any, conversations: Sequence[Messages], texts: Sequence[str], clips: Sequence[Clip | None]
 ) -> BatchFeature:
     """Typed and spoken prompts in two calls, then padded together: for processors that want a clip a text."""
-    rows: dict[int, Tensor] = {}
+    rows: dict[int, list[int]] = {}
     batch = BatchFeature()
     for spoken in (False, True):
-        some = [i for i, clip in enumerate(clips) if (clip is not None) == spoken]
-        if not some:
-            continue
-        part = encode_together(processor, conversations, [texts[i] for i in some], [clips[i] for i in some])
-        for i, ids, mask in zip(some, part.pop("input_ids"), part.pop("attention_mask"), strict=True):
-            rows[i] = ids[mask.bool()]
-        batch.update(part)
-    padded = processor.tokenizer.pad(
-        {"input_ids": [rows[i].tolist() for i in range(len(texts))]}, padding=True, return_tensors="pt"
-    )
-    batch.update(padded)
+        if some := [i for i, clip in enumerate(clips) if (clip is not None) == spoken]:
+            heard = [clips[i] for i in some]
+            part = encode_together(processor, conversations, [texts[i] for i in some], heard)
+            for i, ids, mask in zip(some, part.pop("input_ids"), part.pop("attention_mask"), strict=True):
+                rows[i] = ids[mask.bool()].tolist()
+            batch.update(part)
+    ids = {"input_ids": [rows[i] for i in range(len(texts))]}
+    batch.update(processor.tokenizer.pad(ids, padding=True, return_tensors="pt"))
     return batch
 
 
@@ -124,17 +117,12 @@ def encode_mistral(
 ) -> BatchFeature:
     """Voxtral: the processor takes whole conversations, their clips as WAV files in base64."""
     filled = []
-    for conversation, clip in zip(conversations, clips, strict=True):
-        turns = []
-        for turn in conversation:
-            content = turn["content"]
-            if clip is not None and isinstance(content, list):
-                wav = BytesIO()
-                soundfile.write(wav, clip, SAMPLE_RATE, format="WAV", subtype="FLOAT")
-                sound = {"type": "audio", "base64": b64encode(wav.getvalue()).decode()}
-                content = [sound if part["type"] == "audio" else part for part in content]
-            turns.append({**turn, "content": content})
-        filled.append(turns)
+    for messages, clip in zip(conversations, clips, strict=True):
+        wav = BytesIO()
+        if clip is not None:
+            soundfile.write(wav, clip, SAMPLE_RATE, format="WAV", subtype="FLOAT")
+        sound = {"type": "audio", "base64": b64encode(wav.getvalue()).decode()}
+        filled.append(_clips_replaced(messages, sound))
     return processor.apply_chat_template(filled)
 
 
@@ -143,42 +131,29 @@ def window_seconds(processor: Any) -> float | None:
     return getattr(getattr(processor, "feature_extractor", None), "chunk_length", None)
 
 
-def unlimited(_processor: Any) -> None:
-    """For processors that cut a long clip into windows themselves, or have none."""
-    return None
-
-
-def flamingo_seconds(processor: Any) -> float:
-    """The processor cuts a clip into windows, and what lies beyond this length away."""
-    return processor.max_audio_len
-
-
 def gemma_seconds(processor: Any) -> float:
     """Gemma's extractors cut at 480,000 samples, and its audio tokens are limited too."""
-    ms_per_token = getattr(processor, "audio_ms_per_token", 160)
-    return min(30.0, processor.audio_seq_length * ms_per_token / 1000)
+    return min(30.0, processor.audio_seq_length * getattr(processor, "audio_ms_per_token", 160) / 1000)
 
 
 @dataclass(frozen=True)
 class Family:
     """One row of the table: what has to be known about a family beyond the recipes.
 
-    `model_types`: the `config.model_type` values it covers. `messages` turns (system, text, has_audio) into
-    the conversation which the chat template expects, `render` that into text, `encode` conversations, texts
-    and clips into the model's inputs. `max_seconds` says how long a clip the processor hears. `needs`:
-    packages that loading the real processor or model takes beyond the project's own, as (import name, what
-    to install). `mixes`: whether clips of different lengths may share a batch; where they may not, the audio
-    tower lets padding into what it hears. `encoder`: the trunk's method that encodes clips, and the field of
-    its output with which the trunk goes on, where that depends on the clip alone. `note`: what a user should
-    know.
+    It covers the `config.model_type` that is its `name`, and `more_types`. `render` turns a conversation into
+    text, `encode` conversations, texts and clips into the model's inputs. `max_seconds` says how long a clip
+    the processor hears (None: any). `needs`: packages that the real processor or model takes beyond the
+    project's own, as (import name, what to install). `mixes`: whether clips of different lengths may share a
+    batch; where they may not, the audio tower lets padding into what it hears. `encoder`: the trunk's method
+    that encodes clips and the field of its output with which the trunk goes on, where that depends on the
+    clip alone. `note`: what a user should know.
     """
 
     name: str
-    model_types: tuple[str, ...]
-    messages: Callable[[str | None, str, bool], Messages] = content_list_messages
+    more_types: tuple[str, ...] = ()
     render: Callable[[Any, Messages], str] = render_chat
     encode: Callable[..., BatchFeature] = encode_together
-    max_seconds: Callable[[Any], float | None] = window_seconds
+    max_seconds: Callable[[Any], float | None] | None = window_seconds
     needs: tuple[tuple[str, str], ...] = ()
     mixes: bool = True
     encoder: tuple[str, str] | None = None
@@ -188,72 +163,55 @@ class Family:
 THINKER = "only its thinker (audio and text in, text out) is used; it never speaks here"
 HEARS_PADDING = "its audio tower hears the padding of shorter clips: only clips of one length share a batch"
 TORCHVISION = ("torchvision", "torchvision (the version that belongs to your torch)")
+HIDDEN = ("get_audio_features", "last_hidden_state")
+POOLED = ("get_audio_features", "pooler_output")
+
+flamingo = attrgetter("max_audio_len")
+"""Its processor cuts a clip into windows, and what lies beyond this length away."""
 
 FAMILIES = (
-    Family("qwen2_audio", ("qwen2_audio",), encoder=("audio_tower.forward", "last_hidden_state")),
-    Family(
-        "qwen2_5_omni",
-        ("qwen2_5_omni", "qwen2_5_omni_thinker"),
-        needs=(TORCHVISION,),
-        encoder=("get_audio_features", "last_hidden_state"),
-        note=THINKER,
-    ),
+    Family("qwen2_audio", encoder=("audio_tower.forward", "last_hidden_state")),
+    Family("qwen2_5_omni", ("qwen2_5_omni_thinker",), needs=(TORCHVISION,), encoder=HIDDEN, note=THINKER),
     Family(
         "qwen3_omni",
         ("qwen3_omni_moe", "qwen3_omni_moe_thinker"),
-        max_seconds=unlimited,
+        max_seconds=None,
         needs=(TORCHVISION,),
         mixes=False,
-        encoder=("get_audio_features", "last_hidden_state"),
+        encoder=HIDDEN,
         note=f"{THINKER}; a shorter clip's last frame differs in a padded batch, so only clips of one length "
         "share one",
     ),
     Family(
         "voxtral",
-        ("voxtral",),
         render=render_mistral,
         encode=encode_mistral,
-        max_seconds=unlimited,
+        max_seconds=None,
         needs=(("mistral_common", "mistral-common[audio]"),),
-        encoder=("get_audio_features", "pooler_output"),
+        encoder=POOLED,
         note="has no system turn; a clip is padded to whole windows of 30 s",
     ),
-    Family(
-        "audioflamingo3",
-        ("audioflamingo3",),
-        encode=encode_apart,
-        max_seconds=flamingo_seconds,
-        encoder=("get_audio_features", "pooler_output"),
-    ),
-    Family("musicflamingo", ("musicflamingo",), encode=encode_apart, max_seconds=flamingo_seconds),
-    Family(
-        "phi4_multimodal",
-        ("phi4_multimodal",),
-        max_seconds=unlimited,
-        needs=(TORCHVISION,),
-        mixes=False,
-        note=HEARS_PADDING,
-    ),
+    Family("audioflamingo3", encode=encode_apart, max_seconds=flamingo, encoder=POOLED),
+    Family("musicflamingo", encode=encode_apart, max_seconds=flamingo),
+    Family("phi4_multimodal", max_seconds=None, needs=(TORCHVISION,), mixes=False, note=HEARS_PADDING),
     Family(
         "granite_speech",
-        ("granite_speech",),
-        max_seconds=unlimited,
+        max_seconds=None,
         needs=(("torchaudio", "torchaudio"),),
         mixes=False,
-        encoder=("get_audio_features", "pooler_output"),
+        encoder=POOLED,
         note=HEARS_PADDING,
     ),
     Family(
         "gemma3n",
-        ("gemma3n",),
         max_seconds=gemma_seconds,
         needs=(("timm", "timm"), TORCHVISION),
         mixes=False,
         note=f"its residual stream is one of several (altup): the active one is captured and steered; "
         f"{HEARS_PADDING}",
     ),
-    Family("gemma4", ("gemma4",), max_seconds=gemma_seconds, needs=(TORCHVISION,)),
-    Family("auto", ()),
+    Family("gemma4", max_seconds=gemma_seconds, needs=(TORCHVISION,)),
+    Family("auto"),
 )
 
 
@@ -262,17 +220,13 @@ def find_family(config: Any, name: str | None = None) -> Family:
 
     Raises ValueError for a name that is not in the table.
     """
-    if name is not None:
-        return family_named(name)
-    return next((row for row in FAMILIES if config.model_type in row.model_types), FAMILIES[-1])
-
-
-def family_named(name: str) -> Family:
-    """The row called `name`. Raises ValueError for a name that is not in the table."""
-    for family in FAMILIES:
-        if family.name == name:
-            return family
-    raise ValueError(f"no family {name!r}; choose {', '.join(family.name for family in FAMILIES)}")
+    if name is None:
+        rows = (row for row in FAMILIES if config.model_type in (row.name, *row.more_types))
+        return next(rows, FAMILIES[-1])
+    named = {family.name: family for family in FAMILIES}
+    if name not in named:
+        raise ValueError(f"no family {name!r}; choose {', '.join(named)}")
+    return named[name]
 
 
 def missing_packages(family: Family) -> list[str]:
@@ -280,23 +234,21 @@ def missing_packages(family: Family) -> list[str]:
     return [install for module, install in family.needs if find_spec(module) is None]
 
 
-def find_core(model: nn.Module) -> nn.Module:
+def find_core(model: nn.Module) -> Any:
     """The part that reads audio and text and writes text: the thinker of a model that has one."""
     return getattr(model, "thinker", model)
 
 
-def find_decoder(model: nn.Module) -> nn.Module:
+def find_decoder(model: nn.Module) -> Any:
     """The text decoder: the module whose `layers` (a ModuleList) carry the residual stream.
 
-    Starts at `model.thinker` if there is one and follows `get_decoder()` until an object has a ModuleList
-    `layers`. Raises ValueError if there is none.
+    Follows `get_decoder()` from the core on. Raises ValueError if there is none.
     """
     seen: list[str] = []
-    module: Any = find_core(model)
+    module = find_core(model)
     while not isinstance(getattr(module, "layers", None), nn.ModuleList):
         seen.append(type(module).__name__)
-        follow = getattr(module, "get_decoder", None)
-        inner = follow() if follow is not None else None
+        inner = module.get_decoder() if hasattr(module, "get_decoder") else None
         if inner is None or inner is module:
             raise ValueError(
                 f"found no decoder layers in {type(model).__name__}: followed {' -> '.join(seen)}"
@@ -305,24 +257,21 @@ def find_decoder(model: nn.Module) -> nn.Module:
     return module
 
 
-def find_trunk(model: nn.Module) -> nn.Module:
+def find_trunk(model: nn.Module) -> Any:
     """The innermost module that takes token ids *and* audio: the model without its vocabulary head, if any.
 
-    Running the trunk alone spares the head, which for a 7B model and 300 positions costs more memory than
-    all else.
+    For a 7B model and 300 positions the head costs more memory than all else.
     """
-    core: Any = find_core(model)
-    base = core.base_model
-    takes = inspect.signature(base.forward).parameters
-    has_audio_input = any(name.startswith(("input_features", "audio_", "input_values")) for name in takes)
-    return base if "input_ids" in takes and has_audio_input else core
+    core = find_core(model)
+    takes = inspect.signature(core.base_model.forward).parameters
+    hears = any(name.startswith(("input_features", "audio_", "input_values")) for name in takes)
+    return core.base_model if "input_ids" in takes and hears else core
 
 
 def foreign_hooks(part: nn.Module) -> list[Any]:
     """What is hooked to a part of a model, but transformers' own (inert) output recorders."""
-    hooks = [
-        hook for m in part.modules() for hook in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
-    ]
+    kinds = [hooks for m in part.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+    hooks = [hook for kind in kinds for hook in kind.values()]
     return [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("transformers.")]
 
 
@@ -330,11 +279,10 @@ def audio_token_id(model: nn.Module) -> int | None:
     """Id of the placeholder token whose positions the audio embeddings take; None if the model has none."""
     config = find_core(model).config
     # Phi-4-multimodal keeps it with the audio tower's settings.
-    for place in (config, getattr(config, "audio_config", None)):
-        for name in ("audio_token_id", "audio_token_index"):
-            if (token_id := getattr(place, name, None)) is not None:
-                return int(token_id)
-    return None
+    places = (config, getattr(config, "audio_config", None))
+    names = ("audio_token_id", "audio_token_index")
+    ids = (getattr(place, name, None) for place in places for name in names)
+    return next((int(token_id) for token_id in ids if token_id is not None), None)
 
 
 def residual_stream(output: Any, text_config: Any) -> Float[Tensor, "batch position d_model"]:

@@ -11,15 +11,13 @@ import torch
 from jaxtyping import Float
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_score
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.safe_space import exact
-
-States = Float[Tensor, "prompt layer d_model"]
+from sarsteer_lab.safe_space import States, exact
 
 
 def pair_cosine(typed: States, spoken: States, *, center: bool = True) -> Float[Tensor, "prompt layer"]:
@@ -29,10 +27,8 @@ def pair_cosine(typed: States, spoken: States, *, center: bool = True) -> Float[
     alike from request to request; without it the mean, which most states share, dominates. Raises
     ValueError if the shapes differ.
     """
-    device, (typed, spoken) = typed.device, _pairs(typed, spoken)
-    if center:
-        typed, spoken = typed - typed.mean(0), spoken - spoken.mean(0)
-    return torch.nn.functional.cosine_similarity(typed, spoken, dim=-1).float().to(device)
+    first, second = _pairs(typed, spoken, center)
+    return torch.nn.functional.cosine_similarity(first, second, dim=-1).float().to(typed.device)
 
 
 def centroid_distance(first: States, second: Float[Tensor, "other layer d_model"]) -> Float[Tensor, "layer"]:
@@ -41,11 +37,11 @@ def centroid_distance(first: States, second: Float[Tensor, "other layer d_model"
     The unit is the root mean square distance of a state from its own set's mean, pooled over both sets,
     which makes layers comparable although the residual stream grows. The sets need not be paired.
     """
-    device, first, second = first.device, exact(first), exact(second)
-    spread = (
-        (first - first.mean(0)).square().sum(-1).mean(0) + (second - second.mean(0)).square().sum(-1).mean(0)
-    ) / 2
-    return ((first.mean(0) - second.mean(0)).norm(dim=-1) / spread.sqrt()).float().to(device)
+    sets = [exact(first), exact(second)]
+    means = [states.mean(0) for states in sets]
+    spreads = [(s - mean).square().sum(-1).mean(0) for s, mean in zip(sets, means, strict=True)]
+    distance = (means[0] - means[1]).norm(dim=-1) / torch.stack(spreads).mean(0).sqrt()
+    return distance.float().to(first.device)
 
 
 def linear_cka(first: States, second: Float[Tensor, "prompt layer other_d_model"]) -> Float[Tensor, "layer"]:
@@ -55,45 +51,11 @@ def linear_cka(first: States, second: Float[Tensor, "prompt layer other_d_model"
     the prompt-by-prompt Gram matrices. Raises ValueError if prompts or layers differ.
     """
     if first.shape[:2] != second.shape[:2]:
-        raise ValueError(
-            f"states of shape {tuple(first.shape)} and {tuple(second.shape)} are not of the same prompts"
-        )
-    grams = []
-    for states in (first, second):
-        centred = (exact(states) - exact(states).mean(0)).transpose(0, 1)
-        grams.append(centred @ centred.transpose(1, 2))
-    a, b = grams
+        shapes = f"{tuple(first.shape)} and {tuple(second.shape)}"
+        raise ValueError(f"states of shape {shapes} are not of the same prompts")
+    centred = [(exact(states) - exact(states).mean(0)).transpose(0, 1) for states in (first, second)]
+    a, b = (states @ states.transpose(1, 2) for states in centred)
     return ((a * b).sum((1, 2)) / (a.norm(dim=(1, 2)) * b.norm(dim=(1, 2)))).float().to(first.device)
-
-
-def probe_accuracy(
-    states: States,
-    labels: Sequence[int] | Sequence[str],
-    *,
-    groups: Sequence[str] | None = None,
-    folds: int = 5,
-    seeds: Sequence[int] = (0, 1, 2),
-) -> Float[Tensor, "layer seed"]:
-    """Cross-validated accuracy of a logistic regression that reads `labels` from states, by layer and seed.
-
-    Features are standardised within each training fold; a seed shuffles the folds. `groups` (for instance the
-    request behind a typed and a spoken state) never stand on both sides of a split, so that a probe cannot
-    win by recognising the request. Raises ValueError (from scikit-learn) if a class has fewer members than
-    folds.
-    """
-    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
-    probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    by_layer = exact(states).transpose(0, 1).cpu().numpy()
-    accuracy = [
-        [
-            cross_val_score(
-                probe, layer, labels, groups=groups, cv=splitter(folds, shuffle=True, random_state=seed)
-            ).mean()
-            for seed in seeds
-        ]
-        for layer in by_layer
-    ]
-    return torch.tensor(accuracy, dtype=torch.float32)
 
 
 def transfer_accuracy(
@@ -108,25 +70,21 @@ def transfer_accuracy(
 ) -> Float[Tensor, "layer"]:
     """Accuracy of a logistic regression that learns `labels` from one form and reads them in another.
 
-    Row i of `train` and `test` is the same request in either form (give the same states twice for the
-    accuracy within a form). It is trained on all folds but one in the first form and tested on the requests
-    of that one in the second, so no request is on both sides; nor is any of `groups`, for instance a harmful
-    request and its harmless twin (else a probe that knows the one takes the other for the same, and is wrong
-    more often than by chance). Features are standardised by the training form;
-    with `center` each form's own mean is taken off first, which removes a constant shift between them. Raises
-    ValueError if the shapes differ, and (from scikit-learn) if a class has fewer members than folds.
+    Row i of `train` and `test` is the same request in either form; give the same states twice for the
+    cross-validated accuracy within a form. It is trained on all folds but one (`seed` shuffles them) in the
+    first form and tested on the requests of that one in the second, so no request is on both sides; nor is
+    any of `groups`, for instance a request typed and spoken (else a probe could win by recognising it), or a
+    harmful request and its harmless twin (else one that knows the one takes the other for the same). Features
+    are standardised by the training form; with `center` each form's own mean is taken off first, which
+    removes a constant shift between them. Raises ValueError if the shapes differ, and (from scikit-learn) if
+    a class has fewer members than folds.
     """
-    train, test = _pairs(train, test)
-    if center:
-        train, test = train - train.mean(0), test - test.mean(0)
-    answers = np.asarray(labels)
+    forms = (states.transpose(0, 1).cpu().numpy() for states in _pairs(train, test, center))
+    answers, splitter = np.asarray(labels), StratifiedKFold if groups is None else StratifiedGroupKFold
+    splits = list(splitter(folds, shuffle=True, random_state=seed).split(answers, answers, groups))
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
-    splitter = StratifiedKFold if groups is None else StratifiedGroupKFold
-    folder = splitter(folds, shuffle=True, random_state=seed)
-    splits = list(folder.split(np.zeros(len(answers)), answers, groups))
     accuracy = []
-    for layer in range(train.shape[1]):
-        first, second = train[:, layer].cpu().numpy(), test[:, layer].cpu().numpy()
+    for first, second in zip(*forms, strict=True):
         right = [
             (probe.fit(first[known], answers[known]).predict(second[new]) == answers[new]).sum()
             for known, new in splits
@@ -168,13 +126,13 @@ def project_2d(
         # numba compiles umap for several seconds on import; only those who plot with it wait.
         from umap import UMAP
 
-        neighbours = min(15, len(points) - 1)
-        return UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1).fit_transform(points)
+        return UMAP(n_neighbors=min(15, len(points) - 1), random_state=seed, n_jobs=1).fit_transform(points)
     raise ValueError(f"method={method!r}: choose 'pca' or 'umap'")
 
 
-def _pairs(first: States, second: States) -> tuple[States, States]:
-    """Both in float64. Raises ValueError if they are not pairs."""
+def _pairs(first: States, second: States, center: bool) -> list[States]:
+    """Both in float64, less their means if asked for. Raises ValueError if they are not pairs."""
     if first.shape != second.shape:
         raise ValueError(f"states of shape {tuple(first.shape)} and {tuple(second.shape)} are not pairs")
-    return exact(first), exact(second)
+    both = [exact(first), exact(second)]
+    return [states - states.mean(0) for states in both] if center else both

@@ -11,19 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import BatchFeature, DynamicCache
-from transformers.cache_utils import DynamicLayer
+from transformers import BatchFeature
 
-from sarsteer_lab.families import (
-    Family,
-    Messages,
-    audio_token_id,
-    find_core,
-    find_decoder,
-    find_family,
-    find_trunk,
-    foreign_hooks,
-)
+from sarsteer_lab import families
 from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 from sarsteer_lab.store import HookedModelError, content_key, settings_of, weights_checksum
@@ -33,9 +23,8 @@ from sarsteer_lab.store import HookedModelError, content_key, settings_of, weigh
 class Running:
     """What the batch now running holds: `LALM.running` sets it, hooks read it at `LALM.now`.
 
-    `rows` are the places of its prompts in the call, of `total` (calls sort and split their prompts);
-    `at_end`: all positions but the prompts' last have run before, and only that one runs now. `decoding`: the
-    options of the `generate` call that runs them; None for plain forward passes.
+    `rows`: places of its prompts in the call, of `total` (calls sort and split them). `at_end`: all positions
+    but the prompts' last have run before. `decoding`: options of the `generate` call, if it is one.
     """
 
     rows: Sequence[int]
@@ -56,9 +45,11 @@ class Encoded:
 class LALM:
     """A model and its processor. `load_lalm` makes one; the constructor takes parts that are already loaded.
 
-    Attributes: `model`, `processor`, `tokenizer`, `name`, `family` (its row of the families table), `core`
-    (the part that generates text), `trunk` (the same without the vocabulary head), `audio_token_id`, `now`
-    (what is `running`, or None). `turn(model, scale)` is a safety dial: it sets weights to pristine + change.
+    Attributes: `model`, `processor`, `tokenizer`, `name`; `family`, its row of the families table; `core`,
+    the part that generates text, `trunk`, the same without the vocabulary head, `decoder`, its text decoder
+    with `n_layers` `layers` (layer `l` of every capture and vector is `layers[l]`'s output) of width
+    `d_model`, and `text_config`, its settings; `audio_token_id`, None for a model that hears nothing; `now`,
+    what is `running`, or None. `turn(model, scale)` is a safety dial, `safety` its setting, None without one.
     """
 
     def __init__(
@@ -76,14 +67,17 @@ class LALM:
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.name = name
-        self.family: Family = find_family(model.config, family)
-        self.core: Any = find_core(model)
-        self.decoder: Any = find_decoder(model)
-        self.trunk: Any = find_trunk(model)
-        self.audio_token_id = audio_token_id(model)
+        self.family = families.find_family(model.config, family)
+        self.core = families.find_core(model)
+        self.decoder = families.find_decoder(model)
+        self.trunk = families.find_trunk(model)
+        self.audio_token_id = families.audio_token_id(model)
         self.now: Running | None = None
+        self.layers: nn.ModuleList = self.decoder.layers
+        self.text_config: Any = self.core.config.get_text_config()
+        self.n_layers, self.d_model = len(self.layers), int(self.text_config.hidden_size)
+        self.safety: float | None = None if turn is None else 0.0
         self._turn = turn
-        self._safety = 0.0
         self._vocabulary: tuple[tuple[int, int], str] = ((0, 0), "")
 
     def __repr__(self) -> str:
@@ -98,67 +92,29 @@ class LALM:
     @property
     def dtype(self) -> torch.dtype:
         """Floating-point type of the decoder's weights (of those that are not quantised)."""
-        weights = self.decoder.layers.parameters()
-        return next(weight.dtype for weight in weights if weight.is_floating_point())
-
-    @property
-    def layers(self) -> nn.ModuleList:
-        """The decoder layers; layer `l` of every capture and vector is `layers[l]`'s output."""
-        return self.decoder.layers
-
-    @property
-    def n_layers(self) -> int:
-        """Number of decoder layers."""
-        return len(self.layers)
-
-    @property
-    def text_config(self) -> Any:
-        """The decoder's configuration."""
-        return self.core.config.get_text_config()
-
-    @property
-    def d_model(self) -> int:
-        """Width of the residual stream."""
-        return self.text_config.hidden_size
-
-    @property
-    def keeps_plain_cache(self) -> bool:
-        """Whether a prompt that has run can be continued from its cache, and the cache rolled back after.
-
-        Not so for decoders whose cache forgets positions (sliding windows), and for the Omnis, whose code
-        counts positions of a continued prompt in its own way.
-        """
-        rope = getattr(self.text_config, "rope_parameters", None) or {}
-        layers = DynamicCache(config=self.text_config).layers
-        return "mrope_section" not in rope and all(type(layer) is DynamicLayer for layer in layers)
+        return next(weight.dtype for weight in self.layers.parameters() if weight.is_floating_point())
 
     @property
     def max_audio_seconds(self) -> float | None:
         """The longest clip that the processor takes, in seconds; None for no limit (or no hearing)."""
-        return self.family.max_seconds(self.processor)
-
-    @property
-    def safety(self) -> float | None:
-        """The safety dial's setting; None for a model without one."""
-        return None if self._turn is None else self._safety
+        return self.family.max_seconds and self.family.max_seconds(self.processor)
 
     def set_safety(self, scale: float) -> None:
         """Turn the pocket model's safety dial: 0 is the unaligned model, 1 the full text-safety delta.
 
-        Exact and repeatable: the weights depend on `scale` alone, not on earlier settings. Raises
-        ValueError for a model without a dial.
+        The weights depend on `scale` alone, not on earlier settings. Raises ValueError without a dial.
         """
         if self._turn is None:
             raise ValueError(f"{self.name} has no safety dial: only the pocket model has one")
         self._turn(self.model, scale)
-        self._safety = scale
+        self.safety = scale
 
     @property
     def fingerprint(self) -> str:
         """Hash of configuration, processor settings and weights, on which all that a model computes depends.
 
-        Every byte of every weight counts, however it was changed (`set_safety`, training, a merged adapter,
-        `weight.data = ...`): it is computed at each use, as fast as memory is (`store.weights_checksum`).
+        Every byte of every weight counts, however it was changed: it is computed at each use, as fast as
+        memory is (`store.weights_checksum`).
         """
         vocabulary = (id(self.tokenizer), len(self.tokenizer))
         if self._vocabulary[0] != vocabulary:
@@ -173,13 +129,13 @@ class LALM:
         """A key for something this model has computed: its fingerprint, device and dtype, and `parts`.
 
         `parts` (see `store.content_key`) have to say all else that decides the result. The weights are read
-        each time, so for many results go on with `content_key(shared, own)`. Raises HookedModelError while
-        there are hooks on the model but transformers' own (inside `with steer(...)`, for instance).
+        each time, so for many results go on with `content_key(shared, own)`. Raises HookedModelError inside
+        of `with steer(...)` and under other hooks.
         """
-        if foreign_hooks(self.model):
+        if families.foreign_hooks(self.model):
             raise HookedModelError(
-                f"hooks are on {self.name}: what it computes now could not be told from what the plain model "
-                "does; do this outside of `with steer(...)`, without hooks of your own"
+                f"hooks are on {self.name}, so what it computes cannot be kept as the plain model's: do this "
+                "outside of `with steer(...)`, without hooks of your own"
             )
         return content_key(self.fingerprint, str(self.dtype), self.device.type, *parts)
 
@@ -189,20 +145,16 @@ class LALM:
         return [Encoded(text, clip, content_key(text, clip)) for text, clip in read]
 
     def waveform(self, prompt: Prompt) -> Float[np.ndarray, "samples"] | None:
-        """The prompt's clip at 16 kHz, read and checked; None for a typed prompt.
-
-        Raises `ClipError` for an unusable clip and ValueError if this model takes no audio.
-        """
-        if not self._has_clip(prompt):
-            return None
+        """The prompt's clip at 16 kHz, read and checked (ClipError); None for a typed prompt."""
         if isinstance(prompt.audio, np.ndarray):
             return check_waveform(prompt.audio, SAMPLE_RATE, max_seconds=self.max_audio_seconds)
-        return read_clip(prompt.audio, max_seconds=self.max_audio_seconds)
+        return None if prompt.audio is None else read_clip(prompt.audio, max_seconds=self.max_audio_seconds)
 
     def chat(self, prompt: Prompt) -> str:
         """The prompt in the chat format, generation prompt included; a clip is its placeholder tokens.
 
-        Raises ValueError for an empty prompt and for a text that contains the audio placeholder itself.
+        Raises ValueError for an empty prompt, a spoken one if this model takes no audio, and for a text that
+        contains the audio placeholder itself.
         """
         if not prompt.text and prompt.audio is None:
             raise ValueError("a prompt needs text, audio or both; this one has neither")
@@ -210,23 +162,14 @@ class LALM:
             placeholder = self.tokenizer.convert_ids_to_tokens(self.audio_token_id)
             if placeholder in prompt.text or placeholder in (prompt.system or ""):
                 raise ValueError(f"the text holds {placeholder!r}, it stands for audio; pass it as `audio`")
-        return self.family.render(self.processor, self._messages(prompt))
-
-    def _messages(self, prompt: Prompt) -> Messages:
-        return self.family.messages(prompt.system, prompt.text, self._has_clip(prompt))
-
-    def _has_clip(self, prompt: Prompt) -> bool:
-        """Whether the prompt is spoken. Raises ValueError if it is and this model takes no audio."""
-        if prompt.audio is not None and self.audio_token_id is None:
+        elif prompt.audio is not None:
             raise ValueError(f"{self.name} takes no audio: give it a typed prompt (audio=None)")
-        return prompt.audio is not None
+        return self.family.render(self.processor, families.conversation(prompt))
 
     def batch(self, prompts: Sequence[Prompt]) -> BatchFeature:
         """Inputs for typed and spoken prompts together, left-padded, on the model's device, in its dtype."""
         prompts = as_prompts(prompts)
-        # Captured and steered positions are counted from the end, so the end of every row has to be its last
-        # token, whatever has been set meanwhile.
-        self.tokenizer.padding_side = "left"
+        self.tokenizer.padding_side = "left"  # captured and steered positions are counted from the end
         if any(part.training for part in self.model.modules()):
             warnings.warn(f"{self.name} was in training mode: it is set back to eval()", stacklevel=3)
             self.model.eval()
@@ -235,15 +178,13 @@ class LALM:
                 f"{self.family.name} hears the padding of shorter clips, so clips of other lengths cannot "
                 "share a batch; `generate`, `capture` and `next_token_logits` keep them apart"
             )
-        asked = [[make(prompt) for prompt in prompts] for make in (self._messages, self.chat, self.waveform)]
-        inputs = self.family.encode(self.processor, *asked)
+        makers = (families.conversation, self.chat, self.waveform)
+        inputs = self.family.encode(self.processor, *([make(one) for one in prompts] for make in makers))
         return inputs.to(self.device, dtype=self.dtype)
 
     def fit_together(self, prompts: Sequence[Prompt]) -> bool:
         """Whether these prompts may share a batch (see `Family.mixes`)."""
-        if self.family.mixes:
-            return True
-        clips = map(self.waveform, prompts)
+        clips = [] if self.family.mixes else [self.waveform(prompt) for prompt in prompts]
         return len({len(clip) for clip in clips if clip is not None}) <= 1
 
     @contextmanager
@@ -262,23 +203,17 @@ class LALM:
 
         Shows a progress bar after 2 s. Each batch is `running` until the next: use `contextlib.closing`.
         """
-        prompts = as_prompts(prompts)
-        order = sorted(range(len(prompts)), key=lambda i: -rough_length(prompts[i]))
-        for rows in tqdm(
-            self._groups(prompts, order, batch_size), desc=description, unit="batch", delay=2, leave=False
-        ):
+        # For families that do not mix, clips of one length (or none) in each batch.
+        alike: dict[int, list[int]] = {}
+        for row in sorted(range(len(prompts)), key=lambda i: -rough_length(prompts[i])):
+            clip = None if self.family.mixes else self.waveform(prompts[row])
+            alike.setdefault(0 if clip is None else len(clip), []).append(row)
+        starts = [(rows, at) for rows in alike.values() for at in range(0, len(rows), batch_size)]
+        groups = [rows[at : at + batch_size] for rows, at in starts]
+        for rows in tqdm(groups, desc=description, unit="batch", delay=2, leave=False):
             inputs = self.batch([prompts[row] for row in rows])
             with self.running(Running(rows, len(prompts), decoding=decoding)):
                 yield rows, inputs
-
-    def _groups(self, prompts: Sequence[Prompt], order: list[int], batch_size: int) -> list[list[int]]:
-        """`order` in batches; for families that do not mix, clips of one length (or none) in each."""
-        by_length: dict[int, list[int]] = {}
-        for row in order:
-            clip = None if self.family.mixes else self.waveform(prompts[row])
-            by_length.setdefault(0 if clip is None else len(clip), []).append(row)
-        starts = [(rows, at) for rows in by_length.values() for at in range(0, len(rows), batch_size)]
-        return [rows[at : at + batch_size] for rows, at in starts]
 
     @torch.no_grad()
     def generate(

@@ -1,7 +1,6 @@
 """`load_lalm`: an audio-language model by its name, a folder, or an id on the hub."""
 
 from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import torch
 import transformers as hf
 
 from sarsteer_lab.checkpoints import announce, checkpoint_size, explained
-from sarsteer_lab.families import family_named, find_family, missing_packages
+from sarsteer_lab.families import find_family, missing_packages
 from sarsteer_lab.lalm import LALM
 
 GROUP = "sarsteer_lab.models"
@@ -35,51 +34,31 @@ def load_lalm(
     checkpoint's own. `safety` sets the pocket model's safety dial. `family` names the row of the families
     table to use (default: the model type's; "auto": the generic recipe, which `sarsteer-lab doctor` checks).
 
-    For large models: `device_map` spreads it over several GPUs ("auto", or transformers' dictionary;
-    excludes `device`), `bits` 8 or 4 quantises its weights (bitsandbytes), `attention` picks the
-    implementation ("sdpa", "eager", "flash_attention_2", ...). What will be downloaded is said before,
-    with a warning if it will not fit. Nothing else is moved or cast.
+    For large models: `device_map` spreads it over several GPUs ("auto", or transformers' dictionary; excludes
+    `device`), `bits` 8 or 4 quantises its weights (bitsandbytes), `attention` picks the implementation
+    ("sdpa", "eager", "flash_attention_2", ...). What will be downloaded, and if it will not fit, is said
+    before. `trust_remote_code=True` runs code that the checkpoint brings (Qwen-Audio-Chat, Kimi-Audio): it is
+    of older versions of transformers, and untested here, so expect typed prompts at best.
 
-    `trust_remote_code=True` runs code that the checkpoint brings. Qwen-Audio-Chat and Kimi-Audio need it;
-    their code was written for older versions of transformers, has processors of its own, and is untested
-    here: expect typed prompts at best.
-
-    Raises FileNotFoundError for a model that is not there or cannot be fetched, PermissionError for a
-    gated one, ImportError for a package that its family needs, and ValueError for `safety` on another
-    model, an unknown `family` or `bits`, and code that is not trusted."""
+    Raises FileNotFoundError for a model that is not there or cannot be fetched, PermissionError for a gated
+    one, ImportError for a package that its family needs, and ValueError for `safety` on another model, an
+    option that is unknown or cannot be had, and code that is not trusted.
+    """
     check_options(device, dtype, bits, family)
-    folder = name
+    options: dict[str, Any] = {"device": device, "dtype": dtype, "family": family}
+    options |= {"device_map": device_map, "bits": bits, "attention": attention}
     kind, _, variant = str(name).partition(":")
     if registered := entry_points(group=GROUP, name=kind):
         [maker] = registered
-        return maker.load()(
-            variant,
-            device=device,
-            dtype=dtype,
-            safety=safety,
-            family=family,
-            device_map=device_map,
-            bits=bits,
-            attention=attention,
-        )
+        return maker.load()(variant, safety=safety, **options)
     if safety != 1.0:
         raise ValueError(f"safety={safety} is a dial of the pocket model; {name} has none")
-    if str(name).startswith((".", "/", "~")) or isinstance(name, Path):
-        folder = Path(name).expanduser()
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} is not the folder of a checkpoint: it holds no config.json")
-    model, processor = load_parts(
-        folder,
-        name=str(name),
-        device=device,
-        dtype=dtype,
-        family=family,
-        device_map=device_map,
-        bits=bits,
-        attention=attention,
-        trust_remote_code=trust_remote_code,
-    )
-    return LALM(model, processor, name=str(name), family=family)
+    local = isinstance(name, Path) or name.startswith((".", "/", "~"))
+    folder = Path(name).expanduser() if local else name
+    if isinstance(folder, Path) and not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"{folder} is not the folder of a checkpoint: it holds no config.json")
+    parts = load_parts(folder, name=str(name), trust_remote_code=trust_remote_code, **options)
+    return LALM(*parts, name=str(name), family=family)
 
 
 def load_parts(
@@ -94,27 +73,46 @@ def load_parts(
     attention: str | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
-    """Model and processor of a checkpoint where they belong; options and errors are `load_lalm`'s, which
-    calls the model `name`."""
+    """Model and processor of a checkpoint that `load_lalm` calls `name`; options and errors are its own."""
     if device_map is not None and device != "auto":
         raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
     device = pick_device(device)
-    config = read_config(folder, family, trust_remote_code)
+    # Said outright: left open, transformers asks the user in the terminal.
+    code = {"trust_remote_code": trust_remote_code}
+    with explained(folder):
+        config = hf.AutoConfig.from_pretrained(folder, **code)
+    row = find_family(config, None if family == "auto" else family)
+    if missing := missing_packages(row):
+        raise ImportError(
+            f"{folder} ({row.name}) needs more than this project brings: pip install {' '.join(missing)}"
+        )
     stored = dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32
     announce(name, checkpoint_size(folder), stored, bits, device)
-    model, processor = read_model(
-        folder,
-        config,
-        dtype=dtype,
-        device_map=device_map or (device if bits else None),
-        bits=bits,
-        attention=attention,
-        trust_remote_code=trust_remote_code,
-    )
-    # A quantised or spread model is already where it belongs.
-    if device_map is None and bits is None:
-        model = model.to(device)
-    return model, processor
+    options: dict[str, Any] = {"dtype": dtype, **code}
+    if attention is not None:
+        options["attn_implementation"] = attention
+    if bits:
+        options["quantization_config"] = hf.BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4)
+        device_map = device_map or device
+    if device_map is not None:
+        options["device_map"] = device_map
+    with explained(folder):
+        processor = hf.AutoProcessor.from_pretrained(folder, **code)
+        model, report = model_class(config).from_pretrained(
+            folder, config=config, output_loading_info=True, **options
+        )
+    if lacking := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"{folder} lacks {len(lacking)} weights, which would be random: {', '.join(lacking[:3])}; is it "
+            "the checkpoint of another architecture?"
+        )
+    if any(parameter.device.type == "meta" for parameter in model.parameters()):
+        # accelerate would fetch them for each forward pass, past every hook.
+        raise ValueError(
+            f"{folder} does not fit on the devices of device_map={device_map!r}, and layers kept elsewhere "
+            "cannot be steered: use more or larger GPUs, or bits=4"
+        )
+    return (model if device_map is not None else model.to(device)), processor
 
 
 def check_options(
@@ -123,21 +121,17 @@ def check_options(
     """Raise ValueError for a device that is not here, and for an unknown `dtype`, `bits` or `family`."""
     if device != "auto":
         try:
-            kind = torch.device(device)
-        except RuntimeError:
-            raise ValueError(f"device={device!r} is none that torch knows: cuda, cuda:1, mps, cpu") from None
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if kind.type == "cuda" and (kind.index or 0) >= count:
-            raise ValueError(f"device={device!r}: torch sees {count} CUDA devices here")
-        if kind.type == "mps" and not torch.backends.mps.is_available():
-            raise ValueError(f"device={device!r}: torch has no MPS here")
-    known = dtype == "auto" or isinstance(getattr(torch, str(dtype), dtype), torch.dtype)
-    if not known:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError):
+            seen = f"the CPU and {torch.cuda.device_count()} CUDA devices"
+            seen += " and MPS" if torch.backends.mps.is_available() else ""
+            raise ValueError(f"device={device!r}: torch sees {seen} here (cuda, cuda:1, mps, cpu)") from None
+    if dtype != "auto" and not isinstance(getattr(torch, str(dtype), dtype), torch.dtype):
         raise ValueError(f"dtype={dtype!r} is none that torch knows: float32, bfloat16, float16 or auto")
     if bits not in (None, 4, 8):
         raise ValueError(f"bits={bits}: choose 4 or 8, or leave it out")
     if family is not None:
-        family_named(family)
+        find_family(None, family)
 
 
 def pick_device(device: str) -> str:
@@ -149,71 +143,8 @@ def pick_device(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def read_config(folder: str | Path, family: str | None, trust_remote_code: bool) -> Any:
-    """The checkpoint's configuration. Raises ImportError, naming it, if the family needs a package more."""
-    # Said outright: left open, transformers asks the user in the terminal.
-    with explained(folder):
-        config = hf.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    row = find_family(config, None if family == "auto" else family)
-    if missing := missing_packages(row):
-        raise ImportError(
-            f"{folder} ({row.name}) needs more than this project brings: pip install {' '.join(missing)}"
-        )
-    return config
-
-
-def read_model(
-    folder: str | Path,
-    config: Any,
-    *,
-    dtype: str | torch.dtype,
-    device_map: Any = None,
-    bits: int | None = None,
-    attention: str | None = None,
-    trust_remote_code: bool = False,
-) -> tuple[Any, Any]:
-    """Model and processor of a checkpoint, on the CPU or where `device_map` says.
-
-    Raises ImportError for a missing package (accelerate, bitsandbytes), ValueError for weights that the
-    checkpoint lacks, and for weights that a device map leaves on disk or in the CPU's memory for a GPU to
-    fetch: hooks cannot steer such layers."""
-    options: dict[str, Any] = {"dtype": dtype}
-    code = {"trust_remote_code": trust_remote_code}
-    if bits:
-        need_package("bitsandbytes", f"bits={bits}")
-        options["quantization_config"] = hf.BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4)
-    if device_map is not None:
-        need_package("accelerate", "device_map")
-        options["device_map"] = device_map
-    if attention is not None:
-        options["attn_implementation"] = attention
-    with explained(folder):
-        processor = hf.AutoProcessor.from_pretrained(folder, **code)
-        model, report = model_class(config).from_pretrained(
-            folder, config=config, output_loading_info=True, **options, **code
-        )
-    if missing := sorted(report["missing_keys"]):
-        raise ValueError(
-            f"{folder} lacks {len(missing)} weights, which would be random: {', '.join(missing[:3])}; is it "
-            "the checkpoint of another architecture?"
-        )
-    if any(parameter.device.type == "meta" for parameter in model.parameters()):
-        raise ValueError(
-            f"{folder} does not fit on the devices of device_map={device_map!r}, and layers kept elsewhere "
-            "cannot be steered: use more or larger GPUs, or bits=4"
-        )
-    return model, processor
-
-
-def need_package(module: str, what: str) -> None:
-    """Raise ImportError, saying what for, if a package is not installed."""
-    if find_spec(module) is None:
-        raise ImportError(f"{what} needs the package {module}: pip install {module}")
-
-
 def model_class(config: Any) -> Any:
-    """The class that reads audio and writes text: transformers' mapping, else what the checkpoint names
-    itself.
+    """The class that reads audio and writes text: transformers' mapping, else what the checkpoint names.
 
     Raises ValueError if transformers has no such class and the checkpoint brings none.
     """

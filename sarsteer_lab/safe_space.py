@@ -1,7 +1,7 @@
-"""The safe space: the principal directions of harmless states, and what is done with it.
+"""The safe space: the principal directions of harmless states.
 
-SARSteer removes from a steering vector what lies in this space, so that steering does not push harmless
-requests along the directions in which they themselves vary.
+SARSteer removes from a steering vector what lies in it, so that steering does not push harmless requests
+along the directions in which they themselves vary.
 """
 
 from dataclasses import dataclass
@@ -10,21 +10,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-# A direction counts as present if its singular value is above this share of the layer's largest one (the
-# states are float32; what is below is rounding).
+States = Float[Tensor, "prompt layer d_model"]
+"""Hidden states of prompts, as `activations.capture` gives them."""
+
+Vectors = Float[Tensor, "*batch layer d_model"]
+"""A vector per layer, or several of these."""
+
 RANK_TOLERANCE = 1e-6
+"""A direction whose singular value is below this share of the layer's largest is rounding, not present."""
+
+
+WITHOUT_FLOAT64 = ("mps",)
+"""Types of devices that do not compute in float64."""
 
 
 def exact(tensor: Tensor) -> Tensor:
-    """A tensor in float64, where linear algebra is done: on its own device, or on the CPU for one (Apple's
-    MPS) that has no float64. Results go back to the states' device by the callers.
-    """
-    return tensor.double() if has_float64(tensor.device) else tensor.cpu().double()
-
-
-def has_float64(device: torch.device) -> bool:
-    """Whether a device computes in float64."""
-    return device.type != "mps"
+    """A tensor in float64, on the CPU if its device (Apple's MPS) has none; callers send results back."""
+    return (tensor.cpu() if tensor.device.type in WITHOUT_FLOAT64 else tensor).double()
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +52,7 @@ class SafeSpace:
         return SafeSpace(self.mean, self.directions[:, :k], self.explained_variance_ratio[:, :k])
 
 
-def principal_space(states: Float[Tensor, "prompt layer d_model"], k: int = 10) -> SafeSpace:
+def principal_space(states: States, k: int = 10) -> SafeSpace:
     """Top-`k` principal directions of the centred states, per layer (SARSteer, step 3; harmless base states).
 
     Given harmful states it is the control space of the same size. SVD in float64, result in float32, signs
@@ -69,11 +71,9 @@ def principal_space(states: Float[Tensor, "prompt layer d_model"], k: int = 10) 
     sign = directions.gather(2, directions.abs().argmax(2, keepdim=True)).sign()
     directions = torch.where(present[..., None], directions * sign, 0.0)
     missing = max(0, k - directions.shape[1])
-    return SafeSpace(
-        mean.float().to(states.device),
-        torch.nn.functional.pad(directions, (0, 0, 0, missing))[:, :k].float().to(states.device),
-        torch.nn.functional.pad(ratio, (0, missing))[:, :k].float().to(states.device),
-    )
+    directions = torch.nn.functional.pad(directions, (0, 0, 0, missing))[:, :k]
+    ratio = torch.nn.functional.pad(ratio, (0, missing))[:, :k]
+    return SafeSpace(*(part.float().to(states.device) for part in (mean, directions, ratio)))
 
 
 def random_space(like: SafeSpace, seed: int) -> SafeSpace:
@@ -86,18 +86,14 @@ def random_space(like: SafeSpace, seed: int) -> SafeSpace:
     return SafeSpace(like.mean, directions, torch.zeros_like(like.explained_variance_ratio))
 
 
-def projection(
-    vectors: Float[Tensor, "*batch layer d_model"], space: SafeSpace
-) -> Float[Tensor, "*batch layer d_model"]:
+def projection(vectors: Vectors, space: SafeSpace) -> Vectors:
     """The part of each vector that lies in the space, `U U^T v`, in float32."""
     directions = space.directions.to(vectors.device)
     coordinates = torch.einsum("...ld,lkd->...lk", vectors.float(), directions)
     return torch.einsum("...lk,lkd->...ld", coordinates, directions)
 
 
-def ablate(
-    vectors: Float[Tensor, "*batch layer d_model"], space: SafeSpace, lam: float = 1.0
-) -> Float[Tensor, "*batch layer d_model"]:
+def ablate(vectors: Vectors, space: SafeSpace, lam: float = 1.0) -> Vectors:
     """Safe-space ablation `v = d - lam * U U^T d`, in float32 (SARSteer, step 4).
 
     `lam` 1 leaves nothing of the vector in the space, 0 returns the vector itself.
@@ -105,9 +101,7 @@ def ablate(
     return vectors.float() - lam * projection(vectors, space)
 
 
-def share_in_space(
-    vectors: Float[Tensor, "*batch layer d_model"], space: SafeSpace
-) -> Float[Tensor, "*batch layer"]:
+def share_in_space(vectors: Vectors, space: SafeSpace) -> Float[Tensor, "*batch layer"]:
     """The share (0 to 1) of each vector's squared length that lies in the space; 0 for a zero vector."""
     inside = projection(vectors, space).square().sum(-1)
     return inside / vectors.float().square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)

@@ -1,13 +1,11 @@
-"""Clips read, checked and brought to 16 kHz mono.
+"""Clips read, checked and brought to 16 kHz mono: every waveform passes through here.
 
 Audio processors of LALMs neither resample nor look at what they are given: a 44.1 kHz clip is simply heard
-2.8 times too slow, and a NaN becomes a NaN in every hidden state. So every waveform passes through here
-first.
+2.8 times too slow, and a NaN becomes a NaN in every hidden state.
 """
 
 import re
 import subprocess
-from contextlib import nullcontext
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -49,14 +47,13 @@ def read_clip(
 ) -> Float[np.ndarray, "samples"]:
     """Read an audio file (WAV, FLAC, Ogg Vorbis/Opus, MP3, ...) as a float32 mono 16 kHz waveform in [-1, 1].
 
-    M4a, webm and AAC are read too where ffmpeg is installed. `path` may also be an open binary file. Several
+    `path` may also be an open binary file; m4a, webm and AAC are read where ffmpeg is installed. Several
     channels are averaged, other sampling rates are resampled (soxr, high quality). A WAV whose header was
-    never finished (a stream of size 0 or the largest number) is read to its end.
+    never finished is read to its end.
 
     Raises ClipError, naming the file, if it is missing, a folder, not audio, cut off, several recordings in
-    one file (chained Ogg, joined FLAC or MP3), empty, shorter than `MIN_SECONDS`, longer than
-    `max_seconds` (both in seconds), silent (RMS below `SILENCE_RMS`), holds NaN or infinite samples, or is
-    not scaled to [-1, 1].
+    one file (chained Ogg, joined FLAC or MP3), empty, shorter than `MIN_SECONDS`, longer than `max_seconds`,
+    silent (RMS below `SILENCE_RMS`), holds NaN or infinite samples, or is not scaled to [-1, 1].
     """
     if not isinstance(path, Path | str):
         return _read(path, str(getattr(path, "name", "the open file")), max_seconds)
@@ -67,7 +64,8 @@ def read_clip(
         raise ClipError(f"{path}: there is no such file; check the path")
     if not path.is_file():  # opening a named pipe would wait for ever
         raise ClipError(f"{path}: is not a regular file (but a pipe, socket or device); save the clip first")
-    return _decoded(str(path), _state(path), max_seconds).copy()
+    stat = path.stat()
+    return _decoded(str(path), (stat.st_ino, stat.st_mtime_ns, stat.st_size), max_seconds).copy()
 
 
 def clip_seconds(path: Path | str) -> float:
@@ -75,20 +73,8 @@ def clip_seconds(path: Path | str) -> float:
 
     For planning only: `read_clip` says what is wrong with a file.
     """
-    path = Path(path)
-    return _seconds(str(path), _state(path)) if path.is_file() else 0.0
-
-
-def _state(path: Path) -> tuple[int, int, int]:
-    """Inode, time of change and size: what a file is known by."""
-    stat = path.stat()
-    return stat.st_ino, stat.st_mtime_ns, stat.st_size
-
-
-@lru_cache(maxsize=4096)
-def _seconds(path: str, state: tuple[int, int, int]) -> float:
     try:
-        return float(soundfile.info(path).duration)
+        return float(soundfile.info(path).duration) if Path(path).is_file() else 0.0
     except (soundfile.SoundFileError, OSError, TypeError, ZeroDivisionError):
         return 0.0
 
@@ -97,39 +83,34 @@ def _seconds(path: str, state: tuple[int, int, int]) -> float:
 def _decoded(
     path: str, state: tuple[int, int, int], max_seconds: float | None
 ) -> Float[np.ndarray, "samples"]:
-    """`read_clip` of a file in this `_state`: read once, as keys of caches and batches ask for it often."""
-    return _read(path, path, max_seconds)
+    """`read_clip` of a file in this state: read once, as keys of caches and batches ask for it often."""
+    with open(path, "rb") as file:
+        return _read(file, path, max_seconds)
 
 
-def _read(file: str | BinaryIO, path: str, max_seconds: float | None) -> Float[np.ndarray, "samples"]:
-    """`read_clip` of a path or an open file that errors call `path`."""
+def _read(file: BinaryIO, name: str, max_seconds: float | None) -> Float[np.ndarray, "samples"]:
+    """`read_clip` of an open file that errors call `name`."""
     try:
-        with open(file, "rb") if isinstance(file, str) else nullcontext(file) as opened:
-            foreign = _FOREIGN.match(opened.read(12))
-            opened.seek(0)
-            if foreign:
-                opened = BytesIO(_as_wav(opened.read(), str(foreign.lastgroup), path))
-            with soundfile.SoundFile(opened) as clip:
-                # Before reading, so that an hour-long recording costs no memory; streams do not say theirs.
-                if 0 < clip.frames < 1 << 48:
-                    _check_length(clip.frames / clip.samplerate, max_seconds, path)
-            opened.seek(0)
-            content = opened.read()
-        if reason := containers.flaw(content):
-            raise ClipError(f"{path}: {reason}")
+        file.seek(0)
+        content = file.read()
+        if foreign := _FOREIGN.match(content[:12]):
+            content = _as_wav(content, str(foreign.lastgroup), name)
         with soundfile.SoundFile(BytesIO(containers.finished(content))) as clip:
-            rate, frames = clip.samplerate, clip.frames
+            # Before decoding, so that an hour costs no memory; streams do not say how long they are.
+            if 0 < clip.frames < 1 << 48:
+                _check_length(clip.frames / clip.samplerate, max_seconds, name)
+            if reason := containers.flaw(content):
+                raise ClipError(f"{name}: {reason}")
             samples = clip.read(dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: a headerless .raw file
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise ClipError(
-            f"{path}: cannot be read as audio ({getattr(error, 'error_string', error)}); "
+            f"{name}: cannot be read as audio ({getattr(error, 'error_string', error)}); "
             "convert it to WAV or FLAC, for instance with `ffmpeg -i INPUT output.wav`"
         ) from error
-    if len(samples) < frames:
-        raise ClipError(
-            f"{path}: is cut off ({len(samples)} of {frames} samples could be read); copy or export it again"
-        )
-    return check_waveform(samples, rate, name=path, max_seconds=max_seconds)
+    if len(samples) < clip.frames:
+        found = f"{len(samples)} of {clip.frames} samples could be read"
+        raise ClipError(f"{name}: is cut off ({found}); copy or export it again")
+    return check_waveform(samples, clip.samplerate, name=name, max_seconds=max_seconds)
 
 
 def _as_wav(content: bytes, reader: str, path: str) -> bytes:
@@ -158,10 +139,8 @@ def check_waveform(
     """
     samples = np.asarray(x)
     if samples.ndim not in (1, 2) or (samples.ndim == 2 and 0 < samples.shape[0] < samples.shape[1]):
-        raise ClipError(
-            f"{name}: has shape {samples.shape}, expected (samples,) or (samples, channels); "
-            "transpose or index it first"
-        )
+        wanted = "expected (samples,) or (samples, channels); transpose or index it first"
+        raise ClipError(f"{name}: has shape {samples.shape}, {wanted}")
     if sampling_rate <= 0:
         raise ClipError(f"{name}: a sampling rate of {sampling_rate} Hz makes no sense; pass the true one")
     if np.issubdtype(samples.dtype, np.signedinteger):

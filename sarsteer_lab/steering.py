@@ -1,9 +1,9 @@
 """Steering while a `with` block lasts: add vectors to decoder layers' outputs, or project a direction out.
 
-Both undo themselves whatever happens in the block: no weight is touched, and every hook goes. Blocks nest.
-Hooks run in the order in which their blocks were entered, so two `steer` add up (in either order, up to
-rounding), and a `project_out` inside a `steer` also removes its direction from what was added, one around it
-does not. Both are made of `pushing`, as steering of one's own is: a `Push` says what is added at a layer.
+Every hook goes whatever happens in the block, and no weight is touched. Blocks nest, and act in the order in
+which they were entered: two `steer` add up, and a `project_out` inside a `steer` also removes its direction
+from what was added, one around it does not. Both are made of `pushing`, as steering of one's own is: a `Push`
+says what is added at a layer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,24 +16,23 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from sarsteer_lab.activations import chosen_layers
-from sarsteer_lab.families import foreign_hooks, residual_stream
+from sarsteer_lab.families import residual_stream
 from sarsteer_lab.lalm import LALM, Running
 from sarsteer_lab.vectors import SteeringVectors
-
-__all__ = ["Push", "SteeringError", "SteeringVectors", "project_out", "pushing", "steer"]
 
 Positions = Literal["last", "all", "audio"]
 Where = Positions | Literal["every"]
 Alpha = float | Sequence[float] | Float[Tensor, "prompt"]
+Strength = float | Float[Tensor, "prompt"]
 RowAlpha = float | Float[Tensor, "row 1 1"]
 
 UNSTEERABLE = {
-    "use_cache": "generate(use_cache=False) runs old positions again unsteered; leave the cache on",
-    "prefill_chunk_size": "with prefill_chunk_size the prompt's last position is not known; leave it out",
-} | {
-    name: f"{name} decodes several positions at once, which cannot be steered; leave it out"
-    for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate")
-}
+    "use_cache": "runs old positions again unsteered if it is off; leave the cache on",
+    "prefill_chunk_size": "hides which position is the prompt's last; leave it out",
+} | dict.fromkeys(
+    ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate"),
+    "decodes several positions at once, which cannot be steered; leave it out",
+)
 """Options of `generate` with which the last position is not the one that was decoded last, and why."""
 
 
@@ -72,25 +71,20 @@ def steer(
     from the end.
 
     `alpha` may hold one value per prompt of the call (`lalm.generate`, `next_token_logits`, `capture`; for
-    direct calls of the model: per row of the batch), so that a sweep is one batch; beams and returned
-    sequences of a prompt share its value. `alpha=0` attaches nothing: outputs are bit-identical.
+    direct calls of the model: per row of the batch), so that a sweep is one batch; beams of a prompt share
+    its value. `alpha=0` attaches nothing: outputs are bit-identical.
 
     Right for greedy decoding, sampling, beam search and plain forward passes. Raises ValueError for vectors
     that do not fit the model and an alpha that is not finite, and `SteeringError` for what would be steered
     wrongly: compiled models, generation without cache, assisted decoding, chunked prefill, static caches,
-    right padding, a cache filled outside of the model. (`lalm.generate` refuses the options; of direct calls
-    of `lalm.core.generate` the second forward pass shows it.)
+    right padding, a cache filled outside of the model.
     """
     vectors = vectors if isinstance(vectors, SteeringVectors) else SteeringVectors(vectors)
     chosen = chosen_layers(lalm, vectors, layers)
     if positions not in ("last", "all", "audio"):
         raise ValueError(f"positions={positions!r}: choose 'last', 'all' or 'audio'")
     on_layer = _placed(lalm, vectors, chosen)
-
-    def push(layer: int, states: Tensor | None, alpha: RowAlpha) -> Float[Tensor, "*row_position d_model"]:
-        return alpha * on_layer[layer]
-
-    with pushing(lalm, push, chosen, alpha, positions):
+    with pushing(lalm, lambda layer, states, alpha: alpha * on_layer[layer], chosen, alpha, positions):
         yield
 
 
@@ -102,11 +96,10 @@ def project_out(
 ) -> Iterator[None]:
     """Project a direction out of decoder layers' outputs at every position while the block lasts.
 
-    `h <- h - (h . u) u` with u the direction at unit length, in float32 and cast back (directional
-    ablation, Arditi et al. 2024, eq. 4, applied to each layer's output). One direction serves all layers,
-    or each has its own. It holds at every position alike, so every way of decoding is right. Raises
-    ValueError for a zero direction or one that does not fit the model, and `SteeringError` for a compiled
-    model.
+    `h <- h - (h . u) u` with u the direction at unit length, in float32 and cast back (directional ablation,
+    Arditi et al. 2024, eq. 4, applied to each layer's output). One direction serves all layers, or each has
+    its own. Every way of decoding is right. Raises ValueError for a zero direction or one that does not fit
+    the model, and `SteeringError` for a compiled model.
     """
     if isinstance(direction, Tensor) and direction.ndim == 1:
         direction = direction.expand(lalm.n_layers, -1)
@@ -137,38 +130,24 @@ def pushing(
     if isinstance(strength, float) and strength == 0:
         yield
         return
-    watch = _Watch(lalm, push, strength, positions)
-    with ExitStack() as undo:
+    watch = Watch(lalm, push, strength, positions)
+    with ExitStack() as hooks:
         if positions != "every":
-            before, after = watch.before_forward, watch.after_forward
-            undo.callback(lalm.trunk.register_forward_pre_hook(before, with_kwargs=True).remove)
-            undo.callback(lalm.trunk.register_forward_hook(after, always_call=True).remove)
+            hooks.enter_context(lalm.trunk.register_forward_pre_hook(watch.before_forward, with_kwargs=True))
+            hooks.enter_context(lalm.trunk.register_forward_hook(watch.after_forward, always_call=True))
         for layer in layers:
-            undo.callback(lalm.layers[layer].register_forward_hook(partial(watch.edit, layer)).remove)
+            hooks.enter_context(lalm.layers[layer].register_forward_hook(partial(watch.edit, layer)))
         yield
 
 
-def refuse_other_hooks(lalm: LALM) -> None:
-    """Raise SteeringError if there are hooks on the model but `pushing`'s that leave the prompt alone."""
-    for hook in foreign_hooks(lalm.model):
-        watch = getattr(getattr(hook, "func", hook), "__self__", None)
-        if not isinstance(watch, _Watch) or watch.positions == "every":
-            raise SteeringError(
-                "hooks are on the model that act on the whole prompt (project_out, or your own), but all of "
-                "it except its last position has been read without them; use lalm.generate and its like"
-            )
-
-
-class _Watch:
+class Watch:
     """Knows, for the layers' hooks, which positions the running forward pass holds and what to add to them.
 
     A hook on the trunk tells the prompt (empty cache) from a decoding step (one position onto a filled
     cache); which prompts the rows are, `lalm.now` tells where the library runs the model.
     """
 
-    def __init__(
-        self, lalm: LALM, push: Push, alpha: float | Float[Tensor, "prompt"], positions: Where
-    ) -> None:
+    def __init__(self, lalm: LALM, push: Push, alpha: Strength, positions: Where) -> None:
         self.lalm, self.push, self.alpha, self.positions = lalm, push, alpha, positions
         self.text_config = lalm.text_config
         self.phase: Literal["prompt", "step"] | None = None
@@ -177,8 +156,6 @@ class _Watch:
         # What the steps add at each layer; with a row for each row of the batch in which these prompts ran.
         self.added: dict[int, Tensor] = {}
         self.rows: Sequence[int] | None = None
-        # Whether a step runs that only adds: most hooks then look no further.
-        self.plain_step = False
         # Of direct calls: the last cache and how far it was filled, or what a pass without a cache was given.
         self.filled: tuple[int, int] | None = None
         self.uncached: Tensor | None = None
@@ -202,7 +179,7 @@ class _Watch:
             return
         self._refuse_decoding(now, given if cache is None else None)
         self.filled = (id(cache), held + length)
-        self.phase, self.plain_step = "prompt", False
+        self.phase = "prompt"
         mask = kwargs.get("attention_mask")
         if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2 and mask[:, -1].all()):
             raise SteeringError("the last position has to be the prompt's last token: pad on the left")
@@ -212,7 +189,13 @@ class _Watch:
             self.audio = (ids == self.lalm.audio_token_id)[..., None]
         self.rows = None if now is None else now.rows
         if isinstance(self.alpha, Tensor):
-            self.row_alphas = self._alphas_of_rows(self.alpha, batch, kwargs, now)
+            # `lalm` may have sorted and split the prompts; beams of one stand behind one another.
+            rows, total = (range(batch), batch) if now is None else (now.rows, now.total)
+            repeats, more = divmod(batch, len(rows))
+            if more or len(self.alpha) != total:
+                given = f"alpha has {len(self.alpha)} values for {total} prompts"
+                raise SteeringError(f"{given}; give one value per prompt")
+            self.row_alphas = self.alpha[list(rows)].repeat_interleave(repeats)[:, None, None]
 
     def _before_step(self, length: int, filled: tuple[int, int], now: Running | None) -> None:
         """The same for what goes onto a cache that is filled so far."""
@@ -233,7 +216,6 @@ class _Watch:
             self.added |= {at: added[left] for at, added in self.added.items() if added.ndim == 3}
             self.rows = now.rows
         self.phase = "step"
-        self.plain_step = bool(self.added) and self.positions != "audio"
 
     def _refuse_decoding(self, now: Running | None, uncached: Tensor | None) -> None:
         """Refuse ways of decoding in which the last position is not the last that was decoded."""
@@ -243,75 +225,44 @@ class _Watch:
             for name, why in UNSTEERABLE.items():
                 value = next((source[name] for source in sources if source.get(name) is not None), None)
                 if value is not None and (name != "use_cache" or not value):
-                    raise SteeringError(why)
+                    raise SteeringError(f"{name} {why}")
         before, self.uncached = self.uncached, uncached if now is None else None
         if before is None or self.uncached is None or self.uncached.shape[1] != before.shape[1] + 1:
             return
         grown = self.uncached[:, None, :-1]  # beams change places, so a row may go on from any
         if grown.shape[2:] == before.shape[1:] and (grown == before).flatten(2).all(-1).any(1).all():
-            raise SteeringError(UNSTEERABLE["use_cache"])
+            raise SteeringError(f"use_cache {UNSTEERABLE['use_cache']}")
 
     def after_forward(self, _module: nn.Module, _args: Any, _output: Any) -> None:
         """Whatever runs layers from now on does not come through the trunk."""
-        self.phase, self.plain_step = None, False
+        self.phase = None
 
     def edit(self, layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
         """Forward hook of a layer. Edits in place: one addition, and all who hold the output see it."""
-        stream = residual_stream(output, self.text_config)
         # In-place addition of a float32 tensor computes in float32 and rounds once.
-        if self.plain_step:
-            stream.add_(self.added[layer])
-            return
+        stream, prompt = residual_stream(output, self.text_config), self.phase == "prompt"
         if self.positions == "every":
             stream.add_(self.push(layer, stream.float(), 1.0))
             return
         if self.phase is None:
             raise SteeringError("decoder layers ran outside of the model's forward; call the model")
-        if self.phase == "prompt" or layer not in self.added:
-            assert self.row_alphas is not None
-            alpha = self.row_alphas
+        if prompt or layer not in self.added:
+            alpha: Any = self.row_alphas
             alpha = alpha.to(stream.device) if isinstance(alpha, Tensor) else alpha
-            self.added[layer] = self.push(
-                layer, stream[:, -1:].float() if self.phase == "prompt" else None, alpha
-            )
+            self.added[layer] = self.push(layer, stream[:, -1:].float() if prompt else None, alpha)
         added = self.added[layer]
         if self.positions == "audio":
-            if self.phase == "prompt":
+            if prompt:
                 # Gemma 4's last layers, which reuse keys and values, see the prompt's last positions alone.
                 where = self.audio[:, -stream.shape[1] :].to(stream.device)
                 stream.copy_(torch.where(where, (stream + added).to(stream.dtype), stream))
-        elif self.phase == "prompt" and self.positions == "last":
+        elif prompt and self.positions == "last":
             stream[:, -1:].add_(added)
         else:
             stream.add_(added)
 
-    def _alphas_of_rows(
-        self, alpha: Float[Tensor, "prompt"], batch: int, kwargs: dict[str, Any], now: Running | None
-    ) -> Float[Tensor, "batch 1 1"]:
-        """The value of each row of the running batch, whose prompts `lalm` may have sorted and split."""
-        rows = list(range(len(alpha)) if now is None else now.rows)
-        total, repeats = (len(alpha) if now is None else now.total), batch // len(rows)
-        fits = len(alpha) == total and repeats * len(rows) == batch
-        if not fits or (now is None and not _repeated(kwargs, batch, repeats)):
-            asked = batch if now is None else total
-            raise SteeringError(
-                f"alpha has {len(alpha)} values for {asked} prompts; give one value per prompt"
-            )
-        return alpha[rows].repeat_interleave(repeats)[:, None, None]
 
-
-def _repeated(inputs: dict[str, Any], batch: int, times: int) -> bool:
-    """Whether all inputs of a forward pass hold each prompt so many times in a row, as beams do."""
-    tensors = [value for value in inputs.values() if isinstance(value, Tensor) and value.ndim]
-    blocks = [value.reshape(batch // times, times, -1) for value in tensors if len(value) % batch == 0]
-    return (
-        times == 1
-        or bool(blocks)
-        and all(torch.equal(block, block[:, :1].expand_as(block)) for block in blocks)
-    )
-
-
-def _strength(alpha: Alpha) -> float | Float[Tensor, "prompt"]:
+def _strength(alpha: Alpha) -> Strength:
     """A number, or float32 numbers, one per prompt. Raises ValueError for others."""
     try:
         values = torch.as_tensor(alpha).detach().float()

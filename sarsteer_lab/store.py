@@ -1,8 +1,8 @@
 """Everything kept on disk: content keys, a checksum of weights, whole files, a keeper of finished work.
 
 A result is kept under a key made of all that decides it (`content_key`; `LALM.key` adds the model), so a
-rerun reads what it would compute, and never what another model, prompt or clip gave. Hashes are xxh3 of 128
-bits: as fast as memory, for telling contents apart, not for security.
+rerun never reads what another model, prompt or clip gave. Hashes are xxh3 of 128 bits: as fast as memory, for
+telling contents apart, not for security.
 """
 
 import json
@@ -37,8 +37,7 @@ def data_folder() -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(
-        f"the data of sarsteer-lab are not beside {package} (neither _data/ in it nor data/ next to it): "
-        "install the wheel, or install a checkout with `pip install -e .`"
+        f"{package} has neither _data/ in it nor data/ next to it: install the wheel, or `pip install -e .`"
     )
 
 
@@ -70,9 +69,8 @@ def _feed(digest: Any, part: Any) -> None:
     inner: list[Any] = []
     content: Any = b""
     if isinstance(part, Mapping):
-        inner = [
-            each for item in sorted(part.items(), key=lambda pair: content_key(pair[0])) for each in item
-        ]
+        for item in sorted(part.items(), key=lambda pair: content_key(pair[0])):
+            inner += item
         kind = f"dict {len(inner)}"
     elif isinstance(part, list | tuple):
         inner, kind = list(part), f"list {len(part)}"
@@ -96,70 +94,54 @@ def _feed(digest: Any, part: Any) -> None:
 
 
 def settings_of(configs: Iterable[Mapping[str, Any]]) -> str:
-    """Configurations as one text, without what tells only where a checkpoint came from (its weights' dtype
-    counts by itself).
-    """
-    return json.dumps([_without_origin(config) for config in configs], sort_keys=True, default=str)
-
-
-def _without_origin(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Configurations as one text, without what tells only where a checkpoint came from."""
     origin = {"_name_or_path", "transformers_version", "architectures", "dtype"}
-    kept = {key: value for key, value in config.items() if key not in origin}
-    return {key: _without_origin(value) if isinstance(value, dict) else value for key, value in kept.items()}
+
+    def kept(value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return {name: kept(inner) for name, inner in value.items() if name not in origin}
+
+    return json.dumps([kept(dict(config)) for config in configs], sort_keys=True, default=str)
 
 
 @torch.no_grad()
 def weights_checksum(weights: nn.Module | Iterable[Tensor]) -> str:
     """A hash of every byte of a model's parameters and buffers, or of some tensors.
 
-    Computed from the bytes at each call, so it sees `weight.data = ...` and what peft merges. The value does
-    not depend on the device: on a GPU a sum made there says whether anything has changed since the last
-    call, and only then do the weights come to the host.
+    Computed at each call, so it sees `weight.data = ...` and what peft merges. The same on every device: on a
+    GPU a sum made there says whether anything has changed, and only then do the weights come to the host.
     """
-    named = _named_tensors(weights)
-    described = [[name, str(tensor.dtype), *tensor.shape] for name, tensor in named.items()]
-    tensors = list(named.values())
-    if not any(map(on_gpu, tensors)):
+    if isinstance(weights, nn.Module):
+        # The state holds what quantised layers keep beside their weights; buffers, what is not saved.
+        state = {name: value for name, value in weights.state_dict().items() if isinstance(value, Tensor)}
+        named = sorted({**dict(weights.named_buffers(remove_duplicate=False)), **state}.items())
+    else:
+        named = [(str(number), tensor) for number, tensor in enumerate(weights)]
+    described = [[name, str(tensor.dtype), *tensor.shape] for name, tensor in named]
+    tensors = [tensor for _, tensor in named]
+    if not any(tensor.device.type in SUMMED for tensor in tensors):
         return content_key(described, _hashes(tensors))
     seen = content_key(described, change_sums(tensors))
     if seen not in _known:
-        if len(_known) >= 100:
-            _known.pop(next(iter(_known)))
         _known[seen] = content_key(described, _hashes(tensors))
     return _known[seen]
 
 
+SUMMED = ("cuda",)
+"""Types of devices that sum faster than their weights come to the host."""
+
 _known: dict[str, str] = {}
 """Checksums of weights on GPUs by what `change_sums` made of them."""
-
-HASH_AT_ONCE = 2**26
-"""Tensors of more bytes than this together are hashed by several threads."""
-
-
-def on_gpu(tensor: Tensor) -> bool:
-    """Whether a tensor is far from the processor that hashes, and near one that sums."""
-    return tensor.is_cuda
-
-
-def _named_tensors(weights: nn.Module | Iterable[Tensor]) -> dict[str, Tensor]:
-    if not isinstance(weights, nn.Module):
-        return {str(number): tensor for number, tensor in enumerate(weights)}
-    # The state holds what quantised layers keep beside their weights; the buffers, those that are not saved.
-    state = {name: value for name, value in weights.state_dict().items() if isinstance(value, Tensor)}
-    return dict(sorted({**dict(weights.named_buffers(remove_duplicate=False)), **state}.items()))
 
 
 def _hashes(tensors: Sequence[Tensor]) -> list[str]:
     """The hash of each tensor's bytes; tied ones are read once."""
     places = [(t.data_ptr(), t.dtype, t.shape, t.stride(), t.device) for t in tensors]
     distinct = dict(zip(places, tensors, strict=True))
-
-    def of_one(tensor: Tensor) -> str:
-        return xxh3_128(_hosted(tensor)).hexdigest()
-
-    many = sum(tensor.nbytes for tensor in distinct.values()) > HASH_AT_ONCE
-    with ThreadPoolExecutor(torch.get_num_threads() if many else 1) as pool:
-        found = dict(zip(distinct, pool.map(of_one, distinct.values()), strict=True))
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        hashes = pool.map(lambda tensor: xxh3_128(_hosted(tensor)).hexdigest(), distinct.values())
+        found = dict(zip(distinct, hashes, strict=True))
     return [found[place] for place in places]
 
 
@@ -186,33 +168,26 @@ def change_sums(tensors: Sequence[Tensor]) -> list[int]:
     Every word of 8 bytes is mixed with its place in its chunk by steps that can be undone, so a change of one
     word surely changes its chunk's sum; several cancel out no more often than a hash of 32 bits collides.
     """
+    groups: dict[Any, list[Tensor]] = {}
+    for place, data in enumerate(map(_bytes, tensors)):
+        # Small ones together, for a start of the GPU costs as much as a small tensor.
+        groups.setdefault(data.device if len(data) < CHUNK else place, []).append(data)
     sums: list[Tensor] = []
-    small: dict[torch.device, list[Tensor]] = {}
-    for tensor in tensors:
-        data = _bytes(tensor)
-        whole = len(data) // 8 * 8 if len(data) >= CHUNK else 0
-        small.setdefault(data.device, []).append(data[whole:])
-        if whole:
-            sums += _sums_of_chunks(data[:whole])
-    for parts in small.values():
-        # Together, for a start of the GPU costs as much as a small tensor.
-        data = torch.cat(parts)
-        sums += _sums_of_chunks(torch.nn.functional.pad(data, (0, -len(data) % 8)))
-    return [int(total) for total in torch.stack([total.to(sums[0].device) for total in sums])] if sums else []
-
-
-def _sums_of_chunks(data: Tensor) -> Iterator[Tensor]:
-    aligned = data if data.storage_offset() % 8 == 0 else data.clone()
-    words = aligned.view(torch.int64)
-    places = torch.arange(min(CHUNK, len(words)), device=words.device).mul_(ODD)
-    for chunk in words.split(CHUNK):
-        mixed = chunk ^ places[: len(chunk)]
-        halves = mixed.view(torch.int32).view(-1, 2)
-        for _ in range(2):
-            # Lower bits reach the upper ones by the product, upper ones the lower ones by the shift.
-            mixed *= ODD
-            halves[:, 0] ^= halves[:, 1]
-        yield mixed.sum()
+    for parts in groups.values():
+        data = torch.cat(parts) if len(parts) > 1 else parts[0]
+        if len(data) % 8 or data.storage_offset() % 8:
+            data = nn.functional.pad(data, (0, -len(data) % 8))  # a copy, so it is aligned too
+        words = data.view(torch.int64)
+        places = torch.arange(min(CHUNK, len(words)), device=words.device).mul_(ODD)
+        for chunk in words.split(CHUNK):
+            mixed = chunk ^ places[: len(chunk)]
+            halves = mixed.view(torch.int32).view(-1, 2)
+            for _ in range(2):
+                # Lower bits reach the upper ones by the product, upper ones the lower ones by the shift.
+                mixed *= ODD
+                halves[:, 0] ^= halves[:, 1]
+            sums.append(mixed.sum())
+    return torch.stack([total.to(sums[0].device) for total in sums]).tolist() if sums else []
 
 
 @contextmanager
@@ -247,22 +222,22 @@ class Store:
 
     def read(self, key: str) -> Any:
         """The value or tensor kept under a key; None if there is none, or if it is damaged."""
-        for path, load in (
-            (self._path(key, "json"), _load_value),
-            (self._path(key, "safetensors"), _load_tensor),
-        ):
+        for kind in ("json", "safetensors"):
+            path = self._path(key, kind)
             try:
-                value, checksum = load(path)
+                if kind == "json":
+                    content = json.loads(path.read_text(encoding="utf-8"))
+                    value, checksum = content["value"], content["checksum"]
+                else:
+                    with safe_open(path, "pt") as file:
+                        value, checksum = file.get_tensor("value"), file.metadata()["checksum"]
+                if checksum != _checksum(key, value):
+                    raise ValueError("its checksum is wrong")
+                return value
             except FileNotFoundError:
                 continue
             except (SafetensorError, ValueError, LookupError, TypeError, OSError) as error:
                 warnings.warn(f"{path} is damaged ({error}): what it held is computed again", stacklevel=2)
-                continue
-            if checksum == _checksum(key, value):
-                return value
-            warnings.warn(
-                f"{path} is damaged (its checksum is wrong): what it held is computed again", stacklevel=2
-            )
         return None
 
     def write(self, key: str, value: Any) -> None:
@@ -272,21 +247,18 @@ class Store:
         """
         if value is None:
             raise ValueError("None cannot be kept: reading it would look like finding nothing")
-        for last in (False, True):
-            try:
-                self._write(key, value)
-                return
-            except FileNotFoundError:  # the folder was deleted meanwhile
-                if last:
-                    raise
+        try:
+            self._write(key, value)
+        except FileNotFoundError:  # the folder was deleted meanwhile
+            self._write(key, value)
 
     def _write(self, key: str, value: Any) -> None:
         checksum = _checksum(key, value)
-        if isinstance(value, Tensor):
-            with atomic_write(self._path(key, "safetensors")) as scratch:
+        kind = "safetensors" if isinstance(value, Tensor) else "json"
+        with atomic_write(self._path(key, kind)) as scratch:
+            if isinstance(value, Tensor):
                 save_file({"value": value.detach().cpu().contiguous()}, scratch, {"checksum": checksum})
-        else:
-            with atomic_write(self._path(key, "json")) as scratch:
+            else:
                 scratch.write_text(json.dumps({"value": value, "checksum": checksum}), encoding="utf-8")
 
     def _path(self, key: str, kind: str) -> Path:
@@ -296,13 +268,3 @@ class Store:
 def _checksum(key: str, value: Any) -> str:
     """Of the key too, so that a file under another's name is noticed."""
     return content_key(key, value if isinstance(value, Tensor) else json.dumps(value))
-
-
-def _load_value(path: Path) -> tuple[Any, str]:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    return content["value"], content["checksum"]
-
-
-def _load_tensor(path: Path) -> tuple[Tensor, str]:
-    with safe_open(path, "pt") as file:
-        return file.get_tensor("value"), file.metadata()["checksum"]

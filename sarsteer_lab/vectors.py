@@ -1,15 +1,13 @@
-"""Steering vectors as values: algebra, files with provenance, and the formats of other packages."""
+"""Steering vectors as values: algebra, and files with provenance (other formats: `probe.exchange`)."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGUFWriter
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -18,8 +16,6 @@ from torch import Tensor
 from sarsteer_lab.store import atomic_write, content_key
 
 FORMAT = "sarsteer-lab steering vectors 1"
-LAYER_TYPE = "decoder_block"
-ACTIVATIONS = "layer_activations."
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +24,8 @@ class SteeringVectors:
 
     `values` are floating-point numbers, kept in float32; row i belongs to layer `layers[i]` (default: layers
     0, 1, ...). `provenance` is any JSON-able record (model, prompts, k, lambda, ...); it travels with the
-    file and through the algebra. Raises ValueError for another shape, other kinds of numbers, values that are
-    not finite in float32, and layers that are repeated or not whole numbers from 0 on.
+    file and through the algebra. Raises ValueError for other shapes, numbers that are no floats or not finite
+    in float32, and layers that are repeated or not whole numbers from 0 on.
     """
 
     values: Float[Tensor, "layer d_model"]
@@ -96,17 +92,14 @@ class SteeringVectors:
         """Length of each layer's vector."""
         return self.values.norm(dim=-1)
 
-    def cosine(self, other: "SteeringVectors") -> Float[Tensor, "layer"]:
-        """Cosine with another set of vectors over the same layers; 0 where one of them is zero."""
-        self._same_layers(other)
-        return torch.nn.functional.cosine_similarity(self.values, other.values.to(self.values.device), dim=-1)
-
     def rescaled_to(self, other: "SteeringVectors") -> "SteeringVectors":
         """These directions with the other's length in every layer: the control for "it is only shorter".
 
-        Raises ValueError if a vector is zero where the other is not (a zero vector has no direction).
+        Raises ValueError for other layers or another width, and if a vector is zero where the other is not.
         """
-        self._same_layers(other)
+        if self.layers != other.layers or self.d_model != other.d_model:
+            sizes = [f"layers {each.layers} (width {each.d_model})" for each in (self, other)]
+            raise ValueError(f"vectors of {sizes[0]} and {sizes[1]} cannot be compared layer by layer")
         ours, theirs = self.norm(), other.norm().to(self.values.device)
         if ((ours == 0) & (theirs > 0)).any():
             raise ValueError("a zero vector cannot be rescaled: it has no direction")
@@ -124,117 +117,31 @@ class SteeringVectors:
         Raises OSError, naming the path, if it cannot be written, TypeError for provenance that is not JSON.
         """
         layers, provenance = json.dumps(self.layers), json.dumps(dict(self.provenance))
-        _write(path, {"values": self.values}, {"format": FORMAT, "layers": layers, "provenance": provenance})
+        metadata = {"format": FORMAT, "layers": layers, "provenance": provenance}
+        tensors = {"values": self.values.cpu().contiguous()}
+        try:
+            with atomic_write(path) as scratch:
+                save_file(tensors, scratch, {**metadata, "checksum": content_key(tensors, metadata)})
+        except (OSError, SafetensorError) as error:
+            raise OSError(f"{path} cannot be written: {error}") from error
 
     @classmethod
     def load(cls, path: Path | str) -> "SteeringVectors":
         """Read a file that `save` wrote. Raises ValueError, naming it, for any other, or a changed one."""
-        with _reading(path, {"format", "layers", "provenance"}) as (metadata, tensors):
-            if metadata["format"] != FORMAT or set(tensors) != {"values"}:
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
+            # Files of earlier versions have no checksum; another name in its place is a damaged one.
+            checksum = metadata.pop("checksum", None)
+            named = {*metadata, *tensors} == {"format", "layers", "provenance", "values"}
+            if not named or metadata["format"] != FORMAT:
                 raise ValueError(f"it holds no tensor `values` alone in the format {FORMAT!r}")
+            if checksum is not None and checksum != content_key(tensors, metadata):
+                raise ValueError("its checksum is wrong, so it was damaged or edited; save or fetch it again")
             layers, provenance = json.loads(metadata["layers"]), json.loads(metadata["provenance"])
             if not isinstance(layers, list) or not layers or not isinstance(provenance, dict):
                 raise ValueError("its `layers` have to be a list with entries, its `provenance` a record")
             return cls(tensors["values"], provenance, tuple(layers))
-
-    def export_gguf(self, path: Path | str, *, model_hint: str) -> None:
-        """Write a control vector for llama.cpp and repeng (GGUF, architecture "controlvector").
-
-        `model_hint` is the decoder's model type ("llama", "qwen2", ...). Tensor `direction.{l}` is added to
-        the output of layer l, as here. llama.cpp has no place for layer 0, so this raises ValueError if there
-        is a vector for it that is not zero (`only` drops it), and OSError as `save`.
-        """
-        kept = [layer for layer in self.layers if layer]
-        if 0 in self.layers and self[0].any():
-            raise ValueError(f"llama.cpp has no place for layer 0: vectors.only({kept}).export_gguf(...)")
-        with _writing(path) as scratch:
-            writer = GGUFWriter(scratch, "controlvector")
-            writer.add_string("controlvector.model_hint", model_hint)
-            writer.add_uint32("controlvector.layer_count", len(kept))
-            for layer in kept:
-                writer.add_tensor(f"direction.{layer}", self[layer].cpu().numpy())
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_tensors_to_file()
-            writer.close()
-
-    def layer_activations(self) -> dict[int, Float[Tensor, "d_model"]]:
-        """Layer -> vector, as the steering-vectors package wants it.
-
-        `steering_vectors.SteeringVector(layer_activations=vectors.layer_activations(),
-        layer_type="decoder_block")` adds them to the same layers' outputs (times its `multiplier`).
-        """
-        return {layer: self[layer].clone() for layer in self.layers}
-
-    @classmethod
-    def from_layer_activations(
-        cls, layer_activations: Mapping[int, Tensor], provenance: Mapping[str, Any] | None = None
-    ) -> "SteeringVectors":
-        """From layer -> vector, for instance a `steering_vectors.SteeringVector`'s `layer_activations`.
-
-        Raises ValueError if there are none, or not all of one width, or as `SteeringVectors` does.
-        """
-        shapes = {tuple(vector.shape) for vector in layer_activations.values()}
-        if len(shapes) != 1:
-            raise ValueError(f"layers need vectors of one width, not {sorted(shapes)}")
-        layers = tuple(sorted(layer_activations))
-        return cls(torch.stack([layer_activations[layer] for layer in layers]), provenance or {}, layers)
-
-    def export_steering_vectors(self, path: Path | str) -> None:
-        """Write the steering-vectors package's two fields as safetensors (it leaves saving to pickle).
-
-        Tensors `layer_activations.{l}`, metadata `layer_type` and a checksum. Raises OSError as `save`.
-        """
-        tensors = {f"{ACTIVATIONS}{layer}": vector for layer, vector in self.layer_activations().items()}
-        _write(path, tensors, {"layer_type": LAYER_TYPE})
-
-    @classmethod
-    def import_steering_vectors(cls, path: Path | str) -> "SteeringVectors":
-        """Read what `export_steering_vectors` wrote. Raises ValueError as `load` does."""
-        with _reading(path, {"layer_type"}) as (metadata, tensors):
-            found = {int(name.removeprefix(ACTIVATIONS)): tensor for name, tensor in tensors.items()}
-            names = {f"{ACTIVATIONS}{layer}" for layer in found}
-            if metadata["layer_type"] != LAYER_TYPE or set(tensors) != names:
-                raise ValueError(f"it holds no activations of layers of type {LAYER_TYPE!r} alone")
-            return cls.from_layer_activations(found, {"imported_from": "steering-vectors"})
-
-    def _same_layers(self, other: "SteeringVectors") -> None:
-        if self.layers != other.layers or self.d_model != other.d_model:
-            ours, theirs = (f"layers {each.layers} (width {each.d_model})" for each in (self, other))
-            raise ValueError(f"vectors of {ours} and {theirs} cannot be compared layer by layer")
-
-
-@contextmanager
-def _writing(path: Path | str) -> Iterator[Path]:
-    """`atomic_write` whose errors are OSErrors that name the path given, not the scratch file's."""
-    try:
-        with atomic_write(path) as scratch:
-            yield scratch
-    except (OSError, SafetensorError) as error:
-        raise OSError(f"{path} cannot be written: {error}") from error
-
-
-def _write(path: Path | str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    hosted = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-    with _writing(path) as scratch:
-        save_file(hosted, scratch, {**metadata, "checksum": content_key(hosted, metadata)})
-
-
-@contextmanager
-def _reading(path: Path | str, names: set[str]) -> Iterator[tuple[dict[str, str], dict[str, Tensor]]]:
-    """Metadata with just these names, and tensors, of a file as `_write` left it.
-
-    Whatever is wrong with it, in the block too, becomes one ValueError naming it (RecursionError: deep JSON).
-    """
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata, tensors = file.metadata() or {}, {name: file.get_tensor(name) for name in file.keys()}
-        # Files of earlier versions have no checksum; another name in its place is a damaged one.
-        checksum = metadata.pop("checksum", None)
-        if set(metadata) != names:
-            raise ValueError(f"its metadata have to be {sorted(names)}, not {sorted(metadata)}")
-        if checksum is not None and checksum != content_key(tensors, metadata):
-            raise ValueError("its checksum is wrong, so it was damaged or edited; save or fetch it again")
-        yield metadata, tensors
-    except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
-        raise ValueError(f"{path} cannot be read as steering vectors: {error}") from error
+        # RuntimeError: also what JSON that is nested too deep raises.
+        except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+            raise ValueError(f"{path} cannot be read as steering vectors: {error}") from error

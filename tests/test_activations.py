@@ -135,7 +135,7 @@ def test_kept_states_are_found_for_the_same_layers_positions_and_clips_only(tiny
     other[-1] += 1e-3
 
     def lacks(lalm, prompt, layers=(0, 1), positions="last"):
-        return bool(Gathered(lalm, [prompt], layers, positions, cache, None).missing)
+        return bool(Gathered(lalm, [prompt], layers, positions, cache).missing)
 
     capture(tiny, [Prompt("Hi", clip)], layers=[0, 1], cache=cache)
     assert not lacks(replica(), Prompt("Hi", clip.copy()))
@@ -149,16 +149,6 @@ def test_layers_in_any_order(tiny, prompts):
     assert torch.equal(capture(tiny, prompts, layers=[3, 1]), last[:, [3, 1]])
     for turned, straight in zip(capture(tiny, prompts, layers=[3, 1], positions="all"), ragged, strict=True):
         assert torch.equal(turned, straight[:, [3, 1]])
-
-
-def test_states_lie_where_they_are_wanted(tiny, prompts, tmp_path):
-    """ "meta" stands for another device: shapes without values."""
-    cache = Store(tmp_path)
-    for _ in range(2):  # from the model, then from the cache
-        assert capture(tiny, prompts, device="meta").device.type == "meta"
-        states = capture(tiny, prompts, positions="all", device="meta")
-        assert {each.device.type for each in states} == {"meta"} and len(states[0].shape) == 3
-        assert capture(tiny, prompts, cache=cache).device == tiny.device
 
 
 def test_damaged_entries_are_computed_again_with_a_warning(tiny, prompts, tmp_path):

@@ -7,13 +7,14 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from sarsteer_lab.families import (
     audio_token_id,
-    content_list_messages,
+    conversation,
     find_core,
     find_decoder,
     find_family,
     find_trunk,
     residual_stream,
 )
+from sarsteer_lab.prompts import Prompt
 
 
 def small_text_model() -> Qwen2ForCausalLM:
@@ -51,10 +52,10 @@ def test_a_model_without_decoder_layers_is_named():
 
 
 def test_messages_put_the_clip_first_and_leave_the_system_turn_to_the_template():
-    assert content_list_messages(None, "Listen.", True) == [
+    assert conversation(Prompt("Listen.", "clip.wav")) == [
         {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": "Listen."}]}
     ]
-    turns = content_list_messages("Be kind.", "", True)
+    turns = conversation(Prompt("", "clip.wav", system="Be kind."))
     assert [turn["role"] for turn in turns] == ["system", "user"]
     assert turns[1]["content"] == [{"type": "audio"}]
 

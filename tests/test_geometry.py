@@ -15,7 +15,6 @@ from sarsteer_lab.geometry import (
     linear_cka,
     logit_lens,
     pair_cosine,
-    probe_accuracy,
     project_2d,
     transfer_accuracy,
 )
@@ -72,10 +71,10 @@ def test_probes_read_what_is_there_and_nothing_else():
     labels = [0, 1] * 30
     states = gaussian(60, 2, 10)
     states[:, 1, 0] += 8 * torch.tensor(labels)
-    accuracy = probe_accuracy(states, labels, seeds=(0, 1))
-    assert accuracy.shape == (2, 2)
-    assert (accuracy[1] > 0.95).all() and (accuracy[0] < 0.75).all()
-    assert torch.equal(accuracy, probe_accuracy(states, labels, seeds=(0, 1)))
+    accuracy = transfer_accuracy(states, states, labels, seed=1)
+    assert accuracy.shape == (2,)
+    assert accuracy[1] > 0.95 and accuracy[0] < 0.75
+    assert torch.equal(accuracy, transfer_accuracy(states, states, labels, seed=1))
 
 
 def test_grouped_probes_cannot_win_by_recognising_the_request():
@@ -83,8 +82,8 @@ def test_grouped_probes_cannot_win_by_recognising_the_request():
     requests = np.repeat(np.arange(30), 4)
     states = (gaussian(30, 1, 40)[requests] + 0.01 * gaussian(120, 1, 40, seed=1)).float()
     labels = np.random.default_rng(0).integers(0, 2, 30)[requests].tolist()
-    free = probe_accuracy(states, labels, seeds=(0,))
-    grouped = probe_accuracy(states, labels, groups=[str(r) for r in requests], seeds=(0,))
+    free = transfer_accuracy(states, states, labels)
+    grouped = transfer_accuracy(states, states, labels, groups=[str(r) for r in requests])
     assert free.item() > 0.9 and grouped.item() < 0.7
 
 

@@ -451,11 +451,11 @@ def test_the_hub_is_asked_for_sizes_and_what_is_in_its_cache_is_not_counted(monk
     monkeypatch.setattr(
         "sarsteer_lab.checkpoints.try_to_load_from_cache", lambda name, file: cached.get(file)
     )
-    assert checkpoint_size("some/model") == Size(parameters=500, bytes=1000, download=700)
+    assert checkpoint_size("some/model") == Size(parameters=500, download=700)
 
 
 def test_a_download_is_announced(capsys):
-    announce("some/model", Size(8_400_000_000, 16_800_000_000, 9_000_000_000), torch.bfloat16, None, "mps")
+    announce("some/model", Size(8_400_000_000, 9_000_000_000), torch.bfloat16, None, "mps")
     assert capsys.readouterr().err == "some/model: downloads 9.0 GB, 8.4 billion parameters\n"
 
 

@@ -29,7 +29,7 @@ from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.evaluation.defences import BaseStates, collect_states, model_name
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
-from sarsteer_lab.geometry import centroid_distance, pair_cosine, probe_accuracy, project_2d
+from sarsteer_lab.geometry import centroid_distance, pair_cosine, project_2d, transfer_accuracy
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.prompts import INSTRUCTION, REFUSALS, Prompt, SpokenPrompt, load_prompts
@@ -125,10 +125,14 @@ def measure_gap(
     n = len(typed)
     both, forms = torch.cat([typed, spoken]), ["typed"] * n + ["spoken"] * n
     requests = [str(i) for i in range(n)] * 2
-    layers = tqdm(range(typed.shape[1]), desc="probes", unit="layer", delay=2, leave=False)
-    probe = [
-        probe_accuracy(both[:, layer, None], forms, groups=requests, folds=min(5, n)) for layer in layers
-    ]
+    probe = []
+    for layer in tqdm(range(typed.shape[1]), desc="probes", unit="layer", delay=2, leave=False):
+        states, folds = both[:, layer, None], min(5, n)
+        by_seed = [
+            transfer_accuracy(states, states, forms, groups=requests, folds=folds, seed=seed)
+            for seed in (0, 1, 2)
+        ]
+        probe.append(torch.stack(by_seed, dim=1))
     return Gap(
         cosine=pair_cosine(typed, spoken, center=False),
         centred_cosine=pair_cosine(typed, spoken),

@@ -5,7 +5,21 @@ from typing import Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
+
+from sarsteer_lab.lalm import LALM
+
+
+def keeps_plain_cache(lalm: LALM) -> bool:
+    """Whether a prompt that has run can be continued from its cache, and the cache rolled back after.
+
+    Not so for decoders whose cache forgets positions (sliding windows), and for the Omnis, whose code counts
+    positions of a continued prompt in its own way.
+    """
+    rope = getattr(lalm.text_config, "rope_parameters", None) or {}
+    layers = DynamicCache(config=lalm.text_config).layers
+    return "mrope_section" not in rope and all(type(layer) is DynamicLayer for layer in layers)
 
 
 class RoomyLayer(DynamicLayer):

@@ -18,6 +18,7 @@ from transformers import BatchFeature
 
 from sarsteer_lab.activations import Gathered, capture, layer_indices, record_states
 from sarsteer_lab.engine.audio_cache import remember_clips
+from sarsteer_lab.engine.caches import keeps_plain_cache
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.store import Store
@@ -45,7 +46,7 @@ def capture_variants(
     tails = common_tails(lalm, variants)
     if tails is None:
         return [capture(lalm, variant, batch_size=batch_size, cache=cache) for variant in variants]
-    gathered = [Gathered(lalm, variant, chosen, "last", cache, None) for variant in variants]
+    gathered = [Gathered(lalm, variant, chosen, "last", cache) for variant in variants]
     missing = sorted({row for each in gathered for row in each.missing})
     first = [variants[0][row] for row in missing]
     with closing(lalm.batches(first, batch_size, "states")) as batches:
@@ -89,7 +90,7 @@ def common_tails(lalm: LALM, variants: Sequence[Sequence[Prompt]]) -> list[list[
 
     None also if the variants part before the clip has been heard, or the decoder keeps no plain cache.
     """
-    if not variants or not variants[0] or not lalm.keeps_plain_cache:
+    if not variants or not variants[0] or not keeps_plain_cache(lalm):
         return None
     tails = None
     seen = set()

@@ -16,12 +16,12 @@ from torch import Tensor
 
 from sarsteer_lab.activations import capture, record_states
 from sarsteer_lab.engine.audio_cache import remember_clips
-from sarsteer_lab.engine.caches import RoomyLayer, blank, with_room
+from sarsteer_lab.engine.caches import RoomyLayer, blank, keeps_plain_cache, with_room
 from sarsteer_lab.engine.contrast import common_tails
 from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM, Running
 from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
-from sarsteer_lab.steering import SteeringError, refuse_other_hooks
+from sarsteer_lab.steering import SteeringError, Watch
 from sarsteer_lab.store import weights_checksum
 
 READ_ROWS = 16
@@ -45,7 +45,7 @@ class PreparedBatch:
     strength, or one per prompt) and `gates.steer_gated`. They raise SteeringError for hooks that act on the
     whole prompt (`project_out`, your own) and once any weight has changed (`LALM.set_safety`); so does making
     one inside of `with steer(...)` or with hooks of your own. The model remembers clips from then on. The
-    prompts run as one batch; where that cannot be (`LALM.keeps_plain_cache`, clips that may not share a
+    prompts run as one batch; where that cannot be (`caches.keeps_plain_cache`, clips that may not share a
     batch), they are read anew each time, with the same answers.
     """
 
@@ -58,7 +58,7 @@ class PreparedBatch:
         self._cache: Any = None
         self._weights = weights_checksum(lalm.model)
         self._all: Sequence[int] = range(len(self.prompts))
-        if not lalm.keeps_plain_cache or not lalm.fit_together(self.prompts):
+        if not keeps_plain_cache(lalm) or not lalm.fit_together(self.prompts):
             return
         order = sorted(range(len(self.prompts)), key=lambda row: -rough_length(self.prompts[row]))
         parts = [order[at : at + READ_ROWS] for at in range(0, len(order), READ_ROWS)]
@@ -251,7 +251,7 @@ class PreparedBatch:
 
     def _check(self) -> None:
         """Raise SteeringError if what has been read does not belong to the model as it now is."""
-        refuse_other_hooks(self.lalm)
+        _refuse_other_hooks(self.lalm)
         if weights_checksum(self.lalm.model) != self._weights:
             raise SteeringError("weights have changed since these prompts were read; make a new one")
 
@@ -299,3 +299,14 @@ def _refuse_hooks(lalm: LALM) -> None:
             "hooks are on the model (steer, project_out, or your own): what is read now would keep their "
             "mark; make it outside of the block, and ask it inside"
         )
+
+
+def _refuse_other_hooks(lalm: LALM) -> None:
+    """Raise SteeringError if there are hooks on the model but `pushing`'s that leave the prompt alone."""
+    for hook in foreign_hooks(lalm.model):
+        watch = getattr(getattr(hook, "func", hook), "__self__", None)
+        if not isinstance(watch, Watch) or watch.positions == "every":
+            raise SteeringError(
+                "hooks are on the model that act on the whole prompt (project_out, or your own), but all of "
+                "it except its last position has been read without them; use lalm.generate and its like"
+            )

@@ -95,7 +95,7 @@ def opening_chances(
 ) -> list[Float[Tensor, "prompt"]]:
     """The same under any pushes, each on the prompts of the variant with its number.
 
-    Raises ValueError for a model that cannot go on from a prompt that has run (`LALM.keeps_plain_cache`).
+    Raises ValueError for a model that cannot go on from a prompt that has run (`caches.keeps_plain_cache`).
     """
     store = _store()
     # Weights and clips are read once for all pushes.

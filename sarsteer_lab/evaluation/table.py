@@ -6,6 +6,7 @@ from typing import Any
 
 import pandas as pd
 
+from sarsteer_lab.engine.caches import keeps_plain_cache
 from sarsteer_lab.evaluation.defences import Defence, PushingDefence
 from sarsteer_lab.evaluation.intervals import mcnemar_p, paired_difference, wilson
 from sarsteer_lab.evaluation.judges import OUTCOMES, Judge, Outcome
@@ -69,7 +70,7 @@ def evaluate(
     table = tabulate(outcomes, speeds(folder))
     table = table.assign(skipped=[(skipped or {}).get(name, 0) for name in table["set"]])
     labels = {request.label for requests in sets.values() for request in requests}
-    if roc and lalm.keeps_plain_cache and "harmful" in labels and len(labels) > 1:
+    if roc and keeps_plain_cache(lalm) and "harmful" in labels and len(labels) > 1:
         pushing = [defence for defence in defences if isinstance(defence, PushingDefence)]
         found = separation(readiness(lalm, pushing, sets)).drop(columns=["n_harmful", "n"])
         table = table.merge(found, how="left", on=["defence", "set"])

@@ -8,6 +8,7 @@ import torch
 from replicas import TINY, replica
 
 from sarsteer_lab.activations import capture
+from sarsteer_lab.engine.caches import keeps_plain_cache
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.engine.memory import MOST_ROWS, chunks
 from sarsteer_lab.engine.prepared import OPENING, PreparedBatch, under_each
@@ -192,7 +193,7 @@ def test_a_prepared_batch_is_right_in_every_family(
         batch = PreparedBatch(lalm, prompts)
         with steer(lalm, vectors, 1.0):
             assert batch.generate(6) == lalm.generate(prompts, max_new_tokens=6), name
-        if lalm.keeps_plain_cache and lalm.fit_together(prompts):
+        if keeps_plain_cache(lalm) and lalm.fit_together(prompts):
             logits = lalm.next_token_logits(prompts)
             torch.testing.assert_close(batch.after(()), logits, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(

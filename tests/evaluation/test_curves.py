@@ -82,7 +82,8 @@ def test_variants(states: BaseStates) -> None:
 
     found = controls(states, k=3, seeds=(0, 1))
     assert torch.allclose(found["ablated, full length"].norm(), full.norm())
-    assert torch.allclose(found["ablated, full length"].cosine(found["ablated"]), torch.ones(4), atol=1e-5)
+    ours, theirs = (found[name].values for name in ("ablated, full length", "ablated"))
+    assert torch.allclose(torch.cosine_similarity(ours, theirs, dim=-1), torch.ones(4), atol=1e-5)
     for name in ("ablated", "harmful space ablated", "random space 0 ablated", "random space 1 ablated"):
         assert (found[name].norm() <= full.norm() + 1e-5).all()
     assert not torch.equal(found["random space 0 ablated"].values, found["random space 1 ablated"].values)

@@ -71,7 +71,7 @@ def gap_figure(
     Left: cosine of each request's two states, as they are and after each modality's mean is taken off
     (`geometry.pair_cosine`; median and middle half). Middle: distance of the two modalities' centroids, and
     for scale that of typed harmful and harmless requests, in units of spread (`geometry.centroid_distance`).
-    Right: accuracy of a linear probe that tells typed from spoken (`geometry.probe_accuracy`; mean and range
+    Right: accuracy of a linear probe that tells typed from spoken (`measures.measure_gap`; mean and range
     over seeds); 0.5 is chance.
     """
     fig, (left, middle, right) = base.panels(3, (15.5, 5))
