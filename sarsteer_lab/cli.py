@@ -155,7 +155,7 @@ def ask(
 
     read_clip(clip)
     from sarsteer_lab import steering
-    from sarsteer_lab.evaluation.defences import cached_vectors
+    from sarsteer_lab.evaluation.base import cached_vectors
     from sarsteer_lab.evaluation.readers import read_set
     from sarsteer_lab.loading import load_lalm
     from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts, refusal_text
@@ -266,8 +266,8 @@ def sweep(
     lams, ks = _each(lam or ["0,1"], number), _each(k or ["10"], count)
     from sarsteer_lab.activations import activation_store
     from sarsteer_lab.evaluation import curves
+    from sarsteer_lab.evaluation.base import collect_states
     from sarsteer_lab.evaluation.choices import read_sets
-    from sarsteer_lab.evaluation.defences import collect_states
     from sarsteer_lab.evaluation.judges import PhraseJudge
     from sarsteer_lab.loading import load_lalm
     from sarsteer_lab.prompts import refusal_text

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.engine.audio_cache import remember_clips
-from sarsteer_lab.evaluation.defences import BaseStates, collect_states, model_name
+from sarsteer_lab.evaluation.base import BaseStates, collect_states, model_name
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
 from sarsteer_lab.geometry import centroid_distance, pair_cosine, project_2d, transfer_accuracy
 from sarsteer_lab.lalm import LALM

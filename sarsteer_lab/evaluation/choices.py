@@ -6,14 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from sarsteer_lab.activations import activation_store
-from sarsteer_lab.evaluation.defences import (
-    AS_IN_PAPER,
-    PAPER_TEXT,
-    Defence,
-    collect_states,
-    prompt_defences,
-    steering_defences,
-)
+from sarsteer_lab.evaluation.base import PAPER_TEXT, collect_states
+from sarsteer_lab.evaluation.defences import AS_IN_PAPER, Defence, prompt_defences, steering_defences
 from sarsteer_lab.evaluation.judges import SORRY_BENCH, HFJudge, Judge, JudgeTemplate, PhraseJudge
 from sarsteer_lab.evaluation.readers import Missing, read_set
 from sarsteer_lab.lalm import LALM

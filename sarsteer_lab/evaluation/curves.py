@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float
 
-from sarsteer_lab.evaluation.defences import BaseStates, Defence, PromptDefence, SteeringDefence
+from sarsteer_lab.evaluation.base import BaseStates
+from sarsteer_lab.evaluation.defences import Defence, PromptDefence, SteeringDefence
 from sarsteer_lab.evaluation.intervals import RESAMPLES, bootstrap
 from sarsteer_lab.evaluation.judges import Judge
 from sarsteer_lab.evaluation.table import evaluate

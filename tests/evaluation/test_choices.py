@@ -12,6 +12,7 @@ import torch
 from spoken_set import write_set
 
 from sarsteer_lab.cli import main
+from sarsteer_lab.evaluation.base import collect_states
 from sarsteer_lab.evaluation.choices import (
     PROMPT_NAMES,
     choose_defences,
@@ -20,7 +21,7 @@ from sarsteer_lab.evaluation.choices import (
     read_sets,
     read_template,
 )
-from sarsteer_lab.evaluation.defences import collect_states, default_defences
+from sarsteer_lab.evaluation.defences import default_defences
 from sarsteer_lab.evaluation.judges import SORRY_BENCH, HFJudge
 from sarsteer_lab.evaluation.readers import read_set
 from sarsteer_lab.lalm import LALM

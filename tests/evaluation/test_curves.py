@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sarsteer_lab.evaluation.base import BaseStates
 from sarsteer_lab.evaluation.curves import (
     area,
     choose,
@@ -26,7 +27,7 @@ from sarsteer_lab.evaluation.curves import (
     sweep,
     tradeoff,
 )
-from sarsteer_lab.evaluation.defences import BaseStates, PromptDefence
+from sarsteer_lab.evaluation.defences import PromptDefence
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.run import run
 from sarsteer_lab.lalm import LALM

@@ -11,17 +11,15 @@ import torch
 from reference import sarsteer
 
 from sarsteer_lab.activations import capture
+from sarsteer_lab.evaluation.base import BaseStates, cached_vectors, collect_states
 from sarsteer_lab.evaluation.defences import (
     INSPECTION,
     REFUSAL_EXAMPLES,
     REMINDER,
-    BaseStates,
     ConditionalDefence,
     GatedDefence,
     PromptDefence,
     SteeringDefence,
-    cached_vectors,
-    collect_states,
     default_defences,
     prompt_defences,
 )
@@ -132,7 +130,7 @@ def test_vectors_are_derived_once_and_kept(
     found = cached_vectors(tiny, [*requests, other], lam=0.7, k=3)
     np.testing.assert_allclose(found.values.numpy(), expected, rtol=1e-4, atol=1e-5)
     assert found.provenance["harmful"] == [request.id for request in requests[:6]]
-    monkeypatch.setattr("sarsteer_lab.evaluation.defences.collect_states", None)
+    monkeypatch.setattr("sarsteer_lab.evaluation.base.collect_states", None)
     assert torch.equal(cached_vectors(tiny, requests, lam=0.7, k=3).values, found.values)
     with pytest.raises(TypeError):  # another k is another entry
         cached_vectors(tiny, requests, lam=0.7, k=2)
