@@ -4,6 +4,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -37,7 +38,7 @@ def free_memory(device: str) -> int | None:
     return psutil.virtual_memory().available if place.type == "cpu" else None
 
 
-def checkpoint_size(name: str | Path) -> Size | None:
+def checkpoint_size(name: str | Path, revision: str | None = None) -> Size | None:
     """Size of a folder's or hub checkpoint's safetensors files; None where it cannot be found out.
 
     Of a hub id only file names and sizes are asked for; what lies in the hub's cache needs no download.
@@ -46,13 +47,14 @@ def checkpoint_size(name: str | Path) -> Size | None:
         shards = list(folder.glob("*.safetensors"))
         return Size(sum(map(_parameters, shards)), 0) if shards else None
     try:
-        info = HfApi().model_info(str(name), files_metadata=True)
+        info = HfApi().model_info(str(name), revision=revision, files_metadata=True)
     except (OSError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled):
         return None
     files = [file for file in info.siblings or [] if file.rfilename.endswith(".safetensors")]
     if not files or info.safetensors is None:
         return None
-    missing = [f for f in files if not isinstance(try_to_load_from_cache(str(name), f.rfilename), str)]
+    cached = partial(try_to_load_from_cache, str(name), revision=revision)
+    missing = [file for file in files if not isinstance(cached(file.rfilename), str)]
     return Size(info.safetensors.total, sum(file.size or 0 for file in missing))
 
 

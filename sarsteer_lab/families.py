@@ -7,7 +7,8 @@ trusts the recipes below and the processor's own chat template.
 import inspect
 import logging
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
@@ -23,6 +24,7 @@ from transformers import BatchFeature
 
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import SAMPLE_RATE
+from sarsteer_lab.store import adapter_layers
 
 Messages = list[dict[str, Any]]
 Clip = Float[np.ndarray, "samples"]
@@ -143,8 +145,10 @@ class Family:
     It covers the `config.model_type` that is its `name`, and `more_types`. `render` turns a conversation into
     text, `encode` conversations, texts and clips into the model's inputs. `max_seconds` says how long a clip
     the processor hears (None: any). `needs`: packages that the real processor or model takes beyond the
-    project's own, as (import name, what to install). `mixes`: whether clips of different lengths may share a
-    batch; where they may not, the audio tower lets padding into what it hears. `encoder`: the trunk's method
+    project's own, as (import name, what to install). `mixes`: whether typed prompts and clips of different
+    lengths may share a batch; where they may not, the audio tower lets padding into what it hears, or the
+    decoder has an adapter (peft's) that is on for speech alone. `adapter`: the folder in a checkpoint that
+    holds this; with "." transformers finds it by itself. `encoder`: the trunk's method
     that encodes clips and the field of its output with which the trunk goes on, where that depends on the
     clip alone. `note`: what a user should know.
     """
@@ -156,12 +160,14 @@ class Family:
     max_seconds: Callable[[Any], float | None] | None = window_seconds
     needs: tuple[tuple[str, str], ...] = ()
     mixes: bool = True
+    adapter: str | None = None
     encoder: tuple[str, str] | None = None
     note: str = ""
 
 
 THINKER = "only its thinker (audio and text in, text out) is used; it never speaks here"
 HEARS_PADDING = "its audio tower hears the padding of shorter clips: only clips of one length share a batch"
+PEFT = ("peft", "peft>=0.20")
 TORCHVISION = ("torchvision", "torchvision (the version that belongs to your torch)")
 HIDDEN = ("get_audio_features", "last_hidden_state")
 POOLED = ("get_audio_features", "pooler_output")
@@ -193,12 +199,20 @@ FAMILIES = (
     ),
     Family("audioflamingo3", encode=encode_apart, max_seconds=flamingo, encoder=POOLED),
     Family("musicflamingo", encode=encode_apart, max_seconds=flamingo),
-    Family("phi4_multimodal", max_seconds=None, needs=(TORCHVISION,), mixes=False, note=HEARS_PADDING),
+    Family(
+        "phi4_multimodal",
+        max_seconds=None,
+        needs=(TORCHVISION, PEFT),
+        mixes=False,
+        adapter="speech-lora",
+        note=HEARS_PADDING,
+    ),
     Family(
         "granite_speech",
         max_seconds=None,
-        needs=(("torchaudio", "torchaudio"),),
+        needs=(("torchaudio", "torchaudio"), PEFT),
         mixes=False,
+        adapter=".",
         encoder=POOLED,
         note=HEARS_PADDING,
     ),
@@ -266,6 +280,19 @@ def find_trunk(model: nn.Module) -> Any:
     takes = inspect.signature(core.base_model.forward).parameters
     hears = any(name.startswith(("input_features", "audio_", "input_values")) for name in takes)
     return core.base_model if "input_ids" in takes and hears else core
+
+
+@contextmanager
+def adapted(model: nn.Module, family: Family, spoken: bool) -> Iterator[None]:
+    """Have the family's adapter on for spoken prompts and off for typed ones; as it was, after the block."""
+    before = [(p, not p.disable_adapters) for _, p in adapter_layers(model)] if family.adapter else []
+    try:
+        for part, _ in before:
+            part.enable_adapters(spoken)
+        yield
+    finally:
+        for part, on in before:
+            part.enable_adapters(on)
 
 
 def foreign_hooks(part: nn.Module) -> list[Any]:

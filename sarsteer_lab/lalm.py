@@ -23,12 +23,12 @@ from sarsteer_lab.store import HookedModelError, content_key, settings_of, weigh
 class Running:
     """What the batch now running holds: `LALM.running` sets it, hooks read it at `LALM.now`.
 
-    `rows`: places of its prompts in the call, of `total` (calls sort and split them). `at_end`: all positions
-    but the prompts' last have run before. `decoding`: options of the `generate` call, if it is one.
+    `rows`: places of its prompts among the `prompts` of the call (calls sort and split them). `at_end`: all
+    positions but the prompts' last have run before. `decoding`: options of the `generate` call, if it is one.
     """
 
     rows: Sequence[int]
-    total: int
+    prompts: Sequence[Prompt]
     at_end: bool = False
     decoding: Mapping[str, Any] | None = None
 
@@ -175,8 +175,9 @@ class LALM:
             self.model.eval()
         if not self.fit_together(prompts):
             raise ValueError(
-                f"{self.family.name} hears the padding of shorter clips, so clips of other lengths cannot "
-                "share a batch; `generate`, `capture` and `next_token_logits` keep them apart"
+                f"{self.family.name} hears padding or has an adapter for speech, so typed prompts and clips "
+                "of other lengths cannot share a batch; `generate`, `capture` and `next_token_logits` keep "
+                "them apart"
             )
         makers = (families.conversation, self.chat, self.waveform)
         inputs = self.family.encode(self.processor, *([make(one) for one in prompts] for make in makers))
@@ -184,15 +185,23 @@ class LALM:
 
     def fit_together(self, prompts: Sequence[Prompt]) -> bool:
         """Whether these prompts may share a batch (see `Family.mixes`)."""
-        clips = [] if self.family.mixes else [self.waveform(prompt) for prompt in prompts]
-        return len({len(clip) for clip in clips if clip is not None}) <= 1
+        return len(set(map(self._kind, prompts))) <= 1
+
+    def _kind(self, prompt: Prompt) -> int:
+        """Prompts of one kind may share a batch: 0 for typed ones, and for all where the family mixes."""
+        clip = None if self.family.mixes else self.waveform(prompt)
+        return 0 if clip is None else len(clip)
 
     @contextmanager
     def running(self, running: Running) -> Iterator[None]:
-        """Say what the forward passes of the block run: without it, steering takes rows for prompts."""
+        """Say what the forward passes of the block run: without it, steering takes rows for prompts, and an
+        adapter for speech (see `Family.adapter`) is on or off as it happens to be.
+        """
         outer, self.now = self.now, running
+        spoken = any(running.prompts[row].audio is not None for row in running.rows)
         try:
-            yield
+            with families.adapted(self.model, self.family, spoken):
+                yield
         finally:
             self.now = outer
 
@@ -203,16 +212,14 @@ class LALM:
 
         Shows a progress bar after 2 s. Each batch is `running` until the next: use `contextlib.closing`.
         """
-        # For families that do not mix, clips of one length (or none) in each batch.
         alike: dict[int, list[int]] = {}
         for row in sorted(range(len(prompts)), key=lambda i: -rough_length(prompts[i])):
-            clip = None if self.family.mixes else self.waveform(prompts[row])
-            alike.setdefault(0 if clip is None else len(clip), []).append(row)
+            alike.setdefault(self._kind(prompts[row]), []).append(row)
         starts = [(rows, at) for rows in alike.values() for at in range(0, len(rows), batch_size)]
         groups = [rows[at : at + batch_size] for rows, at in starts]
         for rows in tqdm(groups, desc=description, unit="batch", delay=2, leave=False):
             inputs = self.batch([prompts[row] for row in rows])
-            with self.running(Running(rows, len(prompts), decoding=decoding)):
+            with self.running(Running(rows, prompts, decoding=decoding)):
                 yield rows, inputs
 
     @torch.no_grad()

@@ -26,6 +26,7 @@ def load_lalm(
     bits: int | None = None,
     attention: str | None = None,
     trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> LALM:
     """Load an audio-language model: "pocket", a folder, an id on the Hugging Face hub, or "replica:FAMILY"
     (random weights, for trying code).
@@ -38,7 +39,8 @@ def load_lalm(
     `device`), `bits` 8 or 4 quantises its weights (bitsandbytes), `attention` picks the implementation
     ("sdpa", "eager", "flash_attention_2", ...). What will be downloaded, and if it will not fit, is said
     before. `trust_remote_code=True` runs code that the checkpoint brings (Qwen-Audio-Chat, Kimi-Audio): it is
-    of older versions of transformers, and untested here, so expect typed prompts at best.
+    of older versions of transformers, and untested here, so expect typed prompts at best. `revision`: a
+    branch, tag or commit of the hub's.
 
     Raises FileNotFoundError for a model that is not there or cannot be fetched, PermissionError for a gated
     one, ImportError for a package that its family needs, and ValueError for `safety` on another model, an
@@ -48,16 +50,20 @@ def load_lalm(
     options: dict[str, Any] = {"device": device, "dtype": dtype, "family": family}
     options |= {"device_map": device_map, "bits": bits, "attention": attention}
     kind, _, variant = str(name).partition(":")
-    if registered := entry_points(group=GROUP, name=kind):
+    registered = entry_points(group=GROUP, name=kind)
+    local = isinstance(name, Path) or name.startswith((".", "/", "~"))
+    if revision is not None and (registered or local):
+        raise ValueError(f"revision={revision!r}: only models on the hub have revisions; {name} is here")
+    if registered:
         [maker] = registered
         return maker.load()(variant, safety=safety, **options)
     if safety != 1.0:
         raise ValueError(f"safety={safety} is a dial of the pocket model; {name} has none")
-    local = isinstance(name, Path) or name.startswith((".", "/", "~"))
     folder = Path(name).expanduser() if local else name
     if isinstance(folder, Path) and not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} is not the folder of a checkpoint: it holds no config.json")
-    parts = load_parts(folder, name=str(name), trust_remote_code=trust_remote_code, **options)
+    options |= {"trust_remote_code": trust_remote_code, "revision": revision}
+    parts = load_parts(folder, name=str(name), **options)
     return LALM(*parts, name=str(name), family=family)
 
 
@@ -72,23 +78,24 @@ def load_parts(
     bits: int | None = None,
     attention: str | None = None,
     trust_remote_code: bool = False,
+    revision: str | None = None,
 ) -> tuple[Any, Any]:
     """Model and processor of a checkpoint that `load_lalm` calls `name`; options and errors are its own."""
     if device_map is not None and device != "auto":
         raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
     device = pick_device(device)
-    # Said outright: left open, transformers asks the user in the terminal.
-    code = {"trust_remote_code": trust_remote_code}
+    # Said outright: left open, transformers asks the user in the terminal about code.
+    source = {"trust_remote_code": trust_remote_code, "revision": revision}
     with explained(folder):
-        config = hf.AutoConfig.from_pretrained(folder, **code)
+        config = hf.AutoConfig.from_pretrained(folder, **source)
     row = find_family(config, None if family == "auto" else family)
     if missing := missing_packages(row):
         raise ImportError(
             f"{folder} ({row.name}) needs more than this project brings: pip install {' '.join(missing)}"
         )
     stored = dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32
-    announce(name, checkpoint_size(folder), stored, bits, device)
-    options: dict[str, Any] = {"dtype": dtype, **code}
+    announce(name, checkpoint_size(folder, revision), stored, bits, device)
+    options: dict[str, Any] = {"dtype": dtype, **source}
     if attention is not None:
         options["attn_implementation"] = attention
     if bits:
@@ -97,10 +104,13 @@ def load_parts(
     if device_map is not None:
         options["device_map"] = device_map
     with explained(folder):
-        processor = hf.AutoProcessor.from_pretrained(folder, **code)
+        processor = hf.AutoProcessor.from_pretrained(folder, **source)
         model, report = model_class(config).from_pretrained(
             folder, config=config, output_loading_info=True, **options
         )
+        if row.adapter not in (None, "."):
+            place = {"subfolder": row.adapter, "revision": revision}
+            report["missing_keys"] |= model.load_adapter(str(folder), adapter_kwargs=place).missing_keys
     if lacking := sorted(report["missing_keys"]):
         raise ValueError(
             f"{folder} lacks {len(lacking)} weights, which would be random: {', '.join(lacking[:3])}; is it "

@@ -190,7 +190,7 @@ class Watch:
         self.rows = None if now is None else now.rows
         if isinstance(self.alpha, Tensor):
             # `lalm` may have sorted and split the prompts; beams of one stand behind one another.
-            rows, total = (range(batch), batch) if now is None else (now.rows, now.total)
+            rows, total = (range(batch), batch) if now is None else (now.rows, len(now.prompts))
             repeats, more = divmod(batch, len(rows))
             if more or len(self.alpha) != total:
                 given = f"alpha has {len(self.alpha)} values for {total} prompts"

@@ -105,20 +105,32 @@ def settings_of(configs: Iterable[Mapping[str, Any]]) -> str:
     return json.dumps([kept(dict(config)) for config in configs], sort_keys=True, default=str)
 
 
+def adapter_layers(model: nn.Module) -> list[tuple[str, Any]]:
+    """The layers of a model that carry adapters (peft's), with their names."""
+    named = model.named_modules()
+    return [
+        (n, part) for n, part in named if isinstance(getattr(type(part), "disable_adapters", 0), property)
+    ]
+
+
 @torch.no_grad()
 def weights_checksum(weights: nn.Module | Iterable[Tensor]) -> str:
-    """A hash of every byte of a model's parameters and buffers, or of some tensors.
+    """A hash of every byte of a model's parameters and buffers, or of some tensors; of a model also which of
+    its adapters are on, and how strongly.
 
     Computed at each call, so it sees `weight.data = ...` and what peft merges. The same on every device: on a
     GPU a sum made there says whether anything has changed, and only then do the weights come to the host.
     """
+    adapters: list[Any] = []
     if isinstance(weights, nn.Module):
+        for name, part in adapter_layers(weights):
+            adapters.append((name, part.active_adapters, part.disable_adapters, getattr(part, "scaling", {})))
         # The state holds what quantised layers keep beside their weights; buffers, what is not saved.
         state = {name: value for name, value in weights.state_dict().items() if isinstance(value, Tensor)}
         named = sorted({**dict(weights.named_buffers(remove_duplicate=False)), **state}.items())
     else:
         named = [(str(number), tensor) for number, tensor in enumerate(weights)]
-    described = [[name, str(tensor.dtype), *tensor.shape] for name, tensor in named]
+    described = [[name, str(tensor.dtype), *tensor.shape] for name, tensor in named] + adapters
     tensors = [tensor for _, tensor in named]
     if not any(tensor.device.type in SUMMED for tensor in tensors):
         return content_key(described, _hashes(tensors))

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 import transformers as hf
 from jaxtyping import Float
+from peft import LoraConfig
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
@@ -69,7 +70,19 @@ def replica(family: str = "qwen2_audio", *, seed: int = 0, dtype: torch.dtype = 
     model_class, config = TINY[family](tokenizer)
     with _no_pictures(family):
         model = random_model(model_class, config, seed=seed, dtype=dtype, device="cpu")
+    if family in ("granite_speech", "phi4_multimodal"):
+        add_speech_adapter(model, seed)
     return LALM(model, _processor(family, tokenizer), name=f"replica of {family} (tiny)")
+
+
+def add_speech_adapter(model: Any, seed: int = 0) -> None:
+    """A LoRA of the family's kind: on the decoder's attention, of a strength that no test can miss."""
+    layers = r"model\.(language_model\.)?layers\.\d+\.self_attn\.(q_proj|v_proj|qkv_proj)"
+    lora = LoraConfig(r=2, lora_alpha=4, target_modules=layers, init_lora_weights=False)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        model.add_adapter(lora)
+    model.eval()
 
 
 def _tokenizer(family: str) -> Any:
@@ -318,7 +331,6 @@ def _granite_speech(tokenizer: Any) -> Built:
             "cross_attention_frequency": 1,
         },
         audio_token_index=tokenizer.audio_token_id,
-        has_lora_adapter=False,
         downsample_rate=5,
         window_size=15,
         initializer_range=0.3,

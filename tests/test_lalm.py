@@ -438,8 +438,8 @@ def test_size_and_memory_of_a_checkpoint(saved, tiny, capsys, monkeypatch, tmp_p
 
 def test_the_hub_is_asked_for_sizes_and_what_is_in_its_cache_is_not_counted(monkeypatch):
     class Api:
-        def model_info(self, name, files_metadata):
-            assert name == "some/model" and files_metadata
+        def model_info(self, name, revision, files_metadata):
+            assert (name, revision) == ("some/model", "v2") and files_metadata
             files = {"a.safetensors": 700, "b.safetensors": 300, "c.bin": 999}
             return SimpleNamespace(
                 siblings=[SimpleNamespace(rfilename=file, size=size) for file, size in files.items()],
@@ -447,11 +447,12 @@ def test_the_hub_is_asked_for_sizes_and_what_is_in_its_cache_is_not_counted(monk
             )
 
     monkeypatch.setattr("sarsteer_lab.checkpoints.HfApi", Api)
-    cached = {"b.safetensors": "some/path"}
+    cached = {("b.safetensors", "v2"): "some/path"}
     monkeypatch.setattr(
-        "sarsteer_lab.checkpoints.try_to_load_from_cache", lambda name, file: cached.get(file)
+        "sarsteer_lab.checkpoints.try_to_load_from_cache",
+        lambda name, file, revision: cached.get((file, revision)),
     )
-    assert checkpoint_size("some/model") == Size(parameters=500, download=700)
+    assert checkpoint_size("some/model", "v2") == Size(parameters=500, download=700)
 
 
 def test_a_download_is_announced(capsys):

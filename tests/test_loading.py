@@ -1,13 +1,19 @@
 """Options are checked before anything loads, memory is the device's own, and text-only models are taken."""
 
+import shutil
+from functools import partial
+from unittest.mock import patch
+
 import psutil
 import pytest
+import replicas
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.checkpoints import free_memory
 from sarsteer_lab.cli import main
+from sarsteer_lab.families import find_family
 from sarsteer_lab.loading import check_options, load_lalm, pick_device
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt
@@ -102,3 +108,82 @@ def test_typed_prompts_work_on_a_text_model_and_spoken_ones_are_refused(
     assert answers == [lalm.generate([prompt], max_new_tokens=4)[0] for prompt in prompts]
     with pytest.raises(ValueError, match="takes no audio"):
         lalm.generate([Prompt("Hi", make_clip(1.0, 0))])
+
+
+def hub_cache(folder, monkeypatch, **revisions):
+    """A hub's cache that holds me/tiny in some revisions, each written by its function."""
+    model = folder / "models--me--tiny"
+    (model / "refs").mkdir(parents=True)
+    for number, (name, write) in enumerate(revisions.items()):
+        commit = f"{number}" * 40
+        (model / "refs" / name).write_text(commit)
+        (model / "snapshots" / commit).mkdir(parents=True)
+        write(model / "snapshots" / commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+
+
+def test_a_revision_is_that_of_weights_and_processor(tmp_path, monkeypatch, prompts):
+    def write(seed, chunk_length):
+        def to(folder):
+            made = replica(seed=seed)
+            made.processor.feature_extractor.chunk_length = chunk_length
+            made.model.save_pretrained(folder)
+            made.processor.save_pretrained(folder)
+
+        return to
+
+    hub_cache(tmp_path, monkeypatch, main=write(0, 8), old=write(1, 7))
+    for revision, seed, seconds in ((None, 0, 8), ("main", 0, 8), ("old", 1, 7), ("1" * 40, 1, 7)):
+        lalm = load_lalm("me/tiny", device="cpu", revision=revision)
+        assert lalm.max_audio_seconds == seconds
+        assert torch.equal(lalm.model.state_dict()["lm_head.weight"], replica(seed=seed).model.lm_head.weight)
+    with pytest.raises(OSError):
+        load_lalm("me/tiny", revision="no-such")
+    for name in ("pocket", "replica:qwen2_audio", "./folder", tmp_path):
+        with pytest.raises(ValueError, match="only models on the hub have revisions"):
+            load_lalm(name, revision="main")
+
+
+def write_phi(folder, seed):
+    """Phi-4-multimodal's layout: base weights, and the adapter for speech in a folder of its own."""
+    made = replicas.replica("phi4_multimodal", seed=seed)
+    made.model.save_pretrained(str(folder / "speech-lora"))
+    with patch.object(replicas, "add_speech_adapter"):
+        replicas.replica("phi4_multimodal").model.save_pretrained(folder)
+
+
+def write_granite(folder):
+    """Granite Speech's layout: base weights and adapter beside one another."""
+    made = replicas.replica("granite_speech").model
+    made.peft_config["default"].base_model_name_or_path = "me/tiny"
+    super(type(made), made).save_pretrained(str(folder))
+    with patch.object(replicas, "add_speech_adapter"):
+        replicas.replica("granite_speech").model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("family", ["phi4_multimodal", "granite_speech"])
+def test_the_adapter_for_speech_is_loaded_with_the_model(family, tmp_path, monkeypatch, prompts):
+    made = replicas.replica(family)
+    # The double's processor has no pictures, which it would have to write.
+    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda *_, **__: made.processor)
+    monkeypatch.setattr("sarsteer_lab.loading.missing_packages", lambda _: [])
+    if family == "granite_speech":
+        hub_cache(tmp_path, monkeypatch, main=write_granite)
+    else:
+        hub_cache(tmp_path, monkeypatch, main=partial(write_phi, seed=0), old=partial(write_phi, seed=1))
+    lalm = load_lalm("me/tiny", device="cpu")
+    assert torch.equal(capture(lalm, prompts), capture(made, prompts))
+    assert lalm.fingerprint == made.fingerprint
+    if family == "phi4_multimodal":
+        old = capture(load_lalm("me/tiny", device="cpu", revision="old"), prompts[:2])
+        assert torch.equal(old[0], capture(made, prompts[:1])[0])
+        spoken = [capture(double, prompts[1:2])[0] for double in (made, replicas.replica(family, seed=1))]
+        assert not torch.equal(old[1], spoken[0])
+        shutil.rmtree(tmp_path / "models--me--tiny" / "snapshots" / ("0" * 40) / "speech-lora")
+        with pytest.raises((OSError, ValueError), match="adapter"):
+            load_lalm("me/tiny", device="cpu")
+
+
+@pytest.mark.parametrize("family", ["phi4_multimodal", "granite_speech"])
+def test_families_with_an_adapter_need_peft(family):
+    assert "peft>=0.20" in [install for _, install in find_family(None, family).needs]

@@ -70,14 +70,15 @@ class PreparedBatch:
             ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
             start = length - ids.shape[1]
             self._last[rows], self._mask[rows, start:] = ids[:, -1:], mask
-            past = lalm.trunk(
-                input_ids=ids[:, :-1],
-                attention_mask=mask[:, :-1],
-                # Where they will stand in the whole batch, whose rows all end at one place.
-                position_ids=torch.arange(start, length - 1, device=ids.device)[None],
-                use_cache=True,
-                **inputs,
-            ).past_key_values
+            with lalm.running(Running(rows, self.prompts)):
+                past = lalm.trunk(
+                    input_ids=ids[:, :-1],
+                    attention_mask=mask[:, :-1],
+                    # Where they will stand in the whole batch, whose rows all end at one place.
+                    position_ids=torch.arange(start, length - 1, device=ids.device)[None],
+                    use_cache=True,
+                    **inputs,
+                ).past_key_values
             if self._cache is None:
                 self._cache = blank(past, len(order), length - 1)
             for whole, part in zip(self._cache.layers, past.layers, strict=True):
@@ -109,12 +110,13 @@ class PreparedBatch:
         other._mask = torch.cat([mask, mask.new_ones(after.shape)], dim=1)
         other._last = after[:, -1:]
         if len(after[0]) > 1:
-            self.lalm.trunk(
-                input_ids=after[:, :-1],
-                attention_mask=other._mask[:, :-1],
-                past_key_values=other._cache,
-                use_cache=True,
-            )
+            with self.lalm.running(Running(self._all, prompts)):
+                self.lalm.trunk(
+                    input_ids=after[:, :-1],
+                    attention_mask=other._mask[:, :-1],
+                    past_key_values=other._cache,
+                    use_cache=True,
+                )
         other._length = int(other._cache.get_seq_length())
         return other
 
@@ -187,7 +189,7 @@ class PreparedBatch:
                 left = rows.tolist()
                 running = running[running]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits = self._step(tokens[:, None], mask, cache, Running(left, len(self.prompts)))
+            logits = self._step(tokens[:, None], mask, cache, Running(left, self.prompts))
         texts = self.lalm.tokenizer.batch_decode(chosen, skip_special_tokens=True)
         return [text.strip() for text in texts]
 
@@ -247,7 +249,7 @@ class PreparedBatch:
             return self._first(self._cache).float()
         ids = self._last.new_full((len(self._last), 1), begun[-1])
         mask = torch.cat([self._mask, self._mask.new_ones(len(ids), len(begun))], dim=1)
-        return self._step(ids, mask, self._cache, Running(self._all, len(self.prompts))).float()
+        return self._step(ids, mask, self._cache, Running(self._all, self.prompts)).float()
 
     def _check(self) -> None:
         """Raise SteeringError if what has been read does not belong to the model as it now is."""
@@ -262,7 +264,7 @@ class PreparedBatch:
 
     def _first(self, cache: Any) -> Float[Tensor, "prompt vocab"]:
         """Run the prompts' last position, the one that steering takes for the prompt's end."""
-        return self._step(self._last, self._mask, cache, Running(self._all, len(self._all), at_end=True))
+        return self._step(self._last, self._mask, cache, Running(self._all, self.prompts, at_end=True))
 
     def _step(
         self, ids: Int[Tensor, "row 1"], mask: Int[Tensor, "row seen"], cache: Any, running: Running

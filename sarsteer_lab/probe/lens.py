@@ -26,6 +26,7 @@ from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import SteeringVectors
+from sarsteer_lab.store import adapter_layers
 
 Hook = tuple[str, Callable[..., Tensor]]
 
@@ -38,7 +39,8 @@ def to_transformer_lens(lalm: LALM) -> TransformerBridge:
     (not of the weights, which stay in memory once). The bridge runs attention in its "eager" form. Nothing
     is installed, whatever TransformerLens would like to. Bridged are the families that TransformerLens
     knows (Qwen2-Audio, Audio Flamingo 3, Music Flamingo, Gemma 4, and Gemma 3n where timm is installed)
-    and those of `sarsteer_lab.probe.adapters` (Voxtral, Qwen2.5-Omni, Granite Speech, Phi-4-multimodal).
+    and those of `sarsteer_lab.probe.adapters` (Voxtral, Qwen2.5-Omni, Granite Speech, Phi-4-multimodal); of
+    these last two the bridge is of the model that hears, its adapter for speech merged into its own weights.
 
     Raises ValueError for a model without an adapter and for one spread over several devices, ImportError
     if the adapter needs a package."""
@@ -51,7 +53,11 @@ def to_transformer_lens(lalm: LALM) -> TransformerBridge:
     if architecture not in known:
         raise ValueError(f"TransformerLens has no adapter for {architecture}, and this package brings none")
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*core.parameters(), *core.buffers())}
+    for _, layer in adapter_layers(core):
+        del shared[id(layer.weight)]
     twin = copy.deepcopy(core, shared)
+    for _, layer in adapter_layers(twin):
+        layer.merge()
     twin.config.architectures = [architecture]
     with (
         patch.object(helpers, "_ensure_torchvision", lambda: False),

@@ -4,18 +4,20 @@ from functools import cache
 
 import pytest
 import torch
+from peft import LoraConfig
 from replicas import TINY, replica
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.engine.audio_cache import forget_clips
 from sarsteer_lab.engine.contrast import capture_variants
+from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.families import FAMILIES, residual_stream
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.doctor import AUDIO_TOWER, find_part
 from sarsteer_lab.probe.replica import LAYERS, WIDTH
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import Store
+from sarsteer_lab.store import Store, adapter_layers
 
 load = cache(replica)
 
@@ -230,11 +232,78 @@ def test_clips_that_must_not_share_a_batch_are_kept_apart(lalm, prompts):
     if lalm.family.mixes:
         assert len(list(lalm.batches(prompts, 16, "all"))) == 1
     else:
-        with pytest.raises(ValueError, match="padding"):
-            lalm.batch(prompts)
+        for some in (prompts, prompts[:2]):  # two clips, or a typed prompt beside one
+            with pytest.raises(ValueError, match="padding"):
+                lalm.batch(some)
         for rows, inputs in lalm.batches(prompts, 16, "apart"):
             lengths = {len(prompts[row].audio) for row in rows if prompts[row].audio is not None}
             assert len(lengths) <= 1 and len(inputs["input_ids"]) == len(rows)
+
+
+ADAPTED = ("granite_speech", "phi4_multimodal")
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_spoken_prompt_leaves_no_trace_on_a_typed_one(lalm, prompts, ready):
+    """Granite Speech's own `generate` leaves its adapter on; nor may another's state leak."""
+    assert (lalm.family.adapter is not None) == (lalm.family.name in ADAPTED)
+    typed, spoken = [prompts[0]], [prompts[1]]
+    before, fingerprint = capture(lalm, typed), lalm.fingerprint
+    for _ in range(2):
+        if ready:
+            for one, plain in ((spoken, capture(lalm, spoken)), (typed, before)):
+                batch = PreparedBatch(lalm, one)
+                states = batch.states(range(LAYERS))
+                torch.testing.assert_close(states, plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
+                assert batch.generate(4) == lalm.generate(one, max_new_tokens=4)
+                other = batch.retexted([Prompt(f"{one[0].text} Go on.", one[0].audio)])
+                anew = capture(lalm, other.prompts)
+                atol = 1e-5 * anew.abs().max().item()
+                torch.testing.assert_close(other.states(range(LAYERS)), anew, rtol=1e-5, atol=atol)
+        else:
+            lalm.generate(spoken, max_new_tokens=2)
+        assert torch.equal(capture(lalm, typed), before) and lalm.fingerprint == fingerprint
+
+
+@pytest.mark.parametrize("family", ADAPTED)
+def test_the_adapter_for_speech_is_on_for_spoken_prompts_alone(family, prompts):
+    lalm = replica(family)
+    mixed = [prompts[0], prompts[1], prompts[4]]
+    states, logits = capture(lalm, mixed), lalm.next_token_logits(mixed)
+    on: dict[bool, torch.Tensor] = {}
+    for enabled in (True, False):
+        (lalm.model.enable_adapters if enabled else lalm.model.disable_adapters)()
+        on[enabled] = torch.cat([lalm.core(**lalm.batch([p]), use_cache=False).logits[:, -1] for p in mixed])
+    assert (on[True] - on[False]).abs().max() > 1e-2, "the adapter has to do something"
+    expected = torch.stack([on[False][0], on[True][1], on[False][2]])
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+    # However it was left, and for variants that share what stands before.
+    assert torch.equal(capture(lalm, mixed), states)
+    assert all(part.disable_adapters for _, part in adapter_layers(lalm.model))
+    for one in (mixed[0], mixed[1]):
+        longer = Prompt(f"{one.text} No.", one.audio)
+        apart = [capture(lalm, [each]) for each in (one, longer)]
+        for ours, plain in zip(capture_variants(lalm, [[one], [longer]]), apart, strict=True):
+            torch.testing.assert_close(ours, plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
+
+
+@pytest.mark.parametrize("family", ADAPTED)
+def test_what_adapters_are_set_to_counts_in_the_fingerprint(family):
+    lalm = replica(family)
+    seen = [lalm.fingerprint]
+    lalm.model.disable_adapters()
+    seen.append(lalm.fingerprint)
+    lalm.model.enable_adapters()
+    assert lalm.fingerprint == seen[0]
+    [scaled, *_] = [part for _, part in adapter_layers(lalm.model)]
+    scaled.scaling["default"] *= 2
+    seen.append(lalm.fingerprint)
+    scaled.scaling["default"] /= 2
+    lalm.model.add_adapter(LoraConfig(r=2, target_modules=["o_proj"]), "other")
+    seen.append(lalm.fingerprint)
+    lalm.model.set_adapter("default")
+    seen.append(lalm.fingerprint)
+    assert len(set(seen)) == 5
 
 
 def test_how_the_processor_hears_counts_in_the_fingerprint(lalm):
