@@ -4,10 +4,10 @@ Layer `l` is always the *output* of decoder layer `l`, 0-based, before the final
 `output_hidden_states` counts from the embeddings, and its last entry is after the final norm.)
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import torch
 from jaxtyping import Float
@@ -15,13 +15,15 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from sarsteer_lab.families import foreign_hooks, residual_stream
-from sarsteer_lab.lalm import LALM, head_on_last_position
+from sarsteer_lab.lalm import LALM, NonFiniteError, head_on_last_position
 from sarsteer_lab.prompts import Prompt, as_prompts
 from sarsteer_lab.store import Store, cache_folder, content_key
 from sarsteer_lab.vectors import SteeringVectors
 
 Fixed = Literal["last", "audio_mean"]
-Ragged = Literal["audio", "all"]
+Ragged = Literal["audio", "all", "answer"]
+Recorded = Generator[tuple[list[int], Sequence[Any]], None, None]
+"""Batches: places of their prompts, and states by layer and prompt."""
 
 
 @overload
@@ -41,6 +43,7 @@ def capture(
     *,
     layers: Sequence[int] | None = None,
     positions: Ragged,
+    max_new_tokens: int = 48,
     batch_size: int = 16,
     cache: Store | None = None,
 ) -> list[Float[Tensor, "position layer d_model"]]: ...
@@ -51,6 +54,7 @@ def capture(
     *,
     layers: Sequence[int] | None = None,
     positions: Fixed | Ragged = "last",
+    max_new_tokens: int = 48,
     batch_size: int = 16,
     cache: Store | None = None,
 ) -> Float[Tensor, "prompt layer d_model"] | list[Float[Tensor, "position layer d_model"]]:
@@ -59,36 +63,68 @@ def capture(
     `layers` (default: all) may count from the end. `positions`: "last" is the chat format's last position,
     where the answer's first token is predicted; "audio_mean" the mean over the clip's positions; both give
     one state per prompt and layer. "audio" (every position of the clip) and "all" (every position but
-    padding) give a list of tensors, as prompts differ in length.
+    padding) give a list of tensors, as prompts differ in length. So does "answer": the tokens of the greedy
+    answer, at most `max_new_tokens` and without the one that ends it, under whatever steering holds; a
+    token's state is where it is read, and the next one predicted.
 
     With a `cache` (`activation_store()`), only prompts that it lacks run through the model. While foreign
     hooks sit on the model (`steer`, `project_out`, your own) the cache is neither read nor written: its keys
     could not tell them apart. States lie on the model's device.
 
-    Raises ValueError for a layer out of range and for audio positions of a typed prompt.
+    Raises ValueError for a layer out of range and for audio positions of a typed prompt, NonFiniteError for
+    states that are not finite.
     """
     prompts = as_prompts(prompts)
     chosen = layer_indices(lalm, layers)
-    if positions not in ("last", "audio_mean", "audio", "all"):
-        raise ValueError(f"positions={positions!r}: choose 'last', 'audio_mean', 'audio' or 'all'")
+    if positions not in (choices := (*get_args(Fixed), *get_args(Ragged))):
+        raise ValueError(f"positions={positions!r}: choose one of {', '.join(choices)}")
     typed = [i for i, prompt in enumerate(prompts) if prompt.audio is None]
     if positions.startswith("audio") and typed:
         raise ValueError(f"positions={positions!r}, but prompt {typed[0]} has no audio")
-    gathered = Gathered(lalm, prompts, chosen, positions, cache)
-    with (
-        closing(lalm.batches([prompts[row] for row in gathered.missing], batch_size, "states")) as batches,
-        head_on_last_position(lalm.core),
-    ):
-        for batch, inputs in batches:
-            recorded: list[Any] = [None] * len(chosen)
+    answer = positions == "answer"
+    gathered = Gathered(lalm, prompts, chosen, f"answer {max_new_tokens}" if answer else positions, cache)
+    missing = [prompts[row] for row in gathered.missing]
+    if answer:
+        reading = _of_answers(lalm, missing, chosen, max_new_tokens, batch_size)
+    else:
+        reading = _of_prompts(lalm, missing, chosen, positions, batch_size)
+    with closing(reading) as batches:
+        for rows, recorded in batches:
+            gathered.add([gathered.missing[row] for row in rows], recorded)
+    return gathered.states
+
+
+def _of_prompts(
+    lalm: LALM, prompts: Sequence[Prompt], layers: Sequence[int], positions: str, batch_size: int
+) -> Recorded:
+    reading = closing(lalm.batches(prompts, batch_size, "states"))
+    with reading as batches, head_on_last_position(lalm.core):
+        for rows, inputs in batches:
+            recorded: list[Any] = [None] * len(layers)
 
             def keep(at: int, stream: Tensor, recorded: Any = recorded, inputs: Any = inputs) -> None:
                 recorded[at] = _pick(stream, inputs, positions, lalm)
 
-            with record_states(lalm, chosen, keep):
+            with record_states(lalm, layers, keep):
                 lalm.trunk(**inputs, use_cache=False)
-            gathered.add([gathered.missing[row] for row in batch], recorded)
-    return gathered.states
+            yield rows, recorded
+
+
+def _of_answers(
+    lalm: LALM, prompts: Sequence[Prompt], layers: Sequence[int], max_new_tokens: int, batch_size: int
+) -> Recorded:
+    passes: list[list[Tensor]] = [[] for _ in layers]
+    # One token more, for the last one's state.
+    reading = closing(lalm.decode(prompts, batch_size, max_new_tokens=max_new_tokens + 1))
+    keep = record_states(lalm, layers, lambda at, stream: passes[at].append(stream[:, -1].float().clone()))
+    with keep, reading as batches:
+        for rows, tokens in batches:
+            said = ~torch.isin(tokens[:, :max_new_tokens], lalm.ends)
+            lengths = said.cumprod(1).sum(1).tolist()
+            states = [torch.stack(layer, 1)[:, 1:] for layer in passes]  # the first pass is the prompt's
+            yield rows, [[row[:n] for row, n in zip(layer, lengths, strict=True)] for layer in states]
+            for layer in passes:
+                layer.clear()
 
 
 class Gathered:
@@ -105,7 +141,7 @@ class Gathered:
         positions: str,
         cache: Store | None,
     ) -> None:
-        self._device = lalm.device
+        self._device, self._layers = lalm.device, layers
         self.states: Any = [torch.empty(0)] * len(prompts)
         if positions in ("last", "audio_mean"):
             self.states = torch.empty(len(prompts), len(layers), lalm.d_model, device=self._device)
@@ -128,9 +164,20 @@ class Gathered:
         else:
             for row, layers in zip(rows, zip(*recorded, strict=True), strict=True):
                 self.states[row] = torch.stack([states.to(self._device) for states in layers], dim=-2)
-        if self._cache is not None:
-            for row in rows:
+        for row in rows:
+            check_finite(self.states[row], row, self._layers)
+            if self._cache is not None:
                 self._cache.write(self._keys[row], self.states[row])
+
+
+def check_finite(
+    states: Float[Tensor, "*position layer d_model"], prompt: int, layers: Sequence[int]
+) -> None:
+    """Raise NonFiniteError for states of a prompt that are not finite."""
+    finite = states.isfinite().all(-1).reshape(-1, len(layers)).all(0)
+    if not finite.all():
+        first = min(layer for layer, fine in zip(layers, finite, strict=True) if not fine)
+        raise NonFiniteError(prompt, f"its states from layer {first} on are")
 
 
 def activation_store() -> Store:

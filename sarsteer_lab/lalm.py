@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import BatchFeature
@@ -31,6 +31,14 @@ class Running:
     prompts: Sequence[Prompt]
     at_end: bool = False
     decoding: Mapping[str, Any] | None = None
+
+
+class NonFiniteError(RuntimeError):
+    """A model has given numbers that are none (nan, inf). The message names the prompt and the layer."""
+
+    def __init__(self, row: int, what: str) -> None:
+        advice = "try another dtype (bfloat16, float32) or attention, and a smaller alpha if it is steered"
+        super().__init__(f"prompt {row}: {what} not finite (nan or inf): {advice}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +116,12 @@ class LALM:
             raise ValueError(f"{self.name} has no safety dial: only the pocket model has one")
         self._turn(self.model, scale)
         self.safety = scale
+
+    @property
+    def ends(self) -> Int[Tensor, "token"]:
+        """Ids of the tokens that end an answer."""
+        ids = self.core.generation_config.eos_token_id
+        return torch.tensor(ids if isinstance(ids, Sequence) else [ids], device=self.device)
 
     @property
     def fingerprint(self) -> str:
@@ -240,40 +254,52 @@ class LALM:
         global state. The repetition penalty that some checkpoints ship is off, so that greedy means greedy.
         `options` go to transformers' `generate` (temperature, top_p, stop_strings, ...).
 
-        Raises ValueError for `num_return_sequences` above 1, and whatever the steering that holds refuses.
+        Raises ValueError for `num_return_sequences` above 1, NonFiniteError, and whatever the steering that
+        holds refuses.
         """
         prompts = as_prompts(prompts)
         if (options.get("num_return_sequences") or 1) > 1:
             raise ValueError("num_return_sequences: each prompt gets one answer; repeat the prompt instead")
-        settings: dict[str, Any] = {"repetition_penalty": 1.0, "pad_token_id": self.tokenizer.pad_token_id}
-        if not do_sample:
-            settings.update(temperature=None, top_p=None, top_k=None)
         if options.get("stop_strings") is not None:
-            settings["tokenizer"] = self.tokenizer
-        settings.update(options, max_new_tokens=max_new_tokens, do_sample=do_sample, num_beams=num_beams)
+            options["tokenizer"] = self.tokenizer
+        options.update(max_new_tokens=max_new_tokens, do_sample=do_sample, num_beams=num_beams)
         answers, devices = [""] * len(prompts), [self.device] if self.device.type == "cuda" else []
-        with (
-            torch.random.fork_rng(devices),
-            closing(self.batches(prompts, batch_size, "answers", settings)) as batches,
-            head_on_last_position(self.core),
-        ):
+        decoded = closing(self.decode(prompts, batch_size, **options))
+        with torch.random.fork_rng(devices), decoded as batches:
             torch.manual_seed(seed)
-            for rows, inputs in batches:
-                tokens = self.core.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
+            for rows, tokens in batches:
                 texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
                 for row, text in zip(rows, texts, strict=True):
                     answers[row] = text.strip()
         return answers
 
     @torch.no_grad()
+    def decode(
+        self, prompts: Sequence[Prompt], batch_size: int, *, do_sample: bool = False, **options: Any
+    ) -> Generator[tuple[list[int], Int[Tensor, "row token"]], None, None]:
+        """The tokens of `generate`'s answers, padded, each batch with its prompts' indices, as `batches`."""
+        settings: dict[str, Any] = {"repetition_penalty": 1.0, "num_beams": 1}
+        settings["pad_token_id"] = self.tokenizer.pad_token_id
+        if not do_sample:
+            settings.update(temperature=None, top_p=None, top_k=None)
+        settings.update(options, do_sample=do_sample)
+        reading = closing(self.batches(prompts, batch_size, "answers", settings))
+        with reading as batches, head_on_last_position(self.core), finite_logits(self):
+            for rows, inputs in batches:
+                yield rows, self.core.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
+
+    @torch.no_grad()
     def next_token_logits(
         self, prompts: Sequence[Prompt], *, batch_size: int = 16
     ) -> Float[Tensor, "prompt vocab"]:
-        """Logits of the answer's first token, float32 on the model's device, in the order of the prompts."""
+        """Logits of the answer's first token, float32 on the model's device, in the order of the prompts.
+
+        Raises NonFiniteError.
+        """
         prompts = as_prompts(prompts)
         logits = torch.empty(len(prompts), self.text_config.vocab_size, device=self.device)
         reading = closing(self.batches(prompts, batch_size, "logits"))
-        with reading as batches, head_on_last_position(self.core):
+        with reading as batches, head_on_last_position(self.core), finite_logits(self):
             for rows, inputs in batches:
                 logits[rows] = self.core(**inputs, use_cache=False).logits[:, -1].float()
         return logits
@@ -288,3 +314,29 @@ def head_on_last_position(core: Any) -> Iterator[None]:
     head = core.get_output_embeddings()
     with head.register_forward_pre_hook(lambda _, args: (args[0][:, -1:], *args[1:])):
         yield
+
+
+@contextmanager
+def finite_logits(lalm: LALM) -> Iterator[None]:
+    """Look at all logits in the block; for some that are not finite find out where that begins, and raise."""
+    broken: list[int] = []
+
+    def look(_module: nn.Module, _args: Any, logits: Float[Tensor, "row position vocab"]) -> None:
+        finite = logits.isfinite().flatten(1).all(1)
+        if lalm.now is not None and not finite.all():
+            # Beams of a prompt stand behind one another.
+            broken.append(lalm.now.rows[int(finite.byte().argmin()) * len(lalm.now.rows) // len(finite)])
+            raise NonFiniteError(broken[0], "its logits are")
+
+    try:
+        with lalm.core.get_output_embeddings().register_forward_hook(look):
+            yield
+    except NonFiniteError:
+        if not broken or lalm.now is None:
+            raise
+        with lalm.running(Running(broken, lalm.now.prompts)):
+            inputs = lalm.batch([lalm.now.prompts[broken[0]]])
+            states = lalm.core(**inputs, output_hidden_states=True, use_cache=False).hidden_states[1:]
+        if bad := [layer for layer, state in enumerate(states) if not state.isfinite().all()]:
+            raise NonFiniteError(broken[0], f"its states from layer {bad[0]} on are") from None
+        raise

@@ -8,6 +8,8 @@ import reference
 import torch
 
 from sarsteer_lab.activations import Gathered, activation_store, capture, layer_indices
+from sarsteer_lab.engine.prepared import PreparedBatch
+from sarsteer_lab.lalm import NonFiniteError
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import SteeringVectors, steer
@@ -24,15 +26,20 @@ def hooks(lalm):
     return found
 
 
-def states_by_hand(lalm, prompt):
-    """Outputs of layers run by hand on one unpadded prompt (position layer d_model)."""
+def states_by_hand(lalm, prompt, answer=()):
+    """Outputs of layers run by hand on one unpadded prompt and its answer (position layer d_model)."""
+    inputs = lalm.batch([prompt])
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    inputs["input_ids"] = torch.cat([ids, ids.new_tensor([list(answer)])], dim=1)
+    inputs["attention_mask"] = torch.cat([mask, mask.new_ones(1, len(answer))], dim=1)
     with torch.no_grad():
-        embedded = lalm.core(**lalm.batch([prompt]), output_hidden_states=True).hidden_states[0]
+        embedded = lalm.core(**inputs, output_hidden_states=True).hidden_states[0]
         return torch.stack([h[0] for h in reference.run_layers(lalm, embedded)], dim=1)
 
 
 def assert_close(ours, theirs):
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * theirs.abs().max().item())
+    largest = theirs.abs().max().item() if theirs.numel() else 0.0
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5 * largest)
 
 
 def test_last_states_of_a_padded_batch_are_those_of_single_prompts_by_hand(lalm, prompts):
@@ -65,6 +72,28 @@ def test_other_positions(tiny, prompts):
         assert_close(audio[i], by_hand[heard])
         assert_close(mean[i], by_hand[heard].mean(0))
         assert torch.equal(last[i], everything[i][-1])
+
+
+def test_states_of_answers_end_where_the_answers_do(prompts, tmp_path):
+    """Of padded prompts, some of whose answers end before others, in any order of layers, and kept."""
+    lalm, cache = replica(), Store(tmp_path)
+    tokens = [next(lalm.decode([prompt], 1, max_new_tokens=6))[1][0].tolist() for prompt in prompts]
+    # Ends are taken from the answers themselves: one answer is empty, one ends in the middle.
+    ends = [tokens[0][0], tokens[1][3]]
+    lalm.core.generation_config.eos_token_id = ends
+    lengths = [next((at for at, t in enumerate(answer) if t in ends), 5) for answer in tokens]
+    assert len({0, 5} & set(lengths)) == 2 and any(0 < length < 5 for length in lengths)
+    found = capture(lalm, prompts, positions="answer", max_new_tokens=5, batch_size=4, cache=cache)
+    assert [states.shape for states in found] == [(length, 4, 32) for length in lengths]
+    for prompt, answer, states in zip(prompts, tokens, found, strict=True):
+        by_hand = states_by_hand(lalm, prompt, answer[: len(states)])
+        assert_close(states, by_hand[len(by_hand) - len(states) :])
+        [turned] = capture(lalm, [prompt], layers=[3, 1], positions="answer", max_new_tokens=5)
+        assert_close(turned, states[:, [3, 1]])
+    again = capture(lalm, prompts, positions="answer", max_new_tokens=5, cache=cache)
+    assert all(map(torch.equal, again, found))
+    shorter = capture(lalm, prompts, positions="answer", max_new_tokens=2, cache=cache)
+    assert [len(states) for states in shorter] == [min(length, 2) for length in lengths]
 
 
 def test_chosen_layers_and_batch_sizes(tiny, prompts):
@@ -106,6 +135,52 @@ def test_lower_precision_models_give_float32(prompts):
     states = capture(lalm, prompts)
     assert states.dtype == torch.float32
     assert torch.equal(states, states.bfloat16().float())
+
+
+@pytest.mark.parametrize("positions", ["last", "audio_mean", "audio", "all", "answer"])
+def test_states_that_are_not_finite_are_an_error_with_prompt_and_layer(prompts, positions):
+    """An overflow in half precision, say; here the second spoken prompt, from layer 2 on."""
+    lalm = replica()
+    spoken = [prompt for prompt in prompts if prompt.audio is not None]
+
+    def break_one(_module, _args, output):
+        if lalm.now is not None and 1 in lalm.now.rows:
+            output[list(lalm.now.rows).index(1)] = float("nan")
+
+    handle = lalm.layers[2].register_forward_hook(break_one)
+    runs = [lambda: capture(lalm, spoken, positions=positions, max_new_tokens=2)]
+    if positions == "last":
+        runs += [lambda: lalm.generate(spoken), lambda: lalm.generate(spoken, num_beams=2)]
+        runs += [lambda: lalm.next_token_logits(spoken)]
+    for run in runs:
+        with pytest.raises(NonFiniteError, match="prompt 1: its states from layer 2 on are not finite"):
+            run()
+        assert lalm.now is None
+    handle.remove()
+    assert hooks(lalm) == []
+
+
+def test_logits_that_alone_are_not_finite_are_an_error_too(prompts):
+    lalm = replica()
+    with torch.no_grad():
+        lalm.core.get_output_embeddings().weight[5] = float("inf")
+    with pytest.raises(NonFiniteError, match="prompt 2: its logits are not finite"):
+        # The first batch holds the longest prompt.
+        lalm.next_token_logits(prompts, batch_size=1)
+
+
+def test_a_batch_that_is_kept_ready_names_what_is_not_finite(prompts):
+    lalm = replica()
+    ready = PreparedBatch(lalm, prompts)
+    vectors = torch.zeros(lalm.n_layers, lalm.d_model)
+    vectors[2] = torch.finfo(torch.float32).max
+    for run in (lambda: ready.generate(2), lambda: ready.states([3, 2]), lambda: ready.after(())):
+        alpha = [0.0] * 3 + [3.4] + [0.0] * 2
+        with (
+            steer(lalm, SteeringVectors(vectors), alpha),
+            pytest.raises(NonFiniteError, match="prompt 3.*layer 2"),
+        ):
+            run()
 
 
 def test_cache_reads_what_it_wrote(tiny, prompts, tmp_path, monkeypatch):

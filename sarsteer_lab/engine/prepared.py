@@ -14,12 +14,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sarsteer_lab.activations import capture, record_states
+from sarsteer_lab.activations import capture, check_finite, record_states
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.caches import RoomyLayer, blank, keeps_plain_cache, with_room
 from sarsteer_lab.engine.contrast import common_tails
 from sarsteer_lab.families import foreign_hooks
-from sarsteer_lab.lalm import LALM, Running
+from sarsteer_lab.lalm import LALM, Running, finite_logits
 from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
 from sarsteer_lab.steering import SteeringError, Watch
 from sarsteer_lab.store import weights_checksum
@@ -150,6 +150,8 @@ class PreparedBatch:
         self._rewind()
         with record_states(self.lalm, layers, keep):
             self._first(self._cache)
+        for row, states in enumerate(found):
+            check_finite(states, row, layers)
         return found
 
     @torch.no_grad()
@@ -164,8 +166,7 @@ class PreparedBatch:
             size = len(self.prompts)
             return self.lalm.generate(self.prompts, max_new_tokens=max_new_tokens, batch_size=size)
         self._rewind()
-        ends = self.lalm.core.generation_config.eos_token_id
-        stops = torch.tensor(ends if isinstance(ends, Sequence) else [ends], device=self._last.device)
+        stops = self.lalm.ends
         pad = self.lalm.tokenizer.pad_token_id
         chosen = self._last.new_full((len(self._last), max_new_tokens), pad)
         # Of the rows still in the batch: where each stands among all, and whether it goes on.
@@ -269,7 +270,7 @@ class PreparedBatch:
     def _step(
         self, ids: Int[Tensor, "row 1"], mask: Int[Tensor, "row seen"], cache: Any, running: Running
     ) -> Float[Tensor, "row vocab"]:
-        with self.lalm.running(running):
+        with self.lalm.running(running), finite_logits(self.lalm):
             out = self.lalm.core(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
         return out.logits[:, -1]
 

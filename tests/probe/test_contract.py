@@ -156,14 +156,17 @@ def test_only_the_active_stream_of_gemma3n_is_touched(prompts, vectors):
     assert torch.equal(steered[active][:, -1], plain[active][:, -1] + 0.5 * vectors[2])
 
 
-def test_steered_generation_is_that_of_a_loop_without_cache(lalm, prompts, vectors):
-    """The reference runs everything again for each token and adds the vectors from the prompt's end on."""
-    prompt, alpha, steps = prompts[1], 2.0, 3
+def plain_loop(lalm, prompt, vectors, alpha, steps):
+    """Greedy tokens and their states (token layer d_model) without cache, batch or `capture`: everything runs
+    again for each token, and the vectors are added from the prompt's end on."""
     inputs = dict(lalm.batch([prompt]))
     length = inputs["input_ids"].shape[1]
+    seen = [torch.empty(0)] * LAYERS
 
     def add(_module, _args, output, layer):
-        residual_stream(output, lalm.text_config)[:, length - 1 :] += alpha * vectors[layer]
+        stream = residual_stream(output, lalm.text_config)
+        stream[:, length - 1 :] += alpha * vectors[layer]
+        seen[layer] = stream[0, -steps:].clone()
 
     tokens = []
     handles = [
@@ -171,9 +174,11 @@ def test_steered_generation_is_that_of_a_loop_without_cache(lalm, prompts, vecto
         for i, layer in enumerate(lalm.layers)
     ]
     try:
-        for _ in range(steps):
+        for step in range(steps + 1):
             with torch.no_grad():
                 token = lalm.core(**inputs, use_cache=False).logits[:, -1:].argmax(-1)
+            if step == steps:  # only the last token's states were wanting
+                break
             tokens.append(int(token))
             for name, filler in {"attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0}.items():
                 if name in inputs:
@@ -182,9 +187,20 @@ def test_steered_generation_is_that_of_a_loop_without_cache(lalm, prompts, vecto
     finally:
         for handle in handles:
             handle.remove()
+    return tokens, torch.stack(seen, dim=1)
+
+
+@pytest.mark.parametrize("alpha", [0.0, 2.0])
+def test_steered_answers_and_their_states_are_those_of_a_loop_without_cache(lalm, prompts, vectors, alpha):
+    tokens, states = plain_loop(lalm, prompts[1], vectors, alpha, 3)
     expected = lalm.tokenizer.decode(tokens, skip_special_tokens=True).strip()
     with steer(lalm, vectors, alpha=alpha):
-        assert lalm.generate([prompt], max_new_tokens=steps, eos_token_id=-1) == [expected]
+        assert lalm.generate([prompts[1]], max_new_tokens=3, eos_token_id=-1) == [expected]
+        [found] = capture(lalm, [prompts[1]], positions="answer", max_new_tokens=3)
+    ends = lalm.ends.tolist()
+    said = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
+    assert said, "an empty answer shows nothing"
+    torch.testing.assert_close(found, states[:said], rtol=1e-4, atol=1e-5 * states.abs().max().item())
 
 
 def test_answers_do_not_depend_on_the_batch_and_steering_changes_them(lalm, prompts, vectors, answers):
