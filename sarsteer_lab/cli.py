@@ -158,6 +158,7 @@ def ask(
     from sarsteer_lab.evaluation.base import cached_vectors
     from sarsteer_lab.evaluation.readers import read_set
     from sarsteer_lab.loading import load_lalm
+    from sarsteer_lab.probe.push import push_report
     from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts, refusal_text
 
     refusal_text(refusal)
@@ -170,6 +171,7 @@ def ask(
         vectors = cached_vectors(lalm, source, lam=lam, k=k, refusal=refusal)
         with steering.steer(lalm, vectors, alpha):
             print(f"steered:   {lalm.generate([prompt])[0]}")
+        print(push_report(lalm, [prompt], vectors, alpha))
 
 
 @app.command()

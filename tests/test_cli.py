@@ -1,5 +1,6 @@
 """The command line through `main`, on a saved replica and made-up clips."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -43,7 +44,9 @@ def test_ask_gives_the_models_answer(
     assert capsys.readouterr().out == f"unsteered: {tiny.generate([Prompt(INSTRUCTION, clip)])[0]}\n"
     steered = ["--steer", "--prompts", str(folder / "set"), "--alpha", "0.5", "--k", "2"]
     assert main(["ask", str(clip), "--text", "What is it?", *model, *steered]) == 0
-    first, second = capsys.readouterr().out.split("\nsteered:   ")
+    first, rest = capsys.readouterr().out.split("\nsteered:   ")
+    second, push = rest.rstrip().rsplit("\n", 1)
+    assert re.fullmatch(r"the push is [\d.]+% of the state \(median over layers\); logits move by .*", push)
     plain = tiny.generate([Prompt("What is it?", clip)])[0]
     assert first == f"unsteered: {plain}" and second.strip() not in ("", plain)
     assert len(list((cache / "vectors").iterdir())) == 1

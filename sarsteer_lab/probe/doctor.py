@@ -9,23 +9,28 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.checkpoints import OVERHEAD
 from sarsteer_lab.engine.audio_cache import forget_clips
-from sarsteer_lab.families import find_core
+from sarsteer_lab.families import find_core, window_seconds
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket.voice import synthesise
 from sarsteer_lab.prompts import Prompt
-from sarsteer_lab.speech import SAMPLE_RATE
+from sarsteer_lab.speech import SAMPLE_RATE, ClipError
 from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.store import adapter_layers
 
 Verdict = Literal["ok", "note", "FAIL"]
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """How far states of one prompt may differ between batches, relative to the largest: rounding, not padding."""
+
+HEARD = 1e-5
+"""How far states under two clips have to lie apart, relative to the largest."""
 
 SPEAKING = ("voice", "talker", "tts", "code_predictor", "token2wav")
 
@@ -75,6 +80,9 @@ def examine(lalm: LALM) -> Report:
         "typed forward": lambda: _forward(lalm, "typed forward", typed[:1]),
         "spoken forward": lambda: _forward(lalm, "spoken forward", spoken[:1]),
         "padding": lambda: _padding(lalm, [*typed, *spoken]),
+        "padded lengths": lambda: _padded_lengths(lalm, [*typed[:1], *spoken[:1]]),
+        "hearing": lambda: _hearing(lalm, spoken),
+        "one window": lambda: _window(lalm, spoken),
         "generation": lambda: _generation(lalm, first),
         "zero vector": lambda: _zero_vector(lalm, [*typed[:1], *spoken[:1]]),
         "steering": lambda: _steering(lalm, first),
@@ -107,6 +115,10 @@ def _family(lalm: LALM) -> Iterator[Finding]:
     yield Finding("family", "ok" if known else "note", detail)
     if lalm.family.note:
         yield Finding("family", "note", lalm.family.note)
+    if lalm.family.adapter is not None:
+        there = adapter_layers(lalm.model)
+        detail = "on for spoken prompts, off for typed ones" if there else "none is loaded"
+        yield Finding("adapter for speech", "ok" if there else "note", detail)
 
 
 def _parts(lalm: LALM) -> Iterator[Finding]:
@@ -153,11 +165,7 @@ def _audio(lalm: LALM, spoken: Sequence[Prompt]) -> Iterator[Finding]:
 def _forward(lalm: LALM, check: str, prompts: Sequence[Prompt]) -> Iterator[Finding]:
     if not prompts:
         return
-    states = capture(lalm, prompts)
-    if not states.isfinite().all():
-        yield Finding(check, "FAIL", "hidden states are not finite: try another dtype or attention")
-        return
-    norms = states[0].norm(dim=-1)
+    norms = capture(lalm, prompts)[0].norm(dim=-1)
     detail = f"{lalm.n_layers} layers captured, norms from {norms[0]:.3g} (first) to {norms[-1]:.3g} (last)"
     yield Finding(check, "ok", detail)
 
@@ -168,12 +176,65 @@ def _padding(lalm: LALM, prompts: Sequence[Prompt]) -> Iterator[Finding]:
     for batches in ([prompts], [[prompt] for prompt in prompts]):
         forget_clips(lalm)
         runs.append(torch.cat([capture(lalm, batch) for batch in batches]))
-    together, alone = runs
-    error = float((together - alone).abs().max() / alone.abs().max())
+    error = _difference(*runs)
+    detail = f"last-token states of a padded batch differ from single prompts' by {error:.1e} of the largest"
+    yield _within(lalm, "left padding", error, detail)
+
+
+def _padded_lengths(lalm: LALM, prompts: Sequence[Prompt]) -> Iterator[Finding]:
+    """Kernels and masks may go wrong at some lengths alone: multiples of a block, one position, many."""
+    for prompt in prompts:
+        alone, errors = capture(lalm, [prompt]), {}
+        for more in (1, 2, 7, 8, 15, 16, 31, 64, 150):
+            longer = Prompt(prompt.text + " a" * more, prompt.audio)
+            errors[more] = _difference(capture(lalm, [prompt, longer])[:1], alone)
+        worst = max(errors, key=lambda more: errors[more])
+        form = "typed" if prompt.audio is None else "spoken"
+        detail = f"beside prompts of 1 to 150 words more, states differ by up to {errors[worst]:.1e}"
+        yield _within(lalm, f"padded lengths, {form}", errors[worst], f"{detail} (at {worst} words)")
+
+
+def _difference(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def _within(lalm: LALM, check: str, error: float, detail: str) -> Finding:
     allowed = TOLERANCE.get(lalm.dtype, 1e-1)
     verdict: Verdict = "ok" if error <= allowed else "FAIL"
-    detail = f"last-token states of a padded batch differ from single prompts' by {error:.1e} of the largest"
-    yield Finding("left padding", verdict, f"{detail} (allowed in {lalm.dtype}: {allowed:.0e})")
+    return Finding(check, verdict, f"{detail} (allowed in {lalm.dtype}: {allowed:.0e})")
+
+
+def _hearing(lalm: LALM, spoken: Sequence[Prompt]) -> Iterator[Finding]:
+    """Of one length, so that a model that counts the clip's positions and hears nothing is found."""
+    for prompt in spoken[:1]:
+        clips = [prompt.audio, prompt.audio[::-1].copy()]
+        states = capture(lalm, [Prompt(prompt.text, clip) for clip in clips])
+        error = _difference(states[:1], states[1:])
+        detail = f"a clip and the same one backwards, under one text: states differ by {error:.1e}"
+        yield Finding("hearing", "ok" if error > HEARD else "FAIL", f"{detail} of the largest")
+
+
+def _window(lalm: LALM, spoken: Sequence[Prompt]) -> Iterator[Finding]:
+    """At the edge of a window a clip keeps its positions, in a batch too, and its end is heard or refused."""
+    if not spoken:
+        return
+    seconds = window_seconds(lalm.processor) or lalm.max_audio_seconds or 30.0
+    shorter, longer = (np.resize(spoken[0].audio, round((seconds + d) * SAMPLE_RATE)) for d in (-0.1, 0.1))
+    other = longer.copy()
+    other[-SAMPLE_RATE // 10 :] = 0.5 * np.sign(longer[: SAMPLE_RATE // 10])
+    short, *long = (Prompt("Hi", clip) for clip in (shorter, longer, other))
+    alone = [len(capture(lalm, [short], positions="audio")[0])]
+    try:
+        alone += [len(states) for prompt in long for states in capture(lalm, [prompt], positions="audio")]
+    except ClipError:
+        yield Finding("one window", "ok", f"{seconds - 0.1:g} s make {alone[0]} positions; more is refused")
+        return
+    together = [len(states) for states in capture(lalm, [short, *long], positions="audio")]
+    heard = _difference(*(capture(lalm, [prompt]) for prompt in long)) > HEARD
+    detail = f"{seconds - 0.1:g} s make {alone[0]} positions, {seconds + 0.1:g} s {alone[1]}"
+    detail += "" if heard else ", but its end is not heard"
+    detail += "" if together == alone else f"; {together[:2]} in a batch"
+    yield Finding("one window", "ok" if heard and together == alone else "FAIL", detail)
 
 
 def _generation(lalm: LALM, prompt: Prompt) -> Iterator[Finding]:

@@ -26,6 +26,10 @@ def test_replicas_are_healthy(family):
         "typed forward",
         "spoken forward",
         "left padding",
+        "padded lengths, typed",
+        "padded lengths, spoken",
+        "hearing",
+        "one window",
         "zero vector",
         "steering",
     ):
@@ -62,11 +66,52 @@ def test_a_tower_that_hears_padding_is_found(monkeypatch):
     assert verdicts(report)["left padding"] == "FAIL" and not report.healthy
 
 
+def test_one_padded_length_that_goes_wrong_is_found(monkeypatch):
+    lalm = replica()
+    whole = lalm.batch
+
+    def wrong_at_32(prompts):
+        inputs = whole(prompts)
+        for mask in inputs["attention_mask"]:
+            if int((mask == 0).sum()) == 32:
+                mask.fill_(1)
+        return inputs
+
+    monkeypatch.setattr(lalm, "batch", wrong_at_32)
+    found = examine(lalm)
+    assert verdicts(found)["left padding"] == "ok" and verdicts(found)["padded lengths, typed"] == "FAIL"
+    assert "(at 16 words)" in str(found)
+
+
+def test_a_model_that_counts_positions_and_hears_nothing_is_found():
+    lalm = replica()
+    with torch.no_grad():
+        lalm.trunk.multi_modal_projector.linear.weight.zero_()
+    found = verdicts(examine(lalm))
+    assert found["hearing"] == "FAIL" and found["audio"] == found["left padding"] == "ok"
+
+
+def test_a_window_at_which_clips_are_cut_is_found(monkeypatch):
+    lalm = replica()
+    assert "more is refused" in str(examine(lalm))
+    monkeypatch.setattr(lalm, "family", replace(lalm.family, max_seconds=None))
+    report = examine(lalm)
+    assert verdicts(report)["one window"] == "FAIL" and "its end is not heard" in str(report)
+
+
+def test_an_adapter_for_speech_that_is_missing_is_noted(monkeypatch):
+    assert verdicts(examine(replica("granite_speech")))["adapter for speech"] == "ok"
+    monkeypatch.setattr("replicas.add_speech_adapter", lambda *_: None)
+    report = examine(replica("granite_speech"))
+    assert verdicts(report)["adapter for speech"] == "note" and report.healthy
+
+
 def test_states_that_are_not_numbers_are_found():
     lalm = replica()
     with torch.no_grad():
         lalm.layers[1].mlp.up_proj.weight.fill_(float("nan"))
-    assert verdicts(examine(lalm))["typed forward"] == "FAIL"
+    report = examine(lalm)
+    assert verdicts(report)["typed forward"] == "FAIL" and "from layer 1 on" in str(report)
 
 
 def test_layers_whose_output_is_thrown_away_are_found():
