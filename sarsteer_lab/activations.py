@@ -4,7 +4,7 @@ Layer `l` is always the *output* of decoder layer `l`, 0-based, before the final
 `output_hidden_states` counts from the embeddings, and its last entry is after the final norm.)
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any, Literal, get_args, overload
@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args, overload
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import BatchFeature
 
 from sarsteer_lab.families import foreign_hooks, residual_stream
 from sarsteer_lab.lalm import LALM, NonFiniteError, head_on_last_position
@@ -22,8 +21,6 @@ from sarsteer_lab.vectors import SteeringVectors
 
 Fixed = Literal["last", "audio_mean"]
 Ragged = Literal["audio", "all", "answer"]
-Recorded = Generator[tuple[list[int], Sequence[Any]], None, None]
-"""Batches: places of their prompts, and states by layer and prompt."""
 
 
 @overload
@@ -83,48 +80,29 @@ def capture(
         raise ValueError(f"positions={positions!r}, but prompt {typed[0]} has no audio")
     answer = positions == "answer"
     gathered = Gathered(lalm, prompts, chosen, f"answer {max_new_tokens}" if answer else positions, cache)
-    missing = [prompts[row] for row in gathered.missing]
-    if answer:
-        reading = _of_answers(lalm, missing, chosen, max_new_tokens, batch_size)
-    else:
-        reading = _of_prompts(lalm, missing, chosen, positions, batch_size)
-    with closing(reading) as batches:
-        for rows, recorded in batches:
+    missing, found = [prompts[row] for row in gathered.missing], None
+    passes: list[list[Any]] = [[] for _ in chosen]
+    reading: Any = lalm.batches(missing, batch_size, "states")
+    if answer:  # one token more: a state comes with the token after it
+        reading = lalm.decode(missing, batch_size, max_new_tokens=max_new_tokens + 1)
+
+    def keep(at: int, stream: Tensor) -> None:
+        passes[at].append(_pick(stream, found, positions, lalm))
+
+    hooks = record_states(lalm, chosen, keep)
+    with closing(reading) as batches, head_on_last_position(lalm.core), hooks:
+        for rows, found in batches:
+            if answer:
+                said = ~torch.isin(found[:, :max_new_tokens], lalm.ends)
+                ends = said.cumprod(1).sum(1) + 1  # the first pass is the prompt's
+                recorded = [[s[1:n] for s, n in zip(torch.stack(p, 1), ends, strict=True)] for p in passes]
+            else:
+                lalm.trunk(**found, use_cache=False)
+                recorded = [once for [once] in passes]
             gathered.add([gathered.missing[row] for row in rows], recorded)
-    return gathered.states
-
-
-def _of_prompts(
-    lalm: LALM, prompts: Sequence[Prompt], layers: Sequence[int], positions: str, batch_size: int
-) -> Recorded:
-    reading = closing(lalm.batches(prompts, batch_size, "states"))
-    with reading as batches, head_on_last_position(lalm.core):
-        for rows, inputs in batches:
-            recorded: list[Any] = [None] * len(layers)
-
-            def keep(at: int, stream: Tensor, recorded: Any = recorded, inputs: Any = inputs) -> None:
-                recorded[at] = _pick(stream, inputs, positions, lalm)
-
-            with record_states(lalm, layers, keep):
-                lalm.trunk(**inputs, use_cache=False)
-            yield rows, recorded
-
-
-def _of_answers(
-    lalm: LALM, prompts: Sequence[Prompt], layers: Sequence[int], max_new_tokens: int, batch_size: int
-) -> Recorded:
-    passes: list[list[Tensor]] = [[] for _ in layers]
-    # One token more, for the last one's state.
-    reading = closing(lalm.decode(prompts, batch_size, max_new_tokens=max_new_tokens + 1))
-    keep = record_states(lalm, layers, lambda at, stream: passes[at].append(stream[:, -1].float().clone()))
-    with keep, reading as batches:
-        for rows, tokens in batches:
-            said = ~torch.isin(tokens[:, :max_new_tokens], lalm.ends)
-            lengths = said.cumprod(1).sum(1).tolist()
-            states = [torch.stack(layer, 1)[:, 1:] for layer in passes]  # the first pass is the prompt's
-            yield rows, [[row[:n] for row, n in zip(layer, lengths, strict=True)] for layer in states]
             for layer in passes:
                 layer.clear()
+    return gathered.states
 
 
 class Gathered:
@@ -170,14 +148,12 @@ class Gathered:
                 self._cache.write(self._keys[row], self.states[row])
 
 
-def check_finite(
-    states: Float[Tensor, "*position layer d_model"], prompt: int, layers: Sequence[int]
-) -> None:
-    """Raise NonFiniteError for states of a prompt that are not finite."""
+def check_finite(states: Float[Tensor, "*position layer d_model"], row: int, layers: Sequence[int]) -> None:
+    """Raise NonFiniteError for states of prompt `row` that are not finite."""
     finite = states.isfinite().all(-1).reshape(-1, len(layers)).all(0)
     if not finite.all():
         first = min(layer for layer, fine in zip(layers, finite, strict=True) if not fine)
-        raise NonFiniteError(prompt, f"its states from layer {first} on are")
+        raise NonFiniteError(row, f"states from layer {first} on")
 
 
 def activation_store() -> Store:
@@ -209,10 +185,10 @@ def chosen_layers(lalm: LALM, vectors: SteeringVectors, layers: Sequence[int] | 
 
 
 def _pick(
-    stream: Float[Tensor, "batch position d_model"], inputs: BatchFeature, positions: str, lalm: LALM
+    stream: Float[Tensor, "batch position d_model"], inputs: Any, positions: str, lalm: LALM
 ) -> Float[Tensor, "batch d_model"] | list[Float[Tensor, "position d_model"]]:
     """Each row's state or states at the wanted positions: copies, so that the stream is not kept alive."""
-    if positions == "last":
+    if positions in ("last", "answer"):
         return stream[:, -1].to(torch.float32, copy=True)
     audio = positions.startswith("audio")
     wanted = inputs["input_ids"] == lalm.audio_token_id if audio else inputs["attention_mask"].bool()

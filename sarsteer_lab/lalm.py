@@ -36,9 +36,10 @@ class Running:
 class NonFiniteError(RuntimeError):
     """A model has given numbers that are none (nan, inf). The message names the prompt and the layer."""
 
-    def __init__(self, row: int, what: str) -> None:
+    def __init__(self, prompt: int, what: str) -> None:
         advice = "try another dtype (bfloat16, float32) or attention, and a smaller alpha if it is steered"
-        super().__init__(f"prompt {row}: {what} not finite (nan or inf): {advice}")
+        super().__init__(f"prompt {prompt}: its {what} are not finite (nan or inf): {advice}")
+        self.prompt = prompt
 
 
 @dataclass(frozen=True, eq=False)
@@ -318,25 +319,22 @@ def head_on_last_position(core: Any) -> Iterator[None]:
 
 @contextmanager
 def finite_logits(lalm: LALM) -> Iterator[None]:
-    """Look at all logits in the block; for some that are not finite find out where that begins, and raise."""
-    broken: list[int] = []
+    """Raise NonFiniteError for logits in the block that are not finite, after a look at where that begins."""
 
     def look(_module: nn.Module, _args: Any, logits: Float[Tensor, "row position vocab"]) -> None:
-        finite = logits.isfinite().flatten(1).all(1)
-        if lalm.now is not None and not finite.all():
-            # Beams of a prompt stand behind one another.
-            broken.append(lalm.now.rows[int(finite.byte().argmin()) * len(lalm.now.rows) // len(finite)])
-            raise NonFiniteError(broken[0], "its logits are")
+        finite, rows = logits.isfinite().flatten(1).all(1), lalm.now.rows if lalm.now else []
+        if rows and not finite.all():  # beams of a prompt stand behind one another
+            raise NonFiniteError(rows[int(finite.byte().argmin()) * len(rows) // len(finite)], "logits")
 
     try:
         with lalm.core.get_output_embeddings().register_forward_hook(look):
             yield
-    except NonFiniteError:
-        if not broken or lalm.now is None:
-            raise
-        with lalm.running(Running(broken, lalm.now.prompts)):
-            inputs = lalm.batch([lalm.now.prompts[broken[0]]])
+    except NonFiniteError as error:
+        assert lalm.now is not None
+        with lalm.running(Running([error.prompt], lalm.now.prompts)):
+            inputs = lalm.batch([lalm.now.prompts[error.prompt]])
             states = lalm.core(**inputs, output_hidden_states=True, use_cache=False).hidden_states[1:]
-        if bad := [layer for layer, state in enumerate(states) if not state.isfinite().all()]:
-            raise NonFiniteError(broken[0], f"its states from layer {bad[0]} on are") from None
+        for layer, state in enumerate(states):
+            if not state.isfinite().all():
+                raise NonFiniteError(error.prompt, f"states from layer {layer} on") from None
         raise
