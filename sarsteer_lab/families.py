@@ -148,9 +148,9 @@ class Family:
     project's own, as (import name, what to install). `mixes`: whether typed prompts and clips of different
     lengths may share a batch; where they may not, the audio tower lets padding into what it hears, or the
     decoder has an adapter (peft's) that is on for speech alone. `adapter`: the folder in a checkpoint that
-    holds this; with "." transformers finds it by itself. `encoder`: the trunk's method
-    that encodes clips and the field of its output with which the trunk goes on, where that depends on the
-    clip alone. `note`: what a user should know.
+    holds this; with "." transformers finds it by itself. `encoder`: the trunk's method that encodes clips and
+    the field of its output with which the trunk goes on, where that depends on the clip alone. `note`: what a
+    user should know.
     """
 
     name: str
@@ -285,7 +285,7 @@ def find_trunk(model: nn.Module) -> Any:
 @contextmanager
 def adapted(model: nn.Module, family: Family, spoken: bool) -> Iterator[None]:
     """Have the family's adapter on for spoken prompts and off for typed ones; as it was, after the block."""
-    before = [(p, not p.disable_adapters) for _, p in adapter_layers(model)] if family.adapter else []
+    before = [(part, not part.disable_adapters) for part in adapter_layers(model) if family.adapter]
     try:
         for part, _ in before:
             part.enable_adapters(spoken)

@@ -209,9 +209,7 @@ class LALM:
 
     @contextmanager
     def running(self, running: Running) -> Iterator[None]:
-        """Say what the forward passes of the block run: without it, steering takes rows for prompts, and an
-        adapter for speech (see `Family.adapter`) is on or off as it happens to be.
-        """
+        """Say what the forward passes of the block run: steering and adapters for speech go by it."""
         outer, self.now = self.now, running
         spoken = any(running.prompts[row].audio is not None for row in running.rows)
         try:
@@ -255,8 +253,7 @@ class LALM:
         global state. The repetition penalty that some checkpoints ship is off, so that greedy means greedy.
         `options` go to transformers' `generate` (temperature, top_p, stop_strings, ...).
 
-        Raises ValueError for `num_return_sequences` above 1, NonFiniteError, and whatever the steering that
-        holds refuses.
+        Raises ValueError for `num_return_sequences` above 1, NonFiniteError, and what steering refuses.
         """
         prompts = as_prompts(prompts)
         if (options.get("num_return_sequences") or 1) > 1:
@@ -282,8 +279,8 @@ class LALM:
         settings: dict[str, Any] = {"repetition_penalty": 1.0, "num_beams": 1}
         settings["pad_token_id"] = self.tokenizer.pad_token_id
         if not do_sample:
-            settings.update(temperature=None, top_p=None, top_k=None)
-        settings.update(options, do_sample=do_sample)
+            settings |= dict.fromkeys(("temperature", "top_p", "top_k"))
+        settings |= {**options, "do_sample": do_sample}
         reading = closing(self.batches(prompts, batch_size, "answers", settings))
         with reading as batches, head_on_last_position(self.core), finite_logits(self):
             for rows, inputs in batches:
@@ -293,10 +290,7 @@ class LALM:
     def next_token_logits(
         self, prompts: Sequence[Prompt], *, batch_size: int = 16
     ) -> Float[Tensor, "prompt vocab"]:
-        """Logits of the answer's first token, float32 on the model's device, in the order of the prompts.
-
-        Raises NonFiniteError.
-        """
+        """Logits of answers' first tokens, float32, in the prompts' order. Raises NonFiniteError."""
         prompts = as_prompts(prompts)
         logits = torch.empty(len(prompts), self.text_config.vocab_size, device=self.device)
         reading = closing(self.batches(prompts, batch_size, "logits"))

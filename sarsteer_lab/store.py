@@ -105,12 +105,9 @@ def settings_of(configs: Iterable[Mapping[str, Any]]) -> str:
     return json.dumps([kept(dict(config)) for config in configs], sort_keys=True, default=str)
 
 
-def adapter_layers(model: nn.Module) -> list[tuple[str, Any]]:
-    """The layers of a model that carry adapters (peft's), with their names."""
-    named = model.named_modules()
-    return [
-        (n, part) for n, part in named if isinstance(getattr(type(part), "disable_adapters", 0), property)
-    ]
+def adapter_layers(model: nn.Module) -> list[Any]:
+    """The layers of a model that carry adapters (peft's): there it is a bool, on whole models a method."""
+    return [part for part in model.modules() if isinstance(getattr(part, "disable_adapters", None), bool)]
 
 
 @torch.no_grad()
@@ -123,8 +120,8 @@ def weights_checksum(weights: nn.Module | Iterable[Tensor]) -> str:
     """
     adapters: list[Any] = []
     if isinstance(weights, nn.Module):
-        for name, part in adapter_layers(weights):
-            adapters.append((name, part.active_adapters, part.disable_adapters, getattr(part, "scaling", {})))
+        for part in adapter_layers(weights):
+            adapters.append([part.active_adapters, part.disable_adapters, getattr(part, "scaling", {})])
         # The state holds what quantised layers keep beside their weights; buffers, what is not saved.
         state = {name: value for name, value in weights.state_dict().items() if isinstance(value, Tensor)}
         named = sorted({**dict(weights.named_buffers(remove_duplicate=False)), **state}.items())

@@ -53,10 +53,10 @@ def to_transformer_lens(lalm: LALM) -> TransformerBridge:
     if architecture not in known:
         raise ValueError(f"TransformerLens has no adapter for {architecture}, and this package brings none")
     shared: dict[int, Any] = {id(tensor): tensor for tensor in (*core.parameters(), *core.buffers())}
-    for _, layer in adapter_layers(core):
+    for layer in adapter_layers(core):
         del shared[id(layer.weight)]
     twin = copy.deepcopy(core, shared)
-    for _, layer in adapter_layers(twin):
+    for layer in adapter_layers(twin):
         layer.merge()
     twin.config.architectures = [architecture]
     with (

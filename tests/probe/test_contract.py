@@ -295,7 +295,7 @@ def test_the_adapter_for_speech_is_on_for_spoken_prompts_alone(family, prompts):
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
     # However it was left, and for variants that share what stands before.
     assert torch.equal(capture(lalm, mixed), states)
-    assert all(part.disable_adapters for _, part in adapter_layers(lalm.model))
+    assert all(part.disable_adapters for part in adapter_layers(lalm.model))
     for one in (mixed[0], mixed[1]):
         longer = Prompt(f"{one.text} No.", one.audio)
         apart = [capture(lalm, [each]) for each in (one, longer)]
@@ -311,7 +311,7 @@ def test_what_adapters_are_set_to_counts_in_the_fingerprint(family):
     seen.append(lalm.fingerprint)
     lalm.model.enable_adapters()
     assert lalm.fingerprint == seen[0]
-    [scaled, *_] = [part for _, part in adapter_layers(lalm.model)]
+    [scaled, *_] = adapter_layers(lalm.model)
     scaled.scaling["default"] *= 2
     seen.append(lalm.fingerprint)
     scaled.scaling["default"] /= 2
@@ -320,6 +320,14 @@ def test_what_adapters_are_set_to_counts_in_the_fingerprint(family):
     lalm.model.set_adapter("default")
     seen.append(lalm.fingerprint)
     assert len(set(seen)) == 5
+
+
+def test_a_padding_side_set_after_loading_changes_nothing(lalm, prompts):
+    states, answers = capture(lalm, prompts), lalm.generate(prompts, max_new_tokens=2)
+    lalm.tokenizer.padding_side = "right"
+    assert torch.equal(capture(lalm, prompts), states)
+    lalm.tokenizer.padding_side = "right"
+    assert lalm.generate(prompts, max_new_tokens=2) == answers
 
 
 def test_how_the_processor_hears_counts_in_the_fingerprint(lalm):
