@@ -182,12 +182,13 @@ def live_figure(found: Mapping[str, Sequence[tuple[float, float, str]]], xlabel:
 
 
 @base.drawn
-def tradeoff_figure(table: pd.DataFrame) -> Figure:
+def tradeoff_figure(table: pd.DataFrame, bound: Float[np.ndarray, "threshold 2"] | None = None) -> Figure:
     """Defences in the trade-off plane: harmful requests refused against other requests answered.
 
     `table` has the columns defence, label, n, refused and answered of `table.tabulate`, one judge. Bars
     are 95% Wilson intervals; the grey line joins the defences that no other one beats in both. All labels
-    but "harmful" count as benign. Raises ValueError if either kind of request is missing.
+    but "harmful" count as benign. `bound` holds points (benign answered, harmful refused) of what a uniform
+    push could do at best. Raises ValueError if either kind of request is missing.
     """
     counts = {}
     for defence, part in table.groupby("defence", sort=False):
@@ -202,6 +203,9 @@ def tradeoff_figure(table: pd.DataFrame) -> Figure:
     fig, [ax] = base.panels(1, (11, 6.2))
     look = {"color": base.GREY, "linewidth": 5, "alpha": 0.4, "zorder": 1}
     ax.plot(*line.T, label="no other defence is better in both", **look)
+    if bound is not None:
+        dots = {"color": base.BLACK, "linewidth": 1.6, "linestyle": ":", "zorder": 2}
+        ax.plot(*bound[np.lexsort(bound.T)].T, label="bound of a uniform push", **dots)
     for i, (name, (answered, m, refused, n)) in enumerate(counts.items()):
         colour, marker = base.POINTS[i % len(base.POINTS)]
         x, y = places[i]

@@ -172,7 +172,8 @@ class SafeSpaceExplorer(panels.Panel):
     ) -> None:
         super().__init__()
         self.lalm = lalm
-        self.direction, self.space, self.lam, self.k = panels.ablation_controls(direction, harmless, lam, k)
+        self.direction = panels.as_vectors(direction)
+        self.space, self.lam, self.k = panels.ablation_controls(self.direction, harmless, lam, k)
         layers = list(self.direction.layers)
         start = layers[len(layers) // 2] if layer is None else layer
         self.layer = panels.slider(ipywidgets.SelectionSlider, "layer", options=layers, value=start)
