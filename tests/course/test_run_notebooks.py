@@ -67,6 +67,7 @@ def test_chapters_run_on_the_replica(path: Path, tiny_course: None) -> None:
     run_notebooks([path], save=False)
 
 
+@pytest.mark.late
 @pytest.mark.parametrize("path", APPENDIX, ids=name)
 def test_the_appendix_runs_on_the_replica(path: Path, tiny_course: None, tmp_path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
