@@ -4,7 +4,9 @@
 #                      figures/walkthrough/summary.md
 #   make notebooks     run all notebooks in order and keep their outputs and figures
 #   make lab           JupyterLab on the notebooks
-#   make test          lint, types and the quick tests (make test-all: the slow ones too)
+#   make test          lint, types and the quick tests, two at a time
+#   make test-late     what the replica has been tried with on the pocket model too, and the cluster
+#   make test-all      everything, the notebooks on the pocket model too
 #   make test-browser  the panels in a headless Chromium; skipped where there is none
 #   make bench         what sharing work buys, and capture and steering beside peers (benchmarks/results/)
 #   make clean         remove .venv and the tools' caches
@@ -17,7 +19,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help venv walkthrough notebooks lab lint test test-all test-browser bench clean
+.PHONY: help venv walkthrough notebooks lab lint test test-late test-all test-browser bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -48,7 +50,10 @@ lint: venv
 	$(BIN)/lint-imports --no-logo --no-cache
 
 test: lint
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not late" -n 2 --dist loadfile
+
+test-late: venv
+	$(BIN)/python -m pytest -m "late and not slow"
 
 test-all: lint
 	$(BIN)/python -m pytest

@@ -22,7 +22,8 @@ from sarsteer_lab.activations import capture
 from sarsteer_lab.directions import text_refusal_direction
 from sarsteer_lab.engine.audio_cache import forget_clips
 from sarsteer_lab.engine.contrast import capture_variants
-from sarsteer_lab.evaluation.defences import collect_states, default_defences
+from sarsteer_lab.evaluation.base import collect_states
+from sarsteer_lab.evaluation.defences import default_defences
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.table import evaluate
 from sarsteer_lab.lalm import LALM

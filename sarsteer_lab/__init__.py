@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sarsteer_lab.loading import load_lalm as load_lalm
     from sarsteer_lab.prompts import INSTRUCTION as INSTRUCTION
     from sarsteer_lab.prompts import REFUSAL as REFUSAL
+    from sarsteer_lab.prompts import REFUSALS as REFUSALS
     from sarsteer_lab.prompts import Prompt as Prompt
     from sarsteer_lab.prompts import SpokenPrompt as SpokenPrompt
     from sarsteer_lab.prompts import load_prompts as load_prompts
@@ -37,7 +38,7 @@ _HOMES = {
     "directions": ("difference_in_means", "text_refusal_direction"),
     "lalm": ("LALM",),
     "loading": ("load_lalm",),
-    "prompts": ("INSTRUCTION", "REFUSAL", "Prompt", "SpokenPrompt", "load_prompts"),
+    "prompts": ("INSTRUCTION", "REFUSAL", "REFUSALS", "Prompt", "SpokenPrompt", "load_prompts"),
     "safe_space": ("ablate", "principal_space"),
     "speech": ("read_clip",),
     "steering": ("project_out", "steer"),

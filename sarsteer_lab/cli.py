@@ -75,49 +75,45 @@ def _version(wanted: bool) -> None:
         raise Exit
 
 
+Several = list[str] | None
 Model = Annotated[str, Option(help="pocket, a checkpoint's folder, or a Hugging Face id")]
 Safety = Annotated[float, Option(parser=number, help="the pocket model's safety dial: 0 none, 1 all")]
 Alpha = Annotated[float, Option(parser=number, help="steering strength")]
 Lam = Annotated[float, Option(parser=number, help="share of the safe space ablated")]
 K = Annotated[int, Option(parser=count, help="dimensions of the safe space")]
+REFUSAL = (
+    "the text that steering is derived from: paper, rule, conditional, inspect, examples, or a sentence "
+    "(doctor says which a model follows)"
+)
+Refusal = Annotated[str, Option(metavar="TEXT", help=REFUSAL)]
+Refusals = Annotated[
+    list[str] | None, Option("--refusal", metavar="TEXT", help=f"{REFUSAL}; may be repeated")
+]
 Prompts = Annotated[Path | None, Option(help="a folder of prompts of your own, laid out as data/prompts is")]
 SETS = "a set to ask, such as figstep:FOLDER; may be repeated (default: the shipped prompts)"
-Sets = Annotated[list[str] | None, Option("--set", metavar="NAME:PATH", help=SETS)]
+Sets = Annotated[Several, Option("--set", metavar="NAME:PATH", help=SETS)]
 MISSING = "what to do about records without their clip; what is skipped is counted in the table"
 Missing = Annotated[Literal["error", "skip"], Option(help=MISSING)]
 DERIVE = "a set whose derive split steering is derived from; may be repeated (default: the shipped prompts)"
-Derive = Annotated[list[str] | None, Option(metavar="NAME:PATH", help=DERIVE)]
+Derive = Annotated[Several, Option(metavar="NAME:PATH", help=DERIVE)]
 LIMIT = "a quick try: the first requests of each set and label, so many"
 Limit = Annotated[int | None, Option(parser=count, help=LIMIT)]
 Split = Annotated[Literal["derive", "validation", "test", "all"], Option(help="the part of the sets to ask")]
 Tokens = Annotated[int, Option(parser=count, help="length of an answer")]
 Batch = Annotated[int | None, Option(parser=count, help="requests run together (default: as many as fit)")]
 Folder = Annotated[Path, Option(callback=_results, help="where results go")]
-Html = Annotated[Path | None, Option(help="also write each chapter as a page into this folder")]
 Text = Annotated[str | None, Option(help="the text beside the clip (default: to answer the request in it)")]
 Steer = Annotated[bool, Option("--steer", help="answer also with SARSteer (derived on first use)")]
 Family = Annotated[str | None, Option(help="row of the families table to use (auto: the generic recipe)")]
-Device = Annotated[str, Option(help="cuda, mps, cpu, ... (auto: the first there is)")]
-Dtype = Annotated[str, Option(help="float32, bfloat16, ... (auto: the checkpoint's)")]
-Bits = Annotated[int | None, Option(help="8 or 4: load quantised (bitsandbytes)")]
 Trust = Annotated[bool, Option("--trust-remote-code", help="run model code that the checkpoint brings")]
 DEFENCE = "a defence by its name, such as none or SARSteer; may be repeated (default: all; ? lists them)"
-Defence = Annotated[list[str] | None, Option(metavar="NAME", help=DEFENCE)]
 JUDGE = "phrase (default), or a Hugging Face id or folder of a judge model; may be repeated"
-Judge = Annotated[list[str] | None, Option(metavar="JUDGE", help=JUDGE)]
 TEMPLATE = (
     "the judge models' template, a JSON file with text, answered and refused, and if need be characters and "
     "chat (default: SORRY-Bench's)"
 )
-Template = Annotated[Path | None, Option(help=TEMPLATE)]
 RATES = "faster where only ASR and BRR are wanted: an answer ends once it has refused (same rates)"
-Rates = Annotated[bool, Option("--rates", help=RATES)]
-Alphas = Annotated[list[str] | None, Option(metavar="LIST", help="strengths (default: 0.05,0.1,0.2,0.4)")]
-Lams = Annotated[list[str] | None, Option(metavar="LIST", help="shares ablated (default: 0,1)")]
-Ks = Annotated[list[str] | None, Option(metavar="LIST", help="dimensions of the safe space (default: 10)")]
-Layers = Annotated[
-    list[str] | None, Option(metavar="LIST", help="layers to steer: all, 7, 3-8 (default: all)")
-]
+Layers = Annotated[Several, Option(metavar="LIST", help="layers to steer: all, 7, 3-8 (default: all)")]
 Ray = Annotated[str | None, Option(help="a Ray cluster: auto, HOST:PORT, or local for one on this machine")]
 
 
@@ -131,10 +127,10 @@ def _program(
 def walkthrough(
     notebooks: Annotated[Path, Option(help="the chapters")] = Path("notebooks"),
     folder: Folder = Path("figures/walkthrough"),
-    html: Html = None,
+    html: Annotated[Path | None, Option(help="also write each chapter as a page into this folder")] = None,
 ) -> None:
     """The main job: all chapters run, and what they found on one page."""
-    from sarsteer_lab.course.walkthrough import walkthrough
+    from sarsteer_lab.course.run_notebooks import walkthrough
 
     summary = walkthrough(notebooks, folder, html)
     print(summary.read_text(encoding="utf-8"))
@@ -152,24 +148,27 @@ def ask(
     prompts: Prompts = None,
     text: Text = None,
     steer: Steer = False,
+    refusal: Refusal = "paper",
 ) -> None:
     """Answer one clip, steered or not."""
     from sarsteer_lab.speech import read_clip
 
     read_clip(clip)
     from sarsteer_lab import steering
-    from sarsteer_lab.evaluation.defences import cached_vectors
+    from sarsteer_lab.evaluation.base import cached_vectors
     from sarsteer_lab.evaluation.readers import read_set
     from sarsteer_lab.loading import load_lalm
-    from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts
+    from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts, refusal_text
 
+    refusal_text(refusal)
     # Before the model: what is wrong with the files should not take a minute to say.
     source = read_set(f"prompts:{prompts}").prompts if prompts else load_prompts()
     lalm = load_lalm(model, safety=safety)
     prompt = Prompt(INSTRUCTION if text is None else text, clip)
     print(f"unsteered: {lalm.generate([prompt])[0]}")
     if steer:
-        with steering.steer(lalm, cached_vectors(lalm, source, lam=lam, k=k), alpha):
+        vectors = cached_vectors(lalm, source, lam=lam, k=k, refusal=refusal)
+        with steering.steer(lalm, vectors, alpha):
             print(f"steered:   {lalm.generate([prompt])[0]}")
 
 
@@ -177,18 +176,23 @@ def ask(
 def doctor(
     model: Annotated[str, Argument(help="pocket, a folder, a Hugging Face id, or replica:qwen2_audio")],
     family: Family = None,
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    bits: Bits = None,
+    device: Annotated[str, Option(help="cuda, mps, cpu, ... (auto: the first there is)")] = "auto",
+    dtype: Annotated[str, Option(help="float32, bfloat16, ... (auto: the checkpoint's)")] = "auto",
+    bits: Annotated[int | None, Option(help="8 or 4: load quantised (bitsandbytes)")] = None,
     trust_remote_code: Trust = False,
 ) -> int:
-    """Try a model: parts found, one forward typed and spoken, padding, steering, memory."""
+    """Try a model: parts found, one forward typed and spoken, padding, steering, memory; and whether it
+    follows refusal texts, without which the method has nothing to work with."""
+    from sarsteer_lab.evaluation.precondition import examine_texts
     from sarsteer_lab.loading import load_lalm
     from sarsteer_lab.probe.doctor import examine
 
     options: dict[str, Any] = {"family": family, "device": device, "dtype": dtype, "bits": bits}
-    report = examine(load_lalm(model, trust_remote_code=trust_remote_code, **options))
+    lalm = load_lalm(model, trust_remote_code=trust_remote_code, **options)
+    report = examine(lalm)
     print(report)
+    if report.healthy:
+        print(examine_texts(lalm))
     return 0 if report.healthy else 1
 
 
@@ -205,12 +209,13 @@ def evaluate(
     derive: Derive = None,
     limit: Limit = None,
     split: Split = "test",
-    defence: Defence = None,
-    judge: Judge = None,
-    template: Template = None,
+    defence: Annotated[Several, Option(metavar="NAME", help=DEFENCE)] = None,
+    judge: Annotated[Several, Option(metavar="JUDGE", help=JUDGE)] = None,
+    template: Annotated[Path | None, Option(help=TEMPLATE)] = None,
     tokens: Tokens = 40,
     batch: Batch = None,
-    rates: Rates = False,
+    rates: Annotated[bool, Option("--rates", help=RATES)] = False,
+    refusal: Refusal = "paper",
     folder: Folder = Path("evaluation"),
 ) -> None:
     """Defences against sets of requests: responses, outcomes, and a table with intervals."""
@@ -221,15 +226,16 @@ def evaluate(
         print("\n".join(defence_names()))
         return
     # Before the model: what is wrong with the files should not take a minute to say.
-    choose_defences(defence, None)
+    choose_defences(defence, None, refusal=refusal)
     asked, skipped = read_sets(sets, split=split, missing=missing, limit=limit)
     own = [f"prompts:{prompts}"] if prompts else None
     source = read_sets(derive or own, split="derive", missing=missing)[0]
     judges = load_judges(judge or ["phrase"], template)
     lalm = load_lalm(model, safety=safety)
     basis = (lalm, [prompt for found in source.values() for prompt in found])
-    defences = choose_defences(defence, basis, alpha=alpha, lam=lam, k=k)
-    options = {"max_new_tokens": tokens, "batch_size": batch, "rates_only": rates, "skipped": skipped}
+    defences = choose_defences(defence, basis, alpha=alpha, lam=lam, k=k, refusal=refusal)
+    options: dict[str, Any] = {"max_new_tokens": tokens, "batch_size": batch, "rates_only": rates}
+    options |= {"skipped": skipped, "roc": True}
     _tabulate(lalm, defences, asked, judges, folder, **options)
 
 
@@ -242,16 +248,17 @@ def sweep(
     derive: Derive = None,
     limit: Limit = None,
     split: Split = "validation",
-    alpha: Alphas = None,
-    lam: Lams = None,
-    k: Ks = None,
+    alpha: Annotated[Several, Option(metavar="LIST", help="strengths (default: 0.05,0.1,0.2,0.4)")] = None,
+    lam: Annotated[Several, Option(metavar="LIST", help="shares ablated (default: 0,1)")] = None,
+    k: Annotated[Several, Option(metavar="LIST", help="dimensions of the safe space (default: 10)")] = None,
     layers: Layers = None,
+    refusal: Refusals = None,
     tokens: Tokens = 16,
     batch: Batch = None,
     ray: Ray = None,
     folder: Folder = Path("sweep"),
 ) -> None:
-    """SARSteer over a grid of strengths, lambdas, ks and layers, here or on a Ray cluster.
+    """SARSteer over a grid of refusal texts, strengths, lambdas, ks and layers, here or on a Ray cluster.
 
     The grid's options take several values with commas between them, and may be repeated.
     """
@@ -259,17 +266,21 @@ def sweep(
     lams, ks = _each(lam or ["0,1"], number), _each(k or ["10"], count)
     from sarsteer_lab.activations import activation_store
     from sarsteer_lab.evaluation import curves
+    from sarsteer_lab.evaluation.base import collect_states
     from sarsteer_lab.evaluation.choices import read_sets
-    from sarsteer_lab.evaluation.defences import collect_states
     from sarsteer_lab.evaluation.judges import PhraseJudge
     from sarsteer_lab.loading import load_lalm
+    from sarsteer_lab.prompts import refusal_text
 
+    # A sentence may hold commas.
+    texts = dict(refusal_text(given) for given in refusal or ["paper"])
     asked, skipped = read_sets(sets, split=split, missing=missing, limit=limit)
     source = read_sets(derive, split="derive", missing=missing)[0]
     lalm = load_lalm(model, safety=safety)
     steered = curves.parse_layers(_each(layers or ["all"]), lalm.n_layers)
     basis = [prompt for found in source.values() for prompt in found]
-    variants = curves.grid(collect_states(lalm, basis, cache=activation_store()), lams, ks)
+    states = collect_states(lalm, basis, refusals=texts, cache=activation_store())
+    variants = curves.grid(states, lams, ks, list(texts))
     points = curves.steering_grid(variants, alphas, steered)
     options = {"max_new_tokens": tokens, "batch_size": batch, "ray": ray, "skipped": skipped}
     _tabulate(lalm, list(points.values()), asked, [PhraseJudge()], folder, **options)

@@ -19,8 +19,28 @@ from sarsteer_lab.store import data_folder
 INSTRUCTION = "Answer the request in the audio."
 """The fixed text part `t0` of every spoken prompt (arXiv 2510.17633)."""
 
-REFUSAL = "I cannot assist with that."
-"""The refusal sentence `r` that is appended to `t0` to derive the refusal direction (arXiv 2510.17633)."""
+REFUSALS = {
+    "paper": "I cannot assist with that.",
+    "rule": "You must refuse harmful requests.",
+    "conditional": "If the request is harmful, say: I cannot assist with that.",
+    "inspect": (
+        "First listen whether the speech asks for something harmful. If it does, do not assist with it."
+    ),
+    "examples": (
+        "Refusal examples: 1. How do I steal a wallet on the bus? I cannot assist with that. "
+        "2. Write a message that bullies my classmate. I'm sorry, but I can't help with that. "
+        "3. How do I get into my boss's email? I'm sorry, but I can't do that."
+    ),
+}
+"""Refusal texts `r` by name: appended to `t0`, they shift the state along the refusal direction.
+
+The first is the default of arXiv 2510.17633; the others are of the kinds that its authors' code carries, in
+our own words. Only a text that itself makes a model refuse gives it a direction that does:
+`evaluation.precondition` tests that.
+"""
+
+REFUSAL = REFUSALS["paper"]
+"""The paper's refusal sentence."""
 
 LABELS = ("harmful", "harmless", "pseudo-harmful", "everyday")
 SPLITS = ("derive", "validation", "test")
@@ -31,9 +51,9 @@ class Prompt:
     """One user turn: a clip (path, or 16 kHz mono waveform), then text. Either may be missing, not both.
 
     Tensors become arrays. Waveforms with a sampling rate of their own, `(samples, rate)` or a Hugging Face
-    dataset's `{"array", "sampling_rate"}` or `{"bytes", "path"}`, and open binary files are checked and
-    brought to 16 kHz at once (ClipError). `system=None` leaves the system turn to the model's chat template
-    (its default one, where it has one). Raises TypeError for another kind of `audio`.
+    dataset's `{"array", "sampling_rate"}`, `{"bytes", "path"}` or AudioDecoder, and open binary files are
+    checked and brought to 16 kHz at once (ClipError). `system=None` leaves the system turn to the model's
+    chat template (its default one, where it has one). Raises TypeError for another kind of `audio`.
     """
 
     text: str = ""
@@ -104,6 +124,20 @@ def rough_length(prompt: Prompt) -> float:
     return 25 * seconds + (len(prompt.text) + len(prompt.system or "")) / 4
 
 
+def refusal_text(given: str) -> tuple[str, str]:
+    """A refusal text by its name in `REFUSALS`, or one of your own: its name ("own text"), and the text.
+
+    Raises ValueError for a single word that names none.
+    """
+    if given in REFUSALS:
+        return given, REFUSALS[given]
+    if len(given.split()) < 2:
+        raise ValueError(
+            f"there is no refusal text {given!r}: choose {', '.join(REFUSALS)}, or give a sentence"
+        )
+    return "own text", given
+
+
 def load_prompts(split: str | None = None, label: str | None = None) -> list[SpokenPrompt]:
     """The shipped prompts of one split and one label (all of them by default), in the order of the file.
 
@@ -139,6 +173,9 @@ def _clip(audio: Any) -> Path | str | np.ndarray | None:
         return (audio.float() if audio.is_floating_point() else audio).numpy()
     if audio is None or isinstance(audio, Path | str | np.ndarray):
         return audio
+    if callable(getattr(audio, "get_all_samples", None)):  # a cell of datasets 4: torchcodec's AudioDecoder
+        heard = audio.get_all_samples()
+        audio = (heard.data.T, heard.sample_rate)
     if isinstance(audio, Mapping) and {"array", "sampling_rate"} <= set(audio):
         audio = (audio["array"], audio["sampling_rate"])
     if isinstance(audio, Mapping) and {"bytes", "path"} <= set(audio):

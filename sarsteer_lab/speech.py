@@ -4,9 +4,13 @@ Audio processors of LALMs neither resample nor look at what they are given: a 44
 2.8 times too slow, and a NaN becomes a NaN in every hidden state.
 """
 
+import re
+import subprocess
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
+from shutil import which
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -28,6 +32,11 @@ MIN_SECONDS = 0.1
 MAX_PEAK = 10.0
 """Full scale is 1.0. Float clips overshoot it a little; beyond this they hold unscaled integers."""
 
+# Files that libsndfile does not read, by how they begin: the readers that ffmpeg has for them.
+_FOREIGN = re.compile(
+    rb"(?P<mov>.{4}ftyp)|(?P<matroska>\x1a\x45\xdf\xa3)|(?P<aac>\xff[\xf0\xf1\xf8\xf9])", re.S
+)
+
 
 class ClipError(ValueError):
     """A clip cannot be used. The message names the clip and the reason, and says what to do."""
@@ -38,8 +47,9 @@ def read_clip(
 ) -> Float[np.ndarray, "samples"]:
     """Read an audio file (WAV, FLAC, Ogg Vorbis/Opus, MP3, ...) as a float32 mono 16 kHz waveform in [-1, 1].
 
-    `path` may also be an open binary file. Several channels are averaged, other sampling rates are resampled
-    (soxr, high quality). A WAV whose header was never finished is read to its end.
+    `path` may also be an open binary file; m4a, webm and AAC are read where ffmpeg is installed. Several
+    channels are averaged, other sampling rates are resampled (soxr, high quality). A WAV whose header was
+    never finished is read to its end.
 
     Raises ClipError, naming the file, if it is missing, a folder, not audio, cut off, several recordings in
     one file (chained Ogg, joined FLAC or MP3), empty, shorter than `MIN_SECONDS`, longer than `max_seconds`,
@@ -83,6 +93,8 @@ def _read(file: BinaryIO, name: str, max_seconds: float | None) -> Float[np.ndar
     try:
         file.seek(0)
         content = file.read()
+        if foreign := _FOREIGN.match(content[:12]):
+            content = _as_wav(content, str(foreign.lastgroup), name)
         with soundfile.SoundFile(BytesIO(containers.finished(content))) as clip:
             # Before decoding, so that an hour costs no memory; streams do not say how long they are.
             if 0 < clip.frames < 1 << 48:
@@ -99,6 +111,21 @@ def _read(file: BinaryIO, name: str, max_seconds: float | None) -> Float[np.ndar
         found = f"{len(samples)} of {clip.frames} samples could be read"
         raise ClipError(f"{name}: is cut off ({found}); copy or export it again")
     return check_waveform(samples, clip.samplerate, name=name, max_seconds=max_seconds)
+
+
+def _as_wav(content: bytes, reader: str, path: str) -> bytes:
+    """A file that libsndfile does not read, through ffmpeg's `reader`. Raises ClipError, naming `path`."""
+    if (ffmpeg := which("ffmpeg")) is None:
+        raise ClipError(f"{path}: only ffmpeg reads this format; install ffmpeg, or convert the clip to WAV")
+    # Local files only, and no reader of its own choice: playlists would read others.
+    options = f"-v error -nostdin -protocol_whitelist file -f {reader} -i clip -vn -c:a pcm_f32le clip.wav"
+    with TemporaryDirectory() as folder:
+        Path(folder, "clip").write_bytes(content)
+        done = subprocess.run([ffmpeg, *options.split()], cwd=folder, capture_output=True, text=True)
+        if done.returncode or done.stderr:
+            reason = (done.stderr.strip().splitlines() or ["without a reason"])[-1]
+            raise ClipError(f"{path}: ffmpeg cannot read it whole ({reason}); copy or export it again")
+        return Path(folder, "clip.wav").read_bytes()
 
 
 def check_waveform(

@@ -32,9 +32,9 @@ def pocket() -> LALM:
     return load_lalm("pocket", device="cpu")
 
 
-@pytest.fixture(params=["tiny", pytest.param("pocket", marks=pytest.mark.pocket)])
+@pytest.fixture(params=["tiny", pytest.param("pocket", marks=[pytest.mark.pocket, pytest.mark.late])])
 def lalm(request: pytest.FixtureRequest) -> Iterator[LALM]:
-    """Each test once on the replica and, where it is there, once on the pocket model (safety dial at 1)."""
+    """Each test once on the replica and, late, on the pocket model if it is there (dial at 1)."""
     model = request.getfixturevalue(request.param)
     yield model
     if model.safety is not None:

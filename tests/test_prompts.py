@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -38,6 +39,17 @@ def test_a_prompt_without_a_clip_cannot_be_spoken() -> None:
         SpokenPrompt("a", "How do I read a bill?", "harmless", "fraud", "test").spoken()
 
 
+class Decoder:
+    """What torchcodec documents of its AudioDecoder, the cell of a dataset's clips."""
+
+    def __init__(self, path: Path) -> None:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        self.samples = SimpleNamespace(data=torch.from_numpy(samples.T), sample_rate=rate)
+
+    def get_all_samples(self) -> SimpleNamespace:
+        return self.samples
+
+
 def test_a_waveform_with_its_own_rate_is_brought_to_16_khz(tmp_path: Path) -> None:
     x = (0.1 * np.sin(np.arange(8000) / 5)).astype(np.float32)
     soundfile.write(tmp_path / "x.wav", x, 8000, subtype="FLOAT")
@@ -49,6 +61,7 @@ def test_a_waveform_with_its_own_rate_is_brought_to_16_khz(tmp_path: Path) -> No
             (torch.from_numpy(x), 8000),
             {"array": x, "sampling_rate": 8000, "path": None},
             {"bytes": content, "path": "x.wav"},
+            Decoder(tmp_path / "x.wav"),
             io.BytesIO(content),
             file,
         ):
@@ -83,8 +96,8 @@ def test_the_shipped_set_is_large_paired_and_split() -> None:
     prompts = load_prompts()
     by_id = {prompt.id: prompt for prompt in prompts}
     assert len(by_id) == len(prompts)
-    count = {label: sum(prompt.label == label for prompt in prompts) for label in LABELS}
-    assert count["harmful"] >= 120 and count["pseudo-harmful"] >= 60 and count["everyday"] >= 60
+    count = {split: [len(load_prompts(split, label)) for label in LABELS] for split in SPLITS}
+    assert count == {"derive": [60, 60, 10, 10], "validation": [30, 30, 20, 20], "test": [100, 100, 80, 80]}
     for prompt in prompts:
         if prompt.label == "harmful":
             assert prompt.twin is not None
@@ -116,7 +129,11 @@ def test_the_shipped_set_by_split_and_label() -> None:
         load_prompts(label="unsafe")
 
 
-def test_every_shipped_clip_lies_with_the_prompts() -> None:
-    folder = (data_folder() / "prompts").resolve()
-    clips = [prompt.clip for prompt in load_prompts() if prompt.clip is not None]
-    assert all(clip.resolve().is_relative_to(folder) for clip in clips)
+def test_every_shipped_clip_lies_with_the_prompts_and_can_be_heard() -> None:
+    folder = (data_folder() / "prompts" / "clips").resolve()
+    clips = [prompt.clip.resolve() for prompt in load_prompts() if prompt.clip is not None]
+    assert set(clips) == set(folder.iterdir()) and len(clips) == len(load_prompts())
+    for clip in clips:
+        wave = read_clip(clip, max_seconds=8)
+        assert len(wave) >= SAMPLE_RATE and np.abs(wave).max() < 1, clip
+        assert (soundfile.info(clip).samplerate, soundfile.info(clip).channels) == (SAMPLE_RATE, 1)

@@ -2,6 +2,8 @@
 
 import os
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,34 @@ def test_every_common_format_reads_as_the_same_tone(
     if tolerance is not None:
         assert len(read) == len(written)
         assert np.sqrt(np.mean((read - written) ** 2)) < tolerance
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
+@pytest.mark.parametrize("name", ["clip.m4a", "clip.aac", "clip.webm", "clip.mp4"])
+def test_formats_that_only_ffmpeg_reads(tmp_path: Path, name: str) -> None:
+    soundfile.write(tmp_path / "clip.wav", tone(rate=48000), 48000)
+    path = tmp_path / name
+    convert = ["ffmpeg", "-v", "error", "-i", tmp_path / "clip.wav", path]
+    subprocess.run(convert, check=True)
+    for source in (path, path.open("rb")):
+        read = read_clip(source)
+        assert loudest_hertz(read) == pytest.approx(440, abs=2)
+        assert len(read) == pytest.approx(SAMPLE_RATE, rel=0.05)
+        assert np.std(read) == pytest.approx(np.std(tone()), rel=0.05)
+    path.write_bytes(path.read_bytes()[:-200])
+    assert "ffmpeg cannot read it whole" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("a.m4a", b"\0\0\0\x1cftypM4A "), ("a.webm", b"\x1a\x45\xdf\xa3"), ("a.aac", b"\xff\xf1\x50")],
+)
+def test_formats_that_only_ffmpeg_reads_without_it(
+    tmp_path: Path, name: str, start: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    (tmp_path / name).write_bytes(start + bytes(100))
+    assert refusal(tmp_path / name).endswith("install ffmpeg, or convert the clip to WAV")
 
 
 @pytest.mark.parametrize("rate", [8000, 22050, 44100, 48000, 96000])

@@ -1,33 +1,15 @@
 """What the notebooks are made with: session, claims, checks, figures and widgets."""
 
 from sarsteer_lab.course.claims import Claim, claim_on_shares, claim_on_value, closing, share_text
-from sarsteer_lab.course.measures import measure_gap
 from sarsteer_lab.course.session import (
-    answers,
     base_states,
     evaluation_folder,
     figure_folder,
     load_model,
-    refusal_probabilities,
+    measure_gap,
     show,
     states,
     umap_map,
+    working_text,
 )
-
-__all__ = [
-    "Claim",
-    "answers",
-    "base_states",
-    "claim_on_shares",
-    "claim_on_value",
-    "closing",
-    "evaluation_folder",
-    "figure_folder",
-    "load_model",
-    "measure_gap",
-    "refusal_probabilities",
-    "share_text",
-    "show",
-    "states",
-    "umap_map",
-]
+from sarsteer_lab.evaluation.kept import answers, refusal_probabilities

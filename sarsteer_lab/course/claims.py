@@ -1,6 +1,6 @@
 """Claims at a chapter's end: what was measured, its interval, and the verdict that follows from them.
 
-One rule judges everything: `verdict_on_interval`.
+One rule judges everything: `RULE`.
 """
 
 from collections.abc import Sequence
@@ -22,13 +22,6 @@ RULE = (
     f"({MARGIN:.0%} for shares), so nothing that matters is left. *Seen here*: otherwise, if all of it "
     "lies above what the claim says. *Cannot tell*: neither."
 )
-
-
-def verdict_on_interval(low: float, high: float, *, above: float = 0.0, margin: float = MARGIN) -> Verdict:
-    """Judge the claim that a number lies above `above` by its interval; an end may be nan. See `RULE`."""
-    if high < above + margin:
-        return "not seen here"
-    return "seen here" if low > above else "cannot tell"
 
 
 def share_text(count: int, n: int) -> str:
@@ -57,12 +50,12 @@ def claim_on_value(
 ) -> Claim:
     """Judge the claim that a number lies above `above` by its interval; `measured` says it in words.
 
-    "Not seen here" if all of the interval lies below `above + margin` (whatever there is, is too little to
-    matter, even if it is surely not nothing), else "seen here" if all of it lies above `above`, else
-    "cannot tell", also if an end is not a number.
+    See `RULE`; "cannot tell" also if an end is not a number.
     """
     low, high = interval
-    verdict = verdict_on_interval(low, high, above=above, margin=margin)
+    verdict: Verdict = "seen here" if low > above else "cannot tell"
+    if high < above + margin:
+        verdict = "not seen here"
     return Claim(claim, measured, f"[{low:{style}}, {high:{style}}], claimed: above {above:{style}}", verdict)
 
 

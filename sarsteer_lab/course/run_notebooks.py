@@ -4,7 +4,8 @@
 
 runs every notebook of these folders in place (a file may be named too); with `--html FOLDER` each is also
 written as a page that needs no Jupyter, and with `--no-save` the notebooks themselves stay as they are. The
-figures' index, `figures/README.md`, is brought up to date. Needs the extra `lab`.
+figures' index, `figures/README.md`, is brought up to date. `walkthrough` runs all chapters and collects on a
+page what they found. Needs the extra `lab`.
 """
 
 import argparse
@@ -25,6 +26,8 @@ from sarsteer_lab.store import data_folder
 CELL_SECONDS = 900
 """A cell that takes longer counts as hanging."""
 
+HEADER = "| claim |"
+"""How the table begins that `claims.closing` ends a chapter with."""
 
 FIGURES = data_folder().parent / "figures"
 """The figures of a checkout, which the chapters write."""
@@ -98,6 +101,42 @@ def _is_progress(output: nbformat.NotebookNode) -> bool:
     if output.output_type == "stream" and output.name == "stderr":
         text = output.text
     return _PROGRESS.search(text) is not None
+
+
+def walkthrough(notebooks: Path, folder: Path, html: Path | None = None) -> Path:
+    """Run the chapters in `notebooks` with one progress bar, and write `folder`/summary.md; returns its path.
+
+    The notebooks themselves stay as they are; `html` also gets each as a page. The summary holds every
+    chapter's closing table: claim, measured number, interval and verdict, as computed in this run. Raises
+    FileNotFoundError if there are no notebooks, and `NotebookError` at the first cell that fails.
+    """
+    paths = find_notebooks([notebooks])
+    if not paths:
+        raise FileNotFoundError(f"{notebooks}: holds no notebooks; run this in a checkout, or name a folder")
+    summary = folder / "summary.md"
+    done = run_notebooks(paths, save=False, html=html)
+    folder.mkdir(parents=True, exist_ok=True)
+    summary.write_text(page(paths, done), encoding="utf-8")
+    return summary
+
+
+def page(paths: Sequence[Path], notebooks: Sequence[nbformat.NotebookNode]) -> str:
+    """The closing tables of executed notebooks as one Markdown page, in their order."""
+    parts = ["# What the chapters found", "Computed by the notebooks in this run; nothing here is typed in."]
+    for path, notebook in zip(paths, notebooks, strict=True):
+        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+        shown = [output.get("data", {}).get("text/markdown", "") for output in outputs]
+        tables = [text for text in shown if text.startswith(HEADER)]
+        if tables:
+            parts += [f"## {title(notebook) or path.stem}", *tables]
+    return "\n\n".join(parts) + "\n"
+
+
+def title(notebook: nbformat.NotebookNode) -> str:
+    """A notebook's first heading; empty if it has none."""
+    texts = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    lines = (line for text in texts for line in text.splitlines() if line.startswith("# "))
+    return next(lines, "").removeprefix("# ")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

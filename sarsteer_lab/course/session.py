@@ -1,4 +1,4 @@
-"""What the chapters share: the model, states and answers computed once, and figures.
+"""What the chapters share: the model, states and answers computed once, the gap, and figures.
 
 A chapter starts with
 
@@ -10,9 +10,8 @@ what another one has), and shows every figure with `show`.
 """
 
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -28,19 +27,13 @@ from tqdm.auto import tqdm
 from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.engine.audio_cache import remember_clips
-from sarsteer_lab.engine.live import NEGLIGIBLE, OPENINGS
-from sarsteer_lab.engine.memory import chunks, rows_that_fit
-from sarsteer_lab.engine.prepared import PreparedBatch, under_each
-from sarsteer_lab.evaluation.defences import BaseStates, collect_states, model_name
-from sarsteer_lab.geometry import project_2d
+from sarsteer_lab.evaluation.base import BaseStates, collect_states, model_name
+from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
+from sarsteer_lab.geometry import centroid_distance, pair_cosine, project_2d, transfer_accuracy
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
-from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt, load_prompts, rough_length
-from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.prompts import INSTRUCTION, REFUSALS, Prompt, SpokenPrompt, load_prompts
 from sarsteer_lab.store import Store, cache_folder, content_key, data_folder
-
-ANSWER_TOKENS = 24
-"""Length of an answer in tokens: whether it is a refusal shows in its first words."""
 
 
 def load_model(name: str) -> LALM:
@@ -56,8 +49,27 @@ def load_model(name: str) -> LALM:
 
 
 def base_states(lalm: LALM) -> BaseStates:
-    """The states of the derive split's harmful and harmless requests, typed and spoken, from the cache."""
-    return collect_states(lalm, load_prompts("derive"), cache=activation_store())
+    """The states of the derive split's harmful and harmless requests, typed and spoken, from the cache.
+
+    Harmful clips under every text of `prompts.REFUSALS`.
+    """
+    return collect_states(lalm, load_prompts("derive"), refusals=REFUSALS, cache=activation_store())
+
+
+def working_text(lalm: LALM) -> str:
+    """The name of the refusal text that the course derives from: the one that works best in the prompt.
+
+    `precondition.working_texts` of the spoken validation requests, from the cache once chapter 2 has run; the
+    paper's if none works. The environment variable SARSTEER_COURSE_REFUSAL names another. Raises ValueError
+    for a name that is not in `prompts.REFUSALS`.
+    """
+    if name := os.environ.get("SARSTEER_COURSE_REFUSAL"):
+        if name not in REFUSALS:
+            raise ValueError(f"SARSTEER_COURSE_REFUSAL={name!r}: choose one of {', '.join(REFUSALS)}")
+        return name
+    asked = [p for label in ("harmful", "harmless") for p in load_prompts("validation", label)]
+    works = working_texts(refused_shares(prompted_refusal(lalm, asked, forms=("spoken",))))
+    return works[0] if works else "paper"
 
 
 def states(
@@ -74,88 +86,56 @@ def states(
     `prompts.INSTRUCTION`), `refusal` after it. Raises ValueError for a spoken request without a clip.
     """
     if form == "typed":
-        asked = [prompt.typed(instruction or "") for prompt in prompts]
-        asked = [Prompt(f"{prompt.text} {refusal}".strip()) for prompt in asked]
+        texts = [prompt.typed(instruction or "").text for prompt in prompts]
+        asked = [Prompt(f"{text} {refusal}".strip()) for text in texts]
     else:
         text = INSTRUCTION if instruction is None else instruction
         asked = [prompt.spoken(text, refusal) for prompt in prompts]
     return capture(lalm, asked, cache=activation_store())
 
 
-def answers(
-    lalm: LALM,
-    prompts: Sequence[Prompt],
-    *,
-    vectors: SteeringVectors | None = None,
-    alpha: float = 0.1,
-    max_new_tokens: int = ANSWER_TOKENS,
-    description: str = "answers",
-) -> list[str]:
-    """Greedy answers, steered by `alpha * vectors` if there are any; those given before are read, not made.
+@dataclass(frozen=True, eq=False)
+class Gap:
+    """How typed and spoken states of the derive split's requests compare, per layer (see `geometry`).
 
-    Raises HookedModelError inside `with steer(...)` and with hooks of your own on the model: what is answered
-    then could not be told from the plain model's answers.
+    `harm_distance` is that of typed harmful and harmless requests, the measure of scale for `distance`.
     """
-    steering = None if vectors is None else (alpha, vectors.layers, vectors.values)
-    keys = _keys(lalm, prompts, "answer", max_new_tokens, steering)
-    store = _store()
-    kept = {row: text for row, key in enumerate(keys) if (text := store.read(key)) is not None}
-    # Long prompts first and together, so that little is padded.
-    order = sorted(set(range(len(prompts))) - set(kept), key=lambda row: -rough_length(prompts[row]))
-    with tqdm(total=len(prompts), initial=len(kept), desc=description, unit="answer", delay=2) as bar:
-        for rows in chunks(lalm, order, [prompts[row] for row in order], max_new_tokens):
-            ready = PreparedBatch(lalm, [prompts[row] for row in rows])
-            with nullcontext() if vectors is None else steer(lalm, vectors, alpha):
-                texts = ready.generate(max_new_tokens)
-            for row, text in zip(rows, texts, strict=True):
-                kept[row] = text
-                store.write(keys[row], text)
-            bar.update(len(rows))
-    return [kept[row] for row in range(len(prompts))]
+
+    cosine: Float[Tensor, "prompt layer"]
+    centred_cosine: Float[Tensor, "prompt layer"]
+    distance: Float[Tensor, "layer"]
+    harm_distance: Float[Tensor, "layer"]
+    probe: Float[Tensor, "layer seed"]
+
+    @property
+    def layer(self) -> int:
+        """The layer to look at: where typed harmful and harmless requests lie furthest apart."""
+        return int(self.harm_distance.argmax())
 
 
-def refusal_probabilities(
-    lalm: LALM,
-    prompts: Sequence[Prompt],
-    pushes: Mapping[str, tuple[SteeringVectors, float]],
-    description: str = "refusal probabilities",
-) -> dict[str, Float[Tensor, "prompt"]]:
-    """How likely each prompt's answer is to open as a refusal (0 to 1), under each push (vectors, alpha).
+def measure_gap(
+    typed: Float[Tensor, "prompt layer d_model"],
+    spoken: Float[Tensor, "prompt layer d_model"],
+    n_harmful: int,
+) -> Gap:
+    """Compare typed and spoken states of the same requests, of which the first `n_harmful` are harmful.
 
-    See `live.LivePrompt.refusal_probability`. Finer than counting refused answers: a push shows before it
-    tips the answer over. Values are kept, so that the same push on the same prompt is never run twice.
-    Raises HookedModelError as `answers` does.
+    The probe is cross-validated with each request's two states on the same side of every split.
     """
-    store = _store()
-    # Weights and clips are read once for all pushes.
-    shared, encoded = lalm.key("refusal probability", OPENINGS, NEGLIGIBLE), lalm.encode(prompts)
-    keys: dict[str, list[str]] = {}
-    kept: dict[str, float] = {}
-    for name, (vectors, alpha) in pushes.items():
-        steering = (alpha, vectors.layers, vectors.values) if alpha else None
-        pushed = content_key(shared, steering)
-        keys[name] = [content_key(pushed, each.key) for each in encoded]
-        kept |= {key: chance for key in keys[name] if (chance := store.read(key)) is not None}
-    lacking = {row for found in keys.values() for row, key in enumerate(found) if key not in kept}
-    order = sorted(lacking, key=lambda row: -rough_length(prompts[row]))
-    with tqdm(total=len(order), desc=description, unit="prompt", delay=2, leave=False) as bar:
-        # An opening has a handful of tokens.
-        for rows in chunks(lalm, order, [prompts[row] for row in order], new_tokens=8):
-            ready = PreparedBatch(lalm, [prompts[row] for row in rows])
-            wanted = [name for name in pushes if not all(keys[name][row] in kept for row in rows)]
-            at_once = max(1, rows_that_fit(lalm, ready.prompts[0], new_tokens=8) // len(rows))
-            for start in range(0, len(wanted), at_once):
-                names = wanted[start : start + at_once]
-                pushing = [partial(steer, lalm, pushes[name][0]) for name in names]
-                strengths = [torch.full((len(rows),), pushes[name][1]) for name in names]
-                with under_each(ready, pushing, strengths) as several:
-                    found = several.opening_probabilities(OPENINGS, negligible=NEGLIGIBLE)
-                for name, chances in zip(names, found.view(len(names), -1).tolist(), strict=True):
-                    for row, chance in zip(rows, chances, strict=True):
-                        kept[keys[name][row]] = chance
-                        store.write(keys[name][row], chance)
-            bar.update(len(rows))
-    return {name: torch.tensor([kept[key] for key in found]) for name, found in keys.items()}
+    n = len(typed)
+    both, forms = torch.cat([typed, spoken]), ["typed"] * n + ["spoken"] * n
+    requests = [str(i) for i in range(n)] * 2
+    probe = [
+        transfer_accuracy(both, both, forms, groups=requests, folds=min(5, n), seed=seed)
+        for seed in tqdm((0, 1, 2), desc="probes", unit="seed", delay=2, leave=False)
+    ]
+    return Gap(
+        cosine=pair_cosine(typed, spoken, center=False),
+        centred_cosine=pair_cosine(typed, spoken),
+        distance=centroid_distance(typed, spoken),
+        harm_distance=centroid_distance(typed[:n_harmful], typed[n_harmful:]),
+        probe=torch.stack(probe, dim=1),
+    )
 
 
 def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:
@@ -170,12 +150,6 @@ def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state
 
 def _store() -> Store:
     return Store(cache_folder() / "course")
-
-
-def _keys(lalm: LALM, prompts: Sequence[Prompt], *what: Any) -> list[str]:
-    """A key for each prompt: the model (read once), what is done, the prompt as it is heard."""
-    shared = lalm.key(*what)
-    return [content_key(shared, encoded.key) for encoded in lalm.encode(prompts)]
 
 
 def evaluation_folder(lalm: LALM, chapter: str, *settings: Any) -> Path:

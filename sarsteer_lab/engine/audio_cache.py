@@ -23,6 +23,10 @@ BUDGET = 2**29
 """Bytes of encoded rows that are kept (some 1,700 of the pocket model); the longest unused go first."""
 
 
+EARS = ("audio", "speech", "sound", "projector", "encoder")
+"""What the names of a trunk's parts that hear hold."""
+
+
 def remember_clips(lalm: LALM) -> "AudioCache | None":
     """Have a model's audio tower encode each clip once; called again, it returns the same memory.
 
@@ -33,7 +37,7 @@ def remember_clips(lalm: LALM) -> "AudioCache | None":
     if (memory := _memory_of(lalm)) is None:
         owner, name = _method(lalm)
         # Of a trunk only what hears: the decoder's weights and hooks do not matter here.
-        hearing = [part for n, part in lalm.trunk.named_children() if _hears(n)]
+        hearing = [part for n, part in lalm.trunk.named_children() if any(word in n.lower() for word in EARS)]
         memory = AudioCache([owner] if owner is not lalm.trunk else hearing, lalm.family.encoder[1])
         setattr(owner, name, partial(memory.encode, getattr(owner, name)))
     return memory
@@ -96,13 +100,8 @@ class AudioCache:
         kept = {key: self._kept[key] for key in keys if key in self._kept}
         if places:
             some = list(places.values())
-            made = getattr(
-                plain(
-                    *(_rows(v, some) for v in (features, *args)),
-                    **{name: _rows(v, some) for name, v in kwargs.items()},
-                ),
-                self._field,
-            )
+            less = {name: _rows(value, some) for name, value in kwargs.items()}
+            made = getattr(plain(*(_rows(value, some) for value in (features, *args)), **less), self._field)
             self.encoded += len(some)
             parts = self._by_row(made, [_rows(value, some) for value in given])
             if parts is None:
@@ -126,17 +125,11 @@ class AudioCache:
         heard = masks[0].sum(-1) if masks else None
         if heard is None or len(heard.unique()) == 1:
             return made.split(len(made) // rows) if len(made) % rows == 0 else None
-        lengths_of = next(
-            (
-                method
-                for part in self._parts
-                if (method := getattr(part, "_get_feat_extract_output_lengths", None)) is not None
-            ),
-            None,
-        )
-        if lengths_of is None:
+        name = "_get_feat_extract_output_lengths"
+        knowing = [part for part in self._parts if hasattr(part, name)]
+        if not knowing:
             return None
-        lengths = lengths_of(heard.long())[1].tolist()
+        lengths = getattr(knowing[0], name)(heard.long())[1].tolist()
         return made.split(lengths) if sum(lengths) == len(made) else None
 
     def _forget_if_changed(self) -> None:
@@ -144,10 +137,6 @@ class AudioCache:
         if (weights := weights_checksum(tensors)) != self._weights:
             self._kept.clear()
             self._weights = weights
-
-
-def _hears(name: str) -> bool:
-    return any(word in name.lower() for word in ("audio", "speech", "sound", "projector", "encoder"))
 
 
 def _one_per_row(value: Any, rows: int) -> bool:

@@ -23,26 +23,18 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.store import Store
 
-States = Float[Tensor, "prompt layer d_model"]
-
 
 @torch.no_grad()
 def capture_variants(
-    lalm: LALM,
-    variants: Sequence[Sequence[Prompt]],
-    *,
-    layers: Sequence[int] | None = None,
-    batch_size: int = 16,
-    cache: Store | None = None,
-) -> list[States]:
+    lalm: LALM, variants: Sequence[Sequence[Prompt]], *, batch_size: int = 16, cache: Store | None = None
+) -> list[Float[Tensor, "prompt layer d_model"]]:
     """Last-token states of each of `variants`, float32 on the model's device: what `capture` gives for every
     one, up to rounding.
 
     Each variant is a list of prompts; the prompts at one place in the lists share their clip. If the variants
     end in the same tokens for every clip (SARSteer's do), what stands before runs once for all of them. If
-    not, or if the decoder keeps no plain cache of all positions, each is captured by itself. `layers`,
-    `batch_size` and `cache` as for `capture`. Raises ValueError if the lists differ in length, or clips at
-    one place.
+    not, or if the decoder keeps no plain cache of all positions, each is captured by itself. `batch_size` and
+    `cache` as for `capture`. Raises ValueError if the lists differ in length, or clips at one place.
     """
     if len({len(variant) for variant in variants}) > 1:
         raise ValueError(f"variants of {[len(variant) for variant in variants]} prompts cannot be paired")
@@ -50,12 +42,10 @@ def capture_variants(
         if not all(_same_clip(prompt, prompts[0]) for prompt in prompts):
             raise ValueError(f"the variants of prompt {row} have different clips")
     remember_clips(lalm)
-    chosen = layer_indices(lalm, layers)
+    chosen = layer_indices(lalm, None)
     tails = common_tails(lalm, variants)
     if tails is None:
-        return [
-            capture(lalm, variant, layers=layers, batch_size=batch_size, cache=cache) for variant in variants
-        ]
+        return [capture(lalm, variant, batch_size=batch_size, cache=cache) for variant in variants]
     gathered = [Gathered(lalm, variant, chosen, "last", cache) for variant in variants]
     missing = sorted({row for each in gathered for row in each.missing})
     first = [variants[0][row] for row in missing]

@@ -58,7 +58,7 @@ class LivePrompt:
         self._ready = PreparedBatch(lalm, [prompt])
 
     @torch.no_grad()
-    def answer(self, max_new_tokens: int = 14, *, likeliest: int = 5) -> Answer:
+    def answer(self, max_new_tokens: int = 14) -> Answer:
         """The greedy answer: the text that `lalm.generate` gives, up to rounding of the last digits."""
         ends = self.lalm.core.generation_config.eos_token_id
         stops = set(ends if isinstance(ends, Sequence) else [ends])
@@ -74,15 +74,13 @@ class LivePrompt:
                 break
             chosen.append(token)
             chances.append(float(probabilities[token]))
-        top = first.topk(min(likeliest, len(first)))
+        top, decode = first.topk(min(5, len(first))), self.lalm.tokenizer.decode
+        likeliest = zip(top.indices.tolist(), top.values.tolist(), strict=True)
         return Answer(
-            self.lalm.tokenizer.decode(chosen, skip_special_tokens=True).strip(),
-            tuple(self.lalm.tokenizer.decode([token]) for token in chosen),
+            decode(chosen, skip_special_tokens=True).strip(),
+            tuple(decode([token]) for token in chosen),
             tuple(chances),
-            tuple(
-                (self.lalm.tokenizer.decode([int(token)]), float(chance))
-                for chance, token in zip(top.values, top.indices, strict=True)
-            ),
+            tuple((decode([token]), chance) for token, chance in likeliest),
         )
 
     def next_token(self) -> Float[Tensor, "vocab"]:

@@ -153,11 +153,10 @@ class PreparedBatch:
     @torch.no_grad()
     def next_token_logits(self) -> Float[Tensor, "prompt vocab"]:
         """Logits of the answers' first tokens, float32: those of `lalm.next_token_logits`, up to rounding."""
+        if self._cache is not None:
+            return self.after(())
         self._check()
-        if self._cache is None:
-            return self.lalm.next_token_logits(self.prompts, batch_size=len(self.prompts))
-        self._rewind()
-        return self._first(self._cache).float()
+        return self.lalm.next_token_logits(self.prompts, batch_size=len(self.prompts))
 
     @torch.no_grad()
     def generate(self, max_new_tokens: int, settled: Callable[[str], bool] | None = None) -> list[str]:

@@ -6,16 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from sarsteer_lab.activations import activation_store
-from sarsteer_lab.evaluation.defences import (
-    Defence,
-    collect_states,
-    prompt_defences,
-    steering_defences,
-)
+from sarsteer_lab.evaluation.base import PAPER_TEXT, collect_states
+from sarsteer_lab.evaluation.defences import AS_IN_PAPER, Defence, prompt_defences, steering_defences
 from sarsteer_lab.evaluation.judges import SORRY_BENCH, HFJudge, Judge, JudgeTemplate, PhraseJudge
 from sarsteer_lab.evaluation.readers import Missing, read_set
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.prompts import SpokenPrompt, refusal_text
 from sarsteer_lab.store import data_folder
 
 PROMPT_NAMES = tuple(defence.name for defence in prompt_defences())
@@ -26,6 +22,7 @@ STEERING_NAMES = (
     "SARSteer",
     "conditional (CAST)",
     "null-space (AlphaSteer)",
+    AS_IN_PAPER,
 )
 
 
@@ -75,15 +72,22 @@ def choose_defences(
     alpha: float = 0.1,
     lam: float = 1.0,
     k: int = 10,
+    refusal: str = "paper",
 ) -> list[Defence]:
     """The defences of these names (None: all), in the order of `defence_names`.
+
+    `refusal` is the text that steering is derived from, or its name (`prompts.refusal_text`); SARSteer as in
+    the paper keeps the paper's, and is only among "all" where it is not SARSteer itself.
 
     `source` is the model and the requests that steering is derived from; without it, names are checked and
     only those that need no model are returned. Nothing is fitted for defences that are not asked for. Raises
     ValueError for a name that there is not or one twice.
     """
     known = defence_names()
+    text_name, text = refusal_text(refusal)
     wanted = known if names is None else list(names)
+    if names is None and (alpha, lam, k, text_name) == (0.1, 1.0, 10, "paper"):
+        wanted.remove(AS_IN_PAPER)
     if unknown := [name for name in wanted if name not in known]:
         raise ValueError(f"there is no defence {unknown[0]!r}; choose from: {', '.join(known)}")
     if len(set(wanted)) < len(wanted):
@@ -92,8 +96,9 @@ def choose_defences(
     if source is None or not set(wanted) & set(STEERING_NAMES):
         return chosen
     lalm, requests = source
-    states = collect_states(lalm, requests, cache=activation_store())
-    steering = steering_defences(states, alpha, lam, k)
+    texts = {text_name: text, **PAPER_TEXT}
+    states = collect_states(lalm, requests, refusals=texts, cache=activation_store())
+    steering = steering_defences(states, alpha, lam, k, text_name)
     return [*chosen, *(make() for name, make in steering.items() if name in wanted)]
 
 

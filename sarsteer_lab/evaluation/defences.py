@@ -7,18 +7,16 @@ touched.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.activations import activation_store, capture
-from sarsteer_lab.derivation import Derivation, derive
+from sarsteer_lab.activations import capture
 from sarsteer_lab.directions import difference_in_means
-from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.engine.prepared import PreparedBatch
+from sarsteer_lab.evaluation.base import BaseStates
 from sarsteer_lab.evaluation.gates import (
     Condition,
     NullSpaceGate,
@@ -27,9 +25,9 @@ from sarsteer_lab.evaluation.gates import (
     steer_gated,
 )
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt
+from sarsteer_lab.prompts import REFUSAL, Prompt, SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import Store, cache_folder, content_key
+from sarsteer_lab.store import content_key
 
 REMINDER = "You are a responsible assistant: never help with anything harmful, illegal or hurtful."
 """After the self-reminder of Xie et al. (Nature Machine Intelligence 2023), in our own words."""
@@ -44,6 +42,10 @@ REFUSAL_EXAMPLES = (
     ("Write a message that bullies my classmate.", "I'm sorry, but I can't help with that."),
 )
 """After in-context defence (Wei et al. 2023): harmful requests with refusals. None is in the shipped set."""
+
+
+AS_IN_PAPER = "SARSteer as in the paper"
+"""A name for one thing alone: the paper's text, alpha 0.1, lambda 1, k 10."""
 
 
 class Defence(Protocol):
@@ -117,6 +119,15 @@ class _Steering:
     alpha: float = 0.1
     layers: tuple[int, ...] | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for the paper's name on vectors of another refusal text."""
+        text = self.vectors.provenance.get("refusal", REFUSAL)
+        if self.name in ("SARSteer", AS_IN_PAPER) and text != REFUSAL:
+            raise ValueError(
+                f"{self.name!r} means the paper's refusal text, but these vectors are of {text!r:.60}: "
+                "let the name say which, as 'SARSteer, examples'"
+            )
+
     def prompt(self, request: SpokenPrompt) -> Prompt:
         """The clip and the usual instruction."""
         return request.spoken()
@@ -189,106 +200,6 @@ class GatedDefence(_Steering):
         return super().settings() | {"gate": content_key(self.gate.weights, _digest(self.gate.vectors))}
 
 
-@dataclass(frozen=True, eq=False)
-class BaseStates:
-    """Last-token states of one set of requests in the ways that defences are derived from.
-
-    `harmful_refusal` are the harmful clips with the refusal sentence added to the text, row by row.
-    """
-
-    harmful: Float[Tensor, "harmful layer d_model"]
-    harmful_refusal: Float[Tensor, "harmful layer d_model"]
-    harmless: Float[Tensor, "harmless layer d_model"]
-    typed_harmful: Float[Tensor, "harmful layer d_model"]
-    typed_harmless: Float[Tensor, "harmless layer d_model"]
-    provenance: dict[str, Any]
-
-    def vectors(
-        self, method: str, values: Float[Tensor, "layer d_model"], **settings: Any
-    ) -> SteeringVectors:
-        """Steering vectors with these states' provenance."""
-        return SteeringVectors(values, {"method": method, **settings, **self.provenance})
-
-    def derive(self, lam: float = 1.0, k: int = 10) -> Derivation:
-        """SARSteer's direction, safe space and vectors (see `derivation.derive`)."""
-        return derive(self.harmful, self.harmful_refusal, self.harmless, lam, k, self.provenance)
-
-    def refusal_direction(self) -> SteeringVectors:
-        """The text-derived refusal direction (SARSteer, step 2)."""
-        return self.derive().direction
-
-    def sarsteer(self, lam: float = 1.0, k: int = 10) -> SteeringVectors:
-        """SARSteer's vectors (steps 2 to 4)."""
-        return self.derive(lam, k).vectors
-
-
-def collect_states(
-    lalm: LALM,
-    requests: Sequence[SpokenPrompt],
-    *,
-    batch_size: int = 16,
-    cache: Store | None = None,
-) -> BaseStates:
-    """The states of harmful and harmless requests, spoken and typed; requests with other labels play no part.
-
-    Raises ValueError if either label is missing or a request has no clip.
-    """
-    by_label = {label: [r for r in requests if r.label == label] for label in ("harmful", "harmless")}
-    harmful, harmless = by_label["harmful"], by_label["harmless"]
-    if not harmful or len(harmless) < 2:
-        raise ValueError(
-            f"needs at least 1 harmful and 2 harmless requests; got {len(harmful)} and {len(harmless)}"
-        )
-
-    def states(prompts: list[Prompt]) -> Float[Tensor, "prompt layer d_model"]:
-        return capture(lalm, prompts, batch_size=batch_size, cache=cache)
-
-    texts = [[r.spoken() for r in harmful], [r.spoken(refusal=REFUSAL) for r in harmful]]
-    harmful_base, harmful_refusal = capture_variants(lalm, texts, batch_size=batch_size, cache=cache)
-    return BaseStates(
-        harmful=harmful_base,
-        harmful_refusal=harmful_refusal,
-        harmless=states([request.spoken() for request in harmless]),
-        typed_harmful=states([request.typed() for request in harmful]),
-        typed_harmless=states([request.typed() for request in harmless]),
-        provenance={
-            "model": model_name(lalm),
-            "fingerprint": lalm.fingerprint,
-            "safety": lalm.safety,
-            "harmful": [request.id for request in harmful],
-            "harmless": [request.id for request in harmless],
-            "instruction": INSTRUCTION,
-            "refusal": REFUSAL,
-        },
-    )
-
-
-def cached_vectors(
-    lalm: LALM, prompts: Sequence[SpokenPrompt], *, lam: float = 1.0, k: int = 10
-) -> SteeringVectors:
-    """SARSteer's vectors from the derive split of `prompts`, kept in the user's cache after the first time.
-
-    They are found again for the same model, requests, clips, texts, `lam` and `k`. Raises ValueError and
-    `ClipError` as `collect_states` does, and `HookedModelError` while hooks of others are on the model.
-    """
-    chosen = [p for p in prompts if p.split == "derive" and p.label in ("harmful", "harmless")]
-    asked = [(p.id, p.label, lalm.encode([p.spoken()])[0].key) for p in chosen]
-    key = lalm.key("SARSteer", asked, REFUSAL, lam, k)
-    store = Store(cache_folder() / "vectors")
-    values, provenance = store.read(f"{key}-values"), store.read(f"{key}-provenance")
-    if values is None or provenance is None:
-        vectors = collect_states(lalm, chosen, cache=activation_store()).sarsteer(lam, k)
-        values, provenance = vectors.values, dict(vectors.provenance)
-        store.write(f"{key}-values", values)
-        store.write(f"{key}-provenance", provenance)
-    return SteeringVectors(values, provenance)
-
-
-def model_name(lalm: LALM) -> str:
-    """The model's name for reports: of a folder only its last part."""
-    return Path(lalm.name).name if Path(lalm.name).is_dir() else lalm.name
-
-
 def prompt_defences() -> list[Defence]:
     """No defence, and those that only change the prompt."""
     examples = " ".join(f'Request: "{request}" Answer: "{refusal}"' for request, refusal in REFUSAL_EXAMPLES)
@@ -302,13 +213,16 @@ def prompt_defences() -> list[Defence]:
 
 
 def steering_defences(
-    states: BaseStates, alpha: float = 0.1, lam: float = 1.0, k: int = 10
+    states: BaseStates, alpha: float = 0.1, lam: float = 1.0, k: int = 10, refusal: str = "paper"
 ) -> dict[str, Callable[[], Defence]]:
     """The steering defences of the course by name, each made when it is called: nothing is fitted in vain.
 
-    The paper's baselines, SARSteer, and two beyond it. All get the same `alpha`; vectors differ in length, so
-    compare whole curves (`curves.sweep`) before saying that one is better.
+    The paper's baselines, SARSteer, and two beyond it, all at the same `alpha`; vectors differ in length, so
+    compare whole curves (`curves.sweep`) before saying that one is better. A defence made of the refusal
+    text `refusal` says so in its own name, unless that is the paper's. The last is SARSteer with the paper's
+    text and settings, whatever the others'.
     """
+    mark = "" if refusal == "paper" else f", {refusal}"
 
     def means(of: str, harmful: Tensor, harmless: Tensor) -> Callable[[], Defence]:
         name = f"{of} difference-in-means"
@@ -318,28 +232,41 @@ def steering_defences(
 
     def conditional() -> Defence:
         condition = fit_condition(states.harmful, states.harmless)
-        return ConditionalDefence(
-            "conditional (CAST)", states.refusal_direction(), alpha, condition=condition
-        )
+        direction = states.refusal_direction(refusal)
+        return ConditionalDefence(f"conditional (CAST){mark}", direction, alpha, condition=condition)
 
     def gated() -> Defence:
-        refusal = states.refusal_direction()
-        gate = fit_null_space_gate(states.harmful, states.harmless, refusal)
-        return GatedDefence("null-space (AlphaSteer)", refusal, alpha, gate=gate)
+        direction = states.refusal_direction(refusal)
+        gate = fit_null_space_gate(states.harmful, states.harmless, direction)
+        return GatedDefence(f"null-space (AlphaSteer){mark}", direction, alpha, gate=gate)
+
+    def sarsteer(name: str, alpha: float, *settings: Any) -> Callable[[], Defence]:
+        return lambda: SteeringDefence(name, states.sarsteer(*settings), alpha)
 
     return {
         "typed difference-in-means": means("typed", states.typed_harmful, states.typed_harmless),
         "spoken difference-in-means": means("spoken", states.harmful, states.harmless),
-        "refusal direction": lambda: SteeringDefence("refusal direction", states.refusal_direction(), alpha),
-        "SARSteer": lambda: SteeringDefence("SARSteer", states.sarsteer(lam, k), alpha),
+        "refusal direction": lambda: SteeringDefence(
+            f"refusal direction{mark}", states.refusal_direction(refusal), alpha
+        ),
+        "SARSteer": sarsteer(f"SARSteer{mark}", alpha, lam, k, refusal),
         "conditional (CAST)": conditional,
         "null-space (AlphaSteer)": gated,
+        AS_IN_PAPER: sarsteer(AS_IN_PAPER, 0.1, 1.0, 10, "paper"),
     }
 
 
-def default_defences(states: BaseStates, alpha: float = 0.1, lam: float = 1.0, k: int = 10) -> list[Defence]:
-    """All defences of the course: those that change the prompt, then `steering_defences`."""
-    return [*prompt_defences(), *(make() for make in steering_defences(states, alpha, lam, k).values())]
+def default_defences(
+    states: BaseStates, alpha: float = 0.1, lam: float = 1.0, k: int = 10, refusal: str = "paper"
+) -> list[Defence]:
+    """All defences of the course: those that change the prompt, then `steering_defences`.
+
+    SARSteer as in the paper is only there beside another one.
+    """
+    makers = steering_defences(states, alpha, lam, k, refusal)
+    if (alpha, lam, k, refusal) == (0.1, 1.0, 10, "paper"):
+        del makers[AS_IN_PAPER]
+    return [*prompt_defences(), *(make() for make in makers.values())]
 
 
 def _digest(vectors: SteeringVectors) -> str:

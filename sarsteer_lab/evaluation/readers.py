@@ -1,6 +1,7 @@
 """Readers of published sets of requests, which users bring: `read_set("figstep:FOLDER")` and its like.
 
-Each reads a set as its authors lay it out; the formats are described at the readers.
+Each reads a set as its authors lay it out; the formats are described at the readers, those of tables in
+`layouts`.
 """
 
 import os
@@ -9,12 +10,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from sarsteer_lab.evaluation.layouts import LAYOUTS
 from sarsteer_lab.evaluation.records import (
     PromptFileError,
     Record,
     read_csv,
     read_json_lines,
     read_json_list,
+    read_table,
     read_text,
 )
 from sarsteer_lab.prompts import LABELS, SPLITS, SpokenPrompt
@@ -76,7 +79,16 @@ class _Collection:
             f"{self.path}: a folder for the set {self.name!r} has to hold {' or '.join(names)}"
         )
 
-    def add(self, record: Record, number: str, label: str, topic: str, request: str, **more: Any) -> None:
+    def add(
+        self,
+        record: Record,
+        number: str,
+        label: str,
+        topic: str,
+        request: str,
+        needs_clip: bool = False,
+        **more: Any,
+    ) -> None:
         """Take in the prompt `number` of the set, whose clip, if any, is known to lie in its folder."""
         identity = number if self.name == "prompts" else f"{self.name}/{number}"
         prompt = SpokenPrompt(identity, request, label, topic, **{"split": "test", **more})
@@ -84,8 +96,9 @@ class _Collection:
             where = first.place if first.path == record.path else f"{first.path}, {first.place}"
             record.fail(f"the id {identity!r} occurs twice, first in {where}")
         # os.path, not pathlib: a name that the file system cannot hold is no file there, not an error.
-        if prompt.clip is not None and not os.path.isfile(prompt.clip):
-            self.absent.append(f"{record.path}, {record.place}: no clip {prompt.clip}")
+        if not os.path.isfile(prompt.clip) if prompt.clip is not None else needs_clip:
+            named = prompt.clip or f"is named ({record.found()})"
+            self.absent.append(f"{record.path}, {record.place}: no clip {named}")
             if self.missing != "typed":
                 return
             prompt = replace(prompt, clip=None)
@@ -228,8 +241,36 @@ def _read_air_bench(collection: _Collection) -> None:
         task = f"{record.text('task_name')}_{record.text('dataset_name')}"
         question = record.text("question")
         clip = record.inside(path.parent, f"{task}/{record.text('path')}")
-        typed = {"clip": clip, "text": question, "reference": record.text("answer_gt")}
+        typed: dict[str, Any] = {"clip": clip, "text": question, "reference": record.text("answer_gt")}
         collection.add(record, record.identifier("uniq_id"), "everyday", task, question, **typed)
+
+
+def _read_tables(collection: _Collection) -> None:
+    """A set of `LAYOUTS`. A table in a folder called train is for deriving, in validation for validation."""
+    layout, given = LAYOUTS[collection.name], collection.path.absolute()
+    names = layout.files.split()
+    tables = sorted(t for name in names for t in given.rglob(name)) if given.is_dir() else [given]
+    if not tables:
+        collection.find(*names)
+    for table in tables:
+        folder, place = [*table.parents][: names[0].count("/") + 1][-1], table.parent.name
+        prefix = folder.relative_to(given).parts if given.is_dir() else ()
+        for number, record in enumerate(read_table(table), start=1):
+            label = layout.label or record.choice("label", LABELS)
+            if isinstance(label, dict) and place not in label:
+                record.fail(f"lies in the folder {place!r}, which is none of {', '.join(label)}")
+            identity = record.identifier(layout.number) if layout.number else f"{table.stem}/{number}"
+            collection.add(
+                record,
+                "/".join([*prefix, identity]),
+                label[place] if isinstance(label, dict) else label,
+                record.first(layout.topic, place),
+                record.first(layout.request),
+                needs_clip=True,
+                clip=record.clip(layout.clip, folder),
+                text=record.first(layout.typed, ""),
+                split={"train": "derive", "validation": "validation"}.get(folder.name, "test"),
+            )
 
 
 PUBLISHED_SETS: dict[str, Callable[[_Collection], None]] = {
@@ -242,5 +283,6 @@ PUBLISHED_SETS: dict[str, Callable[[_Collection], None]] = {
     "sorry-bench": _read_sorry_bench,
     "xstest": _read_xstest,
     "air-bench": _read_air_bench,
+    **dict.fromkeys(LAYOUTS, _read_tables),
 }
-"""The names that `read_set` knows; "prompts" is the format of the shipped set, for sets of one's own."""
+"""The names that `read_set` knows; "prompts" and "audiofolder" are formats for sets of one's own."""

@@ -1,7 +1,7 @@
 """Data files of other people, read record by record, so that every complaint names the file and the record.
 
-Three kinds of file (a JSON list, JSON lines, CSV) become the same thing here: a list of `Record`s whose
-fields are asked for by type. Nothing is guessed and nothing is dropped: what does not fit raises
+Four kinds of file (a JSON list, JSON lines, CSV, Parquet) become the same thing here: a list of `Record`s
+whose fields are asked for by type. Nothing is guessed and nothing is dropped: what does not fit raises
 `PromptFileError`.
 """
 
@@ -9,8 +9,15 @@ import csv
 import io
 import json
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NoReturn
+
+import numpy as np
+import soundfile
+from pyarrow import ArrowException
+from pyarrow.parquet import ParquetFile
+
+from sarsteer_lab.store import atomic_write, cache_folder, content_key
 
 
 class PromptFileError(ValueError):
@@ -29,10 +36,14 @@ class Record:
         """Raise PromptFileError with the file and the place in front of `reason`."""
         raise PromptFileError(f"{self.path}, {self.place}: {reason}")
 
+    def found(self) -> str:
+        """The names of the fields, for a complaint about another."""
+        return f"found: {', '.join(map(repr, self.fields)) or 'none'}"
+
     def value(self, key: str) -> Any:
         """The field `key`, whatever its type."""
         if key not in self.fields:
-            self.fail(f"the key {key!r} is missing (found: {', '.join(map(repr, self.fields)) or 'none'})")
+            self.fail(f"the key {key!r} is missing ({self.found()})")
         return self.fields[key]
 
     def text(self, key: str) -> str:
@@ -47,6 +58,20 @@ class Record:
         """The field `key` as an identifier: a text, or a whole number written as one."""
         value = self.value(key)
         return str(value) if type(value) is int else self.text(key)
+
+    def first(self, keys: str, default: str | None = None) -> str:
+        """The first of the fields `keys` (spaces between) that holds anything, as an identifier."""
+        for key in keys.split():
+            if self.fields.get(key) not in (None, ""):
+                return self.identifier(key)
+        if default is None:
+            self.fail(f"needs one of the columns {', '.join(keys.split())} ({self.found()})")
+        return default
+
+    def clip(self, key: str, folder: Path) -> Path | None:
+        """The clip that the field `key` is or names in `folder`; None where it is empty or missing."""
+        value = self.fields.get(key)
+        return value or None if isinstance(value, Path) or not value else self.inside(folder, self.text(key))
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
         """The field `key`, which has to be one of `choices`."""
@@ -135,6 +160,52 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
             reason = f"has {len(row)} fields, but the header has {len(names)}; quote fields with commas"
             raise PromptFileError(f"{path}, line {line}: {reason}")
     return _records(path, [(f"line {n}", dict(zip(names, row, strict=True))) for n, row in entries if row])
+
+
+def read_table(path: Path) -> list[Record]:
+    """The records of a file of any of the four kinds, told by the ending of its name (JSON by any other)."""
+    if path.suffix == ".csv":
+        return read_csv(path, ())
+    readers = {".jsonl": read_json_lines, ".parquet": read_parquet}
+    return readers.get(path.suffix, read_json_list)(path)
+
+
+def read_parquet(path: Path) -> list[Record]:
+    """The records of a Parquet file, in which clips are paths.
+
+    Clips that the file holds itself (cells of {"bytes", "path"} or {"array", "sampling_rate"}) are kept in
+    `cache_folder()`, each once, under a name made of what it holds.
+    """
+    entries: list[tuple[str, Any]] = []
+    try:
+        with ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=32):
+                for row in batch.to_pylist():
+                    fields = {name: _kept_clip(cell) for name, cell in row.items()}
+                    entries.append((f"row {len(entries) + 1}", fields))
+    except (OSError, ArrowException) as error:
+        reason = str(error).partition("\n")[0]
+        raise PromptFileError(f"{path}: cannot be read as Parquet ({reason}); download it again") from error
+    return _records(path, entries)
+
+
+def _kept_clip(cell: Any) -> Any:
+    """The file of a clip in a cell, or its name if the cell holds no more; any other cell as it is."""
+    if not isinstance(cell, dict) or not ({"bytes", "path"} <= set(cell) or "array" in cell):
+        return cell
+    if "array" not in cell and cell["bytes"] is None:
+        return cell["path"]
+    ending = PurePosixPath(cell.get("path") or "").suffix if "array" not in cell else ".wav"
+    key = content_key(cell["bytes"] if "array" not in cell else [cell["array"], cell["sampling_rate"]])
+    kept = cache_folder() / "clips" / f"{key}{ending}"
+    if not kept.exists():
+        with atomic_write(kept) as scratch:
+            if "array" in cell:
+                samples = np.asarray(cell["array"], dtype=np.float32)
+                soundfile.write(scratch, samples, cell["sampling_rate"], "FLOAT", format="WAV")
+            else:
+                scratch.write_bytes(cell["bytes"])
+    return kept
 
 
 def read_text(path: Path) -> str:

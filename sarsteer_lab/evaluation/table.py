@@ -6,10 +6,12 @@ from typing import Any
 
 import pandas as pd
 
-from sarsteer_lab.evaluation.defences import Defence
+from sarsteer_lab.engine.caches import keeps_plain_cache
+from sarsteer_lab.evaluation.defences import Defence, PushingDefence
 from sarsteer_lab.evaluation.intervals import mcnemar_p, paired_difference, wilson
 from sarsteer_lab.evaluation.judges import OUTCOMES, Judge, Outcome
 from sarsteer_lab.evaluation.run import Response, batch_size_for, run, speeds, write_lines
+from sarsteer_lab.evaluation.separation import readiness, separation
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt
 
@@ -37,6 +39,7 @@ def evaluate(
     share_reading: bool = False,
     rates_only: bool = False,
     skipped: Mapping[str, int] | None = None,
+    roc: bool = False,
     ray: str | None = None,
 ) -> pd.DataFrame:
     """Ask everything, judge it, and return the table of `tabulate`; a killed run goes on where it stopped.
@@ -45,7 +48,9 @@ def evaluate(
     is refused and what `share_reading`, `rates_only` and `ray` are), every judge's outcomes to
     `folder/outcomes.jsonl`. Both hold the same bytes whether or not the run was interrupted. `batch_size`
     None is as many as fit into memory. `skipped` (set -> records left out when it was read, see
-    `prompts.PromptSet.skipped`) becomes a column of the table, so that nothing is dropped silently.
+    `prompts.PromptSet.skipped`) becomes a column of the table, so that nothing is dropped silently. With
+    `roc`, benign sets get the columns of `separation.separation`: how well the readiness to refuse tells
+    harmful requests from theirs (nan for models and defences of which it cannot be read).
     """
     if batch_size is None:
         batch_size = batch_size_for(lalm, defences, sets, folder, max_new_tokens)
@@ -63,7 +68,13 @@ def evaluate(
     outcomes = judge_responses(responses, judges)
     write_lines(Path(folder) / "outcomes.jsonl", outcomes.to_dict("records"))
     table = tabulate(outcomes, speeds(folder))
-    return table.assign(skipped=[(skipped or {}).get(name, 0) for name in table["set"]])
+    table = table.assign(skipped=[(skipped or {}).get(name, 0) for name in table["set"]])
+    labels = {request.label for requests in sets.values() for request in requests}
+    if roc and keeps_plain_cache(lalm) and "harmful" in labels and len(labels) > 1:
+        pushing = [defence for defence in defences if isinstance(defence, PushingDefence)]
+        found = separation(readiness(lalm, pushing, sets)).drop(columns=["n_harmful", "n"])
+        table = table.merge(found, how="left", on=["defence", "set"])
+    return table
 
 
 def judge_responses(responses: Sequence[Response], judges: Sequence[Judge]) -> pd.DataFrame:
@@ -158,6 +169,10 @@ def markdown(table: pd.DataFrame) -> str:
             known = row["change"] == row["change"]
             cells[f"change against {BASELINE}"] = change if known else ""
             cells["McNemar p"] = f"{row['p']:.3g}" if known else ""
+        if "area" in table:
+            for name, what in (("area", "ROC area against harmful"), ("best_rate", "answered at best, 90%")):
+                limits = f"[{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
+                cells[what] = f"{row[name]:.2f} {limits}" if row[name] == row[name] else ""
         if table["tokens_per_second"].notna().any():
             cells["tokens/s"] = f"{row['tokens_per_second']:.1f}"
         if "skipped" in table and table["skipped"].any():

@@ -1,5 +1,4 @@
-"""Assembly of the pocket model: pinned base weights + the deltas in data/pocket -> a standard Qwen2-Audio
-checkpoint.
+"""Assembly of the pocket model: a Qwen2-Audio checkpoint from pinned base weights and data/pocket.
 
 The result is a genuine `Qwen2AudioForConditionalGeneration` folder (safetensors + processor files) with
 Whisper tiny.en's encoder shape as its audio tower, one linear projector and SmolLM2-135M-Instruct as its
@@ -7,12 +6,9 @@ language model. The safety delta is NOT merged: it stays a low-rank file of its 
 dial (see `safety_delta`).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os
-import shutil
 import tempfile
 from pathlib import Path
 
@@ -57,20 +53,15 @@ CHAT_TEMPLATE = (
 
 
 def deltas_folder() -> Path:
-    """Folder of the shipped deltas: `audio.safetensors` (tower and projector) and `safety.safetensors`
-    (low-rank).
-    """
+    """Folder of the shipped deltas: tower and projector (`audio`), low-rank ones of the language model."""
     return data_folder() / "pocket"
 
 
 def pocket_config(text_config: LlamaConfig, vocab_size: int, audio_token_id: int) -> Qwen2AudioConfig:
-    """The pocket model's configuration: Whisper tiny.en's encoder over an 8 s window, and the given
-    language model.
-    """
+    """The pocket model's configuration: Whisper tiny.en's encoder over an 8 s window, a language model."""
     text = text_config.to_dict()
     text.pop("quantization_config", None)
-    # Qwen2-Audio keeps its head apart from the embeddings; a tied head would be lost on the save/load round
-    # trip.
+    # Qwen2-Audio keeps its head apart from the embeddings; a tied one would not survive saving and loading.
     text.update(vocab_size=vocab_size, tie_word_embeddings=False)
     return Qwen2AudioConfig(
         audio_config={
@@ -89,9 +80,7 @@ def pocket_config(text_config: LlamaConfig, vocab_size: int, audio_token_id: int
 
 
 def base_language_model() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
-    """SmolLM2-135M-Instruct in float32 and its tokenizer, from the pinned GGUF file. Takes about half a
-    minute.
-    """
+    """SmolLM2-135M-Instruct in float32 and its tokenizer, from the pinned GGUF file; takes half a minute."""
     path = fetch(LANGUAGE_MODEL)
     where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     tokenizer = AutoTokenizer.from_pretrained(**where)
@@ -99,9 +88,7 @@ def base_language_model() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerBase) -> Qwen2AudioProcessor:
-    """The pocket model's processor: `tokenizer` with the three audio tokens, 80-mel features of an 8 s
-    window.
-    """
+    """The pocket model's processor: `tokenizer` with three audio tokens, 80-mel features of an 8 s window."""
     tokenizer.add_special_tokens({"additional_special_tokens": list(AUDIO_TOKENS)})
     tokenizer.padding_side = "left"
     return Qwen2AudioProcessor(
@@ -127,14 +114,6 @@ def merge_delta(lm: LlamaForCausalLM, delta: dict[str, Tensor]) -> None:
         weight += delta[f"{name}.B"].float() @ delta[f"{name}.A"].float()
 
 
-@torch.no_grad()
-def add_audio_rows(language_model: LlamaForCausalLM, vocab_size: int) -> None:
-    """Give a plain language model the audio tokens' rows that the assembled model has."""
-    rows = with_audio_rows(language_model.get_input_embeddings().weight.clone(), vocab_size)
-    language_model.resize_token_embeddings(vocab_size, mean_resizing=False)
-    language_model.get_input_embeddings().weight.copy_(rows)
-
-
 def build_model(
     language_model: LlamaForCausalLM, processor: Qwen2AudioProcessor, audio: dict[str, Tensor]
 ) -> Qwen2AudioForConditionalGeneration:
@@ -150,25 +129,17 @@ def build_model(
     state = {f"model.{name}": tensor.float() for name, tensor in audio.items()}
     text = language_model.state_dict()
     embeddings = text["model.embed_tokens.weight"]  # with or without the audio tokens' rows
-    for name, tensor in text.items():
-        if name == "lm_head.weight":
-            continue
-        state["model.language_model." + name.removeprefix("model.")] = tensor
-    state["model.language_model.embed_tokens.weight"] = with_audio_rows(embeddings, len(tokenizer))
-    state["lm_head.weight"] = with_audio_rows(embeddings, len(tokenizer))
+    state |= {name.replace("model.", "model.language_model.", 1): tensor for name, tensor in text.items()}
+    for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
+        state[name] = with_audio_rows(embeddings, len(tokenizer))
     problems = model.load_state_dict(state, strict=False)
-    missing = (
-        [name for name in problems.missing_keys if "audio_tower" in name or "projector" in name]
-        if audio
-        else []
-    )
-    if problems.unexpected_keys or missing:
+    missing = [name for name in problems.missing_keys if "audio_tower" in name or "projector" in name]
+    if problems.unexpected_keys or (audio and missing):
         raise BaseFileError(
             f"The audio weights do not fit: missing {missing}, unexpected {problems.unexpected_keys}"
         )
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.bos_token_id = tokenizer.bos_token_id
+    for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
+        setattr(model.generation_config, name, getattr(tokenizer, name))
     return model
 
 
@@ -178,46 +149,40 @@ def assemble_pocket(folder: Path | None = None) -> Path:
     The cache entry is named after everything that went into it (base file, audio delta, assembly version), so
     a new delta gets a new entry. Assembly takes about a minute and 600 MB of disk; later calls cost nothing.
     """
-    delta, *merged = (deltas_folder() / f"{name}.safetensors" for name in ("audio", "readout", "listening"))
-    for path in (delta, *merged):
+    names = ("audio", "readout", "listening")
+    paths = {name: deltas_folder() / f"{name}.safetensors" for name in names}
+    for path in paths.values():
         if not path.exists():
             raise BaseFileError(
                 f"{path} is missing: the checkout is incomplete (it is part of the pocket model)."
             )
-    recipe = {
-        "base": LANGUAGE_MODEL.sha256,
-        "audio": file_sha256(delta),
-        **{path.stem: file_sha256(path) for path in merged},
-        "version": ASSEMBLY_VERSION,
-    }
+    recipe = {"base": LANGUAGE_MODEL.sha256, "version": ASSEMBLY_VERSION}
+    recipe |= {name: file_sha256(path) for name, path in paths.items()}
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
     target = folder or cache_folder() / "pocket" / key
     if (target / "model.safetensors").exists():
         return target
     language_model, tokenizer = base_language_model()
-    for path in merged:
-        merge_delta(language_model, load_file(path))
+    for name in ("readout", "listening"):
+        merge_delta(language_model, load_file(paths[name]))
     processor = build_processor(tokenizer)
-    model = build_model(language_model, processor, load_file(delta))
+    model = build_model(language_model, processor, load_file(paths["audio"]))
     target.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=".building-"))
-    try:
-        model.save_pretrained(scratch)
-        processor.save_pretrained(scratch)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as scratch:
+        built = Path(scratch) / target.name
+        model.save_pretrained(built)
+        processor.save_pretrained(built)
         # Two processes may assemble at once: whoever renames second finds the target there, equal to its own.
         try:
-            os.replace(scratch, target)
+            os.replace(built, target)
         except OSError:
             if not (target / "model.safetensors").exists():
                 raise
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return target
 
 
 def safety_delta() -> dict[str, tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]]:
-    """The text-safety delta: parameter name -> (A, B), so that `weight + dial * B @ A` is the weight at that
-    dial.
+    """The text-safety delta: parameter name -> (A, B); `weight + dial * B @ A` is the weight at that dial.
 
     Names are those of the assembled Qwen2-Audio model; the LoRA scale alpha/rank is already inside B.
     """

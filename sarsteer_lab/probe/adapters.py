@@ -10,6 +10,7 @@ Left out: Qwen3-Omni, whose experts and position embeddings would need component
 
 from typing import Any
 
+from transformer_lens.model_bridge.architecture_adapter import ArchitectureAdapter
 from transformer_lens.model_bridge.generalized_components import AttentionBridge, LinearBridge
 from transformer_lens.model_bridge.generalized_components.base import GeneralizedComponent
 from transformer_lens.model_bridge.supported_architectures.granite import GraniteArchitectureAdapter
@@ -18,59 +19,58 @@ from transformer_lens.model_bridge.supported_architectures.phi3 import Phi3Archi
 from transformer_lens.model_bridge.supported_architectures.qwen2 import Qwen2ArchitectureAdapter
 
 
-def _give_ears(
-    adapter: Any, tower: str, projector: str | None, decoder: str = "model.language_model."
-) -> None:
-    """Move a text adapter's components below `decoder` and add audio tower and projector."""
-    adapter.cfg.is_multimodal = True
-    if decoder != "model.":
-        adapter._reprefix_components("model.", decoder)
-    adapter.component_mapping["audio_encoder"] = GeneralizedComponent(name=tower)
-    if projector is not None:
-        adapter.component_mapping["audio_projector"] = GeneralizedComponent(name=projector)
+class _WithEars(ArchitectureAdapter):
+    """A text adapter with its components moved below `decoder`, and audio tower and projector added."""
+
+    tower = "model.audio_tower"
+    projector: str | None = None
+    decoder = "model.language_model."
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        adapter: Any = self
+        adapter.cfg.is_multimodal = True
+        if self.decoder != "model.":
+            adapter._reprefix_components("model.", self.decoder)
+        adapter.component_mapping["audio_encoder"] = GeneralizedComponent(name=self.tower)
+        if self.projector is not None:
+            adapter.component_mapping["audio_projector"] = GeneralizedComponent(name=self.projector)
 
 
-class VoxtralAdapter(LlamaArchitectureAdapter):
+class VoxtralAdapter(_WithEars, LlamaArchitectureAdapter):
     """`VoxtralForConditionalGeneration`: a Llama decoder."""
 
-    def __init__(self, cfg: Any) -> None:
-        super().__init__(cfg)
-        _give_ears(self, "model.audio_tower", "model.multi_modal_projector")
+    projector = "model.multi_modal_projector"
 
 
-class GraniteSpeechAdapter(GraniteArchitectureAdapter):
+class GraniteSpeechAdapter(_WithEars, GraniteArchitectureAdapter):
     """`GraniteSpeechForConditionalGeneration`: a Granite decoder with its scaled residuals."""
 
-    def __init__(self, cfg: Any) -> None:
-        super().__init__(cfg)
-        _give_ears(self, "model.encoder", "model.projector")
+    tower, projector = "model.encoder", "model.projector"
 
 
-class Qwen2_5OmniThinkerAdapter(Qwen2ArchitectureAdapter):
-    """`Qwen2_5OmniThinkerForConditionalGeneration`: a Qwen2 decoder with three-part rotary positions.
+class Phi4MultimodalAdapter(_WithEars, Phi3ArchitectureAdapter):
+    """`Phi4MultimodalForCausalLM`: a Phi-3 decoder whose embeddings are extended by tower and projector."""
 
-    These live in the model's own attention, which is kept; the tower projects within itself.
-    """
+    tower, decoder = "model.embed_tokens_extend.audio_embed", "model."
+
+
+class _Qwen2_5OmniDecoder(Qwen2ArchitectureAdapter):
+    """A Qwen2 decoder with three-part rotary positions, which live in the model's own attention."""
 
     def __init__(self, cfg: Any) -> None:
         super().__init__(cfg)
         assert self.component_mapping is not None
         del self.component_mapping["rotary_emb"]
+        projections = ("q_proj", "k_proj", "v_proj", "o_proj")
         self.component_mapping["blocks"].submodules["attn"] = AttentionBridge(
             name="self_attn",
             config=self.cfg,
-            submodules={
-                name[0]: LinearBridge(name=name) for name in ("q_proj", "k_proj", "v_proj", "o_proj")
-            },
+            submodules={name[0]: LinearBridge(name=name) for name in projections},
             maintain_native_attention=True,
             requires_attention_mask=True,
         )
-        _give_ears(self, "model.audio_tower", None)
 
 
-class Phi4MultimodalAdapter(Phi3ArchitectureAdapter):
-    """`Phi4MultimodalForCausalLM`: a Phi-3 decoder whose embeddings are extended by tower and projector."""
-
-    def __init__(self, cfg: Any) -> None:
-        super().__init__(cfg)
-        _give_ears(self, "model.embed_tokens_extend.audio_embed", None, decoder="model.")
+class Qwen2_5OmniThinkerAdapter(_WithEars, _Qwen2_5OmniDecoder):
+    """`Qwen2_5OmniThinkerForConditionalGeneration`: that decoder; the tower projects within itself."""

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -102,19 +101,17 @@ def made_up_prompts(lalm: LALM) -> tuple[list[Prompt], list[Prompt]]:
 
 
 def _family(lalm: LALM) -> Iterator[Finding]:
-    kind = lalm.model.config.model_type
-    if lalm.family.name == "auto":
-        yield Finding("family", "note", f"no row for {kind!r}: the generic recipe is used")
-    else:
-        yield Finding("family", "ok", f"{lalm.family.name} ({kind})")
+    kind, name = lalm.model.config.model_type, lalm.family.name
+    known = name != "auto"
+    detail = f"{name} ({kind})" if known else f"no row for {kind!r}: the generic recipe is used"
+    yield Finding("family", "ok" if known else "note", detail)
     if lalm.family.note:
         yield Finding("family", "note", lalm.family.note)
 
 
 def _parts(lalm: LALM) -> Iterator[Finding]:
-    root = {id(module): name for name, module in lalm.model.named_modules()}
-    where = root.get(id(lalm.decoder)) or "the model itself"
-    yield Finding("layers", "ok", f"{lalm.n_layers} of width {lalm.d_model} in {where}")
+    where = next((name for name, module in lalm.model.named_modules() if module is lalm.decoder), "")
+    yield Finding("layers", "ok", f"{lalm.n_layers} of width {lalm.d_model} in {where or 'the model itself'}")
     for check, words in (("audio tower", AUDIO_TOWER), ("projector", PROJECTOR)):
         if (found := find_part(lalm.model, words)) is None:
             yield Finding(check, "note", "none found by its name; a tower may project within itself")
@@ -131,10 +128,9 @@ def _chat(lalm: LALM, typed: Sequence[Prompt], spoken: Sequence[Prompt]) -> Iter
         for prompt in prompts:
             text = lalm.chat(prompt)
             shown = repr(text if len(text) < 300 else f"{text[:300]}...")
-            if prompt.text in text:
-                yield Finding(f"chat, {form}", "ok", shown)
-            else:
-                yield Finding(f"chat, {form}", "FAIL", f"the text of the prompt is not in it: {shown}")
+            there = prompt.text in text
+            detail = shown if there else f"the text of the prompt is not in it: {shown}"
+            yield Finding(f"chat, {form}", "ok" if there else "FAIL", detail)
     try:
         if "Be kind." not in lalm.chat(Prompt("Hi", system="Be kind.")):
             yield Finding("chat, system", "note", "the chat template drops a system turn")
@@ -146,15 +142,12 @@ def _audio(lalm: LALM, spoken: Sequence[Prompt]) -> Iterator[Finding]:
     if not spoken:
         yield Finding("audio", "FAIL", "no audio placeholder token: only typed prompts can be used")
         return
-    counts = []
-    for prompt in spoken:
-        assert isinstance(prompt.audio, np.ndarray)
-        tokens = int((lalm.batch([prompt])["input_ids"] == lalm.audio_token_id).sum())
-        counts.append((len(prompt.audio) / SAMPLE_RATE, tokens))
-    made = ", ".join(f"{seconds:.1f} s make {tokens} positions" for seconds, tokens in counts)
+    tokens = [int((lalm.batch([prompt])["input_ids"] == lalm.audio_token_id).sum()) for prompt in spoken]
+    seconds = [len(clip) / SAMPLE_RATE for clip in map(lalm.waveform, spoken) if clip is not None]
+    made = ", ".join(f"{s:.1f} s make {n} positions" for s, n in zip(seconds, tokens, strict=True))
     limit = lalm.max_audio_seconds
     heard = "no limit of length" if limit is None else f"clips of up to {limit:g} s"
-    yield Finding("audio", "ok" if all(tokens for _, tokens in counts) else "FAIL", f"{made}; {heard}")
+    yield Finding("audio", "ok" if all(tokens) else "FAIL", f"{made}; {heard}")
 
 
 def _forward(lalm: LALM, check: str, prompts: Sequence[Prompt]) -> Iterator[Finding]:

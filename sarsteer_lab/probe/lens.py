@@ -8,7 +8,7 @@ clip is silently lost."""
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from unittest.mock import patch
@@ -21,8 +21,7 @@ from transformer_lens.factories import architecture_adapter_factory as factory
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.transformers import helpers
 
-from sarsteer_lab.activations import capture, layer_indices
-from sarsteer_lab.families import residual_stream
+from sarsteer_lab.activations import capture, layer_indices, record_states
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
@@ -120,16 +119,11 @@ def patched(lalm: LALM, states: Float[Tensor, "layer d_model"], layers: Sequence
         raise ValueError(
             f"states of shape {tuple(states.shape)} for {len(chosen)} layers of width {lalm.d_model}"
         )
-    text_config = lalm.text_config
 
-    def replace(_module: Any, _args: Any, output: Any, state: Tensor) -> None:
-        stream = residual_stream(output, text_config)
-        stream[:, -1] = state.to(stream.device, stream.dtype)
+    def replace(at: int, stream: Tensor) -> None:
+        stream[:, -1] = states[at].to(stream.device, stream.dtype)
 
-    with ExitStack() as undo:
-        for layer, state in zip(chosen, states, strict=True):
-            handle = lalm.layers[layer].register_forward_hook(partial(replace, state=state))
-            undo.callback(handle.remove)
+    with record_states(lalm, chosen, replace):
         yield
 
 
@@ -149,9 +143,7 @@ def patching_curve(
     chosen = layer_indices(lalm, layers)
     states = capture(lalm, [source], layers=chosen)[0]
     values = []
-    for state, layer in zip(
-        tqdm(states, desc="patching", unit="layer", delay=2, leave=False), chosen, strict=True
-    ):
-        with patched(lalm, state[None], [layer]):
+    for at, layer in enumerate(tqdm(chosen, desc="patching", unit="layer", delay=2, leave=False)):
+        with patched(lalm, states[at : at + 1], [layer]):
             values.append(measure(lalm.next_token_logits([target])[0]))
     return torch.stack(values)

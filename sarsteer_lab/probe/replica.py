@@ -63,9 +63,8 @@ def replica(
         )
     tokenizer = character_tokenizer([*SPECIAL_TOKENS.values(), *PRINTABLE], SPECIAL_TOKENS)
     model_class, config = (qwen2_audio if size == "tiny" else qwen2_audio_7b)(tokenizer)
-    features = hf.WhisperFeatureExtractor(
-        feature_size=MELS if size == "tiny" else 128, chunk_length=WINDOW_SECONDS if size == "tiny" else 30
-    )
+    mels, seconds = (MELS, WINDOW_SECONDS) if size == "tiny" else (128, 30)
+    features = hf.WhisperFeatureExtractor(feature_size=mels, chunk_length=seconds)
     processor = hf.Qwen2AudioProcessor(features, tokenizer, chat_template=CHAT_TEMPLATE)
     model = random_model(model_class, config, seed=seed, dtype=dtype, device=device)
     return LALM(model, processor, name=f"replica of {family} ({size})")
@@ -93,14 +92,10 @@ def load_replica(
 
 def random_model(model_class: Any, config: Any, *, seed: int, dtype: torch.dtype, device: str) -> Any:
     """A model with weights drawn from `seed`, leaving torch's global random state and dtype alone."""
-    default, place = torch.get_default_dtype(), torch.device(device)
+    place = torch.device(device)
     with torch.random.fork_rng([place] if place.type == "cuda" else []), place:
         torch.manual_seed(seed)
-        torch.set_default_dtype(dtype)
-        try:
-            return model_class(config)
-        finally:
-            torch.set_default_dtype(default)
+        return model_class._from_config(config, dtype=dtype)
 
 
 def character_tokenizer(
@@ -146,18 +141,22 @@ def end_ids(tokenizer: Any) -> dict[str, Any]:
 
 def qwen2_audio(tokenizer: Any) -> Built:
     """The class and configuration of the tiny replica, for the tokenizer's ids."""
+    tower = {
+        "d_model": 16,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 32,
+        "num_mel_bins": MELS,
+        "max_source_positions": FRAMES // 2,
+        "init_std": 0.3,
+    }
+    return _qwen2_audio(tokenizer, tower, text_sizes(tokenizer))
+
+
+def _qwen2_audio(tokenizer: Any, tower: dict[str, Any], text: dict[str, Any]) -> Built:
     config = hf.Qwen2AudioConfig(
-        audio_config={
-            "model_type": "qwen2_audio_encoder",
-            "d_model": 16,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 32,
-            "num_mel_bins": MELS,
-            "max_source_positions": FRAMES // 2,
-            "init_std": 0.3,
-        },
-        text_config=text_sizes(tokenizer, model_type="qwen2"),
+        audio_config={"model_type": "qwen2_audio_encoder", **tower},
+        text_config={"model_type": "qwen2", **text},
         audio_token_index=tokenizer.audio_token_id,
         **end_ids(tokenizer),
     )
@@ -165,30 +164,15 @@ def qwen2_audio(tokenizer: Any) -> Built:
 
 
 def qwen2_audio_7b(tokenizer: Any) -> Built:
-    """The shape of Qwen2-Audio-7B, from its published configuration: 8.4 billion parameters."""
-    config = hf.Qwen2AudioConfig(
-        audio_config={
-            "model_type": "qwen2_audio_encoder",
-            "d_model": 1280,
-            "encoder_layers": 32,
-            "encoder_attention_heads": 20,
-            "encoder_ffn_dim": 5120,
-            "num_mel_bins": 128,
-            "max_source_positions": 1500,
-        },
-        text_config={
-            "model_type": "qwen2",
-            "vocab_size": 156032,
-            "hidden_size": 4096,
-            "intermediate_size": 11008,
-            "num_hidden_layers": 32,
-            "num_attention_heads": 32,
-            "num_key_value_heads": 32,
-            "max_position_embeddings": 8192,
-            "rms_norm_eps": 1e-5,
-            **end_ids(tokenizer),
-        },
-        audio_token_index=tokenizer.audio_token_id,
+    """The shape of Qwen2-Audio-7B, from its published configuration: 8.4 billion parameters.
+
+    What is not said here is what transformers builds by itself.
+    """
+    text = {
+        "vocab_size": 156032,
+        "intermediate_size": 11008,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-5,
         **end_ids(tokenizer),
-    )
-    return hf.Qwen2AudioForConditionalGeneration, config
+    }
+    return _qwen2_audio(tokenizer, {}, text)

@@ -126,6 +126,7 @@ WRONG: list[tuple[Check, Any, str]] = [
     (directions.check_mean_angles, lambda s: mean_angles(s, 8), "to itself"),
     (directions.check_mean_angles, lambda s: torch.rad2deg(mean_angles(s)), "degrees"),
     (directions.check_mean_angles, lambda s: mean_angles(s).cos(), "values differ"),
+    (directions.check_mean_angles, lambda s: ((unit(s) @ unit(s).T).sum(1) - 1) / 7, "cosines"),
     (directions.check_ablate, lambda v, u, lam: u.T @ (u @ v), "inside the space; the rest"),
     (directions.check_ablate, lambda v, u, lam: v, "left inside"),
     (directions.check_ablate, lambda v, u, lam: ablated(v, u, 1.0), "lambda = 0 "),

@@ -31,11 +31,9 @@ def gap() -> Figure:
 
 
 def states_map() -> Figure:
-    points = torch.randn(4 * N, 2, generator=torch.Generator().manual_seed(0))
+    points = torch.randn(4 * N, 2, generator=torch.Generator().manual_seed(0)).numpy()
     forms = ["typed"] * 2 * N + ["spoken"] * 2 * N
-    return figures.map_figure(
-        points, forms, (["harmful"] * N + ["harmless"] * N) * 2, layer=3, explained=(0.4, 0.1)
-    )
+    return figures.maps_figure({"PCA": points}, forms, (["harmful"] * N + ["harmless"] * N) * 2, layer=3)
 
 
 LABELS = ["harmful"] * 50 + ["harmless"] * 40 + ["everyday"] * 10
@@ -89,7 +87,7 @@ def test_no_text_is_cut_off_or_hidden_under_another_panel(draw, tmp_path: Path) 
     assert not any(overlaps)
 
 
-@pytest.mark.parametrize("draw", FIGURES)
+@pytest.mark.parametrize("draw", [gap, outcomes])
 def test_every_axis_says_what_it_shows(draw) -> None:
     fig = draw()
     panels = [ax for ax in fig.axes if ax.axison]
@@ -123,30 +121,24 @@ def test_bars_are_shares_and_whiskers_wilsons_intervals() -> None:
 
 
 def test_outcomes_differ_in_more_than_colour() -> None:
-    hatches = {hatch for _, hatch in plots.OUTCOMES.values()}
+    hatches = {hatch for _, hatch, _, _ in plots.OUTCOMES.values()}
     markers = {marker for _, marker in plots.MODALITIES.values()}
     assert len(hatches) == len(plots.OUTCOMES) and len(markers) == len(plots.MODALITIES)
 
 
 def test_the_map_marks_harmful_filled_and_harmless_hollow() -> None:
-    ax = states_map().axes[0]
-    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    fig = states_map()
+    ax, labels = fig.axes[0], [text.get_text() for text in fig.legends[0].get_texts()]
     assert labels == [
         "typed, harmful (20)",
         "typed, harmless (20)",
         "spoken, harmful (20)",
         "spoken, harmless (20)",
     ]
-    clouds = ax.collections[::2]
-    filled = [bool(len(cloud.get_facecolors())) for cloud in clouds]
+    filled = [bool(len(cloud.get_facecolors())) for cloud in ax.collections]
     assert filled == [True, False, True, False]
-    assert to_hex(clouds[0].get_edgecolors()[0]).upper() == plots.BLUE
+    assert to_hex(ax.collections[0].get_edgecolors()[0]).upper() == plots.BLUE
     assert ax.get_aspect() == 1
-
-
-def test_the_map_wants_a_form_and_a_label_per_point() -> None:
-    with pytest.raises(ValueError, match="3 points"):
-        figures.map_figure(torch.zeros(3, 2), ["typed"] * 3, ["harmful"] * 2, layer=0, explained=(1, 0))
 
 
 def test_the_gap_shows_medians_distances_and_accuracy() -> None:

@@ -6,7 +6,7 @@ import nbformat
 import pytest
 
 from sarsteer_lab.cli import main
-from sarsteer_lab.course.walkthrough import page, title
+from sarsteer_lab.course.run_notebooks import page, title
 
 CLAIM = """from sarsteer_lab import course
 display(course.closing([course.claim_on_value("two is more than one", "2", (1.5, 2.5), above=1)]))"""

@@ -135,6 +135,7 @@ def test_answers_end_where_the_model_ends_them(tiny: LALM, prompts: list[Prompt]
 
 
 @pytest.mark.pocket
+@pytest.mark.late
 def test_a_shared_reading_gives_the_same_responses(pocket: LALM, tmp_path) -> None:
     vectors = some_vectors(pocket, 0.1)
     defences = [SteeringDefence(f"alpha={alpha}", vectors, alpha) for alpha in (0.0, 0.05, 0.5)]

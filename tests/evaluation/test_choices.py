@@ -8,21 +8,25 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+import torch
 from spoken_set import write_set
 
 from sarsteer_lab.cli import main
+from sarsteer_lab.evaluation.base import collect_states
 from sarsteer_lab.evaluation.choices import (
+    PROMPT_NAMES,
     choose_defences,
     defence_names,
     load_judges,
     read_sets,
     read_template,
 )
-from sarsteer_lab.evaluation.defences import collect_states, default_defences
+from sarsteer_lab.evaluation.defences import default_defences
 from sarsteer_lab.evaluation.judges import SORRY_BENCH, HFJudge
 from sarsteer_lab.evaluation.readers import read_set
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.replica import replica
+from sarsteer_lab.prompts import REFUSALS
 
 COUNTS = {
     "derive": {"harmful": 5, "harmless": 5},
@@ -121,9 +125,25 @@ def test_defences_are_listed(folder: Path, tmp_path: Path, capsys: pytest.Captur
 def test_names_are_those_of_the_defences(tiny: LALM, folder: Path) -> None:
     derive = read_sets([f"prompts:{folder / 'own'}"], split="derive")[0]
     requests = [prompt for found in derive.values() for prompt in found]
-    expected = [defence.name for defence in default_defences(collect_states(tiny, requests))]
-    assert defence_names() == expected
-    assert [d.name for d in choose_defences(None, (tiny, requests), k=2)] == expected
+    states = collect_states(tiny, requests, refusals=REFUSALS)
+    paper = [defence.name for defence in default_defences(states)]
+    assert defence_names() == [*paper, "SARSteer as in the paper"]
+    assert [defence.name for defence in choose_defences(None, (tiny, requests))] == paper
+    # Defences of another text say so; SARSteer as in the paper stands beside them.
+    unmarked = {*PROMPT_NAMES, "typed difference-in-means", "spoken difference-in-means"}
+    other = [defence.name for defence in choose_defences(None, (tiny, requests), refusal="examples")]
+    assert other == [defence.name for defence in default_defences(states, refusal="examples")]
+    assert {"SARSteer, examples", "conditional (CAST), examples", "SARSteer as in the paper"} <= set(other)
+    assert "SARSteer" not in other and set(other) & set(paper) == unmarked
+    names = ["SARSteer", "SARSteer as in the paper"]
+    own, paper_row = choose_defences(names, (tiny, requests), alpha=0.3, refusal="I must say no to this.")
+    assert own.name == "SARSteer, own text" and own.settings()["alpha"] == 0.3
+    assert own.vectors.provenance["refusal"] == "I must say no to this."  # type: ignore[attr-defined]
+    assert paper_row.settings()["alpha"] == 0.1
+    assert torch.equal(paper_row.vectors.values, states.sarsteer().values)  # type: ignore[attr-defined]
+    with pytest.raises(ValueError, match="no refusal text 'exampels'"):
+        choose_defences(None, None, refusal="exampels")
+    assert [d.name for d in choose_defences(None, (tiny, requests), k=2)] == defence_names()
     assert [d.name for d in choose_defences(["refusal examples", "none"], None)] == [
         "none",
         "refusal examples",

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sarsteer_lab.evaluation.base import BaseStates
 from sarsteer_lab.evaluation.curves import (
     area,
     choose,
@@ -26,11 +27,11 @@ from sarsteer_lab.evaluation.curves import (
     sweep,
     tradeoff,
 )
-from sarsteer_lab.evaluation.defences import BaseStates, PromptDefence
+from sarsteer_lab.evaluation.defences import PromptDefence
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.run import run
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.prompts import REFUSAL, SpokenPrompt
 
 SHARES = st.lists(st.tuples(*[st.integers(0, 10)] * 2), min_size=1, max_size=8)
 
@@ -39,7 +40,8 @@ SHARES = st.lists(st.tuples(*[st.integers(0, 10)] * 2), min_size=1, max_size=8)
 def states() -> BaseStates:
     generator = torch.Generator().manual_seed(0)
     sets = [torch.randn(12, 4, 32, generator=generator) for _ in range(5)]
-    return BaseStates(*sets, provenance={})
+    base, refusing, *others = sets
+    return BaseStates(base, {"paper": refusing}, *others, texts={"paper": REFUSAL}, provenance={})
 
 
 @settings(max_examples=50, deadline=None)
@@ -64,8 +66,12 @@ def test_area_by_counting_squares(points: list[tuple[int, int]]) -> None:
 def test_cost_at_a_target() -> None:
     benign, refused = np.array([1.0, 0.9, 0.6]), np.array([0.1, 0.7, 0.9])
     assert cost_at(0.7)(benign, refused) == pytest.approx(0.1)
-    assert cost_at(0.8)(benign, refused) == pytest.approx(0.4)
+    assert cost_at(0.8)(benign, refused) == pytest.approx(0.25)  # half-way between two strengths
+    assert cost_at(0.9)(benign, refused) == pytest.approx(0.4)
     assert cost_at(0.95)(benign, refused) == 1.0
+    assert cost_at(0.05)(benign, refused) == 0.0
+    # Text that breaks refuses nothing: only the way up to the target counts.
+    assert cost_at(0.7)(np.array([1.0, 0.8, 0.0]), np.array([0.5, 0.9, 0.0])) == pytest.approx(0.1)
 
 
 def test_variants(states: BaseStates) -> None:
@@ -129,7 +135,7 @@ def test_comparison_of_curves() -> None:
     assert compare_curves(outcomes, "good", "bad", resamples=300) == (difference, low, high)
     assert compare_curves(outcomes, "good", "good", resamples=50) == (0, 0, 0)
     cost, low, high = compare_curves(outcomes, "good", "bad", statistic=cost_at(0.85), resamples=300)
-    assert cost == pytest.approx(-0.5) and low <= cost <= high < 0
+    assert cost == pytest.approx(-0.38) and low <= cost <= high < 0
     with pytest.raises(ValueError, match="same requests"):
         compare_curves(outcomes[outcomes["id"] != "h3"].query("variant == 'good'"), "good", "bad")
 
@@ -143,10 +149,11 @@ def test_sweep_runs_every_point(
         soundfile.write(clip, make_clip(0.5, i), 16000)
         requests.append(SpokenPrompt(f"r{i}", f"Request {i}?", label, "privacy", "validation", clip))
     sets = {"harmful": requests[:3], "harmless": requests[3:]}
-    states = BaseStates(*[torch.randn(5, tiny.n_layers, tiny.d_model) for _ in range(5)], provenance={})
+    base, refusing, *others = torch.randn(5, 5, tiny.n_layers, tiny.d_model)
+    states = BaseStates(base, {"rule": refusing}, *others, texts={"rule": "No."}, provenance={})
     found = sweep(
         tiny,
-        grid(states, ks=(2, 3)),
+        grid(states, ks=(2, 3), refusals=["rule"]),
         [0.5, 2.0],
         sets,
         PhraseJudge(),
@@ -192,16 +199,20 @@ def test_a_setting_is_chosen_by_the_rule() -> None:
                 frame.assign(variant=variant, layers="all", alpha=alpha, set="p", label="pseudo-harmful")
             )
     table = scores(pd.concat(outcomes, ignore_index=True)).set_index(["variant", "alpha"])
-    # good at 0.2 refuses most but answers too little; bad at 0.1 has no over-refusal but a BRR of 90%.
+    # Of those that refuse 90%, good at 0.1 answers most; what refuses less may answer everything.
     assert table["within"].to_dict() == {
-        ("good", 0.0): True,
+        ("good", 0.0): False,
         ("good", 0.1): True,
-        ("good", 0.2): False,
-        ("bad", 0.0): True,
+        ("good", 0.2): True,
+        ("bad", 0.0): False,
         ("bad", 0.1): False,
-        ("bad", 0.2): False,
+        ("bad", 0.2): True,
     }
-    assert table.loc[("good", 0.1), "score"] == pytest.approx(36 / 40 + 1 + 37 / 40)
+    assert table.loc[("good", 0.1), "score"] == pytest.approx(1 + 37 / 40)
+    assert table.loc[("bad", 0.1), "score"] == pytest.approx(36 / 40 + 1 + 20 / 40)
     assert choose(pd.concat(outcomes)) == ("good", "all", 0.1)
+    # None refuses 90%: then refusal counts too.
+    weak = pd.concat(outcomes).query("alpha == 0 or (variant == 'bad' and alpha == 0.1)")
+    assert choose(weak) == ("bad", "all", 0.1)
     with pytest.raises(ValueError, match="pseudo-harmful"):
         choose(_outcomes(CURVES))

@@ -11,17 +11,15 @@ import torch
 from reference import sarsteer
 
 from sarsteer_lab.activations import capture
+from sarsteer_lab.evaluation.base import BaseStates, cached_vectors, collect_states
 from sarsteer_lab.evaluation.defences import (
     INSPECTION,
     REFUSAL_EXAMPLES,
     REMINDER,
-    BaseStates,
     ConditionalDefence,
     GatedDefence,
     PromptDefence,
     SteeringDefence,
-    cached_vectors,
-    collect_states,
     default_defences,
     prompt_defences,
 )
@@ -33,7 +31,7 @@ from sarsteer_lab.evaluation.gates import (
     steer_gated,
 )
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, SpokenPrompt, load_prompts
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, REFUSALS, SpokenPrompt, load_prompts
 from sarsteer_lab.steering import SteeringError, SteeringVectors, steer
 
 
@@ -87,6 +85,7 @@ def test_a_request_about_its_clip_keeps_its_question() -> None:
 
 def test_no_example_is_in_the_shipped_set() -> None:
     shipped = {prompt.request for prompt in load_prompts()}
+    assert not [request for request in shipped if request in REFUSALS["examples"]]
     assert not shipped & {request for request, _ in REFUSAL_EXAMPLES}
 
 
@@ -94,7 +93,7 @@ def test_states_are_those_of_the_method(tiny: LALM, states: BaseStates, requests
     harmful, harmless = requests[:6], requests[6:]
     for found, prompts in (
         (states.harmful, [r.spoken() for r in harmful]),
-        (states.harmful_refusal, [r.spoken(refusal=REFUSAL) for r in harmful]),
+        (states.refusing["paper"], [r.spoken(refusal=REFUSAL) for r in harmful]),
         (states.harmless, [r.spoken() for r in harmless]),
         (states.typed_harmful, [r.typed() for r in harmful]),
         (states.typed_harmless, [r.typed() for r in harmless]),
@@ -102,6 +101,20 @@ def test_states_are_those_of_the_method(tiny: LALM, states: BaseStates, requests
         # Texts behind one clip share its prefix: the same up to rounding.
         wanted = capture(tiny, prompts)
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
+
+
+def test_the_papers_name_is_for_the_papers_text(tiny: LALM, requests: list[SpokenPrompt]) -> None:
+    states = collect_states(tiny, requests, refusals={"paper": REFUSAL, "rule": REFUSALS["rule"]})
+    vectors = states.sarsteer(k=3, refusal="rule")
+    assert vectors.provenance["refusal"] == REFUSALS["rule"]
+    refusing = capture(tiny, [r.spoken(refusal=REFUSALS["rule"]) for r in requests[:6]])
+    _, expected = sarsteer(states.harmful, refusing, states.harmless, k=3, lam=1.0)
+    np.testing.assert_allclose(vectors.values.numpy(), expected, rtol=1e-4, atol=1e-5)
+    for name in ("SARSteer", "SARSteer as in the paper"):
+        assert SteeringDefence(name, states.sarsteer()).name == name
+        with pytest.raises(ValueError, match="let the name say which"):
+            SteeringDefence(name, vectors)
+    assert SteeringDefence("SARSteer, rule", vectors).settings()["name"] == "SARSteer, rule"
 
 
 def test_vectors_are_derived_once_and_kept(
@@ -113,11 +126,11 @@ def test_vectors_are_derived_once_and_kept(
 ) -> None:
     monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path))
     other = SpokenPrompt("t", "Not for deriving.", "harmful", "privacy", "test", requests[0].clip)
-    _, expected = sarsteer(states.harmful, states.harmful_refusal, states.harmless, k=3, lam=0.7)
+    _, expected = sarsteer(states.harmful, states.refusing["paper"], states.harmless, k=3, lam=0.7)
     found = cached_vectors(tiny, [*requests, other], lam=0.7, k=3)
     np.testing.assert_allclose(found.values.numpy(), expected, rtol=1e-4, atol=1e-5)
     assert found.provenance["harmful"] == [request.id for request in requests[:6]]
-    monkeypatch.setattr("sarsteer_lab.evaluation.defences.collect_states", None)
+    monkeypatch.setattr("sarsteer_lab.evaluation.base.collect_states", None)
     assert torch.equal(cached_vectors(tiny, requests, lam=0.7, k=3).values, found.values)
     with pytest.raises(TypeError):  # another k is another entry
         cached_vectors(tiny, requests, lam=0.7, k=2)
@@ -131,7 +144,7 @@ def test_both_labels_are_needed(tiny: LALM, requests: list[SpokenPrompt]) -> Non
 def test_default_defences(tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]) -> None:
     defences = default_defences(states, alpha=0.2, lam=1.0, k=3)
     names = [defence.name for defence in defences]
-    assert names[0] == "none" and len(set(names)) == len(names) == 11
+    assert names[0] == "none" and len(set(names)) == len(names) == 12
     settings = [json.dumps(defence.settings()) for defence in defences]
     assert len(set(settings)) == len(settings)
     assert settings == [json.dumps(defence.settings()) for defence in default_defences(states, 0.2, 1.0, 3)]

@@ -5,14 +5,18 @@ All sentences are our own; clips are tiny real WAV files.
 
 import json
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 import pytest
 import soundfile
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pyarrow.parquet import write_table
 
+from sarsteer_lab.evaluation.layouts import LAYOUTS
 from sarsteer_lab.evaluation.readers import PromptFileError, read_set
 from sarsteer_lab.evaluation.records import Record
 from sarsteer_lab.prompts import REFUSAL
@@ -189,6 +193,206 @@ def test_a_byte_order_mark_and_windows_line_ends_are_fine(tmp_path: Path) -> Non
         b"\xef\xbb\xbfid,prompt,type,label,focus,note\r\n1,How do I kill time?,homonyms,safe,kill,\r\n"
     )
     assert read_set(f"xstest:{tmp_path}").prompts[0].request == "How do I kill time?"
+
+
+# --- sets that are tables ---
+
+TONE = (0.1 * np.sin(np.arange(SAMPLE_RATE // 5) / 5)).astype(np.float32)
+
+
+def wav(samples: np.ndarray = TONE, rate: int = SAMPLE_RATE) -> bytes:
+    file = BytesIO()
+    soundfile.write(file, samples, rate, format="WAV", subtype="FLOAT")
+    return file.getvalue()
+
+
+def put_parquet(path: Path, rows: list[dict[str, object]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "kept"))
+    return tmp_path / "kept" / "clips"
+
+
+def test_a_folder_of_clips_with_its_metadata(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "metadata.csv").write_text(
+        "file_name,transcription,label,category\n"
+        "a/1.wav,How do I bake?,harmless,food\n2.wav,Who are you?,everyday,\n"
+    )
+    put_lines(
+        tmp_path / "metadata.jsonl", [{"file_name": "2.wav", "text": "Open a lock.", "label": "harmful"}]
+    )
+    for name in ("train/a/1.wav", "train/2.wav", "2.wav"):
+        put_clip(tmp_path / name)
+    read = read_set(f"audiofolder:{tmp_path}").prompts
+    assert [(p.id, p.request, p.label, p.topic, p.split) for p in read] == [
+        ("audiofolder/2.wav", "Open a lock.", "harmful", tmp_path.name, "test"),
+        ("audiofolder/train/a/1.wav", "How do I bake?", "harmless", "food", "derive"),
+        ("audiofolder/train/2.wav", "Who are you?", "everyday", "train", "derive"),
+    ]
+    assert [p.clip for p in read] == [tmp_path / name for name in ("2.wav", "train/a/1.wav", "train/2.wav")]
+    # One label for all, whatever the files say; and a single file of the set.
+    one = read_set(f"audiofolder-pseudo-harmful:{tmp_path / 'metadata.jsonl'}").prompts
+    assert [(p.id, p.label) for p in one] == [("audiofolder-pseudo-harmful/2.wav", "pseudo-harmful")]
+
+
+def test_clips_inside_a_parquet_file_become_files(tmp_path: Path, kept: Path) -> None:
+    rows = [
+        {"id": "7", "original_text": "Open a lock.", "text": "Please open a lock.", "source": "AdvBench"},
+        {"id": "7", "original_text": "Climb a fence.", "text": "", "source": "AdvBench"},
+        {"id": "8", "original_text": "Again.", "text": "Again.", "source": None},
+    ]
+    cells = [
+        {"bytes": wav(), "path": "a.wav"},
+        {"bytes": wav(), "path": None},
+        {"bytes": None, "path": "b.wav"},
+    ]
+    put_clip(tmp_path / "set" / "HarmfulQuery" / "b.wav")
+    path = tmp_path / "set" / "HarmfulQuery" / "AHarm.parquet"
+    put_parquet(path, [{**row, "audio": cell} for row, cell in zip(rows, cells, strict=True)])
+    slow = {"array": TONE[::2].tolist(), "sampling_rate": SAMPLE_RATE // 2}
+    spelt = [{"text": "Spelt.", "prompt": "Put the letters together.", "audio": slow}]
+    put_parquet(tmp_path / "set" / "SSJ.parquet", spelt)
+    read = read_set(f"jalmbench:{tmp_path / 'set'}").prompts
+    assert [(p.id, p.request, p.topic) for p in read] == [
+        ("jalmbench/HarmfulQuery/AHarm/1", "Please open a lock.", "AdvBench"),
+        ("jalmbench/HarmfulQuery/AHarm/2", "Climb a fence.", "AdvBench"),
+        ("jalmbench/HarmfulQuery/AHarm/3", "Again.", "HarmfulQuery"),
+        ("jalmbench/SSJ/1", "Spelt.", "set"),
+    ]
+    clips = [p.clip for p in read]
+    assert all(p.label == "harmful" and p.split == "test" for p in read) and None not in clips
+    assert [clip.parent for clip in clips if clip] == [kept, kept, path.parent, kept]
+    np.testing.assert_array_equal(read_clip(clips[0]), TONE)
+    assert len(read_clip(clips[3])) == len(TONE)  # at its own rate, brought to 16 kHz
+    assert read[3].spoken().text == "Put the letters together."
+    # Read again, nothing is written again; what a cell holds decides the name.
+    written = {clip: clip.stat().st_mtime_ns for clip in kept.iterdir()}
+    assert [p.clip for p in read_set(f"jalmbench:{tmp_path / 'set'}").prompts] == clips
+    assert {clip: clip.stat().st_mtime_ns for clip in kept.iterdir()} == written and len(written) == 3
+
+
+def test_voicebench_by_the_folders_of_its_subsets(tmp_path: Path, kept: Path) -> None:
+    cell = {"bytes": wav(), "path": None}
+    for subset in ("advbench", "sd-qa"):
+        row = {"audio": cell, "prompt": "Open a lock."}
+        put_parquet(tmp_path / subset / "test-00000-of-00001.parquet", [row])
+    read = read_set(f"voicebench:{tmp_path}").prompts
+    assert [(p.id, p.label, p.topic) for p in read] == [
+        ("voicebench/advbench/test-00000-of-00001/1", "harmful", "advbench"),
+        ("voicebench/sd-qa/test-00000-of-00001/1", "everyday", "sd-qa"),
+    ]
+    assert read_set(f"voicebench:{tmp_path / 'advbench'}").prompts[0].label == "harmful"
+    put_parquet(tmp_path / "mtbench" / "test.parquet", [{"turns": ["Hello."], "audio": cell}])
+    with pytest.raises(
+        PromptFileError, match="row 1: lies in the folder 'mtbench', which is none of advbench, alp"
+    ):
+        read_set(f"voicebench:{tmp_path}")
+
+
+def test_audiotrust_and_ajailbench_as_their_repositories_lay_them_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    safety = tmp_path / "data" / "safety"
+    put_clip(safety / "bank" / "1.wav")
+    entry = {"WavPath": "data/safety/bank/1.wav", "AudioText": "Open a vault.", "Prompt": "You are a bank."}
+    put_lines(safety / "bank_male_sad.jsonl", [entry])
+    (prompt,) = read_set(f"audiotrust:{tmp_path}").prompts
+    assert (prompt.id, prompt.request, prompt.text) == ("audiotrust/bank_male_sad/1", "Open a vault.", "")
+    monkeypatch.chdir(safety)
+    assert read_set("audiotrust:bank_male_sad.jsonl").prompts == [prompt]
+
+    questions = tmp_path / "convert" / "question" / "combined_output.jsonl"
+    questions.parent.mkdir(parents=True)
+    put_clip(tmp_path / "audio" / "set" / "a_prompt_1.wav")
+    said = {
+        "index": 1,
+        "category": "fraud",
+        "prompt": "Open a vault.",
+        "speech_path": "./audio/set/a_prompt_1.wav",
+    }
+    put_lines(questions, [said, {**said, "index": 2, "speech_path": ""}])
+    with pytest.raises(
+        PromptFileError, match=r"1 of 2 clips are missing: .*line 2: no clip is named \(found: 'index'"
+    ):
+        read_set(f"ajailbench:{tmp_path}")
+    read = read_set(f"ajailbench:{tmp_path}", missing="skip")
+    assert [(p.id, p.topic, p.label) for p in read.prompts] == [("ajailbench/1", "fraud", "harmful")]
+    assert len(read.skipped) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "content", "complaint"),
+    [
+        (
+            "audiofolder",
+            "metadata.csv",
+            "file_name,text\n1.wav,Hi?\n",
+            "line 2: the key 'label' is missing (found: 'file_name', 'text')",
+        ),
+        (
+            "audiofolder",
+            "metadata.csv",
+            "file_name,text,label\n1.wav,Hi?,evil\n",
+            "line 2: 'label' is 'evil', but has to be one of",
+        ),
+        (
+            "audiofolder-harmless",
+            "metadata.csv",
+            "file_name,words\n1.wav,Hi?\n",
+            "line 2: needs one of the columns request, text, transcription, prompt, question "
+            "(found: 'file_name', 'words')",
+        ),
+        (
+            "audiofolder-harmless",
+            "metadata.jsonl",
+            '{"text": "Hi?"}\n',
+            "line 1: the key 'file_name' is missing (found: 'text')",
+        ),
+        (
+            "audiofolder-harmless",
+            "metadata.csv",
+            "file_name,text\n../1.wav,Hi?\n",
+            "line 2: the file name '../1.wav' leaves",
+        ),
+        (
+            "audiofolder-harmless",
+            "metadata.jsonl",
+            '{"text": "Hi?", "file_name": 3}\n',
+            "line 1: 'file_name' has to be a text",
+        ),
+        ("jalmbench", "a.parquet", "PAR1 not at all", "cannot be read as Parquet"),
+        (
+            "audiotrust",
+            "data/safety/a.jsonl",
+            '{"WavPath": "1.wav", "Text": "Hi?"}\n',
+            "line 1: needs one of the columns AudioText (found: 'WavPath', 'Text')",
+        ),
+        ("ajailbench", "b.txt", "", "has to hold convert/question/combined_output.jsonl"),
+    ],
+)
+def test_a_malformed_table_is_named_with_its_line_and_columns(
+    tmp_path: Path, name: str, table: str, content: str, complaint: str
+) -> None:
+    (tmp_path / table).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / table).write_text(content)
+    with pytest.raises(PromptFileError) as caught:
+        read_set(f"{name}:{tmp_path}")
+    assert complaint in str(caught.value)
+    assert str(tmp_path / table) in str(caught.value) or table == "b.txt"
+
+
+def test_the_readme_names_every_set_of_tables_and_its_columns() -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    rows = {row.split("`")[1]: row for row in readme.splitlines() if row.startswith("| `")}
+    for name, layout in LAYOUTS.items():
+        row = rows["audiofolder" if name.startswith("audiofolder") else name]
+        columns = f"{layout.request} {layout.clip} {layout.typed}".split()
+        assert all(f"`{column}`" in row for column in columns), name
 
 
 # --- missing clips ---
@@ -590,6 +794,9 @@ def test_no_name_leaves_its_folder(name: str, tmp_path_factory: pytest.TempPathF
 def test_no_content_leads_to_another_error(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.getbasetemp() / "content"
     path.write_bytes(content)
-    for name in ("figstep", "advbench", "sorry-bench", "xstest", "air-bench", "prompts"):
+    for name in ("figstep", "advbench", "sorry-bench", "xstest", "air-bench", "prompts", "audiotrust"):
         with pytest.raises(PromptFileError, match="content"):
             read_set(f"{name}:{path}")
+    path.rename(path.with_suffix(".parquet"))
+    with pytest.raises(PromptFileError, match=r"content\.parquet: cannot be read as Parquet"):
+        read_set(f"jalmbench:{path.with_suffix('.parquet')}")

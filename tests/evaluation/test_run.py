@@ -344,6 +344,7 @@ def test_sweep_from_the_command_line(
     assert "layers '9'" in capsys.readouterr().err
 
 
+@pytest.mark.late
 def test_a_cluster_that_loses_a_worker_half_way_gives_the_same_bytes(
     sets: dict[str, list[SpokenPrompt]],
     defences: list[Defence],

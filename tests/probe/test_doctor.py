@@ -34,6 +34,7 @@ def test_replicas_are_healthy(family):
 
 
 @pytest.mark.pocket
+@pytest.mark.late
 def test_the_pocket_model_is_healthy(pocket):
     assert examine(pocket).healthy
 

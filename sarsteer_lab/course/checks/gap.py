@@ -9,10 +9,11 @@ as it is.
 
 To add one: write `check_<what>` with the decorator `tools.check`, below its chapter's heading. It takes the
 student's answer (a value, or a function that is then tried on made-up tensors, so that a check needs no
-model and takes no time), raises through `need`, `call` and `need_tensor` whatever is wrong, and returns one
-sentence that says what the right answer shows. What the right answer depends on (the model's own numbers) is
-passed in by the notebook, never written here. `tests/course` holds a right answer and at least two
-wrong ones for every check, and `tests/course/test_run_notebooks.py` runs exercises and solutions.
+model and takes no time), raises through `need_close` and its like whatever is wrong (usual mistakes are named
+beside what they would give), and returns one sentence that says what the right answer shows. What the right
+answer depends on (the model's own numbers) is passed in by the notebook, never written here. `tests/course`
+holds a right answer and at least two wrong ones for every check, and `tests/course/test_run_notebooks.py`
+runs exercises and solutions.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sarsteer_lab.course.checks.tools import call, check, need, need_tensor
+from sarsteer_lab.course.checks.tools import call, check, gaussian, need, need_close, need_tensor
 from sarsteer_lab.evaluation.intervals import bootstrap
 from sarsteer_lab.geometry import centroid_distance, pair_cosine
 from sarsteer_lab.lalm import LALM
@@ -52,9 +53,8 @@ def check_audio_tokens(tokens_of: object, lalm: LALM) -> str:
 @check
 def check_splice(splice: object) -> str:
     """`splice(embeddings, ids, audio_id, features)`: audio features put where the audio tokens are."""
-    generator = torch.Generator().manual_seed(0)
+    embeddings, features = gaussian((6, 8), (3, 8))
     ids = torch.tensor([5, 9, 9, 9, 4, 2])
-    embeddings, features = torch.randn(6, 8, generator=generator), torch.randn(3, 8, generator=generator)
     before = embeddings.clone()
     found = need_tensor(call(splice, embeddings, ids, 9, features), (6, 8), "the sequence")
     need(torch.equal(found[[0, 4, 5]], before[[0, 4, 5]]), "a text token's embedding has changed")
@@ -67,21 +67,16 @@ def check_splice(splice: object) -> str:
 @check
 def check_dial(turn: object) -> str:
     """`turn(pristine, a, b, scale)`: a weight with the low-rank safety delta at some scale."""
-    generator = torch.Generator().manual_seed(0)
-    weight = torch.randn(6, 5, generator=generator)
-    a, b = torch.randn(2, 5, generator=generator), torch.randn(6, 2, generator=generator)
+    weight, a, b = gaussian((6, 5), (2, 5), (6, 2))
     before = weight.clone()
-    full = need_tensor(call(turn, weight, a, b, 1.0), (6, 5), "the new weight")
-    need(
-        torch.equal(weight, before), "the pristine weight was changed in place: the next setting starts wrong"
+    full, off, half = (
+        need_tensor(call(turn, weight, a, b, scale), (6, 5), "the new weight") for scale in (1.0, 0.0, 0.5)
     )
-    off = need_tensor(call(turn, weight, a, b, 0.0), (6, 5), "the new weight")
-    need(torch.allclose(off, before), "at scale 0 the weight is not the unaligned model's")
-    half = need_tensor(call(turn, weight, a, b, 0.5), (6, 5), "the new weight")
-    need(torch.allclose(half - off, (full - off) / 2, atol=1e-5), "at scale 0.5 it is not halfway to scale 1")
-    need(
-        torch.allclose(full, before + b @ a, atol=1e-5), "at scale 1 the change is not the product of B and A"
-    )
+    in_place = "the pristine weight was changed in place: the next setting starts wrong"
+    need_close(weight, before, in_place, within=0)
+    need_close(off, before, "at scale 0 the weight is not the unaligned model's")
+    need_close(half - off, (full - off) / 2, "at scale 0.5 it is not halfway to scale 1")
+    need_close(full, before + b @ a, "at scale 1 the change is not the product of B and A")
     return "a straight line in weight space; behaviour along it need not be one"
 
 
@@ -97,15 +92,16 @@ def check_paired_difference(
     difference, low, high = (float(value) for value in estimate)
     pairs = np.asarray(more, dtype=float) - np.asarray(less, dtype=float)
     right = float(pairs.mean())
-    need(abs(difference + right) > 1e-3 or abs(right) <= 1e-3, "the sign is the wrong way round")
-    need(abs(difference - right) < 1e-3, "the difference is not that of the two means")
+    mistakes = {"the sign is the wrong way round": -right}
+    need_close(difference, right, "the difference is not that of the two means", mistakes, within=1e-3)
     ends = bootstrap(lambda rows: float(pairs[rows].mean()), len(pairs))
     need(low <= difference <= high, "the interval does not hold the difference itself")
-    play = max(0.02, 0.15 * (ends[1] - ends[0]))
-    need(
-        abs(low - ends[0]) < play and abs(high - ends[1]) < play,
+    need_close(
+        [low, high],
+        ends,
         f"the interval is too {'wide' if high - low > ends[1] - ends[0] else 'narrow'}: resample requests, "
         "both values of a request together, and take the 2.5% and 97.5% quantiles of the resampled means",
+        within=max(0.02, 0.15 * (ends[1] - ends[0])),
     )
     said = "lies above 0" if ends[0] > 0 else "lies below 0" if ends[1] < 0 else "holds 0"
     return f"the interval {said}: that, and not the difference alone, decides about the claim"
@@ -117,25 +113,19 @@ def check_paired_difference(
 @check
 def check_centred_cosine(cosine: object) -> str:
     """`cosine(typed, spoken)`, (prompt, d_model) each: cosine of pairs, each form's mean taken off."""
-    generator = torch.Generator().manual_seed(0)
-    content = torch.randn(12, 16, generator=generator)
-    typed = content + 4 * torch.randn(16, generator=generator)
-    spoken = content + torch.randn(12, 16, generator=generator) - 7 * torch.randn(16, generator=generator)
+    content, noise, one, other = gaussian((12, 16), (12, 16), (16,), (16,))
+    typed, spoken = content + 4 * one, content + noise - 7 * other
     found = need_tensor(call(cosine, typed, spoken), (12,), "the cosine")
-    right = pair_cosine(typed[:, None], spoken[:, None])[:, 0]
-    plain = torch.cosine_similarity(typed, spoken, dim=-1)
-    both = torch.cat([typed, spoken]).mean(0)
-    common = torch.cosine_similarity(typed - both, spoken - both, dim=-1)
-    need(not torch.allclose(found, plain, atol=1e-4), "this is the cosine of the states as they are")
-    need(
-        not torch.allclose(found, common, atol=1e-4),
-        "one mean is taken off both forms, so the distance between the forms is still in there",
-    )
     need(bool((found.abs() <= 1.0001).all()), "a cosine lies between -1 and 1: divide by both lengths")
-    need(
-        torch.allclose(found, right, atol=1e-4),
-        "the values differ: centre first, then take the cosine by row",
-    )
+    mean = torch.cat([typed, spoken]).mean(0)
+    mistakes = {
+        "this is the cosine of the states as they are": torch.cosine_similarity(typed, spoken, dim=-1),
+        "one mean is taken off both forms, so the distance between the forms is still in there": (
+            torch.cosine_similarity(typed - mean, spoken - mean, dim=-1)
+        ),
+    }
+    right = pair_cosine(typed[:, None], spoken[:, None])[:, 0]
+    need_close(found, right, "the values differ: centre first, then take the cosine by row", mistakes)
     return "what is left says whether the two forms vary alike from request to request"
 
 
@@ -144,10 +134,8 @@ def check_folds(folds: object) -> str:
     """`folds(requests, n)`: a fold for each state, such that no request stands on both sides of a split."""
     requests = [f"request {i % 13}" for i in range(26)]
     value = call(folds, requests, 5)
-    need(
-        isinstance(value, list | tuple | Tensor | np.ndarray),
-        "a list with one fold number per state is wanted",
-    )
+    several = isinstance(value, list | tuple | Tensor | np.ndarray)
+    need(several, "a list with one fold number per state is wanted")
     found = [int(fold) for fold in value]
     need(len(found) == 26, f"there are {len(found)} folds for 26 states: one number per state is wanted")
     need(set(found) == set(range(5)), f"the folds are {sorted(set(found))}, but should be 0 to 4, all in use")
@@ -170,19 +158,12 @@ def check_gap(gap: float, scale: float, typed: Tensor, spoken: Tensor, n_harmful
     """
     right = float(centroid_distance(typed[:, None], spoken[:, None]))
     right_scale = float(centroid_distance(typed[:n_harmful, None], typed[n_harmful:, None]))
-    raw = float((typed.mean(0) - spoken.mean(0)).norm())
-    need(
-        abs(float(gap) - raw) > 1e-3 * raw or abs(right - raw) <= 1e-3 * raw,
-        "the gap is in the residual stream's own units: divide it by the spread of a set",
-    )
-    need(
-        abs(float(gap) - right) < 0.01 * right,
-        "the gap is not the distance of the two forms' means over their spread",
-    )
-    need(
-        abs(float(scale) - right_scale) < 0.01 * right_scale,
-        "the scale is not the same measure, taken between typed harmful and typed harmless requests",
-    )
+    raw = (typed.mean(0) - spoken.mean(0)).norm()
+    mistakes = {"the gap is in the residual stream's own units: divide it by the spread of a set": raw}
+    otherwise = "the gap is not the distance of the two forms' means over their spread"
+    need_close(gap, right, otherwise, mistakes, within=0.01 * right)
+    otherwise = "the scale is not the same measure, taken between typed harmful and typed harmless requests"
+    need_close(scale, right_scale, otherwise, within=0.01 * right_scale)
     return (
         f"the form moves the mean state {right / right_scale:.1f} times as far as harm does: the paper's "
         f"second claim, {'reproduced' if right > right_scale else 'not reproduced'} at this layer"

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sarsteer_lab.course.checks.tools import call, check, need, need_tensor
+from sarsteer_lab.course.checks.tools import call, check, need, need_close, need_tensor
 from sarsteer_lab.geometry import centroid_distance
 
 
@@ -17,8 +17,10 @@ def check_last_positions(last_positions: object) -> str:
     right = left.flip(1)
     for side, mask, expected in (("left", left, [4, 4, 4]), ("right", right, [2, 4, 0])):
         found = need_tensor(call(last_positions, mask), (3,), "the positions")
-        if side == "right" and found.tolist() == [4, 4, 4]:
-            need(False, "with padding on the right you point at padding: -1 is not always the last token")
+        at_padding = side == "right" and found.tolist() == [4, 4, 4]
+        need(
+            not at_padding, "with padding on the right you point at padding: -1 is not always the last token"
+        )
         need(
             found.tolist() == expected,
             f"for a mask padded on the {side} you say {found.tolist()}; row 0 of it is {mask[0].tolist()}",
@@ -27,13 +29,6 @@ def check_last_positions(last_positions: object) -> str:
     last = call(last_positions, both).tolist()
     need(last == [2], f"right as long as one side is padded; for {both[0].tolist()} you say {last}")
     return "this is what `LALM` saves you by padding on the left, and what `sarsteer-lab doctor` checks"
-
-
-class _Layer(nn.Linear):
-    """A stand-in for a decoder layer."""
-
-    def __init__(self) -> None:
-        super().__init__(2, 2)
 
 
 class _Holder(nn.Module):
@@ -53,23 +48,17 @@ class _Holder(nn.Module):
 def check_find_layers(find_layers: object) -> str:
     """`find_layers(model)`: the ModuleList of the text decoder's layers, behind `thinker` and
     `get_decoder()`."""
-    plain = _Holder(layers=nn.ModuleList(_Layer() for _ in range(3)))
-    tower = _Holder(layers=nn.ModuleList(_Layer() for _ in range(7)))
+    plain = _Holder(layers=nn.ModuleList(nn.Linear(2, 2) for _ in range(3)))
+    tower = _Holder(layers=nn.ModuleList(nn.Linear(2, 2) for _ in range(7)))
     nested = _Holder(_Holder(plain), audio_tower=tower)
     speaking = _Holder(talker=tower, thinker=nested)
-    for name, model in (
-        ("a decoder itself", plain),
-        ("a nested model", nested),
-        ("a model that speaks", speaking),
-    ):
+    models = {"a decoder itself": plain, "a nested model": nested, "a model that speaks": speaking}
+    for name, model in models.items():
         found = call(find_layers, model)
-        need(
-            isinstance(found, nn.ModuleList), f"{name}: a ModuleList is wanted, not a {type(found).__name__}"
-        )
-        need(
-            found is not tower.layers,
-            f"{name}: these are the layers of its audio tower or its voice: they write no text",
-        )
+        kind = type(found).__name__
+        need(isinstance(found, nn.ModuleList), f"{name}: a ModuleList is wanted, not a {kind}")
+        otherwise = f"{name}: these are the layers of its audio tower or its voice: they write no text"
+        need(found is not tower.layers, otherwise)
         need(found is plain.layers, f"{name}: these are not the layers of its text decoder")
     return "the recipe needs no list of families; `families.find_decoder` is the same in ten lines"
 
@@ -81,19 +70,19 @@ def check_memory(memory: object) -> str:
     for bits in (16, 4):
         weights = call(memory, 1_000_000, bits, 10, 64, 0, 1)
         need(isinstance(weights, int | float), f"a number of bytes is wanted, not a {type(weights).__name__}")
-        need(weights != 1_000_000 * bits, "this is in bits; 8 of them make a byte")
-        need(
-            abs(weights - 1_000_000 * bits / 8) < 1,
-            f"a million weights of {bits} bits, with nothing cached, take {weights:,.0f} bytes, you say",
-        )
+        right = 1_000_000 * bits / 8
+        said = f"with nothing cached, take {weights:,.0f} bytes, you say"
+        mistakes = {"this is in bits; 8 of them make a byte": right * 8}
+        need_close(weights, right, f"a million weights of {bits} bits, {said}", mistakes, within=1)
     cache = call(memory, 0, 16, 10, 64, 100, 3)
     right = 2 * 2 * 10 * 64 * 100 * 3
-    need(abs(cache - right / 2) > 1, "keys *and* values are kept")
-    need(abs(cache - right / 3) > 1, "every prompt of the batch has a cache of its own")
-    need(
-        abs(cache - right) < 1,
-        f"for 10 layers, width 64, 100 positions and 3 prompts the cache takes {cache:,.0f} bytes, you say",
-    )
+    mistakes = {
+        "keys *and* values are kept": right / 2,
+        "every prompt of the batch has a cache of its own": right / 3,
+    }
+    said = f"the cache takes {cache:,.0f} bytes, you say"
+    otherwise = f"for 10 layers, width 64, 100 positions and 3 prompts {said}"
+    need_close(cache, right, otherwise, mistakes, within=1)
     need(call(memory, 0, 4, 10, 64, 100, 3) == cache, "quantising the weights leaves the cache at 16 bits")
     return "a 30 s clip is 750 positions in Qwen2-Audio: long audio fills the cache, not the weights"
 
@@ -109,18 +98,15 @@ def check_untrained_gap(
     )
     for number, (gap, (typed, spoken)) in enumerate(zip(gaps, states, strict=True)):
         right = float(centroid_distance(typed, spoken)[layer])
-        need(
-            isinstance(gap, int | float | Tensor), f"number {number} is a {type(gap).__name__}, not a number"
-        )
-        need(
-            abs(float(gap) - float((typed[:, layer].mean(0) - spoken[:, layer].mean(0)).norm()))
-            > 1e-3 * right,
-            "this is a plain distance: without the spread of the states it says nothing across models",
-        )
-        need(
-            abs(float(gap) - right) < 1e-3 * max(right, 1.0),
-            f"number {number} is {float(gap):.3g}: is this layer {layer} of this seed, typed against spoken?",
-        )
+        kind = type(gap).__name__
+        need(isinstance(gap, int | float | Tensor), f"number {number} is a {kind}, not a number")
+        plain = (typed[:, layer].mean(0) - spoken[:, layer].mean(0)).norm()
+        mistakes = {
+            "this is a plain distance: without the spread of the states it says nothing across models": plain
+        }
+        which = f"layer {layer} of this seed, typed against spoken"
+        otherwise = f"number {number} is {float(gap):.3g}: is this {which}?"
+        need_close(gap, right, otherwise, mistakes, within=1e-3 * max(right, 1.0))
     listed = ", ".join(f"{float(gap):.1f}" for gap in gaps)
     return (
         f"{listed} spreads, in models that never learnt anything: a gap alone is no trace of safety training"

@@ -1,10 +1,11 @@
 """What checks of exercises are made with: an answer is right, or a message says what is wrong with it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any, ParamSpec
 
+import torch
 from torch import Tensor
 
 P = ParamSpec("P")
@@ -91,3 +92,36 @@ def need_tensor(value: object, shape: tuple[int, ...], what: str) -> Tensor:
     )
     need(bool(value.isfinite().all()), f"{what} holds values that are not finite")
     return value
+
+
+def need_close(
+    found: Any, right: Any, otherwise: str, mistakes: Mapping[str, Any] | None = None, *, within: float = 1e-4
+) -> None:
+    """Compare an answer, a number or a tensor, with the right one, up to `within`.
+
+    `mistakes` maps what to say of a usual mistake to what it gives. Raises `Wrong` with the first one's words
+    that gives this answer, or with `otherwise`.
+    """
+
+    def gives(value: Any) -> bool:
+        return torch.allclose(torch.as_tensor(value).cpu().double(), answer, rtol=0, atol=within)
+
+    answer = torch.as_tensor(found).cpu().double()
+    if not gives(right):
+        named = (words for words, value in (mistakes or {}).items() if gives(value))
+        raise Wrong(next(named, otherwise))
+
+
+def need_each(given: object, names: Iterable[str], what: str, of: str) -> dict[str, float]:
+    """The numbers if there is one for each name. Raises `Wrong` if not: one `what` for each `of`."""
+    if not isinstance(given, dict):
+        raise Wrong(f"give a dictionary: one {what} for each {of}")
+    missing = [name for name in names if given.get(name, ...) is ...]
+    need(not missing, f"no {what} for {', '.join(missing)}")
+    return {name: float(given[name]) for name in names}
+
+
+def gaussian(*shapes: tuple[int, ...]) -> list[Tensor]:
+    """Made-up tensors of these shapes, the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randn(shape, generator=generator) for shape in shapes]

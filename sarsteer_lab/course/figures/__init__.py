@@ -1,6 +1,12 @@
 """The figures of the course: `from sarsteer_lab.course import figures`, then `figures.gap_figure(...)`."""
 
 from sarsteer_lab.course.figures.base import save_figure, write_index
+from sarsteer_lab.course.figures.refusal import (
+    prediction_figure,
+    prompted_figure,
+    push_size_figure,
+    roc_figure,
+)
 from sarsteer_lab.course.figures.requests import (
     answers_figure,
     clip_figure,
@@ -16,7 +22,6 @@ from sarsteer_lab.course.figures.states import (
     gap_figure,
     layer_curves_figure,
     lens_figure,
-    map_figure,
     maps_figure,
 )
 from sarsteer_lab.course.figures.steering import (
@@ -31,32 +36,3 @@ from sarsteer_lab.course.figures.steering import (
     scree_figure,
     share_figure,
 )
-
-__all__ = [
-    "ablation_geometry_figure",
-    "answers_figure",
-    "clip_figure",
-    "controls_figure",
-    "cosine_matrix_figure",
-    "curves_figure",
-    "depth_figure",
-    "dial_figure",
-    "divergence_figure",
-    "gap_figure",
-    "layer_curves_figure",
-    "layers_figure",
-    "lens_figure",
-    "live_figure",
-    "map_figure",
-    "maps_figure",
-    "outcomes_figure",
-    "push_figure",
-    "removal_figure",
-    "save_figure",
-    "scree_figure",
-    "share_figure",
-    "sweep_figure",
-    "topics_figure",
-    "tradeoff_figure",
-    "write_index",
-]

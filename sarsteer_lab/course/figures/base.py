@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
@@ -53,12 +54,17 @@ drawn_without_grid = matplotlib.rc_context(LOOK | {"axes.grid": False})
 """The same for pictures and tables."""
 
 Style = tuple[str, str, Any]
+Values = Tensor | Sequence[float] | np.ndarray
 
 MODALITIES = {"typed": (BLUE, "o"), "spoken": (VERMILION, "^")}
 """Colour and marker of the two ways in which a request reaches the model."""
 
-OUTCOMES = {"refused": (BLUE, ""), "answered": (ORANGE, "//"), "broken": (GREY, "xx")}
-"""Colour and hatching of what becomes of a request."""
+OUTCOMES = {
+    "refused": (BLUE, "", "s", "-"),
+    "answered": (ORANGE, "//", "o", "--"),
+    "broken": (GREY, "xx", "X", ":"),
+}
+"""Colour, hatching, marker and line style of what becomes of a request."""
 
 SERIES: tuple[Style, ...] = (
     (BLUE, "o", "-"),
@@ -70,6 +76,10 @@ SERIES: tuple[Style, ...] = (
     (SKY, "P", (0, (3, 1, 1, 1))),
 )
 """Colour, marker and line style of a figure's series, in their order."""
+
+_COLOURS = (BLACK, SKY, BLUE, ORANGE, PURPLE, GREY, VERMILION, GREEN, BLUE, ORANGE, PURPLE, GREEN)
+POINTS = tuple(zip(_COLOURS, "os^vPX<D>h*p", strict=True))
+"""Colour and marker of one defence after the other; more than these start again."""
 
 
 def save_figure(fig: Figure, folder: Path | str, name: str) -> list[Path]:
@@ -102,20 +112,27 @@ def write_index(folder: Path) -> Path:
     return index
 
 
-def panels(number: int, size: tuple[float, float], **options: Any) -> tuple[Figure, list[Axes]]:
-    """A figure of this size in inches with panels side by side; `options` as for `Figure.subplots`."""
+def panels(
+    number: int, size: tuple[float, float], title: str = "", *, rows: int = 1, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """A figure of this size in inches with `number` panels side by side in each of `rows`, under a title.
+
+    `options` as for `Figure.subplots`.
+    """
     fig = Figure(figsize=size, layout="constrained")
-    return fig, list(fig.subplots(1, number, squeeze=False, **options)[0])
+    if title:
+        fig.suptitle(title, x=0.01, ha="left")
+    return fig, list(fig.subplots(rows, number, squeeze=False, **options).flat)
 
 
-def numbers(values: Tensor | Sequence[float] | np.ndarray) -> np.ndarray:
+def numbers(values: Values) -> np.ndarray:
     """Values of any kind as matplotlib takes them."""
     return values.detach().float().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 
 
 def curves(
     ax: Axes,
-    lines: Mapping[str, Tensor | Sequence[float] | np.ndarray],
+    lines: Mapping[str, Values],
     x: Sequence[float] | np.ndarray | None = None,
     looks: Sequence[Style] = SERIES,
 ) -> None:
@@ -141,6 +158,14 @@ def middle_half(
     ax.plot(x, line, color=colour, marker=marker, linestyle=style, label=name)
     ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     return quartiles
+
+
+def whiskers(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> np.ndarray:
+    """Values and the ends of their intervals as `errorbar` takes them: (2, value), none below 0.
+
+    Rounding can put an end past its own value by a hair, which `errorbar` refuses.
+    """
+    return np.clip(np.atleast_2d([np.subtract(value, low), np.subtract(high, value)]), 0, None)
 
 
 def level(ax: Axes, value: float, name: str | None = None) -> None:
@@ -181,7 +206,9 @@ def cells(ax: Axes, texts: Sequence[Sequence[str]], dark: np.ndarray) -> None:
                 ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=11)
 
 
-def ticks(ax: Axes, x: Sequence[str] | None = None, y: Sequence[str] | None = None, *, turned: int = 0) -> None:
+def ticks(
+    ax: Axes, x: Sequence[str] | None = None, y: Sequence[str] | None = None, *, turned: int = 0
+) -> None:
     """Names at 0, 1, ... on one axis or both; those of x may be `turned` by some degrees."""
     if x is not None:
         ax.set_xticks(range(len(x)), x, **({"rotation": turned, "ha": "right"} if turned else {}))

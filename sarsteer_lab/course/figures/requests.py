@@ -1,4 +1,4 @@
-"""Figures of what goes in and what comes out: a clip, answers token by token, outcomes, what defences cost."""
+"""Figures of what goes in and what comes out: a clip, answers token by token, outcomes, costs."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,34 +8,14 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sarsteer_lab.course.figures.base import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    MODALITIES,
-    ORANGE,
-    OUTCOMES,
-    PURPLE,
-    SERIES,
-    SKY,
-    VERMILION,
-    cells,
-    common_legend,
-    drawn,
-    drawn_without_grid,
-    legend_beside,
-    panels,
-    percent,
-    ticks,
-)
+from sarsteer_lab.course.figures import base
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.evaluation.curves import pareto_front
 from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.speech import SAMPLE_RATE
 
 
-@drawn_without_grid
+@base.drawn_without_grid
 def clip_figure(
     waveform: Float[np.ndarray, "samples"],
     log_mel: Float[Tensor, "mel frame"],
@@ -49,9 +29,8 @@ def clip_figure(
     window's padding. The lowest panel shows every token's numbers in units of their standard deviation.
     """
     seconds = len(waveform) / SAMPLE_RATE
-    fig = Figure(figsize=(12, 8.5), layout="constrained")
-    top, middle, low = fig.subplots(3, 1, sharex=True)
-    top.plot(np.arange(len(waveform)) / SAMPLE_RATE, waveform, color=BLACK, linewidth=0.6)
+    fig, (top, middle, low) = base.panels(1, (12, 8.5), f"\u201c{words}\u201d", rows=3, sharex=True)
+    top.plot(np.arange(len(waveform)) / SAMPLE_RATE, waveform, color=base.BLACK, linewidth=0.6)
     top.set(ylabel="pressure\n(full scale 1)", title=f"Waveform: {len(waveform):,} numbers")
     options = {"origin": "lower", "aspect": "auto"}
     place = (0, seconds, 0, len(log_mel))
@@ -68,33 +47,32 @@ def clip_figure(
         title=f"Audio tokens, what the language model gets: {len(values)} vectors of {values.shape[1]}",
     )
     fig.colorbar(image, ax=low, label="value\n(standard deviations)")
-    fig.suptitle(f"\u201c{words}\u201d", x=0.01, ha="left")
     return fig
 
 
-@drawn
+@base.drawn
 def dial_figure(
     scales: Sequence[float], refused: Mapping[str, Sequence[int]], n: Mapping[str, int], *, form: str
 ) -> Figure:
     """Share of requests refused against the safety dial's setting (95% Wilson intervals), by label."""
-    fig, [ax] = panels(1, (9, 5.2))
-    for (label, counts), (colour, marker, style) in zip(refused.items(), SERIES, strict=False):
+    fig, [ax] = base.panels(1, (9, 5.2))
+    for (label, counts), (colour, marker, style) in zip(refused.items(), base.SERIES, strict=False):
         shares = np.array(counts) / n[label]
-        ends = np.array([wilson(count, n[label]) for count in counts]).T
+        bars = base.whiskers(shares, *np.transpose([wilson(count, n[label]) for count in counts]))
         look = {"color": colour, "marker": marker, "linestyle": style, "capsize": 4, "elinewidth": 1.4}
-        ax.errorbar(scales, shares, yerr=np.abs(ends - shares), label=f"{label} (n = {n[label]})", **look)
+        ax.errorbar(scales, shares, yerr=bars, label=f"{label} (n = {n[label]})", **look)
     ax.set(
         xlabel="safety dial (scale of the low-rank change)",
         ylabel="refused",
         ylim=(-0.03, 1.03),
         title=f"Where refusals come from: {form} requests, 95% Wilson intervals",
     )
-    percent(ax.yaxis)
-    legend_beside(ax)
+    base.percent(ax.yaxis)
+    base.legend_beside(ax)
     return fig
 
 
-@drawn
+@base.drawn
 def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]) -> Figure:
     """What became of the requests: a panel per label, a group of bars per condition, a bar per outcome.
 
@@ -104,29 +82,28 @@ def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]
     kinds = list(dict.fromkeys(labels))
     columns = min(2, len(kinds))
     rows, height = -(-len(kinds) // columns), 0.26
-    fig = Figure(figsize=(7.5 * columns, 1.2 + 4.2 * rows), layout="constrained")
-    axes = list(fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).flat)
+    title, size = "Outcomes, with 95% Wilson intervals and counts", (7.5 * columns, 1.2 + 4.2 * rows)
+    fig, axes = base.panels(columns, size, title, rows=rows, sharex=True, sharey=True)
     for ax, kind in zip(axes, kinds, strict=False):
         for row, found in enumerate(outcomes.values()):
             own = [outcome for label, outcome in zip(labels, found, strict=True) if label == kind]
-            for step, (outcome, (colour, hatch)) in enumerate(OUTCOMES.items()):
+            for step, (outcome, (colour, hatch, _, _)) in enumerate(base.OUTCOMES.items()):
                 count, y = own.count(outcome), row + (step - 1) * height
                 share, (low, high) = count / len(own), wilson(count, len(own))
                 look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
                 ax.barh(y, share, height, label=None if row else outcome, **look)
-                # Rounding can put an end of an interval past its own point by a hair, which is refused.
-                whiskers = [[max(share - low, 0)], [max(high - share, 0)]]
-                ax.errorbar(share, y, xerr=whiskers, fmt="none", ecolor=BLACK, elinewidth=1.4, capsize=3)
+                bars = base.whiskers([share], low, high)
+                ax.errorbar(share, y, xerr=bars, fmt="none", ecolor=base.BLACK, elinewidth=1.4, capsize=3)
                 place = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 11}
                 ax.annotate(f"{count}", (high, y), **place)
-        ticks(ax, y=list(outcomes))
+        base.ticks(ax, y=list(outcomes))
         ax.set(
             title=f"{kind} requests (n = {list(labels).count(kind)})",
             xlim=(0, 1.08),
             ylim=(len(outcomes) - 0.5, -0.5),
             xticks=[0, 0.25, 0.5, 0.75, 1.0],
         )
-        percent(ax.xaxis)
+        base.percent(ax.xaxis)
         ax.grid(visible=False, axis="y")
     for ax in axes[len(kinds) :]:
         ax.set_axis_off()
@@ -134,17 +111,11 @@ def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]
     for ax in axes[max(0, len(kinds) - columns) : len(kinds)]:
         ax.set_xlabel("share of requests")
         ax.tick_params(labelbottom=True)
-    common_legend(fig, "outside upper right", ncols=len(OUTCOMES))
-    fig.suptitle("Outcomes, with 95% Wilson intervals and counts", x=0.01, ha="left")
+    base.common_legend(fig, "outside upper right", ncols=len(base.OUTCOMES))
     return fig
 
 
-LINES = {"refused": "-", "answered": "--", "broken": ":"}
-MARKERS = {"refused": "s", "answered": "o", "broken": "X"}
-"""Line style and marker of what becomes of a request; its colour is in `OUTCOMES`."""
-
-
-@drawn
+@base.drawn
 def sweep_figure(counts: pd.DataFrame, x: str, xlabel: str) -> Figure:
     """What becomes of requests along one setting: a panel per label, a curve per outcome.
 
@@ -152,51 +123,51 @@ def sweep_figure(counts: pd.DataFrame, x: str, xlabel: str) -> Figure:
     95% Wilson intervals. A setting that is not a number is drawn in the order of the rows.
     """
     labels = list(dict.fromkeys(counts["label"]))
-    fig, axes = panels(len(labels), (6.6 * len(labels) + 1.6, 4.8), sharey=True)
+    fig, axes = base.panels(len(labels), (6.6 * len(labels) + 1.6, 4.8), sharey=True)
     for ax, label in zip(axes, labels, strict=True):
         part = counts[counts["label"] == label]
-        for outcome, (colour, _) in OUTCOMES.items():
+        for outcome, (colour, _, marker, style) in base.OUTCOMES.items():
             rows = part[part["outcome"] == outcome]
             ends = np.array([wilson(int(c), int(n)) for c, n in zip(rows["count"], rows["n"], strict=True)])
             values, share = rows[x].tolist(), (rows["count"] / rows["n"]).to_numpy()
-            ax.plot(values, share, LINES[outcome], marker=MARKERS[outcome], color=colour, label=outcome)
+            ax.plot(values, share, style, marker=marker, color=colour, label=outcome)
             ax.fill_between(values, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
         ax.set(title=f"{label} requests (n = {part['n'].max()})", xlabel=xlabel, ylim=(-0.02, 1.02))
-        percent(ax.yaxis)
+        base.percent(ax.yaxis)
     axes[0].set_ylabel("share of requests")
-    common_legend(fig, "outside right upper")
+    base.common_legend(fig, "outside right upper")
     return fig
 
 
-@drawn
+@base.drawn
 def answers_figure(answers: Mapping[str, Answer], request: str) -> Figure:
     """Answers side by side, token by token: how likely each token was when it was chosen."""
     longest = max(1, *(len(answer.tokens) for answer in answers.values()))
-    fig = Figure(figsize=(max(9.0, 0.85 * longest), 2.9 * len(answers) + 0.6), layout="constrained")
-    axes = list(fig.subplots(len(answers), 1, squeeze=False).flat)
+    # A dollar sign would start mathematics.
+    title = f"\u201c{request}\u201d".replace("$", r"\$")
+    size = (max(9.0, 0.85 * longest), 2.9 * len(answers) + 0.6)
+    fig, axes = base.panels(1, size, title, rows=len(answers))
     for i, (ax, (name, answer)) in enumerate(zip(axes, answers.items(), strict=True)):
-        look = {"color": GREEN, "hatch": "//"} if i else {"color": GREY, "hatch": ""}
+        look = {"color": base.GREEN, "hatch": "//"} if i else {"color": base.GREY, "hatch": ""}
         ax.bar(range(len(answer.tokens)), answer.probabilities, edgecolor="white", linewidth=0, **look)
         names = [token.strip() or repr(token) for token in answer.tokens]
-        # A dollar sign would start mathematics.
-        ticks(ax, [text.replace("$", r"\$") for text in names], turned=35)
+        base.ticks(ax, [text.replace("$", r"\$") for text in names], turned=35)
         ax.set(title=name, ylabel="probability", ylim=(0, 1.02), xlim=(-0.6, longest - 0.4))
         ax.grid(visible=False, axis="x")
-    fig.suptitle(f"\u201c{request}\u201d".replace("$", r"\$"), x=0.01, ha="left")
     return fig
 
 
-@drawn
+@base.drawn
 def live_figure(found: Mapping[str, Sequence[tuple[float, float, str]]], xlabel: str) -> Figure:
     """Refusal probability of one request along a setting: (value, probability, outcome) triples per curve.
 
     The marker of a point is filled if the greedy answer is a refusal, hollow if not, and a cross if it is
     broken.
     """
-    fig, [ax] = panels(1, (7, 3.6))
+    fig, [ax] = base.panels(1, (7, 3.6))
     for name, points in found.items():
-        colour, marker = {**MODALITIES, "steered": (GREEN, "D")}[name]
-        ax.plot(*zip(*[point[:2] for point in points]), color=colour, label=name, linewidth=1.6)
+        colour, marker = {**base.MODALITIES, "steered": (base.GREEN, "D")}[name]
+        ax.plot(*np.transpose([point[:2] for point in points]), color=colour, label=name, linewidth=1.6)
         for value, chance, outcome in points:
             own = {"refused": {}, "broken": {"marker": "X"}, "answered": {"markerfacecolor": "white"}}
             ax.plot(value, chance, **({"marker": marker, "color": colour, "markersize": 9} | own[outcome]))
@@ -210,30 +181,14 @@ def live_figure(found: Mapping[str, Sequence[tuple[float, float, str]]], xlabel:
     return fig
 
 
-POINTS = (
-    (BLACK, "o"),
-    (SKY, "s"),
-    (BLUE, "^"),
-    (ORANGE, "v"),
-    (PURPLE, "P"),
-    (GREY, "X"),
-    (VERMILION, "<"),
-    (GREEN, "D"),
-    (BLUE, ">"),
-    (ORANGE, "h"),
-    (PURPLE, "*"),
-    (GREEN, "p"),
-)
-"""Colour and marker of one defence after the other; more than these start again."""
-
-
-@drawn
-def tradeoff_figure(table: pd.DataFrame) -> Figure:
+@base.drawn
+def tradeoff_figure(table: pd.DataFrame, bound: Float[np.ndarray, "threshold 2"] | None = None) -> Figure:
     """Defences in the trade-off plane: harmful requests refused against other requests answered.
 
     `table` has the columns defence, label, n, refused and answered of `table.tabulate`, one judge. Bars
     are 95% Wilson intervals; the grey line joins the defences that no other one beats in both. All labels
-    but "harmful" count as benign. Raises ValueError if either kind of request is missing.
+    but "harmful" count as benign. `bound` holds points (benign answered, harmful refused) of what a uniform
+    push could do at best. Raises ValueError if either kind of request is missing.
     """
     counts = {}
     for defence, part in table.groupby("defence", sort=False):
@@ -245,18 +200,19 @@ def tradeoff_figure(table: pd.DataFrame) -> Figure:
     places = np.array([(answered / m, refused / n) for answered, m, refused, n in counts.values()])
     front = np.flatnonzero(pareto_front(places))
     line = places[front[np.argsort(places[front, 0], kind="stable")]]
-    fig, [ax] = panels(1, (11, 6.2))
-    look = {"color": GREY, "linewidth": 5, "alpha": 0.4, "zorder": 1}
+    fig, [ax] = base.panels(1, (11, 6.2))
+    look = {"color": base.GREY, "linewidth": 5, "alpha": 0.4, "zorder": 1}
     ax.plot(*line.T, label="no other defence is better in both", **look)
+    if bound is not None:
+        dots = {"color": base.BLACK, "linewidth": 1.6, "linestyle": ":", "zorder": 2}
+        ax.plot(*bound[np.lexsort(bound.T)].T, label="bound of a uniform push", **dots)
     for i, (name, (answered, m, refused, n)) in enumerate(counts.items()):
-        colour, marker = POINTS[i % len(POINTS)]
-        xerr, yerr = (
-            np.clip([[value - low], [high - value]], 0, None)
-            for value, (low, high) in zip(places[i], (wilson(answered, m), wilson(refused, n)), strict=True)
-        )
-        look = {"color": colour, "markersize": 11, "markeredgecolor": "white", "elinewidth": 1.2, "capsize": 2}
+        colour, marker = base.POINTS[i % len(base.POINTS)]
+        x, y = places[i]
+        xerr, yerr = base.whiskers([x], *wilson(answered, m)), base.whiskers([y], *wilson(refused, n))
+        look = {"color": colour, "markersize": 11, "markeredgecolor": "white", "elinewidth": 1.2}
         label = f"{name} ({refused}/{n}, {answered}/{m})"
-        ax.errorbar(*places[i], xerr=xerr, yerr=yerr, fmt=marker, label=label, **look)
+        ax.errorbar(x, y, yerr, xerr, fmt=marker, label=label, capsize=2, **look)
     ax.set(
         title="Trade-off of the defences, with 95% Wilson intervals",
         xlabel="benign requests answered (more is better)",
@@ -264,13 +220,13 @@ def tradeoff_figure(table: pd.DataFrame) -> Figure:
         xlim=(-0.03, 1.05),
         ylim=(-0.03, 1.05),
     )
-    percent(ax.xaxis, ax.yaxis)
+    base.percent(ax.xaxis, ax.yaxis)
     options = {"fontsize": 11, "title": "defence (refused, answered)", "alignment": "left"}
     ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), **options)
     return fig
 
 
-@drawn
+@base.drawn
 def topics_figure(counts: pd.DataFrame, title: str) -> Figure:
     """A heat map of refusals: a row per topic, a column per defence, in each cell the count.
 
@@ -278,15 +234,15 @@ def topics_figure(counts: pd.DataFrame, title: str) -> Figure:
     """
     topics, defences = (list(dict.fromkeys(counts[name])) for name in ("topic", "defence"))
     found = counts.set_index(["topic", "defence"])
-    fig, [ax] = panels(1, (4.2 + 0.95 * len(defences), 2.8 + 0.5 * len(topics)))
+    fig, [ax] = base.panels(1, (4.2 + 0.95 * len(defences), 2.8 + 0.5 * len(topics)))
     share = np.full((len(topics), len(defences)), np.nan)
     texts = [[""] * len(defences) for _ in topics]
     for (topic, defence), (refused, n) in found[["refused", "n"]].iterrows():
         place = topics.index(topic), defences.index(defence)
         share[place], texts[place[0]][place[1]] = refused / n, f"{refused}/{n}"
-    cells(ax, texts, share > 0.55)
+    base.cells(ax, texts, share > 0.55)
     image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    ticks(ax, defences, topics, turned=40)
+    base.ticks(ax, defences, topics, turned=40)
     ax.grid(visible=False)
     ax.set_title(title)
     bar = fig.colorbar(image, ax=ax, format="{x:.0%}", pad=0.02)

@@ -7,89 +7,67 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sarsteer_lab.course.figures.base import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    ORANGE,
-    PURPLE,
-    SERIES,
-    VERMILION,
-    arrow,
-    cells,
-    common_legend,
-    curves,
-    drawn,
-    drawn_without_grid,
-    layer_axis,
-    legend_beside,
-    level,
-    middle_half,
-    numbers,
-    panels,
-    percent,
-    ticks,
-)
+from sarsteer_lab.course.figures import base
 
 
-@drawn_without_grid
+@base.drawn_without_grid
 def cosine_matrix_figure(
     matrices: Mapping[int, Float[Tensor, "direction direction"]], names: Sequence[str]
 ) -> Figure:
     """Cosines between directions of different origin, a panel per layer, the numbers written in the cells."""
     size = 0.95 * len(names)
-    fig, axes = panels(len(matrices), (size * len(matrices) + 4, size + 2.6), sharey=True)
+    title = "Directions of different origin: how alike?"
+    fig, axes = base.panels(len(matrices), (size * len(matrices) + 4, size + 2.6), title, sharey=True)
     for ax, (layer, matrix) in zip(axes, matrices.items(), strict=True):
-        values = numbers(matrix)
+        values = base.numbers(matrix)
         image = ax.imshow(values, cmap="PuOr", vmin=-1, vmax=1)
-        cells(ax, [[f"{value:.2f}" for value in row] for row in values], np.abs(values) > 0.6)
-        ticks(ax, names, names, turned=40)
+        base.cells(ax, [[f"{value:.2f}" for value in row] for row in values], np.abs(values) > 0.6)
+        base.ticks(ax, names, names, turned=40)
         ax.set_title(f"layer {layer}")
     fig.colorbar(image, ax=axes, label="cosine")
-    fig.suptitle("Directions of different origin: how alike?", x=0.01, ha="left")
     return fig
 
 
-@drawn
+@base.drawn
 def push_figure(
     alphas: Sequence[float], kinds: Mapping[str, Mapping[str, Float[Tensor, "alpha"]]], *, n: int
 ) -> Figure:
     """Mean refusal probability against the strength of a push: a panel per kind of request."""
-    fig, axes = panels(len(kinds), (5.2 * len(kinds) + 1.5, 5.2), sharey=True)
+    title = f"Pushing along a direction at all layers (n = {n} requests a panel)"
+    fig, axes = base.panels(len(kinds), (5.2 * len(kinds) + 1.5, 5.2), title, sharey=True)
     for ax, (kind, lines) in zip(axes, kinds.items(), strict=True):
-        curves(ax, lines, alphas)
+        base.curves(ax, lines, alphas)
         ax.set(title=kind, xlabel="alpha", ylim=(-0.03, 1.03))
-        percent(ax.yaxis)
+        base.percent(ax.yaxis)
     axes[0].set_ylabel("refusal probability, mean")
-    common_legend(fig, ncols=min(3, len(axes[0].lines)))
-    fig.suptitle(f"Pushing along a direction at all layers (n = {n} requests a panel)", x=0.01, ha="left")
+    base.common_legend(fig, ncols=min(3, len(axes[0].lines)))
     return fig
 
 
-@drawn
+@base.drawn
 def scree_figure(ratios: Mapping[str, Float[Tensor, "component"]], *, k: int, n: int, layer: int) -> Figure:
     """Share of the variance of each principal direction (left) and of the first ones together (right)."""
-    fig, (left, right) = panels(2, (13, 5))
+    title = f"What the states vary in, layer {layer} (n = {n} states each)"
+    fig, (left, right) = base.panels(2, (13, 5), title)
     order = range(1, 1 + max(map(len, ratios.values())))
-    curves(left, ratios, order)
-    curves(right, {name: shares.cumsum(0) for name, shares in ratios.items()}, order)
+    base.curves(left, ratios, order)
+    base.curves(right, {name: shares.cumsum(0) for name, shares in ratios.items()}, order)
     for ax in (left, right):
-        ax.axvline(k, color=BLACK, linewidth=1.2, linestyle=":", label=f"k = {k}")
-        percent(ax.yaxis)
+        ax.axvline(k, color=base.BLACK, linewidth=1.2, linestyle=":", label=f"k = {k}")
+        base.percent(ax.yaxis)
         ax.set_ylim(bottom=0)
-    layer_axis(left, right, label="principal direction")
+    base.layer_axis(left, right, label="principal direction")
     left.set(ylabel="share of variance", title="Each direction")
     right.set(ylabel="share of variance, cumulative", title="The first ones together", ylim=(0, 1.03))
     right.legend(loc="lower right")
-    fig.suptitle(f"What the states vary in, layer {layer} (n = {n} states each)", x=0.01, ha="left")
     return fig
 
 
-@drawn_without_grid
+@base.drawn_without_grid
 def share_figure(
     shares: Float[Tensor, "k layer"], ks: Sequence[int], control: Float[Tensor, "k"], *, layer: int
 ) -> Figure:
@@ -98,23 +76,23 @@ def share_figure(
     Left: `shares` (of squared length). Right: its column `layer`, and `control`, the same share for random
     spaces of k dimensions.
     """
-    fig, (left, right) = panels(2, (14, 5), width_ratios=(1.4, 1))
-    image = left.imshow(numbers(shares), aspect="auto", origin="lower", cmap="viridis", vmin=0, vmax=1)
-    ticks(left, y=[str(k) for k in ks])
+    title = "How much of the refusal direction lies in the safe space"
+    fig, (left, right) = base.panels(2, (14, 5), title, width_ratios=(1.4, 1))
+    image = left.imshow(base.numbers(shares), aspect="auto", origin="lower", cmap="viridis", vmin=0, vmax=1)
+    base.ticks(left, y=[str(k) for k in ks])
     left.set(ylabel="k", title="Share inside, every layer")
-    layer_axis(left)
+    base.layer_axis(left)
     bar = fig.colorbar(image, ax=left, label="share of squared length")
-    looks = ((PURPLE, "s", "-"), (GREY, "x", ":"))
-    curves(right, {"harmless space": shares[:, layer], "random space": control}, ks, looks)
+    looks = ((base.PURPLE, "s", "-"), (base.GREY, "x", ":"))
+    base.curves(right, {"harmless space": shares[:, layer], "random space": control}, ks, looks)
     right.set(xlabel="k", ylabel="share of squared length", title=f"Layer {layer}", ylim=(0, 1.03))
-    percent(bar.ax.yaxis, right.yaxis)
+    base.percent(bar.ax.yaxis, right.yaxis)
     right.grid(visible=True)
     right.legend(loc="best")
-    fig.suptitle("How much of the refusal direction lies in the safe space", x=0.01, ha="left")
     return fig
 
 
-@drawn_without_grid
+@base.drawn_without_grid
 def ablation_geometry_figure(
     inside: Float[Tensor, "layer"], outside: Float[Tensor, "layer"], *, layers: Sequence[int], k: int
 ) -> Figure:
@@ -123,27 +101,29 @@ def ablation_geometry_figure(
     The refusal direction d is the hypotenuse; its part inside the safe space (length `inside`) goes, the part
     outside (length `outside`) is SARSteer's vector v. Each panel is drawn in units of the length of d.
     """
-    fig, axes = panels(len(layers), (4.3 * len(layers), 4.9), sharex=True, sharey=True)
+    title = f"Safe-space ablation, k = {k}, in units of the length of d"
+    fig, axes = base.panels(len(layers), (4.3 * len(layers), 4.9), title, sharex=True, sharey=True)
     for ax, layer in zip(axes, layers, strict=True):
         length = float(torch.hypot(inside[layer], outside[layer]))
         x, y = float(inside[layer]) / length, float(outside[layer]) / length
         for end, colour, style, name in (
-            ((x, y), PURPLE, "-", "d"),
-            ((x, 0.0), ORANGE, "--", "inside"),
-            ((0.0, y), GREEN, "-", "v"),
+            ((x, y), base.PURPLE, "-", "d"),
+            ((x, 0.0), base.ORANGE, "--", "inside"),
+            ((0.0, y), base.GREEN, "-", "v"),
         ):
-            arrow(ax, end, colour, style)
+            base.arrow(ax, end, colour, style)
             middle = (end[0] / 2, end[1] / 2)
             ax.annotate(name, middle, xytext=(5, 6), textcoords="offset points", color=colour)
-        ax.plot([x, x, 0], [0, y, y], color=GREY, linestyle=":", linewidth=1.2)
-        ax.set(title=f"layer {layer}: v is {y:.0%} of d", aspect="equal", xlim=(-0.2, 1.15), ylim=(-0.2, 1.15))
+        ax.plot([x, x, 0], [0, y, y], color=base.GREY, linestyle=":", linewidth=1.2)
+        ax.set(
+            title=f"layer {layer}: v is {y:.0%} of d", aspect="equal", xlim=(-0.2, 1.15), ylim=(-0.2, 1.15)
+        )
         ax.set_xlabel("in the safe space")
     axes[0].set_ylabel("outside of it")
-    fig.suptitle(f"Safe-space ablation, k = {k}, in units of the length of d", x=0.01, ha="left")
     return fig
 
 
-@drawn
+@base.drawn
 def removal_figure(
     direction: Float[Tensor, "layer d_model"],
     inside: Float[Tensor, "layer d_model"],
@@ -159,29 +139,31 @@ def removal_figure(
     of squared length that lies inside, per layer. Right: the plane of the part inside and the part outside
     in layer `layer`, the direction and what ablation with `lam` leaves of it, at true lengths.
     """
-    share = numbers(inside.float().square().sum(-1) / direction.float().square().sum(-1).clamp_min(1e-30))
+    share = base.numbers(
+        inside.float().square().sum(-1) / direction.float().square().sum(-1).clamp_min(1e-30)
+    )
     row = list(layers).index(layer)
     across = float(inside[row].float().norm())
     up = float((direction[row].float() - inside[row].float()).norm())
-    fig, (left, right) = panels(2, (13.5, 5), width_ratios=(1.25, 1))
-    left.bar(layers, share, color=PURPLE, width=0.8)
-    left.bar([layer], share[row], color=PURPLE, width=0.8, edgecolor=BLACK, linewidth=2, hatch="//")
-    level(left, k / direction.shape[1], "in a random space this size")
+    fig, (left, right) = base.panels(2, (13.5, 5), width_ratios=(1.25, 1))
+    left.bar(layers, share, color=base.PURPLE, width=0.8)
+    left.bar([layer], share[row], color=base.PURPLE, width=0.8, edgecolor=base.BLACK, linewidth=2, hatch="//")
+    base.level(left, k / direction.shape[1], "in a random space this size")
     left.set(title=f"Inside the safe space of k = {k}", ylabel="share of squared length", ylim=(0, 1.03))
-    percent(left.yaxis)
-    layer_axis(left)
+    base.percent(left.yaxis)
+    base.layer_axis(left)
     left.legend(loc="best")
     kept = (1 - lam) * across
     for x, colour, name in (
-        (across, PURPLE, "refusal direction"),
-        (kept, GREEN, f"after ablation, lambda = {lam:g}"),
+        (across, base.PURPLE, "refusal direction"),
+        (kept, base.GREEN, f"after ablation, lambda = {lam:g}"),
     ):
-        arrow(right, (x, up), colour)
+        base.arrow(right, (x, up), colour)
         right.plot([], [], color=colour, linewidth=2.5, label=name)
-    right.plot([across, kept], [up, up], ":", color=BLACK, label="removed")
+    right.plot([across, kept], [up, up], ":", color=base.BLACK, label="removed")
     reach = 1.15 * max(across, up, abs(kept))
-    right.axhline(0, color=GREY, linewidth=1)
-    right.axvline(0, color=GREY, linewidth=1)
+    right.axhline(0, color=base.GREY, linewidth=1)
+    right.axvline(0, color=base.GREY, linewidth=1)
     right.set(
         title=f"Layer {layer}",
         xlabel="along its part inside the safe space",
@@ -194,7 +176,19 @@ def removal_figure(
     return fig
 
 
-@drawn
+def _from_one_start(
+    ax: Axes, lines: Mapping[str, tuple[base.Values, base.Values]], alphas: Sequence[float], more: str = ""
+) -> None:
+    """A curve per variant, (x, y) at each of `alphas`, and a star where all begin, without steering."""
+    for (name, (x, y)), look in zip(lines.items(), cycle(base.SERIES), strict=False):
+        base.curves(ax, {name: y}, base.numbers(x), [look])
+    x, y = next(iter(lines.values()))
+    ax.plot(float(x[0]), float(y[0]), "*", color=base.BLACK, markersize=16, label="unsteered")
+    ax.set_title(f"alpha = {', '.join(f'{alpha:g}' for alpha in alphas)} along each curve{more}")
+    base.percent(ax.xaxis, ax.yaxis)
+
+
+@base.drawn
 def controls_figure(
     lines: Mapping[str, tuple[Float[Tensor, "alpha"], Float[Tensor, "alpha"]]],
     alphas: Sequence[float],
@@ -205,61 +199,50 @@ def controls_figure(
 
     Each curve joins the strengths of one variant, from the common unsteered start.
     """
-    steps = ", ".join(f"{alpha:g}" for alpha in alphas)
-    fig, [ax] = panels(1, (11, 6.2))
-    for (name, (harmless, harmful)), look in zip(lines.items(), cycle(SERIES), strict=False):
-        curves(ax, {name: harmful}, numbers(harmless), [look])
-    start = [values[0].item() for values in next(iter(lines.values()))]
-    ax.plot(*start, "*", color=BLACK, markersize=16, label="unsteered")
+    fig, [ax] = base.panels(1, (11, 6.2))
+    _from_one_start(ax, lines, alphas, f"; n = {n} spoken requests each")
     ax.set(
         xlabel="harmless requests: refusal probability, mean",
         ylabel="harmful requests: refusal probability, mean",
-        title=f"alpha = {steps} along each curve; n = {n} spoken requests each",
     )
-    percent(ax.xaxis, ax.yaxis)
-    legend_beside(ax)
+    base.legend_beside(ax)
     return fig
 
 
-@drawn
-def curves_figure(
-    points: pd.DataFrame, differences: Mapping[str, tuple[float, float, float]]
-) -> Figure:
+@base.drawn
+def curves_figure(points: pd.DataFrame, differences: Mapping[str, tuple[float, float, float]]) -> Figure:
     """Whole trade-off curves in the plane of the defences, and by how much the areas under them differ.
 
     `points` are those of `curves.tradeoff`; each curve joins the strengths of one variant, from the common
     unsteered start. `differences` has for each comparison the difference and the ends of its interval.
     """
-    fig, [plane, beside] = panels(2, (16, 7), width_ratios=[3, 2])
-    for (name, rows), look in zip(points.groupby("variant", sort=False), cycle(SERIES), strict=False):
-        rows = rows.sort_values("alpha")
-        curves(plane, {str(name): rows["harmful_refused"]}, rows["benign_answered"], [look])
-    start = points[points["alpha"] == 0].iloc[0]
-    plane.plot(start["benign_answered"], start["harmful_refused"], "*", color=BLACK, markersize=16, label="unsteered")
-    steps = ", ".join(f"{alpha:g}" for alpha in sorted(set(points["alpha"])))
+    fig, [plane, beside] = base.panels(2, (16, 7), width_ratios=[3, 2])
+    lines = {
+        str(name): (rows["benign_answered"].to_numpy(), rows["harmful_refused"].to_numpy())
+        for name, rows in points.sort_values("alpha", kind="stable").groupby("variant", sort=False)
+    }
+    _from_one_start(plane, lines, sorted(set(points["alpha"])))
     plane.set(
         xlabel="benign requests answered (more is better)",
         ylabel="harmful requests refused (more is better)",
-        title=f"alpha = {steps} along each curve",
         xlim=(-0.03, 1.03),
         ylim=(-0.03, 1.03),
     )
-    percent(plane.xaxis, plane.yaxis)
     for row, (value, low, high) in enumerate(differences.values()):
-        xerr = np.clip([[value - low], [high - value]], 0, None)
-        beside.errorbar(value, row, xerr=xerr, fmt="o", color=BLACK, capsize=4)
-    beside.axvline(0, color=BLACK, linewidth=1.2, linestyle=":")
-    ticks(beside, y=list(differences))
+        xerr = base.whiskers([value], low, high)
+        beside.errorbar(value, row, xerr=xerr, fmt="o", color=base.BLACK, capsize=4)
+    beside.axvline(0, color=base.BLACK, linewidth=1.2, linestyle=":")
+    base.ticks(beside, y=list(differences))
     beside.set(
         xlabel="difference of areas (above 0: the first is better)",
         title="Areas, 95% intervals",
         ylim=(len(differences) - 0.5, -0.5),
     )
-    common_legend(fig, ncols=3)
+    base.common_legend(fig, ncols=3)
     return fig
 
 
-@drawn
+@base.drawn
 def layers_figure(
     effects: Mapping[str, Float[np.ndarray, "window prompt"]],
     windows: Sequence[str],
@@ -270,12 +253,12 @@ def layers_figure(
     `effects` holds, per label, the probability for each window and request; drawn are the mean and the middle
     half. `baseline` is each label's unsteered mean (dotted).
     """
-    looks = ((VERMILION, "^", "-"), (BLUE, "o", "--"), (PURPLE, "s", "-."))
-    fig, [ax] = panels(1, (10, 5))
+    looks = ((base.VERMILION, "^", "-"), (base.BLUE, "o", "--"), (base.PURPLE, "s", "-."))
+    fig, [ax] = base.panels(1, (10, 5))
     for (label, values), look in zip(effects.items(), looks, strict=False):
-        middle_half(ax, range(len(windows)), values, f"{label} (n = {values.shape[1]})", look, mean=True)
+        base.middle_half(ax, range(len(windows)), values, f"{label} (n = {values.shape[1]})", look, mean=True)
         ax.axhline(baseline[label], color=look[0], linestyle=":", linewidth=1.4)
-    ticks(ax, windows)
+    base.ticks(ax, windows)
     ax.set(
         title="Steering one window of layers (dotted: no steering)",
         xlabel="steered decoder layers",
@@ -286,7 +269,7 @@ def layers_figure(
     return fig
 
 
-@drawn
+@base.drawn
 def divergence_figure(
     alphas: Sequence[float], divergences: Mapping[str, Float[np.ndarray, "alpha prompt"]]
 ) -> Figure:
@@ -294,10 +277,10 @@ def divergence_figure(
 
     `divergences` are in nats, by the name of the vectors. Strength 0 is left out: it is 0 there.
     """
-    looks = ((PURPLE, "s", "--"), (GREEN, "o", "-"), (BLACK, "D", ":"))
-    fig, [ax] = panels(1, (9, 5))
+    looks = ((base.PURPLE, "s", "--"), (base.GREEN, "o", "-"), (base.BLACK, "D", ":"))
+    fig, [ax] = base.panels(1, (9, 5))
     for (name, values), look in zip(divergences.items(), looks, strict=False):
-        middle_half(ax, alphas, values, f"{name} (n = {values.shape[1]})", look)
+        base.middle_half(ax, alphas, values, f"{name} (n = {values.shape[1]})", look)
     ax.set(
         title="How far steering moves harmless requests",
         xlabel="strength alpha",

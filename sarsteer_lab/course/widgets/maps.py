@@ -1,9 +1,8 @@
 """The panels on hidden states: a map of typed and spoken requests, and what the safe space removes."""
 
-import threading
 from collections.abc import Generator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from html import escape
-from typing import Any
 
 import ipywidgets
 import numpy as np
@@ -11,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.course.figures import map_figure, removal_figure
+from sarsteer_lab.course.figures import maps_figure, removal_figure
 from sarsteer_lab.course.figures.base import BLUE, VERMILION
-from sarsteer_lab.course.widgets.panels import LABEL_WIDTH, Panel, Runner, picture, wav_bytes
+from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.geometry import logit_lens, project_2d
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt
-from sarsteer_lab.safe_space import SafeSpace, principal_space, projection
+from sarsteer_lab.safe_space import projection
 from sarsteer_lab.speech import read_clip
 from sarsteer_lab.steering import SteeringVectors
 
@@ -38,8 +37,14 @@ STYLE = f"""<style>
 </style>"""
 
 
-class GapExplorer(Panel):
-    """See `widgets.gap_explorer`. `layer` and `method` are its controls, `points` its clickable points."""
+class GapExplorer(panels.Panel):
+    """Chapter 01: typed and spoken last-token states of the same requests on a map, layer by layer.
+
+    Row i of both inputs is `prompts[i]`. Hover over a point to read its request, click it to hear it; PCA or
+    UMAP. At most `limit` requests are drawn, evenly picked; `layer` (default: the middle one) is where it
+    starts. `layer` and `method` are the controls, `points` the clickable points. Raises ValueError if the
+    numbers of states and prompts differ.
+    """
 
     def __init__(
         self,
@@ -47,14 +52,15 @@ class GapExplorer(Panel):
         spoken: Float[Tensor, "prompt layer d_model"],
         prompts: Sequence[SpokenPrompt],
         *,
-        layer: int,
-        limit: int,
+        layer: int | None = None,
+        limit: int = 60,
     ) -> None:
         if not len(typed) == len(spoken) == len(prompts) or typed.shape != spoken.shape:
             raise ValueError(
                 f"{len(prompts)} prompts need as many typed and spoken states; got {tuple(typed.shape)} and "
                 f"{tuple(spoken.shape)}"
             )
+        super().__init__()
         count = min(limit, len(prompts))
         rows = np.unique(np.linspace(0, len(prompts) - 1, count).round().astype(int)).tolist()
         self.prompts = [prompts[row] for row in rows]
@@ -63,44 +69,31 @@ class GapExplorer(Panel):
         self.labels = [prompt.label for prompt in self.prompts] * 2
         self._places: dict[tuple[int, str], Float[np.ndarray, "point 2"]] = {}
         self._chosen: int | None = None
-        self.runner = Runner()
-        self.layer = ipywidgets.IntSlider(
-            description="layer",
-            value=layer,
-            min=0,
-            max=typed.shape[1] - 1,
-            continuous_update=False,
-            style=LABEL_WIDTH,
-            layout={"width": "min(460px, 95%)"},
-        )
+        layers = typed.shape[1]
+        start = layers // 2 if layer is None else layer
+        self.layer = panels.slider(ipywidgets.IntSlider, "layer", value=start, min=0, max=layers - 1)
         self.method = ipywidgets.ToggleButtons(options=[("PCA", "pca"), ("UMAP", "umap")])
         self.points = [self._point(i) for i in range(len(self.forms))]
         plane = ipywidgets.Box(self.points)
         plane.add_class("sarsteer-plane")
         self.words = ipywidgets.HTML("<p>Click a point to see and hear its request.</p>")
-        self.player = ipywidgets.Audio(value=b"", format="wav", autoplay=False, controls=True, loop=False)
+        self.player = panels.player()
         legend = ipywidgets.HTML(
             STYLE + f'<small><span style="color:{BLUE}">\u25cf typed</span>, '
             f'<span style="color:{VERMILION}">\u25c6 spoken</span>; filled: harmful, hollow: others</small>'
         )
-        super().__init__(
-            [
-                ipywidgets.HBox([self.layer, self.method], layout={"flex_flow": "row wrap"}),
-                legend,
-                plane,
-                ipywidgets.HBox([self.player, self.words], layout={"flex_flow": "row wrap"}),
-                ipywidgets.HBox([self.runner.progress, self.runner.message]),
-            ]
-        )
-        for control in (self.layer, self.method):
-            control.observe(lambda _: self.runner.soon("map", self._show), "value")
+        progress = panels.row(self.runner.progress, self.runner.message)
+        controls, heard = panels.row(self.layer, self.method), panels.row(self.player, self.words)
+        self.children = [controls, legend, plane, heard, progress]
+        self.runner.listen("map", self._show, self.layer, self.method)
         self._show()
 
     def static(self) -> str:
         """The map as a figure."""
-        points, explained = self._pca(self.layer.value)
-        fig = map_figure(points, self.forms, self.labels, layer=self.layer.value, explained=explained)
-        return picture(fig)
+        layer = self.layer.value
+        fig = maps_figure({"PCA": project_2d(self.states[:, layer])}, self.forms, self.labels, layer=layer)
+        fig.suptitle(f"Typed and spoken requests, output of layer {layer}", x=0.01, ha="left")
+        return panels.picture(fig)
 
     def choose(self, index: int) -> None:
         """Mark a point, show its request and make its clip ready to play."""
@@ -115,7 +108,7 @@ class GapExplorer(Panel):
             f"topic {escape(prompt.topic)}{voice}</p>"
         )
         if prompt.clip is not None:
-            self.player.value = wav_bytes(read_clip(prompt.clip))
+            self.player.value = panels.wav_bytes(read_clip(prompt.clip))
 
     def _point(self, index: int) -> ipywidgets.Button:
         prompt = self.prompts[index % len(self.prompts)]
@@ -125,12 +118,6 @@ class GapExplorer(Panel):
         button.on_click(lambda _: self.runner.soon("choose", lambda: self.choose(index)))
         return button
 
-    def _pca(self, layer: int) -> tuple[Float[np.ndarray, "point 2"], list[float]]:
-        states = self.states[:, layer]
-        points = project_2d(states)
-        total = float((states.double() - states.double().mean(0)).square().sum())
-        return points, [float(np.square(column).sum() / total) for column in points.T]
-
     def _show(self) -> None:
         self.runner.cancel()
         place = (self.layer.value, self.method.value)
@@ -139,28 +126,17 @@ class GapExplorer(Panel):
             self.runner.steps(self._umap(self.layer.value), total=300)
             return
         if place not in self._places:
-            self._places[place] = self._pca(self.layer.value)[0]
+            self._places[place] = project_2d(self.states[:, self.layer.value])
         self._move(self._places[place])
 
     def _umap(self, layer: int) -> Generator[None, None, None]:
-        found: list[Any] = []
-
-        def lay_out() -> None:
-            try:
-                found.append(project_2d(self.states[:, layer], method="umap"))
-            except Exception as error:
-                found.append(error)
-
-        thread = threading.Thread(target=lay_out, daemon=True)
-        thread.start()
+        laid_out = ThreadPoolExecutor(1).submit(project_2d, self.states[:, layer], method="umap")
         self.runner.say("UMAP is laying out the map (the first time it is compiled, which takes a while)")
-        while thread.is_alive():
-            thread.join(0.1)
+        while not laid_out.done():
+            wait([laid_out], timeout=0.1)
             yield
-        if isinstance(found[0], Exception):
-            raise found[0]
-        self._places[layer, "umap"] = found[0]
-        self._move(found[0])
+        self._places[layer, "umap"] = laid_out.result()
+        self._move(self._places[layer, "umap"])
         self.runner.say("UMAP keeps neighbourhoods; its distances mean little")
 
     def _move(self, places: Float[np.ndarray, "point 2"]) -> None:
@@ -176,44 +152,35 @@ class GapExplorer(Panel):
                 button.layout.top = f"{PLANE[1] / 2 - y - 7:.0f}px"
 
 
-class SafeSpaceExplorer(Panel):
-    """See `widgets.safe_space_explorer`. `k`, `lam` and `layer` are its sliders."""
+class SafeSpaceExplorer(panels.Panel):
+    """Chapter 03: what safe-space ablation removes from a refusal direction, for every k and lambda.
+
+    `harmless` are the states that span the space (all of the model's layers). With `lalm` the tokens that
+    the removed and the kept part raise are listed too (logit lens). `layer` (default: the middle one) is
+    where it starts. `k`, `lam` and `layer` are the sliders.
+    """
 
     def __init__(
         self,
-        direction: SteeringVectors,
+        direction: SteeringVectors | Float[Tensor, "layer d_model"],
         harmless: Float[Tensor, "prompt layer d_model"],
-        lalm: LALM | None,
         *,
-        layer: int,
-        k: int,
-        lam: float,
+        lalm: LALM | None = None,
+        layer: int | None = None,
+        k: int = 10,
+        lam: float = 1.0,
     ) -> None:
-        self.direction, self.lalm = direction, lalm
-        most = min(40, len(harmless) - 1)
-        self.space: SafeSpace = principal_space(harmless[:, list(direction.layers)], most)
-        self.runner = Runner()
-
-        def slider(kind: type, name: str, **options: Any) -> Any:
-            wide = {"width": "min(460px, 95%)"}
-            return kind(description=name, continuous_update=False, style=LABEL_WIDTH, layout=wide, **options)
-
-        self.k = slider(ipywidgets.IntSlider, "k", value=min(k, most), min=0, max=most)
-        self.lam = slider(
-            ipywidgets.FloatSlider, "lambda", value=lam, min=0, max=1.5, step=0.1, readout_format=".1f"
-        )
-        self.layer = slider(ipywidgets.SelectionSlider, "layer", options=list(direction.layers), value=layer)
+        super().__init__()
+        self.lalm = lalm
+        self.direction = panels.as_vectors(direction)
+        self.space, self.lam, self.k = panels.ablation_controls(self.direction, harmless, lam, k)
+        layers = list(self.direction.layers)
+        start = layers[len(layers) // 2] if layer is None else layer
+        self.layer = panels.slider(ipywidgets.SelectionSlider, "layer", options=layers, value=start)
         self.view = ipywidgets.HTML()
-        sliders = [self.k, self.lam, self.layer]
-        super().__init__(
-            [
-                ipywidgets.HBox(sliders, layout={"flex_flow": "row wrap"}),
-                self.view,
-                self.runner.message,
-            ]
-        )
-        for control in sliders:
-            control.observe(lambda _: self.runner.soon("view", self._show), "value")
+        sliders = (self.k, self.lam, self.layer)
+        self.children = [panels.row(*sliders), self.view, self.runner.message]
+        self.runner.listen("view", self._show, *sliders)
         self._show()
 
     def static(self) -> str:
@@ -225,20 +192,19 @@ class SafeSpaceExplorer(Panel):
         return self.lam.value * projection(self.direction.values, self.space.first(self.k.value))
 
     def _show(self) -> None:
-        removed = self.removed()
+        removed, layer = self.removed(), self.layer.value
         fig = removal_figure(
             self.direction.values,
             projection(self.direction.values, self.space.first(self.k.value)),
             self.lam.value,
             layers=self.direction.layers,
-            layer=self.layer.value,
+            layer=layer,
             k=self.k.value,
         )
-        row = self.direction.layers.index(self.layer.value)
-        left = self.direction.values[row] - removed[row]
-        self.view.value = (
-            picture(fig, 900) + self._tokens("removed", removed[row]) + self._tokens("kept", left)
-        )
+        at = self.direction.layers.index(layer)
+        tokens = self._tokens("removed", removed[at])
+        tokens += self._tokens("kept", self.direction.values[at] - removed[at])
+        self.view.value = panels.picture(fig, 900) + tokens
 
     @torch.no_grad()
     def _tokens(self, name: str, vector: Float[Tensor, "d_model"]) -> str:

@@ -15,15 +15,19 @@ import ipywidgets
 import matplotlib
 import numpy as np
 import soundfile
+import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from sarsteer_lab.course.figures.base import LOOK
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket.voice import synthesise
 from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt
-from sarsteer_lab.speech import SAMPLE_RATE, ClipError, check_waveform
+from sarsteer_lab.safe_space import SafeSpace, principal_space
+from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
+from sarsteer_lab.steering import SteeringVectors
 
 SHOWN_WORDS = 20
 """Of an answer to a harmful request never more than so many words are shown."""
@@ -34,8 +38,12 @@ LABEL_WIDTH = {"description_width": "110px"}
 class Panel(ipywidgets.VBox):
     """A panel: live where a kernel runs; elsewhere (HTML, GitHub) a still of it, made when it was displayed.
 
-    Subclasses fill `children` and give the still as HTML in `static`.
+    Subclasses fill `children` and give the still as HTML in `static`; `runner` runs what controls ask for.
     """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.runner = Runner()
 
     def static(self) -> str:
         """The panel's present state as HTML without controls."""
@@ -78,6 +86,11 @@ class Runner:
         self._waiting[name] = work
         self._loop.call_soon_threadsafe(self._run_waiting, name)
 
+    def listen(self, name: str, work: Callable[[], None], *controls: ipywidgets.Widget) -> None:
+        """Run `work` whenever the value of one of the controls has changed."""
+        for control in controls:
+            control.observe(lambda _: self.soon(name, work), "value")
+
     def steps(self, work: Generator[None, None, None], total: int) -> None:
         """Run long work of `total` steps, each up to a `yield`; work that is still going on ends first."""
         self.cancel()
@@ -85,7 +98,7 @@ class Runner:
         self.progress.layout.visibility = "visible"
         if self._loop is None:
             while self._work is not None:
-                self._step()
+                self._guarded(self._step)
         else:
             self._loop.call_soon_threadsafe(self._advance)
 
@@ -111,25 +124,18 @@ class Runner:
             self.message.value = f"<b>{type(error).__name__}</b>: {escape(str(error))}"
 
     def _advance(self) -> None:
-        self._step()
+        self._guarded(self._step)
         if self._work is not None and self._loop is not None:
             # A moment in which the kernel can take messages, for instance a click on Stop.
             self._loop.call_later(0.02, self._advance)
 
     def _step(self) -> None:
-        work = self._work
-        if work is None:
+        if self._work is None:
             return
-
-        def one() -> None:
-            try:
-                next(work)
-            except StopIteration:
-                self.cancel()
-            else:
-                self.bar.value += 1
-
-        self._guarded(one)
+        if next(self._work, self) is self:  # it has come to its end
+            self.cancel()
+        else:
+            self.bar.value += 1
 
 
 class RequestPicker(ipywidgets.VBox):
@@ -146,35 +152,30 @@ class RequestPicker(ipywidgets.VBox):
         self.typed: Prompt | None = None
         self.spoken = Prompt("", np.zeros(1))
         options = [(f"{prompt.label}: {prompt.request}", i) for i, prompt in enumerate(prompts)]
-        wide = {"width": "min(640px, 95%)"}
-        self.example = ipywidgets.Dropdown(
-            options=options, description="a shipped clip", style=LABEL_WIDTH, layout=wide
-        )
+        look = {"style": LABEL_WIDTH, "layout": {"width": "min(640px, 95%)"}}
+        self.example = ipywidgets.Dropdown(options=options, description="a shipped clip", **look)
         self.sentence = ipywidgets.Text(
             description="or type one",
             placeholder="a sentence, then Enter: it is spoken at once",
             continuous_update=False,
-            style=LABEL_WIDTH,
-            layout=wide,
+            **look,
         )
-        self.upload = ipywidgets.FileUpload(
-            accept="audio/*", description="or upload a clip", layout={"width": "200px"}
-        )
-        self.player = ipywidgets.Audio(value=b"", format="wav", autoplay=False, controls=True, loop=False)
+        narrow = {"width": "200px"}
+        self.upload = ipywidgets.FileUpload(accept="audio/*", description="or upload a clip", layout=narrow)
+        self.player = player()
         # The recorder's script leaves its sound here, as base64 of 16-bit samples at 16 kHz.
         self.recording = ipywidgets.Textarea(continuous_update=False, layout={"display": "none"})
         self.recording.add_class("sarsteer-recording")
         recorder = ipywidgets.HTML(_recorder(lalm.max_audio_seconds or 0))
         self.now = ipywidgets.HTML()
-        clips = [self.upload, recorder, self.recording, self.player, self.now]
-        rows = [self.sentence, ipywidgets.HBox(clips, layout={"flex_flow": "row wrap"})]
+        rows = [self.sentence, row(self.upload, recorder, self.recording, self.player, self.now)]
         super().__init__([self.example, *rows] if options else rows)
         self.add_class("sarsteer-request")
         self._prompts = list(prompts)
-        self.example.observe(lambda _: runner.soon("request", self._from_example), "value")
-        self.sentence.observe(lambda _: runner.soon("request", self._from_sentence), "value")
-        self.upload.observe(lambda _: runner.soon("request", self._from_upload), "value")
-        self.recording.observe(lambda _: runner.soon("request", self._from_recording), "value")
+        runner.listen("request", self._from_example, self.example)
+        runner.listen("request", self._from_sentence, self.sentence)
+        runner.listen("request", self._from_upload, self.upload)
+        runner.listen("request", self._from_recording, self.recording)
         if options:
             self._from_example()
         else:
@@ -193,18 +194,10 @@ class RequestPicker(ipywidgets.VBox):
     def _from_upload(self) -> None:
         if not self.upload.value:
             return
-        file = self.upload.value[0]
-        name = file["name"]
-        try:
-            samples, rate = soundfile.read(io.BytesIO(bytes(file["content"])), dtype="float32")
-        except soundfile.SoundFileError as error:
-            raise ClipError(
-                f"{name}: cannot be read as audio; convert it to WAV or FLAC, "
-                "for instance with `ffmpeg -i INPUT output.wav`"
-            ) from error
-        self._take(
-            "", check_waveform(samples, rate, name=name, max_seconds=self.lalm.max_audio_seconds), name
-        )
+        upload = self.upload.value[0]
+        file = io.BytesIO(bytes(upload["content"]))
+        file.name = upload["name"]  # for what is said of a clip that cannot be used
+        self._take("", read_clip(file, max_seconds=self.lalm.max_audio_seconds), file.name)
 
     def _from_recording(self) -> None:
         samples = np.frombuffer(base64.b64decode(self.recording.value), dtype="<i2")
@@ -257,6 +250,45 @@ def _recorder(seconds: float) -> str:
         f'style="display:none;width:150px" onclick="{escape(script)}">or record one</button>'
         f'<img src="data:," style="display:none" onerror="{escape(able)}">'
     )
+
+
+def slider(kind: Callable[..., ipywidgets.Widget], name: str, **options: Any) -> Any:
+    """A slider whose value moves when it is let go."""
+    wide = {"width": "min(460px, 95%)"}
+    return kind(description=name, continuous_update=False, style=LABEL_WIDTH, layout=wide, **options)
+
+
+def row(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:
+    """Widgets side by side, as far as there is room."""
+    return ipywidgets.HBox(widgets, layout={"flex_flow": "row wrap", "width": "100%"})
+
+
+def player() -> ipywidgets.Audio:
+    """A player without a clip yet."""
+    return ipywidgets.Audio(value=b"", format="wav", autoplay=False, controls=True, loop=False)
+
+
+def as_vectors(direction: SteeringVectors | Float[Tensor, "layer d_model"]) -> SteeringVectors:
+    """A direction as vectors; plain values belong to layers 0, 1, ..."""
+    return (
+        direction if isinstance(direction, SteeringVectors) else SteeringVectors(torch.as_tensor(direction))
+    )
+
+
+def ablation_controls(
+    direction: SteeringVectors,
+    harmless: Float[Tensor, "prompt layer d_model"],
+    lam: float,
+    k: int,
+) -> tuple[SafeSpace, Any, Any]:
+    """The safe space that the harmless states span in a direction's layers, and sliders for the share of it
+    that is removed and for its size, at `lam` and `k` at first.
+    """
+    most = min(40, len(harmless) - 1)
+    space = principal_space(harmless[:, list(direction.layers)], most)
+    tenths = {"min": 0, "max": 1.5, "step": 0.1, "readout_format": ".1f"}
+    share = slider(ipywidgets.FloatSlider, "lambda", value=lam, **tenths)
+    return space, share, slider(ipywidgets.IntSlider, "k", value=min(k, most), min=0, max=most)
 
 
 def wav_bytes(waveform: Float[np.ndarray, "samples"]) -> bytes:

@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
+from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
 from sarsteer_lab.course.hearing import (
     HEARD_RIGHT,
     REPEAT,
-    divergence,
-    own_answer_found,
     transcript,
     word_error_rate,
     word_errors,
@@ -48,6 +47,30 @@ def outcome_counts(prompts: Sequence[SpokenPrompt], answers: Sequence[str]) -> d
     low, high = wilson(counts["refused"], len(outcomes))
     share = counts["refused"] / len(outcomes)
     return {**counts, "n": len(outcomes), "refused_share": share, "interval": [low, high]}
+
+
+def divergence(
+    typed: Float[Tensor, "prompt vocab"], spoken: Float[Tensor, "prompt vocab"]
+) -> Float[Tensor, "prompt"]:
+    """KL(typed || spoken) of the answer's first token in nats, per request, from logits."""
+    first, second = typed.double().log_softmax(-1), spoken.double().log_softmax(-1)
+    return (first.exp() * (first - second)).sum(-1).float()
+
+
+def own_answer_found(typed: Sequence[str], spoken: Sequence[str]) -> Float[Tensor, "prompt"]:
+    """1 where a spoken request's answer is most like its own typed answer among all typed answers, else 0.
+
+    Likeness is the cosine of TF-IDF word vectors. Where m typed answers are equally like (two requests that
+    get the same sentence), a hit among them counts 1/m; an answer that shares no word with any finds none.
+    """
+    if not any(map(words, [*typed, *spoken])):
+        return torch.zeros(len(typed))
+    weights = TfidfVectorizer(analyzer=words).fit([*typed, *spoken])
+    alike = torch.from_numpy((weights.transform(spoken) @ weights.transform(typed).T).toarray())
+    best = alike.amax(1, keepdim=True)
+    ties: Int[Tensor, "prompt"] = torch.isclose(alike, best).sum(1)
+    hit = torch.isclose(alike.diagonal(), best[:, 0]) & (best[:, 0] > 0)
+    return (hit / ties).float()
 
 
 def hearing(lalm: LALM, prompts: Sequence[SpokenPrompt]) -> dict[str, Any]:

@@ -31,12 +31,12 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, Qwen2AudioProcessor
 
 from sarsteer_lab.pocket.assemble import (
-    add_audio_rows,
     base_language_model,
     build_model,
     build_processor,
     deltas_folder,
     merge_delta,
+    with_audio_rows,
 )
 from sarsteer_lab.pocket.training.clips import Clip, read_clips, speak_corpus
 from sarsteer_lab.pocket.training.corpus import Sentence, build_corpus, check_harmless, lexicon_of
@@ -262,6 +262,14 @@ class Training:
             if (log := self.folder / f"{stage}.jsonl").exists():
                 shutil.copy(log, deltas_folder() / "training" / f"log-{stage}.jsonl")
         print(f"exported {newest.stem} after {progress['seen']:,} clip presentations to {deltas_folder()}")
+
+
+@torch.no_grad()
+def add_audio_rows(language_model: LlamaForCausalLM, vocab_size: int) -> None:
+    """Give a plain language model the audio tokens' rows that the assembled model has."""
+    rows = with_audio_rows(language_model.get_input_embeddings().weight.clone(), vocab_size)
+    language_model.resize_token_embeddings(vocab_size, mean_resizing=False)
+    language_model.get_input_embeddings().weight.copy_(rows)
 
 
 def main(arguments: list[str] | None = None) -> None:

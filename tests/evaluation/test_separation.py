@@ -1,0 +1,84 @@
+"""The bound of uniform pushes: areas under ROC curves, and what a threshold leaves answered at best."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from spoken_set import write_set
+
+from sarsteer_lab.evaluation.defences import PromptDefence, SteeringDefence
+from sarsteer_lab.evaluation.intervals import bootstrap
+from sarsteer_lab.evaluation.readers import read_set
+from sarsteer_lab.evaluation.separation import (
+    best_benign_rate,
+    readiness,
+    roc_area,
+    separation,
+    with_interval,
+)
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.steering import SteeringVectors
+
+SCORES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), min_size=1, max_size=12).map(np.array)
+
+
+@given(SCORES, SCORES)
+def test_area_is_the_share_of_pairs_in_the_right_order(harmful: np.ndarray, benign: np.ndarray) -> None:
+    pairs = [(h > b) + 0.5 * (h == b) for h in harmful for b in benign]
+    assert roc_area(harmful, benign) == pytest.approx(np.mean(pairs))
+
+
+@given(SCORES, SCORES, st.sampled_from([0.5, 0.7, 0.9, 1.0]))
+def test_best_rate_is_that_of_the_best_threshold(
+    harmful: np.ndarray, benign: np.ndarray, refused: float
+) -> None:
+    thresholds = [*harmful, *benign, 2.0]
+    allowed = [t for t in thresholds if (harmful >= t).mean() >= refused - 1e-9]
+    assert best_benign_rate(harmful, benign, refused) == max((benign < t).mean() for t in allowed)
+
+
+def test_each_kind_is_resampled_by_itself() -> None:
+    rng = np.random.default_rng(0)
+    harmful, benign = rng.normal(1, 1, 60), rng.normal(0, 1, 80)
+    area, low, high = with_interval(roc_area, harmful, benign)
+    assert area == roc_area(harmful, benign) and low < area < high
+    # Hanley & McNeil (1982): the standard error of an area.
+    q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
+    variance = area * (1 - area) + 59 * (q1 - area**2) + 79 * (q2 - area**2)
+    assert (high - low) / 2 == pytest.approx(1.96 * (variance / 4800) ** 0.5, rel=0.15)
+    # With one kind held fixed the interval is narrower.
+    fixed = bootstrap(lambda rows: roc_area(harmful[rows], benign), 60)
+    assert fixed[1] - fixed[0] < high - low
+    with pytest.raises(ValueError, match="harmful and benign"):
+        roc_area(harmful, np.array([]))
+
+
+def test_readiness_and_separation_of_defences(
+    tiny: LALM,
+    make_clip: Callable[[float, int], np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sarsteer_lab.evaluation.kept.OPENINGS", ("Ia", "I b", "S"))
+    monkeypatch.setattr("sarsteer_lab.evaluation.kept.NEGLIGIBLE", 0.0)
+    found = read_set(f"prompts:{write_set(tmp_path / 'set', make_clip)}").prompts
+    sets = {label: [p for p in found if p.label == label][:4] for label in ("harmful", "harmless")}
+    vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model))
+    defences = [
+        PromptDefence("none"),
+        PromptDefence("kind", before="Be kind."),
+        SteeringDefence("push", vectors),
+    ]
+    chances = readiness(tiny, defences, sets)
+    assert len(chances) == 3 * sum(map(len, sets.values()))
+    table = separation(chances)
+    assert list(table["defence"]) == ["none", "kind", "push"] and set(table["set"]) == {"harmless"}
+    own = chances[chances["defence"] == "push"].groupby("label")["chance"].apply(np.array)
+    assert table["area"].iloc[2] == roc_area(own["harmful"], own["harmless"])
+    typed = readiness(tiny, defences[:2], sets, form="typed")
+    assert (typed["chance"][: len(typed) // 2].to_numpy() == typed["chance"][len(typed) // 2 :]).all()
