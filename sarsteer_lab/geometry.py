@@ -72,12 +72,11 @@ def transfer_accuracy(
 
     Row i of `train` and `test` is the same request in either form; give the same states twice for the
     cross-validated accuracy within a form. It is trained on all folds but one (`seed` shuffles them) in the
-    first form and tested on the requests of that one in the second, so no request is on both sides; nor is
-    any of `groups`, for instance a request typed and spoken (else a probe could win by recognising it), or a
-    harmful request and its harmless twin (else one that knows the one takes the other for the same). Features
-    are standardised by the training form; with `center` each form's own mean is taken off first, which
-    removes a constant shift between them. Raises ValueError if the shapes differ, and (from scikit-learn) if
-    a class has fewer members than folds.
+    first form and tested on that one in the second, so no request is on both sides; nor is any of `groups`:
+    a request typed and spoken (else a probe could win by recognising it), or a harmful request and its
+    harmless twin (else it takes the one for the other). Features are standardised by the training form; with
+    `center` each form's own mean is taken off first, which removes a constant shift between them. Raises
+    ValueError if the shapes differ, and (from scikit-learn) if a class has fewer members than folds.
     """
     forms = (states.transpose(0, 1).cpu().numpy() for states in _pairs(train, test, center))
     answers, splitter = np.asarray(labels), StratifiedKFold if groups is None else StratifiedGroupKFold

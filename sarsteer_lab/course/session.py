@@ -125,20 +125,16 @@ def measure_gap(
     n = len(typed)
     both, forms = torch.cat([typed, spoken]), ["typed"] * n + ["spoken"] * n
     requests = [str(i) for i in range(n)] * 2
-    probe = []
-    for layer in tqdm(range(typed.shape[1]), desc="probes", unit="layer", delay=2, leave=False):
-        states, folds = both[:, layer, None], min(5, n)
-        by_seed = [
-            transfer_accuracy(states, states, forms, groups=requests, folds=folds, seed=seed)
-            for seed in (0, 1, 2)
-        ]
-        probe.append(torch.stack(by_seed, dim=1))
+    probe = [
+        transfer_accuracy(both, both, forms, groups=requests, folds=min(5, n), seed=seed)
+        for seed in tqdm((0, 1, 2), desc="probes", unit="seed", delay=2, leave=False)
+    ]
     return Gap(
         cosine=pair_cosine(typed, spoken, center=False),
         centred_cosine=pair_cosine(typed, spoken),
         distance=centroid_distance(typed, spoken),
         harm_distance=centroid_distance(typed[:n_harmful], typed[n_harmful:]),
-        probe=torch.cat(probe),
+        probe=torch.stack(probe, dim=1),
     )
 
 
