@@ -25,11 +25,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sarsteer_lab.activations import activation_store, capture
-from sarsteer_lab.course.figures.base import save_figure
+from sarsteer_lab.course.figures import project_2d, save_figure
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.evaluation.base import BaseStates, collect_states, model_name
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
-from sarsteer_lab.geometry import centroid_distance, pair_cosine, project_2d, transfer_accuracy
+from sarsteer_lab.geometry import centroid_distance, pair_cosine, transfer_accuracy
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.prompts import INSTRUCTION, REFUSALS, Prompt, SpokenPrompt, load_prompts
@@ -139,7 +139,7 @@ def measure_gap(
 
 
 def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:
-    """`geometry.project_2d(points, method="umap")`, kept: UMAP is compiled first, which takes a while."""
+    """`figures.project_2d(points, method="umap")`, kept: UMAP is compiled first, which takes a while."""
     store, key = _store(), content_key("umap", version("umap-learn"), points.float())
     found = store.read(key)
     if found is None:
