@@ -5,6 +5,7 @@ user has given (clips, prompts, models, numbers) become one line on standard err
 """
 
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -128,8 +129,13 @@ def walkthrough(
     notebooks: Annotated[Path, Option(help="the chapters")] = Path("notebooks"),
     folder: Folder = Path("figures/walkthrough"),
     html: Annotated[Path | None, Option(help="also write each chapter as a page into this folder")] = None,
+    refusal: Annotated[
+        str | None, Option(help="a refusal text by name (default: the one that works)")
+    ] = None,
 ) -> None:
     """The main job: all chapters run, and what they found on one page."""
+    if refusal is not None:
+        os.environ["SARSTEER_COURSE_REFUSAL"] = refusal  # the chapters' kernels read it
     from sarsteer_lab.course.run_notebooks import walkthrough
 
     summary = walkthrough(notebooks, folder, html)
