@@ -161,10 +161,10 @@ def ask(
 
     read_clip(clip)
     from sarsteer_lab import steering
-    from sarsteer_lab.evaluation.base import cached_vectors
+    from sarsteer_lab.evaluation.base import cached_vectors, refusal_text
     from sarsteer_lab.evaluation.readers import read_set
     from sarsteer_lab.loading import load_lalm
-    from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts, refusal_text
+    from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts
 
     refusal_text(refusal)
     # Before the model: what is wrong with the files should not take a minute to say.
@@ -272,11 +272,10 @@ def sweep(
     lams, ks = _each(lam or ["0,1"], number), _each(k or ["10"], count)
     from sarsteer_lab.activations import activation_store
     from sarsteer_lab.evaluation import curves
-    from sarsteer_lab.evaluation.base import collect_states
+    from sarsteer_lab.evaluation.base import collect_states, refusal_text
     from sarsteer_lab.evaluation.choices import read_sets
     from sarsteer_lab.evaluation.judges import PhraseJudge
     from sarsteer_lab.loading import load_lalm
-    from sarsteer_lab.prompts import refusal_text
 
     # A sentence may hold commas.
     texts = dict(refusal_text(given) for given in refusal or ["paper"])
