@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from sarsteer_lab.activations import activation_store
-from sarsteer_lab.evaluation.base import PAPER_TEXT, collect_states
+from sarsteer_lab.evaluation.base import PAPER_TEXT, collect_states, refusal_text
 from sarsteer_lab.evaluation.defences import AS_IN_PAPER, Defence, prompt_defences, steering_defences
 from sarsteer_lab.evaluation.judges import SORRY_BENCH, HFJudge, Judge, JudgeTemplate, PhraseJudge
 from sarsteer_lab.evaluation.readers import Missing, read_set
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import SpokenPrompt, refusal_text
+from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.store import data_folder
 
 PROMPT_NAMES = tuple(defence.name for defence in prompt_defences())
@@ -76,7 +76,7 @@ def choose_defences(
 ) -> list[Defence]:
     """The defences of these names (None: all), in the order of `defence_names`.
 
-    `refusal` is the text that steering is derived from, or its name (`prompts.refusal_text`); SARSteer as in
+    `refusal` is the text that steering is derived from, or its name (`base.refusal_text`); SARSteer as in
     the paper keeps the paper's, and is only among "all" where it is not SARSteer itself.
 
     `source` is the model and the requests that steering is derived from; without it, names are checked and
