@@ -148,7 +148,7 @@ class Family:
     project's own, as (import name, what to install). `mixes`: whether typed prompts and clips of different
     lengths may share a batch; where they may not, the audio tower lets padding into what it hears, or the
     decoder has an adapter (peft's) that is on for speech alone. `adapter`: the folder in a checkpoint that
-    holds this; with "." transformers finds it by itself. `encoder`: the trunk's method that encodes clips and
+    holds this, "" for the checkpoint's own. `encoder`: the trunk's method that encodes clips and
     the field of its output with which the trunk goes on, where that depends on the clip alone. `note`: what a
     user should know.
     """
@@ -212,7 +212,7 @@ FAMILIES = (
         max_seconds=None,
         needs=(("torchaudio", "torchaudio"), PEFT),
         mixes=False,
-        adapter=".",
+        adapter="",
         encoder=POOLED,
         note=HEARS_PADDING,
     ),
@@ -285,7 +285,8 @@ def find_trunk(model: nn.Module) -> Any:
 @contextmanager
 def adapted(model: nn.Module, family: Family, spoken: bool) -> Iterator[None]:
     """Have the family's adapter on for spoken prompts and off for typed ones; as it was, after the block."""
-    before = [(part, not part.disable_adapters) for part in adapter_layers(model) if family.adapter]
+    layers = [] if family.adapter is None else adapter_layers(model)
+    before = [(part, not part.disable_adapters) for part in layers]
     try:
         for part, _ in before:
             part.enable_adapters(spoken)

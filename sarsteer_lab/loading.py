@@ -101,12 +101,14 @@ def load_parts(
         device_map = device_map or device
     if device_map is not None:
         options["device_map"] = device_map
+    if row.adapter == "":  # after the weights, or its report would take the place of theirs
+        options["adapter_kwargs"] = {"subfolder": "none"}
     with explained(folder):
         processor = hf.AutoProcessor.from_pretrained(folder, **source)
         model, report = model_class(config).from_pretrained(
             folder, config=config, output_loading_info=True, **options
         )
-        if row.adapter not in (None, "."):
+        if row.adapter is not None and getattr(config, "has_lora_adapter", True):
             place = {"subfolder": row.adapter, "revision": revision}
             report["missing_keys"] |= model.load_adapter(str(folder), adapter_kwargs=place).missing_keys
     if lacking := sorted(report["missing_keys"]):

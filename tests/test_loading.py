@@ -14,6 +14,7 @@ from sarsteer_lab.activations import capture
 from sarsteer_lab.checkpoints import free_memory
 from sarsteer_lab.cli import main
 from sarsteer_lab.families import find_family
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import check_options, load_lalm, pick_device
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt
@@ -182,6 +183,25 @@ def test_the_adapter_for_speech_is_loaded_with_the_model(family, tmp_path, monke
         shutil.rmtree(tmp_path / "models--me--tiny" / "snapshots" / ("0" * 40) / "speech-lora")
         with pytest.raises((OSError, ValueError), match="adapter"):
             load_lalm("me/tiny", device="cpu")
+
+
+def test_granite_weights_that_are_missing_are_not_hidden_by_its_adapter(tmp_path, monkeypatch):
+    """transformers' own `save_pretrained` of it names weights as peft does, and no one finds them again."""
+    made = replicas.replica("granite_speech")
+    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda *_, **__: made.processor)
+    monkeypatch.setattr("sarsteer_lab.loading.missing_packages", lambda _: [])
+    made.model.save_pretrained(str(tmp_path))
+    with pytest.raises(ValueError, match="lacks 8 weights, which would be random: .*self_attn.q_proj"):
+        load_lalm(tmp_path, device="cpu")
+    monkeypatch.setattr(replicas, "add_speech_adapter", lambda *_: None)
+    plain = replicas.replica("granite_speech").model
+    for says_it_has_one in (True, False):
+        plain.config.has_lora_adapter = says_it_has_one
+        plain.save_pretrained(tmp_path / str(says_it_has_one))
+    with pytest.raises((OSError, ValueError), match="adapter"):
+        load_lalm(tmp_path / "True", device="cpu")
+    again = load_lalm(tmp_path / "False", device="cpu")
+    assert again.fingerprint == LALM(plain, made.processor, name="plain").fingerprint
 
 
 @pytest.mark.parametrize("family", ["phi4_multimodal", "granite_speech"])

@@ -65,7 +65,7 @@ class Report:
 
 
 def examine(lalm: LALM) -> Report:
-    """Run every check on a loaded model: a dozen short forward passes and two short answers.
+    """Run every check on a loaded model: some sixty short forward passes and two short answers.
 
     Vectors, hooks and weights are as before when it returns.
     """
