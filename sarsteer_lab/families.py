@@ -7,8 +7,7 @@ trusts the recipes below and the processor's own chat template.
 import inspect
 import logging
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
@@ -24,7 +23,6 @@ from transformers import BatchFeature
 
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import SAMPLE_RATE
-from sarsteer_lab.store import adapter_layers
 
 Messages = list[dict[str, Any]]
 Clip = Float[np.ndarray, "samples"]
@@ -209,6 +207,7 @@ FAMILIES = (
     ),
     Family(
         "granite_speech",
+        ("granite_speech_plus",),
         max_seconds=None,
         needs=(("torchaudio", "torchaudio"), PEFT),
         mixes=False,
@@ -280,20 +279,6 @@ def find_trunk(model: nn.Module) -> Any:
     takes = inspect.signature(core.base_model.forward).parameters
     hears = any(name.startswith(("input_features", "audio_", "input_values")) for name in takes)
     return core.base_model if "input_ids" in takes and hears else core
-
-
-@contextmanager
-def adapted(model: nn.Module, family: Family, spoken: bool) -> Iterator[None]:
-    """Have the family's adapter on for spoken prompts and off for typed ones; as it was, after the block."""
-    layers = [] if family.adapter is None else adapter_layers(model)
-    before = [(part, not part.disable_adapters) for part in layers]
-    try:
-        for part, _ in before:
-            part.enable_adapters(spoken)
-        yield
-    finally:
-        for part, on in before:
-            part.enable_adapters(on)
 
 
 def foreign_hooks(part: nn.Module) -> list[Any]:

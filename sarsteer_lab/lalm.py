@@ -16,7 +16,7 @@ from transformers import BatchFeature
 from sarsteer_lab import families
 from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
-from sarsteer_lab.store import HookedModelError, content_key, settings_of, weights_checksum
+from sarsteer_lab.store import HookedModelError, adapter_layers, content_key, settings_of, weights_checksum
 
 
 @dataclass(frozen=True)
@@ -210,13 +210,18 @@ class LALM:
     @contextmanager
     def running(self, running: Running) -> Iterator[None]:
         """Say what the forward passes of the block run: steering and adapters for speech go by it."""
-        outer, self.now = self.now, running
+        layers = [] if self.family.adapter is None else adapter_layers(self.model)
+        outer, before = self.now, [not layer.disable_adapters for layer in layers]
         spoken = any(running.prompts[row].audio is not None for row in running.rows)
         try:
-            with families.adapted(self.model, self.family, spoken):
-                yield
+            self.now = running
+            for layer in layers:
+                layer.enable_adapters(spoken)
+            yield
         finally:
             self.now = outer
+            for layer, on in zip(layers, before, strict=True):
+                layer.enable_adapters(on)
 
     def batches(
         self, prompts: Sequence[Prompt], batch_size: int, description: str, decoding: Any = None

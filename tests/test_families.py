@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import GraniteSpeechPlusConfig, Qwen2Config, Qwen2ForCausalLM
 
 from sarsteer_lab.families import (
     audio_token_id,
@@ -29,6 +29,10 @@ def test_finds_the_parts_of_qwen2_audio(tiny):
     assert find_trunk(model) is model.model
     assert audio_token_id(model) == tiny.processor.audio_token_id
     assert find_family(model.config).name == "qwen2_audio"
+
+
+def test_a_family_covers_its_later_types():
+    assert find_family(GraniteSpeechPlusConfig()).name == "granite_speech"
 
 
 def test_unknown_families_get_the_generic_row_and_the_model_as_trunk():
