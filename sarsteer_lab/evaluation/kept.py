@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from sarsteer_lab.engine.live import NEGLIGIBLE, OPENINGS
 from sarsteer_lab.engine.memory import chunks, rows_that_fit
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
-from sarsteer_lab.evaluation.defences import PromptDefence, PushingDefence, SteeringDefence
+from sarsteer_lab.evaluation.defences import Defence, PromptDefence, SteeringDefence
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, rough_length
 from sarsteer_lab.steering import SteeringVectors, steer
@@ -90,7 +90,7 @@ def refusal_probabilities(
 def opening_chances(
     lalm: LALM,
     variants: Sequence[Sequence[Prompt]],
-    pushes: Sequence[tuple[int, PushingDefence]],
+    pushes: Sequence[tuple[int, Defence]],
     description: str = "refusal probabilities",
 ) -> list[Float[Tensor, "prompt"]]:
     """The same under any pushes, each on the prompts of the variant with its number.
@@ -127,7 +127,7 @@ def opening_chances(
     return [torch.tensor([kept[key] for key in own]) for own in keys]
 
 
-def _effect(defence: PushingDefence) -> dict[str, object] | None:
+def _effect(defence: Defence) -> dict[str, object] | None:
     """What a push does beside the prompt's text, whatever it is called; None for nothing."""
     if isinstance(defence, PromptDefence) or getattr(defence, "alpha", None) == 0:
         return None

@@ -5,7 +5,7 @@ Each reads a set as its authors lay it out; the formats are described at the rea
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,6 +21,7 @@ from sarsteer_lab.evaluation.records import (
     read_text,
 )
 from sarsteer_lab.prompts import LABELS, SPLITS, SpokenPrompt
+from sarsteer_lab.store import data_folder
 
 Missing = Literal["error", "skip", "typed"]
 """For a record whose clip is not on disk: stop, leave it out and count it, or keep it as typed only."""
@@ -286,3 +287,37 @@ PUBLISHED_SETS: dict[str, Callable[[_Collection], None]] = {
     **dict.fromkeys(LAYOUTS, _read_tables),
 }
 """The names that `read_set` knows; "prompts" and "audiofolder" are formats for sets of one's own."""
+
+
+def read_sets(
+    specs: Sequence[str] | None, *, split: str, missing: Missing = "error", limit: int | None = None
+) -> tuple[dict[str, list[SpokenPrompt]], dict[str, int]]:
+    """Requests of one split ("all": every) by set and label, and how many records each set left out.
+
+    A set with several labels is taken apart ("xstest harmful", ...), since each label has its own measure;
+    `specs` None means the shipped prompts. Raises ValueError as `read_set` does, if nothing is left,
+    or if two sets have the same name.
+    """
+    sets: dict[str, list[SpokenPrompt]] = {}
+    skipped: dict[str, int] = {}
+    for spec in specs or [f"prompts:{data_folder() / 'prompts'}"]:
+        found = read_set(spec, missing=missing)
+        name = spec.partition(":")[0]
+        chosen = [prompt for prompt in found.prompts if split in ("all", prompt.split)]
+        if not chosen:
+            splits = ", ".join(sorted({prompt.split for prompt in found.prompts}))
+            raise ValueError(f"{spec} has no requests in the split {split!r}; it has: {splits}")
+        if silent := [prompt.id for prompt in chosen if prompt.clip is None]:
+            raise ValueError(
+                f"{len(silent)} requests of {spec} have no clip ({silent[0]}, ...): an evaluation asks "
+                "spoken requests; record them, and describe the clips as data/prompts does"
+            )
+        labels = list(dict.fromkeys(prompt.label for prompt in chosen))
+        for label in labels:
+            key = name if len(labels) == 1 else f"{name} {label}"
+            if key in sets:
+                raise ValueError(f"the set {name!r} is given twice; evaluate one after the other")
+            sets[key] = [prompt for prompt in chosen if prompt.label == label][:limit]
+            # Of a record that was left out only its place is known, so it counts for the whole set.
+            skipped[key] = len(found.skipped)
+    return sets, skipped

@@ -11,7 +11,7 @@ run as a whole: a run that was killed and continued leaves the same bytes as one
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,9 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from sarsteer_lab.engine.memory import rows_that_fit
-from sarsteer_lab.evaluation.defences import Defence, PushingDefence
+from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.tasks import (
-    SETTINGS_PER_TASK,
+    BATCHES_PER_TASK,
     Asking,
     Found,
     Group,
@@ -115,35 +115,29 @@ def run(
     kept = {piece: value for piece, key in keys.items() if (value := store.read(key)) is not None}
 
     tasks: list[Task] = []
-    places: list[int] = []
     for at, chunk in enumerate(chunks):
         groups = _together(defences, chunk.requests, batch_size if share_reading else 0)
         # A batch of several defences runs as a whole, even if only some of its pieces are missing.
         lacking = [group for group in groups if any((one.name, at) not in kept for one in group[0])]
-        for some in _stretches(lacking, SETTINGS_PER_TASK if ray else len(defences)):
-            tasks.append(Task(asking, _texts(defences[0], chunk.requests), some))
-            places.append(at)
+        size = BATCHES_PER_TASK if ray else len(defences)
+        for start in range(0, len(lacking), size):
+            first = _texts(defences[0], chunk.requests)
+            tasks.append(Task(asking, at, first, lacking[start : start + size]))
     prompts = [[request.spoken() for request in chunk.requests] for chunk in chunks]
-    with tqdm(
-        total=len(keys), initial=len(kept), desc="responses", unit="batch", delay=2, leave=False
-    ) as bar:
-
-        def keep(number: int, group: Group, found: Found) -> None:
-            for defence, said in zip(group[0], found[0], strict=True):
-                if (piece := (defence.name, places[number])) not in kept:
-                    kept[piece] = {"texts": said, "seconds": found[1] / len(group[0])}
-                    store.write(keys[piece], kept[piece])
-                    bar.update()
-
-        if ray is None:
-            for number, task in enumerate(tasks):
-                clips: Any = [prompt.audio for prompt in prompts[places[number]]]
-                for group, found in zip(task.groups, answers(lalm, task, clips), strict=True):
-                    keep(number, group, found)
-        else:
-            for number, all_found in on_cluster(ray, lalm, tasks, [prompts[at] for at in places]):
-                for group, found in zip(tasks[number].groups, all_found, strict=True):
-                    keep(number, group, found)
+    work: Iterator[tuple[Task, Iterable[Found]]]
+    if ray is None:
+        work = ((task, answers(lalm, task, [p.audio for p in prompts[task.chunk]])) for task in tasks)
+    else:
+        work = on_cluster(ray, lalm, tasks, prompts)
+    progress = {"desc": "responses", "unit": "batch", "delay": 2, "leave": False}
+    with tqdm(total=len(keys), initial=len(kept), **progress) as bar:
+        for task, found in work:
+            for (together, _), (said, seconds) in zip(task.groups, found, strict=True):
+                for defence, texts in zip(together, said, strict=True):
+                    if (piece := (defence.name, task.chunk)) not in kept:
+                        kept[piece] = {"texts": texts, "seconds": seconds / len(together)}
+                        store.write(keys[piece], kept[piece])
+                        bar.update()
     return _finish(lalm, folder, chunks, {piece: kept[piece] for piece in pieces})
 
 
@@ -231,29 +225,16 @@ def _texts(defence: Defence, requests: Sequence[SpokenPrompt]) -> Texts:
 
 
 def _together(defences: Sequence[Defence], requests: Sequence[SpokenPrompt], rows: int) -> Iterator[Group]:
-    """The defences in runs of those that fit into one batch of `rows`: the same texts under pushes by row."""
+    """The defences in runs of those that fit into one batch of `rows`, asking with the same texts."""
     group: list[Defence] = []
     texts: Texts = []
     for defence in defences:
         own = _texts(defence, requests)
-        fits = (len(group) + 1) * len(requests) <= rows and own == texts
-        if group and not (fits and all(isinstance(one, PushingDefence) for one in (group[0], defence))):
+        if group and ((len(group) + 1) * len(requests) > rows or own != texts):
             yield group, texts
             group = []
         group, texts = [*group, defence], own
     yield group, texts
-
-
-def _stretches(groups: Sequence[Group], most: int) -> Iterator[list[Group]]:
-    """Groups in lists of at least `most` defences (the last list may have fewer)."""
-    some: list[Group] = []
-    for group in groups:
-        some.append(group)
-        if sum(len(defences) for defences, _ in some) >= most:
-            yield some
-            some = []
-    if some:
-        yield some
 
 
 def _check(defences: Sequence[Defence], sets: Mapping[str, Sequence[SpokenPrompt]], batch_size: int) -> None:
@@ -277,7 +258,7 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise EvaluationError(f"{path}: is damaged ({error}); use a new folder") from error
-        if difference := _difference(found, manifest):
+        if difference := next(_differences(found, manifest), None):
             raise EvaluationError(
                 f"{folder} holds another evaluation: {difference}. Use a new folder, or give what it was "
                 "started with"
@@ -288,16 +269,14 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
         scratch.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def _difference(found: Any, wanted: Any, where: str = "") -> str | None:
-    """The first place in which what both manifests name differs, in words."""
+def _differences(found: Any, wanted: Any, where: str = "") -> Iterator[str]:
+    """The places in which what both manifests name differs, in words."""
     if isinstance(found, dict) and isinstance(wanted, dict):
-        both = [key for key in found if key in wanted]
-        texts = (_difference(found[key], wanted[key], f"{where} {key}".strip()) for key in both)
-        return next((text for text in texts if text), None)
-    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
-        texts = (
-            _difference(a, b, f"{where}, entry {n}")
-            for n, (a, b) in enumerate(zip(found, wanted, strict=True), 1)
-        )
-        return next((text for text in texts if text), None)
-    return None if found == wanted else f"{where} was {found!r:.60}, now {wanted!r:.60}"
+        for key in found:
+            if key in wanted:
+                yield from _differences(found[key], wanted[key], f"{where} {key}".strip())
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        for n, (a, b) in enumerate(zip(found, wanted, strict=True), 1):
+            yield from _differences(a, b, f"{where}, entry {n}")
+    elif found != wanted:
+        yield f"{where} was {found!r:.60}, now {wanted!r:.60}"

@@ -12,7 +12,7 @@ import pandas as pd
 from jaxtyping import Float
 from sklearn.metrics import roc_auc_score
 
-from sarsteer_lab.evaluation.defences import PushingDefence
+from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import RESAMPLES, bootstrap
 from sarsteer_lab.evaluation.kept import opening_chances
 from sarsteer_lab.lalm import LALM
@@ -64,7 +64,7 @@ def with_interval(
 
 def readiness(
     lalm: LALM,
-    defences: Sequence[PushingDefence],
+    defences: Sequence[Defence],
     sets: Mapping[str, Sequence[SpokenPrompt]],
     form: str = "spoken",
 ) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 
 from sarsteer_lab.engine.caches import keeps_plain_cache
-from sarsteer_lab.evaluation.defences import Defence, PushingDefence
+from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import mcnemar_p, paired_difference, wilson
 from sarsteer_lab.evaluation.judges import OUTCOMES, Judge, Outcome
 from sarsteer_lab.evaluation.run import Response, batch_size_for, run, speeds, write_lines
@@ -50,7 +50,7 @@ def evaluate(
     None is as many as fit into memory. `skipped` (set -> records left out when it was read, see
     `prompts.PromptSet.skipped`) becomes a column of the table, so that nothing is dropped silently. With
     `roc`, benign sets get the columns of `separation.separation`: how well the readiness to refuse tells
-    harmful requests from theirs (nan for models and defences of which it cannot be read).
+    harmful requests from theirs (not for models of which it cannot be read).
     """
     if batch_size is None:
         batch_size = batch_size_for(lalm, defences, sets, folder, max_new_tokens)
@@ -71,8 +71,7 @@ def evaluate(
     table = table.assign(skipped=[(skipped or {}).get(name, 0) for name in table["set"]])
     labels = {request.label for requests in sets.values() for request in requests}
     if roc and keeps_plain_cache(lalm) and "harmful" in labels and len(labels) > 1:
-        pushing = [defence for defence in defences if isinstance(defence, PushingDefence)]
-        found = separation(readiness(lalm, pushing, sets)).drop(columns=["n_harmful", "n"])
+        found = separation(readiness(lalm, defences, sets)).drop(columns=["n_harmful", "n"])
         table = table.merge(found, how="left", on=["defence", "set"])
     return table
 

@@ -358,7 +358,7 @@ def test_a_cluster_that_loses_a_worker_half_way_gives_the_same_bytes(
     options = {"max_new_tokens": 24, "batch_size": 3, "share_reading": True}
     run(lalm, defences, sets, tmp_path / "here", **options)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(runner, "SETTINGS_PER_TASK", 1)
+    monkeypatch.setattr(runner, "BATCHES_PER_TASK", 1)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)
