@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
@@ -75,6 +75,25 @@ def bootstrap(
         rng=np.random.default_rng(seed),
     ).confidence_interval
     return float(low), float(high)
+
+
+def with_interval(
+    statistic: Callable[[Float[np.ndarray, "harmful ..."], Float[np.ndarray, "benign ..."]], float],
+    harmful: Float[np.ndarray, "harmful ..."],
+    benign: Float[np.ndarray, "benign ..."],
+    *,
+    confidence: float = 0.95,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """A statistic of both kinds' rows and its bootstrap interval; each kind is resampled by itself."""
+    generator = np.random.default_rng(seed)
+
+    def resampled(rows: np.ndarray) -> float:
+        return statistic(harmful[rows], benign[generator.integers(0, len(benign), len(benign))])
+
+    low, high = bootstrap(resampled, len(harmful), confidence, resamples, seed + 1)
+    return statistic(harmful, benign), low, high
 
 
 def jackknife_ratio(

@@ -389,7 +389,9 @@ def test_a_malformed_table_is_named_with_its_line_and_columns(
 def test_the_readme_names_every_set_of_tables_and_its_columns() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     rows = {row.split("`")[1]: row for row in readme.splitlines() if row.startswith("| `")}
-    for name, layout in LAYOUTS.items():
+    for name, (layout, *_) in LAYOUTS.items():
+        if "**" not in layout.files:  # named in the text
+            continue
         row = rows["audiofolder" if name.startswith("audiofolder") else name]
         columns = f"{layout.request} {layout.clip} {layout.typed}".split()
         assert all(f"`{column}`" in row for column in columns), name
