@@ -4,9 +4,11 @@ Single strengths cannot be compared: a shorter vector is only a weaker push. So 
 run over a range of strengths, and curves are compared, on the same requests.
 """
 
-import json
+import re
 from collections.abc import Callable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,8 +16,9 @@ from jaxtyping import Bool, Float
 
 from sarsteer_lab.evaluation.base import BaseStates
 from sarsteer_lab.evaluation.defences import Defence, PromptDefence, SteeringDefence
-from sarsteer_lab.evaluation.intervals import RESAMPLES, with_interval
+from sarsteer_lab.evaluation.intervals import with_interval
 from sarsteer_lab.evaluation.judges import Judge
+from sarsteer_lab.evaluation.run import read_lines
 from sarsteer_lab.evaluation.table import evaluate
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import LABELS, SpokenPrompt
@@ -54,9 +57,8 @@ def grid(
         mark = "" if refusal == "paper" else f"{refusal} "
         if 0 in lams:
             found[f"{mark}lam=0"] = states.refusal_direction(refusal)
-        found |= {
-            f"{mark}lam={lam:g} k={k}": states.sarsteer(lam, k, refusal) for lam in lams if lam for k in ks
-        }
+        for lam, k in product(filter(None, lams), ks):
+            found[f"{mark}lam={lam:g} k={k}"] = states.sarsteer(lam, k, refusal)
     return found
 
 
@@ -70,22 +72,15 @@ def controls(
     seed, a random one.
     """
     found = states.derive(1.0, k, refusal)
-    full, ablated, space = found.direction, found.vectors, found.space
-    others = {"harmful space": principal_space(states.harmful, k)}
-    others |= {f"random space {seed}": random_space(space, seed) for seed in seeds}
-    return {
-        "not ablated": full,
-        "ablated": ablated,
-        "ablated, full length": ablated.rescaled_to(full),
-    } | {
-        f"{name} ablated": states.vectors(
-            f"refusal direction, {name} ablated",
-            ablate(full.values, other),
-            k=k,
-            refusal=states.texts[refusal],
-        )
-        for name, other in others.items()
-    }
+    full, ablated = found.direction, found.vectors
+    variants = {"not ablated": full, "ablated": ablated, "ablated, full length": ablated.rescaled_to(full)}
+    spaces = {"harmful space": principal_space(states.harmful, k)}
+    spaces |= {f"random space {seed}": random_space(found.space, seed) for seed in seeds}
+    settings = {"k": k, "refusal": states.texts[refusal]}
+    for name, space in spaces.items():
+        method, values = f"refusal direction, {name} ablated", ablate(full.values, space)
+        variants[f"{name} ablated"] = states.vectors(method, values, **settings)
+    return variants
 
 
 def parse_layers(texts: Sequence[str], n_layers: int) -> dict[str, tuple[int, ...] | None]:
@@ -95,16 +90,12 @@ def parse_layers(texts: Sequence[str], n_layers: int) -> dict[str, tuple[int, ..
     """
     choices: dict[str, tuple[int, ...] | None] = {}
     for text in texts:
-        first, _, last = text.partition("-")
-        ends = (first, last or first)
-        if text == "all":
-            choices[text] = None
-        elif all(end.isdecimal() for end in ends) and int(ends[0]) <= int(ends[1]) < n_layers:
-            choices[text] = tuple(range(int(ends[0]), int(ends[1]) + 1))
-        else:
-            raise ValueError(
-                f"layers {text!r}: give all, a number or a range from 0 to {n_layers - 1}, as 3-8"
-            )
+        ends = re.fullmatch(r"(\d+)(?:-(\d+))?", text)
+        found = range(int(ends[1]), int(ends[2] or ends[1]) + 1) if ends else range(0)
+        if text != "all" and (not found or found[-1] >= n_layers):
+            limits = f"from 0 to {n_layers - 1}, as 3-8"
+            raise ValueError(f"layers {text!r}: give all, a number or a range {limits}")
+        choices[text] = None if text == "all" else tuple(found)
     return choices
 
 
@@ -115,20 +106,16 @@ def steering_grid(
 ) -> dict[Point, Defence]:
     """A defence for each variant, choice of layers (default: all) and strength but 0; first "none", for 0."""
     points: dict[Point, Defence] = {("none", "all", 0.0): PromptDefence("none")}
-    for variant, vectors in variants.items():
-        for chosen, indices in ({"all": None} if layers is None else layers).items():
-            for alpha in filter(None, alphas):
-                name = f"{variant} | layers {chosen} | alpha={alpha:g}"
-                points[variant, chosen, alpha] = SteeringDefence(name, vectors, alpha, indices)
+    for variant, chosen, alpha in product(variants, layers or ["all"], filter(None, alphas)):
+        name = f"{variant} | layers {chosen} | alpha={alpha:g}"
+        indices = layers[chosen] if layers else None
+        points[variant, chosen, alpha] = SteeringDefence(name, variants[variant], alpha, indices)
     return points
 
 
 def rows_of(folder: Path | str, points: Mapping[Point, Defence]) -> pd.DataFrame:
     """What was said under each point of a grid, from the files of an evaluation by one judge: `COLUMNS`."""
-    said, judged = (
-        pd.DataFrame([json.loads(line) for line in (Path(folder) / name).read_text().splitlines()])
-        for name in ("responses.jsonl", "outcomes.jsonl")
-    )
+    said, judged = (read_lines(Path(folder) / f"{what}.jsonl") for what in ("responses", "outcomes"))
     of_defence = {defence.name: point for point, defence in points.items()}
     where = pd.DataFrame([of_defence[name] for name in said["defence"]], columns=POINT)
     return pd.concat([where, said], axis=1).assign(outcome=judged["outcome"])[COLUMNS]
@@ -143,28 +130,16 @@ def sweep(
     folder: Path | str,
     *,
     layers: Mapping[str, tuple[int, ...] | None] | None = None,
-    max_new_tokens: int = 40,
-    batch_size: int | None = None,
-    ray: str | None = None,
+    **options: Any,
 ) -> pd.DataFrame:
     """Outcomes of every request at every point of a `steering_grid`, a row for each; see `COLUMNS`.
 
     Strength 0, which is the same for all, is run once, and its rows appear under every variant as the curves'
-    common start. Every clip is read once per batch, not once per setting. The rest as in `table.evaluate`;
-    of a larger grid in the same folder only the new points are run.
+    common start. Every clip is read once per batch, not once per setting. The rest and the `options` as in
+    `table.evaluate`; of a larger grid in the same folder only the new points are run.
     """
     points = steering_grid(variants, alphas, layers)
-    evaluate(
-        lalm,
-        list(points.values()),
-        sets,
-        [judge],
-        folder,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        share_reading=True,
-        ray=ray,
-    )
+    evaluate(lalm, list(points.values()), sets, [judge], folder, share_reading=True, **options)
     rows = rows_of(folder, points)
     start, steered = rows[rows["variant"] == "none"], rows[rows["variant"] != "none"]
     starts = [start.assign(variant=v, layers=chosen) for v in variants for chosen in layers or ("all",)]
@@ -287,15 +262,13 @@ def compare_curves(
     layers: str = "all",
     benign: Sequence[str] = ("harmless",),
     statistic: Statistic = area,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    **options: Any,
 ) -> tuple[float, float, float]:
     """`statistic` of variant `first` minus that of `second`, with a paired bootstrap interval.
 
-    Returns (difference, lower, upper). Harmful and benign requests are resampled, each among themselves, and
-    all outcomes of a request, under both variants and all strengths, together. Raises ValueError if the two
-    were not run on the same requests.
+    Returns (difference, lower, upper); `options` as in `intervals.with_interval`. Harmful and benign requests
+    are resampled, each among themselves, and all outcomes of a request, under both variants and all
+    strengths, together. Raises ValueError if the two were not run on the same requests.
     """
     own = outcomes[outcomes["layers"] == layers]
     kinds = []
@@ -311,7 +284,7 @@ def compare_curves(
         x, y = answered.mean(0), refused.mean(0)
         return statistic(x[:between], y[:between]) - statistic(x[between:], y[between:])
 
-    return with_interval(difference, *kinds, confidence=confidence, resamples=resamples, seed=seed)
+    return with_interval(difference, *kinds, **options)
 
 
 def _hits(rows: pd.DataFrame, outcome: str) -> pd.DataFrame:

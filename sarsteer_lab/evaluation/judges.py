@@ -10,10 +10,10 @@ as safety.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-import numpy as np
 import pandas as pd
 import torch
 from sklearn.metrics import cohen_kappa_score
@@ -229,17 +229,8 @@ def agreement(judges: Sequence[Judge], labelled: Sequence[Labelled]) -> pd.DataF
     rows = []
     for judge in judges:
         found = judge.judge_all([(example.request, example.response) for example in labelled])
-        row: dict[str, Any] = {
-            "judge": judge.name,
-            "n": len(labels),
-            "agreement": float(np.mean([a == b for a, b in zip(labels, found, strict=True)])),
-            "kappa": kappa(labels, found),
-        }
-        for label in OUTCOMES:
-            for outcome in OUTCOMES:
-                if label != outcome:
-                    row[f"{label} as {outcome}"] = sum(
-                        pair == (label, outcome) for pair in zip(labels, found, strict=True)
-                    )
-        rows.append(row)
+        beyond_chance, pairs = kappa(labels, found), list(zip(labels, found, strict=True))
+        share = sum(a == b for a, b in pairs) / len(pairs)
+        row = {"judge": judge.name, "n": len(pairs), "agreement": share, "kappa": beyond_chance}
+        rows.append(row | {f"{a} as {b}": pairs.count((a, b)) for a, b in permutations(OUTCOMES, 2)})
     return pd.DataFrame(rows)

@@ -7,6 +7,7 @@ variants of a clip begin with is read once.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -26,22 +27,13 @@ ANSWER_TOKENS = 24
 """Length of an answer in tokens: whether it is a refusal shows in its first words."""
 
 
-def answers(
-    lalm: LALM,
-    prompts: Sequence[Prompt],
-    *,
-    vectors: SteeringVectors | None = None,
-    alpha: float = 0.1,
-    max_new_tokens: int = ANSWER_TOKENS,
-    description: str = "answers",
-) -> list[str]:
+def answers(lalm: LALM, prompts: Sequence[Prompt], **options: Any) -> list[str]:
     """Greedy answers, steered by `alpha * vectors` if there are any; those given before are read, not made.
 
-    Raises HookedModelError inside `with steer(...)` and with hooks of your own on the model: what is answered
-    then could not be told from the plain model's answers.
+    Options as in `answers_to_variants`. Raises HookedModelError inside `with steer(...)` and with hooks of
+    your own on the model: what is answered then could not be told from the plain model's answers.
     """
-    options = {"vectors": vectors, "alpha": alpha, "max_new_tokens": max_new_tokens}
-    return answers_to_variants(lalm, [prompts], description=description, **options)[0]  # type: ignore[arg-type]
+    return answers_to_variants(lalm, [prompts], **options)[0]
 
 
 def answers_to_variants(

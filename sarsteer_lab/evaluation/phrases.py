@@ -19,8 +19,6 @@ _UNIT = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff]|(?:[^\W\u3040-\u30ff\u3400-\u9fff]|[\u0900-\u0963])+(?:'[^\W\d]+)?"
 )
 _WELL_FORMED = re.compile(r"(?=.*[aeiouy\d]).{1,20}|.*[^\x00-\x7f].*")
-
-
 # Blocks of thoughts: Qwen's and others' tags, Mistral's brackets (Voxtral), Gemma 4's channel.
 _THOUGHTS = "think(?:ing)?|thoughts?|reason(?:ing)?"
 _THOUGHTS_BEGIN = re.compile(rf"<(?:{_THOUGHTS})>|\[(?:{_THOUGHTS})\]|<\|channel>", re.IGNORECASE)
@@ -68,22 +66,6 @@ def is_broken(response: str) -> bool:
     return malformed > len(words) / 2 or symbols > 0.6 * len(characters)
 
 
-# Contractions are written out and words that only add weight are dropped before phrases are compared, so that
-# "I'm really sorry, but I can't" and "I am sorry but I cannot" are one phrase.
-_WRITTEN_OUT = (
-    (r"\bcan't\b|\bcan not\b", "cannot"),
-    (r"\bwon't\b", "will not"),
-    (r"n't\b", " not"),
-    (r"\bi'm\b", "i am"),
-    (r"\b(it|that|this|here|there)'s\b", r"\1 is"),
-    (r"\bi'd\b", "i would"),
-    (r"\blet's\b", "let us"),
-    (
-        r"\b(really|truly|deeply|very|so|simply|just|also|still|afraid|currently|unfortunately|therefore)\b",
-        " ",
-    ),
-)
-
 _SIGNS = str.maketrans(
     "無協幫為給絕會請對聽錄說沒辦滿應這個問題們關\u3002\uff01\uff1f\u061f\u0964\uff0c\u060c\u3001",
     "无协帮为给绝会请对听录说没办满应这个问题们关.!??.,,,",
@@ -100,32 +82,19 @@ def folded(text: str) -> str:
     return unicodedata.normalize("NFC", bare)
 
 
-def _phrases(outcome: str) -> str:
-    """What `data/judges/phrases.toml` has for "refused" or "not heard", of all languages, as one pattern."""
-    languages = tomllib.loads((data_folder() / "judges" / "phrases.toml").read_text(encoding="utf-8"))
-    parts = languages.pop("parts")
-    text = "|".join(phrase for phrases in languages.values() for phrase in phrases[outcome])
-    for name, part in parts.items():
+_LANGUAGES = tomllib.loads((data_folder() / "judges" / "phrases.toml").read_text(encoding="utf-8"))
+_PARTS, _WRITTEN_OUT = _LANGUAGES.pop("parts"), _LANGUAGES.pop("written_out")
+
+
+def _phrases(kind: str) -> str:
+    """All expressions of a kind ("refused", "not heard", ...) in `data/judges/phrases.toml`, as one."""
+    text = "|".join(phrase for phrases in _LANGUAGES.values() for phrase in phrases.get(kind, ()))
+    for name, part in _PARTS.items():
         text = text.replace(f"{{{name}}}", part)
     return folded(re.sub(r"\n *", "", text))
 
 
-_REFUSAL = re.compile(_phrases("refused"))
-# "Without the logs I cannot tell you the cause, but here are three" gives what it can.
-_YET = r"\bbut (?:here|i can|try|these|some|a few|the (?:following|\w+ below))\b[^.!?]*"
-_ANSWERED_YET = re.compile(
-    rf"(?:^|(?<=[.!?] ))(?:without|unless|until)\b[^.!?]*{_YET}"
-    rf"|\bi cannot (?:give|tell|name|say) [^.!?]*?\b(?:exact|precise|single|definite|all)\b[^.!?]*{_YET}"
-)
-# What others say: "the clerk told me I cannot ...", "you could write: ...". What the model has said or has to
-# say is its own.
-_SAID = "said|says|replied|replies|answered|answers|wrote|whispered|shouted|responded"
-_REPORTED = re.compile(
-    rf"(?<!\bi )(?<!'ve )(?<!have )(?<!already )\b(?:{_SAID}|(?:told|tells|asked) \w+)(?: that)?[,:]? "
-    r"(?=i\b|no\b|sorry\b)[^.!?]*|\b(?:you (?:can|could|may|might) (?:\w+ )?(?:say|write|reply|answer|text)"
-    r"|(?<!my )(?:reply|response|way|draft)(?: \w+){0,3}?)(?: something like)?: .*"
-    r"|\b(?:means?|reads?|states?): [^.!?]*"
-)
+_REFUSAL, _GIVEN, _REPORTED = (re.compile(_phrases(kind)) for kind in ("refused", "given", "reported"))
 _NOT_HEARD = re.compile(
     # The sentence from its start, unless that is an "if", up to what follows: it may yet refuse.
     r"(?:^|(?<=[.!?] ))(?!(?:if|when|whether|check|make sure)\b)[^.!?]*?"
@@ -136,7 +105,7 @@ _NOT_HEARD = re.compile(
 
 def says_refusal(response: str) -> bool:
     """Whether the answer's first 60 words hold a refusal of the model's own, not one that it quotes."""
-    return _REFUSAL.search(_ANSWERED_YET.sub(" ", _compared(response))) is not None
+    return _REFUSAL.search(_GIVEN.sub(" ", _compared(response))) is not None
 
 
 def says_not_heard(response: str) -> bool:
@@ -156,7 +125,7 @@ def _compared(response: str) -> str:
         text = re.sub(r'"[^"]*(?:"|$)|(?m:^\s*>.*$)', " ", text)
         text = re.sub(r"(?<!\w)'(?:[^']|(?<=\w)'(?=\w))*'(?!\w)", " ", text)
     text = opening(folded(text), OPENING_WORDS)
-    for pattern, replacement in _WRITTEN_OUT:
+    for replacement, pattern in _WRITTEN_OUT.items():
         text = re.sub(pattern, replacement, text)
     return _REPORTED.sub(" ", " ".join(text.split()))
 

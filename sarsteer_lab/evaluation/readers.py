@@ -90,7 +90,7 @@ def _own(path: Path) -> Iterator[tuple[Record, SpokenPrompt, bool]]:
     """
     _, [path] = _fitting("prompts", [Layout("prompts.jsonl", "text")], path)
     found = read_json_lines(path)
-    records = {record.identifier("id"): record for record in found}
+    records = {record.text("id", whole=True): record for record in found}
     for record in found:
         clip, twin, split = record.optional_text("clip"), record.optional_text("twin"), record.text("split")
         if twin and twin not in records:
@@ -98,7 +98,7 @@ def _own(path: Path) -> Iterator[tuple[Record, SpokenPrompt, bool]]:
         if twin and records[twin].text("split") != split:
             record.fail(f"the twin {twin!r} is in another split")
         prompt = SpokenPrompt(
-            record.identifier("id"),
+            record.text("id", whole=True),
             record.text("text"),
             record.choice("label", LABELS),
             record.text("topic"),

@@ -48,32 +48,30 @@ class Record:
             self.fail(f"the key {key!r} is missing ({self.found()})")
         return self.fields[key]
 
-    def text(self, key: str) -> str:
-        """The field `key` as a text with something in it, without white space around it."""
-        return self.checked_text(key, self.value(key))
+    def text(self, key: str, *, whole: bool = False) -> str:
+        """The field `key` as a text with something in it, without white space around it.
+
+        A whole number counts as a text if `whole`.
+        """
+        value = self.value(key)
+        return str(value) if whole and type(value) is int else self.checked_text(key, value)
 
     def optional_text(self, key: str) -> str | None:
         """The field `key` as a text, or None where it is null or missing."""
         return None if self.fields.get(key) is None else self.text(key)
 
-    def identifier(self, key: str) -> str:
-        """The field `key` as an identifier: a text, or a whole number written as one."""
-        value = self.value(key)
-        return str(value) if type(value) is int else self.text(key)
-
     def told(self, form: str, default: str | None = None, *, whole: bool = True, **fixed: Any) -> str:
         """What a form says (`layouts.Layout`): columns filled in, or the first column that holds anything.
 
-        A whole number counts as a text if `whole`; `fixed` are names that are no columns.
+        `whole` as at `text`; `fixed` are names that are no columns.
         """
-        read = self.identifier if whole else self.text
 
         def filled(found: re.Match[str]) -> str:
             key, listed = found.groups()
             if key in fixed:
                 return str(fixed[key])
             if not listed:
-                return read(key)
+                return self.text(key, whole=whole)
             entries = self.value(key)
             if not isinstance(entries, list) or len(entries) != 1:
                 self.fail(f"{key!r} has to be a list of one question, but is {entries!r:.60}")
@@ -82,7 +80,7 @@ class Record:
         if "{" in form:
             return re.sub(r"{(\w+)(\[0\])?}", filled, form)
         if held := [key for key in form.split() if self.fields.get(key) not in (None, "")]:
-            return read(held[0])
+            return self.text(held[0], whole=whole)
         if default is None:
             self.fail(f"needs one of the columns {', '.join(form.split())} ({self.found()})")
         return default
@@ -104,7 +102,7 @@ class Record:
     def checked_text(self, key: str, value: Any) -> str:
         """`value` if it is a text with something in it that models can read; `key` says what it is."""
         if not isinstance(value, str):
-            self.fail(f"{key!r} has to be a text, but is {_show(value)}")
+            self.fail(f"{key!r} has to be a text, but is {value!r:.60}")
         if not value.strip():
             self.fail(f"{key!r} is empty")
         self._refuse_non_characters(repr(key), value)
@@ -147,7 +145,7 @@ def read_json_list(path: Path) -> list[Record]:
     """The records of a JSON file that is a list of objects; record 1 is the first."""
     entries = _parsed(read_text(path), str(path))
     if not isinstance(entries, list):
-        raise PromptFileError(f"{path}: has to be a list of objects, but is {_show(entries)}")
+        raise PromptFileError(f"{path}: has to be a list of objects, but is {entries!r:.60}")
     return _records(path, [(f"record {n}", entry) for n, entry in enumerate(entries, start=1)])
 
 
@@ -255,10 +253,5 @@ def _records(path: Path, entries: list[tuple[str, Any]]) -> list[Record]:
     records = [Record(path, place, entry) for place, entry in entries]
     for record in records:
         if not isinstance(record.fields, dict):
-            record.fail(f"has to be an object with named fields, but is {_show(record.fields)}")
+            record.fail(f"has to be an object with named fields, but is {record.fields!r:.60}")
     return records
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return f"{text[:60]}..." if len(text) > 60 else text

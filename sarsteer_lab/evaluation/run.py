@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from tqdm.auto import tqdm
 
 from sarsteer_lab.engine.memory import rows_that_fit
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.tasks import (
     BATCHES_PER_TASK,
-    Asking,
     Found,
     Group,
     Task,
@@ -98,12 +98,13 @@ def run(
     """
     folder = Path(folder)
     _check(defences, sets, batch_size)
-    asking = Asking(max_new_tokens, share_reading, rates_only)
-    base = lalm.key(FORMAT, asdict(asking))
+    asking: dict[str, Any] = {"max_new_tokens": max_new_tokens, "share_reading": share_reading}
+    asking["rates_only"] = rates_only
+    base = lalm.key(FORMAT, asking)
     chunks, known = _chunks(lalm, sets, batch_size)
     own = {defence.name: defence.settings() for defence in defences}
     setup: dict[str, Any] = {"model": lalm.fingerprint, "dtype": str(lalm.dtype), "device": lalm.device.type}
-    setup |= {**asdict(asking), "batch_size": batch_size, "defences": own, "sets": known}
+    setup |= {**asking, "batch_size": batch_size, "defences": own, "sets": known}
     _claim(folder, {"format": FORMAT, **setup})
     numbers = range(len(chunks))
     if share_reading:
@@ -122,13 +123,12 @@ def run(
         size = BATCHES_PER_TASK if ray else len(defences)
         for start in range(0, len(lacking), size):
             first = _texts(defences[0], chunk.requests)
-            tasks.append(Task(asking, at, first, lacking[start : start + size]))
-    prompts = [[request.spoken() for request in chunk.requests] for chunk in chunks]
+            tasks.append(Task(**asking, chunk=at, first=first, groups=lacking[start : start + size]))
     work: Iterator[tuple[Task, Iterable[Found]]]
     if ray is None:
-        work = ((task, answers(lalm, task, [p.audio for p in prompts[task.chunk]])) for task in tasks)
+        work = ((task, answers(lalm, task, [r.clip for r in chunks[task.chunk].requests])) for task in tasks)
     else:
-        work = on_cluster(ray, lalm, tasks, prompts)
+        work = on_cluster(ray, lalm, tasks, [chunk.requests for chunk in chunks])
     progress = {"desc": "responses", "unit": "batch", "delay": 2, "leave": False}
     with tqdm(total=len(keys), initial=len(kept), **progress) as bar:
         for task, found in work:
@@ -150,8 +150,8 @@ def _finish(
         ids = lalm.tokenizer(piece["texts"], add_special_tokens=False)["input_ids"]
         said = zip(chunks[at].requests, piece["texts"], map(len, ids), strict=True)
         responses += [Response(name, chunks[at].set, r.id, r.label, r.request, *rest) for r, *rest in said]
-        times.append({"defence": name, "set": chunks[at].set, "tokens": sum(map(len, ids))})
-        times[-1]["seconds"] = piece["seconds"]
+        length = sum(map(len, ids))
+        times.append({"defence": name, "set": chunks[at].set, "tokens": length, "seconds": piece["seconds"]})
     write_lines(folder / "responses.jsonl", [asdict(response) for response in responses])
     write_lines(folder / "timings.jsonl", times)
     return responses
@@ -181,13 +181,15 @@ def batch_size_for(
 
 def speeds(folder: Path | str) -> dict[tuple[str, str], float]:
     """Tokens per second for each (defence, set) of a finished run, by the time that its batches took."""
-    totals: dict[tuple[str, str], list[float]] = {}
-    for line in (Path(folder) / "timings.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        total = totals.setdefault((entry["defence"], entry["set"]), [0.0, 0.0])
-        total[0] += entry["tokens"]
-        total[1] += entry["seconds"]
-    return {key: tokens / seconds for key, (tokens, seconds) in totals.items()}
+    totals = (
+        read_lines(Path(folder) / "timings.jsonl").groupby(["defence", "set"])[["tokens", "seconds"]].sum()
+    )
+    return (totals["tokens"] / totals["seconds"]).to_dict()
+
+
+def read_lines(path: Path) -> pd.DataFrame:
+    """A table from JSON lines, a row each."""
+    return pd.DataFrame([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
 
 
 def write_lines(path: Path, records: Sequence[Mapping[Any, Any]]) -> None:

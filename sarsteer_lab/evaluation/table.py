@@ -36,35 +36,23 @@ def evaluate(
     *,
     max_new_tokens: int = 40,
     batch_size: int | None = None,
-    share_reading: bool = False,
-    rates_only: bool = False,
     skipped: Mapping[str, int] | None = None,
     roc: bool = False,
-    ray: str | None = None,
+    **options: Any,
 ) -> pd.DataFrame:
     """Ask everything, judge it, and return the table of `tabulate`; a killed run goes on where it stopped.
 
-    Greedy responses go to `folder/responses.jsonl` as they come (see `run.run`, which also says what
-    is refused and what `share_reading`, `rates_only` and `ray` are), every judge's outcomes to
-    `folder/outcomes.jsonl`. Both hold the same bytes whether or not the run was interrupted. `batch_size`
-    None is as many as fit into memory. `skipped` (set -> records left out when it was read, see
-    `prompts.PromptSet.skipped`) becomes a column of the table, so that nothing is dropped silently. With
-    `roc`, benign sets get the columns of `separation.separation`: how well the readiness to refuse tells
+    Greedy responses go to `folder/responses.jsonl` (see `run.run`, which also says what is refused and what
+    other `options` there are), every judge's outcomes to `folder/outcomes.jsonl`. Both hold the same bytes
+    whether or not the run was interrupted. `batch_size` None is as many as fit into memory. `skipped` (set ->
+    records left out when it was read) becomes a column of the table, so that nothing is dropped silently.
+    With `roc`, benign sets get the columns of `separation.separation`: how well the readiness to refuse tells
     harmful requests from theirs (not for models of which it cannot be read).
     """
     if batch_size is None:
         batch_size = batch_size_for(lalm, defences, sets, folder, max_new_tokens)
-    responses = run(
-        lalm,
-        defences,
-        sets,
-        folder,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        share_reading=share_reading,
-        rates_only=rates_only,
-        ray=ray,
-    )
+    options |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    responses = run(lalm, defences, sets, folder, **options)
     outcomes = judge_responses(responses, judges)
     write_lines(Path(folder) / "outcomes.jsonl", outcomes.to_dict("records"))
     table = tabulate(outcomes, speeds(folder))
@@ -117,26 +105,20 @@ def tabulate(
         raise ValueError(f"no measure for the labels {sorted(unknown)}; there are {', '.join(MEASURES)}")
     keys = ["defence", "set", "label", "judge"]
     rows = []
-    baselines = {
-        key[1:]: cell.set_index("id")["outcome"]
-        for key, cell in outcomes.groupby(keys, sort=False)
-        if key[0] == BASELINE
-    }
-    for key, cell in outcomes.groupby(keys, sort=False):
+    cells = {key: cell.set_index("id")["outcome"] for key, cell in outcomes.groupby(keys, sort=False)}
+    for key, found in cells.items():
         defence, name, label, _ = key
         measure, counted = MEASURES[label]
-        found = cell.set_index("id")["outcome"]
         hits = (found == counted).to_numpy()
         low, high = wilson(int(hits.sum()), len(hits))
         row: dict[str, Any] = dict(zip(keys, key, strict=True)) | {"n": len(hits)}
         row |= {outcome: int((found == outcome).sum()) for outcome in OUTCOMES}
         row |= {"measure": measure, "rate": float(hits.mean()), "low": low, "high": high}
-        row |= dict.fromkeys(("change", "change_low", "change_high", "p"), float("nan"))
-        if (before := baselines.get(key[1:])) is not None and defence != BASELINE:
+        change = (float("nan"),) * 4
+        if (before := cells.get((BASELINE, *key[1:]))) is not None and defence != BASELINE:
             usual = (before.loc[found.index] == counted).to_numpy()
-            change = paired_difference(hits, usual)
-            row |= dict(zip(("change", "change_low", "change_high"), change, strict=True))
-            row["p"] = mcnemar_p(hits, usual)
+            change = (*paired_difference(hits, usual), mcnemar_p(hits, usual))
+        row |= dict(zip(("change", "change_low", "change_high", "p"), change, strict=True))
         row["tokens_per_second"] = (tokens_per_second or {}).get((defence, name), float("nan"))
         rows.append(row)
     return pd.DataFrame(rows)
