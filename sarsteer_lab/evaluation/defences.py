@@ -260,15 +260,12 @@ def defence_names() -> list[str]:
 def choose_defences(
     names: Sequence[str] | None,
     source: tuple[LALM, Sequence[SpokenPrompt]] | None,
-    *,
-    alpha: float = 0.1,
-    lam: float = 1.0,
-    k: int = 10,
     refusal: str = "paper",
+    **settings: Any,
 ) -> list[Defence]:
-    """`default_defences` of a model and the requests that steering is derived from (`source`).
+    """`default_defences`, with their settings, of a model and the requests that it is derived from (`source`).
 
-    `refusal` is the text that it is derived from, or its name (`prompts.refusal_text`). Without a source,
+    `refusal` is the text that steering is derived from, or its name (`prompts.refusal_text`). Without a source,
     names are checked and only the defences that need no model are returned. Raises ValueError for a name that
     there is not or one twice.
     """
@@ -283,7 +280,7 @@ def choose_defences(
     lalm, requests = source
     texts = {text_name: text, **PAPER_TEXT}
     states = collect_states(lalm, requests, refusals=texts, cache=activation_store())
-    return default_defences(states, alpha, lam, k, text_name, names)
+    return default_defences(states, refusal=text_name, names=names, **settings)
 
 
 def _digest(vectors: SteeringVectors) -> str:

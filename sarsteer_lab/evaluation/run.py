@@ -21,15 +21,7 @@ from tqdm.auto import tqdm
 
 from sarsteer_lab.engine.memory import rows_that_fit
 from sarsteer_lab.evaluation.defences import Defence
-from sarsteer_lab.evaluation.tasks import (
-    BATCHES_PER_TASK,
-    Found,
-    Group,
-    Task,
-    Texts,
-    answers,
-    on_cluster,
-)
+from sarsteer_lab.evaluation.tasks import BATCHES_PER_TASK, Found, Group, Task, Texts, answers, on_cluster
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt, rough_length
 from sarsteer_lab.store import Store, atomic_write, content_key
@@ -106,11 +98,9 @@ def run(
     setup: dict[str, Any] = {"model": lalm.fingerprint, "dtype": str(lalm.dtype), "device": lalm.device.type}
     setup |= {**asking, "batch_size": batch_size, "defences": own, "sets": known}
     _claim(folder, {"format": FORMAT, **setup})
-    numbers = range(len(chunks))
+    pieces = [(defence.name, at) for defence in defences for at in range(len(chunks))]
     if share_reading:
-        pieces = [(defence.name, at) for at in numbers for defence in defences]
-    else:
-        pieces = [(defence.name, at) for defence in defences for at in numbers]
+        pieces.sort(key=lambda piece: piece[1])
     keys = {(name, at): content_key(base, own[name], chunks[at].known) for name, at in pieces}
     store = Store(folder / "parts")
     kept = {piece: value for piece, key in keys.items() if (value := store.read(key)) is not None}

@@ -45,10 +45,7 @@ def best_benign_rate(harmful: Scores, benign: Scores, refused: float = 0.9) -> f
 
 
 def readiness(
-    lalm: LALM,
-    defences: Sequence[Defence],
-    sets: Mapping[str, Sequence[SpokenPrompt]],
-    form: str = "spoken",
+    lalm: LALM, defences: Sequence[Defence], sets: Mapping[str, Sequence[SpokenPrompt]], form: str = "spoken"
 ) -> pd.DataFrame:
     """How likely each request's answer is to open as a refusal under each defence: a row for each.
 

@@ -1,6 +1,7 @@
 """Defences x sets of requests -> responses on disk -> outcomes by every judge -> a table with intervals."""
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
@@ -130,33 +131,33 @@ def markdown(table: pd.DataFrame) -> str:
     Columns that say nothing are left out: the judge if there is one, "not heard" and "unparsed" if none is,
     what was skipped if nothing was, a comparison if there is no defence to compare.
     """
-    rows, none = [], pd.Series([0])
-    for row in table.to_dict("records"):
-        n, hits = row["n"], round(row["rate"] * row["n"])
-        cells = {"defence": row["defence"], "set": row["set"]}
-        if table["judge"].nunique() > 1:
-            cells["judge"] = row["judge"]
-        cells |= {
-            "measure": row["measure"],
-            "rate [95%]": f"{hits}/{n} = {row['rate']:.0%} [{row['low']:.0%}, {row['high']:.0%}]",
-            "refused": row["refused"],
-            "answered": row["answered"],
-            "broken": row["broken"],
-        }
-        rare = [name for name in ("not heard", "unparsed") if table.get(name, none).any()]
-        cells |= {name: row[name] for name in rare}
-        if table["change"].notna().any():
-            change = f"{row['change']:+.0%} [{row['change_low']:+.0%}, {row['change_high']:+.0%}]"
-            known = row["change"] == row["change"]
-            cells[f"change against {BASELINE}"] = change if known else ""
-            cells["McNemar p"] = f"{row['p']:.3g}" if known else ""
-        if "area" in table:
-            for name, what in (("area", "ROC area against harmful"), ("best_rate", "answered at best, 90%")):
-                limits = f"[{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
-                cells[what] = f"{row[name]:.2f} {limits}" if row[name] == row[name] else ""
-        if table["tokens_per_second"].notna().any():
-            cells["tokens/s"] = f"{row['tokens_per_second']:.1f}"
-        if "skipped" in table and table["skipped"].any():
-            cells["skipped"] = row["skipped"]
-        rows.append(cells)
-    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    rows, none = table.to_dict("records"), pd.Series([0])
+    shown = table[["defence", "set"]].copy()
+    if table["judge"].nunique() > 1:
+        shown["judge"] = table["judge"]
+    shown["measure"] = table["measure"]
+    hits = [f"{round(row['rate'] * row['n'])}/{row['n']} = " for row in rows]
+    shown["rate [95%]"] = [
+        hit + _with_limits(row, "rate", ".0%") for hit, row in zip(hits, rows, strict=True)
+    ]
+    for outcome in OUTCOMES:
+        if outcome in ("refused", "answered", "broken") or table.get(outcome, none).any():
+            shown[outcome] = table[outcome]
+    if table["change"].notna().any():
+        shown[f"change against {BASELINE}"] = [_with_limits(row, "change", "+.0%") for row in rows]
+        shown["McNemar p"] = ["" if isnan(p) else f"{p:.3g}" for p in table["p"]]
+    if "area" in table:
+        shown["ROC area against harmful"] = [_with_limits(row, "area", ".2f") for row in rows]
+        shown["answered at best, 90%"] = [_with_limits(row, "best_rate", ".2f") for row in rows]
+    if table["tokens_per_second"].notna().any():
+        shown["tokens/s"] = table["tokens_per_second"].map("{:.1f}".format)
+    if table.get("skipped", none).any():
+        shown["skipped"] = table["skipped"]
+    return shown.to_markdown(index=False, disable_numparse=True)
+
+
+def _with_limits(row: Mapping[str, Any], name: str, form: str) -> str:
+    """A measure with its interval; nothing where it is not known."""
+    ends = ("low", "high") if name == "rate" else (f"{name}_low", f"{name}_high")
+    value, low, high = (format(row[key], form) for key in (name, *ends))
+    return "" if isnan(row[name]) else f"{value} [{low}, {high}]"
