@@ -3,7 +3,8 @@
 (a) extraction of base and refusing states against the plain way (one prompt at a time, two full forward
 passes, every logit, the clip encoded twice) and against one bare forward pass over the refusing prompts;
 (d) an evaluation of several defences against generating for one prompt at a time; (e) how capture's cost
-grows. `python -m benchmarks.gpu` has capture and steering beside peers."""
+grows; (f) what it costs to read every byte of the weights, as keys do at each use. `python -m benchmarks.gpu`
+has capture and steering beside peers."""
 
 import argparse
 import statistics
@@ -30,6 +31,7 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt, load_prompts
 from sarsteer_lab.speech import SAMPLE_RATE
+from sarsteer_lab.store import weights_checksum
 
 EVERY = 8
 """One of so many requests is also answered one at a time: what they cost adds up."""
@@ -51,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         lambda: extraction(lalm, requests, args.repeats),
         lambda: evaluation(lalm, args.clips, args.repeats, args.tokens),
         lambda: growth(lalm, args.repeats),
+        lambda: fingerprints(lalm, args.repeats),
     ):
         found = section()
         print("\n".join(found), flush=True)
@@ -211,6 +214,28 @@ def growth(lalm: LALM, repeats: int) -> list[str]:
         "| setting | median (range) |",
         "| --- | --- |",
         *(f"| {name} | {spread(times)} |" for name, times in rows),
+    ]
+
+
+def fingerprints(lalm: LALM, repeats: int) -> list[str]:
+    """Time of a fingerprint, and of a checksum of two decoder layers in the shape of Qwen2-Audio-7B's."""
+    width, inner = 4096, 11008
+    shapes = [(width, width)] * 4 + [(inner, width)] * 2 + [(width, inner)]
+    weights = [torch.zeros(shape, dtype=torch.bfloat16, device=lalm.device) for shape in 2 * shapes]
+    sizes = [
+        sum(tensor.nbytes for tensor in tensors) for tensors in (lalm.model.state_dict().values(), weights)
+    ]
+    own, large = alternate([lambda: lalm.fingerprint, lambda: weights_checksum(weights)], repeats)
+    whole = 8_397_094_912 * 2 / sizes[1] * statistics.median(large)
+    return [
+        "",
+        f"## (f) Reading every byte of the weights ({repeats} runs)",
+        "",
+        "| what | GB | seconds, median (range) |",
+        "| --- | --- | --- |",
+        f"| fingerprint of {lalm.name} | {sizes[0] / 1e9:.2f} | {spread(own)} |",
+        f"| two decoder layers of a 7B model, bfloat16 | {sizes[1] / 1e9:.2f} | {spread(large)} |",
+        f"| all 8.4 billion weights of Qwen2-Audio-7B, at that rate | 16.79 | {whole:.2f} |",
     ]
 
 

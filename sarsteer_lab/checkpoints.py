@@ -90,13 +90,11 @@ def explained(name: str | Path) -> Iterator[None]:
         text = " ".join(map(str, chain)).lower()
         kinds = {kind for link in chain for kind in type(link).__mro__}
         if errors.GatedRepoError in kinds:
-            raise PermissionError(
-                f"{name} is gated: ask for access on its page on the hub, then log in with `hf auth login`"
-            ) from error
+            advice = "ask for access on its page on the hub, then log in with `hf auth login`"
+            raise PermissionError(f"{name} is gated: {advice}") from error
         if errors.RepositoryNotFoundError in kinds:
-            raise FileNotFoundError(
-                f"{name}: the hub has no such model, or it is private; check the id, or run `hf auth login`"
-            ) from error
+            advice = "or it is private; check the id, or run `hf auth login`"
+            raise FileNotFoundError(f"{name}: the hub has no such model, {advice}") from error
         if "trust_remote_code" in text:
             raise ValueError(
                 f"{name} brings model code of its own, which would run on this machine: read it, and if you "

@@ -5,6 +5,7 @@ user has given (clips, prompts, models, numbers) become one line on standard err
 """
 
 import math
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -128,8 +129,13 @@ def walkthrough(
     notebooks: Annotated[Path, Option(help="the chapters")] = Path("notebooks"),
     folder: Folder = Path("figures/walkthrough"),
     html: Annotated[Path | None, Option(help="also write each chapter as a page into this folder")] = None,
+    refusal: Annotated[
+        str | None, Option(help="a refusal text by name (default: the one that works)")
+    ] = None,
 ) -> None:
     """The main job: all chapters run, and what they found on one page."""
+    if refusal is not None:
+        os.environ["SARSTEER_COURSE_REFUSAL"] = refusal  # the chapters' kernels read it
     from sarsteer_lab.course.run_notebooks import walkthrough
 
     summary = walkthrough(notebooks, folder, html)
@@ -155,10 +161,10 @@ def ask(
 
     read_clip(clip)
     from sarsteer_lab import steering
-    from sarsteer_lab.evaluation.base import cached_vectors
+    from sarsteer_lab.evaluation.base import cached_vectors, refusal_text
     from sarsteer_lab.evaluation.readers import read_set
     from sarsteer_lab.loading import load_lalm
-    from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts, refusal_text
+    from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts
 
     refusal_text(refusal)
     # Before the model: what is wrong with the files should not take a minute to say.
@@ -268,11 +274,10 @@ def sweep(
     lams, ks = _each(lam or ["0,1"], number), _each(k or ["10"], count)
     from sarsteer_lab.activations import activation_store
     from sarsteer_lab.evaluation import curves
-    from sarsteer_lab.evaluation.base import collect_states
+    from sarsteer_lab.evaluation.base import collect_states, refusal_text
     from sarsteer_lab.evaluation.judges import PhraseJudge
     from sarsteer_lab.evaluation.readers import read_sets
     from sarsteer_lab.loading import load_lalm
-    from sarsteer_lab.prompts import refusal_text
 
     # A sentence may hold commas.
     texts = dict(refusal_text(given) for given in refusal or ["paper"])

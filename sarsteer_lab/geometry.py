@@ -1,15 +1,13 @@
-"""How far apart typed and spoken states lie, what a linear probe can read from them, and 2-D pictures.
+"""How far apart typed and spoken states lie, and what a linear probe or the logit lens reads from them.
 
 States are `Float[Tensor, "prompt layer d_model"]`; in paired measures row i of both is the same request.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
@@ -72,12 +70,11 @@ def transfer_accuracy(
 
     Row i of `train` and `test` is the same request in either form; give the same states twice for the
     cross-validated accuracy within a form. It is trained on all folds but one (`seed` shuffles them) in the
-    first form and tested on the requests of that one in the second, so no request is on both sides; nor is
-    any of `groups`, for instance a request typed and spoken (else a probe could win by recognising it), or a
-    harmful request and its harmless twin (else one that knows the one takes the other for the same). Features
-    are standardised by the training form; with `center` each form's own mean is taken off first, which
-    removes a constant shift between them. Raises ValueError if the shapes differ, and (from scikit-learn) if
-    a class has fewer members than folds.
+    first form and tested on that one in the second, so no request is on both sides; nor is any of `groups`:
+    a request typed and spoken (else a probe could win by recognising it), or a harmful request and its
+    harmless twin (else it takes the one for the other). Features are standardised by the training form; with
+    `center` each form's own mean is taken off first, which removes a constant shift between them. Raises
+    ValueError if the shapes differ, and (from scikit-learn) if a class has fewer members than folds.
     """
     forms = (states.transpose(0, 1).cpu().numpy() for states in _pairs(train, test, center))
     answers, splitter = np.asarray(labels), StratifiedKFold if groups is None else StratifiedGroupKFold
@@ -107,27 +104,6 @@ def logit_lens(lalm: LALM, states: Float[Tensor, "*batch d_model"]) -> Float[Ten
         raise ValueError(f"{lalm.name}: its decoder has no final `norm` to read states through")
     head = lalm.core.get_output_embeddings()
     return head(norm(states.to(lalm.device, lalm.dtype))).float()
-
-
-def project_2d(
-    states: Float[Tensor, "prompt d_model"], *, method: Literal["pca", "umap"] = "pca", seed: int = 0
-) -> Float[np.ndarray, "prompt 2"]:
-    """The states of one layer as points in the plane, for plotting.
-
-    "pca" keeps distances as well as a plane can; "umap" keeps neighbourhoods, and its distances mean little.
-    Raises ValueError for another method or states of several layers.
-    """
-    if states.ndim != 2:
-        raise ValueError(f"give the states of one layer (prompt d_model), not {tuple(states.shape)}")
-    points = exact(states).cpu().numpy()
-    if method == "pca":
-        return PCA(n_components=2, svd_solver="full").fit_transform(points)
-    if method == "umap":
-        # numba compiles umap for several seconds on import; only those who plot with it wait.
-        from umap import UMAP
-
-        return UMAP(n_neighbors=min(15, len(points) - 1), random_state=seed, n_jobs=1).fit_transform(points)
-    raise ValueError(f"method={method!r}: choose 'pca' or 'umap'")
 
 
 def _pairs(first: States, second: States, center: bool) -> list[States]:

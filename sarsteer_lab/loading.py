@@ -83,9 +83,7 @@ def load_parts(
         config = hf.AutoConfig.from_pretrained(folder, **code)
     row = find_family(config, None if family == "auto" else family)
     if missing := missing_packages(row):
-        raise ImportError(
-            f"{folder} ({row.name}) needs more than this project brings: pip install {' '.join(missing)}"
-        )
+        raise ImportError(f"{folder} ({row.name}) needs more packages: pip install {' '.join(missing)}")
     stored = dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32
     announce(name, checkpoint_size(folder), stored, bits, device)
     options: dict[str, Any] = {"dtype": dtype, **code}
@@ -123,9 +121,8 @@ def check_options(
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError):
-            seen = f"the CPU and {torch.cuda.device_count()} CUDA devices"
-            seen += " and MPS" if torch.backends.mps.is_available() else ""
-            raise ValueError(f"device={device!r}: torch sees {seen} here (cuda, cuda:1, mps, cpu)") from None
+            seen = f"torch sees {torch.cuda.device_count()} CUDA devices"
+            raise ValueError(f"device={device!r} is not here: {seen} (cpu, cuda, cuda:1, mps)") from None
     if dtype != "auto" and not isinstance(getattr(torch, str(dtype), dtype), torch.dtype):
         raise ValueError(f"dtype={dtype!r} is none that torch knows: float32, bfloat16, float16 or auto")
     if bits not in (None, 4, 8):

@@ -103,7 +103,7 @@ def as_prompts(prompts: Iterable[Prompt | str]) -> list[Prompt]:
     Raises TypeError for a prompt or string that is not in a list, and for anything else in the list.
     """
     if isinstance(prompts, str | Prompt):
-        raise TypeError(f"prompts come in a list, even a single one: write [{_short(prompts)}]")
+        raise TypeError(f"prompts come in a list, even a single one: write [{prompts!r:.80}]")
     found = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     for number, prompt in enumerate(found):
         if not isinstance(prompt, Prompt):
@@ -122,20 +122,6 @@ def rough_length(prompt: Prompt) -> float:
     elif prompt.audio is not None:
         seconds = len(prompt.audio) / SAMPLE_RATE
     return 25 * seconds + (len(prompt.text) + len(prompt.system or "")) / 4
-
-
-def refusal_text(given: str) -> tuple[str, str]:
-    """A refusal text by its name in `REFUSALS`, or one of your own: its name ("own text"), and the text.
-
-    Raises ValueError for a single word that names none.
-    """
-    if given in REFUSALS:
-        return given, REFUSALS[given]
-    if len(given.split()) < 2:
-        raise ValueError(
-            f"there is no refusal text {given!r}: choose {', '.join(REFUSALS)}, or give a sentence"
-        )
-    return "own text", given
 
 
 def load_prompts(split: str | None = None, label: str | None = None) -> list[SpokenPrompt]:
@@ -158,12 +144,6 @@ def load_prompts(split: str | None = None, label: str | None = None) -> list[Spo
 
 def _join(*parts: str) -> str:
     return " ".join(part for part in parts if part)
-
-
-def _short(prompt: str | Prompt) -> str:
-    text = prompt if isinstance(prompt, str) else prompt.text
-    shown = repr(text if len(text) <= 60 else f"{text[:60]}...")
-    return shown if isinstance(prompt, str) else f"Prompt({shown}, ...)"
 
 
 def _clip(audio: Any) -> Path | str | np.ndarray | None:

@@ -79,12 +79,10 @@ def steer(
     wrongly: compiled models, generation without cache, assisted decoding, chunked prefill, static caches,
     right padding, a cache filled outside of the model.
     """
-    vectors = vectors if isinstance(vectors, SteeringVectors) else SteeringVectors(vectors)
-    chosen = chosen_layers(lalm, vectors, layers)
     if positions not in ("last", "all", "audio"):
         raise ValueError(f"positions={positions!r}: choose 'last', 'all' or 'audio'")
-    on_layer = _placed(lalm, vectors, chosen)
-    with pushing(lalm, lambda layer, states, alpha: alpha * on_layer[layer], chosen, alpha, positions):
+    on_layer = _placed(lalm, vectors, layers)
+    with pushing(lalm, lambda layer, states, alpha: alpha * on_layer[layer], [*on_layer], alpha, positions):
         yield
 
 
@@ -103,17 +101,16 @@ def project_out(
     """
     if isinstance(direction, Tensor) and direction.ndim == 1:
         direction = direction.expand(lalm.n_layers, -1)
-    vectors = direction if isinstance(direction, SteeringVectors) else SteeringVectors(direction)
-    chosen = chosen_layers(lalm, vectors, layers)
-    if any(not vectors[layer].any() for layer in chosen):
+    units = _placed(lalm, direction, layers)
+    if not all(vector.any() for vector in units.values()):
         raise ValueError("a zero vector cannot be projected out: it has no direction")
-    units = {layer: nn.functional.normalize(v, dim=0) for layer, v in _placed(lalm, vectors, chosen).items()}
+    units = {layer: nn.functional.normalize(vector, dim=0) for layer, vector in units.items()}
 
     def push(layer: int, states: Tensor | None, alpha: Any) -> Float[Tensor, "row position d_model"]:
         assert states is not None
         return (states @ -units[layer])[..., None] * units[layer]
 
-    with pushing(lalm, push, chosen, 1.0, "every"):
+    with pushing(lalm, push, [*units], 1.0, "every"):
         yield
 
 
@@ -273,9 +270,13 @@ def _strength(alpha: Alpha) -> Strength:
     return values if values.ndim == 1 else float(alpha)  # type: ignore[arg-type]
 
 
-def _placed(lalm: LALM, vectors: SteeringVectors, layers: Sequence[int]) -> dict[int, Tensor]:
-    """Each layer's vector (d_model) where the layer lives."""
-    return {layer: vectors[layer].to(next(lalm.layers[layer].parameters()).device) for layer in layers}
+def _placed(
+    lalm: LALM, vectors: SteeringVectors | Float[Tensor, "layer d_model"], layers: Sequence[int] | None
+) -> dict[int, Float[Tensor, "d_model"]]:
+    """The vectors of the layers to act on, each where its layer lives."""
+    vectors = vectors if isinstance(vectors, SteeringVectors) else SteeringVectors(vectors)
+    chosen = chosen_layers(lalm, vectors, layers)
+    return {layer: vectors[layer].to(next(lalm.layers[layer].parameters()).device) for layer in chosen}
 
 
 def _refuse_compiled(lalm: LALM) -> None:

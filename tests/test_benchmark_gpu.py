@@ -39,7 +39,12 @@ def test_the_report_on_sharing(tmp_path, capsys):
     [kept] = tmp_path.glob("*-speed.md")
     text = kept.read_text()
     assert text in capsys.readouterr().out
-    assert [line[3:6] for line in text.splitlines() if line.startswith("## ")] == ["(a)", "(d)", "(e)"]
+    assert [line[3:6] for line in text.splitlines() if line.startswith("## ")] == [
+        "(a)",
+        "(d)",
+        "(e)",
+        "(f)",
+    ]
 
 
 @pytest.mark.parametrize(

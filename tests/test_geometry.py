@@ -15,7 +15,6 @@ from sarsteer_lab.geometry import (
     linear_cka,
     logit_lens,
     pair_cosine,
-    project_2d,
     transfer_accuracy,
 )
 from sarsteer_lab.lalm import LALM
@@ -85,25 +84,6 @@ def test_grouped_probes_cannot_win_by_recognising_the_request():
     free = transfer_accuracy(states, states, labels)
     grouped = transfer_accuracy(states, states, labels, groups=[str(r) for r in requests])
     assert free.item() > 0.9 and grouped.item() < 0.7
-
-
-def test_pictures_in_the_plane():
-    states = torch.cat([gaussian(20, 6), gaussian(20, 6, seed=1) + 30])
-    points = project_2d(states)
-    assert points.shape == (40, 2)
-    assert (points[:20, 0].max() < points[20:, 0].min()) or (points[:20, 0].min() > points[20:, 0].max())
-    with pytest.raises(ValueError, match="one layer"):
-        project_2d(gaussian(4, 2, 3))
-    with pytest.raises(ValueError, match="'pca' or 'umap'"):
-        project_2d(states, method="tsne")
-
-
-@pytest.mark.slow
-def test_umap_pictures_depend_on_the_seed_only():
-    states = torch.cat([gaussian(20, 6), gaussian(20, 6, seed=1) + 30])
-    points = project_2d(states, method="umap")
-    assert points.shape == (40, 2) and np.isfinite(points).all()
-    np.testing.assert_array_equal(points, project_2d(states, method="umap"))
 
 
 def test_logit_lens_of_the_last_layer_is_the_models_own_answer(lalm: LALM, prompts: list[Prompt]) -> None:

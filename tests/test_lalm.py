@@ -92,7 +92,7 @@ def test_strings_are_typed_prompts_and_lists_are_needed(tiny):
     assert torch.equal(capture(tiny, ["hello", "Hi"]), capture(tiny, typed))
     assert torch.equal(tiny.batch(["hello"])["input_ids"], tiny.batch(typed[:1])["input_ids"])
     for call in (tiny.generate, tiny.next_token_logits, tiny.batch, lambda one: capture(tiny, one)):
-        for single, shown in (("hello", r"\['hello'\]"), (Prompt("hello"), r"\[Prompt\('hello'")):
+        for single, shown in (("hello", r"\['hello'\]"), (Prompt("hello"), r"\[Prompt\(text='hello'")):
             with pytest.raises(TypeError, match=shown):
                 call(single)
 

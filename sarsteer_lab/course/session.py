@@ -25,11 +25,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sarsteer_lab.activations import activation_store, capture
-from sarsteer_lab.course.figures.base import save_figure
+from sarsteer_lab.course.figures import project_2d, save_figure
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.evaluation.base import BaseStates, collect_states, model_name
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
-from sarsteer_lab.geometry import centroid_distance, pair_cosine, project_2d, transfer_accuracy
+from sarsteer_lab.geometry import centroid_distance, pair_cosine, transfer_accuracy
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.prompts import INSTRUCTION, REFUSALS, Prompt, SpokenPrompt, load_prompts
@@ -125,25 +125,21 @@ def measure_gap(
     n = len(typed)
     both, forms = torch.cat([typed, spoken]), ["typed"] * n + ["spoken"] * n
     requests = [str(i) for i in range(n)] * 2
-    probe = []
-    for layer in tqdm(range(typed.shape[1]), desc="probes", unit="layer", delay=2, leave=False):
-        states, folds = both[:, layer, None], min(5, n)
-        by_seed = [
-            transfer_accuracy(states, states, forms, groups=requests, folds=folds, seed=seed)
-            for seed in (0, 1, 2)
-        ]
-        probe.append(torch.stack(by_seed, dim=1))
+    probe = [
+        transfer_accuracy(both, both, forms, groups=requests, folds=min(5, n), seed=seed)
+        for seed in tqdm((0, 1, 2), desc="probes", unit="seed", delay=2, leave=False)
+    ]
     return Gap(
         cosine=pair_cosine(typed, spoken, center=False),
         centred_cosine=pair_cosine(typed, spoken),
         distance=centroid_distance(typed, spoken),
         harm_distance=centroid_distance(typed[:n_harmful], typed[n_harmful:]),
-        probe=torch.cat(probe),
+        probe=torch.stack(probe, dim=1),
     )
 
 
 def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:
-    """`geometry.project_2d(points, method="umap")`, kept: UMAP is compiled first, which takes a while."""
+    """`figures.project_2d(points, method="umap")`, kept: UMAP is compiled first, which takes a while."""
     store, key = _store(), content_key("umap", version("umap-learn"), points.float())
     found = store.read(key)
     if found is None:

@@ -151,6 +151,14 @@ class PreparedBatch:
         return found
 
     @torch.no_grad()
+    def next_token_logits(self) -> Float[Tensor, "prompt vocab"]:
+        """Logits of the answers' first tokens, float32: those of `lalm.next_token_logits`, up to rounding."""
+        if self._cache is not None:
+            return self.after(())
+        self._check()
+        return self.lalm.next_token_logits(self.prompts, batch_size=len(self.prompts))
+
+    @torch.no_grad()
     def generate(self, max_new_tokens: int, settled: Callable[[str], bool] | None = None) -> list[str]:
         """Greedy answers in the prompts' order: those of `lalm.generate`, up to rounding of the last digits.
 
@@ -234,9 +242,8 @@ class PreparedBatch:
     def after(self, begun: Sequence[int]) -> Float[Tensor, "prompt vocab"]:
         """Logits, float32, of the token after every answer has begun with the tokens `begun`.
 
-        With none they are those of `lalm.next_token_logits`, up to rounding. All but the last must have been
-        run by the call before, as they are when a tree is followed (so that weights and hooks are looked at
-        only where it begins).
+        All but the last of them must have been run by the call before, as they are when a tree is followed
+        (so that weights and hooks are looked at only where it begins).
         """
         if not begun:
             self._check()

@@ -12,12 +12,26 @@ from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.derivation import Derivation, derive
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt, refusal_text
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, REFUSALS, Prompt, SpokenPrompt
 from sarsteer_lab.store import Store, cache_folder
 from sarsteer_lab.vectors import SteeringVectors
 
 PAPER_TEXT = {"paper": REFUSAL}
 """The paper's refusal text under its name in `prompts.REFUSALS`."""
+
+
+def refusal_text(given: str) -> tuple[str, str]:
+    """A refusal text by its name in `REFUSALS`, or one of your own: its name ("own text"), and the text.
+
+    Raises ValueError for a single word that names none.
+    """
+    if given in REFUSALS:
+        return given, REFUSALS[given]
+    if len(given.split()) < 2:
+        raise ValueError(
+            f"there is no refusal text {given!r}: choose {', '.join(REFUSALS)}, or give a sentence"
+        )
+    return "own text", given
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +121,7 @@ def cached_vectors(
 ) -> SteeringVectors:
     """SARSteer's vectors from the derive split of `prompts`, kept in the user's cache after the first time.
 
-    `refusal` is a text or its name (`prompts.refusal_text`). They are found again for the same model,
+    `refusal` is a text or its name (`refusal_text`). They are found again for the same model,
     requests, clips, texts, `lam` and `k`. Raises ValueError and `ClipError` as `collect_states` does, and
     `HookedModelError` while hooks of others are on the model.
     """

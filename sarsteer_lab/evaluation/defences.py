@@ -17,7 +17,7 @@ from torch import Tensor
 from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.directions import difference_in_means
 from sarsteer_lab.engine.prepared import PreparedBatch
-from sarsteer_lab.evaluation.base import PAPER_TEXT, BaseStates, collect_states
+from sarsteer_lab.evaluation.base import PAPER_TEXT, BaseStates, collect_states, refusal_text
 from sarsteer_lab.evaluation.gates import (
     Condition,
     NullSpaceGate,
@@ -26,7 +26,7 @@ from sarsteer_lab.evaluation.gates import (
     steer_gated,
 )
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import REFUSAL, Prompt, SpokenPrompt, refusal_text
+from sarsteer_lab.prompts import REFUSAL, Prompt, SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors, steer
 from sarsteer_lab.store import content_key
 
@@ -263,11 +263,11 @@ def choose_defences(
     refusal: str = "paper",
     **settings: Any,
 ) -> list[Defence]:
-    """`default_defences`, with their settings, of a model and the requests that it is derived from (`source`).
+    """`default_defences`, with their settings, of a model and the requests to derive from (`source`).
 
-    `refusal` is the text that steering is derived from, or its name (`prompts.refusal_text`). Without a source,
-    names are checked and only the defences that need no model are returned. Raises ValueError for a name that
-    there is not or one twice.
+    `refusal` is the text that steering is derived from, or its name (`base.refusal_text`). Without a source,
+    names are checked and only the defences that need no model are returned. Raises ValueError for a name
+    that there is not or one twice.
     """
     text_name, text = refusal_text(refusal)
     wanted = defence_names() if names is None else names

@@ -128,7 +128,10 @@ def fit_null_space_gate(
     eye = torch.eye(len(harmful), dtype=gram.dtype, device=gram.device)
     ones = torch.ones(len(gram), len(harmful), 1, dtype=gram.dtype, device=gram.device)
     dual = torch.linalg.solve(gram + ridge * scale[:, None, None] * eye, ones)
-    return NullSpaceGate((projected.transpose(1, 2) @ dual)[..., 0].float().to(harmful.device), vectors)
+    weights = (projected.transpose(1, 2) @ dual)[..., 0]
+    # Where the harmless states span all of the harmful ones, P leaves rounding alone: the gate stays shut.
+    left = projected.square().sum((1, 2)) > RANK_TOLERANCE**2 * target.square().sum((1, 2))
+    return NullSpaceGate(torch.where(left[:, None], weights, 0.0).float().to(harmful.device), vectors)
 
 
 @contextmanager

@@ -160,3 +160,22 @@ def test_shares_scree_and_trade_off_show_their_numbers() -> None:
     assert ax.lines[0].get_xdata()[0] == pytest.approx(0.1)
     assert ax.lines[-1].get_label() == "unsteered"
     assert "n = 16" in texts(push())
+
+
+def test_pictures_in_the_plane() -> None:
+    states = torch.cat([rand(20, 6), rand(20, 6, seed=1) + 30])
+    points = figures.project_2d(states)
+    assert points.shape == (40, 2)
+    assert (points[:20, 0].max() < points[20:, 0].min()) or (points[:20, 0].min() > points[20:, 0].max())
+    with pytest.raises(ValueError, match="one layer"):
+        figures.project_2d(rand(4, 2, 3))
+    with pytest.raises(ValueError, match="'pca' or 'umap'"):
+        figures.project_2d(states, method="tsne")  # type: ignore[arg-type]
+
+
+@pytest.mark.slow
+def test_umap_pictures_depend_on_the_seed_only() -> None:
+    states = torch.cat([rand(20, 6), rand(20, 6, seed=1) + 30])
+    points = figures.project_2d(states, method="umap")
+    assert points.shape == (40, 2) and np.isfinite(points).all()
+    np.testing.assert_array_equal(points, figures.project_2d(states, method="umap"))

@@ -31,7 +31,7 @@ from sarsteer_lab.pocket.assemble import safety_delta
 from sarsteer_lab.pocket.voice import synthesise
 from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt
 from sarsteer_lab.safe_space import ablate, principal_space
-from sarsteer_lab.steering import steer
+from sarsteer_lab.steering import SteeringVectors, steer
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +84,22 @@ def test_steer_panel_answers_as_steer_does(
     for name, value in tiny.model.state_dict().items():
         assert torch.equal(value, before[name])
     assert tiny.generate(spoken, max_new_tokens=6)[0] == plain
+
+
+def test_steer_panel_takes_the_direction_of_the_text_in_its_menu(
+    tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor, requests: list[SpokenPrompt]
+) -> None:
+    texts = {"examples": SteeringVectors(direction), "paper": SteeringVectors(direction.flip(0))}
+    panel = steer_panel(tiny, texts, harmless, requests, alpha=0.5, k=3, max_new_tokens=6)
+    for name in ("examples", "paper", "examples"):
+        panel.text.value = name
+        vectors = ablate(texts[name].values, principal_space(harmless, 8).first(3), 1.0)
+        with steer(tiny, vectors, 0.5):
+            expected = tiny.generate([requests[0].spoken()], max_new_tokens=6)[0]
+        assert panel.shown(0.5)[0].text == expected
+    assert panel.text in panel.children[1].children
+    alone = steer_panel(tiny, direction, harmless, requests, max_new_tokens=4)
+    assert alone.text not in alone.children[1].children
 
 
 def test_steer_panel_takes_typed_sentences_and_uploads(

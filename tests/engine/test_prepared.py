@@ -8,7 +8,6 @@ import torch
 from replicas import TINY, replica
 
 from sarsteer_lab.activations import capture
-from sarsteer_lab.engine.caches import keeps_plain_cache
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.engine.memory import MOST_ROWS, chunks
 from sarsteer_lab.engine.prepared import OPENING, PreparedBatch, under_each
@@ -62,6 +61,7 @@ def test_gates(tiny: LALM, prompts: list[Prompt]) -> None:
 def ways_to_answer(batch: PreparedBatch) -> list[Callable[[], object]]:
     return [
         lambda: batch.generate(3),
+        batch.next_token_logits,
         lambda: batch.states([0]),
         lambda: batch.after(()),
         lambda: batch.opening_probabilities(["I"]),
@@ -193,9 +193,9 @@ def test_a_prepared_batch_is_right_in_every_family(
         batch = PreparedBatch(lalm, prompts)
         with steer(lalm, vectors, 1.0):
             assert batch.generate(6) == lalm.generate(prompts, max_new_tokens=6), name
-        if keeps_plain_cache(lalm) and lalm.fit_together(prompts):
-            logits = lalm.next_token_logits(prompts)
-            torch.testing.assert_close(batch.after(()), logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(
+            batch.next_token_logits(), lalm.next_token_logits(prompts), rtol=1e-4, atol=1e-4
+        )
         torch.testing.assert_close(
             batch.states([1, 0]), capture(lalm, prompts, layers=[1, 0]), rtol=1e-4, atol=1e-4
         )
@@ -276,7 +276,9 @@ def test_other_texts_behind_the_same_clips(lalm: LALM, prompts: list[Prompt], mo
             patch.setattr(lalm.layers[0], "forward", counting)
             other = batch.retexted(asked)
         assert other.generate(6) == lalm.generate(asked, max_new_tokens=6)
-        torch.testing.assert_close(other.after(()), lalm.next_token_logits(asked), rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(
+            other.next_token_logits(), lalm.next_token_logits(asked), rtol=1e-3, atol=1e-3
+        )
         with steer(lalm, some_vectors(lalm), 0.5):
             assert other.generate(6) == lalm.generate(asked, max_new_tokens=6)
     assert max(positions) < 60, "the clips were read again"

@@ -238,6 +238,14 @@ def test_gate_is_alphasteers_matrix(k: int | None, ridge: float) -> None:
         assert (gate.openings(harmful) - 1).abs().max() < 1e-3
 
 
+def test_gate_stays_shut_where_harmless_states_span_everything() -> None:
+    generator = torch.Generator().manual_seed(3)
+    harmful, harmless = (torch.randn(n, 2, 8, generator=generator) for n in (6, 20))
+    harmless[:, 1, 4:] = 0  # of the second layer half the dimensions are free
+    gate = fit_null_space_gate(harmful, harmless, SteeringVectors(torch.randn(2, 8, generator=generator)))
+    assert not gate.weights[0].any() and gate.weights[1].abs().max() > 0.1
+
+
 def _gate(states: BaseStates) -> NullSpaceGate:
     return fit_null_space_gate(states.harmful, states.harmless, states.refusal_direction() * 4.0, ridge=0.1)
 

@@ -134,10 +134,8 @@ def check_folds(folds: object) -> str:
     """`folds(requests, n)`: a fold for each state, such that no request stands on both sides of a split."""
     requests = [f"request {i % 13}" for i in range(26)]
     value = call(folds, requests, 5)
-    need(
-        isinstance(value, list | tuple | Tensor | np.ndarray),
-        "a list with one fold number per state is wanted",
-    )
+    several = isinstance(value, list | tuple | Tensor | np.ndarray)
+    need(several, "a list with one fold number per state is wanted")
     found = [int(fold) for fold in value]
     need(len(found) == 26, f"there are {len(found)} folds for 26 states: one number per state is wanted")
     need(set(found) == set(range(5)), f"the folds are {sorted(set(found))}, but should be 0 to 4, all in use")

@@ -98,16 +98,14 @@ def check_untrained_gap(
     )
     for number, (gap, (typed, spoken)) in enumerate(zip(gaps, states, strict=True)):
         right = float(centroid_distance(typed, spoken)[layer])
-        need(
-            isinstance(gap, int | float | Tensor), f"number {number} is a {type(gap).__name__}, not a number"
-        )
+        kind = type(gap).__name__
+        need(isinstance(gap, int | float | Tensor), f"number {number} is a {kind}, not a number")
         plain = (typed[:, layer].mean(0) - spoken[:, layer].mean(0)).norm()
         mistakes = {
             "this is a plain distance: without the spread of the states it says nothing across models": plain
         }
-        otherwise = (
-            f"number {number} is {float(gap):.3g}: is this layer {layer} of this seed, typed against spoken?"
-        )
+        which = f"layer {layer} of this seed, typed against spoken"
+        otherwise = f"number {number} is {float(gap):.3g}: is this {which}?"
         need_close(gap, right, otherwise, mistakes, within=1e-3 * max(right, 1.0))
     listed = ", ".join(f"{float(gap):.1f}" for gap in gaps)
     return (

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sarsteer_lab.course.checks.tools import call, check, gaussian, need, need_close, need_each, need_tensor
-from sarsteer_lab.course.claims import MARGIN
+from sarsteer_lab.course.claims import MARGIN, claim_on_value
 from sarsteer_lab.evaluation.curves import pareto_front
 from sarsteer_lab.evaluation.intervals import paired_difference, wilson
 from sarsteer_lab.evaluation.judges import kappa
@@ -166,7 +166,7 @@ def check_refutation(
     )
     need(len(interval) == 2, otherwise)
     need_close([float(end) for end in interval], [low, high], otherwise, within=0.05)
-    wanted = "seen here" if low > 0 else "not seen here" if high < MARGIN else "cannot tell"
+    wanted = claim_on_value("", "", (low, high)).verdict
     need(
         verdict == wanted,
         f"the verdict does not follow from your interval and a margin of {MARGIN:.0%}: which end decides?",

@@ -23,6 +23,7 @@ from sarsteer_lab.course.figures.states import (
     layer_curves_figure,
     lens_figure,
     maps_figure,
+    project_2d,
 )
 from sarsteer_lab.course.figures.steering import (
     ablation_geometry_figure,

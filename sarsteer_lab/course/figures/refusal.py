@@ -53,10 +53,12 @@ def prediction_figure(
     """
     title = "Does a text that works in the prompt give a direction that acts?"
     fig, [ax] = base.panels(1, (8.6, 6), title)
-    for name, x in prompted.items():
+    # Names on alternating sides, so that those of neighbours do not cover each other.
+    for rank, name in enumerate(sorted(prompted, key=lambda name: steered[name])):
+        place, side = (prompted[name], steered[name]), ((9, -10), "left") if rank % 2 else ((-9, 4), "right")
         face = base.BLUE if name in bank else "white"
-        ax.plot(x, steered[name], "o", color=base.BLUE, markerfacecolor=face, markersize=10)
-        ax.annotate(name, (x, steered[name]), xytext=(8, 5), textcoords="offset points", fontsize=11)
+        ax.plot(*place, "o", color=base.BLUE, markerfacecolor=face, markersize=10)
+        ax.annotate(name, place, side[0], textcoords="offset points", fontsize=11, ha=side[1])
     ax.set(
         xlabel="refusal probability with the text in the prompt",
         ylabel=f"refusal probability, steered (alpha = {alpha:g})",

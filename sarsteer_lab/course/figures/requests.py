@@ -117,14 +117,16 @@ def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]
 
 @base.drawn
 def sweep_figure(counts: pd.DataFrame, x: str, xlabel: str) -> Figure:
-    """What becomes of requests along one setting: a panel per label, a curve per outcome.
+    """What happens to requests along one setting: a panel per label, a curve per outcome.
 
     `counts` has a row per label, value of the column `x` and outcome, with `count` of `n` requests. Bands are
     95% Wilson intervals. A setting that is not a number is drawn in the order of the rows.
     """
     labels = list(dict.fromkeys(counts["label"]))
-    fig, axes = base.panels(len(labels), (6.6 * len(labels) + 1.6, 4.8), sharey=True)
-    for ax, label in zip(axes, labels, strict=True):
+    across = len(labels) if len(labels) < 4 else 2  # on a page four in a row are too small to read
+    down = -(-len(labels) // across)
+    fig, axes = base.panels(across, (6.6 * across + 1.6, 4.4 * down + 0.4), rows=down, sharey=True)
+    for ax, label in zip(axes, labels, strict=False):
         part = counts[counts["label"] == label]
         for outcome, (colour, _, marker, style) in base.OUTCOMES.items():
             rows = part[part["outcome"] == outcome]
@@ -134,7 +136,8 @@ def sweep_figure(counts: pd.DataFrame, x: str, xlabel: str) -> Figure:
             ax.fill_between(values, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
         ax.set(title=f"{label} requests (n = {part['n'].max()})", xlabel=xlabel, ylim=(-0.02, 1.02))
         base.percent(ax.yaxis)
-    axes[0].set_ylabel("share of requests")
+    for first in axes[::across]:
+        first.set_ylabel("share of requests")
     base.common_legend(fig, "outside right upper")
     return fig
 
@@ -182,12 +185,13 @@ def live_figure(found: Mapping[str, Sequence[tuple[float, float, str]]], xlabel:
 
 
 @base.drawn
-def tradeoff_figure(table: pd.DataFrame) -> Figure:
+def tradeoff_figure(table: pd.DataFrame, bound: Float[np.ndarray, "threshold 2"] | None = None) -> Figure:
     """Defences in the trade-off plane: harmful requests refused against other requests answered.
 
     `table` has the columns defence, label, n, refused and answered of `table.tabulate`, one judge. Bars
     are 95% Wilson intervals; the grey line joins the defences that no other one beats in both. All labels
-    but "harmful" count as benign. Raises ValueError if either kind of request is missing.
+    but "harmful" count as benign. `bound` holds points (benign answered, harmful refused) of what a uniform
+    push could do at best. Raises ValueError if either kind of request is missing.
     """
     counts = {}
     for defence, part in table.groupby("defence", sort=False):
@@ -202,6 +206,9 @@ def tradeoff_figure(table: pd.DataFrame) -> Figure:
     fig, [ax] = base.panels(1, (11, 6.2))
     look = {"color": base.GREY, "linewidth": 5, "alpha": 0.4, "zorder": 1}
     ax.plot(*line.T, label="no other defence is better in both", **look)
+    if bound is not None:
+        dots = {"color": base.BLACK, "linewidth": 1.6, "linestyle": ":", "zorder": 2}
+        ax.plot(*bound[np.lexsort(bound.T)].T, label="bound of a uniform push", **dots)
     for i, (name, (answered, m, refused, n)) in enumerate(counts.items()):
         colour, marker = base.POINTS[i % len(base.POINTS)]
         x, y = places[i]

@@ -1,13 +1,16 @@
 """Figures of hidden states: curves over layers, maps, the logit lens, models side by side."""
 
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
 from torch import Tensor
 
 from sarsteer_lab.course.figures import base
+from sarsteer_lab.safe_space import exact
 
 
 @base.drawn
@@ -154,3 +157,24 @@ def lens_figure(
     ax.set(ylabel="decoder layer", title=title)
     fig.colorbar(image, ax=ax, label="probability")
     return fig
+
+
+def project_2d(
+    states: Float[Tensor, "prompt d_model"], *, method: Literal["pca", "umap"] = "pca", seed: int = 0
+) -> Float[np.ndarray, "prompt 2"]:
+    """The states of one layer as points in the plane, for plotting.
+
+    "pca" keeps distances as well as a plane can; "umap" keeps neighbourhoods, and its distances mean little.
+    Raises ValueError for another method or states of several layers.
+    """
+    if states.ndim != 2:
+        raise ValueError(f"give the states of one layer (prompt d_model), not {tuple(states.shape)}")
+    points = exact(states).cpu().numpy()
+    if method == "pca":
+        return PCA(n_components=2, svd_solver="full").fit_transform(points)
+    if method == "umap":
+        # numba compiles umap for several seconds on import; only those who plot with it wait.
+        from umap import UMAP
+
+        return UMAP(n_neighbors=min(15, len(points) - 1), random_state=seed, n_jobs=1).fit_transform(points)
+    raise ValueError(f"method={method!r}: choose 'pca' or 'umap'")

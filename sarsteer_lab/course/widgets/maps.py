@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.course.figures import maps_figure, removal_figure
+from sarsteer_lab.course.figures import maps_figure, project_2d, removal_figure
 from sarsteer_lab.course.figures.base import BLUE, VERMILION
 from sarsteer_lab.course.widgets import panels
-from sarsteer_lab.geometry import logit_lens, project_2d
+from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.safe_space import projection
@@ -172,7 +172,8 @@ class SafeSpaceExplorer(panels.Panel):
     ) -> None:
         super().__init__()
         self.lalm = lalm
-        self.direction, self.space, self.lam, self.k = panels.ablation_controls(direction, harmless, lam, k)
+        self.direction = panels.as_vectors(direction)
+        self.space, self.lam, self.k = panels.ablation_controls(self.direction, harmless, lam, k)
         layers = list(self.direction.layers)
         start = layers[len(layers) // 2] if layer is None else layer
         self.layer = panels.slider(ipywidgets.SelectionSlider, "layer", options=layers, value=start)

@@ -268,22 +268,27 @@ def player() -> ipywidgets.Audio:
     return ipywidgets.Audio(value=b"", format="wav", autoplay=False, controls=True, loop=False)
 
 
+def as_vectors(direction: SteeringVectors | Float[Tensor, "layer d_model"]) -> SteeringVectors:
+    """A direction as vectors; plain values belong to layers 0, 1, ..."""
+    return (
+        direction if isinstance(direction, SteeringVectors) else SteeringVectors(torch.as_tensor(direction))
+    )
+
+
 def ablation_controls(
-    direction: SteeringVectors | Float[Tensor, "layer d_model"],
+    direction: SteeringVectors,
     harmless: Float[Tensor, "prompt layer d_model"],
     lam: float,
     k: int,
-) -> tuple[SteeringVectors, SafeSpace, Any, Any]:
-    """The direction as vectors (plain values belong to layers 0, 1, ...), the safe space that the harmless
-    states span, and sliders for the share of it that is removed and for its size, at `lam` and `k` at first.
+) -> tuple[SafeSpace, Any, Any]:
+    """The safe space that the harmless states span in a direction's layers, and sliders for the share of it
+    that is removed and for its size, at `lam` and `k` at first.
     """
-    if not isinstance(direction, SteeringVectors):
-        direction = SteeringVectors(torch.as_tensor(direction))
     most = min(40, len(harmless) - 1)
     space = principal_space(harmless[:, list(direction.layers)], most)
     tenths = {"min": 0, "max": 1.5, "step": 0.1, "readout_format": ".1f"}
     share = slider(ipywidgets.FloatSlider, "lambda", value=lam, **tenths)
-    return direction, space, share, slider(ipywidgets.IntSlider, "k", value=min(k, most), min=0, max=most)
+    return space, share, slider(ipywidgets.IntSlider, "k", value=min(k, most), min=0, max=most)
 
 
 def wav_bytes(waveform: Float[np.ndarray, "samples"]) -> bytes:

@@ -1,7 +1,7 @@
 """The panels in which one speaks to the model: the safety dial turned live, and steering live."""
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -108,15 +108,18 @@ class _TwoAnswers(panels.Panel):
 class SteerPanel(_TwoAnswers):
     """Chapter 04: steer the answer to any request, with sliders for alpha, lambda, k and the layers.
 
-    `direction` is the refusal direction before ablation, `harmless` the harmless states that span the safe
-    space (all of the model's layers). Requests as in `dial_panel`. The sliders (`alpha`, `lam`, `k`,
+    `direction` is the refusal direction before ablation, or several by the names of their texts, of which
+    the menu `text` picks one; `harmless` the harmless states that span the safe space (all of the model's
+    layers). Requests as in `dial_panel`. The sliders (`alpha`, `lam`, `k`,
     `layers`) start at `alpha`, `lam` and `k`. Raises ValueError for more than 16 new tokens.
     """
 
     def __init__(
         self,
         lalm: LALM,
-        direction: SteeringVectors | Float[Tensor, "layer d_model"],
+        direction: SteeringVectors
+        | Float[Tensor, "layer d_model"]
+        | Mapping[str, SteeringVectors | Float[Tensor, "layer d_model"]],
         harmless: Float[Tensor, "prompt layer d_model"],
         prompts: Sequence[SpokenPrompt] = (),
         *,
@@ -125,12 +128,17 @@ class SteerPanel(_TwoAnswers):
         k: int = 10,
         max_new_tokens: int = 14,
     ) -> None:
-        self.direction, self.space, self.lam, self.k = panels.ablation_controls(direction, harmless, lam, k)
+        named = direction if isinstance(direction, Mapping) else {"": direction}
+        self.directions = {name: panels.as_vectors(each) for name, each in named.items()}
+        first = next(iter(self.directions.values()))
+        self.space, self.lam, self.k = panels.ablation_controls(first, harmless, lam, k)
         last = lalm.n_layers - 1
         self.alpha = panels.slider(ipywidgets.FloatSlider, "alpha", value=alpha, min=0, max=1, step=0.01)
         self.layers = panels.slider(ipywidgets.IntRangeSlider, "layers", value=(0, last), min=0, max=last)
         self._live: LivePrompt | None = None
-        super().__init__(lalm, prompts, max_new_tokens, self.alpha, self.lam, self.k, self.layers)
+        self.text = ipywidgets.Dropdown(description="refusal text", options=list(named))
+        menu = [self.text] if len(named) > 1 else []
+        super().__init__(lalm, prompts, max_new_tokens, *menu, self.alpha, self.lam, self.k, self.layers)
         self.add_class("sarsteer-steer")
 
     def _show(self) -> None:
@@ -144,14 +152,15 @@ class SteerPanel(_TwoAnswers):
 
     def vectors(self) -> SteeringVectors:
         """The vectors at the sliders' lambda and k, of the layers in their range."""
-        values = ablate(self.direction.values, self.space.first(self.k.value), self.lam.value)
+        direction = self.directions[self.text.value]
+        values = ablate(direction.values, self.space.first(self.k.value), self.lam.value)
         first, last = self.layers.value
-        layers = [layer for layer in self.direction.layers if first <= layer <= last]
-        return SteeringVectors(values, self.direction.provenance, self.direction.layers).only(layers)
+        layers = [layer for layer in direction.layers if first <= layer <= last]
+        return SteeringVectors(values, direction.provenance, direction.layers).only(layers)
 
     def shown(self, alpha: float) -> Shown:
         """The answer at this strength and the sliders' other values; each is computed once per request."""
-        key = (alpha, self.lam.value, self.k.value, self.layers.value) if alpha else ()
+        key = (alpha, self.text.value, self.lam.value, self.k.value, self.layers.value) if alpha else ()
         if key not in self._kept:
             if self._live is None or self._live.prompt is not self.request.spoken:
                 self._live = LivePrompt(self.lalm, self.request.spoken)
