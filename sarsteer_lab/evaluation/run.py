@@ -161,12 +161,9 @@ def batch_size_for(
     try:
         return int(json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))["batch_size"])
     except (OSError, ValueError, LookupError, TypeError):
-        requests = [max(found, key=lambda r: rough_length(r.spoken())) for found in sets.values() if found]
-        return min(
-            rows_that_fit(lalm, defence.prompt(request), max_new_tokens)
-            for defence in defences
-            for request in requests
-        )
+        longest = [max(found, key=lambda r: rough_length(r.spoken())) for found in sets.values() if found]
+        asked = [defence.prompt(request) for defence in defences for request in longest]
+        return min(rows_that_fit(lalm, prompt, max_new_tokens) for prompt in asked)
 
 
 def speeds(folder: Path | str) -> dict[tuple[str, str], float]:
