@@ -1,16 +1,16 @@
 """Readers of published sets of requests, which users bring: `read_set("figstep:FOLDER")` and its like.
 
-Each is read as its authors lay it out; the formats are described in `layouts`.
+Each is read as its authors lay it out; the table `data/prompts/layouts.toml` says where it has what.
 """
 
 import os
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from sarsteer_lab.evaluation.layouts import LAYOUTS, Layout
 from sarsteer_lab.evaluation.records import (
     PromptFileError,
     Record,
@@ -25,6 +25,46 @@ from sarsteer_lab.store import data_folder
 
 Missing = Literal["error", "skip", "typed"]
 """For a record whose clip is not on disk: stop, leave it out and count it, or keep it as typed only."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a set keeps what a prompt is made of.
+
+    A field is told by columns, of which the first that holds anything counts ("text original_text"), or by a
+    text with columns in braces ("{dataset}_{task_id}", "{turns[0]}" of a list of one), which a record has to
+    have; "{row}" is its number and "{stem}" the name of its file.
+
+    `files` are patterns of the files' names (of several groups the first of which there are any); with ** in
+    them they lie anywhere. `label` is that of all prompts, or goes by what stands in the column `kind`
+    (without one: by the name of the file's folder). Clips lie in `folder` (the first that there is), seen
+    from where the file's pattern begins. A topic that no column says is `about`, or else the folder's name.
+    `typed` is what is typed beside the clip, and `reference` its authors' answer.
+    """
+
+    files: list[str]
+    request: str
+    label: str | dict[str, str]
+    clip: str = ""
+    number: str = "{stem}/{row}"
+    topic: str = "topic category type source"
+    about: str = ""
+    kind: str = ""
+    folder: str = "."
+    typed: str = ""
+    reference: str = ""
+
+
+def _layouts() -> dict[str, list[Layout]]:
+    """By the name of a set its layouts. Raises TypeError for a field that there is not."""
+    sets = tomllib.loads((data_folder() / "prompts" / "layouts.toml").read_text(encoding="utf-8"))
+    for name, (first, *_) in sets.items():
+        if like := first.pop("like", None):
+            sets[name] = [{**layout, **first} for layout in sets[like]]
+    return {name: [Layout(**layout) for layout in layouts] for name, layouts in sets.items()}
+
+
+LAYOUTS = _layouts()
 
 PUBLISHED_SETS = ("prompts", *LAYOUTS)
 """The names that `read_set` knows; "prompts" and "audiofolder" are formats for sets of one's own."""
@@ -88,7 +128,7 @@ def _own(path: Path) -> Iterator[tuple[Record, SpokenPrompt, bool]]:
 
     Each prompt comes with its record, and with whether it has to have a clip.
     """
-    _, [path] = _fitting("prompts", [Layout("prompts.jsonl", "text")], path)
+    _, [path] = _fitting("prompts", [Layout(["prompts.jsonl"], "text", "")], path)
     found = read_json_lines(path)
     records = {record.text("id", whole=True): record for record in found}
     for record in found:
@@ -114,7 +154,7 @@ def _published(name: str, path: Path) -> Iterator[tuple[Record, SpokenPrompt, bo
     """A set of `LAYOUTS`. What is in train, a file or folder, is for deriving; likewise validation."""
     given, splits = path.absolute(), {"train": "derive", "validation": "validation", "test": "test"}
     layout, files = _fitting(name, LAYOUTS[name], given)
-    depth = layout.files.split()[0].removeprefix("**/").count("/")
+    depth = _names(layout)[0].removeprefix("**/").count("/")
     for file in files:
         root, place = file.parents[depth], file.parent.name
         folders = [root / folder.format(stem=file.stem) for folder in layout.folder.split()]
@@ -144,19 +184,24 @@ def _published(name: str, path: Path) -> Iterator[tuple[Record, SpokenPrompt, bo
 def _fitting(name: str, layouts: Sequence[Layout], path: Path) -> tuple[Layout, list[Path]]:
     """The first layout of which the path is a file, or holds any; and these files."""
     if not path.is_dir():
-        alike = [each for each in layouts if path.suffix in {Path(n).suffix for n in each.files.split()}]
+        alike = [each for each in layouts if path.suffix in {Path(n).suffix for n in _names(each)}]
         return [*alike, *layouts][0], [path]
     for layout in layouts:
-        if files := [file for pattern in layout.files.split() for file in path.glob(pattern)]:
-            return layout, sorted(files) if "**" in layout.files else files
-    names = " or ".join(layout.files.replace("**/", "").replace(" ", " or ") for layout in layouts)
+        for group in layout.files:
+            if files := [file for pattern in group.split() for file in path.glob(pattern)]:
+                return layout, sorted(files) if "**" in group else files
+    names = " or ".join(file.removeprefix("**/") for layout in layouts for file in _names(layout))
     raise PromptFileError(f"{path}: a folder for the set {name!r} has to hold {names}")
+
+
+def _names(layout: Layout) -> list[str]:
+    return " ".join(layout.files).split()
 
 
 def _records(file: Path, layout: Layout) -> list[Record]:
     """The records of a file, of the kind that its name's ending tells, or else the layout's first file's."""
     kinds = {".json": read_json_list, ".jsonl": read_json_lines, ".parquet": read_parquet, ".txt": _file_list}
-    usual = Path(layout.files.split()[0]).suffix
+    usual = Path(_names(layout)[0]).suffix
     suffix = file.suffix if file.suffix in (".csv", *kinds) else usual
     if suffix == ".csv":
         forms = " ".join([layout.number, layout.topic, layout.request, layout.kind])

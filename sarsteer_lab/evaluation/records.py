@@ -61,7 +61,7 @@ class Record:
         return None if self.fields.get(key) is None else self.text(key)
 
     def told(self, form: str, default: str | None = None, *, whole: bool = True, **fixed: Any) -> str:
-        """What a form says (`layouts.Layout`): columns filled in, or the first column that holds anything.
+        """What a form says (`readers.Layout`): columns filled in, or the first column that holds anything.
 
         `whole` as at `text`; `fixed` are names that are no columns.
         """
