@@ -51,7 +51,8 @@ def answers_to_variants(
 
     def said(ready: PreparedBatch, _: list[int]) -> Iterator[list[str]]:
         with nullcontext() if vectors is None else steer(lalm, vectors, alpha):
-            yield ready.generate(max_new_tokens)
+            texts = ready.generate(max_new_tokens)
+        yield texts
 
     return _kept(lalm, variants, list(enumerate(keys)), said, max_new_tokens, description)
 
