@@ -227,7 +227,9 @@ def evaluate(
     folder: Folder = Path("evaluation"),
 ) -> None:
     """Defences against sets of requests: responses, outcomes, and a table with intervals."""
-    from sarsteer_lab.evaluation.choices import choose_defences, defence_names, load_judges, read_sets
+    from sarsteer_lab.evaluation.defences import choose_defences, defence_names
+    from sarsteer_lab.evaluation.judges import load_judges
+    from sarsteer_lab.evaluation.readers import read_sets
     from sarsteer_lab.loading import load_lalm
 
     if defence and "?" in defence:
@@ -275,8 +277,8 @@ def sweep(
     from sarsteer_lab.activations import activation_store
     from sarsteer_lab.evaluation import curves
     from sarsteer_lab.evaluation.base import collect_states, refusal_text
-    from sarsteer_lab.evaluation.choices import read_sets
     from sarsteer_lab.evaluation.judges import PhraseJudge
+    from sarsteer_lab.evaluation.readers import read_sets
     from sarsteer_lab.loading import load_lalm
 
     # A sentence may hold commas.

@@ -1,4 +1,4 @@
-"""Every defence behind one small interface: what is fed for a spoken request, and what is done meanwhile.
+"""Every defence behind one small class: what is fed for a spoken request, and what is done meanwhile.
 
 Prompt defences change the text beside the clip, steering defences the hidden states. The clip itself is never
 touched.
@@ -7,16 +7,17 @@ touched.
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.activations import capture
+from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.directions import difference_in_means
 from sarsteer_lab.engine.prepared import PreparedBatch
-from sarsteer_lab.evaluation.base import BaseStates
+from sarsteer_lab.evaluation.base import PAPER_TEXT, BaseStates, collect_states, refusal_text
 from sarsteer_lab.evaluation.gates import (
     Condition,
     NullSpaceGate,
@@ -43,94 +44,87 @@ REFUSAL_EXAMPLES = (
 )
 """After in-context defence (Wei et al. 2023): harmful requests with refusals. None is in the shipped set."""
 
-
 AS_IN_PAPER = "SARSteer as in the paper"
 """A name for one thing alone: the paper's text, alpha 0.1, lambda 1, k 10."""
 
-
-class Defence(Protocol):
-    """What `run.run` and the notebooks need to know about a defence."""
-
-    @property
-    def name(self) -> str:
-        """Its name in tables; unique within an evaluation."""
-
-    def prompt(self, request: SpokenPrompt) -> Prompt:
-        """What the model is fed for a spoken request."""
-
-    def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
-        """What holds while the model answers exactly these prompts (which `prompt` has made)."""
-
-    def settings(self) -> dict[str, Any]:
-        """All that its effect depends on, JSON-able: an evaluation is only continued if it is the same."""
-
-
-@runtime_checkable
-class PushingDefence(Defence, Protocol):
-    """A defence that is a push with a strength for each prompt: several of them may share a batch."""
-
-    def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
-        """How far each of the prompts is pushed; what that takes runs unsteered."""
-
-    def push(self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]) -> AbstractContextManager[None]:
-        """Push at this strength, one for all or one per prompt."""
+STEERING_NAMES = (
+    "typed difference-in-means",
+    "spoken difference-in-means",
+    "refusal direction",
+    "SARSteer",
+    "conditional (CAST)",
+    "null-space (AlphaSteer)",
+    AS_IN_PAPER,
+)
 
 
 @dataclass(frozen=True)
-class PromptDefence:
-    """Text before and after the usual instruction; without any, no defence."""
+class Defence:
+    """By itself none: the usual prompt, and no push. `name` is unique within an evaluation.
+
+    All defences are pushes with a strength for each prompt, so that several of them may share a batch.
+    """
 
     name: str
+
+    def prompt(self, request: SpokenPrompt) -> Prompt:
+        """What the model is fed for a spoken request: the clip and the usual instruction."""
+        return request.spoken()
+
+    def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
+        """What holds while the model answers exactly these prompts (which `prompt` has made)."""
+        return nullcontext()
+
+    def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
+        """How far each of the prompts is pushed; what that takes runs unsteered."""
+        return torch.zeros(len(ready.prompts))
+
+    def push(self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]) -> AbstractContextManager[None]:
+        """Push at this strength, one for all or one per prompt."""
+        return nullcontext()
+
+    def settings(self) -> dict[str, Any]:
+        """All that its effect depends on, JSON-able: an evaluation is only continued if it is the same."""
+        return {"kind": type(self).__name__, "name": self.name}
+
+
+@dataclass(frozen=True)
+class PromptDefence(Defence):
+    """Text before and after the instruction (or the request's own text); without any, no defence."""
+
     before: str = ""
     after: str = ""
 
     def prompt(self, request: SpokenPrompt) -> Prompt:
-        """The clip, and the instruction (or the request's own text) between `before` and `after`."""
+        """The usual prompt with the texts around its own."""
         usual = request.spoken()
         text = " ".join(part for part in (self.before, usual.text, self.after) if part)
         return Prompt(text, usual.audio, usual.system)
 
-    def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
-        """Nothing."""
-        return nullcontext()
-
-    def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
-        """None."""
-        return torch.zeros(len(ready.prompts))
-
-    def push(self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]) -> AbstractContextManager[None]:
-        """Nothing."""
-        return nullcontext()
-
     def settings(self) -> dict[str, Any]:
         """The texts."""
-        return {"kind": "prompt", "name": self.name, "before": self.before, "after": self.after}
+        return super().settings() | {"kind": "prompt", "before": self.before, "after": self.after}
 
 
 @dataclass(frozen=True)
-class _Steering:
-    """What all steering defences share: the usual prompt, and vectors at one strength.
+class SteeringDefence(Defence):
+    """`alpha * vectors` is added for every request: SARSteer, and baselines that differ in the vectors.
 
-    `layers` (default: all that have a vector) may count from the end.
+    `layers` (default: all that have a vector) may count from the end. Raises ValueError for the paper's name
+    on vectors of another refusal text.
     """
 
-    name: str
     vectors: SteeringVectors
     alpha: float = 0.1
     layers: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Raises ValueError for the paper's name on vectors of another refusal text."""
         text = self.vectors.provenance.get("refusal", REFUSAL)
         if self.name in ("SARSteer", AS_IN_PAPER) and text != REFUSAL:
             raise ValueError(
                 f"{self.name!r} means the paper's refusal text, but these vectors are of {text!r:.60}: "
                 "let the name say which, as 'SARSteer, examples'"
             )
-
-    def prompt(self, request: SpokenPrompt) -> Prompt:
-        """The clip and the usual instruction."""
-        return request.spoken()
 
     def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
         """`push` at `alpha`."""
@@ -146,28 +140,21 @@ class _Steering:
 
     def settings(self) -> dict[str, Any]:
         """Strength, layers, and a hash of the vectors and the layers that they belong to."""
-        return {
-            "kind": type(self).__name__,
-            "name": self.name,
+        return super().settings() | {
             "alpha": self.alpha,
             "layers": list(self.vectors.layers if self.layers is None else self.layers),
             "vectors": _digest(self.vectors),
         }
 
 
-@dataclass(frozen=True)
-class SteeringDefence(_Steering):
-    """`alpha * vectors` is added for every request: SARSteer, and baselines that differ in the vectors."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class ConditionalDefence(_Steering):
+class ConditionalDefence(SteeringDefence):
     """Steers only the requests for which the condition fires (CAST): one pass looks, the next answers."""
 
     condition: Condition
 
     def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
-        """Runs the prompts once unsteered, then steers the rows that fire with `alpha`, the others with 0."""
+        """Runs the prompts once unsteered."""
         return self.push(lalm, self._strengths(capture(lalm, prompts, layers=[self.condition.layer])))
 
     def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
@@ -179,14 +166,14 @@ class ConditionalDefence(_Steering):
 
     def settings(self) -> dict[str, Any]:
         """Those of the steering, and the condition."""
-        condition = self.condition
-        axis = content_key(condition.centre, condition.direction)
-        where = {"layer": condition.layer, "threshold": condition.threshold, "axis": axis}
+        own = self.condition
+        axis = content_key(own.centre, own.direction)
+        where = {"layer": own.layer, "threshold": own.threshold, "axis": axis}
         return super().settings() | {"condition": where}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedDefence(_Steering):
+class GatedDefence(SteeringDefence):
     """Pushes each request as far as its own state opens the gate (AlphaSteer)."""
 
     gate: NullSpaceGate
@@ -200,16 +187,17 @@ class GatedDefence(_Steering):
         return super().settings() | {"gate": content_key(self.gate.weights, _digest(self.gate.vectors))}
 
 
-def prompt_defences() -> list[Defence]:
-    """No defence, and those that only change the prompt."""
+def prompt_defences(names: Sequence[str] | None = None) -> list[Defence]:
+    """No defence, and those that only change the prompt; of these names (None: all)."""
     examples = " ".join(f'Request: "{request}" Answer: "{refusal}"' for request, refusal in REFUSAL_EXAMPLES)
-    return [
+    defences = (
         PromptDefence("none"),
         PromptDefence("self-reminder before", before=REMINDER),
         PromptDefence("self-reminder after", after=REMINDER),
         PromptDefence("inspect the audio", before=INSPECTION),
         PromptDefence("refusal examples", before=f"Refuse harmful requests, as here. {examples}"),
-    ]
+    )
+    return [defence for defence in defences if names is None or defence.name in names]
 
 
 def steering_defences(
@@ -222,51 +210,77 @@ def steering_defences(
     text `refusal` says so in its own name, unless that is the paper's. The last is SARSteer with the paper's
     text and settings, whatever the others'.
     """
-    mark = "" if refusal == "paper" else f", {refusal}"
+    return {name: partial(_steering, name, states, alpha, lam, k, refusal) for name in STEERING_NAMES}
 
-    def means(of: str, harmful: Tensor, harmless: Tensor) -> Callable[[], Defence]:
-        name = f"{of} difference-in-means"
-        return lambda: SteeringDefence(
-            name, states.vectors(name, difference_in_means(harmful, harmless)), alpha
-        )
 
-    def conditional() -> Defence:
+def _steering(name: str, states: BaseStates, alpha: float, lam: float, k: int, refusal: str) -> Defence:
+    if name.endswith("difference-in-means"):
+        spoken, typed = (states.harmful, states.harmless), (states.typed_harmful, states.typed_harmless)
+        means = difference_in_means(*(typed if name.startswith("typed") else spoken))
+        return SteeringDefence(name, states.vectors(name, means), alpha)
+    if name == AS_IN_PAPER:
+        return SteeringDefence(name, states.sarsteer(), 0.1)
+    own = name if refusal == "paper" else f"{name}, {refusal}"
+    if name == "SARSteer":
+        return SteeringDefence(own, states.sarsteer(lam, k, refusal), alpha)
+    direction = states.refusal_direction(refusal)
+    if name == "conditional (CAST)":
         condition = fit_condition(states.harmful, states.harmless)
-        direction = states.refusal_direction(refusal)
-        return ConditionalDefence(f"conditional (CAST){mark}", direction, alpha, condition=condition)
-
-    def gated() -> Defence:
-        direction = states.refusal_direction(refusal)
+        return ConditionalDefence(own, direction, alpha, condition=condition)
+    if name == "null-space (AlphaSteer)":
         gate = fit_null_space_gate(states.harmful, states.harmless, direction)
-        return GatedDefence(f"null-space (AlphaSteer){mark}", direction, alpha, gate=gate)
-
-    def sarsteer(name: str, alpha: float, *settings: Any) -> Callable[[], Defence]:
-        return lambda: SteeringDefence(name, states.sarsteer(*settings), alpha)
-
-    return {
-        "typed difference-in-means": means("typed", states.typed_harmful, states.typed_harmless),
-        "spoken difference-in-means": means("spoken", states.harmful, states.harmless),
-        "refusal direction": lambda: SteeringDefence(
-            f"refusal direction{mark}", states.refusal_direction(refusal), alpha
-        ),
-        "SARSteer": sarsteer(f"SARSteer{mark}", alpha, lam, k, refusal),
-        "conditional (CAST)": conditional,
-        "null-space (AlphaSteer)": gated,
-        AS_IN_PAPER: sarsteer(AS_IN_PAPER, 0.1, 1.0, 10, "paper"),
-    }
+        return GatedDefence(own, direction, alpha, gate=gate)
+    return SteeringDefence(own, direction, alpha)
 
 
 def default_defences(
-    states: BaseStates, alpha: float = 0.1, lam: float = 1.0, k: int = 10, refusal: str = "paper"
+    states: BaseStates,
+    alpha: float = 0.1,
+    lam: float = 1.0,
+    k: int = 10,
+    refusal: str = "paper",
+    names: Sequence[str] | None = None,
 ) -> list[Defence]:
-    """All defences of the course: those that change the prompt, then `steering_defences`.
+    """The defences of these names (None: all), those that change the prompt, then `steering_defences`.
 
-    SARSteer as in the paper is only there beside another one.
+    SARSteer as in the paper is only among all beside another one.
     """
     makers = steering_defences(states, alpha, lam, k, refusal)
-    if (alpha, lam, k, refusal) == (0.1, 1.0, 10, "paper"):
+    if names is None and (alpha, lam, k, refusal) == (0.1, 1.0, 10, "paper"):
         del makers[AS_IN_PAPER]
-    return [*prompt_defences(), *(make() for make in makers.values())]
+    chosen = [make() for name, make in makers.items() if names is None or name in names]
+    return [*prompt_defences(names), *chosen]
+
+
+def defence_names() -> list[str]:
+    """The defences that can be asked for by name, those that only change the prompt first."""
+    return [*(defence.name for defence in prompt_defences()), *STEERING_NAMES]
+
+
+def choose_defences(
+    names: Sequence[str] | None,
+    source: tuple[LALM, Sequence[SpokenPrompt]] | None,
+    refusal: str = "paper",
+    **settings: Any,
+) -> list[Defence]:
+    """`default_defences`, with their settings, of a model and the requests to derive from (`source`).
+
+    `refusal` is the text that steering is derived from, or its name (`base.refusal_text`). Without a source,
+    names are checked and only the defences that need no model are returned. Raises ValueError for a name
+    that there is not or one twice.
+    """
+    text_name, text = refusal_text(refusal)
+    wanted = defence_names() if names is None else names
+    if unknown := [name for name in wanted if name not in defence_names()]:
+        raise ValueError(f"there is no defence {unknown[0]!r}; choose from: {', '.join(defence_names())}")
+    if len(set(wanted)) < len(wanted):
+        raise ValueError("a defence is named twice")
+    if source is None or not set(wanted) & set(STEERING_NAMES):
+        return prompt_defences(names)
+    lalm, requests = source
+    texts = {text_name: text, **PAPER_TEXT}
+    states = collect_states(lalm, requests, refusals=texts, cache=activation_store())
+    return default_defences(states, refusal=text_name, names=names, **settings)
 
 
 def _digest(vectors: SteeringVectors) -> str:

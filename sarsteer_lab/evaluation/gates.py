@@ -104,14 +104,13 @@ def fit_null_space_gate(
 ) -> NullSpaceGate:
     """The map of AlphaSteer (arXiv 2506.07022, eq. 8-12): refusal from harmful states, nothing from harmless.
 
-    AlphaSteer solves `min |D P H_m - R|^2 + ridge |D P|^2`, where P projects onto the null space of the
-    harmless states and every column of R is the refusal vector `r`. As all columns are alike, the solution
-    has rank one: `D P = r w^T` with `w = X^T (X X^T + ridge I)^-1 1`, X being the harmful states after P. So
-    a row per layer is kept instead of a matrix.
+    It solves `min |D P H_m - R|^2 + ridge |D P|^2`, where P projects onto the null space of the harmless
+    states and every column of R is the refusal vector `r`. So the solution has rank one, and a row per layer
+    is kept: `D P = r w^T` with `w = X^T (X X^T + ridge I)^-1 1`, X being the harmful states after P.
 
-    P removes the span of the uncentred harmless states, or of their first `k` directions. `ridge` is in
-    units of the mean squared length of X's rows. States and vectors have to be of the same layers. Float64,
-    result in float32. Raises ValueError if shapes do not match.
+    P removes the span of the uncentred harmless states, or of their first `k` directions. `ridge` is in units
+    of the mean squared length of X's rows. Float64, result in float32. Raises ValueError if shapes do not
+    match.
     """
     if harmful.shape[1:] != harmless.shape[1:] or harmful.shape[1:] != vectors.values.shape:
         raise ValueError(
@@ -137,10 +136,7 @@ def fit_null_space_gate(
 
 @contextmanager
 def steer_gated(
-    lalm: LALM,
-    gate: NullSpaceGate,
-    alpha: Alpha = 0.1,
-    layers: Sequence[int] | None = None,
+    lalm: LALM, gate: NullSpaceGate, alpha: Alpha = 0.1, layers: Sequence[int] | None = None
 ) -> Iterator[None]:
     """Push each row by `alpha * (w . h) * r` while the block lasts, `h` being its state at the prompt's end.
 

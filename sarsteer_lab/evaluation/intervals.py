@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Bool, Float, Shaped
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
@@ -11,8 +11,8 @@ from statsmodels.stats.proportion import proportion_confint
 RESAMPLES = 2000
 
 
-def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval (1927) of a share: lower and upper limit, 0 to 1.
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """Wilson's 95% score interval (1927) of a share: lower and upper limit, 0 to 1.
 
     Without any trial nothing is known: (0, 1). Raises ValueError unless 0 <= successes <= n.
     """
@@ -20,7 +20,7 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
         raise ValueError(f"{successes} successes in {n} trials cannot be")
     if n == 0:
         return 0.0, 1.0
-    low, high = proportion_confint(successes, n, alpha=1 - confidence, method="wilson")
+    low, high = proportion_confint(successes, n, alpha=0.05, method="wilson")
     return float(low), float(high)
 
 
@@ -35,14 +35,9 @@ def mcnemar_p(first: Bool[np.ndarray, "prompt"], second: Bool[np.ndarray, "promp
 
 
 def paired_difference(
-    first: Bool[np.ndarray, "prompt"],
-    second: Bool[np.ndarray, "prompt"],
-    *,
-    confidence: float = 0.95,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
+    first: Bool[np.ndarray, "prompt"], second: Bool[np.ndarray, "prompt"]
 ) -> tuple[float, float, float]:
-    """Rate of `first` minus rate of `second` over the same prompts, with a paired bootstrap interval.
+    """Rate of `first` minus rate of `second` over the same prompts, with a paired bootstrap 95% interval.
 
     Returns (difference, lower, upper), shares from -1 to 1. Prompts are resampled, both outcomes of a prompt
     together. Raises ValueError if lengths differ or there are no prompts.
@@ -51,25 +46,25 @@ def paired_difference(
     if not len(a):
         raise ValueError("no prompts to compare")
     difference = a.astype(float) - b
-    low, high = bootstrap(lambda rows: float(difference[rows].mean()), len(a), confidence, resamples, seed)
+    low, high = bootstrap(lambda rows: float(difference[rows].mean()), len(a))
     return float(difference.mean()), low, high
 
 
 def bootstrap(
     statistic: Callable[[Shaped[np.ndarray, "prompt"]], float],
     n: int,
-    confidence: float = 0.95,
+    *,
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval (Efron 1979) of `statistic(rows)`; rows are drawn from n with return."""
+    """Percentile bootstrap 95% interval (Efron 1979) of `statistic(rows)`: n rows are drawn with return."""
     if n == 1:  # every resample is the sample; scipy wants two
         return (float(statistic(np.zeros(1, int))),) * 2
     low, high = stats.bootstrap(
         (np.arange(n),),
         statistic,
         n_resamples=resamples,
-        confidence_level=confidence,
+        confidence_level=0.95,
         method="percentile",
         vectorized=False,
         rng=np.random.default_rng(seed),
@@ -77,11 +72,29 @@ def bootstrap(
     return float(low), float(high)
 
 
+def with_interval(
+    statistic: Callable[[Float[np.ndarray, "harmful ..."], Float[np.ndarray, "benign ..."]], float],
+    harmful: Float[np.ndarray, "harmful ..."],
+    benign: Float[np.ndarray, "benign ..."],
+    *,
+    resamples: int = RESAMPLES,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """A statistic of both kinds' rows and its bootstrap 95% interval; each kind is resampled by itself."""
+    generator = np.random.default_rng(seed)
+
+    def resampled(rows: np.ndarray) -> float:
+        return statistic(harmful[rows], benign[generator.integers(0, len(benign), len(benign))])
+
+    low, high = bootstrap(resampled, len(harmful), resamples=resamples, seed=seed + 1)
+    return statistic(harmful, benign), low, high
+
+
 def jackknife_ratio(
-    statistic: Callable[[Shaped[np.ndarray, "prompt"]], float], n: int, confidence: float = 0.95
+    statistic: Callable[[Shaped[np.ndarray, "prompt"]], float], n: int
 ) -> tuple[float, float]:
-    """Interval of a positive `statistic(rows)` on the log scale, leaving out one of n rows at a time (Efron &
-    Tibshirani 1993, chapter 11; Student's t with n - 1 degrees of freedom).
+    """95% interval of a positive `statistic(rows)` on the log scale, leaving out one of n rows at a time
+    (Efron & Tibshirani 1993, chapter 11; Student's t with n - 1 degrees of freedom).
 
     For ratios of distances between means: resampling with return adds noise to both distances, most to the
     smaller one, so that a bootstrap interval can leave out its own estimate. Raises ValueError if n < 2 or
@@ -93,7 +106,7 @@ def jackknife_ratio(
     if not (left > 0).all():
         raise ValueError("a log-scale interval needs at least two rows and a positive statistic")
     error = np.sqrt((n - 1) * np.log(left).var())
-    reach = float(stats.t.ppf((1 + confidence) / 2, n - 1)) * error
+    reach = float(stats.t.ppf(0.975, n - 1)) * error
     return float(whole * np.exp(-reach)), float(whole * np.exp(reach))
 
 

@@ -7,6 +7,7 @@ variants of a clip begin with is read once.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -16,7 +17,7 @@ from tqdm.auto import tqdm
 from sarsteer_lab.engine.live import NEGLIGIBLE, OPENINGS
 from sarsteer_lab.engine.memory import chunks, rows_that_fit
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
-from sarsteer_lab.evaluation.defences import PromptDefence, PushingDefence, SteeringDefence
+from sarsteer_lab.evaluation.defences import Defence, PromptDefence, SteeringDefence
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, rough_length
 from sarsteer_lab.steering import SteeringVectors, steer
@@ -26,22 +27,13 @@ ANSWER_TOKENS = 24
 """Length of an answer in tokens: whether it is a refusal shows in its first words."""
 
 
-def answers(
-    lalm: LALM,
-    prompts: Sequence[Prompt],
-    *,
-    vectors: SteeringVectors | None = None,
-    alpha: float = 0.1,
-    max_new_tokens: int = ANSWER_TOKENS,
-    description: str = "answers",
-) -> list[str]:
+def answers(lalm: LALM, prompts: Sequence[Prompt], **options: Any) -> list[str]:
     """Greedy answers, steered by `alpha * vectors` if there are any; those given before are read, not made.
 
-    Raises HookedModelError inside `with steer(...)` and with hooks of your own on the model: what is answered
-    then could not be told from the plain model's answers.
+    Options as in `answers_to_variants`. Raises HookedModelError inside `with steer(...)` and with hooks of
+    your own on the model: what is answered then could not be told from the plain model's answers.
     """
-    options = {"vectors": vectors, "alpha": alpha, "max_new_tokens": max_new_tokens}
-    return answers_to_variants(lalm, [prompts], description=description, **options)[0]  # type: ignore[arg-type]
+    return answers_to_variants(lalm, [prompts], **options)[0]
 
 
 def answers_to_variants(
@@ -55,19 +47,14 @@ def answers_to_variants(
 ) -> list[list[str]]:
     """The same for the same clips under several texts, a list of answers for each."""
     steering = None if vectors is None else (alpha, vectors.layers, vectors.values)
-    store, keys = _store(), _keys(lalm, variants, "answer", max_new_tokens, steering)
-    kept = {key: text for own in keys for key in own if (text := store.read(key)) is not None}
+    keys = _keys(lalm, variants, "answer", max_new_tokens, steering)
 
-    def lacking(at: int, row: int) -> bool:
-        return keys[at][row] not in kept
-
-    for at, rows, ready in _read(lalm, variants, lacking, max_new_tokens, description):
+    def said(ready: PreparedBatch, _: list[int]) -> Iterator[list[str]]:
         with nullcontext() if vectors is None else steer(lalm, vectors, alpha):
             texts = ready.generate(max_new_tokens)
-        for row, text in zip(rows, texts, strict=True):
-            kept[keys[at][row]] = text
-            store.write(keys[at][row], text)
-    return [[kept[key] for key in own] for own in keys]
+        yield texts
+
+    return _kept(lalm, variants, list(enumerate(keys)), said, max_new_tokens, description)
 
 
 def refusal_probabilities(
@@ -90,63 +77,58 @@ def refusal_probabilities(
 def opening_chances(
     lalm: LALM,
     variants: Sequence[Sequence[Prompt]],
-    pushes: Sequence[tuple[int, PushingDefence]],
+    pushes: Sequence[tuple[int, Defence]],
     description: str = "refusal probabilities",
 ) -> list[Float[Tensor, "prompt"]]:
     """The same under any pushes, each on the prompts of the variant with its number.
 
     Raises ValueError for a model that cannot go on from a prompt that has run (`caches.keeps_plain_cache`).
     """
-    store = _store()
     # Weights and clips are read once for all pushes.
     read = _keys(lalm, variants, "refusal probability", OPENINGS, NEGLIGIBLE)
-    keys = [[content_key(key, _effect(defence)) for key in read[at]] for at, defence in pushes]
-    kept = {key: chance for own in keys for key in own if (chance := store.read(key)) is not None}
+    jobs = [(at, [content_key(key, _effect(defence)) for key in read[at]]) for at, defence in pushes]
 
-    def lacking(at: int, row: int) -> bool:
-        return any(own[row] not in kept for own, (of, _) in zip(keys, pushes, strict=True) if of == at)
+    def chances(ready: PreparedBatch, numbers: list[int]) -> Iterator[list[float]]:
+        together = max(1, rows_that_fit(lalm, ready.prompts[0], new_tokens=8) // len(ready.prompts))
+        for start in range(0, len(numbers), together):
+            some = [pushes[number][1] for number in numbers[start : start + together]]
+            pushing = [partial(defence.push, lalm) for defence in some]
+            with under_each(ready, pushing, [defence.strengths(ready) for defence in some]) as several:
+                found = several.opening_probabilities(OPENINGS, negligible=NEGLIGIBLE)
+            yield from found.view(len(some), -1).tolist()
 
     # An opening has a handful of tokens.
-    for at, rows, ready in _read(lalm, variants, lacking, 8, description):
-        wanted = [
-            number
-            for number, (of, _) in enumerate(pushes)
-            if of == at and any(keys[number][row] not in kept for row in rows)
-        ]
-        together = max(1, rows_that_fit(lalm, ready.prompts[0], new_tokens=8) // len(rows))
-        for start in range(0, len(wanted), together):
-            some = wanted[start : start + together]
-            pushing = [partial(pushes[number][1].push, lalm) for number in some]
-            strengths = [pushes[number][1].strengths(ready) for number in some]
-            with under_each(ready, pushing, strengths) as several:
-                found = several.opening_probabilities(OPENINGS, negligible=NEGLIGIBLE)
-            for number, chances in zip(some, found.view(len(some), -1).tolist(), strict=True):
-                for row, chance in zip(rows, chances, strict=True):
-                    kept[keys[number][row]] = chance
-                    store.write(keys[number][row], chance)
-    return [torch.tensor([kept[key] for key in own]) for own in keys]
+    return [torch.tensor(own) for own in _kept(lalm, variants, jobs, chances, 8, description)]
 
 
-def _effect(defence: PushingDefence) -> dict[str, object] | None:
+def _effect(defence: Defence) -> dict[str, object] | None:
     """What a push does beside the prompt's text, whatever it is called; None for nothing."""
     if isinstance(defence, PromptDefence) or getattr(defence, "alpha", None) == 0:
         return None
     return {key: value for key, value in defence.settings().items() if key != "name"}
 
 
-def _read(
+def _kept(
     lalm: LALM,
     variants: Sequence[Sequence[Prompt]],
-    lacking: Callable[[int, int], bool],
+    jobs: Sequence[tuple[int, list[str]]],
+    run: Callable[[PreparedBatch, list[int]], Iterator[list[Any]]],
     new_tokens: int,
     description: str,
-) -> Iterator[tuple[int, list[int], PreparedBatch]]:
-    """Variant, rows and what has been read of them, wherever a row of the variant is `lacking`.
+) -> list[list[Any]]:
+    """What each job, a variant's number and a key for each of its prompts, has for them: read, or `run`.
 
-    Long prompts come first and together, so that little is padded.
+    `run` gives for some rows of a variant what each of some jobs has for them. Long prompts come first and
+    together, so that little is padded.
     """
-    numbers = range(len(variants))
-    rows = [row for row in range(len(variants[0])) if any(lacking(at, row) for at in numbers)]
+    store = Store(cache_folder() / "course")
+    kept = {key: value for _, own in jobs for key in own if (value := store.read(key)) is not None}
+
+    def lacking(rows: Sequence[int], at: int | None = None) -> list[int]:
+        ours = [number for number, (of, _) in enumerate(jobs) if at in (None, of)]
+        return [number for number in ours if any(jobs[number][1][row] not in kept for row in rows)]
+
+    rows = [row for row in range(len(variants[0])) if lacking([row])]
     longest = {row: max((prompts[row] for prompts in variants), key=rough_length) for row in rows}
     rows.sort(key=lambda row: -rough_length(longest[row]))
     with tqdm(total=len(rows), desc=description, unit="prompt", delay=2, leave=False) as bar:
@@ -154,14 +136,15 @@ def _read(
             mixed = not lalm.fit_together([longest[row] for row in fitting])
             for some in [[row] for row in fitting] if mixed else [fitting]:
                 first = PreparedBatch(lalm, [variants[0][row] for row in some])
-                for at in numbers:
-                    if any(lacking(at, row) for row in some):
-                        yield at, some, first.retexted([variants[at][row] for row in some])
+                for at, prompts in enumerate(variants):
+                    if numbers := lacking(some, at):
+                        ready = first.retexted([prompts[row] for row in some])
+                        for number, values in zip(numbers, run(ready, numbers), strict=True):
+                            for row, value in zip(some, values, strict=True):
+                                kept[jobs[number][1][row]] = value
+                                store.write(jobs[number][1][row], value)
                 bar.update(len(some))
-
-
-def _store() -> Store:
-    return Store(cache_folder() / "course")
+    return [[kept[key] for key in own] for _, own in jobs]
 
 
 def _keys(lalm: LALM, variants: Sequence[Sequence[Prompt]], *what: object) -> list[list[str]]:

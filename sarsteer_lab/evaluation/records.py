@@ -8,6 +8,8 @@ whose fields are asked for by type. Nothing is guessed and nothing is dropped: w
 import csv
 import io
 import json
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NoReturn
@@ -46,32 +48,49 @@ class Record:
             self.fail(f"the key {key!r} is missing ({self.found()})")
         return self.fields[key]
 
-    def text(self, key: str) -> str:
-        """The field `key` as a text with something in it, without white space around it."""
-        return self.checked_text(key, self.value(key))
+    def text(self, key: str, *, whole: bool = False) -> str:
+        """The field `key` as a text with something in it, without white space around it.
+
+        A whole number counts as a text if `whole`.
+        """
+        value = self.value(key)
+        return str(value) if whole and type(value) is int else self.checked_text(key, value)
 
     def optional_text(self, key: str) -> str | None:
         """The field `key` as a text, or None where it is null or missing."""
         return None if self.fields.get(key) is None else self.text(key)
 
-    def identifier(self, key: str) -> str:
-        """The field `key` as an identifier: a text, or a whole number written as one."""
-        value = self.value(key)
-        return str(value) if type(value) is int else self.text(key)
+    def told(self, form: str, default: str | None = None, *, whole: bool = True, **fixed: Any) -> str:
+        """What a form says (`readers.Layout`): columns filled in, or the first column that holds anything.
 
-    def first(self, keys: str, default: str | None = None) -> str:
-        """The first of the fields `keys` (spaces between) that holds anything, as an identifier."""
-        for key in keys.split():
-            if self.fields.get(key) not in (None, ""):
-                return self.identifier(key)
+        `whole` as at `text`; `fixed` are names that are no columns.
+        """
+
+        def filled(found: re.Match[str]) -> str:
+            key, listed = found.groups()
+            if key in fixed:
+                return str(fixed[key])
+            if not listed:
+                return self.text(key, whole=whole)
+            entries = self.value(key)
+            if not isinstance(entries, list) or len(entries) != 1:
+                self.fail(f"{key!r} has to be a list of one question, but is {entries!r:.60}")
+            return self.checked_text(key, entries[0])
+
+        if "{" in form:
+            return re.sub(r"{(\w+)(\[0\])?}", filled, form)
+        if held := [key for key in form.split() if self.fields.get(key) not in (None, "")]:
+            return self.text(held[0], whole=whole)
         if default is None:
-            self.fail(f"needs one of the columns {', '.join(keys.split())} ({self.found()})")
+            self.fail(f"needs one of the columns {', '.join(form.split())} ({self.found()})")
         return default
 
-    def clip(self, key: str, folder: Path) -> Path | None:
-        """The clip that the field `key` is or names in `folder`; None where it is empty or missing."""
-        value = self.fields.get(key)
-        return value or None if isinstance(value, Path) or not value else self.inside(folder, self.text(key))
+    def clip(self, form: str, folder: Path) -> Path | None:
+        """The clip that a form names in `folder`, or a column is; None where that is empty or missing."""
+        value = self.fields.get(form)
+        if isinstance(value, Path):
+            return value
+        return self.inside(folder, self.told(form, whole="{" in form)) if value or "{" in form else None
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
         """The field `key`, which has to be one of `choices`."""
@@ -83,7 +102,7 @@ class Record:
     def checked_text(self, key: str, value: Any) -> str:
         """`value` if it is a text with something in it that models can read; `key` says what it is."""
         if not isinstance(value, str):
-            self.fail(f"{key!r} has to be a text, but is {_show(value)}")
+            self.fail(f"{key!r} has to be a text, but is {value!r:.60}")
         if not value.strip():
             self.fail(f"{key!r} is empty")
         self._refuse_non_characters(repr(key), value)
@@ -126,7 +145,7 @@ def read_json_list(path: Path) -> list[Record]:
     """The records of a JSON file that is a list of objects; record 1 is the first."""
     entries = _parsed(read_text(path), str(path))
     if not isinstance(entries, list):
-        raise PromptFileError(f"{path}: has to be a list of objects, but is {_show(entries)}")
+        raise PromptFileError(f"{path}: has to be a list of objects, but is {entries!r:.60}")
     return _records(path, [(f"record {n}", entry) for n, entry in enumerate(entries, start=1)])
 
 
@@ -139,7 +158,7 @@ def read_json_lines(path: Path) -> list[Record]:
     return _records(path, [(place, _parsed(line, f"{path}, {place}")) for place, line in lines])
 
 
-def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
+def read_csv(path: Path, columns: Sequence[str]) -> list[Record]:
     """The records of a comma-separated file whose header names at least `columns`.
 
     A record's place is the line it ends on (quoted fields may hold line breaks).
@@ -160,14 +179,6 @@ def read_csv(path: Path, columns: tuple[str, ...]) -> list[Record]:
             reason = f"has {len(row)} fields, but the header has {len(names)}; quote fields with commas"
             raise PromptFileError(f"{path}, line {line}: {reason}")
     return _records(path, [(f"line {n}", dict(zip(names, row, strict=True))) for n, row in entries if row])
-
-
-def read_table(path: Path) -> list[Record]:
-    """The records of a file of any of the four kinds, told by the ending of its name (JSON by any other)."""
-    if path.suffix == ".csv":
-        return read_csv(path, ())
-    readers = {".jsonl": read_json_lines, ".parquet": read_parquet}
-    return readers.get(path.suffix, read_json_list)(path)
 
 
 def read_parquet(path: Path) -> list[Record]:
@@ -242,10 +253,5 @@ def _records(path: Path, entries: list[tuple[str, Any]]) -> list[Record]:
     records = [Record(path, place, entry) for place, entry in entries]
     for record in records:
         if not isinstance(record.fields, dict):
-            record.fail(f"has to be an object with named fields, but is {_show(record.fields)}")
+            record.fail(f"has to be an object with named fields, but is {record.fields!r:.60}")
     return records
-
-
-def _show(value: Any) -> str:
-    text = repr(value)
-    return f"{text[:60]}..." if len(text) > 60 else text

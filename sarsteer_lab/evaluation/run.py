@@ -11,25 +11,17 @@ run as a whole: a run that was killed and continued leaves the same bytes as one
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from tqdm.auto import tqdm
 
 from sarsteer_lab.engine.memory import rows_that_fit
-from sarsteer_lab.evaluation.defences import Defence, PushingDefence
-from sarsteer_lab.evaluation.tasks import (
-    SETTINGS_PER_TASK,
-    Asking,
-    Found,
-    Group,
-    Task,
-    Texts,
-    answers,
-    on_cluster,
-)
+from sarsteer_lab.evaluation.defences import Defence
+from sarsteer_lab.evaluation.tasks import BATCHES_PER_TASK, Found, Group, Task, Texts, answers, on_cluster
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt, rough_length
 from sarsteer_lab.store import Store, atomic_write, content_key
@@ -98,52 +90,44 @@ def run(
     """
     folder = Path(folder)
     _check(defences, sets, batch_size)
-    asking = Asking(max_new_tokens, share_reading, rates_only)
-    base = lalm.key(FORMAT, asdict(asking))
+    asking: dict[str, Any] = {"max_new_tokens": max_new_tokens, "share_reading": share_reading}
+    asking["rates_only"] = rates_only
+    base = lalm.key(FORMAT, asking)
     chunks, known = _chunks(lalm, sets, batch_size)
     own = {defence.name: defence.settings() for defence in defences}
     setup: dict[str, Any] = {"model": lalm.fingerprint, "dtype": str(lalm.dtype), "device": lalm.device.type}
-    setup |= {**asdict(asking), "batch_size": batch_size, "defences": own, "sets": known}
+    setup |= {**asking, "batch_size": batch_size, "defences": own, "sets": known}
     _claim(folder, {"format": FORMAT, **setup})
-    numbers = range(len(chunks))
+    pieces = [(defence.name, at) for defence in defences for at in range(len(chunks))]
     if share_reading:
-        pieces = [(defence.name, at) for at in numbers for defence in defences]
-    else:
-        pieces = [(defence.name, at) for defence in defences for at in numbers]
+        pieces.sort(key=lambda piece: piece[1])
     keys = {(name, at): content_key(base, own[name], chunks[at].known) for name, at in pieces}
     store = Store(folder / "parts")
     kept = {piece: value for piece, key in keys.items() if (value := store.read(key)) is not None}
 
     tasks: list[Task] = []
-    places: list[int] = []
     for at, chunk in enumerate(chunks):
         groups = _together(defences, chunk.requests, batch_size if share_reading else 0)
         # A batch of several defences runs as a whole, even if only some of its pieces are missing.
         lacking = [group for group in groups if any((one.name, at) not in kept for one in group[0])]
-        for some in _stretches(lacking, SETTINGS_PER_TASK if ray else len(defences)):
-            tasks.append(Task(asking, _texts(defences[0], chunk.requests), some))
-            places.append(at)
-    prompts = [[request.spoken() for request in chunk.requests] for chunk in chunks]
-    with tqdm(
-        total=len(keys), initial=len(kept), desc="responses", unit="batch", delay=2, leave=False
-    ) as bar:
-
-        def keep(number: int, group: Group, found: Found) -> None:
-            for defence, said in zip(group[0], found[0], strict=True):
-                if (piece := (defence.name, places[number])) not in kept:
-                    kept[piece] = {"texts": said, "seconds": found[1] / len(group[0])}
-                    store.write(keys[piece], kept[piece])
-                    bar.update()
-
-        if ray is None:
-            for number, task in enumerate(tasks):
-                clips: Any = [prompt.audio for prompt in prompts[places[number]]]
-                for group, found in zip(task.groups, answers(lalm, task, clips), strict=True):
-                    keep(number, group, found)
-        else:
-            for number, all_found in on_cluster(ray, lalm, tasks, [prompts[at] for at in places]):
-                for group, found in zip(tasks[number].groups, all_found, strict=True):
-                    keep(number, group, found)
+        size = BATCHES_PER_TASK if ray else len(defences)
+        for start in range(0, len(lacking), size):
+            first = _texts(defences[0], chunk.requests)
+            tasks.append(Task(**asking, chunk=at, first=first, groups=lacking[start : start + size]))
+    work: Iterator[tuple[Task, Iterable[Found]]]
+    if ray is None:
+        work = ((task, answers(lalm, task, [r.clip for r in chunks[task.chunk].requests])) for task in tasks)
+    else:
+        work = on_cluster(ray, lalm, tasks, [chunk.requests for chunk in chunks])
+    progress = {"desc": "responses", "unit": "batch", "delay": 2, "leave": False}
+    with tqdm(total=len(keys), initial=len(kept), **progress) as bar:
+        for task, found in work:
+            for (together, _), (said, seconds) in zip(task.groups, found, strict=True):
+                for defence, texts in zip(together, said, strict=True):
+                    if (piece := (defence.name, task.chunk)) not in kept:
+                        kept[piece] = {"texts": texts, "seconds": seconds / len(together)}
+                        store.write(keys[piece], kept[piece])
+                        bar.update()
     return _finish(lalm, folder, chunks, {piece: kept[piece] for piece in pieces})
 
 
@@ -156,8 +140,8 @@ def _finish(
         ids = lalm.tokenizer(piece["texts"], add_special_tokens=False)["input_ids"]
         said = zip(chunks[at].requests, piece["texts"], map(len, ids), strict=True)
         responses += [Response(name, chunks[at].set, r.id, r.label, r.request, *rest) for r, *rest in said]
-        times.append({"defence": name, "set": chunks[at].set, "tokens": sum(map(len, ids))})
-        times[-1]["seconds"] = piece["seconds"]
+        length = sum(map(len, ids))
+        times.append({"defence": name, "set": chunks[at].set, "tokens": length, "seconds": piece["seconds"]})
     write_lines(folder / "responses.jsonl", [asdict(response) for response in responses])
     write_lines(folder / "timings.jsonl", times)
     return responses
@@ -177,23 +161,22 @@ def batch_size_for(
     try:
         return int(json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))["batch_size"])
     except (OSError, ValueError, LookupError, TypeError):
-        requests = [max(found, key=lambda r: rough_length(r.spoken())) for found in sets.values() if found]
-        return min(
-            rows_that_fit(lalm, defence.prompt(request), max_new_tokens)
-            for defence in defences
-            for request in requests
-        )
+        longest = [max(found, key=lambda r: rough_length(r.spoken())) for found in sets.values() if found]
+        asked = [defence.prompt(request) for defence in defences for request in longest]
+        return min(rows_that_fit(lalm, prompt, max_new_tokens) for prompt in asked)
 
 
 def speeds(folder: Path | str) -> dict[tuple[str, str], float]:
     """Tokens per second for each (defence, set) of a finished run, by the time that its batches took."""
-    totals: dict[tuple[str, str], list[float]] = {}
-    for line in (Path(folder) / "timings.jsonl").read_text(encoding="utf-8").splitlines():
-        entry = json.loads(line)
-        total = totals.setdefault((entry["defence"], entry["set"]), [0.0, 0.0])
-        total[0] += entry["tokens"]
-        total[1] += entry["seconds"]
-    return {key: tokens / seconds for key, (tokens, seconds) in totals.items()}
+    totals = (
+        read_lines(Path(folder) / "timings.jsonl").groupby(["defence", "set"])[["tokens", "seconds"]].sum()
+    )
+    return (totals["tokens"] / totals["seconds"]).to_dict()
+
+
+def read_lines(path: Path) -> pd.DataFrame:
+    """A table from JSON lines, a row each."""
+    return pd.DataFrame([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
 
 
 def write_lines(path: Path, records: Sequence[Mapping[Any, Any]]) -> None:
@@ -231,29 +214,16 @@ def _texts(defence: Defence, requests: Sequence[SpokenPrompt]) -> Texts:
 
 
 def _together(defences: Sequence[Defence], requests: Sequence[SpokenPrompt], rows: int) -> Iterator[Group]:
-    """The defences in runs of those that fit into one batch of `rows`: the same texts under pushes by row."""
+    """The defences in runs of those that fit into one batch of `rows`, asking with the same texts."""
     group: list[Defence] = []
     texts: Texts = []
     for defence in defences:
         own = _texts(defence, requests)
-        fits = (len(group) + 1) * len(requests) <= rows and own == texts
-        if group and not (fits and all(isinstance(one, PushingDefence) for one in (group[0], defence))):
+        if group and ((len(group) + 1) * len(requests) > rows or own != texts):
             yield group, texts
             group = []
         group, texts = [*group, defence], own
     yield group, texts
-
-
-def _stretches(groups: Sequence[Group], most: int) -> Iterator[list[Group]]:
-    """Groups in lists of at least `most` defences (the last list may have fewer)."""
-    some: list[Group] = []
-    for group in groups:
-        some.append(group)
-        if sum(len(defences) for defences, _ in some) >= most:
-            yield some
-            some = []
-    if some:
-        yield some
 
 
 def _check(defences: Sequence[Defence], sets: Mapping[str, Sequence[SpokenPrompt]], batch_size: int) -> None:
@@ -277,7 +247,7 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise EvaluationError(f"{path}: is damaged ({error}); use a new folder") from error
-        if difference := _difference(found, manifest):
+        if difference := next(_differences(found, manifest), None):
             raise EvaluationError(
                 f"{folder} holds another evaluation: {difference}. Use a new folder, or give what it was "
                 "started with"
@@ -288,16 +258,14 @@ def _claim(folder: Path, manifest: dict[str, Any]) -> None:
         scratch.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
 
-def _difference(found: Any, wanted: Any, where: str = "") -> str | None:
-    """The first place in which what both manifests name differs, in words."""
+def _differences(found: Any, wanted: Any, where: str = "") -> Iterator[str]:
+    """The places in which what both manifests name differs, in words."""
     if isinstance(found, dict) and isinstance(wanted, dict):
-        both = [key for key in found if key in wanted]
-        texts = (_difference(found[key], wanted[key], f"{where} {key}".strip()) for key in both)
-        return next((text for text in texts if text), None)
-    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
-        texts = (
-            _difference(a, b, f"{where}, entry {n}")
-            for n, (a, b) in enumerate(zip(found, wanted, strict=True), 1)
-        )
-        return next((text for text in texts if text), None)
-    return None if found == wanted else f"{where} was {found!r:.60}, now {wanted!r:.60}"
+        for key in found:
+            if key in wanted:
+                yield from _differences(found[key], wanted[key], f"{where} {key}".strip())
+    elif isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        for n, (a, b) in enumerate(zip(found, wanted, strict=True), 1):
+            yield from _differences(a, b, f"{where}, entry {n}")
+    elif found != wanted:
+        yield f"{where} was {found!r:.60}, now {wanted!r:.60}"

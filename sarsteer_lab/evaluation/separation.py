@@ -5,15 +5,15 @@ the undefended model's readiness to refuse, the probability of a refusing openin
 requests from others: the area under its ROC curve is the yardstick for every defence that pushes all alike.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from sklearn.metrics import roc_auc_score
 
-from sarsteer_lab.evaluation.defences import PushingDefence
-from sarsteer_lab.evaluation.intervals import RESAMPLES, bootstrap
+from sarsteer_lab.evaluation.defences import Defence
+from sarsteer_lab.evaluation.intervals import with_interval as with_interval
 from sarsteer_lab.evaluation.kept import opening_chances
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, SpokenPrompt
@@ -44,29 +44,8 @@ def best_benign_rate(harmful: Scores, benign: Scores, refused: float = 0.9) -> f
     return float((benign < threshold).mean())
 
 
-def with_interval(
-    statistic: Callable[[Scores, Scores], float],
-    harmful: Scores,
-    benign: Scores,
-    *,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """A statistic of both kinds' scores and its bootstrap 95% interval; each kind is resampled by itself."""
-    generator = np.random.default_rng(seed)
-
-    def resampled(rows: np.ndarray) -> float:
-        return statistic(harmful[rows], benign[generator.integers(0, len(benign), len(benign))])
-
-    low, high = bootstrap(resampled, len(harmful), resamples=resamples, seed=seed + 1)
-    return statistic(harmful, benign), low, high
-
-
 def readiness(
-    lalm: LALM,
-    defences: Sequence[PushingDefence],
-    sets: Mapping[str, Sequence[SpokenPrompt]],
-    form: str = "spoken",
+    lalm: LALM, defences: Sequence[Defence], sets: Mapping[str, Sequence[SpokenPrompt]], form: str = "spoken"
 ) -> pd.DataFrame:
     """How likely each request's answer is to open as a refusal under each defence: a row for each.
 

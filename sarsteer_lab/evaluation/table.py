@@ -1,13 +1,14 @@
 """Defences x sets of requests -> responses on disk -> outcomes by every judge -> a table with intervals."""
 
 from collections.abc import Mapping, Sequence
+from math import isnan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from sarsteer_lab.engine.caches import keeps_plain_cache
-from sarsteer_lab.evaluation.defences import Defence, PushingDefence
+from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import mcnemar_p, paired_difference, wilson
 from sarsteer_lab.evaluation.judges import OUTCOMES, Judge, Outcome
 from sarsteer_lab.evaluation.run import Response, batch_size_for, run, speeds, write_lines
@@ -36,43 +37,30 @@ def evaluate(
     *,
     max_new_tokens: int = 40,
     batch_size: int | None = None,
-    share_reading: bool = False,
-    rates_only: bool = False,
     skipped: Mapping[str, int] | None = None,
     roc: bool = False,
-    ray: str | None = None,
+    **options: Any,
 ) -> pd.DataFrame:
     """Ask everything, judge it, and return the table of `tabulate`; a killed run goes on where it stopped.
 
-    Greedy responses go to `folder/responses.jsonl` as they come (see `run.run`, which also says what
-    is refused and what `share_reading`, `rates_only` and `ray` are), every judge's outcomes to
-    `folder/outcomes.jsonl`. Both hold the same bytes whether or not the run was interrupted. `batch_size`
-    None is as many as fit into memory. `skipped` (set -> records left out when it was read, see
-    `prompts.PromptSet.skipped`) becomes a column of the table, so that nothing is dropped silently. With
-    `roc`, benign sets get the columns of `separation.separation`: how well the readiness to refuse tells
-    harmful requests from theirs (nan for models and defences of which it cannot be read).
+    Greedy responses go to `folder/responses.jsonl` (see `run.run`, which also says what is refused and what
+    other `options` there are), every judge's outcomes to `folder/outcomes.jsonl`. Both hold the same bytes
+    whether or not the run was interrupted. `batch_size` None is as many as fit into memory. `skipped` (set ->
+    records left out when it was read) becomes a column of the table, so that nothing is dropped silently.
+    With `roc`, benign sets get the columns of `separation.separation`: how well the readiness to refuse tells
+    harmful requests from theirs (not for models of which it cannot be read).
     """
     if batch_size is None:
         batch_size = batch_size_for(lalm, defences, sets, folder, max_new_tokens)
-    responses = run(
-        lalm,
-        defences,
-        sets,
-        folder,
-        max_new_tokens=max_new_tokens,
-        batch_size=batch_size,
-        share_reading=share_reading,
-        rates_only=rates_only,
-        ray=ray,
-    )
+    options |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    responses = run(lalm, defences, sets, folder, **options)
     outcomes = judge_responses(responses, judges)
     write_lines(Path(folder) / "outcomes.jsonl", outcomes.to_dict("records"))
     table = tabulate(outcomes, speeds(folder))
     table = table.assign(skipped=[(skipped or {}).get(name, 0) for name in table["set"]])
     labels = {request.label for requests in sets.values() for request in requests}
     if roc and keeps_plain_cache(lalm) and "harmful" in labels and len(labels) > 1:
-        pushing = [defence for defence in defences if isinstance(defence, PushingDefence)]
-        found = separation(readiness(lalm, pushing, sets)).drop(columns=["n_harmful", "n"])
+        found = separation(readiness(lalm, defences, sets)).drop(columns=["n_harmful", "n"])
         table = table.merge(found, how="left", on=["defence", "set"])
     return table
 
@@ -118,26 +106,20 @@ def tabulate(
         raise ValueError(f"no measure for the labels {sorted(unknown)}; there are {', '.join(MEASURES)}")
     keys = ["defence", "set", "label", "judge"]
     rows = []
-    baselines = {
-        key[1:]: cell.set_index("id")["outcome"]
-        for key, cell in outcomes.groupby(keys, sort=False)
-        if key[0] == BASELINE
-    }
-    for key, cell in outcomes.groupby(keys, sort=False):
+    cells = {key: cell.set_index("id")["outcome"] for key, cell in outcomes.groupby(keys, sort=False)}
+    for key, found in cells.items():
         defence, name, label, _ = key
         measure, counted = MEASURES[label]
-        found = cell.set_index("id")["outcome"]
         hits = (found == counted).to_numpy()
         low, high = wilson(int(hits.sum()), len(hits))
         row: dict[str, Any] = dict(zip(keys, key, strict=True)) | {"n": len(hits)}
         row |= {outcome: int((found == outcome).sum()) for outcome in OUTCOMES}
         row |= {"measure": measure, "rate": float(hits.mean()), "low": low, "high": high}
-        row |= dict.fromkeys(("change", "change_low", "change_high", "p"), float("nan"))
-        if (before := baselines.get(key[1:])) is not None and defence != BASELINE:
+        change = (float("nan"),) * 4
+        if (before := cells.get((BASELINE, *key[1:]))) is not None and defence != BASELINE:
             usual = (before.loc[found.index] == counted).to_numpy()
-            change = paired_difference(hits, usual)
-            row |= dict(zip(("change", "change_low", "change_high"), change, strict=True))
-            row["p"] = mcnemar_p(hits, usual)
+            change = (*paired_difference(hits, usual), mcnemar_p(hits, usual))
+        row |= dict(zip(("change", "change_low", "change_high", "p"), change, strict=True))
         row["tokens_per_second"] = (tokens_per_second or {}).get((defence, name), float("nan"))
         rows.append(row)
     return pd.DataFrame(rows)
@@ -149,33 +131,33 @@ def markdown(table: pd.DataFrame) -> str:
     Columns that say nothing are left out: the judge if there is one, "not heard" and "unparsed" if none is,
     what was skipped if nothing was, a comparison if there is no defence to compare.
     """
-    rows, none = [], pd.Series([0])
-    for row in table.to_dict("records"):
-        n, hits = row["n"], round(row["rate"] * row["n"])
-        cells = {"defence": row["defence"], "set": row["set"]}
-        if table["judge"].nunique() > 1:
-            cells["judge"] = row["judge"]
-        cells |= {
-            "measure": row["measure"],
-            "rate [95%]": f"{hits}/{n} = {row['rate']:.0%} [{row['low']:.0%}, {row['high']:.0%}]",
-            "refused": row["refused"],
-            "answered": row["answered"],
-            "broken": row["broken"],
-        }
-        rare = [name for name in ("not heard", "unparsed") if table.get(name, none).any()]
-        cells |= {name: row[name] for name in rare}
-        if table["change"].notna().any():
-            change = f"{row['change']:+.0%} [{row['change_low']:+.0%}, {row['change_high']:+.0%}]"
-            known = row["change"] == row["change"]
-            cells[f"change against {BASELINE}"] = change if known else ""
-            cells["McNemar p"] = f"{row['p']:.3g}" if known else ""
-        if "area" in table:
-            for name, what in (("area", "ROC area against harmful"), ("best_rate", "answered at best, 90%")):
-                limits = f"[{row[f'{name}_low']:.2f}, {row[f'{name}_high']:.2f}]"
-                cells[what] = f"{row[name]:.2f} {limits}" if row[name] == row[name] else ""
-        if table["tokens_per_second"].notna().any():
-            cells["tokens/s"] = f"{row['tokens_per_second']:.1f}"
-        if "skipped" in table and table["skipped"].any():
-            cells["skipped"] = row["skipped"]
-        rows.append(cells)
-    return pd.DataFrame(rows).to_markdown(index=False, disable_numparse=True)
+    rows, none = table.to_dict("records"), pd.Series([0])
+    shown = table[["defence", "set"]].copy()
+    if table["judge"].nunique() > 1:
+        shown["judge"] = table["judge"]
+    shown["measure"] = table["measure"]
+    hits = [f"{round(row['rate'] * row['n'])}/{row['n']} = " for row in rows]
+    shown["rate [95%]"] = [
+        hit + _with_limits(row, "rate", ".0%") for hit, row in zip(hits, rows, strict=True)
+    ]
+    for outcome in OUTCOMES:
+        if outcome in ("refused", "answered", "broken") or table.get(outcome, none).any():
+            shown[outcome] = table[outcome]
+    if table["change"].notna().any():
+        shown[f"change against {BASELINE}"] = [_with_limits(row, "change", "+.0%") for row in rows]
+        shown["McNemar p"] = ["" if isnan(p) else f"{p:.3g}" for p in table["p"]]
+    if "area" in table:
+        shown["ROC area against harmful"] = [_with_limits(row, "area", ".2f") for row in rows]
+        shown["answered at best, 90%"] = [_with_limits(row, "best_rate", ".2f") for row in rows]
+    if table["tokens_per_second"].notna().any():
+        shown["tokens/s"] = table["tokens_per_second"].map("{:.1f}".format)
+    if table.get("skipped", none).any():
+        shown["skipped"] = table["skipped"]
+    return shown.to_markdown(index=False, disable_numparse=True)
+
+
+def _with_limits(row: Mapping[str, Any], name: str, form: str) -> str:
+    """A measure with its interval; nothing where it is not known."""
+    ends = ("low", "high") if name == "rate" else (f"{name}_low", f"{name}_high")
+    value, low, high = (format(row[key], form) for key in (name, *ends))
+    return "" if isnan(row[name]) else f"{value} [{low}, {high}]"

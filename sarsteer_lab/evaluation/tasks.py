@@ -2,28 +2,24 @@
 
 import io
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Float
 
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
-from sarsteer_lab.evaluation.defences import Defence, PushingDefence
+from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.phrases import refusal_is_settled
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
-from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.prompts import Prompt, SpokenPrompt
 
-SETTINGS_PER_TASK = 8
-"""Defences that one task of a cluster runs on its requests: the clips are read once for all of them."""
+BATCHES_PER_TASK = 8
+"""Batches, of one or several defences, that one task of a cluster runs: the clips are read once for all."""
 
-Clip = Path | str | Float[np.ndarray, "samples"]
 Texts = list[tuple[str, str | None]]
 """What stands beside each clip: text, and system turn."""
 Group = tuple[list[Defence], Texts]
@@ -32,82 +28,59 @@ Found = tuple[list[list[str]], float]
 """A group's answers, a list per defence, and the seconds that they took."""
 
 
-@dataclass(frozen=True)
-class Asking:
-    """How requests are put; see `run.run`."""
+@dataclass(frozen=True, eq=False)
+class Task:
+    """The clips of a chunk under groups of defences; `first` are the texts of a reading that all share.
+
+    How they are asked is said at `run.run`.
+    """
 
     max_new_tokens: int
     share_reading: bool
     rates_only: bool
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """The same clips under several groups of defences; `first` are the texts of a reading that all share."""
-
-    asking: Asking
+    chunk: int
     first: Texts
     groups: list[Group]
 
 
-def answers(lalm: LALM, task: Task, clips: Sequence[Clip]) -> Iterator[Found]:
-    """What the model says to the clips under each group."""
+def answers(lalm: LALM, task: Task, clips: Sequence[Any]) -> Iterator[Found]:
+    """What the model says to the clips (paths or waveforms) under each group."""
 
     def prompts(texts: Texts) -> list[Prompt]:
         return [Prompt(text, clip, system) for (text, system), clip in zip(texts, clips, strict=True)]
 
     remember_clips(lalm)
-    settled = refusal_is_settled if task.asking.rates_only else None
+    settled = refusal_is_settled if task.rates_only else None
     first: PreparedBatch | None = None
     ready: PreparedBatch | None = None
-    read: Texts = []
     for defences, texts in task.groups:
         start = time.perf_counter()
-        if task.asking.share_reading:
-            if first is None:
-                # As the first defence asks, whichever is next: so a run that goes on rounds alike.
-                first = ready = PreparedBatch(lalm, prompts(task.first))
-                read = task.first
-            if read != texts:
+        asked = prompts(texts)
+        if task.share_reading:
+            # As the first defence asks, whichever is next: so a run that goes on rounds alike.
+            first = first or PreparedBatch(lalm, prompts(task.first))
+            if ready is None or ready.prompts != asked:
                 ready = None  # free its memory before the next one is made
-                ready = first.retexted(prompts(texts))
-        elif task.asking.rates_only:
+                ready = first.retexted(asked)
+        elif task.rates_only:
             ready = None
-            ready = PreparedBatch(lalm, prompts(texts))
-        read = texts
-        found = _under(lalm, defences, prompts(texts), ready, task.asking.max_new_tokens, settled)
-        yield found, time.perf_counter() - start
-
-
-def _under(
-    lalm: LALM,
-    defences: Sequence[Defence],
-    prompts: list[Prompt],
-    ready: PreparedBatch | None,
-    max_new_tokens: int,
-    settled: Callable[[str], bool] | None,
-) -> list[list[str]]:
-    """The prompts' answers under each defence: pushes on what has been read at once, or else one defence."""
-    pushing = [defence for defence in defences if isinstance(defence, PushingDefence)]
-    if ready is None or len(pushing) < len(defences):
-        [defence] = defences
-        with defence.steering(lalm, prompts):
-            if ready is not None:
-                return [ready.generate(max_new_tokens, settled)]
-            return [lalm.generate(prompts, max_new_tokens=max_new_tokens, batch_size=len(prompts))]
-    strengths = [defence.strengths(ready) for defence in pushing]
-    with under_each(ready, [partial(defence.push, lalm) for defence in pushing], strengths) as rows:
-        texts = rows.generate(max_new_tokens, settled)
-    return [texts[at : at + len(prompts)] for at in range(0, len(texts), len(prompts))]
+            ready = PreparedBatch(lalm, asked)
+        if ready is None:
+            [defence] = defences
+            with defence.steering(lalm, asked):
+                said = lalm.generate(asked, max_new_tokens=task.max_new_tokens, batch_size=len(asked))
+        else:
+            pushes = [partial(defence.push, lalm) for defence in defences]
+            with under_each(ready, pushes, [defence.strengths(ready) for defence in defences]) as rows:
+                said = rows.generate(task.max_new_tokens, settled)
+        each = [said[at : at + len(asked)] for at in range(0, len(said), len(asked))]
+        yield each, time.perf_counter() - start
 
 
 def on_cluster(
-    address: str, lalm: LALM, tasks: Sequence[Task], prompts: Sequence[list[Prompt]]
-) -> Iterator[tuple[int, list[Found]]]:
-    """Each task's number and what it found, in the order in which workers are done.
-
-    `prompts[i]` hold the clips of task i; tasks with the same list share what is sent. See `run.run`.
-    """
+    address: str, lalm: LALM, tasks: Sequence[Task], requests: Sequence[list[SpokenPrompt]]
+) -> Iterator[tuple[Task, list[Found]]]:
+    """Tasks and what they found, as workers are done; `requests` are those of each chunk."""
     try:
         import ray
     except ImportError as error:
@@ -118,12 +91,12 @@ def on_cluster(
     source = (lalm.name, 1.0 if lalm.safety is None else lalm.safety, lalm.dtype, lalm.fingerprint)
     clips: dict[int, Any] = {}
     waiting = {}
-    for number, (task, asked) in enumerate(zip(tasks, prompts, strict=True)):
-        if id(asked) not in clips:
-            clips[id(asked)] = ray.put([lalm.waveform(prompt) for prompt in asked])
+    for task in tasks:
+        if task.chunk not in clips:
+            clips[task.chunk] = ray.put([lalm.waveform(one.spoken()) for one in requests[task.chunk]])
         packed = io.BytesIO()
         torch.save(task, packed)  # unlike a plain pickle, what lies on a GPU can be read without one
-        waiting[work.remote(source, packed.getvalue(), clips[id(asked)])] = number
+        waiting[work.remote(source, packed.getvalue(), clips[task.chunk])] = task
     while waiting:
         [done], _ = ray.wait(list(waiting))
         try:
@@ -133,7 +106,7 @@ def on_cluster(
         yield waiting.pop(done), found
 
 
-def _work(source: tuple[str, float, torch.dtype, str], packed: bytes, clips: Sequence[Clip]) -> list[Found]:
+def _work(source: tuple[str, float, torch.dtype, str], packed: bytes, clips: Sequence[Any]) -> list[Found]:
     """What a worker does: all answers of a task."""
     task = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=False)
     return list(answers(model_of(*source), task, clips))

@@ -1,6 +1,8 @@
 """Judges: what counts as refused, answered and broken, and how far judges agree."""
 
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -349,6 +351,19 @@ def test_phrase_judge_agrees_with_the_hand_labels() -> None:
     for name, group in groups.items():
         held = [example for example in group if example.part == "held out"]
         assert f"| {name} | {figures(group)} | {figures(held)} |" in CARD
+
+
+def test_every_phrase_is_a_pattern_by_itself() -> None:
+    """One that is not could still be a part of the whole, and mean something else there."""
+    text = (data_folder() / "judges" / "phrases.toml").read_text(encoding="utf-8")
+    languages = tomllib.loads(text)
+    parts = languages.pop("parts")
+    assert all(map(re.compile, languages.pop("written_out").values()))
+    assert len(languages) == 12 and all(name in CARD for name in languages)
+    for phrases in languages.values():
+        assert {"refused", "not heard"} <= set(phrases) and all(phrases.values())
+        for phrase in sum(phrases.values(), []):
+            re.compile(re.sub(r"\{([a-z]+)\}", lambda found: parts[found[1]], phrase))
 
 
 def figures(group: list[Labelled]) -> str:

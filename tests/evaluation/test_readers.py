@@ -16,10 +16,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow.parquet import write_table
 
-from sarsteer_lab.evaluation.layouts import LAYOUTS
-from sarsteer_lab.evaluation.readers import PromptFileError, read_set
+from sarsteer_lab.evaluation.readers import LAYOUTS, PromptFileError, read_set
 from sarsteer_lab.evaluation.records import Record
-from sarsteer_lab.prompts import REFUSAL
+from sarsteer_lab.prompts import LABELS, REFUSAL
 from sarsteer_lab.speech import SAMPLE_RATE, read_clip
 
 
@@ -389,10 +388,19 @@ def test_a_malformed_table_is_named_with_its_line_and_columns(
 def test_the_readme_names_every_set_of_tables_and_its_columns() -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     rows = {row.split("`")[1]: row for row in readme.splitlines() if row.startswith("| `")}
-    for name, layout in LAYOUTS.items():
+    for name, (layout, *_) in LAYOUTS.items():
+        if "**" not in layout.files[0]:  # named in the text
+            continue
         row = rows["audiofolder" if name.startswith("audiofolder") else name]
         columns = f"{layout.request} {layout.clip} {layout.typed}".split()
         assert all(f"`{column}`" in row for column in columns), name
+
+
+def test_every_layout_gives_labels_that_there_are() -> None:
+    for layout in sum(LAYOUTS.values(), []):
+        given = layout.label.values() if isinstance(layout.label, dict) else [layout.label]
+        assert set(given) <= set(LABELS), layout
+    assert {f"audiofolder-{label}" for label in LABELS} <= set(LAYOUTS)
 
 
 # --- missing clips ---

@@ -287,6 +287,19 @@ def test_several_defences_share_a_batch(
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
 
 
+def test_a_task_answers_waveforms_as_it_does_files(
+    tiny: LALM, defences: list[Defence], sets: dict[str, list[SpokenPrompt]]
+) -> None:
+    """A cluster's workers are given waveforms: groups that ask alike follow each other, and others."""
+    requests = sets["harmful"][:2]
+    texts = [[(prompt.text, prompt.system) for prompt in map(d.prompt, requests)] for d in defences]
+    groups = [([defences[at]], texts[at]) for at in (0, 2, 1, 0)]
+    task = tasks.Task(6, True, False, chunk=0, first=texts[0], groups=groups)
+    files, waveforms = [r.clip for r in requests], [tiny.waveform(r.spoken()) for r in requests]
+    found = [[said for said, _ in tasks.answers(tiny, task, clips)] for clips in (files, waveforms)]
+    assert found[0] == found[1] and found[0][0] == found[0][3] != found[0][2]
+
+
 def test_batches_that_fit_keep_their_size_when_memory_changes(
     tiny: LALM,
     defences: list[Defence],
@@ -358,7 +371,7 @@ def test_a_cluster_that_loses_a_worker_half_way_gives_the_same_bytes(
     options = {"max_new_tokens": 24, "batch_size": 3, "share_reading": True}
     run(lalm, defences, sets, tmp_path / "here", **options)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(runner, "SETTINGS_PER_TASK", 1)
+    monkeypatch.setattr(runner, "BATCHES_PER_TASK", 1)
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)

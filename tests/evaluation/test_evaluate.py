@@ -13,17 +13,14 @@ from spoken_set import write_set
 
 from sarsteer_lab.cli import main
 from sarsteer_lab.evaluation.base import collect_states
-from sarsteer_lab.evaluation.choices import (
-    PROMPT_NAMES,
+from sarsteer_lab.evaluation.defences import (
     choose_defences,
+    default_defences,
     defence_names,
-    load_judges,
-    read_sets,
-    read_template,
+    prompt_defences,
 )
-from sarsteer_lab.evaluation.defences import default_defences
-from sarsteer_lab.evaluation.judges import SORRY_BENCH, HFJudge
-from sarsteer_lab.evaluation.readers import read_set
+from sarsteer_lab.evaluation.judges import SORRY_BENCH, HFJudge, load_judges, read_template
+from sarsteer_lab.evaluation.readers import read_set, read_sets
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import REFUSALS
@@ -130,7 +127,10 @@ def test_names_are_those_of_the_defences(tiny: LALM, folder: Path) -> None:
     assert defence_names() == [*paper, "SARSteer as in the paper"]
     assert [defence.name for defence in choose_defences(None, (tiny, requests))] == paper
     # Defences of another text say so; SARSteer as in the paper stands beside them.
-    unmarked = {*PROMPT_NAMES, "typed difference-in-means", "spoken difference-in-means"}
+    unmarked = {d.name for d in prompt_defences()} | {
+        "typed difference-in-means",
+        "spoken difference-in-means",
+    }
     other = [defence.name for defence in choose_defences(None, (tiny, requests), refusal="examples")]
     assert other == [defence.name for defence in default_defences(states, refusal="examples")]
     assert {"SARSteer, examples", "conditional (CAST), examples", "SARSteer as in the paper"} <= set(other)
