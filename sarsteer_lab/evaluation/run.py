@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 from tqdm.auto import tqdm
 
-from sarsteer_lab.engine.memory import rows_that_fit
+from sarsteer_lab.engine.memory import keep_freed_memory, rows_that_fit
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.tasks import BATCHES_PER_TASK, Found, Group, Task, Texts, answers, on_cluster
 from sarsteer_lab.lalm import LALM
@@ -88,6 +88,7 @@ def run(
     on the model, ValueError for names or ids that occur twice, requests without a clip and, with `ray`,
     workers that have another model, and ImportError if the package ray is missing.
     """
+    keep_freed_memory()
     folder = Path(folder)
     _check(defences, sets, batch_size)
     asking: dict[str, Any] = {"max_new_tokens": max_new_tokens, "share_reading": share_reading}

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from sarsteer_lab.engine.memory import keep_freed_memory
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_parts
 from sarsteer_lab.pocket.assemble import assemble_pocket, safety_delta
@@ -64,6 +65,7 @@ def load_pocket(
     """The pocket model, assembled on first use, with its safety dial (`load_lalm("pocket")`); `places` are
     the other options of `loading.load_parts`.
     """
+    keep_freed_memory()
     folder = assemble_pocket()
     model, processor = load_parts(folder, name="pocket", dtype=dtype, family=family, **places)
     lalm = LALM(model, processor, name="pocket", turn=pocket_delta(model, folder).apply, family=family)
