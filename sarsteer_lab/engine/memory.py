@@ -51,8 +51,8 @@ def chunks(
 def keep_freed_memory() -> None:
     """Let glibc keep the memory that large tensors give back, up to 2 GB, for the next ones.
 
-    Otherwise each tensor of some megabytes is mapped anew, page by page, and unmapped when it goes. Where that
-    is slow (in virtual machines) the pocket model decodes ten times as slowly. Does nothing without glibc.
+    Otherwise each tensor of some megabytes is mapped anew, page by page, and unmapped when it goes; where
+    that is slow (some virtual machines) the pocket model decodes ten times as slowly. Only with glibc.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for setting, size in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1)):
