@@ -53,12 +53,16 @@ def prediction_figure(
     """
     title = "Does a text that works in the prompt give a direction that acts?"
     fig, [ax] = base.panels(1, (8.6, 6), title)
-    # Names on alternating sides, so that those of neighbours do not cover each other.
-    for rank, name in enumerate(sorted(prompted, key=lambda name: steered[name])):
-        place, side = (prompted[name], steered[name]), ((9, -10), "left") if rank % 2 else ((-9, 4), "right")
+    for name, x in prompted.items():
+        y = steered[name]
+        right = [
+            prompted[other] - x for other in prompted if other != name and abs(steered[other] - y) < 0.07
+        ]
+        # A name stands to the right of its point, or to the left where another point does.
+        place, side = ((-9, -4), "right") if any(0 < gap < 0.15 for gap in right) else ((9, -4), "left")
         face = base.BLUE if name in bank else "white"
-        ax.plot(*place, "o", color=base.BLUE, markerfacecolor=face, markersize=10)
-        ax.annotate(name, place, side[0], textcoords="offset points", fontsize=11, ha=side[1])
+        ax.plot(x, y, "o", color=base.BLUE, markerfacecolor=face, markersize=10)
+        ax.annotate(name, (x, y), place, textcoords="offset points", fontsize=11, ha=side)
     ax.set(
         xlabel="refusal probability with the text in the prompt",
         ylabel=f"refusal probability, steered (alpha = {alpha:g})",
