@@ -56,7 +56,7 @@ def prediction_figure(
     for name, x in prompted.items():
         y = steered[name]
         right = [
-            prompted[other] - x for other in prompted if other != name and abs(steered[other] - y) < 0.07
+            prompted[other] - x for other in prompted if other != name and abs(steered[other] - y) < 0.04
         ]
         # A name stands to the right of its point, or to the left where another point does.
         place, side = ((-9, -4), "right") if any(0 < gap < 0.15 for gap in right) else ((9, -4), "left")
