@@ -77,8 +77,8 @@ SERIES: tuple[Style, ...] = (
 )
 """Colour, marker and line style of a figure's series, in their order."""
 
-_COLOURS = (BLACK, SKY, BLUE, ORANGE, PURPLE, GREY, VERMILION, GREEN, BLUE, ORANGE, PURPLE, GREEN)
-POINTS = tuple(zip(_COLOURS, "os^vPX<D>h*p", strict=True))
+_COLOURS = (BLACK, SKY, BLUE, ORANGE, PURPLE, GREY, VERMILION, GREEN, BLUE, ORANGE, PURPLE, GREEN, GREY, SKY)
+POINTS = tuple(zip(_COLOURS, "os^vPX<D>h*pd8", strict=True))
 """Colour and marker of one defence after the other; more than these start again."""
 
 

@@ -190,8 +190,8 @@ def tradeoff_figure(table: pd.DataFrame, bound: Float[np.ndarray, "threshold 2"]
 
     `table` has the columns defence, label, n, refused and answered of `table.tabulate`, one judge. Bars
     are 95% Wilson intervals; the grey line joins the defences that no other one beats in both. All labels
-    but "harmful" count as benign. `bound` holds points (benign answered, harmful refused) of what a uniform
-    push could do at best. Raises ValueError if either kind of request is missing.
+    but "harmful" count as benign. `bound` holds points (benign answered, harmful refused), threshold by
+    threshold, of what a uniform push could do at best. Raises ValueError if either kind of request is missing.
     """
     counts = {}
     for defence, part in table.groupby("defence", sort=False):
@@ -208,7 +208,7 @@ def tradeoff_figure(table: pd.DataFrame, bound: Float[np.ndarray, "threshold 2"]
     ax.plot(*line.T, label="no other defence is better in both", **look)
     if bound is not None:
         dots = {"color": base.BLACK, "linewidth": 1.6, "linestyle": ":", "zorder": 2}
-        ax.plot(*bound[np.lexsort(bound.T)].T, label="bound of a uniform push", **dots)
+        ax.plot(*bound.T, label="bound of a uniform push", **dots)
     for i, (name, (answered, m, refused, n)) in enumerate(counts.items()):
         colour, marker = base.POINTS[i % len(base.POINTS)]
         x, y = places[i]
