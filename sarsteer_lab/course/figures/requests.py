@@ -191,7 +191,8 @@ def tradeoff_figure(table: pd.DataFrame, bound: Float[np.ndarray, "threshold 2"]
     `table` has the columns defence, label, n, refused and answered of `table.tabulate`, one judge. Bars
     are 95% Wilson intervals; the grey line joins the defences that no other one beats in both. All labels
     but "harmful" count as benign. `bound` holds points (benign answered, harmful refused), threshold by
-    threshold, of what a uniform push could do at best. Raises ValueError if either kind of request is missing.
+    threshold, of what a uniform push could do at best. Raises ValueError if either kind of request is
+    missing.
     """
     counts = {}
     for defence, part in table.groupby("defence", sort=False):
