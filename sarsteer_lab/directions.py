@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.safe_space import States, exact
+from sarsteer_lab.safe_space import States
 
 
 def text_refusal_direction(harmful_base: States, harmful_refusal: States) -> Float[Tensor, "layer d_model"]:
@@ -32,18 +32,6 @@ def difference_in_means(
         shapes = f"{tuple(harmful.shape)} and {tuple(harmless.shape)}"
         raise ValueError(f"states of shape {shapes} cannot be compared")
     return harmful.float().mean(0) - harmless.float().mean(0)
-
-
-def pca_direction(positive: States, negative: States) -> Float[Tensor, "layer d_model"]:
-    """First principal direction of paired differences, times their mean projection on it (sign and size).
-
-    The differences are not centred: centring would remove the very shift that all of them share. Raises
-    ValueError if the shapes differ.
-    """
-    shifts = _paired(positive, negative)
-    first = torch.linalg.svd(exact(shifts).transpose(0, 1), full_matrices=False).Vh[:, 0]
-    size = (first * shifts.mean(0).to(first.device)).sum(-1, keepdim=True)
-    return (first * size).float().to(shifts.device)
 
 
 def random_like(direction: Float[Tensor, "layer d_model"], seed: int) -> Float[Tensor, "layer d_model"]:

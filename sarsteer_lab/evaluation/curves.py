@@ -243,17 +243,6 @@ def choose(outcomes: pd.DataFrame) -> Point:
     return best["variant"], best["layers"], float(best["alpha"])
 
 
-def matched_refusal(points: pd.DataFrame, first: str, second: str) -> float | None:
-    """The share of harmful requests refused at which two variants of `tradeoff` can be compared: the highest,
-    in steps of 5 points and at most 95%, that both reach. None if no steering reaches it already.
-
-    `compare_curves(..., statistic=cost_at(share))` then says what that refusal costs under each.
-    """
-    refused = points.set_index("variant")["harmful_refused"]
-    target = min(0.95, int(min(refused[first].max(), refused[second].max()) * 20 + 1e-9) / 20)
-    return target if target > points.loc[points["alpha"] == 0, "harmful_refused"].max() else None
-
-
 def compare_curves(
     outcomes: pd.DataFrame,
     first: str,
