@@ -116,13 +116,11 @@ class HFJudge(Judge):
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
     @classmethod
-    def load(
-        cls, name: str, *, template: JudgeTemplate = SORRY_BENCH, device: str = "auto", batch_size: int = 8
-    ) -> "HFJudge":
-        """Load the model in its checkpoint's dtype onto `device` ("auto": the first there is)."""
-        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(pick_device(device))
+    def load(cls, name: str, *, template: JudgeTemplate = SORRY_BENCH) -> "HFJudge":
+        """Load the model in its checkpoint's dtype onto the first device that there is."""
+        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(pick_device("auto"))
         tokenizer = AutoTokenizer.from_pretrained(name)
-        return cls(model, tokenizer, name=name, template=template, batch_size=batch_size)
+        return cls(model, tokenizer, name=name, template=template)
 
     def prompt(self, request: str, response: str) -> str:
         """What the model reads."""

@@ -7,7 +7,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -23,8 +23,8 @@ from sarsteer_lab.evaluation.records import (
 from sarsteer_lab.prompts import LABELS, SPLITS, SpokenPrompt
 from sarsteer_lab.store import data_folder
 
-Missing = Literal["error", "skip", "typed"]
-"""For a record whose clip is not on disk: stop, leave it out and count it, or keep it as typed only."""
+Missing = Literal["error", "skip"]
+"""For a record whose clip is not on disk: stop, or leave it out and count it."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +72,10 @@ PUBLISHED_SETS = ("prompts", *LAYOUTS)
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts read from `source`, and one line for each record left out because its clip is missing."""
+    """Prompts, and one line for each record left out because its clip is missing."""
 
     prompts: list[SpokenPrompt]
     skipped: list[str]
-    source: str
 
 
 def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
@@ -85,7 +84,7 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
     Raises ValueError for an unknown name or `missing`, and PromptFileError, naming file and record, for
     anything in the files that does not fit their format: encoding, syntax, keys, types, ids that occur twice,
     file names that leave their folder. Clips that are not on disk are an error too, unless `missing` is
-    "skip" (the record is left out and listed in `skipped`) or "typed" (it is kept without a clip).
+    "skip" (the record is left out and listed in `skipped`).
     """
     name, colon, location = spec.partition(":")
     if name not in PUBLISHED_SETS or not colon or not location:
@@ -108,19 +107,17 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
         if not os.path.isfile(prompt.clip) if prompt.clip is not None else spoken:
             named = prompt.clip or f"is named ({record.found()})"
             absent.append(f"{record.path}, {record.place}: no clip {named}")
-            if missing != "typed":
-                continue
-            prompt = replace(prompt, clip=None)
-        prompts[prompt.id] = prompt
+        else:
+            prompts[prompt.id] = prompt
     if absent and missing == "error":
         named = "; ".join(absent[:3]) + ("; ..." if len(absent) > 3 else "")
         raise PromptFileError(
             f"{len(absent)} of {len(places)} clips are missing: {named}. Put them there, "
-            'or pass missing="skip" to leave them out, or missing="typed" to do without sound'
+            'or pass missing="skip" to leave them out'
         )
     if not prompts:
         raise PromptFileError(f"{path}: none of the {len(absent)} clips is there, so nothing is left")
-    return PromptSet(list(prompts.values()), absent if missing == "skip" else [], f"{name}:{path}")
+    return PromptSet(list(prompts.values()), absent)
 
 
 def _own(path: Path) -> Iterator[tuple[Record, SpokenPrompt, bool]]:

@@ -116,7 +116,7 @@ def test_points_of_the_curve() -> None:
     assert list(table.index[table["pareto"]]) == [("good", 0.1), ("good", 0.2)]
     assert (table["broken"] == 0).all()
     with pytest.raises(ValueError, match="harmful and benign"):
-        tradeoff(_outcomes(CURVES), benign=("everyday",))
+        tradeoff(_outcomes(CURVES).query("label == 'harmful'"))
 
 
 def test_comparison_of_curves() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from html import escape
+from pathlib import Path
 
 import ipywidgets
 import numpy as np
@@ -23,18 +24,9 @@ from sarsteer_lab.steering import SteeringVectors
 PLANE = (640, 420)
 """Width and height of the map in pixels."""
 
-STYLE = f"""<style>
-.sarsteer-plane {{position: relative; width: {PLANE[0]}px; height: {PLANE[1]}px; overflow: hidden;
-  border: 1px solid #8c8c8c;}}
-.sarsteer-plane .sarsteer-point {{position: absolute; width: 14px; height: 14px; min-width: 0; padding: 0;
-  margin: 0; line-height: 1; box-sizing: border-box; border-radius: 50%; opacity: 0.85;}}
-.sarsteer-point.typed {{border: 2px solid {BLUE}; background: transparent;}}
-.sarsteer-point.typed.harmful {{background: {BLUE};}}
-.sarsteer-point.spoken {{border: 2px solid {VERMILION}; border-radius: 0; transform: rotate(45deg);
-  background: transparent;}}
-.sarsteer-point.spoken.harmful {{background: {VERMILION};}}
-.sarsteer-point.chosen {{outline: 3px solid #000; opacity: 1; z-index: 2;}}
-</style>"""
+_SETTINGS = {"width": f"{PLANE[0]}px", "height": f"{PLANE[1]}px", "typed": BLUE, "spoken": VERMILION}
+STYLE = "<style>:root {" + "".join(f"--sarsteer-{name}: {value};" for name, value in _SETTINGS.items()) + "}"
+STYLE += Path(__file__).with_name("maps.css").read_text(encoding="utf-8") + "</style>"
 
 
 class GapExplorer(panels.Panel):
