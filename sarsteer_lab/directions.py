@@ -17,7 +17,13 @@ def text_refusal_direction(harmful_base: States, harmful_refusal: States) -> Flo
     `mean_i [ h(a_i, t0 + r) - h(a_i, t0) ]` over harmful clips `a_i`; row i of both inputs is the same clip.
     Raises ValueError if the shapes differ.
     """
-    return _paired(harmful_refusal, harmful_base).mean(0)
+    first, second = harmful_refusal, harmful_base
+    if first.shape != second.shape or first.ndim != 3 or not len(first):
+        raise ValueError(
+            f"states of shape {tuple(first.shape)} and {tuple(second.shape)} are not pairs: "
+            "both have to be (prompt, layer, d_model) with the same prompts in the same order"
+        )
+    return (first.float() - second.float()).mean(0)
 
 
 def difference_in_means(
@@ -39,13 +45,3 @@ def random_like(direction: Float[Tensor, "layer d_model"], seed: int) -> Float[T
     generator = torch.Generator().manual_seed(seed)
     random = torch.randn(direction.shape, generator=generator).to(direction.device)
     return random * (direction.float().norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True))
-
-
-def _paired(first: States, second: States) -> States:
-    """first - second in float32, row by row."""
-    if first.shape != second.shape or first.ndim != 3 or not len(first):
-        raise ValueError(
-            f"states of shape {tuple(first.shape)} and {tuple(second.shape)} are not pairs: "
-            "both have to be (prompt, layer, d_model) with the same prompts in the same order"
-        )
-    return first.float() - second.float()
