@@ -4,7 +4,6 @@ The project ships only prompts of its own; `evaluation.readers` reads the publis
 """
 
 import json
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from io import BytesIO
@@ -15,14 +14,12 @@ import numpy as np
 from torch import Tensor
 
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, clip_seconds, read_clip
-from sarsteer_lab.store import data_folder
+from sarsteer_lab.store import data_folder, shipped_table
 
 INSTRUCTION = "Answer the request in the audio."
 """The fixed text part `t0` of every spoken prompt (arXiv 2510.17633)."""
 
-REFUSALS: dict[str, str] = tomllib.loads(
-    (data_folder() / "prompts" / "refusals.toml").read_text(encoding="utf-8")
-)
+REFUSALS: dict[str, str] = shipped_table("prompts/refusals.toml")
 """Refusal texts `r` by name: appended to `t0`, they shift the state along the refusal direction.
 
 The first is the default of arXiv 2510.17633; the others are of the kinds that its authors' code carries, in

@@ -4,7 +4,6 @@ Prompt defences change the text beside the clip, steering defences the hidden st
 touched.
 """
 
-import tomllib
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -29,11 +28,9 @@ from sarsteer_lab.evaluation.gates import (
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import REFUSAL, Prompt, SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import content_key, data_folder
+from sarsteer_lab.store import content_key, shipped_table
 
-PROMPTING: dict[str, dict[str, str]] = tomllib.loads(
-    (data_folder() / "prompts" / "defences.toml").read_text(encoding="utf-8")
-)
+PROMPTING: dict[str, dict[str, str]] = shipped_table("prompts/defences.toml")
 """Texts before and after the instruction, by the name of a prompt defence."""
 
 AS_IN_PAPER = "SARSteer as in the paper"

@@ -5,7 +5,6 @@ Each is read as its authors lay it out; the table `data/prompts/layouts.toml` sa
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from sarsteer_lab.evaluation.records import (
     read_text,
 )
 from sarsteer_lab.prompts import LABELS, SPLITS, SpokenPrompt
-from sarsteer_lab.store import data_folder
+from sarsteer_lab.store import data_folder, shipped_table
 
 Missing = Literal["error", "skip"]
 """For a record whose clip is not on disk: stop, or leave it out and count it."""
@@ -57,7 +56,7 @@ class Layout:
 
 def _layouts() -> dict[str, list[Layout]]:
     """By the name of a set its layouts. Raises TypeError for a field that there is not."""
-    sets = tomllib.loads((data_folder() / "prompts" / "layouts.toml").read_text(encoding="utf-8"))
+    sets = shipped_table("prompts/layouts.toml")
     for name, (first, *_) in sets.items():
         if like := first.pop("like", None):
             sets[name] = [{**layout, **first} for layout in sets[like]]
