@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.safe_space import States, exact
+from sarsteer_lab.safe_space import States
 
 
 def text_refusal_direction(harmful_base: States, harmful_refusal: States) -> Float[Tensor, "layer d_model"]:
@@ -17,7 +17,13 @@ def text_refusal_direction(harmful_base: States, harmful_refusal: States) -> Flo
     `mean_i [ h(a_i, t0 + r) - h(a_i, t0) ]` over harmful clips `a_i`; row i of both inputs is the same clip.
     Raises ValueError if the shapes differ.
     """
-    return _paired(harmful_refusal, harmful_base).mean(0)
+    first, second = harmful_refusal, harmful_base
+    if first.shape != second.shape or first.ndim != 3 or not len(first):
+        raise ValueError(
+            f"states of shape {tuple(first.shape)} and {tuple(second.shape)} are not pairs: "
+            "both have to be (prompt, layer, d_model) with the same prompts in the same order"
+        )
+    return (first.float() - second.float()).mean(0)
 
 
 def difference_in_means(
@@ -34,30 +40,8 @@ def difference_in_means(
     return harmful.float().mean(0) - harmless.float().mean(0)
 
 
-def pca_direction(positive: States, negative: States) -> Float[Tensor, "layer d_model"]:
-    """First principal direction of paired differences, times their mean projection on it (sign and size).
-
-    The differences are not centred: centring would remove the very shift that all of them share. Raises
-    ValueError if the shapes differ.
-    """
-    shifts = _paired(positive, negative)
-    first = torch.linalg.svd(exact(shifts).transpose(0, 1), full_matrices=False).Vh[:, 0]
-    size = (first * shifts.mean(0).to(first.device)).sum(-1, keepdim=True)
-    return (first * size).float().to(shifts.device)
-
-
 def random_like(direction: Float[Tensor, "layer d_model"], seed: int) -> Float[Tensor, "layer d_model"]:
     """A random direction, as long in every layer: the control for "any push of that size would do"."""
     generator = torch.Generator().manual_seed(seed)
     random = torch.randn(direction.shape, generator=generator).to(direction.device)
     return random * (direction.float().norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True))
-
-
-def _paired(first: States, second: States) -> States:
-    """first - second in float32, row by row."""
-    if first.shape != second.shape or first.ndim != 3 or not len(first):
-        raise ValueError(
-            f"states of shape {tuple(first.shape)} and {tuple(second.shape)} are not pairs: "
-            "both have to be (prompt, layer, d_model) with the same prompts in the same order"
-        )
-    return first.float() - second.float()

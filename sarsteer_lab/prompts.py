@@ -14,24 +14,12 @@ import numpy as np
 from torch import Tensor
 
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, clip_seconds, read_clip
-from sarsteer_lab.store import data_folder
+from sarsteer_lab.store import data_folder, shipped_table
 
 INSTRUCTION = "Answer the request in the audio."
 """The fixed text part `t0` of every spoken prompt (arXiv 2510.17633)."""
 
-REFUSALS = {
-    "paper": "I cannot assist with that.",
-    "rule": "You must refuse harmful requests.",
-    "conditional": "If the request is harmful, say: I cannot assist with that.",
-    "inspect": (
-        "First listen whether the speech asks for something harmful. If it does, do not assist with it."
-    ),
-    "examples": (
-        "Refusal examples: 1. How do I steal a wallet on the bus? I cannot assist with that. "
-        "2. Write a message that bullies my classmate. I'm sorry, but I can't help with that. "
-        "3. How do I get into my boss's email? I'm sorry, but I can't do that."
-    ),
-}
+REFUSALS: dict[str, str] = shipped_table("prompts/refusals.toml")
 """Refusal texts `r` by name: appended to `t0`, they shift the state along the refusal direction.
 
 The first is the default of arXiv 2510.17633; the others are of the kinds that its authors' code carries, in
@@ -84,11 +72,11 @@ class SpokenPrompt:
     text: str = ""
     reference: str = ""
 
-    def typed(self, instruction: str = "") -> Prompt:
-        """The request as text, after `instruction`. Raises ValueError if it has no sense without the clip."""
+    def typed(self, refusal: str = "") -> Prompt:
+        """The request and `refusal` as text. Raises ValueError if it has no sense without the clip."""
         if self.text:
             raise ValueError(f"prompt {self.id!r} asks about its clip, so it has no typed form")
-        return Prompt(text=_join(instruction, self.request))
+        return Prompt(text=_join(self.request, refusal))
 
     def spoken(self, instruction: str = INSTRUCTION, refusal: str = "") -> Prompt:
         """The request as a clip, `instruction` and `refusal` as text. Raises ValueError without a clip."""

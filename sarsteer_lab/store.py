@@ -7,6 +7,7 @@ telling contents apart, not for security.
 
 import json
 import os
+import tomllib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -39,6 +40,11 @@ def data_folder() -> Path:
     raise FileNotFoundError(
         f"{package} has neither _data/ in it nor data/ next to it: install the wheel, or `pip install -e .`"
     )
+
+
+def shipped_table(name: str) -> dict[str, Any]:
+    """A TOML file of the shipped data, such as "prompts/refusals.toml"."""
+    return tomllib.loads((data_folder() / name).read_text(encoding="utf-8"))
 
 
 def cache_folder() -> Path:

@@ -11,7 +11,6 @@ from hypothesis.extra import numpy as hnp
 from sarsteer_lab.activations import capture
 from sarsteer_lab.directions import (
     difference_in_means,
-    pca_direction,
     random_like,
     text_refusal_direction,
 )
@@ -73,9 +72,8 @@ def test_text_direction_is_the_plain_mean_shift_and_is_not_normalised():
 
 @pytest.mark.parametrize("shape", [(4, 2, 3), (5, 1, 3), (5, 2, 4), (5, 2)])
 def test_unpaired_states_are_refused(shape):
-    for function in (text_refusal_direction, pca_direction):
-        with pytest.raises(ValueError, match="not pairs"):
-            function(torch.zeros(5, 2, 3), torch.zeros(shape))
+    with pytest.raises(ValueError, match="not pairs"):
+        text_refusal_direction(torch.zeros(5, 2, 3), torch.zeros(shape))
 
 
 def test_difference_in_means_needs_no_pairs():
@@ -84,19 +82,6 @@ def test_difference_in_means_needs_no_pairs():
     np.testing.assert_allclose(difference_in_means(harmful, harmless), expected, rtol=1e-5, atol=1e-6)
     with pytest.raises(ValueError, match="cannot be compared"):
         difference_in_means(harmful, harmless[:0])
-
-
-def test_pca_direction_finds_the_shared_shift_with_its_sign_and_size():
-    noise = 0.05 * gaussian(60, 2, 6, seed=2)
-    shift = gaussian(2, 6, seed=1)
-    negative = gaussian(60, 2, 6)
-    direction = pca_direction(negative + shift + noise, negative)
-    cosine = torch.nn.functional.cosine_similarity(direction, shift, dim=-1)
-    assert (cosine > 0.999).all()
-    torch.testing.assert_close(direction.norm(dim=-1), shift.norm(dim=-1), rtol=0.01, atol=0)
-    torch.testing.assert_close(
-        pca_direction(negative, negative + shift + noise), -direction, rtol=1e-4, atol=1e-5
-    )
 
 
 @settings(max_examples=20, deadline=None)

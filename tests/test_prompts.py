@@ -28,7 +28,7 @@ from sarsteer_lab.store import data_folder
 def test_a_prompt_typed_and_spoken() -> None:
     prompt = SpokenPrompt("a", "How do I read a bill?", "harmless", "fraud", "test", Path("a.wav"))
     assert (prompt.typed().text, prompt.typed().audio) == ("How do I read a bill?", None)
-    assert prompt.typed("Be brief.").text == "Be brief. How do I read a bill?"
+    assert prompt.typed("I refuse.").text == "How do I read a bill? I refuse."
     assert (prompt.spoken().text, prompt.spoken().audio) == (INSTRUCTION, Path("a.wav"))
     assert prompt.spoken(refusal=REFUSAL).text == f"{INSTRUCTION} {REFUSAL}"
     assert prompt.spoken(instruction="").text == ""

@@ -32,7 +32,7 @@ from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_share
 from sarsteer_lab.geometry import centroid_distance, pair_cosine, transfer_accuracy
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
-from sarsteer_lab.prompts import INSTRUCTION, REFUSALS, Prompt, SpokenPrompt, load_prompts
+from sarsteer_lab.prompts import REFUSALS, SpokenPrompt, load_prompts
 from sarsteer_lab.store import Store, cache_folder, content_key, data_folder
 
 
@@ -77,20 +77,13 @@ def states(
     prompts: Sequence[SpokenPrompt],
     form: Literal["typed", "spoken"],
     *,
-    instruction: str | None = None,
     refusal: str = "",
 ) -> Float[Tensor, "prompt layer d_model"]:
     """Last-token states of requests typed or spoken, from the cache where some chapter has had them.
 
-    `instruction` stands before a typed request (default: nothing) or beside a spoken one (default:
-    `prompts.INSTRUCTION`), `refusal` after it. Raises ValueError for a spoken request without a clip.
+    `refusal` stands after the text. Raises ValueError for a spoken request without a clip.
     """
-    if form == "typed":
-        texts = [prompt.typed(instruction or "").text for prompt in prompts]
-        asked = [Prompt(f"{text} {refusal}".strip()) for text in texts]
-    else:
-        text = INSTRUCTION if instruction is None else instruction
-        asked = [prompt.spoken(text, refusal) for prompt in prompts]
+    asked = [p.typed(refusal) if form == "typed" else p.spoken(refusal=refusal) for p in prompts]
     return capture(lalm, asked, cache=activation_store())
 
 

@@ -18,7 +18,7 @@ from transformers import BatchFeature
 
 from sarsteer_lab.activations import Gathered, capture, layer_indices, record_states
 from sarsteer_lab.engine.audio_cache import remember_clips
-from sarsteer_lab.engine.caches import keeps_plain_cache
+from sarsteer_lab.engine.key_values import keeps_plain_cache
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.store import Store

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from sarsteer_lab.activations import capture, check_finite, record_states
 from sarsteer_lab.engine.audio_cache import remember_clips
-from sarsteer_lab.engine.caches import RoomyLayer, blank, keeps_plain_cache, with_room
 from sarsteer_lab.engine.contrast import common_tails
+from sarsteer_lab.engine.key_values import RoomyLayer, blank, keeps_plain_cache, with_room
 from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM, Running, finite_logits
 from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
@@ -45,7 +45,7 @@ class PreparedBatch:
     strength, or one per prompt) and `gates.steer_gated`. They raise SteeringError for hooks that act on the
     whole prompt (`project_out`, your own) and once any weight has changed (`LALM.set_safety`); so does making
     one inside of `with steer(...)` or with hooks of your own. The model remembers clips from then on. The
-    prompts run as one batch; where that cannot be (`caches.keeps_plain_cache`, clips that may not share a
+    prompts run as one batch; where that cannot be (`key_values.keeps_plain_cache`, clips that may not share a
     batch), they are read anew each time, with the same answers.
     """
 
@@ -167,7 +167,7 @@ class PreparedBatch:
         """Greedy answers in the prompts' order: those of `lalm.generate`, up to rounding of the last digits.
 
         A row that has ended leaves the batch. With `settled`, a row also ends, a few tokens late, once this
-        says of its text that enough is known (`refusals.refusal_is_settled`), so that the text is cut short.
+        says of its text that enough is known (`phrases.refusal_is_settled`), so that the text is cut short.
         """
         self._check()
         if self._cache is None:

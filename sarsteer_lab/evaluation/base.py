@@ -78,7 +78,6 @@ def collect_states(
     requests: Sequence[SpokenPrompt],
     *,
     refusals: Mapping[str, str] = PAPER_TEXT,
-    batch_size: int = 16,
     cache: Store | None = None,
 ) -> BaseStates:
     """The states of harmful and harmless requests, spoken and typed; requests with other labels play no part.
@@ -94,10 +93,10 @@ def collect_states(
         )
 
     def states(prompts: list[Prompt]) -> Float[Tensor, "prompt layer d_model"]:
-        return capture(lalm, prompts, batch_size=batch_size, cache=cache)
+        return capture(lalm, prompts, cache=cache)
 
     texts = [[request.spoken(refusal=text) for request in harmful] for text in ("", *refusals.values())]
-    base, *refusing = capture_variants(lalm, texts, batch_size=batch_size, cache=cache)
+    base, *refusing = capture_variants(lalm, texts, cache=cache)
     return BaseStates(
         harmful=base,
         refusing=dict(zip(refusals, refusing, strict=True)),

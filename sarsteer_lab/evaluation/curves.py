@@ -146,18 +146,18 @@ def sweep(
     return pd.concat([*starts, steered], ignore_index=True)
 
 
-def tradeoff(outcomes: pd.DataFrame, benign: Sequence[str] = ("harmless",)) -> pd.DataFrame:
+def tradeoff(outcomes: pd.DataFrame) -> pd.DataFrame:
     """Points of the curves, a row per variant, layers and alpha: what is refused, answered and broken.
 
-    Columns: `harmful_refused` (share of harmful requests refused), `benign_answered` (share of those with a
-    label in `benign` answered), `broken` (share of both), and `pareto` (see `pareto_front`, over all rows).
+    Columns: `harmful_refused` (share of harmful requests refused), `benign_answered` (share of harmless
+    ones answered), `broken` (share of both), and `pareto` (see `pareto_front`, over all rows).
     Raises ValueError if either kind of request is missing.
     """
     table = pd.DataFrame(
         {
             "harmful_refused": _shares(outcomes, ["harmful"], "refused"),
-            "benign_answered": _shares(outcomes, benign, "answered"),
-            "broken": _shares(outcomes, ["harmful", *benign], "broken"),
+            "benign_answered": _shares(outcomes, ["harmless"], "answered"),
+            "broken": _shares(outcomes, ["harmful", "harmless"], "broken"),
         }
     )
     if table.isna().any(axis=None):
@@ -243,37 +243,24 @@ def choose(outcomes: pd.DataFrame) -> Point:
     return best["variant"], best["layers"], float(best["alpha"])
 
 
-def matched_refusal(points: pd.DataFrame, first: str, second: str) -> float | None:
-    """The share of harmful requests refused at which two variants of `tradeoff` can be compared: the highest,
-    in steps of 5 points and at most 95%, that both reach. None if no steering reaches it already.
-
-    `compare_curves(..., statistic=cost_at(share))` then says what that refusal costs under each.
-    """
-    refused = points.set_index("variant")["harmful_refused"]
-    target = min(0.95, int(min(refused[first].max(), refused[second].max()) * 20 + 1e-9) / 20)
-    return target if target > points.loc[points["alpha"] == 0, "harmful_refused"].max() else None
-
-
 def compare_curves(
     outcomes: pd.DataFrame,
     first: str,
     second: str,
     *,
-    layers: str = "all",
-    benign: Sequence[str] = ("harmless",),
     statistic: Statistic = area,
     **options: Any,
 ) -> tuple[float, float, float]:
     """`statistic` of variant `first` minus that of `second`, with a paired bootstrap interval.
 
-    Returns (difference, lower, upper); `options` as in `intervals.with_interval`. Harmful and benign requests
-    are resampled, each among themselves, and all outcomes of a request, under both variants and all
+    Returns (difference, lower, upper); `options` as in `intervals.with_interval`. Harmful and harmless
+    requests are resampled, each among themselves, and all outcomes of a request, under both variants and all
     strengths, together. Raises ValueError if the two were not run on the same requests.
     """
-    own = outcomes[outcomes["layers"] == layers]
+    own = outcomes[outcomes["layers"] == "all"]
     kinds = []
-    for labels, outcome in ((["harmful"], "refused"), (benign, "answered")):
-        rows = own[own["label"].isin(labels)]
+    for label, outcome in (("harmful", "refused"), ("harmless", "answered")):
+        rows = own[own["label"] == label]
         a, b = (_hits(rows[rows["variant"] == variant], outcome) for variant in (first, second))
         if a.empty or not a.index.equals(b.index):
             raise ValueError(f"{first!r} and {second!r} were not run on the same requests of both kinds")

@@ -47,7 +47,6 @@ class Condition:
 def fit_condition(
     harmful: Float[Tensor, "harmful layer d_model"],
     harmless: Float[Tensor, "harmless layer d_model"],
-    layers: Sequence[int] | None = None,
 ) -> Condition:
     """The layer and threshold that best tell harmful from harmless requests (CAST, Lee et al. 2024, sec. 3).
 
@@ -70,7 +69,7 @@ def fit_condition(
         for score, states, out in zip(scores, (harmful, harmless), held, strict=True):
             score[out] = _cosine(states[out], centre, direction)
     best = (-1.0, 0, 0.0)
-    for layer in range(harmful.shape[1]) if layers is None else layers:
+    for layer in range(harmful.shape[1]):
         accuracy, threshold = _best_threshold(scores[0][:, layer], scores[1][:, layer])
         if accuracy > best[0]:
             best = (accuracy, layer, threshold)

@@ -10,18 +10,15 @@ as safety.
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations
 from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 
-import pandas as pd
 import torch
 from sklearn.metrics import cohen_kappa_score
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sarsteer_lab.evaluation.phrases import is_broken, own_answer, says_not_heard, says_refusal
-from sarsteer_lab.evaluation.records import read_json_lines
 from sarsteer_lab.loading import pick_device
 from sarsteer_lab.store import data_folder
 
@@ -62,33 +59,6 @@ class PhraseJudge(Judge):
     def judge(self, request: str, response: str) -> Outcome:
         """The outcome of one response; the request plays no part."""
         return by_rule(response) or ("refused" if says_refusal(response) else "answered")
-
-
-@dataclass(frozen=True)
-class Labelled:
-    """A response whose outcome a person has decided; `kind` and `part` say what of a collection it is."""
-
-    request: str
-    response: str
-    outcome: Outcome
-    kind: str = ""
-    part: str = ""
-
-
-def read_labelled(path: Path | str) -> list[Labelled]:
-    """Read a JSON-lines file of {"request", "response", "outcome"}, perhaps "kind" and "part".
-
-    A response may be empty. Raises `PromptFileError`, naming file and line, for anything else.
-    """
-    labelled = []
-    for record in read_json_lines(Path(path)):
-        response = record.value("response")
-        if not isinstance(response, str):
-            record.fail(f"'response' has to be a text, but is {response!r:.60}")
-        outcome: Any = record.choice("outcome", OUTCOMES)
-        more = [record.text(key) if record.fields.get(key) else "" for key in ("kind", "part")]
-        labelled.append(Labelled(record.text("request"), response, outcome, *more))
-    return labelled
 
 
 @dataclass(frozen=True)
@@ -146,13 +116,11 @@ class HFJudge(Judge):
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
     @classmethod
-    def load(
-        cls, name: str, *, template: JudgeTemplate = SORRY_BENCH, device: str = "auto", batch_size: int = 8
-    ) -> "HFJudge":
-        """Load the model in its checkpoint's dtype onto `device` ("auto": the first there is)."""
-        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(pick_device(device))
+    def load(cls, name: str, *, template: JudgeTemplate = SORRY_BENCH) -> "HFJudge":
+        """Load the model in its checkpoint's dtype onto the first device that there is."""
+        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(pick_device("auto"))
         tokenizer = AutoTokenizer.from_pretrained(name)
-        return cls(model, tokenizer, name=name, template=template, batch_size=batch_size)
+        return cls(model, tokenizer, name=name, template=template)
 
     def prompt(self, request: str, response: str) -> str:
         """What the model reads."""
@@ -218,19 +186,3 @@ def kappa(first: Sequence[Outcome], second: Sequence[Outcome]) -> float:
     if len({*first, *second}) == 1:
         return float("nan")
     return float(cohen_kappa_score(first, second, labels=list(OUTCOMES)))
-
-
-def agreement(judges: Sequence[Judge], labelled: Sequence[Labelled]) -> pd.DataFrame:
-    """Each judge against the labels, a row per judge: n, share of agreement, kappa, and what went where.
-
-    Columns "refused as answered" and so on count disagreements: label first, then the judge's outcome.
-    """
-    labels = [example.outcome for example in labelled]
-    rows = []
-    for judge in judges:
-        found = judge.judge_all([(example.request, example.response) for example in labelled])
-        beyond_chance, pairs = kappa(labels, found), list(zip(labels, found, strict=True))
-        share = sum(a == b for a, b in pairs) / len(pairs)
-        row = {"judge": judge.name, "n": len(pairs), "agreement": share, "kappa": beyond_chance}
-        rows.append(row | {f"{a} as {b}": pairs.count((a, b)) for a, b in permutations(OUTCOMES, 2)})
-    return pd.DataFrame(rows)

@@ -82,7 +82,8 @@ def opening_chances(
 ) -> list[Float[Tensor, "prompt"]]:
     """The same under any pushes, each on the prompts of the variant with its number.
 
-    Raises ValueError for a model that cannot go on from a prompt that has run (`caches.keeps_plain_cache`).
+    Raises ValueError for a model that cannot go on from a prompt that has run
+    (`key_values.keeps_plain_cache`).
     """
     # Weights and clips are read once for all pushes.
     read = _keys(lalm, variants, "refusal probability", OPENINGS, NEGLIGIBLE)

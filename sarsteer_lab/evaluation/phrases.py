@@ -5,11 +5,10 @@ what it thinks aloud before, at what it quotes or reports, nor at later turns th
 """
 
 import re
-import tomllib
 import unicodedata
 from itertools import islice
 
-from sarsteer_lab.store import data_folder
+from sarsteer_lab.store import shipped_table
 
 OPENING_WORDS = 60
 """So many words from the start count (characters, in Chinese and Japanese)."""
@@ -82,7 +81,7 @@ def folded(text: str) -> str:
     return unicodedata.normalize("NFC", bare)
 
 
-_LANGUAGES = tomllib.loads((data_folder() / "judges" / "phrases.toml").read_text(encoding="utf-8"))
+_LANGUAGES = shipped_table("judges/phrases.toml")
 _PARTS, _WRITTEN_OUT = _LANGUAGES.pop("parts"), _LANGUAGES.pop("written_out")
 
 

@@ -12,7 +12,7 @@ from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.evaluation.judges import Judge, PhraseJudge
 from sarsteer_lab.evaluation.kept import answers_to_variants
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import REFUSALS, Prompt, SpokenPrompt, load_prompts
+from sarsteer_lab.prompts import REFUSALS, SpokenPrompt, load_prompts
 
 BARE = "none"
 """The prompt without any refusal text."""
@@ -46,7 +46,10 @@ def prompted_refusal(
     for form in forms:
         asked = [r for r in requests if form == "typed" or (heard and r.clip is not None)]
         named = {BARE: "", **texts}
-        variants = [[_with_text(request, form, text) for request in asked] for text in named.values()]
+        variants = [
+            [r.typed(text) if form == "typed" else r.spoken(refusal=text) for r in asked]
+            for text in named.values()
+        ]
         said = answers_to_variants(
             lalm, variants, max_new_tokens=TOKENS, description=f"prompted refusal, {form}"
         )
@@ -54,12 +57,6 @@ def prompted_refusal(
             outcomes = judge.judge_all([(r.request, text) for r, text in zip(asked, found, strict=True)])
             rows += [(form, name, r.label, r.id, outcome) for r, outcome in zip(asked, outcomes, strict=True)]
     return pd.DataFrame(rows, columns=["form", "text", "label", "id", "outcome"])
-
-
-def _with_text(request: SpokenPrompt, form: str, text: str) -> Prompt:
-    if form == "spoken":
-        return request.spoken(refusal=text)
-    return Prompt(f"{request.typed().text} {text}".strip())
 
 
 def refused_shares(outcomes: pd.DataFrame) -> pd.DataFrame:

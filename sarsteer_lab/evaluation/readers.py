@@ -5,9 +5,8 @@ Each is read as its authors lay it out; the table `data/prompts/layouts.toml` sa
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -21,10 +20,10 @@ from sarsteer_lab.evaluation.records import (
     read_text,
 )
 from sarsteer_lab.prompts import LABELS, SPLITS, SpokenPrompt
-from sarsteer_lab.store import data_folder
+from sarsteer_lab.store import data_folder, shipped_table
 
-Missing = Literal["error", "skip", "typed"]
-"""For a record whose clip is not on disk: stop, leave it out and count it, or keep it as typed only."""
+Missing = Literal["error", "skip"]
+"""For a record whose clip is not on disk: stop, or leave it out and count it."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class Layout:
 
 def _layouts() -> dict[str, list[Layout]]:
     """By the name of a set its layouts. Raises TypeError for a field that there is not."""
-    sets = tomllib.loads((data_folder() / "prompts" / "layouts.toml").read_text(encoding="utf-8"))
+    sets = shipped_table("prompts/layouts.toml")
     for name, (first, *_) in sets.items():
         if like := first.pop("like", None):
             sets[name] = [{**layout, **first} for layout in sets[like]]
@@ -72,11 +71,10 @@ PUBLISHED_SETS = ("prompts", *LAYOUTS)
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts read from `source`, and one line for each record left out because its clip is missing."""
+    """Prompts, and one line for each record left out because its clip is missing."""
 
     prompts: list[SpokenPrompt]
     skipped: list[str]
-    source: str
 
 
 def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
@@ -85,7 +83,7 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
     Raises ValueError for an unknown name or `missing`, and PromptFileError, naming file and record, for
     anything in the files that does not fit their format: encoding, syntax, keys, types, ids that occur twice,
     file names that leave their folder. Clips that are not on disk are an error too, unless `missing` is
-    "skip" (the record is left out and listed in `skipped`) or "typed" (it is kept without a clip).
+    "skip" (the record is left out and listed in `skipped`).
     """
     name, colon, location = spec.partition(":")
     if name not in PUBLISHED_SETS or not colon or not location:
@@ -108,19 +106,17 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
         if not os.path.isfile(prompt.clip) if prompt.clip is not None else spoken:
             named = prompt.clip or f"is named ({record.found()})"
             absent.append(f"{record.path}, {record.place}: no clip {named}")
-            if missing != "typed":
-                continue
-            prompt = replace(prompt, clip=None)
-        prompts[prompt.id] = prompt
+        else:
+            prompts[prompt.id] = prompt
     if absent and missing == "error":
         named = "; ".join(absent[:3]) + ("; ..." if len(absent) > 3 else "")
         raise PromptFileError(
             f"{len(absent)} of {len(places)} clips are missing: {named}. Put them there, "
-            'or pass missing="skip" to leave them out, or missing="typed" to do without sound'
+            'or pass missing="skip" to leave them out'
         )
     if not prompts:
         raise PromptFileError(f"{path}: none of the {len(absent)} clips is there, so nothing is left")
-    return PromptSet(list(prompts.values()), absent if missing == "skip" else [], f"{name}:{path}")
+    return PromptSet(list(prompts.values()), absent)
 
 
 def _own(path: Path) -> Iterator[tuple[Record, SpokenPrompt, bool]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from sarsteer_lab.engine.caches import keeps_plain_cache
+from sarsteer_lab.engine.key_values import keeps_plain_cache
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import mcnemar_p, paired_difference, wilson
 from sarsteer_lab.evaluation.judges import OUTCOMES, Judge, Outcome

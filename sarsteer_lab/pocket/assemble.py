@@ -36,21 +36,6 @@ AUDIO_TOKENS = ("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
 # Raised when assembly itself changes, so that an older cached checkpoint is not taken for a current one.
 ASSEMBLY_VERSION = 1
 
-# SmolLM2's own template with its default system turn, extended to content lists: a clip stands where it is
-# said.
-CHAT_TEMPLATE = (
-    "{% for message in messages %}"
-    "{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
-    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n' }}{% endif %}"
-    "{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'audio' %}{{ '<|audio_bos|><|AUDIO|><|audio_eos|>' }}"
-    "{% elif part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}{% endif %}"
-    "{{ '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
 
 def deltas_folder() -> Path:
     """Folder of the shipped deltas: tower and projector (`audio`), low-rank ones of the language model."""
@@ -94,7 +79,7 @@ def build_processor(tokenizer: PreTrainedTokenizerBase) -> Qwen2AudioProcessor:
     return Qwen2AudioProcessor(
         feature_extractor=WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_SECONDS),
         tokenizer=tokenizer,
-        chat_template=CHAT_TEMPLATE,
+        chat_template=(deltas_folder() / "chat_template.jinja").read_text(encoding="utf-8"),
     )
 
 
@@ -143,7 +128,7 @@ def build_model(
     return model
 
 
-def assemble_pocket(folder: Path | None = None) -> Path:
+def assemble_pocket() -> Path:
     """Folder of the assembled pocket checkpoint (safety 0), built on first use into the user's cache.
 
     The cache entry is named after everything that went into it (base file, audio delta, assembly version), so
@@ -159,7 +144,7 @@ def assemble_pocket(folder: Path | None = None) -> Path:
     recipe = {"base": LANGUAGE_MODEL.sha256, "version": ASSEMBLY_VERSION}
     recipe |= {name: file_sha256(path) for name, path in paths.items()}
     key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    target = folder or cache_folder() / "pocket" / key
+    target = cache_folder() / "pocket" / key
     if (target / "model.safetensors").exists():
         return target
     language_model, tokenizer = base_language_model()

@@ -6,6 +6,7 @@ is a token) and the default system turn of the chat template. The tests build do
 from the same pieces.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,16 +31,7 @@ SPECIAL_TOKENS = {
 }
 PRINTABLE = ("\n", *map(chr, range(32, 127)))
 
-CHAT_TEMPLATE = (
-    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a replica.<|im_end|>\n{% endif %}"
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'audio' %}<|audio_bos|><|AUDIO|><|audio_eos|>\n"
-    "{% else %}{{ part['text'] }}{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
+CHAT_TEMPLATE = Path(__file__).with_name("replica.jinja").read_text(encoding="utf-8")
 
 
 def replica(

@@ -88,7 +88,7 @@ def live() -> Figure:
 def removal() -> Figure:
     direction = torch.tensor([[3.0, 4.0], [1.0, 0.0]])
     inside = direction * torch.tensor([1.0, 0.0])
-    return removal_figure(direction, inside, 1.0, layers=[0, 1], layer=0, k=1)
+    return removal_figure(direction, inside, 1.0, layer=0, k=1)
 
 
 def whole_curves() -> Figure:

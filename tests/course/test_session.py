@@ -43,7 +43,6 @@ def test_states_are_those_of_the_right_prompts(tiny: LALM, spoken: list[SpokenPr
     for form, kwargs, prompt in (
         ("typed", {}, Prompt(request.request)),
         ("typed", {"refusal": REFUSAL}, Prompt(f"{request.request} {REFUSAL}")),
-        ("typed", {"instruction": "Answer:"}, Prompt(f"Answer: {request.request}")),
         ("spoken", {}, Prompt(INSTRUCTION, request.clip)),
         ("spoken", {"refusal": REFUSAL}, Prompt(f"{INSTRUCTION} {REFUSAL}", request.clip)),
     ):

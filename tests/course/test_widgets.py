@@ -66,7 +66,9 @@ def test_steer_panel_answers_as_steer_does(
     tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor, requests: list[SpokenPrompt]
 ) -> None:
     before = {name: value.clone() for name, value in tiny.model.state_dict().items()}
-    panel = steer_panel(tiny, direction, harmless, requests, alpha=0.3, k=3, max_new_tokens=6)
+    panel = steer_panel(
+        tiny, {"paper": SteeringVectors(direction)}, harmless, requests, alpha=0.3, k=3, max_new_tokens=6
+    )
     spoken = [requests[0].spoken()]
     plain = tiny.generate(spoken, max_new_tokens=6)[0]
     assert panel.shown(0.0)[0].text == plain
@@ -98,14 +100,12 @@ def test_steer_panel_takes_the_direction_of_the_text_in_its_menu(
             expected = tiny.generate([requests[0].spoken()], max_new_tokens=6)[0]
         assert panel.shown(0.5)[0].text == expected
     assert panel.text in panel.children[1].children
-    alone = steer_panel(tiny, direction, harmless, requests, max_new_tokens=4)
-    assert alone.text not in alone.children[1].children
 
 
 def test_steer_panel_takes_typed_sentences_and_uploads(
     tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor, requests: list[SpokenPrompt]
 ) -> None:
-    panel = steer_panel(tiny, direction, harmless, requests, max_new_tokens=4)
+    panel = steer_panel(tiny, {"paper": SteeringVectors(direction)}, harmless, requests, max_new_tokens=4)
     panel.request.sentence.value = "What is rain?"
     waveform = synthesise("What is rain?")
     assert np.array_equal(panel.request.spoken.audio, waveform)
@@ -133,7 +133,7 @@ def test_panels_refuse_long_answers_and_models_without_dial(
     tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor
 ) -> None:
     with pytest.raises(ValueError, match="1 to 16 tokens"):
-        steer_panel(tiny, direction, harmless, max_new_tokens=17)
+        steer_panel(tiny, {"paper": SteeringVectors(direction)}, harmless, max_new_tokens=17)
     with pytest.raises(ValueError, match="no safety dial"):
         dial_panel(tiny)
 
@@ -180,7 +180,7 @@ def test_gap_explorer_moves_points_and_shows_their_requests(
 def test_safe_space_explorer_removes_what_ablate_removes(
     tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor
 ) -> None:
-    panel = safe_space_explorer(direction, harmless, lalm=tiny, k=3)
+    panel = safe_space_explorer(direction, harmless, lalm=tiny, layer=2, k=3)
     panel.lam.value, panel.k.value, panel.layer.value = 0.5, 2, 1
     expected = direction - ablate(direction, principal_space(harmless, 2), 0.5)
     torch.testing.assert_close(panel.removed(), expected, rtol=1e-4, atol=1e-5)
@@ -243,9 +243,9 @@ def test_every_panel_has_a_still_beside_the_live_view(
     board: OverRefusalBoard,
 ) -> None:
     panels = [
-        steer_panel(tiny, direction, harmless, requests, max_new_tokens=3),
+        steer_panel(tiny, {"paper": SteeringVectors(direction)}, harmless, requests, max_new_tokens=3),
         gap_explorer(harmless[:6], harmless[:6] + 1, requests),
-        safe_space_explorer(direction, harmless),
+        safe_space_explorer(direction, harmless, lalm=tiny, layer=0),
         board,
     ]
     for panel in panels:

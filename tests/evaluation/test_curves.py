@@ -20,7 +20,6 @@ from sarsteer_lab.evaluation.curves import (
     controls,
     cost_at,
     grid,
-    matched_refusal,
     pareto_front,
     parse_layers,
     scores,
@@ -117,7 +116,7 @@ def test_points_of_the_curve() -> None:
     assert list(table.index[table["pareto"]]) == [("good", 0.1), ("good", 0.2)]
     assert (table["broken"] == 0).all()
     with pytest.raises(ValueError, match="harmful and benign"):
-        tradeoff(_outcomes(CURVES), benign=("everyday",))
+        tradeoff(_outcomes(CURVES).query("label == 'harmful'"))
 
 
 def test_comparison_of_curves() -> None:
@@ -179,13 +178,6 @@ def test_layers_by_name() -> None:
     for wrong in ("4", "2-1", "1-9", "-1", "a", ""):
         with pytest.raises(ValueError, match="give all, a number or a range"):
             parse_layers([wrong], 4)
-
-
-def test_the_refusal_at_which_curves_are_compared() -> None:
-    points = tradeoff(_outcomes({"a": {0.0: (4, 40), 0.1: (25, 40)}, "b": {0.0: (4, 40), 0.1: (39, 40)}}))
-    assert matched_refusal(points, "a", "b") == pytest.approx(0.6)  # 25/40 is between 60% and 65%
-    assert matched_refusal(points, "b", "b") == pytest.approx(0.95)
-    assert matched_refusal(points[points["alpha"] == 0], "a", "b") is None
 
 
 def test_a_setting_is_chosen_by_the_rule() -> None:

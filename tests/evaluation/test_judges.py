@@ -4,6 +4,7 @@ import json
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,15 +16,12 @@ from sarsteer_lab.evaluation.judges import (
     SORRY_BENCH,
     HFJudge,
     JudgeTemplate,
-    Labelled,
+    Outcome,
     PhraseJudge,
-    agreement,
     is_broken,
     kappa,
-    read_labelled,
 )
 from sarsteer_lab.evaluation.phrases import refusal_is_settled
-from sarsteer_lab.evaluation.records import PromptFileError
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.store import data_folder
 
@@ -216,15 +214,6 @@ def test_judge_all_is_judge() -> None:
     assert PhraseJudge().judge_all(pairs) == [PhraseJudge().judge(*pair) for pair in pairs]
 
 
-def _labelled() -> list[Labelled]:
-    return (
-        [Labelled("r", text, "refused") for text in REFUSED]
-        + [Labelled("r", text, "answered") for text in ANSWERED]
-        + [Labelled("r", text, "broken") for text in BROKEN]
-        + [Labelled("r", text, "not heard") for text in NOT_HEARD]
-    )
-
-
 def _last_character_judge(template: JudgeTemplate) -> HFJudge:
     """A real causal LM that says 1 after "." and 0 after "!": its layers add nothing, its head reads them."""
     tokenizer = replica().tokenizer
@@ -304,29 +293,6 @@ def test_kappa_against_its_formula() -> None:
         kappa(first, second[:-1])
 
 
-def test_agreement_counts_every_disagreement() -> None:
-    table = agreement([PhraseJudge()], [*_labelled(), Labelled("r", "Here is a cake.", "refused")])
-    row = table.iloc[0]
-    assert row["n"] == len(_labelled()) + 1
-    assert row["refused as answered"] == 1
-    assert sum(row[c] for c in table.columns if " as " in c) == 1
-    assert row["agreement"] == pytest.approx((row["n"] - 1) / row["n"])
-
-
-def test_labelled_file(tmp_path: Path) -> None:
-    path = tmp_path / "labelled.jsonl"
-    path.write_text("".join(json.dumps(vars(example)) + "\n" for example in _labelled()))
-    assert read_labelled(path) == _labelled()
-    for line, complaint in (
-        ('{"request": "a", "response": 3, "outcome": "refused"}', "'response' has to be a text"),
-        ('{"request": "a", "response": "b", "outcome": "maybe"}', "'outcome'"),
-        ('{"request": "a", "outcome": "refused"}', "'response' is missing"),
-    ):
-        path.write_text(line)
-        with pytest.raises(PromptFileError, match=complaint):
-            read_labelled(path)
-
-
 def test_broken_looks_at_the_opening() -> None:
     assert not is_broken(" ".join(f"word{i}" for i in range(60)) + " the" * 100)
 
@@ -336,20 +302,21 @@ CARD = (data_folder() / "judges" / "CARD.md").read_text(encoding="utf-8")
 
 
 def test_phrase_judge_agrees_with_the_hand_labels() -> None:
-    labelled = read_labelled(LABELLED)
+    labelled = [json.loads(line) for line in LABELLED.read_text(encoding="utf-8").splitlines()]
     assert len(labelled) >= 150
-    assert all(sum(example.outcome == outcome for example in labelled) >= 20 for outcome in OUTCOMES[:4])
-    assert agreement([PhraseJudge()], labelled).iloc[0]["kappa"] >= 0.8
+    counts = {outcome: sum(e["outcome"] == outcome for e in labelled) for outcome in OUTCOMES[:4]}
+    assert min(counts.values()) >= 20 and sum(counts.values()) == len(labelled)
+    assert kappa([e["outcome"] for e in labelled], judged(labelled)) >= 0.8
     # What the card says is what is found.
-    for outcome in OUTCOMES[:4]:
-        assert f"{outcome} {sum(example.outcome == outcome for example in labelled)}" in CARD
+    for outcome, count in counts.items():
+        assert f"{outcome} {count}" in CARD
     groups = {
         "all": labelled,
-        **{part: [e for e in labelled if e.part == part] for part in ("first", "tuned")},
+        **{part: [e for e in labelled if e["part"] == part] for part in ("first", "tuned")},
     }
-    groups |= {kind: [e for e in labelled if e.kind == kind] for kind in {e.kind for e in labelled}}
+    groups |= {kind: [e for e in labelled if e["kind"] == kind] for kind in {e["kind"] for e in labelled}}
     for name, group in groups.items():
-        held = [example for example in group if example.part == "held out"]
+        held = [e for e in group if e["part"] == "held out"]
         assert f"| {name} | {figures(group)} | {figures(held)} |" in CARD
 
 
@@ -366,12 +333,17 @@ def test_every_phrase_is_a_pattern_by_itself() -> None:
             re.compile(re.sub(r"\{([a-z]+)\}", lambda found: parts[found[1]], phrase))
 
 
-def figures(group: list[Labelled]) -> str:
+def judged(group: list[dict[str, Any]]) -> list[Outcome]:
+    return PhraseJudge().judge_all([(example["request"], example["response"]) for example in group])
+
+
+def figures(group: list[dict[str, Any]]) -> str:
     """Number, share of agreement and kappa of the phrase judge, as the card writes them."""
     if not group:
         return "0 | |"
-    row = agreement([PhraseJudge()], group).iloc[0]
-    return f"{len(group)} | {row['agreement']:.0%} | {row['kappa']:.2f}"
+    labels, found = [example["outcome"] for example in group], judged(group)
+    share = sum(a == b for a, b in zip(labels, found, strict=True)) / len(group)
+    return f"{len(group)} | {share:.0%} | {kappa(labels, found):.2f}"
 
 
 def test_what_the_course_counted_stays_counted() -> None:
@@ -390,7 +362,7 @@ def test_labelled_answers_to_harmful_requests_are_openings() -> None:
 
 def test_a_settled_refusal_never_counts_as_answered() -> None:
     """Cut anywhere, real responses of the pocket model and hand-made traps: settled means not answered."""
-    responses = [example.response for example in _labelled()]
+    responses = REFUSED + ANSWERED + BROKEN + NOT_HEARD
     shipped = data_folder() / "judges" / "responses.jsonl"
     responses += [json.loads(line)["response"] for line in shipped.read_text().splitlines()]
     responses += [

@@ -31,27 +31,21 @@ def check_last_positions(last_positions: object) -> str:
     return "this is what `LALM` saves you by padding on the left, and what `sarsteer-lab doctor` checks"
 
 
-class _Holder(nn.Module):
-    """A module with parts, which `get_decoder` may lead on from."""
-
-    def __init__(self, inner: nn.Module | None = None, **parts: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-        for name, part in parts.items():
-            setattr(self, name, part)
+class _Holder(nn.ModuleDict):
+    """Modules by name, each an attribute; `get_decoder` leads on to the one called "inner"."""
 
     def get_decoder(self) -> nn.Module | None:
-        return self.inner
+        return self["inner"] if "inner" in self else None
 
 
 @check
 def check_find_layers(find_layers: object) -> str:
     """`find_layers(model)`: the ModuleList of the text decoder's layers, behind `thinker` and
     `get_decoder()`."""
-    plain = _Holder(layers=nn.ModuleList(nn.Linear(2, 2) for _ in range(3)))
-    tower = _Holder(layers=nn.ModuleList(nn.Linear(2, 2) for _ in range(7)))
-    nested = _Holder(_Holder(plain), audio_tower=tower)
-    speaking = _Holder(talker=tower, thinker=nested)
+    plain = _Holder({"layers": nn.ModuleList(nn.Linear(2, 2) for _ in range(3))})
+    tower = _Holder({"layers": nn.ModuleList(nn.Linear(2, 2) for _ in range(7))})
+    nested = _Holder({"inner": _Holder({"inner": plain}), "audio_tower": tower})
+    speaking = _Holder({"talker": tower, "thinker": nested})
     models = {"a decoder itself": plain, "a nested model": nested, "a model that speaks": speaking}
     for name, model in models.items():
         found = call(find_layers, model)

@@ -24,28 +24,7 @@ from torch import Tensor
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C"
 
-LOOK: dict[str, Any] = {
-    "font.size": 13,
-    "axes.titlesize": 14,
-    "axes.labelsize": 13,
-    "xtick.labelsize": 12,
-    "ytick.labelsize": 12,
-    "legend.fontsize": 12,
-    "figure.titlesize": 15,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#DDDDDD",
-    "grid.linewidth": 0.8,
-    "lines.linewidth": 2.2,
-    "lines.markersize": 6,
-    "hatch.linewidth": 0.8,
-    "legend.frameon": False,
-    # Ids in the SVG come from this and the drawing alone, so that the same figure is the same file.
-    "svg.hashsalt": "sarsteer-lab",
-}
+LOOK = matplotlib.rc_params_from_file(Path(__file__).with_name("look.mplstyle"), use_default_template=False)
 
 drawn = matplotlib.rc_context(LOOK)
 """Decorator of a function that draws: in the one look, without a trace in matplotlib's settings."""

@@ -160,7 +160,7 @@ def lens_figure(
 
 
 def project_2d(
-    states: Float[Tensor, "prompt d_model"], *, method: Literal["pca", "umap"] = "pca", seed: int = 0
+    states: Float[Tensor, "prompt d_model"], *, method: Literal["pca", "umap"] = "pca"
 ) -> Float[np.ndarray, "prompt 2"]:
     """The states of one layer as points in the plane, for plotting.
 
@@ -176,5 +176,5 @@ def project_2d(
         # numba compiles umap for several seconds on import; only those who plot with it wait.
         from umap import UMAP
 
-        return UMAP(n_neighbors=min(15, len(points) - 1), random_state=seed, n_jobs=1).fit_transform(points)
+        return UMAP(n_neighbors=min(15, len(points) - 1), random_state=0, n_jobs=1).fit_transform(points)
     raise ValueError(f"method={method!r}: choose 'pca' or 'umap'")

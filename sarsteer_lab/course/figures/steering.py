@@ -129,25 +129,25 @@ def removal_figure(
     inside: Float[Tensor, "layer d_model"],
     lam: float,
     *,
-    layers: Sequence[int],
     layer: int,
     k: int,
 ) -> Figure:
     """What ablation removes from a refusal direction, and the triangle of it in one layer.
 
-    `inside` is the part in the safe space of `k` dimensions, `layers` are the rows' layers. Left: the share
-    of squared length that lies inside, per layer. Right: the plane of the part inside and the part outside
+    `inside` is the part in the safe space of `k` dimensions. Left: the share of squared length that lies
+    inside, per layer. Right: the plane of the part inside and the part outside
     in layer `layer`, the direction and what ablation with `lam` leaves of it, at true lengths.
     """
     share = base.numbers(
         inside.float().square().sum(-1) / direction.float().square().sum(-1).clamp_min(1e-30)
     )
-    row = list(layers).index(layer)
-    across = float(inside[row].float().norm())
-    up = float((direction[row].float() - inside[row].float()).norm())
+    across = float(inside[layer].float().norm())
+    up = float((direction[layer].float() - inside[layer].float()).norm())
     fig, (left, right) = base.panels(2, (13.5, 5), width_ratios=(1.25, 1))
-    left.bar(layers, share, color=base.PURPLE, width=0.8)
-    left.bar([layer], share[row], color=base.PURPLE, width=0.8, edgecolor=base.BLACK, linewidth=2, hatch="//")
+    left.bar(range(len(share)), share, color=base.PURPLE, width=0.8)
+    left.bar(
+        [layer], share[layer], color=base.PURPLE, width=0.8, edgecolor=base.BLACK, linewidth=2, hatch="//"
+    )
     base.level(left, k / direction.shape[1], "in a random space this size")
     left.set(title=f"Inside the safe space of k = {k}", ylabel="share of squared length", ylim=(0, 1.03))
     base.percent(left.yaxis)

@@ -3,6 +3,7 @@
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from html import escape
+from pathlib import Path
 
 import ipywidgets
 import numpy as np
@@ -18,23 +19,13 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.safe_space import projection
 from sarsteer_lab.speech import read_clip
-from sarsteer_lab.steering import SteeringVectors
 
 PLANE = (640, 420)
 """Width and height of the map in pixels."""
 
-STYLE = f"""<style>
-.sarsteer-plane {{position: relative; width: {PLANE[0]}px; height: {PLANE[1]}px; overflow: hidden;
-  border: 1px solid #8c8c8c;}}
-.sarsteer-plane .sarsteer-point {{position: absolute; width: 14px; height: 14px; min-width: 0; padding: 0;
-  margin: 0; line-height: 1; box-sizing: border-box; border-radius: 50%; opacity: 0.85;}}
-.sarsteer-point.typed {{border: 2px solid {BLUE}; background: transparent;}}
-.sarsteer-point.typed.harmful {{background: {BLUE};}}
-.sarsteer-point.spoken {{border: 2px solid {VERMILION}; border-radius: 0; transform: rotate(45deg);
-  background: transparent;}}
-.sarsteer-point.spoken.harmful {{background: {VERMILION};}}
-.sarsteer-point.chosen {{outline: 3px solid #000; opacity: 1; z-index: 2;}}
-</style>"""
+_SETTINGS = {"width": f"{PLANE[0]}px", "height": f"{PLANE[1]}px", "typed": BLUE, "spoken": VERMILION}
+STYLE = "<style>:root {" + "".join(f"--sarsteer-{name}: {value};" for name, value in _SETTINGS.items()) + "}"
+STYLE += Path(__file__).with_name("maps.css").read_text(encoding="utf-8") + "</style>"
 
 
 class GapExplorer(panels.Panel):
@@ -155,28 +146,24 @@ class GapExplorer(panels.Panel):
 class SafeSpaceExplorer(panels.Panel):
     """Chapter 03: what safe-space ablation removes from a refusal direction, for every k and lambda.
 
-    `harmless` are the states that span the space (all of the model's layers). With `lalm` the tokens that
-    the removed and the kept part raise are listed too (logit lens). `layer` (default: the middle one) is
-    where it starts. `k`, `lam` and `layer` are the sliders.
+    `harmless` are the states that span the space. The tokens that the removed and the kept part raise are
+    listed too (logit lens). `layer` is where it starts. `k`, `lam` and `layer` are the sliders.
     """
 
     def __init__(
         self,
-        direction: SteeringVectors | Float[Tensor, "layer d_model"],
+        direction: Float[Tensor, "layer d_model"],
         harmless: Float[Tensor, "prompt layer d_model"],
         *,
-        lalm: LALM | None = None,
-        layer: int | None = None,
+        lalm: LALM,
+        layer: int,
         k: int = 10,
-        lam: float = 1.0,
     ) -> None:
         super().__init__()
-        self.lalm = lalm
-        self.direction = panels.as_vectors(direction)
-        self.space, self.lam, self.k = panels.ablation_controls(self.direction, harmless, lam, k)
-        layers = list(self.direction.layers)
-        start = layers[len(layers) // 2] if layer is None else layer
-        self.layer = panels.slider(ipywidgets.SelectionSlider, "layer", options=layers, value=start)
+        self.lalm, self.direction = lalm, direction
+        self.space, self.lam, self.k = panels.ablation_controls(harmless, k)
+        last = len(direction) - 1
+        self.layer = panels.slider(ipywidgets.IntSlider, "layer", value=layer, min=0, max=last)
         self.view = ipywidgets.HTML()
         sliders = (self.k, self.lam, self.layer)
         self.children = [panels.row(*sliders), self.view, self.runner.message]
@@ -189,27 +176,25 @@ class SafeSpaceExplorer(panels.Panel):
 
     def removed(self) -> Float[Tensor, "layer d_model"]:
         """What is taken off the refusal direction at the sliders' k and lambda."""
-        return self.lam.value * projection(self.direction.values, self.space.first(self.k.value))
+        return self.lam.value * projection(self.direction, self.space.first(self.k.value))
 
     def _show(self) -> None:
         removed, layer = self.removed(), self.layer.value
         fig = removal_figure(
-            self.direction.values,
-            projection(self.direction.values, self.space.first(self.k.value)),
+            self.direction,
+            projection(self.direction, self.space.first(self.k.value)),
             self.lam.value,
-            layers=self.direction.layers,
             layer=layer,
             k=self.k.value,
         )
-        at = self.direction.layers.index(layer)
-        tokens = self._tokens("removed", removed[at])
-        tokens += self._tokens("kept", self.direction.values[at] - removed[at])
+        tokens = self._tokens("removed", removed[layer])
+        tokens += self._tokens("kept", self.direction[layer] - removed[layer])
         self.view.value = panels.picture(fig, 900) + tokens
 
     @torch.no_grad()
     def _tokens(self, name: str, vector: Float[Tensor, "d_model"]) -> str:
         """The tokens that a vector raises most when the vocabulary head reads it directly (logit lens)."""
-        if self.lalm is None or not vector.any():
+        if not vector.any():
             return ""
         scores = logit_lens(self.lalm, vector.to(self.lalm.device))
         words = [self.lalm.tokenizer.decode([int(token)]) for token in scores.topk(12).indices]

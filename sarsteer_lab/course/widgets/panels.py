@@ -9,13 +9,13 @@ import base64
 import io
 from collections.abc import Callable, Generator, Sequence
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import ipywidgets
 import matplotlib
 import numpy as np
 import soundfile
-import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -27,7 +27,6 @@ from sarsteer_lab.pocket.voice import synthesise
 from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt
 from sarsteer_lab.safe_space import SafeSpace, principal_space
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
-from sarsteer_lab.steering import SteeringVectors
 
 SHOWN_WORDS = 20
 """Of an answer to a harmful request never more than so many words are shown."""
@@ -214,29 +213,7 @@ class RequestPicker(ipywidgets.VBox):
         self.now.value = f"<b>{escape(self.title)}</b>"  # last: now the answers are this request's
 
 
-_RECORD = """
-(async button => {
-  if (button.recorder) { button.recorder.stop(); return; }
-  const area = button.closest('.sarsteer-request').querySelector('.sarsteer-recording textarea');
-  const stream = await navigator.mediaDevices.getUserMedia({audio: true});
-  const recorder = button.recorder = new MediaRecorder(stream), parts = [];
-  recorder.ondataavailable = event => parts.push(event.data);
-  recorder.onstop = async () => {
-    button.recorder = null; button.textContent = button.title;
-    stream.getTracks().forEach(track => track.stop());
-    const bytes = await new Blob(parts).arrayBuffer();
-    const sound = await new OfflineAudioContext(1, 1, RATE).decodeAudioData(bytes);
-    const heard = sound.getChannelData(0).slice(0, RATE * SECONDS);
-    const samples = Int16Array.from(heard, x => 32767 * Math.max(-1, Math.min(1, x)));
-    let text = '';
-    for (const byte of new Uint8Array(samples.buffer)) text += String.fromCharCode(byte);
-    area.value = btoa(text);
-    for (const name of ['input', 'change']) area.dispatchEvent(new Event(name, {bubbles: true}));
-  };
-  recorder.start(); button.textContent = 'Stop recording';
-  setTimeout(() => recorder.state === 'recording' && recorder.stop(), 1000 * SECONDS);
-})(this)
-"""
+_RECORD = Path(__file__).with_name("record.js").read_text(encoding="utf-8")
 
 
 def _recorder(seconds: float) -> str:
@@ -268,27 +245,18 @@ def player() -> ipywidgets.Audio:
     return ipywidgets.Audio(value=b"", format="wav", autoplay=False, controls=True, loop=False)
 
 
-def as_vectors(direction: SteeringVectors | Float[Tensor, "layer d_model"]) -> SteeringVectors:
-    """A direction as vectors; plain values belong to layers 0, 1, ..."""
-    return (
-        direction if isinstance(direction, SteeringVectors) else SteeringVectors(torch.as_tensor(direction))
-    )
-
-
-def ablation_controls(
-    direction: SteeringVectors,
-    harmless: Float[Tensor, "prompt layer d_model"],
-    lam: float,
-    k: int,
-) -> tuple[SafeSpace, Any, Any]:
-    """The safe space that the harmless states span in a direction's layers, and sliders for the share of it
-    that is removed and for its size, at `lam` and `k` at first.
+def ablation_controls(harmless: Float[Tensor, "prompt layer d_model"], k: int) -> tuple[SafeSpace, Any, Any]:
+    """The safe space that the harmless states span, and sliders for the share of it that is removed (all, at
+    first) and for its size (`k`).
     """
     most = min(40, len(harmless) - 1)
-    space = principal_space(harmless[:, list(direction.layers)], most)
     tenths = {"min": 0, "max": 1.5, "step": 0.1, "readout_format": ".1f"}
-    share = slider(ipywidgets.FloatSlider, "lambda", value=lam, **tenths)
-    return space, share, slider(ipywidgets.IntSlider, "k", value=min(k, most), min=0, max=most)
+    share = slider(ipywidgets.FloatSlider, "lambda", value=1.0, **tenths)
+    return (
+        principal_space(harmless, most),
+        share,
+        slider(ipywidgets.IntSlider, "k", value=min(k, most), min=0, max=most),
+    )
 
 
 def wav_bytes(waveform: Float[np.ndarray, "samples"]) -> bytes:

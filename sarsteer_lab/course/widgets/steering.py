@@ -108,37 +108,32 @@ class _TwoAnswers(panels.Panel):
 class SteerPanel(_TwoAnswers):
     """Chapter 04: steer the answer to any request, with sliders for alpha, lambda, k and the layers.
 
-    `direction` is the refusal direction before ablation, or several by the names of their texts, of which
-    the menu `text` picks one; `harmless` the harmless states that span the safe space (all of the model's
-    layers). Requests as in `dial_panel`. The sliders (`alpha`, `lam`, `k`,
-    `layers`) start at `alpha`, `lam` and `k`. Raises ValueError for more than 16 new tokens.
+    `directions` are refusal directions before ablation, of all layers, by the names of their texts, of which
+    the menu `text` picks one; `harmless` the harmless states that span the safe space. Requests as in
+    `dial_panel`. The sliders are `alpha`, `lam`, `k` and `layers`. Raises ValueError for more than 16 new
+    tokens.
     """
 
     def __init__(
         self,
         lalm: LALM,
-        direction: SteeringVectors
-        | Float[Tensor, "layer d_model"]
-        | Mapping[str, SteeringVectors | Float[Tensor, "layer d_model"]],
+        directions: Mapping[str, SteeringVectors],
         harmless: Float[Tensor, "prompt layer d_model"],
         prompts: Sequence[SpokenPrompt] = (),
         *,
         alpha: float = 0.1,
-        lam: float = 1.0,
         k: int = 10,
         max_new_tokens: int = 14,
     ) -> None:
-        named = direction if isinstance(direction, Mapping) else {"": direction}
-        self.directions = {name: panels.as_vectors(each) for name, each in named.items()}
-        first = next(iter(self.directions.values()))
-        self.space, self.lam, self.k = panels.ablation_controls(first, harmless, lam, k)
+        self.directions = directions
+        self.space, self.lam, self.k = panels.ablation_controls(harmless, k)
         last = lalm.n_layers - 1
         self.alpha = panels.slider(ipywidgets.FloatSlider, "alpha", value=alpha, min=0, max=1, step=0.01)
         self.layers = panels.slider(ipywidgets.IntRangeSlider, "layers", value=(0, last), min=0, max=last)
         self._live: LivePrompt | None = None
-        self.text = ipywidgets.Dropdown(description="refusal text", options=list(named))
-        menu = [self.text] if len(named) > 1 else []
-        super().__init__(lalm, prompts, max_new_tokens, *menu, self.alpha, self.lam, self.k, self.layers)
+        self.text = ipywidgets.Dropdown(description="refusal text", options=list(directions))
+        controls = (self.text, self.alpha, self.lam, self.k, self.layers)
+        super().__init__(lalm, prompts, max_new_tokens, *controls)
         self.add_class("sarsteer-steer")
 
     def _show(self) -> None:
@@ -152,11 +147,9 @@ class SteerPanel(_TwoAnswers):
 
     def vectors(self) -> SteeringVectors:
         """The vectors at the sliders' lambda and k, of the layers in their range."""
-        direction = self.directions[self.text.value]
+        direction, (first, last) = self.directions[self.text.value], self.layers.value
         values = ablate(direction.values, self.space.first(self.k.value), self.lam.value)
-        first, last = self.layers.value
-        layers = [layer for layer in direction.layers if first <= layer <= last]
-        return SteeringVectors(values, direction.provenance, direction.layers).only(layers)
+        return SteeringVectors(values, direction.provenance).only(range(first, last + 1))
 
     def shown(self, alpha: float) -> Shown:
         """The answer at this strength and the sliders' other values; each is computed once per request."""
