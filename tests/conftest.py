@@ -2,15 +2,18 @@
 
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from spoken_set import write_set
 
+from sarsteer_lab.evaluation.readers import read_set
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.probe.replica import replica
-from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.prompts import Prompt, SpokenPrompt
 from sarsteer_lab.store import data_folder
 
 # Tests run beside other work and use tiny models, for which threads only cost.
@@ -67,3 +70,18 @@ def prompts(make_clip: Callable[[float, int], np.ndarray]) -> list[Prompt]:
         Prompt("Tell me how rain is made, in a few words.", system="You are a calm teacher."),
         Prompt(instruction, make_clip(1.7, 4)),
     ]
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache folder of the test's own."""
+    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="session")
+def spoken(
+    tmp_path_factory: pytest.TempPathFactory, make_clip: Callable[[float, int], np.ndarray]
+) -> list[SpokenPrompt]:
+    """Four requests whose clips are noise."""
+    return read_set(f"prompts:{write_set(tmp_path_factory.mktemp('set'), make_clip)}").prompts[:4]

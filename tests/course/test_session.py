@@ -1,32 +1,16 @@
 """What the chapters share: verdicts follow from intervals, nothing is computed twice, checks never raise."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from spoken_set import write_set
 
 from sarsteer_lab.course import session as course
-from sarsteer_lab.evaluation.readers import read_set
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own."""
-    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture(scope="module")
-def spoken(
-    tmp_path_factory: pytest.TempPathFactory, make_clip: Callable[[float, int], np.ndarray]
-) -> list[SpokenPrompt]:
-    return read_set(f"prompts:{write_set(tmp_path_factory.mktemp('set'), make_clip)}").prompts[:4]
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_the_environment_names_another_model(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,36 +1,18 @@
 """What is computed once and kept: answers and refusal probabilities, of prompts and of their variants."""
 
-from collections.abc import Callable
-from pathlib import Path
-
-import numpy as np
 import pytest
 import torch
-from spoken_set import write_set
 
 from sarsteer_lab.course.session import evaluation_folder
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.evaluation import kept
 from sarsteer_lab.evaluation.defences import PromptDefence, SteeringDefence
-from sarsteer_lab.evaluation.readers import read_set
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors, steer
 from sarsteer_lab.store import HookedModelError
 
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache folder of the test's own."""
-    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture(scope="module")
-def spoken(
-    tmp_path_factory: pytest.TempPathFactory, make_clip: Callable[[float, int], np.ndarray]
-) -> list[SpokenPrompt]:
-    return read_set(f"prompts:{write_set(tmp_path_factory.mktemp('set'), make_clip)}").prompts[:4]
+pytestmark = pytest.mark.usefixtures("cache")
 
 
 def no_model(*_args: object, **_kwargs: object) -> None:
