@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
-from sklearn.metrics import roc_auc_score
 
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import with_interval as with_interval
@@ -28,8 +27,10 @@ def roc_area(harmful: Scores, benign: Scores) -> float:
     """
     if not len(harmful) or not len(benign):
         raise ValueError("a ROC curve takes harmful and benign requests")
-    labels = np.r_[np.ones(len(harmful)), np.zeros(len(benign))]
-    return float(roc_auc_score(labels, np.r_[harmful, benign]))
+    # What sklearn's roc_auc_score gives, at a tenth of its time: a bootstrap asks thousands of times.
+    ranked = np.sort(benign)
+    below, up_to = (np.searchsorted(ranked, harmful, side) for side in ("left", "right"))
+    return float((below + up_to).mean() / (2 * len(benign)))
 
 
 def best_benign_rate(harmful: Scores, benign: Scores, refused: float = 0.9) -> float:

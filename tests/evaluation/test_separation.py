@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 from spoken_set import write_set
 
 from sarsteer_lab.evaluation.defences import PromptDefence, SteeringDefence
@@ -30,6 +31,8 @@ SCORES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), min_size=1, 
 def test_area_is_the_share_of_pairs_in_the_right_order(harmful: np.ndarray, benign: np.ndarray) -> None:
     pairs = [(h > b) + 0.5 * (h == b) for h in harmful for b in benign]
     assert roc_area(harmful, benign) == pytest.approx(np.mean(pairs))
+    labels = np.r_[np.ones(len(harmful)), np.zeros(len(benign))]
+    assert roc_area(harmful, benign) == pytest.approx(roc_auc_score(labels, np.r_[harmful, benign]))
 
 
 @given(SCORES, SCORES, st.sampled_from([0.5, 0.7, 0.9, 1.0]))
