@@ -16,6 +16,7 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.doctor import AUDIO_TOWER, find_part
 from sarsteer_lab.probe.replica import LAYERS, WIDTH
 from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.speech import ClipError
 from sarsteer_lab.steering import SteeringVectors, steer
 from sarsteer_lab.store import Store, adapter_layers
 
@@ -74,6 +75,24 @@ def test_states_of_a_mixed_batch_are_those_of_single_prompts(lalm, prompts, alon
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5 * alone.abs().max().item())
     # A test on states that hardly depend on the prompt would prove nothing.
     assert torch.cdist(alone[:, -1], alone[:, -1]).fill_diagonal_(torch.inf).min() > 1e-3
+
+
+def test_long_clips_up_to_the_limit(lalm, make_clip):
+    """As long as the family hears, or over several windows where it has no limit; beyond, a refusal."""
+    limit = lalm.max_audio_seconds
+    whole, start = make_clip(limit or 19.0, 5), make_clip(limit or 19.0, 5)[: round(2.5 * 16000)]
+    clips = [Prompt("Hi", whole), Prompt("Hi", start)]
+    forget_clips(lalm)
+    together = capture(lalm, clips)
+    forget_clips(lalm)
+    singly = torch.cat([capture(lalm, [clip]) for clip in clips])
+    assert together.isfinite().all()
+    torch.testing.assert_close(together, singly, rtol=1e-4, atol=1e-4 * singly.abs().max().item())
+    heard = [int((lalm.batch([clip])["input_ids"] == lalm.audio_token_id).sum()) for clip in clips]
+    assert heard[0] >= heard[1] > 0 and (singly[0, -1] - singly[1, -1]).abs().max() > 1e-3
+    if limit is not None:
+        with pytest.raises(ClipError, match="longer|at most"):
+            capture(lalm, [Prompt("Hi", make_clip(limit + 0.2, 5))])
 
 
 def test_variants_of_a_clip_share_what_stands_before_and_give_the_same_states(lalm, prompts, tmp_path):
