@@ -28,8 +28,7 @@ def roc_area(harmful: Scores, benign: Scores) -> float:
     if not len(harmful) or not len(benign):
         raise ValueError("a ROC curve takes harmful and benign requests")
     # What sklearn's roc_auc_score gives, at a tenth of its time: a bootstrap asks thousands of times.
-    ranked = np.sort(benign)
-    below, up_to = (np.searchsorted(ranked, harmful, side) for side in ("left", "right"))
+    below, up_to = (np.searchsorted(np.sort(benign), harmful, side) for side in ("left", "right"))
     return float((below + up_to).mean() / (2 * len(benign)))
 
 
