@@ -53,7 +53,7 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not late" -n 2 --dist loadfile
 
 test-late: venv
-	$(BIN)/python -m pytest -m "late and not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "late and not slow" -n 2 --dist load
 
 test-all: lint
 	$(BIN)/python -m pytest

@@ -29,6 +29,15 @@ FAKE_MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-medi
 RUN_ALL_SECONDS = int(os.environ.get("SARSTEER_BROWSER_SECONDS", "420"))
 ANSWER_MS = 60_000
 
+FEWER = {
+    'spread("test", label, 40)': 'spread("test", label, 6)',
+    "N = 40": "N = 6",
+    '"harmful": 30, "harmless": 20, "pseudo-harmful": 20, "everyday": 10': ", ".join(
+        f'"{label}": 3' for label in ("harmful", "harmless", "pseudo-harmful", "everyday")
+    ),
+}
+"""What the chapters ask here: it is the panels that are tried."""
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.browser,
@@ -46,12 +55,17 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         pytest.skip("the pocket model's weights are not there")
     folder = tmp_path_factory.mktemp("lab")
     (folder / "notebooks").mkdir()
+    shortened: set[str] = set()
     for path in (ROOT / "notebooks").glob("0[45]_*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
         for cell in notebook.cells:
             if cell.cell_type == "code":
                 cell.outputs, cell.execution_count = [], None
+                for many, few in FEWER.items():
+                    shortened.update({many} if many in cell.source else ())
+                    cell.source = cell.source.replace(many, few)
         nbformat.write(notebook, folder / "notebooks" / path.name)
+    assert shortened == set(FEWER), "a chapter has changed: how does it ask fewer requests now?"
     settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
     (settings / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}')
@@ -69,7 +83,11 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     }
     command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root"]
     command += [f"--{name}={value}" for name, value in options.items()]
-    environment = os.environ | {"JUPYTER_CONFIG_DIR": str(folder), "JUPYTER_DATA_DIR": str(folder / "data")}
+    environment = os.environ | {
+        "SARSTEER_COURSE_REFUSAL": "inspect",
+        "JUPYTER_CONFIG_DIR": str(folder),
+        "JUPYTER_DATA_DIR": str(folder / "data"),
+    }
     address = f"http://127.0.0.1:{port}"
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
