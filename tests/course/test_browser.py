@@ -26,7 +26,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 
 FAKE_MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]  # it beeps
 
-RUN_ALL_SECONDS = int(os.environ.get("SARSTEER_BROWSER_SECONDS", "420"))
+RUN_ALL_SECONDS = int(os.environ.get("SARSTEER_BROWSER_SECONDS", "900"))
 ANSWER_MS = 60_000
 
 FEWER = {
@@ -42,7 +42,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.browser,
     pytest.mark.pocket,
-    pytest.mark.timeout(1200),
+    pytest.mark.timeout(2400),
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)"),
 ]
 
