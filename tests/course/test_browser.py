@@ -200,11 +200,12 @@ def test_steer_panel_steers(page: Any, lab: str) -> None:
 
 def test_board_cell_is_read(page: Any, lab: str) -> None:
     run_all(page, lab, "05_over_refusal.ipynb")
-    cell = page.locator(".sarsteer-cell").first
-    cell.scroll_into_view_if_needed()
-    words = cell.inner_text()
+    page.locator(".sarsteer-cell").first.scroll_into_view_if_needed()
     reading = page.locator(".sarsteer-reading")
     reading.get_by_text("Click a cell").wait_for(timeout=ANSWER_MS)  # it is drawn once it is in view
+    cell = page.locator(".sarsteer-cell", has_text=" of ").first
+    cell.wait_for(timeout=ANSWER_MS)
+    words = cell.inner_text()
     cell.click()
     page.wait_for_function(
         "reading => reading.querySelectorAll('li').length > 0",
