@@ -87,9 +87,7 @@ REFUSAL = (
     "(doctor says which a model follows)"
 )
 Refusal = Annotated[str, Option(metavar="TEXT", help=REFUSAL)]
-Refusals = Annotated[
-    list[str] | None, Option("--refusal", metavar="TEXT", help=f"{REFUSAL}; may be repeated")
-]
+Refusals = Annotated[Several, Option("--refusal", metavar="TEXT", help=f"{REFUSAL}; may be repeated")]
 Prompts = Annotated[Path | None, Option(help="a folder of prompts of your own, laid out as data/prompts is")]
 SETS = "a set to ask, such as figstep:FOLDER; may be repeated (default: the shipped prompts)"
 Sets = Annotated[Several, Option("--set", metavar="NAME:PATH", help=SETS)]

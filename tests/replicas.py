@@ -33,6 +33,7 @@ from sarsteer_lab.probe.replica import (
     MELS,
     PRINTABLE,
     SPECIAL_TOKENS,
+    TOWER,
     WIDTH,
     WINDOW_SECONDS,
     Built,
@@ -351,12 +352,7 @@ def _mrope(tokenizer: Any, **more: Any) -> dict[str, Any]:
 def _qwen2_5_omni(tokenizer: Any) -> Built:
     thinker = {
         "audio_config": {
-            "d_model": 16,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 32,
-            "num_mel_bins": MELS,
-            "max_source_positions": FRAMES // 2,
+            **TOWER,
             "n_window": 20,
             "output_dim": WIDTH,
             "initializer_range": 0.3,
@@ -380,12 +376,7 @@ def _qwen2_5_omni(tokenizer: Any) -> Built:
 def _qwen3_omni(tokenizer: Any) -> Built:
     thinker = {
         "audio_config": {
-            "d_model": 16,
-            "encoder_layers": 2,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 32,
-            "num_mel_bins": MELS,
-            "max_source_positions": FRAMES // 2,
+            **TOWER,
             "n_window": 50,
             "n_window_infer": 800,
             "output_dim": WIDTH,

@@ -133,16 +133,13 @@ def measure_gap(
 
 def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:
     """`figures.project_2d(points, method="umap")`, kept: UMAP is compiled first, which takes a while."""
-    store, key = _store(), content_key("umap", version("umap-learn"), points.float())
+    store = Store(cache_folder() / "course")
+    key = content_key("umap", version("umap-learn"), points.float())
     found = store.read(key)
     if found is None:
         found = project_2d(points, method="umap").tolist()
         store.write(key, found)
     return np.array(found)
-
-
-def _store() -> Store:
-    return Store(cache_folder() / "course")
 
 
 def evaluation_folder(lalm: LALM, chapter: str, *settings: Any) -> Path:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.derivation import Derivation, derive
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, REFUSALS, Prompt, SpokenPrompt
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, REFUSALS, SpokenPrompt
 from sarsteer_lab.store import Store, cache_folder
 from sarsteer_lab.vectors import SteeringVectors
 
@@ -92,9 +93,7 @@ def collect_states(
             f"needs at least 1 harmful and 2 harmless requests; got {len(harmful)} and {len(harmless)}"
         )
 
-    def states(prompts: list[Prompt]) -> Float[Tensor, "prompt layer d_model"]:
-        return capture(lalm, prompts, cache=cache)
-
+    states = partial(capture, lalm, cache=cache)
     texts = [[request.spoken(refusal=text) for request in harmful] for text in ("", *refusals.values())]
     base, *refusing = capture_variants(lalm, texts, cache=cache)
     return BaseStates(

@@ -69,8 +69,8 @@ def refusal_probabilities(
     tips the answer over. Values are kept, so that the same push on the same prompt is never run twice.
     Raises HookedModelError as `answers` does.
     """
-    defences = [SteeringDefence("push", vectors, alpha) for vectors, alpha in pushes.values()]
-    found = opening_chances(lalm, [prompts], [(0, defence) for defence in defences], description)
+    pushing = [(0, SteeringDefence("push", vectors, alpha)) for vectors, alpha in pushes.values()]
+    found = opening_chances(lalm, [prompts], pushing, description)
     return dict(zip(pushes, found, strict=True))
 
 
@@ -87,7 +87,8 @@ def opening_chances(
     """
     # Weights and clips are read once for all pushes.
     read = _keys(lalm, variants, "refusal probability", OPENINGS, NEGLIGIBLE)
-    jobs = [(at, [content_key(key, _effect(defence)) for key in read[at]]) for at, defence in pushes]
+    effects = [(at, _effect(defence)) for at, defence in pushes]
+    jobs = [(at, [content_key(key, effect) for key in read[at]]) for at, effect in effects]
 
     def chances(ready: PreparedBatch, numbers: list[int]) -> Iterator[list[float]]:
         together = max(1, rows_that_fit(lalm, ready.prompts[0], new_tokens=8) // len(ready.prompts))

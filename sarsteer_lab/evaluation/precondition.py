@@ -83,7 +83,7 @@ def working_texts(shares: pd.DataFrame, form: str = "spoken") -> list[str]:
     return list((rates["harmless"] - rates["harmful"]).sort_values(kind="stable").index)
 
 
-def advice(shares: pd.DataFrame, paper: str = "paper") -> str:
+def advice(shares: pd.DataFrame) -> str:
     """What follows for deriving a direction, in one or two sentences."""
     form = "spoken" if "spoken" in set(shares["form"]) else "typed"
     works = working_texts(shares, form)
@@ -93,14 +93,12 @@ def advice(shares: pd.DataFrame, paper: str = "paper") -> str:
         harmful, harmless = (f"{c['refused']} of {c['n']}" for _, c in cells.loc[KINDS].iterrows())
         return f"{form}, {harmful} harmful requests refused with it, and {harmless} harmless ones"
 
-    if paper in works:
-        return f"This model follows the paper's sentence ({counted(paper)}): derive from it."
-    start = f"This model does not follow the paper's sentence ({counted(paper)}). "
+    if "paper" in works:
+        return f"This model follows the paper's sentence ({counted('paper')}): derive from it."
+    start = f"This model does not follow the paper's sentence ({counted('paper')}). "
     if works:
-        return (
-            start
-            + f"The text {works[0]!r} works ({counted(works[0])}): derive from it (refusal={works[0]!r})."
-        )
+        best = works[0]
+        return start + f"The text {best!r} works ({counted(best)}): derive from it (refusal={best!r})."
     return start + (
         f"None of the {len(shares['text'].unique()) - 1} texts makes it refuse {WORKS:.0%} of them: no "
         "direction derived from them is expected to act; give a text of your own."
@@ -110,17 +108,16 @@ def advice(shares: pd.DataFrame, paper: str = "paper") -> str:
 def examine_texts(lalm: LALM, requests: int = 10) -> str:
     """The precondition of a model in words and counts, for so many harmful and harmless requests each.
 
-    The requests are the first of the shipped validation split, taken evenly over it.
+    The requests are taken evenly over the shipped validation split.
     """
     asked = []
     for label in KINDS:
         found = load_prompts("validation", label)
         asked += [found[i * len(found) // requests] for i in range(requests)]
     shares = refused_shares(prompted_refusal(lalm, asked))
-    counts = shares.assign(count=[f"{cell.refused}/{cell.n}" for cell in shares.itertuples()])
-    counts = counts.assign(kind=[f"{cell.label}, {cell.form}" for cell in shares.itertuples()])
-    table = counts.pivot(index="text", columns="kind", values="count").reindex(counts["text"].unique())
-    told = table[counts["kind"].unique()].to_markdown(
-        headers=["refused with the text", *counts["kind"].unique()]
-    )
+    kinds = shares["label"] + ", " + shares["form"]
+    counts = shares["refused"].astype(str) + "/" + shares["n"].astype(str)
+    table = shares.assign(kind=kinds, count=counts).pivot(index="text", columns="kind", values="count")
+    table = table.reindex(index=shares["text"].unique(), columns=kinds.unique())
+    told = table.to_markdown(headers=["refused with the text", *table])
     return f"{told}\n{advice(shares)}"

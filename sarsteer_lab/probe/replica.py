@@ -131,18 +131,20 @@ def end_ids(tokenizer: Any) -> dict[str, Any]:
     }
 
 
+TOWER = {
+    "d_model": 16,
+    "encoder_layers": 2,
+    "encoder_attention_heads": 2,
+    "encoder_ffn_dim": 32,
+    "num_mel_bins": MELS,
+    "max_source_positions": FRAMES // 2,
+}
+"""Sizes of a tiny Whisper-style encoder."""
+
+
 def qwen2_audio(tokenizer: Any) -> Built:
     """The class and configuration of the tiny replica, for the tokenizer's ids."""
-    tower = {
-        "d_model": 16,
-        "encoder_layers": 2,
-        "encoder_attention_heads": 2,
-        "encoder_ffn_dim": 32,
-        "num_mel_bins": MELS,
-        "max_source_positions": FRAMES // 2,
-        "init_std": 0.3,
-    }
-    return _qwen2_audio(tokenizer, tower, text_sizes(tokenizer))
+    return _qwen2_audio(tokenizer, TOWER | {"init_std": 0.3}, text_sizes(tokenizer))
 
 
 def _qwen2_audio(tokenizer: Any, tower: dict[str, Any], text: dict[str, Any]) -> Built:

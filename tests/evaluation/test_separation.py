@@ -12,14 +12,14 @@ from sklearn.metrics import roc_auc_score
 from spoken_set import write_set
 
 from sarsteer_lab.evaluation.defences import PromptDefence, SteeringDefence
-from sarsteer_lab.evaluation.intervals import bootstrap
+from sarsteer_lab.evaluation.intervals import bootstrap, with_interval
 from sarsteer_lab.evaluation.readers import read_set
 from sarsteer_lab.evaluation.separation import (
     best_benign_rate,
     readiness,
     roc_area,
     separation,
-    with_interval,
+    uniform_bound,
 )
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.steering import SteeringVectors
@@ -42,6 +42,14 @@ def test_best_rate_is_that_of_the_best_threshold(
     thresholds = [*harmful, *benign, 2.0]
     allowed = [t for t in thresholds if (harmful >= t).mean() >= refused - 1e-9]
     assert best_benign_rate(harmful, benign, refused) == max((benign < t).mean() for t in allowed)
+
+
+@given(SCORES, SCORES, st.sampled_from([0.5, 0.7, 0.9, 1.0]))
+def test_the_bound_runs_over_every_threshold(harmful: np.ndarray, benign: np.ndarray, refused: float) -> None:
+    kept, share = uniform_bound(harmful, benign).T
+    assert (np.diff(kept) >= 0).all() and (np.diff(share) <= 0).all()
+    assert (kept[0], share[0]) == (0.0, 1.0) and (kept[-1], share[-1]) == (1.0, 0.0)
+    assert kept[share >= refused - 1e-9].max() == best_benign_rate(harmful, benign, refused)
 
 
 def test_each_kind_is_resampled_by_itself() -> None:
