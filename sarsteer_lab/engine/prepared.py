@@ -41,8 +41,8 @@ OPENING = 16
 class PreparedBatch:
     """Prompts whose positions but the last have run, on a model without hooks.
 
-    Its methods answer under whatever steering holds when they are called: `steer` with positions="last" (one
-    strength, or one per prompt) and `gates.steer_gated`. They raise SteeringError for hooks that act on the
+    Its methods answer under whatever steering holds when they are called: `steer` (one strength, or one
+    per prompt) and `gates.steer_gated`. They raise SteeringError for hooks that act on the
     whole prompt (`project_out`, your own) and once any weight has changed (`LALM.set_safety`); so does making
     one inside of `with steer(...)` or with hooks of your own. The model remembers clips from then on. The
     prompts run as one batch; where that cannot be (`key_values.keeps_plain_cache`, clips that may not share a

@@ -117,15 +117,6 @@ def test_changed_weights_need_a_new_batch(prompts: list[Prompt]) -> None:
     assert batch.generate(3) == lalm.generate(prompts, max_new_tokens=3)
 
 
-@pytest.mark.parametrize("positions", ["all", "audio"])
-def test_positions_that_have_run_already_are_refused(tiny: LALM, prompts: list[Prompt], positions) -> None:
-    batch = PreparedBatch(tiny, prompts)
-    with steer(tiny, some_vectors(tiny), 1.0, positions=positions):
-        with pytest.raises(SteeringError, match="not all here"):
-            batch.generate(3)
-    assert batch.generate(3) == tiny.generate(prompts, max_new_tokens=3)
-
-
 def test_answers_end_where_the_model_ends_them(tiny: LALM, prompts: list[Prompt], monkeypatch) -> None:
     """With a likely token as the end, answers have different lengths, and nothing follows their ends."""
     full = tiny.generate(prompts, max_new_tokens=12)
