@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.activations import activation_store, capture
+from sarsteer_lab.activations import activation_store
 from sarsteer_lab.directions import difference_in_means
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.base import PAPER_TEXT, BaseStates, collect_states, refusal_text
@@ -59,10 +59,6 @@ class Defence:
     def prompt(self, request: SpokenPrompt) -> Prompt:
         """What the model is fed for a spoken request: the clip and the usual instruction."""
         return request.spoken()
-
-    def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
-        """What holds while the model answers exactly these prompts (which `prompt` has made)."""
-        return nullcontext()
 
     def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
         """How far each of the prompts is pushed; what that takes runs unsteered."""
@@ -115,10 +111,6 @@ class SteeringDefence(Defence):
                 "let the name say which, as 'SARSteer, examples'"
             )
 
-    def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
-        """`push` at `alpha`."""
-        return self.push(lalm, self.alpha)
-
     def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
         """The same for every prompt."""
         return torch.full((len(ready.prompts),), self.alpha)
@@ -142,16 +134,9 @@ class ConditionalDefence(SteeringDefence):
 
     condition: Condition
 
-    def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
-        """Runs the prompts once unsteered."""
-        return self.push(lalm, self._strengths(capture(lalm, prompts, layers=[self.condition.layer])))
-
     def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
         """`alpha` for prompts whose state fires, 0 for others: one position runs."""
-        return self._strengths(ready.states([self.condition.layer]))
-
-    def _strengths(self, states: Float[Tensor, "prompt 1 d_model"]) -> Float[Tensor, "prompt"]:
-        return self.alpha * self.condition.fires(states[:, 0]).float()
+        return self.alpha * self.condition.fires(ready.states([self.condition.layer])[:, 0]).float()
 
     def settings(self) -> dict[str, Any]:
         """Those of the steering, and the condition."""
