@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from sarsteer_lab.engine import live
 from sarsteer_lab.engine.audio_cache import remember_clips
-from sarsteer_lab.engine.live import NEGLIGIBLE, refusal_openings
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.phrases import refusal_is_settled
@@ -70,7 +70,7 @@ def answers(lalm: LALM, task: Task, clips: Sequence[Any]) -> Iterator[Found]:
             said = {"texts": rows.generate(task.max_new_tokens, settled)}
             seconds = (time.perf_counter() - start) / len(defences)
             if task.openings:
-                chances = rows.opening_probabilities(refusal_openings(), negligible=NEGLIGIBLE)
+                chances = rows.opening_probabilities(live.OPENINGS, negligible=live.NEGLIGIBLE)
                 said["openings"] = chances.tolist()
         own = [slice(at, at + len(asked)) for at in range(0, len(rows.prompts), len(asked))]
         yield [{name: each[some] for name, each in said.items()} | {"seconds": seconds} for some in own]

@@ -79,8 +79,8 @@ def test_readiness_and_separation_of_defences(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("sarsteer_lab.evaluation.kept.refusal_openings", lambda: ("Ia", "I b", "S"))
-    monkeypatch.setattr("sarsteer_lab.evaluation.kept.NEGLIGIBLE", 0.0)
+    monkeypatch.setattr("sarsteer_lab.engine.live.OPENINGS", ("Ia", "I b", "S"))
+    monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
     found = read_set(f"prompts:{write_set(tmp_path / 'set', make_clip)}").prompts
     sets = {label: [p for p in found if p.label == label][:4] for label in ("harmful", "harmless")}
     vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model))
@@ -107,10 +107,8 @@ def test_an_evaluation_reads_openings_where_it_answers(
 ) -> None:
     """With the ROC columns no clip is read more often than without, and they are those of `readiness`."""
     monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
-    for place in ("kept", "tasks"):
-        openings = f"sarsteer_lab.evaluation.{place}.refusal_openings"
-        monkeypatch.setattr(openings, lambda: ("Ia", "I b", "S"))
-        monkeypatch.setattr(f"sarsteer_lab.evaluation.{place}.NEGLIGIBLE", 0.0)
+    monkeypatch.setattr("sarsteer_lab.engine.live.OPENINGS", ("Ia", "I b", "S"))
+    monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
     found = read_set(f"prompts:{write_set(tmp_path / 'set', make_clip)}").prompts
     sets = {label: [p for p in found if p.label == label][:4] for label in ("harmful", "harmless")}
     generator = torch.Generator().manual_seed(3)
