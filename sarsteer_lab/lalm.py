@@ -25,12 +25,14 @@ class Running:
 
     `rows`: places of its prompts among the `prompts` of the call (calls sort and split them). `at_end`: all
     positions but the prompts' last have run before. `decoding`: options of the `generate` call, if it is one.
+    `looking`: whether it is a look at where numbers stop being finite.
     """
 
     rows: Sequence[int]
     prompts: Sequence[Prompt]
     at_end: bool = False
     decoding: Mapping[str, Any] | None = None
+    looking: bool = False
 
 
 class NonFiniteError(RuntimeError):
@@ -316,24 +318,22 @@ def head_on_last_position(core: Any) -> Iterator[None]:
         yield
 
 
+def check_logits(lalm: LALM, logits: Float[Tensor, "row *position vocab"]) -> None:
+    """Raise NonFiniteError for logits of running prompts that are none, after a look at where that begins."""
+    finite, now = logits.isfinite().flatten(1).all(1), lalm.now
+    if now is None or not now.rows or now.looking or finite.all():
+        return
+    prompt = now.rows[int(finite.byte().argmin()) * len(now.rows) // len(finite)]  # its beams stand together
+    with lalm.running(Running([prompt], now.prompts, looking=True)):
+        inputs = lalm.batch([now.prompts[prompt]])
+        states = lalm.core(**inputs, output_hidden_states=True, use_cache=False).hidden_states[1:]
+    broken = [layer for layer, state in enumerate(states) if not state.isfinite().all()]
+    raise NonFiniteError(prompt, f"states from layer {broken[0]} on" if broken else "logits")
+
+
 @contextmanager
 def finite_logits(lalm: LALM) -> Iterator[None]:
-    """Raise NonFiniteError for logits in the block that are not finite, after a look at where that begins."""
-
-    def look(_module: nn.Module, _args: Any, logits: Float[Tensor, "row position vocab"]) -> None:
-        finite, rows = logits.isfinite().flatten(1).all(1), lalm.now.rows if lalm.now else []
-        if rows and not finite.all():  # beams of a prompt stand behind one another
-            raise NonFiniteError(rows[int(finite.byte().argmin()) * len(rows) // len(finite)], "logits")
-
-    try:
-        with lalm.core.get_output_embeddings().register_forward_hook(look):
-            yield
-    except NonFiniteError as error:
-        assert lalm.now is not None
-        with lalm.running(Running([error.prompt], lalm.now.prompts)):
-            inputs = lalm.batch([lalm.now.prompts[error.prompt]])
-            states = lalm.core(**inputs, output_hidden_states=True, use_cache=False).hidden_states[1:]
-        for layer, state in enumerate(states):
-            if not state.isfinite().all():
-                raise NonFiniteError(error.prompt, f"states from layer {layer} on") from None
-        raise
+    """`check_logits` of every forward pass in the block."""
+    head = lalm.core.get_output_embeddings()
+    with head.register_forward_hook(lambda _module, _args, logits: check_logits(lalm, logits)):
+        yield

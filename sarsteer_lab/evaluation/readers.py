@@ -56,11 +56,13 @@ class Layout:
 
 def _layouts() -> dict[str, list[Layout]]:
     """By the name of a set its layouts. Raises TypeError for a field that there is not."""
-    sets = shipped_table("prompts/layouts.toml")
-    for name, (first, *_) in sets.items():
-        if like := first.pop("like", None):
-            sets[name] = [{**layout, **first} for layout in sets[like]]
-    return {name: [Layout(**layout) for layout in layouts] for name, layouts in sets.items()}
+    sets, found = shipped_table("prompts/layouts.toml"), {}
+    for name, layouts in sets.items():
+        own = dict(layouts[0])
+        if like := own.pop("like", None):
+            layouts = [{**layout, **own} for layout in sets[like]]
+        found[name] = [Layout(**layout) for layout in layouts]
+    return found
 
 
 LAYOUTS = _layouts()
