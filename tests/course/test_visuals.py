@@ -5,7 +5,20 @@ import math
 import pytest
 import torch
 
-from sarsteer_lab.course.widgets import playground
+from sarsteer_lab.course.widgets import ladder, playground
+from sarsteer_lab.course.widgets.answer_ladder import turn
+from sarsteer_lab.course.widgets.panels import token_spans
+from sarsteer_lab.engine.live import Answer
+from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.steering import SteeringVectors, steer
+
+
+@pytest.fixture(scope="module")
+def direction(tiny: LALM) -> SteeringVectors:
+    generator = torch.Generator().manual_seed(5)
+    return SteeringVectors(torch.randn(tiny.n_layers, tiny.d_model, generator=generator))
 
 
 @pytest.mark.parametrize(
@@ -40,3 +53,44 @@ def test_playground_draws_every_corner_and_repeats_itself() -> None:
         for panel.moved.value in ("d", "control"):
             assert not panel.runner.message.value
     assert panel.view.value != before and panel.over()["v"] == panel.over()["d"]
+
+
+def test_the_ladders_rows_are_what_generate_says_under_each_alpha(
+    tiny: LALM, spoken: list[SpokenPrompt], direction: SteeringVectors
+) -> None:
+    panel = ladder(tiny, spoken[0], direction, (0.0, 0.3, 0.9), max_new_tokens=6)
+    asked = [spoken[0].spoken()]
+    assert panel.rungs["spoken"][0.0][0].text == tiny.generate(asked, max_new_tokens=6)[0]
+    panel.alpha.value = 0.5
+    assert not panel.runner.message.value
+    for alpha, (answer, refusal, outcome) in panel.rungs["spoken"].items():
+        with steer(tiny, direction, alpha):
+            assert answer.text == tiny.generate(asked, max_new_tokens=6)[0]
+            sure = tiny.next_token_logits(asked)[0].softmax(-1).max()
+        assert answer.probabilities[0] == pytest.approx(float(sure), rel=1e-3)
+        assert f">{refusal:.2f}<" in panel.view.value and outcome in panel.view.value
+    assert 0.5 in panel.rungs["spoken"] and not panel.rungs["typed"]
+    panel.form.value = "typed"
+    assert panel.rungs["typed"][0.0][0].text == tiny.generate([spoken[0].typed()], max_new_tokens=6)[0]
+    assert "(typed)" in panel.static()
+
+
+def test_the_ladder_ends_with_the_first_broken_answer(
+    tiny: LALM, spoken: list[SpokenPrompt], direction: SteeringVectors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = {0.0: "answered", 0.1: "refused", 0.2: "broken", 0.4: "broken"}
+    outcomes = iter(judged.values())
+    monkeypatch.setattr(PhraseJudge, "judge", lambda *_: next(outcomes))
+    panel = ladder(tiny, spoken[0].typed(), direction, (*judged,), max_new_tokens=2)
+    assert [*panel.rungs["typed"]] == [0.0, 0.1, 0.2]
+    with pytest.raises(ValueError, match="1 to 24"):
+        ladder(tiny, spoken[0], direction, max_new_tokens=25)
+
+
+def test_a_turn_is_the_first_token_that_differs_and_long_answers_are_cut() -> None:
+    assert turn("abc", "abc") is None
+    assert [turn(*pair) for pair in (("abc", "axc"), ("abc", "ab"), ("ab", "abc"), ("", "a"))] == [1, 2, 2, 0]
+    answer = Answer("", tuple(f" w{i}" for i in range(30)), (0.5,) * 30, ())
+    html = token_spans(answer, 3)
+    assert "w19" in html and "w20" not in html and "\u25bc w3<" in html and html.count("\u25bc") == 1
+    assert "(ends)" in token_spans(Answer("", ("a",), (0.5,), ()), 1)
