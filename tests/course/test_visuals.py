@@ -1,17 +1,23 @@
 """The playground, the X-ray, the ladder and the strip: their numbers against a few plain lines each."""
 
 import math
+from collections.abc import Callable
 
+import numpy as np
 import pytest
+import replicas as families
 import torch
 
+from sarsteer_lab.course.figures import architecture
+from sarsteer_lab.course.figures.strip import stages
 from sarsteer_lab.course.widgets import ladder, playground
 from sarsteer_lab.course.widgets.answer_ladder import turn
 from sarsteer_lab.course.widgets.panels import token_spans
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.prompts import Prompt, SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors, steer
 
 
@@ -94,3 +100,45 @@ def test_a_turn_is_the_first_token_that_differs_and_long_answers_are_cut() -> No
     html = token_spans(answer, 3)
     assert "w19" in html and "w20" not in html and "\u25bc w3<" in html and html.count("\u25bc") == 1
     assert "(ends)" in token_spans(Answer("", ("a",), (0.5,), ()), 1)
+
+
+@pytest.mark.parametrize(
+    ("family", "tower", "projected"),
+    [  # 1.5 s: half of them 150 frames, grouped as each family's own configuration says
+        ("qwen2_audio", (200, 16), 200),
+        ("qwen2_5_omni", (37, 16), 37),
+        ("voxtral", (400, 16), 100),
+        ("phi4_multimodal", (19, 16), 19),
+        ("granite_speech", (75, 16), 15),
+        ("gemma3n", (10, 16), 10),
+    ],
+)
+def test_the_strip_has_the_shapes_of_every_family(
+    family: str, tower: tuple[int, int], projected: int, make_clip: Callable[..., np.ndarray]
+) -> None:
+    lalm = families.replica(family)
+    prompt = Prompt("Answer.", make_clip(1.5, 1))
+    inputs = lalm.batch([prompt])
+    ids = inputs["input_ids"][0]
+    found = {name: stage.shape for name, stage in stages(lalm, prompt).items()}
+    features = next(value for name, value in inputs.items() if name.endswith("input_features"))[0]
+    assert found["waveform"] == (24000,) and sorted(found["mel"]) == sorted(features.shape)
+    assert found["tower"] == tower and found["projector"] == (projected, lalm.d_model)
+    assert found["sequence"] == (len(ids), lalm.d_model)
+    assert found["layers"] == (lalm.n_layers, len(ids), lalm.d_model)
+    assert found["head"] == tuple(lalm.next_token_logits([prompt])[0].shape)
+    shown = [ax.get_xlabel() for ax in architecture(lalm, prompt).axes]
+    heard = int((ids == lalm.audio_token_id).sum())
+    assert f"{len(ids) - heard} positions of" in shown[4] and f"{heard} of audio" in " ".join(
+        shown[4].split()
+    )
+    assert not foreign_hooks(lalm.model)
+
+
+def test_the_strip_of_a_typed_request_leaves_the_ears_out(tiny: LALM, spoken: list[SpokenPrompt]) -> None:
+    deaf = LALM(tiny.model, tiny.processor, name="deaf")
+    deaf.audio_token_id = None
+    for lalm, prompt in ((tiny, spoken[0].typed()), (deaf, spoken[0])):
+        titles = [ax.get_title(loc="left") for ax in architecture(lalm, prompt).axes]
+        assert titles == ["sequence", "layers", "head"]
+    assert len(architecture(tiny, spoken[0]).axes) == 7

@@ -38,3 +38,4 @@ from sarsteer_lab.course.figures.steering import (
     scree_figure,
     share_figure,
 )
+from sarsteer_lab.course.figures.strip import architecture

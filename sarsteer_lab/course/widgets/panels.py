@@ -300,7 +300,7 @@ def token_spans(answer: Answer, turn: int | None = None) -> str:
         if len(said.split()) > SHOWN_WORDS:
             spans.append(" \u2026")
             break
-        box = "outline:2px solid #D55E00;font-weight:bold;" if at == turn else ""
+        box = "outline:2px solid #D55E00;margin:0 3px;font-weight:bold;" if at == turn else ""
         line = f"border-bottom:{1 + 4 * chance:.1f}px solid #0072B2"
         spans.append(
             f'<span title="p = {chance:.3f}" style="white-space:pre-wrap;{box}{line}">'
