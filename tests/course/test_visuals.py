@@ -8,12 +8,13 @@ import pytest
 import replicas as families
 import torch
 
+from sarsteer_lab.activations import capture
 from sarsteer_lab.course.figures import architecture
 from sarsteer_lab.course.figures.strip import stages
-from sarsteer_lab.course.widgets import ladder, playground
+from sarsteer_lab.course.widgets import ladder, playground, xray
 from sarsteer_lab.course.widgets.answer_ladder import turn
 from sarsteer_lab.course.widgets.panels import token_spans
-from sarsteer_lab.engine.live import Answer
+from sarsteer_lab.engine.live import OPENINGS, Answer
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM
@@ -142,3 +143,95 @@ def test_the_strip_of_a_typed_request_leaves_the_ears_out(tiny: LALM, spoken: li
         titles = [ax.get_title(loc="left") for ax in architecture(lalm, prompt).axes]
         assert titles == ["sequence", "layers", "head"]
     assert len(architecture(tiny, spoken[0]).axes) == 7
+
+
+def by_hand(lalm: LALM, prompt: Prompt, new: int) -> tuple[torch.Tensor, list[int]]:
+    """States of a prompt and its answer, and the ids, from `capture` and one plain forward pass a token."""
+    states = [capture(lalm, [prompt], positions="all")[0]]
+    states.append(capture(lalm, [prompt], positions="answer", max_new_tokens=new)[0])
+    inputs = lalm.batch([prompt])
+    for _ in range(new):
+        with torch.no_grad():
+            token = lalm.core(**inputs, use_cache=False).logits[0, -1].argmax()
+        if token in lalm.ends:
+            break
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], token[None, None]], dim=1)
+        inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    return torch.cat(states), inputs["input_ids"][0].tolist()
+
+
+def test_the_xray_projects_and_reads_through_the_lens(
+    tiny: LALM, spoken: list[SpokenPrompt], direction: SteeringVectors
+) -> None:
+    panel = xray(tiny, spoken[0], direction, alpha=0.4, max_new_tokens=4)
+    assert [*panel.readings] == ["typed", "spoken", "steered"] and not panel.runner.message.value
+    unit = direction.values / direction.values.norm(dim=-1, keepdim=True)
+    head = tiny.core.get_output_embeddings()
+    openings = [tiny.tokenizer(text)["input_ids"] for text in OPENINGS]
+    for form, prompt in (("typed", spoken[0].typed()), ("spoken", spoken[0].spoken())):
+        states, ids = by_hand(tiny, prompt, 4)
+        reading = panel.readings[form]
+        assert reading.ids == ids and reading.start == tiny.batch([prompt])["input_ids"].shape[1]
+        torch.testing.assert_close(reading.states, states, rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(
+            panel.projection[form], torch.einsum("pld,ld->pl", states, unit), rtol=1e-3, atol=1e-3
+        )
+        at = reading.columns.index(reading.start - 1)
+        with torch.no_grad():
+            chances = head(tiny.decoder.norm(states[reading.start - 1])).softmax(-1)
+        firsts = sorted({tokens[0] for tokens in openings})
+        torch.testing.assert_close(panel.opening[form][at], chances[:, firsts].sum(-1), rtol=1e-3, atol=1e-6)
+        top = panel.top_tokens(form, reading.start - 1, tiny.n_layers - 1)
+        assert top[0][0] == tiny.generate([prompt], max_new_tokens=1)[0]
+        assert top[0][1] == pytest.approx(float(chances[-1].max()), rel=1e-3)
+
+
+def test_the_xray_is_steered_from_the_last_position_on(
+    tiny: LALM, spoken: list[SpokenPrompt], direction: SteeringVectors
+) -> None:
+    panel = xray(tiny, spoken[0], direction, alpha=0.4, max_new_tokens=3)
+    for alpha in (0.4, 0.9):
+        panel.alpha.value = alpha
+        steered, plain = panel.readings["steered"], panel.readings["spoken"]
+        with steer(tiny, direction, alpha):
+            expected = capture(tiny, [spoken[0].spoken()], positions="all")[0]
+        torch.testing.assert_close(steered.states[: steered.start], expected, rtol=1e-3, atol=1e-4)
+        assert not torch.equal(steered.states[plain.start - 1], plain.states[plain.start - 1])
+        assert steered.columns == [*range(steered.start - 1, len(steered.ids))]
+    assert not foreign_hooks(tiny.model) and not panel.runner.message.value
+
+
+def test_clicking_the_xray_chooses_the_cell_below(
+    tiny: LALM, spoken: list[SpokenPrompt], direction: SteeringVectors
+) -> None:
+    panel = xray(tiny, spoken[0], direction, max_new_tokens=3)
+    place, ax = panel.cells().index(("typed", 2)), panel._maps["typed"]
+    shares = panel._figure.transFigure.inverted().transform(ax.transData.transform((2, 1)))
+    panel.click.value = f"{shares[0]},{1 - shares[1]}"
+    assert (panel.column.value, panel.layer.value) == (place, 1) and not panel.runner.message.value
+    assert "<b>typed</b>, layer 1" in panel.words.value
+    before = panel.view.value
+    panel.measure.value = "refusing opening"
+    assert panel.view.value != before and "onclick" not in panel.static()
+    panel.click.value = "0,0"  # beside the maps
+    assert panel.column.value == place
+
+
+def test_an_xray_of_one_form_and_of_some_layers(tiny: LALM, direction: SteeringVectors) -> None:
+    prompt = Prompt("Name a fruit, and say in a few words why people are fond of it in winter.")
+    panel = xray(tiny, prompt, direction.only([1, 3]), max_new_tokens=2)
+    assert [*panel.readings] == ["typed", "steered"] and panel.projection["typed"].shape[1] == 2
+    reading = panel.readings["typed"]
+    assert len(reading.columns) <= 26 + 1 + 2 and reading.start - 1 in reading.columns
+    with pytest.raises(ValueError, match="1 to 16"):
+        xray(tiny, prompt, direction, max_new_tokens=17)
+
+
+@pytest.mark.parametrize("family", ["voxtral", "granite_speech", "gemma4", "qwen2_5_omni"])
+def test_an_xray_of_other_families(family: str, make_clip: Callable[..., np.ndarray]) -> None:
+    lalm, prompt = families.replica(family), Prompt("Answer.", make_clip(1.5, 1))
+    vectors = SteeringVectors(torch.ones(lalm.n_layers, lalm.d_model))
+    panel = xray(lalm, prompt, vectors, max_new_tokens=2)
+    states = capture(lalm, [prompt], positions="all")[0]
+    reading = panel.readings["spoken"]
+    torch.testing.assert_close(reading.states[: reading.start], states, rtol=1e-3, atol=1e-3)
