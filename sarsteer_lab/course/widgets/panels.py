@@ -196,7 +196,9 @@ class RequestPicker(ipywidgets.VBox):
     def _from_sentence(self) -> None:
         if text := self.sentence.value.strip():
             limit = self.lalm.max_audio_seconds
-            self._take(text, check_waveform(synthesise(text), SAMPLE_RATE, name="the sentence", max_seconds=limit))
+            self._take(
+                text, check_waveform(synthesise(text), SAMPLE_RATE, name="the sentence", max_seconds=limit)
+            )
 
     def _from_upload(self) -> None:
         if not self.upload.value:

@@ -87,7 +87,9 @@ class XRay(panels.Panel):
         tokenize = partial(lalm.tokenizer, add_special_tokens=False)
         self._openings = {tuple(tokenize(text)["input_ids"]) for text in OPENINGS}
         self.measure = ipywidgets.ToggleButtons(options=[*MEASURES])
-        self.alpha = panels.slider(ipywidgets.FloatSlider, "alpha", value=alpha, min=0, max=1, step=0.01)
+        self.alpha = panels.slider(
+            ipywidgets.FloatSlider, "alpha", value=alpha, min=0, max=max(1, alpha), step=0.01
+        )
         self.readings: dict[str, Reading] = {}
         self.projection: dict[str, Float[Tensor, "position layer"]] = {}
         self.opening: dict[str, Float[Tensor, "column layer"]] = {}
