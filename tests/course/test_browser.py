@@ -27,7 +27,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FAKE_MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]  # it beeps
 
 RUN_ALL_SECONDS = int(os.environ.get("SARSTEER_BROWSER_SECONDS", "900"))
-ANSWER_MS = 60_000
+ANSWER_MS = RUN_ALL_SECONDS * 1000 // 15
 
 FEWER = {
     'spread("test", label, 40)': 'spread("test", label, 6)',
@@ -131,7 +131,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
-            for _ in range(300):
+            for _ in range(RUN_ALL_SECONDS // 3):
                 try:
                     urllib.request.urlopen(f"{address}/api/status?token={TOKEN}", timeout=5).close()
                     break
@@ -159,16 +159,17 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     page = browser.new_page(viewport={"width": 1500, "height": 1100})
+    page.set_default_timeout(ANSWER_MS)
     yield page
     page.close()
 
 
 def run_all(page: Any, lab: str, name: str) -> None:
     """Open a notebook, run all of its cells from the menu, and wait for the table that ends each chapter."""
-    page.goto(f"{lab}/lab/tree/{name}?token={TOKEN}&reset", timeout=90_000)
-    page.locator(".jp-Notebook").wait_for(timeout=60_000)
+    page.goto(f"{lab}/lab/tree/{name}?token={TOKEN}&reset", timeout=2 * ANSWER_MS)
+    page.locator(".jp-Notebook").wait_for(timeout=2 * ANSWER_MS)
     # Before its kernel is there, running would ask which one to start.
-    page.get_by_text("| Idle").wait_for(timeout=90_000)
+    page.get_by_text("| Idle").wait_for(timeout=2 * ANSWER_MS)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     closing = page.locator(".jp-OutputArea-output table", has_text="95% interval").last

@@ -23,7 +23,7 @@ from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.speech import read_clip
 
 STYLE = """<style>.sarsteer-cell {white-space: normal; height: auto; min-height: 34px; line-height: 1.3;
-  font-size: 14px;} .sarsteer-name {font-size: 14px; line-height: 1.3;}</style>"""
+  font-size: 14px;} .sarsteer-name, .sarsteer-reading {font-size: 14px; line-height: 1.3;}</style>"""
 
 
 class OverRefusalBoard(Panel):

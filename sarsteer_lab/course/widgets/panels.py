@@ -38,6 +38,9 @@ MARKS = {"refused": "\u2298", "answered": "\u2192", "broken": "\u2248", "not hea
 LONGEST = 30.0
 """Seconds of a recording for a model that hears clips of any length."""
 
+PARAGRAPH = '<p style="font-size:15px">'
+"""How a text below or above a picture begins: legible on a projector."""
+
 LABEL_WIDTH = {"description_width": "110px"}
 
 

@@ -246,7 +246,7 @@ class XRay(panels.Panel):
         tops = self.top_tokens(form, position, layer)
         listed = ", ".join(f"<code>{escape(repr(token))}</code> {chance:.2f}" for token, chance in tops)
         self.words.value = (
-            f"<p>Click a cell. <b>{form}</b>, layer {self.layers[layer]}, at "
+            f"{panels.PARAGRAPH}Click a cell. <b>{form}</b>, layer {self.layers[layer]}, at "
             f"<code>{escape(self.readings[form].names[at])}</code>: projection "
             f"{float(self.projection[form][position, layer]):.2f}, opens a refusal "
             f"{float(self.opening[form][at, layer]):.3f}. Through the lens the next token is {listed}.</p>"
