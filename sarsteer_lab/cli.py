@@ -154,12 +154,13 @@ def ask(
     steer: Steer = False,
     refusal: Refusal = "paper",
 ) -> None:
-    """Answer one clip, steered or not."""
+    """Answer one clip, steered or not, and say what was heard."""
     from sarsteer_lab.speech import read_clip
 
-    read_clip(clip)
+    waveform = read_clip(clip)
     from sarsteer_lab import steering
     from sarsteer_lab.activations import activation_store
+    from sarsteer_lab.course.hearing import differs, read_out
     from sarsteer_lab.evaluation.base import collect_states, refusal_text
     from sarsteer_lab.evaluation.readers import read_set
     from sarsteer_lab.loading import load_lalm
@@ -171,7 +172,11 @@ def ask(
     source = read_set(f"prompts:{prompts}").prompts if prompts else load_prompts()
     lalm = load_lalm(model, safety=safety)
     prompt = Prompt(INSTRUCTION if text is None else text, clip)
-    print(f"unsteered: {lalm.generate([prompt])[0]}")
+    answer, heard = lalm.generate([prompt])[0], read_out(lalm, waveform)
+    # The words are known where the clip is one of the set's.
+    words = next((p.request for p in source if p.clip and p.clip.resolve() == clip.resolve()), "")
+    print(f"heard:     {heard}" + f" (heard differently: it says {words!r})" * differs(words, heard))
+    print(f"unsteered: {answer}")
     if steer:
         basis = [request for request in source if request.split == "derive"]
         states = collect_states(lalm, basis, refusals={name: wording}, cache=activation_store())

@@ -8,6 +8,11 @@ import re
 from collections.abc import Sequence
 
 import jiwer
+import numpy as np
+from jaxtyping import Float
+
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt
 
 REPEAT = "\n\nRepeat the audio above exactly, word for word."
 """The text part of the prompt that asks for a transcript.
@@ -40,6 +45,17 @@ def word_errors(reference: str, heard: str) -> int:
     return found.substitutions + found.deletions + found.insertions
 
 
+def differs(request: str, heard: str) -> bool:
+    """Whether something else was heard than these words; False where they are not known."""
+    return word_errors(request, heard) > HEARD_RIGHT * len(words(request)) if words(request) else False
+
+
+def read_out(lalm: LALM, waveform: Float[np.ndarray, "samples"]) -> str:
+    """What the model says that it heard, when it is asked to repeat the clip. Raises as `generate` does."""
+    asked = Prompt(f"{INSTRUCTION} {REPEAT}", waveform)
+    return transcript(lalm.generate([asked], max_new_tokens=32)[0])
+
+
 def word_error_rate(references: Sequence[str], heard: Sequence[str]) -> float:
     """Word errors of all sentences together per word of the references; above 1 if much was made up.
 
@@ -49,3 +65,14 @@ def word_error_rate(references: Sequence[str], heard: Sequence[str]) -> float:
     if not total or len(references) != len(heard):
         raise ValueError(f"needs sentences with words in them, one heard per reference; {total} words given")
     return sum(word_errors(a, b) for a, b in zip(references, heard, strict=True)) / total
+
+
+def forms(lalm: LALM, prompt: SpokenPrompt | Prompt) -> dict[str, Prompt]:
+    """A request "typed" and, if it has a clip and the model ears, "spoken"; a `Prompt` in its one form."""
+    if isinstance(prompt, Prompt):
+        return {"typed" if prompt.audio is None else "spoken": prompt}
+    # Words that are about a clip are no request without it.
+    made = {} if prompt.text else {"typed": prompt.typed()}
+    if prompt.clip is not None and lalm.audio_token_id is not None:
+        made["spoken"] = prompt.spoken()
+    return made

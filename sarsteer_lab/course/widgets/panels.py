@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sarsteer_lab.course.figures.base import LOOK
+from sarsteer_lab.course.hearing import differs
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket.voice import synthesise
@@ -30,6 +31,15 @@ from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 
 SHOWN_WORDS = 20
 """Of an answer to a harmful request never more than so many words are shown."""
+
+MARKS = {"refused": "\u2298", "answered": "\u2192", "broken": "\u2248", "not heard": "?", "unparsed": "?"}
+"""Signs of the outcomes in lists of responses."""
+
+LONGEST = 30.0
+"""Seconds of a recording for a model that hears clips of any length."""
+
+PARAGRAPH = '<p style="font-size:15px">'
+"""How a text below or above a picture begins: legible on a projector."""
 
 LABEL_WIDTH = {"description_width": "110px"}
 
@@ -165,7 +175,7 @@ class RequestPicker(ipywidgets.VBox):
         # The recorder's script leaves its sound here, as base64 of 16-bit samples at 16 kHz.
         self.recording = ipywidgets.Textarea(continuous_update=False, layout={"display": "none"})
         self.recording.add_class("sarsteer-recording")
-        recorder = ipywidgets.HTML(_recorder(lalm.max_audio_seconds or 0))
+        recorder = ipywidgets.HTML(_recorder(lalm.max_audio_seconds or LONGEST))
         self.now = ipywidgets.HTML()
         rows = [self.sentence, row(self.upload, recorder, self.recording, self.player, self.now)]
         super().__init__([self.example, *rows] if options else rows)
@@ -188,7 +198,10 @@ class RequestPicker(ipywidgets.VBox):
 
     def _from_sentence(self) -> None:
         if text := self.sentence.value.strip():
-            self._take(text, synthesise(text))
+            limit = self.lalm.max_audio_seconds
+            self._take(
+                text, check_waveform(synthesise(text), SAMPLE_RATE, name="the sentence", max_seconds=limit)
+            )
 
     def _from_upload(self) -> None:
         if not self.upload.value:
@@ -281,16 +294,44 @@ def opening_words(text: str) -> str:
     return " ".join(words[:SHOWN_WORDS]) + (" \u2026" if len(words) > SHOWN_WORDS else "")
 
 
+def heard_line(request: str, said: str) -> str:
+    """What the model heard by its own read-out, as HTML, and a mark where the words are known and differ."""
+    mark = ' <b style="color:#D55E00">\u2260 heard differently</b>' if differs(request, said) else ""
+    return f"heard: <i>{escape(opening_words(said)) or '(nothing)'}</i>{mark}"
+
+
+def words_of(prompt: SpokenPrompt | Prompt) -> str:
+    """What a request says, as far as it is known in words."""
+    return prompt.request if isinstance(prompt, SpokenPrompt) else prompt.text
+
+
+def token_spans(answer: Answer, turn: int | None = None) -> str:
+    """An answer's first `SHOWN_WORDS` words as HTML, a line under each token, thicker where it was surer.
+
+    The token at `turn` is boxed.
+    """
+    spans, said = [], ""
+    for at, (token, chance) in enumerate(zip(answer.tokens, answer.probabilities, strict=True)):
+        said += token
+        if len(said.split()) > SHOWN_WORDS:
+            spans.append(" \u2026")
+            break
+        box = "outline:2px solid #D55E00;margin:0 3px;font-weight:bold;" if at == turn else ""
+        line = f"border-bottom:{1 + 4 * chance:.1f}px solid #0072B2"
+        spans.append(
+            f'<span title="p = {chance:.3f}" style="white-space:pre-wrap;{box}{line}">'
+            f"{chr(0x25BC) if box else ''}{escape(token).replace(chr(10), chr(0x21B5))}</span>"
+        )
+    if turn == len(answer.tokens):
+        spans.append('<span style="outline:2px solid #D55E00;font-weight:bold">\u25bc(ends)</span>')
+    return "".join(spans) or "<i>(nothing)</i>"
+
+
 def answer_card(title: str, answer: Answer, refusal: float, outcome: str) -> str:
     """An answer as HTML: a bar for the refusal probability, and the text, underlined where it was sure.
 
     `refusal` is the probability (0 to 1) that the answer opens as a refusal.
     """
-    tokens = "".join(
-        f'<span title="p = {chance:.3f}" style="border-bottom:3px solid rgba(0,114,178,{chance:.2f})">'
-        f"{escape(token)}</span>"
-        for token, chance in zip(answer.tokens, answer.probabilities, strict=True)
-    )
     likely = ", ".join(f"<code>{escape(repr(token))}</code> {chance:.2f}" for token, chance in answer.first)
     return (
         '<div class="sarsteer-answer" style="border:1px solid #8c8c8c;border-radius:6px;padding:8px 12px;'
@@ -299,6 +340,6 @@ def answer_card(title: str, answer: Answer, refusal: float, outcome: str) -> str
         f'<div style="background:#ddd;height:10px;margin:4px 0"><div style="background:#0072B2;height:10px;'
         f'width:{100 * refusal:.1f}%"></div></div>'
         f"<small>opens as a refusal with probability {refusal:.2f}</small>"
-        f'<p style="font-size:115%;margin:6px 0">{tokens or "<i>(nothing)</i>"}</p>'
+        f'<p style="font-size:115%;margin:6px 0">{token_spans(answer)}</p>'
         f"<small>likeliest first tokens: {likely}</small></div>"
     )
