@@ -65,8 +65,9 @@ def claim_on_value(
     verdict: Verdict = "seen here" if low > above else "cannot tell"
     if high < above + margin:
         verdict = "not seen here"
-    unclear = n is not None and verdict == "cannot tell"
-    needed = requests_to_tell(low, high, n, above=above, margin=margin) if unclear else None
+    needed = None
+    if n is not None and verdict == "cannot tell":
+        needed = requests_to_tell(low, high, n, above=above, margin=margin)
     shown = f"[{low:{style}}, {high:{style}}], claimed: above {above:{style}}"
     return Claim(claim, measured, shown, verdict, needed)
 
