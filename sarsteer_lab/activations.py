@@ -19,7 +19,6 @@ from sarsteer_lab.prompts import Prompt, as_prompts
 from sarsteer_lab.store import Store, cache_folder, content_key
 from sarsteer_lab.vectors import SteeringVectors
 
-Fixed = Literal["last", "audio_mean"]
 Ragged = Literal["audio", "all", "answer"]
 
 
@@ -29,7 +28,7 @@ def capture(
     prompts: Sequence[Prompt],
     *,
     layers: Sequence[int] | None = None,
-    positions: Fixed = "last",
+    positions: Literal["last"] = "last",
     batch_size: int = 16,
     cache: Store | None = None,
 ) -> Float[Tensor, "prompt layer d_model"]: ...
@@ -50,7 +49,7 @@ def capture(
     prompts: Sequence[Prompt],
     *,
     layers: Sequence[int] | None = None,
-    positions: Fixed | Ragged = "last",
+    positions: Literal["last"] | Ragged = "last",
     max_new_tokens: int = 48,
     batch_size: int = 16,
     cache: Store | None = None,
@@ -58,11 +57,10 @@ def capture(
     """Hidden states of typed and spoken prompts, float32, in the order of the prompts.
 
     `layers` (default: all) may count from the end. `positions`: "last" is the chat format's last position,
-    where the answer's first token is predicted; "audio_mean" the mean over the clip's positions; both give
-    one state per prompt and layer. "audio" (every position of the clip) and "all" (every position but
-    padding) give a list of tensors, as prompts differ in length. So does "answer": the tokens of the greedy
-    answer, at most `max_new_tokens` and without the one that ends it, under whatever steering holds; a
-    token's state is where it is read, and the next one predicted.
+    where the answer's first token is predicted. "audio" (every position of the clip) and "all" (every
+    position but padding) give a list of tensors, as prompts differ in length. So does "answer": the tokens of
+    the greedy answer, at most `max_new_tokens` and without the one that ends it, under whatever steering
+    holds; a token's state is where it is read, and the next one predicted.
 
     With a `cache` (`activation_store()`), only prompts that it lacks run through the model. While foreign
     hooks sit on the model (`steer`, `project_out`, your own) the cache is neither read nor written: its keys
@@ -73,10 +71,10 @@ def capture(
     """
     prompts = as_prompts(prompts)
     chosen = layer_indices(lalm, layers)
-    if positions not in (choices := (*get_args(Fixed), *get_args(Ragged))):
+    if positions not in (choices := ("last", *get_args(Ragged))):
         raise ValueError(f"positions={positions!r}: choose one of {', '.join(choices)}")
     typed = [i for i, prompt in enumerate(prompts) if prompt.audio is None]
-    if positions.startswith("audio") and typed:
+    if positions == "audio" and typed:
         raise ValueError(f"positions={positions!r}, but prompt {typed[0]} has no audio")
     answer = positions == "answer"
     gathered = Gathered(lalm, prompts, chosen, f"answer {max_new_tokens}" if answer else positions, cache)
@@ -121,7 +119,7 @@ class Gathered:
     ) -> None:
         self._device, self._layers = lalm.device, layers
         self.states: Any = [torch.empty(0)] * len(prompts)
-        if positions in ("last", "audio_mean"):
+        if positions == "last":
             self.states = torch.empty(len(prompts), len(layers), lalm.d_model, device=self._device)
         self._cache = None if foreign_hooks(lalm.model) else cache
         self.missing = list(range(len(prompts)))
@@ -190,10 +188,9 @@ def _pick(
     """Each row's state or states at the wanted positions: copies, so that the stream is not kept alive."""
     if positions in ("last", "answer"):
         return stream[:, -1].to(torch.float32, copy=True)
-    audio = positions.startswith("audio")
-    wanted = inputs["input_ids"] == lalm.audio_token_id if audio else inputs["attention_mask"].bool()
-    states = [row[at].float() for row, at in zip(stream, wanted.to(stream.device), strict=True)]
-    return torch.stack([each.mean(0) for each in states]) if positions == "audio_mean" else states
+    heard = inputs["input_ids"] == lalm.audio_token_id
+    wanted = heard if positions == "audio" else inputs["attention_mask"].bool()
+    return [row[at].float() for row, at in zip(stream, wanted.to(stream.device), strict=True)]
 
 
 @contextmanager

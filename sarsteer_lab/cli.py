@@ -159,20 +159,23 @@ def ask(
 
     read_clip(clip)
     from sarsteer_lab import steering
-    from sarsteer_lab.evaluation.base import cached_vectors, refusal_text
+    from sarsteer_lab.activations import activation_store
+    from sarsteer_lab.evaluation.base import collect_states, refusal_text
     from sarsteer_lab.evaluation.readers import read_set
     from sarsteer_lab.loading import load_lalm
     from sarsteer_lab.probe.push import push_report
     from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts
 
-    refusal_text(refusal)
+    name, wording = refusal_text(refusal)
     # Before the model: what is wrong with the files should not take a minute to say.
     source = read_set(f"prompts:{prompts}").prompts if prompts else load_prompts()
     lalm = load_lalm(model, safety=safety)
     prompt = Prompt(INSTRUCTION if text is None else text, clip)
     print(f"unsteered: {lalm.generate([prompt])[0]}")
     if steer:
-        vectors = cached_vectors(lalm, source, lam=lam, k=k, refusal=refusal)
+        basis = [request for request in source if request.split == "derive"]
+        states = collect_states(lalm, basis, refusals={name: wording}, cache=activation_store())
+        vectors = states.sarsteer(lam, k, name)
         with steering.steer(lalm, vectors, alpha):
             print(f"steered:   {lalm.generate([prompt])[0]}")
         print(push_report(lalm, [prompt], vectors, alpha))
@@ -274,13 +277,12 @@ def sweep(
     lams, ks = _each(lam or ["0,1"], number), _each(k or ["10"], count)
     from sarsteer_lab.activations import activation_store
     from sarsteer_lab.evaluation import curves
-    from sarsteer_lab.evaluation.base import collect_states, refusal_text
+    from sarsteer_lab.evaluation.base import collect_states, refusal_texts
     from sarsteer_lab.evaluation.judges import PhraseJudge
     from sarsteer_lab.evaluation.readers import read_sets
     from sarsteer_lab.loading import load_lalm
 
-    # A sentence may hold commas.
-    texts = dict(refusal_text(given) for given in refusal or ["paper"])
+    texts = refusal_texts(refusal or ["paper"])  # a sentence may hold commas
     asked, skipped = read_sets(sets, split=split, missing=missing, limit=limit)
     source = read_sets(derive, split="derive", missing=missing)[0]
     lalm = load_lalm(model, safety=safety)

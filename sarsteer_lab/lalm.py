@@ -316,24 +316,34 @@ def head_on_last_position(core: Any) -> Iterator[None]:
         yield
 
 
+def not_finite(lalm: LALM, logits: Float[Tensor, "row *position vocab"]) -> int | None:
+    """The first of the prompts now running whose logits are not finite; None if there is none."""
+    finite, rows = logits.isfinite().flatten(1).all(1), lalm.now.rows if lalm.now else []
+    if not rows or finite.all():
+        return None
+    return rows[int(finite.byte().argmin()) * len(rows) // len(finite)]  # a prompt's beams stand together
+
+
+def located(lalm: LALM, prompt: int) -> NonFiniteError:
+    """The error for logits of a prompt now running, after a look at where they stop being finite."""
+    assert lalm.now is not None
+    with lalm.running(Running([prompt], lalm.now.prompts)):
+        inputs = lalm.batch([lalm.now.prompts[prompt]])
+        states = lalm.core(**inputs, output_hidden_states=True, use_cache=False).hidden_states[1:]
+    broken = [layer for layer, state in enumerate(states) if not state.isfinite().all()]
+    return NonFiniteError(prompt, f"states from layer {broken[0]} on" if broken else "logits")
+
+
 @contextmanager
 def finite_logits(lalm: LALM) -> Iterator[None]:
-    """Raise NonFiniteError for logits in the block that are not finite, after a look at where that begins."""
+    """Raise NonFiniteError for logits in the block that are not finite."""
 
     def look(_module: nn.Module, _args: Any, logits: Float[Tensor, "row position vocab"]) -> None:
-        finite, rows = logits.isfinite().flatten(1).all(1), lalm.now.rows if lalm.now else []
-        if rows and not finite.all():  # beams of a prompt stand behind one another
-            raise NonFiniteError(rows[int(finite.byte().argmin()) * len(rows) // len(finite)], "logits")
+        if (prompt := not_finite(lalm, logits)) is not None:
+            raise NonFiniteError(prompt, "logits")
 
     try:
         with lalm.core.get_output_embeddings().register_forward_hook(look):
             yield
     except NonFiniteError as error:
-        assert lalm.now is not None
-        with lalm.running(Running([error.prompt], lalm.now.prompts)):
-            inputs = lalm.batch([lalm.now.prompts[error.prompt]])
-            states = lalm.core(**inputs, output_hidden_states=True, use_cache=False).hidden_states[1:]
-        for layer, state in enumerate(states):
-            if not state.isfinite().all():
-                raise NonFiniteError(error.prompt, f"states from layer {layer} on") from None
-        raise
+        raise located(lalm, error.prompt) from None

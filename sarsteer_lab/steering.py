@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Literal, Protocol
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from sarsteer_lab.activations import chosen_layers
@@ -20,8 +20,7 @@ from sarsteer_lab.families import residual_stream
 from sarsteer_lab.lalm import LALM, Running
 from sarsteer_lab.vectors import SteeringVectors
 
-Positions = Literal["last", "all", "audio"]
-Where = Positions | Literal["every"]
+Where = Literal["last", "every"]
 Alpha = float | Sequence[float] | Float[Tensor, "prompt"]
 Strength = float | Float[Tensor, "prompt"]
 RowAlpha = float | Float[Tensor, "row 1 1"]
@@ -48,9 +47,9 @@ class Push(Protocol):
     ) -> Float[Tensor, "*row_position d_model"]:
         """What to add at `layer`, in float32 on the states' device, `alpha` times the whole of it.
 
-        `states` are those at the prompts' ends (one position), and the same is added at every position that
-        is steered until the next prompt; None if a prompt ran before the block. With positions="every" they
-        are the whole stream, in each forward pass, and each position gets what belongs to it.
+        `states` are those at the prompts' ends (one position), and the same is added at every generated token
+        until the next prompt; None if a prompt ran before the block. With positions="every" they are the
+        whole stream, in each forward pass, and each position gets what belongs to it.
         """
         ...
 
@@ -61,14 +60,11 @@ def steer(
     vectors: SteeringVectors | Float[Tensor, "layer d_model"],
     alpha: Alpha = 0.1,
     layers: Sequence[int] | None = None,
-    positions: Positions = "last",
 ) -> Iterator[None]:
     """Add `alpha * vectors[l]` to the output of decoder layer l while the block lasts (SARSteer, step 5).
 
-    `positions` "last": the prompt's last position and every generated token, as in the paper; "all": every
-    position of the prompt and every generated token; "audio": the clip's positions of the prompt, nothing
-    else. The sum is taken in float32 and cast back. `layers` (default: all that have a vector) may count
-    from the end.
+    It is added at the prompt's last position and at every generated token, in float32, and cast back.
+    `layers` (default: all that have a vector) may count from the end.
 
     `alpha` may hold one value per prompt of the call (`lalm.generate`, `next_token_logits`, `capture`; for
     direct calls of the model: per row of the batch), so that a sweep is one batch; beams of a prompt share
@@ -79,10 +75,8 @@ def steer(
     wrongly: compiled models, generation without cache, assisted decoding, chunked prefill, static caches,
     right padding, a cache filled outside of the model.
     """
-    if positions not in ("last", "all", "audio"):
-        raise ValueError(f"positions={positions!r}: choose 'last', 'all' or 'audio'")
     on_layer = _placed(lalm, vectors, layers)
-    with pushing(lalm, lambda layer, states, alpha: alpha * on_layer[layer], [*on_layer], alpha, positions):
+    with pushing(lalm, lambda layer, states, alpha: alpha * on_layer[layer], [*on_layer], alpha):
         yield
 
 
@@ -120,7 +114,8 @@ def pushing(
 ) -> Iterator[None]:
     """Add to the outputs of `layers` (see `chosen_layers`) what `push` says, while the block lasts.
 
-    `alpha` and `positions` as for `steer`; "every" is each position of each pass by its own state, alpha 1.
+    `alpha` as for `steer`. `positions`: "last" as there; "every" is each position of each pass by its own
+    state, alpha 1.
     """
     strength = _strength(alpha)
     _refuse_compiled(lalm)
@@ -148,7 +143,6 @@ class Watch:
         self.lalm, self.push, self.alpha, self.positions = lalm, push, alpha, positions
         self.text_config = lalm.text_config
         self.phase: Literal["prompt", "step"] | None = None
-        self.audio: Bool[Tensor, "batch position 1"] = torch.zeros(1, 1, 1, dtype=torch.bool)
         self.row_alphas: RowAlpha | None = alpha if isinstance(alpha, float) else None
         # What the steps add at each layer; with a row for each row of the batch in which these prompts ran.
         self.added: dict[int, Tensor] = {}
@@ -168,10 +162,7 @@ class Watch:
         if getattr(cache, "is_compileable", False):
             raise SteeringError("static caches compile the model, which drops hooks; use the default cache")
         held = cache.get_seq_length() if cache is not None else 0
-        at_end = now is not None and now.at_end
-        if at_end and self.positions != "last":
-            raise SteeringError(f"positions={self.positions!r} are not all here: the prompt ran before")
-        if held and not at_end:
+        if held and not (now is not None and now.at_end):
             self._before_step(length, (id(cache), held), now)
             return
         self._refuse_decoding(now, given if cache is None else None)
@@ -180,10 +171,6 @@ class Watch:
         mask = kwargs.get("attention_mask")
         if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2 and mask[:, -1].all()):
             raise SteeringError("the last position has to be the prompt's last token: pad on the left")
-        if self.positions == "audio":
-            if ids is None:
-                raise SteeringError("positions='audio' needs input_ids to find the clip; got inputs_embeds")
-            self.audio = (ids == self.lalm.audio_token_id)[..., None]
         self.rows = None if now is None else now.rows
         if isinstance(self.alpha, Tensor):
             # `lalm` may have sorted and split the prompts; beams of one stand behind one another.
@@ -247,16 +234,7 @@ class Watch:
             alpha: Any = self.row_alphas
             alpha = alpha.to(stream.device) if isinstance(alpha, Tensor) else alpha
             self.added[layer] = self.push(layer, stream[:, -1:].float() if prompt else None, alpha)
-        added = self.added[layer]
-        if self.positions == "audio":
-            if prompt:
-                # Gemma 4's last layers, which reuse keys and values, see the prompt's last positions alone.
-                where = self.audio[:, -stream.shape[1] :].to(stream.device)
-                stream.copy_(torch.where(where, (stream + added).to(stream.dtype), stream))
-        elif prompt and self.positions == "last":
-            stream[:, -1:].add_(added)
-        else:
-            stream.add_(added)
+        stream[:, -1:].add_(self.added[layer])  # a step has one position
 
 
 def _strength(alpha: Alpha) -> Strength:

@@ -110,38 +110,16 @@ def test_a_forward_pass_is_steered_at_the_last_position_only(tiny, prompts, seed
     torch.testing.assert_close(states[:-1], plain[:-1], rtol=0, atol=0)
 
 
-def test_all_and_audio_positions_of_the_prompt(tiny, prompts):
-    vectors = some_vectors(tiny)
-    everywhere = prompt_states(tiny, prompts[2], 0.5 * vectors.values, first=0)
-    with steer(tiny, vectors, alpha=0.5, positions="all"):
-        states = capture(tiny, prompts, positions="all")[2]
-    torch.testing.assert_close(states, everywhere, rtol=1e-5, atol=1e-5 * everywhere.abs().max().item())
-    heard = tiny.batch([prompts[2]])["input_ids"][0] == tiny.audio_token_id
-    plain = capture(tiny, prompts, layers=[0], positions="all")
-    with steer(tiny, vectors, alpha=0.5, layers=[0], positions="audio"):
-        first_layer = capture(tiny, prompts, layers=[0], positions="all")
-    difference = (first_layer[2] - plain[2])[:, 0]
-    torch.testing.assert_close(
-        difference[heard], 0.5 * vectors[0].expand(int(heard.sum()), -1), rtol=1e-4, atol=1e-4
-    )
-    assert difference[~heard].eq(0).all()
-    assert torch.equal(first_layer[0], plain[0]), "a typed prompt has no audio positions"
-
-
-def test_generated_tokens_are_steered_unless_only_audio_is(tiny, prompts):
+def test_generated_tokens_are_steered(tiny, prompts):
     """A decoding step by hand: the cache is filled outside of `steer`, so only the step is steered."""
-    for positions, touched in (("last", True), ("all", True), ("audio", False)):
+    outcomes = []
+    for alpha in (0.0, 1.0):
         with torch.no_grad():
-            outcomes = []
-            for steered in (False, True):
-                prefill = tiny.core(**tiny.batch(prompts[1:2]), use_cache=True)
+            prefill = tiny.core(**tiny.batch(prompts[1:2]), use_cache=True)
+            with steer(tiny, some_vectors(tiny), alpha):
                 step = {"input_ids": torch.tensor([[40]]), "past_key_values": prefill.past_key_values}
-                if steered:
-                    with steer(tiny, some_vectors(tiny), alpha=1.0, positions=positions):
-                        outcomes.append(tiny.core(**step).logits)
-                else:
-                    outcomes.append(tiny.core(**step).logits)
-        assert torch.equal(*outcomes) != touched
+                outcomes.append(tiny.core(**step).logits)
+    assert not torch.equal(*outcomes)
 
 
 @pytest.mark.parametrize("options", [{"do_sample": True, "num_return_sequences": 2}, {"num_beams": 3}])
@@ -438,8 +416,6 @@ def test_vectors_that_do_not_fit_are_refused(tiny):
                 pass
     some = SteeringVectors(torch.ones(2, 32), layers=(1, 3))
     with pytest.raises(ValueError, match=r"no vector for layers \[2\]"), steer(tiny, some, layers=[1, 2]):
-        pass
-    with pytest.raises(ValueError, match="'last', 'all' or 'audio'"), steer(tiny, some, positions="first"):
         pass
     with pytest.raises(ValueError, match="finite numbers"), steer(tiny, some, alpha=torch.tensor([[1.0]])):
         pass

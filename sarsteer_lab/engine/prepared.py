@@ -19,7 +19,7 @@ from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.contrast import common_tails
 from sarsteer_lab.engine.key_values import RoomyLayer, blank, keeps_plain_cache, with_room
 from sarsteer_lab.families import foreign_hooks
-from sarsteer_lab.lalm import LALM, Running, finite_logits
+from sarsteer_lab.lalm import LALM, Running, located, not_finite
 from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
 from sarsteer_lab.steering import SteeringError, Watch
 from sarsteer_lab.store import weights_checksum
@@ -41,8 +41,8 @@ OPENING = 16
 class PreparedBatch:
     """Prompts whose positions but the last have run, on a model without hooks.
 
-    Its methods answer under whatever steering holds when they are called: `steer` with positions="last" (one
-    strength, or one per prompt) and `gates.steer_gated`. They raise SteeringError for hooks that act on the
+    Its methods answer under whatever steering holds when they are called: `steer` (one strength, or one
+    per prompt) and `gates.steer_gated`. They raise SteeringError for hooks that act on the
     whole prompt (`project_out`, your own) and once any weight has changed (`LALM.set_safety`); so does making
     one inside of `with steer(...)` or with hooks of your own. The model remembers clips from then on. The
     prompts run as one batch; where that cannot be (`key_values.keeps_plain_cache`, clips that may not share a
@@ -277,9 +277,12 @@ class PreparedBatch:
     def _step(
         self, ids: Int[Tensor, "row 1"], mask: Int[Tensor, "row seen"], cache: Any, running: Running
     ) -> Float[Tensor, "row vocab"]:
-        with self.lalm.running(running), finite_logits(self.lalm):
+        with self.lalm.running(running):
             out = self.lalm.core(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
-        return out.logits[:, -1]
+            logits = out.logits[:, -1]
+            if (prompt := not_finite(self.lalm, logits)) is not None:
+                raise located(self.lalm, prompt)
+        return logits
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The states that defences are derived from, collected once; SARSteer's vectors kept for the next time."""
+"""The states that defences are derived from, collected once, and the requests and texts behind them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.activations import activation_store, capture
+from sarsteer_lab.activations import capture
 from sarsteer_lab.derivation import Derivation, derive
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, REFUSALS, SpokenPrompt
-from sarsteer_lab.store import Store, cache_folder
+from sarsteer_lab.store import Store
 from sarsteer_lab.vectors import SteeringVectors
 
 PAPER_TEXT = {"paper": REFUSAL}
@@ -33,6 +33,24 @@ def refusal_text(given: str) -> tuple[str, str]:
             f"there is no refusal text {given!r}: choose {', '.join(REFUSALS)}, or give a sentence"
         )
     return "own text", given
+
+
+def refusal_texts(given: Sequence[str]) -> dict[str, str]:
+    """Several of these by their names; your own are numbered from the second on ("own text 2").
+
+    Raises ValueError as `refusal_text` does.
+    """
+    texts: dict[str, str] = {}
+    for name, text in map(refusal_text, dict.fromkeys(given)):
+        own = sum(other.startswith(name) for other in texts) if name not in REFUSALS else 0
+        texts[f"{name} {own + 1}" if own else name] = text
+    return texts
+
+
+def evenly(requests: Sequence[SpokenPrompt], n: int) -> list[SpokenPrompt]:
+    """So many requests evenly over those given, and so over their topics if these stand together; or all."""
+    n = min(n, len(requests))
+    return [requests[i * len(requests) // n] for i in range(n)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,30 +130,6 @@ def collect_states(
         },
         texts=dict(refusals),
     )
-
-
-def cached_vectors(
-    lalm: LALM, prompts: Sequence[SpokenPrompt], *, lam: float = 1.0, k: int = 10, refusal: str = "paper"
-) -> SteeringVectors:
-    """SARSteer's vectors from the derive split of `prompts`, kept in the user's cache after the first time.
-
-    `refusal` is a text or its name (`refusal_text`). They are found again for the same model,
-    requests, clips, texts, `lam` and `k`. Raises ValueError and `ClipError` as `collect_states` does, and
-    `HookedModelError` while hooks of others are on the model.
-    """
-    name, text = refusal_text(refusal)
-    chosen = [p for p in prompts if p.split == "derive" and p.label in ("harmful", "harmless")]
-    asked = [(p.id, p.label, lalm.encode([p.spoken()])[0].key) for p in chosen]
-    key = lalm.key("SARSteer", asked, text, lam, k)
-    store = Store(cache_folder() / "vectors")
-    values, provenance = store.read(f"{key}-values"), store.read(f"{key}-provenance")
-    if values is None or provenance is None:
-        states = collect_states(lalm, chosen, refusals={name: text}, cache=activation_store())
-        vectors = states.sarsteer(lam, k, name)
-        values, provenance = vectors.values, dict(vectors.provenance)
-        store.write(f"{key}-values", values)
-        store.write(f"{key}-provenance", provenance)
-    return SteeringVectors(values, provenance)
 
 
 def model_name(lalm: LALM) -> str:

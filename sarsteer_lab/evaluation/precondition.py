@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from sarsteer_lab.evaluation.base import evenly
 from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.evaluation.judges import Judge, PhraseJudge
 from sarsteer_lab.evaluation.kept import answers_to_variants
@@ -110,10 +111,7 @@ def examine_texts(lalm: LALM, requests: int = 10) -> str:
 
     The requests are taken evenly over the shipped validation split.
     """
-    asked = []
-    for label in KINDS:
-        found = load_prompts("validation", label)
-        asked += [found[i * len(found) // requests] for i in range(requests)]
+    asked = [one for label in KINDS for one in evenly(load_prompts("validation", label), requests)]
     shares = refused_shares(prompted_refusal(lalm, asked))
     kinds = shares["label"] + ", " + shares["form"]
     counts = shares["refused"].astype(str) + "/" + shares["n"].astype(str)

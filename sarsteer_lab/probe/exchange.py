@@ -1,13 +1,8 @@
-"""Steering vectors in the formats of other packages: llama.cpp and repeng, and steering-vectors."""
+"""Steering vectors in the format of llama.cpp and repeng."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import torch
 from gguf import GGUFWriter
-from jaxtyping import Float
-from torch import Tensor
 
 from sarsteer_lab.store import atomic_write
 from sarsteer_lab.vectors import SteeringVectors
@@ -36,26 +31,3 @@ def export_gguf(vectors: SteeringVectors, path: Path | str, *, model_hint: str) 
             writer.close()
     except OSError as error:
         raise OSError(f"{path} cannot be written: {error}") from error
-
-
-def layer_activations(vectors: SteeringVectors) -> dict[int, Float[Tensor, "d_model"]]:
-    """Layer -> vector, as the steering-vectors package wants it.
-
-    A `steering_vectors.SteeringVector` of these as its `layer_activations`, with `layer_type`
-    "decoder_block", adds them to the same layers' outputs (times its `multiplier`).
-    """
-    return {layer: vectors[layer].clone() for layer in vectors.layers}
-
-
-def from_layer_activations(
-    activations: Mapping[int, Tensor], provenance: Mapping[str, Any] | None = None
-) -> SteeringVectors:
-    """From layer -> vector, for instance a `steering_vectors.SteeringVector`'s `layer_activations`.
-
-    Raises ValueError if there are none, or not all of one width, or as `SteeringVectors` does.
-    """
-    shapes = {tuple(vector.shape) for vector in activations.values()}
-    if len(shapes) != 1:
-        raise ValueError(f"layers need vectors of one width, not {sorted(shapes)}")
-    layers = tuple(sorted(activations))
-    return SteeringVectors(torch.stack([activations[layer] for layer in layers]), provenance or {}, layers)

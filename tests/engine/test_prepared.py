@@ -16,7 +16,7 @@ from sarsteer_lab.engine.prepared import OPENING, PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import SteeringDefence
 from sarsteer_lab.evaluation.gates import NullSpaceGate, steer_gated
 from sarsteer_lab.evaluation.run import run
-from sarsteer_lab.lalm import LALM
+from sarsteer_lab.lalm import LALM, NonFiniteError
 from sarsteer_lab.prompts import Prompt, SpokenPrompt, load_prompts
 from sarsteer_lab.steering import SteeringError, SteeringVectors, project_out, steer
 
@@ -115,15 +115,6 @@ def test_changed_weights_need_a_new_batch(prompts: list[Prompt]) -> None:
             way()
     weight.data = plain
     assert batch.generate(3) == lalm.generate(prompts, max_new_tokens=3)
-
-
-@pytest.mark.parametrize("positions", ["all", "audio"])
-def test_positions_that_have_run_already_are_refused(tiny: LALM, prompts: list[Prompt], positions) -> None:
-    batch = PreparedBatch(tiny, prompts)
-    with steer(tiny, some_vectors(tiny), 1.0, positions=positions):
-        with pytest.raises(SteeringError, match="not all here"):
-            batch.generate(3)
-    assert batch.generate(3) == tiny.generate(prompts, max_new_tokens=3)
 
 
 def test_answers_end_where_the_model_ends_them(tiny: LALM, prompts: list[Prompt], monkeypatch) -> None:
@@ -338,3 +329,27 @@ def test_freed_memory_is_kept_for_the_next_tensor() -> None:
         for how in ("kept", "usual")
     }
     assert faults["kept"] < faults["usual"] / 3
+
+
+def test_logits_that_are_not_finite_name_prompt_and_layer_and_no_step_hooks_the_model(prompts) -> None:
+    lalm = replica()
+    batch, hooked = PreparedBatch(lalm, prompts), []
+    head = lalm.core.get_output_embeddings()
+    plain = type(head).register_forward_hook
+
+    def counted(module, *args, **options):
+        hooked.append(module)
+        return plain(module, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(head), "register_forward_hook", counted)
+        answers = batch.generate(5)
+        assert hooked == [] and answers == lalm.generate(prompts, max_new_tokens=5)
+    vectors = torch.ones(lalm.n_layers, lalm.d_model) * torch.finfo(torch.float32).max
+    alpha = torch.zeros(len(prompts))
+    alpha[1] = 1.0
+    for way in (lambda: batch.generate(3), batch.next_token_logits):
+        with steer(lalm, vectors, alpha, layers=[2, 3]):
+            with pytest.raises(NonFiniteError, match="prompt 1: its states from layer 3 on are not finite"):
+                way()
+    assert lalm.now is None and batch.generate(5) == answers

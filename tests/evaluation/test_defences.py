@@ -11,7 +11,7 @@ import torch
 from reference import sarsteer
 
 from sarsteer_lab.activations import capture
-from sarsteer_lab.evaluation.base import BaseStates, cached_vectors, collect_states
+from sarsteer_lab.evaluation.base import BaseStates, collect_states, evenly, refusal_texts
 from sarsteer_lab.evaluation.defences import (
     ConditionalDefence,
     GatedDefence,
@@ -124,23 +124,27 @@ def test_the_papers_name_is_for_the_papers_text(tiny: LALM, requests: list[Spoke
     assert SteeringDefence("SARSteer, rule", vectors).settings()["name"] == "SARSteer, rule"
 
 
-def test_vectors_are_derived_once_and_kept(
-    tiny: LALM,
-    states: BaseStates,
-    requests: list[SpokenPrompt],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path))
-    other = SpokenPrompt("t", "Not for deriving.", "harmful", "privacy", "test", requests[0].clip)
-    _, expected = sarsteer(states.harmful, states.refusing["paper"], states.harmless, k=3, lam=0.7)
-    found = cached_vectors(tiny, [*requests, other], lam=0.7, k=3)
-    np.testing.assert_allclose(found.values.numpy(), expected, rtol=1e-4, atol=1e-5)
-    assert found.provenance["harmful"] == [request.id for request in requests[:6]]
-    monkeypatch.setattr("sarsteer_lab.evaluation.base.collect_states", None)
-    assert torch.equal(cached_vectors(tiny, requests, lam=0.7, k=3).values, found.values)
-    with pytest.raises(TypeError):  # another k is another entry
-        cached_vectors(tiny, requests, lam=0.7, k=2)
+def test_several_texts_of_ones_own_are_told_apart() -> None:
+    first, second, third = "I must say no.", "No, never.", "Not that, please."
+    given = [first, "paper", second, first, third, "rule"]
+    assert refusal_texts(given) == {
+        "own text": first,
+        "paper": REFUSAL,
+        "own text 2": second,
+        "own text 3": third,
+        "rule": REFUSALS["rule"],
+    }
+    with pytest.raises(ValueError, match="no refusal text 'ruel'"):
+        refusal_texts(["paper", "ruel"])
+
+
+def test_requests_are_taken_evenly(requests: list[SpokenPrompt]) -> None:
+    found = load_prompts("test", "harmful")
+    for n in (1, 7, 40, len(found)):
+        places = [found.index(request) for request in evenly(found, n)]
+        steps = np.diff([*places, len(found)])
+        assert places[0] == 0 and len(places) == n and 0 < steps.min() and np.ptp(steps) <= 1
+    assert evenly(requests, len(requests) + 5) == requests and evenly(requests, 0) == []
 
 
 def test_both_labels_are_needed(tiny: LALM, requests: list[SpokenPrompt]) -> None:

@@ -229,14 +229,6 @@ def test_answers_do_not_depend_on_the_batch_and_steering_changes_them(lalm, prom
     assert lalm.generate(prompts[:2], max_new_tokens=4) == answers[:2]
 
 
-def test_audio_positions_can_be_steered_in_generation(lalm, prompts, vectors, answers):
-    with steer(lalm, vectors, alpha=2.0, positions="audio"):
-        spoken = lalm.next_token_logits([prompts[1]])
-        assert lalm.generate([prompts[0]], max_new_tokens=4) == answers[:1]
-        lalm.generate([prompts[1]], max_new_tokens=2)
-    assert not torch.allclose(spoken, lalm.next_token_logits([prompts[1]]))
-
-
 def test_hooks_are_gone_after_an_exception(lalm, prompts, vectors, monkeypatch):
     monkeypatch.setattr(
         lalm.layers[2].mlp if hasattr(lalm.layers[2], "mlp") else lalm.layers[2], "forward", fail

@@ -1,11 +1,11 @@
-"""Steering vectors in other packages' formats, as those read them."""
+"""Steering vectors in llama.cpp's format, as it reads them."""
 
 import gguf
 import numpy as np
 import pytest
 import torch
 
-from sarsteer_lab.probe.exchange import export_gguf, from_layer_activations, layer_activations
+from sarsteer_lab.probe.exchange import export_gguf
 from sarsteer_lab.vectors import SteeringVectors
 
 
@@ -46,14 +46,3 @@ def test_writing_makes_the_folder_or_names_the_path(tmp_path):
         with pytest.raises(OSError) as raised:
             export_gguf(vectors, bad, model_hint="llama")
         assert str(bad) in str(raised.value) and ".tmp" not in str(raised.value)
-
-
-def test_the_steering_vectors_packages_fields(tmp_path):
-    vectors = SteeringVectors(gaussian(3, 4), {}, (0, 3, 7))
-    fields = layer_activations(vectors)
-    assert list(fields) == [0, 3, 7] and torch.equal(fields[3], vectors[3])
-    again = from_layer_activations({7: fields[7], 0: fields[0], 3: fields[3]})
-    assert torch.equal(again.values, vectors.values) and again.layers == vectors.layers
-    for wrong in ({}, {0: torch.ones(3), 1: torch.ones(4)}):
-        with pytest.raises(ValueError, match="one width"):
-            from_layer_activations(wrong)
