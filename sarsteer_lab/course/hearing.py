@@ -9,6 +9,9 @@ from collections.abc import Sequence
 
 import jiwer
 
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import Prompt, SpokenPrompt
+
 REPEAT = "\n\nRepeat the audio above exactly, word for word."
 """The text part of the prompt that asks for a transcript.
 
@@ -49,3 +52,14 @@ def word_error_rate(references: Sequence[str], heard: Sequence[str]) -> float:
     if not total or len(references) != len(heard):
         raise ValueError(f"needs sentences with words in them, one heard per reference; {total} words given")
     return sum(word_errors(a, b) for a, b in zip(references, heard, strict=True)) / total
+
+
+def forms(lalm: LALM, prompt: SpokenPrompt | Prompt) -> dict[str, Prompt]:
+    """A request "typed" and, if it has a clip and the model ears, "spoken"; a `Prompt` in its one form."""
+    if isinstance(prompt, Prompt):
+        return {"typed" if prompt.audio is None else "spoken": prompt}
+    # Words that are about a clip are no request without it.
+    made = {} if prompt.text else {"typed": prompt.typed()}
+    if prompt.clip is not None and lalm.audio_token_id is not None:
+        made["spoken"] = prompt.spoken()
+    return made

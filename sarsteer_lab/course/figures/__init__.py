@@ -1,6 +1,7 @@
 """The figures of the course: `from sarsteer_lab.course import figures`, then `figures.gap_figure(...)`."""
 
 from sarsteer_lab.course.figures.base import save_figure, write_index
+from sarsteer_lab.course.figures.playground import playground_figure
 from sarsteer_lab.course.figures.refusal import (
     prediction_figure,
     prompted_figure,
@@ -35,3 +36,4 @@ from sarsteer_lab.course.figures.steering import (
     scree_figure,
     share_figure,
 )
+from sarsteer_lab.course.figures.strip import architecture

@@ -7,8 +7,11 @@ stopped. Panels use ipywidgets' own controls alone, and show a still where there
 leaves a trace in the model.
 """
 
+from sarsteer_lab.course.widgets.answer_ladder import Ladder as ladder
 from sarsteer_lab.course.widgets.board import OverRefusalBoard as over_refusal_board
+from sarsteer_lab.course.widgets.geometry import Playground as playground
 from sarsteer_lab.course.widgets.maps import GapExplorer as gap_explorer
 from sarsteer_lab.course.widgets.maps import SafeSpaceExplorer as safe_space_explorer
+from sarsteer_lab.course.widgets.refusal_xray import XRay as xray
 from sarsteer_lab.course.widgets.steering import DialPanel as dial_panel
 from sarsteer_lab.course.widgets.steering import SteerPanel as steer_panel

@@ -7,12 +7,9 @@ import ipywidgets
 import pandas as pd
 
 from sarsteer_lab.course.figures import tradeoff_figure
-from sarsteer_lab.course.widgets.panels import Panel, opening_words, picture, row
+from sarsteer_lab.course.widgets.panels import MARKS, Panel, opening_words, picture, row
 from sarsteer_lab.evaluation.run import Response
 from sarsteer_lab.evaluation.table import tabulate
-
-MARKS = {"refused": "\u2298", "answered": "\u2192", "broken": "\u2248", "not heard": "?", "unparsed": "?"}
-"""Signs of the outcomes in lists of responses."""
 
 
 class OverRefusalBoard(Panel):

@@ -31,6 +31,9 @@ from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 SHOWN_WORDS = 20
 """Of an answer to a harmful request never more than so many words are shown."""
 
+MARKS = {"refused": "\u2298", "answered": "\u2192", "broken": "\u2248", "not heard": "?", "unparsed": "?"}
+"""Signs of the outcomes in lists of responses."""
+
 LABEL_WIDTH = {"description_width": "110px"}
 
 
@@ -281,16 +284,38 @@ def opening_words(text: str) -> str:
     return " ".join(words[:SHOWN_WORDS]) + (" \u2026" if len(words) > SHOWN_WORDS else "")
 
 
+def words_of(prompt: SpokenPrompt | Prompt) -> str:
+    """What a request says, as far as it is known in words."""
+    return prompt.request if isinstance(prompt, SpokenPrompt) else prompt.text
+
+
+def token_spans(answer: Answer, turn: int | None = None) -> str:
+    """An answer's first `SHOWN_WORDS` words as HTML, a line under each token, thicker where it was surer.
+
+    The token at `turn` is boxed.
+    """
+    spans, said = [], ""
+    for at, (token, chance) in enumerate(zip(answer.tokens, answer.probabilities, strict=True)):
+        said += token
+        if len(said.split()) > SHOWN_WORDS:
+            spans.append(" \u2026")
+            break
+        box = "outline:2px solid #D55E00;margin:0 3px;font-weight:bold;" if at == turn else ""
+        line = f"border-bottom:{1 + 4 * chance:.1f}px solid #0072B2"
+        spans.append(
+            f'<span title="p = {chance:.3f}" style="white-space:pre-wrap;{box}{line}">'
+            f"{chr(0x25BC) if box else ''}{escape(token).replace(chr(10), chr(0x21B5))}</span>"
+        )
+    if turn == len(answer.tokens):
+        spans.append('<span style="outline:2px solid #D55E00;font-weight:bold">\u25bc(ends)</span>')
+    return "".join(spans) or "<i>(nothing)</i>"
+
+
 def answer_card(title: str, answer: Answer, refusal: float, outcome: str) -> str:
     """An answer as HTML: a bar for the refusal probability, and the text, underlined where it was sure.
 
     `refusal` is the probability (0 to 1) that the answer opens as a refusal.
     """
-    tokens = "".join(
-        f'<span title="p = {chance:.3f}" style="border-bottom:3px solid rgba(0,114,178,{chance:.2f})">'
-        f"{escape(token)}</span>"
-        for token, chance in zip(answer.tokens, answer.probabilities, strict=True)
-    )
     likely = ", ".join(f"<code>{escape(repr(token))}</code> {chance:.2f}" for token, chance in answer.first)
     return (
         '<div class="sarsteer-answer" style="border:1px solid #8c8c8c;border-radius:6px;padding:8px 12px;'
@@ -299,6 +324,6 @@ def answer_card(title: str, answer: Answer, refusal: float, outcome: str) -> str
         f'<div style="background:#ddd;height:10px;margin:4px 0"><div style="background:#0072B2;height:10px;'
         f'width:{100 * refusal:.1f}%"></div></div>'
         f"<small>opens as a refusal with probability {refusal:.2f}</small>"
-        f'<p style="font-size:115%;margin:6px 0">{tokens or "<i>(nothing)</i>"}</p>'
+        f'<p style="font-size:115%;margin:6px 0">{token_spans(answer)}</p>'
         f"<small>likeliest first tokens: {likely}</small></div>"
     )
