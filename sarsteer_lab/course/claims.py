@@ -21,8 +21,8 @@ MARGIN = 0.1
 RULE = (
     "*Not seen here*: the whole interval lies below what the claim says plus a margin "
     f"({MARGIN:.0%} for shares), so nothing that matters is left. *Seen here*: otherwise, if all of it "
-    "lies above what the claim says. *Cannot tell*: neither; the number beside it is how many requests would "
-    "decide it in four of five tries, if what was measured here is the truth."
+    "lies above what the claim says. *Cannot tell*: neither; a sample of the n beside it would tell in four "
+    "tries of five, if what was measured here is the truth."
 )
 
 
@@ -98,7 +98,7 @@ def claim_on_shares(claim: str, more: Sequence[bool], less: Sequence[bool], name
 def closing(claims: Sequence[Claim]) -> Markdown:
     """The table that ends a chapter: claim, measured number, interval, verdict."""
     rows = ["| claim | measured | 95% interval | verdict |", "| --- | --- | --- | --- |"]
-    could = [f" ({c.needed:,} requests could)" if c.needed else "" for c in claims]
+    could = [f" (n = {c.needed:,} could)" if c.needed else "" for c in claims]
     rows += [
         f"| {c.claim} | {c.measured} | {c.interval} | **{c.verdict}**{more} |"
         for c, more in zip(claims, could, strict=True)

@@ -44,7 +44,7 @@ def test_a_claim_that_cannot_tell_names_the_number_that_could() -> None:
     assert claim.verdict == "cannot tell" and claim.needed is not None
     # Of 40 pairs 6 and 6 differ; the bound nearest to being cleared lies the margin away (Lachin 1992).
     assert claim.needed == pytest.approx(((1.96 + 0.8416) / 0.1) ** 2 * 12 / 40, rel=0.15)
-    assert f"**cannot tell** ({claim.needed:,} requests could)" in course.closing([claim]).data
+    assert f"**cannot tell** (n = {claim.needed:,} could)" in course.closing([claim]).data
 
 
 def test_pairs_that_are_all_alike_tell_once_wilsons_interval_is_narrow_enough() -> None:
