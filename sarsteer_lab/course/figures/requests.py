@@ -188,7 +188,10 @@ def live_figure(found: Mapping[str, Sequence[tuple[float, float, str]]], xlabel:
     The marker of a point is filled if the greedy answer is a refusal, hollow if not, and a cross if it is
     broken.
     """
-    fig, [ax] = base.panels(1, (7, 3.6))
+    name, points = next(iter(found.items()))
+    top = max(points, key=lambda point: point[1])
+    title = f"{name}: {points[0][1]:.0%} at {points[0][0]:g}, at most {top[1]:.0%} at {top[0]:g}"
+    fig, [ax] = base.panels(1, (8, 3.9), title)
     for name, points in found.items():
         colour, marker = {**base.MODALITIES, "steered": (base.GREEN, "D")}[name]
         ax.plot(*np.transpose([point[:2] for point in points]), color=colour, label=name, linewidth=1.6)
