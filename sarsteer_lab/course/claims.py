@@ -4,13 +4,14 @@ One rule judges everything: `RULE`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Literal
 
 import numpy as np
 from IPython.display import Markdown
 
-from sarsteer_lab.evaluation.intervals import paired_difference, wilson
+from sarsteer_lab.evaluation.intervals import paired_difference, requests_to_tell, wilson
 
 Verdict = Literal["seen here", "not seen here", "cannot tell"]
 
@@ -20,7 +21,8 @@ MARGIN = 0.1
 RULE = (
     "*Not seen here*: the whole interval lies below what the claim says plus a margin "
     f"({MARGIN:.0%} for shares), so nothing that matters is left. *Seen here*: otherwise, if all of it "
-    "lies above what the claim says. *Cannot tell*: neither."
+    "lies above what the claim says. *Cannot tell*: neither; a sample of the n beside it would tell in four "
+    "tries of five, if what was measured here is the truth."
 )
 
 
@@ -31,12 +33,17 @@ def share_text(count: int, n: int) -> str:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim, what was measured, its 95% interval, and the verdict that follows from them."""
+    """A claim, what was measured, its 95% interval, and the verdict that follows from them.
+
+    `needed` is how many requests could tell where these cannot (`intervals.requests_to_tell`); None where
+    that is not known.
+    """
 
     claim: str
     measured: str
     interval: str
     verdict: Verdict
+    needed: int | None = None
 
 
 def claim_on_value(
@@ -47,16 +54,22 @@ def claim_on_value(
     above: float = 0.0,
     margin: float = MARGIN,
     style: str = ".2f",
+    n: int | None = None,
 ) -> Claim:
     """Judge the claim that a number lies above `above` by its interval; `measured` says it in words.
 
-    See `RULE`; "cannot tell" also if an end is not a number.
+    See `RULE`; "cannot tell" also if an end is not a number. `n` is the number of requests (of each kind, if
+    there are two) behind the interval; without it nothing is said about how many could tell.
     """
     low, high = interval
     verdict: Verdict = "seen here" if low > above else "cannot tell"
     if high < above + margin:
         verdict = "not seen here"
-    return Claim(claim, measured, f"[{low:{style}}, {high:{style}}], claimed: above {above:{style}}", verdict)
+    needed = None
+    if n is not None and verdict == "cannot tell":
+        needed = requests_to_tell(low, high, n, above=above, margin=margin)
+    shown = f"[{low:{style}}, {high:{style}}], claimed: above {above:{style}}"
+    return Claim(claim, measured, shown, verdict, needed)
 
 
 def claim_on_shares(claim: str, more: Sequence[bool], less: Sequence[bool], names: tuple[str, str]) -> Claim:
@@ -68,18 +81,26 @@ def claim_on_shares(claim: str, more: Sequence[bool], less: Sequence[bool], name
     the same requests.
     """
     difference, low, high = paired_difference(np.array(more, dtype=bool), np.array(less, dtype=bool))
-    if low == high:
+    alike = low == high
+    if alike:
         unseen = wilson(0, len(more))[1]
         low, high = max(-1.0, difference - unseen), min(1.0, difference + unseen)
     measured = (
         f"{names[0]} {share_text(sum(more), len(more))}, {names[1]} {share_text(sum(less), len(less))}: "
         f"{difference:+.0%}"
     )
-    return claim_on_value(claim, measured, (low, high), style="+.0%")
+    found = claim_on_value(claim, measured, (low, high), style="+.0%", n=len(more))
+    if alike and found.verdict == "cannot tell":  # Wilson's end shrinks faster than a bootstrap interval
+        found = replace(found, needed=next(n for n in count(1) if wilson(0, n)[1] < MARGIN))
+    return found
 
 
 def closing(claims: Sequence[Claim]) -> Markdown:
     """The table that ends a chapter: claim, measured number, interval, verdict."""
     rows = ["| claim | measured | 95% interval | verdict |", "| --- | --- | --- | --- |"]
-    rows += [f"| {c.claim} | {c.measured} | {c.interval} | **{c.verdict}** |" for c in claims]
+    could = [f" (n = {c.needed:,} could)" if c.needed else "" for c in claims]
+    rows += [
+        f"| {c.claim} | {c.measured} | {c.interval} | **{c.verdict}**{more} |"
+        for c, more in zip(claims, could, strict=True)
+    ]
     return Markdown("\n".join(rows) + "\n\n" + RULE)

@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.power import normal_sample_size_one_tail
 from statsmodels.stats.proportion import proportion_confint
 
 RESAMPLES = 2000
@@ -108,6 +109,22 @@ def jackknife_ratio(
     error = np.sqrt((n - 1) * np.log(left).var())
     reach = float(stats.t.ppf(0.975, n - 1)) * error
     return float(whole * np.exp(-reach)), float(whole * np.exp(reach))
+
+
+def requests_to_tell(
+    low: float, high: float, n: int, *, above: float = 0.0, margin: float = 0.0, power: float = 0.8
+) -> int | None:
+    """How many requests would let a 95% interval, `low` to `high` on n of them, clear a bound.
+
+    That is: lie wholly above `above`, or wholly below `above + margin`, whichever takes fewer, in `power` of
+    all samples (Lehr 1992), if the truth is the interval's middle and its width shrinks with the root of n.
+    None if no number would: the middle is the bound itself, or an end is not a number.
+    """
+    middle, spread = (low + high) / 2, (high - low) / 2 / stats.norm.ppf(0.975) * np.sqrt(n)
+    distance = max(middle - above, above + margin - middle)
+    if not (distance > 0 and spread > 0):
+        return None
+    return int(np.ceil(normal_sample_size_one_tail(distance, power, 0.025, spread)))
 
 
 def _paired(

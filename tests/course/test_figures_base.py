@@ -71,7 +71,7 @@ def test_letters_are_readable_when_projected(draw, tmp_path: Path) -> None:
     fig = draw()
     plots.save_figure(fig, tmp_path, "figure")
     sizes = [text.get_fontsize() for text in fig.findobj(Text) if text.get_text().strip()]
-    assert min(sizes) >= 11
+    assert min(sizes) >= 12 and fig.get_figwidth() <= 13
 
 
 @pytest.mark.parametrize("draw", FIGURES)
@@ -118,6 +118,7 @@ def test_bars_are_shares_and_whiskers_wilsons_intervals() -> None:
         whiskers = np.concatenate([segment[:, 0] for c in ax.collections for segment in c.get_segments()])
         assert whiskers == pytest.approx([end for count in counts for end in wilson(count, n)])
         assert [text.get_text() for text in ax.texts] == list(map(str, counts))
+    assert outcomes().get_suptitle() == "Of 50 harmful requests refused: typed 45, spoken 25"
 
 
 def test_outcomes_differ_in_more_than_colour() -> None:
@@ -150,6 +151,8 @@ def test_the_gap_shows_medians_distances_and_accuracy() -> None:
     assert middle.lines[0].get_ydata() == pytest.approx(np.linspace(5, 2, LAYERS), abs=1e-5)
     accuracy = 0.9 + 0.1 * torch.rand(LAYERS, SEEDS, generator=generator)
     assert right.lines[0].get_ydata() == pytest.approx(accuracy.mean(1).numpy(), abs=1e-6)
+    # Harm is easiest to see in the last layer, where the one distance is 2 and the other 1.5.
+    assert fig.get_suptitle().startswith("At layer 5, form moves the mean state 1.3 times as far")
     assert "20 requests" in fig.get_suptitle()
 
 

@@ -4,9 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.text import Text
 from sklearn.metrics import roc_auc_score
 
-from sarsteer_lab.course.figures import prediction_figure, prompted_figure, push_size_figure, roc_figure
+from sarsteer_lab.course.figures import (
+    prediction_figure,
+    prompted_figure,
+    push_size_figure,
+    readiness_figure,
+    roc_figure,
+)
 from sarsteer_lab.evaluation.precondition import refused_shares
 
 
@@ -27,6 +34,7 @@ def test_shares_of_texts_stand_in_their_rows() -> None:
     assert [text.get_text() for text in spoken.texts] == ["1/4", "3/4", "0/4", "1/4"]
     points = [line.get_xydata() for line in spoken.lines if len(line.get_xydata()) == 2]
     np.testing.assert_allclose(points[0][:, 0], [0.25, 0.75])
+    assert fig.get_suptitle().endswith("spoken, without a text and with 'paper': 1 of 4, 3 of 4")
 
 
 def test_each_text_is_a_point() -> None:
@@ -47,10 +55,34 @@ def test_area_under_the_drawn_curve() -> None:
         expected = roc_auc_score(labels, np.r_[own["harmful"], own[kind]])
         assert np.trapezoid(y, x) == pytest.approx(expected)
         assert f"n = 9 + {len(own[kind])}" in ax.get_title("left")
+        assert ax.get_legend().get_texts()[0].get_text() == f"spoken: {expected:.2f}"
+    assert readiness_figure(own).get_suptitle().endswith(f"pseudo-harmful {expected:.0%}")
+    points = readiness_figure(own).axes[0].collections[1].get_offsets()
+    np.testing.assert_allclose(points[:, 0], np.clip(own["harmless"], 1e-4, 1 - 1e-4))
 
 
-def test_push_is_drawn_as_a_share_of_the_state() -> None:
+def test_names_of_points_hide_no_point_and_no_other_name() -> None:
+    rng = np.random.default_rng(1)
+    prompted, steered = ({f"text {i}": float(v) for i, v in enumerate(rng.random(9) / 4)} for _ in "xy")
+    fig = prediction_figure(prompted, steered, bank=[], alpha=0.1)
+    fig.draw_without_rendering()
+    [ax] = fig.axes
+    boxes = [Text.get_window_extent(text) for text in ax.texts]
+    assert [text.get_text() for text in ax.texts] == list(prompted)
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[i + 1 :])
+    points = ax.transData.transform([(prompted[name], steered[name]) for name in prompted])
+    assert not any(box.contains(*point) for box in boxes for point in points)
+
+
+def test_push_is_drawn_beside_the_state_that_it_moves() -> None:
     states, vectors = torch.ones(3, 4, 16) * 2, torch.ones(4, 16)
-    fig = push_size_figure(states, vectors, [0.1, 0.5])
-    _, right = fig.axes
-    np.testing.assert_allclose(right.lines[1].get_ydata(), np.full(4, 0.25))
+    steered = {0.1: states + 0.1, 0.5: states + torch.arange(1, 5)[:, None] / 2}
+    fig = push_size_figure(states, vectors, steered)
+    left, right = fig.axes
+    lines = {line.get_label(): line.get_ydata() for line in left.lines}
+    np.testing.assert_allclose(lines["state"], np.full(4, 8.0))
+    np.testing.assert_allclose(lines["one push"], np.full(4, 2.0))
+    np.testing.assert_allclose(lines["pushes so far"], [2, 4, 6, 8])
+    np.testing.assert_allclose(lines["state moved"], [2, 4, 6, 8], rtol=1e-6)
+    np.testing.assert_allclose(right.lines[1].get_ydata(), [0.25, 0.5, 0.75, 1.0])
+    assert fig.get_suptitle() == "alpha 0.5: a layer adds 25% of the state, in the end it has moved by 100%"

@@ -13,7 +13,6 @@ from sarsteer_lab.course.figures import (
     answers_figure,
     curves_figure,
     divergence_figure,
-    layers_figure,
     live_figure,
     removal_figure,
     save_figure,
@@ -22,6 +21,7 @@ from sarsteer_lab.course.figures import (
     tradeoff_figure,
 )
 from sarsteer_lab.course.figures.base import OUTCOMES
+from sarsteer_lab.course.figures.requests import group_of
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.evaluation.intervals import wilson
 
@@ -40,13 +40,6 @@ def sweep() -> Figure:
     return sweep_figure(table, "alpha", "strength alpha")
 
 
-def layers() -> Figure:
-    values = np.arange(6.0).reshape(3, 2) / 10
-    return layers_figure(
-        {"harmful": values, "harmless": values / 2}, ["0-1", "2-3", "4-5"], {"harmful": 0.1, "harmless": 0.0}
-    )
-
-
 def answers() -> Figure:
     first = Answer("I cost $5", ("I", " cost", " $5"), (0.5, 0.25, 1.0), (("I", 0.5),))
     second = Answer("No", ("No",), (0.75,), (("No", 0.75),))
@@ -61,10 +54,12 @@ TABLE = pd.DataFrame(
     [
         ("none", "harmful", 10, 2, 8),
         ("none", "harmless", 10, 1, 9),
-        ("strict", "harmful", 10, 9, 1),
-        ("strict", "harmless", 10, 6, 4),
-        ("worse", "harmful", 10, 1, 9),
-        ("worse", "harmless", 10, 2, 8),
+        ("refusal examples", "harmful", 10, 9, 1),
+        ("refusal examples", "harmless", 10, 6, 4),
+        ("mine", "harmful", 10, 1, 9),
+        ("mine", "harmless", 10, 2, 8),
+        ("conditional (CAST)", "harmful", 10, 8, 2),
+        ("conditional (CAST)", "harmless", 10, 3, 7),
     ],
     columns=["defence", "label", "n", "refused", "answered"],
 )
@@ -100,7 +95,7 @@ def whole_curves() -> Figure:
     )
 
 
-FIGURES = [whole_curves, sweep, layers, answers, divergence, tradeoff, topics, live, removal]
+FIGURES = [whole_curves, sweep, answers, divergence, tradeoff, topics, live, removal]
 
 
 @pytest.mark.parametrize("make", FIGURES)
@@ -128,7 +123,9 @@ def test_whole_curves_go_by_strength_and_differences_have_their_intervals() -> N
 def test_sweep_draws_shares_and_their_intervals() -> None:
     fig = sweep()
     for ax, (label, refused) in zip(fig.axes, REFUSED.items(), strict=True):
-        assert label in ax.get_title(loc="left") and "n = 10" in ax.get_title(loc="left")
+        top = max(refused)
+        told = f"{label}: refused {refused[0]} \u2192 {top} of 10 at {ALPHAS[refused.index(top)]:g}"
+        assert ax.get_title(loc="left") == told
         lines = {line.get_label(): line for line in ax.get_lines()}
         assert set(lines) == set(OUTCOMES)
         np.testing.assert_allclose(lines["refused"].get_xdata(), ALPHAS)
@@ -143,14 +140,6 @@ def test_sweep_draws_shares_and_their_intervals() -> None:
         assert len({line.get_linestyle() for line in lines.values()}) == 3
 
 
-def test_layers_draw_means_and_baselines() -> None:
-    ax = layers().axes[0]
-    lines = ax.get_lines()
-    np.testing.assert_allclose(lines[0].get_ydata(), [0.05, 0.25, 0.45])
-    np.testing.assert_allclose(lines[1].get_ydata(), [0.1, 0.1])
-    assert [tick.get_text() for tick in ax.get_xticklabels()] == ["0-1", "2-3", "4-5"]
-
-
 def test_answers_draw_each_token() -> None:
     fig = answers()
     assert [bar.get_height() for bar in fig.axes[0].patches] == [0.5, 0.25, 1.0]
@@ -163,19 +152,35 @@ def test_answers_draw_each_token() -> None:
 def test_divergence_draws_medians() -> None:
     ax = divergence().axes[0]
     np.testing.assert_allclose(ax.get_lines()[0].get_ydata(), [0.2, 2.0])
-    assert "nats" in ax.get_ylabel() and "n = 3" in ax.get_legend().get_texts()[0].get_text()
+    assert "nats" in ax.get_ylabel() and "n = 3" in ax.texts[0].get_text()
 
 
-def test_tradeoff_places_defences_and_joins_the_front() -> None:
+def test_tradeoff_places_defences_in_their_groups() -> None:
     ax = tradeoff().axes[0]
-    front = np.column_stack(ax.get_lines()[0].get_data())
-    assert sorted(map(tuple, front.round(3).tolist())) == [(0.4, 0.9), (0.9, 0.2)]
-    texts = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert texts[1:] == ["none (2/10, 9/10)", "strict (9/10, 4/10)", "worse (1/10, 8/10)"]
-    points = [container.lines[0].get_data() for container in ax.containers]
-    assert [(float(x[0]), float(y[0])) for x, y in points] == [(0.9, 0.2), (0.4, 0.9), (0.8, 0.1)]
+    assert [text.get_text() for text in ax.texts] == list(dict.fromkeys(TABLE["defence"]))
+    points = [tuple(np.ravel(line.get_data())) for line in ax.lines]
+    assert points == [(0.9, 0.2), (0.4, 0.9), (0.8, 0.1), (0.7, 0.8)]
+    [legend] = tradeoff().legends
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == ["no defence", "prompts", "others", "conditional pushes"]
+    assert tradeoff().get_suptitle() == "3 of 4 are beaten by no other in both respects"
+    beyond = tradeoff_figure(TABLE, np.array([(0.0, 1.0), (0.5, 0.8), (0.9, 0.2), (1.0, 0.0)]))
+    assert beyond.get_suptitle() == "1 of 4 lie beyond the bound of a uniform push"
     with pytest.raises(ValueError, match="harmful and benign"):
         tradeoff_figure(TABLE[TABLE["label"] == "harmful"])
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("self-reminder after", "prompts"),
+        ("SARSteer, examples", "uniform pushes"),
+        ("null-space (AlphaSteer)", "conditional pushes"),
+        ("mine", "others"),
+    ],
+)
+def test_defences_belong_to_groups(name: str, group: str) -> None:
+    assert group_of(name) == group
 
 
 def test_topics_write_counts_and_leave_gaps() -> None:

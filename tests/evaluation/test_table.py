@@ -11,6 +11,7 @@ from sarsteer_lab.evaluation.intervals import (
     jackknife_ratio,
     mcnemar_p,
     paired_difference,
+    requests_to_tell,
     wilson,
 )
 from sarsteer_lab.evaluation.judges import PhraseJudge
@@ -146,3 +147,22 @@ def test_the_jackknife_interval_of_a_ratio_holds_what_is_true() -> None:
         jackknife_ratio(lambda rows: 1.0, 1)
     with pytest.raises(ValueError, match="positive"):
         jackknife_ratio(lambda rows: float(rows.sum() - 3), 3)
+
+
+@pytest.mark.parametrize(("true", "above", "margin"), [(0.1, 0.0, 0.1), (0.02, 0.0, 0.1), (0.6, 0.5, 0.15)])
+def test_so_many_requests_tell_in_four_of_five_samples(true: float, above: float, margin: float) -> None:
+    spread, n = 0.7, 30
+    half = 1.959964 * spread / math.sqrt(n)
+    needed = requests_to_tell(true - half, true + half, n, above=above, margin=margin)
+    assert needed is not None and needed > n
+    rng = np.random.default_rng(0)
+    for size, low, high in ((needed, 0.76, 0.84), (needed // 4, 0.0, 0.6)):
+        samples = rng.normal(true, spread, (2000, size))
+        reach = 1.959964 * samples.std(1, ddof=1) / math.sqrt(size)
+        told = (samples.mean(1) - reach > above, samples.mean(1) + reach < above + margin)
+        assert low < max(clear.mean() for clear in told) < high
+
+
+def test_no_number_of_requests_tells_what_lies_on_the_bound() -> None:
+    assert requests_to_tell(-0.1, 0.1, 40) is None
+    assert requests_to_tell(float("nan"), 0.1, 40, margin=0.1) is None

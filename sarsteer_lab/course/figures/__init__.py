@@ -6,6 +6,7 @@ from sarsteer_lab.course.figures.refusal import (
     prediction_figure,
     prompted_figure,
     push_size_figure,
+    readiness_figure,
     roc_figure,
 )
 from sarsteer_lab.course.figures.requests import (
@@ -27,12 +28,9 @@ from sarsteer_lab.course.figures.states import (
     project_2d,
 )
 from sarsteer_lab.course.figures.steering import (
-    ablation_geometry_figure,
     controls_figure,
-    cosine_matrix_figure,
     curves_figure,
     divergence_figure,
-    layers_figure,
     push_figure,
     removal_figure,
     scree_figure,

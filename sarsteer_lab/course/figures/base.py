@@ -3,7 +3,8 @@
 Functions in this folder take plain tensors and tables and return a matplotlib `Figure` that belongs to
 nobody's global state; `save_figure` writes it as PNG and SVG. Colours are Okabe and Ito's, which colour-blind
 people can tell apart, and no meaning hangs on colour alone: marker, line style, fill or hatching says it
-again. Letters are large enough for a projector.
+again. Letters are large enough for a projector. A figure's title says what there is to see in it, with the
+numbers that it was given; names stand at what they name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +18,9 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -55,10 +58,6 @@ SERIES: tuple[Style, ...] = (
     (SKY, "P", (0, (3, 1, 1, 1))),
 )
 """Colour, marker and line style of a figure's series, in their order."""
-
-_COLOURS = (BLACK, SKY, BLUE, ORANGE, PURPLE, GREY, VERMILION, GREEN, BLUE, ORANGE, PURPLE, GREEN, GREY, SKY)
-POINTS = tuple(zip(_COLOURS, "os^vPX<D>h*pd8", strict=True))
-"""Colour and marker of one defence after the other; more than these start again."""
 
 
 def save_figure(fig: Figure, folder: Path | str, name: str) -> list[Path]:
@@ -165,9 +164,61 @@ def layer_axis(*axes: Axes, label: str = "decoder layer") -> None:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
-def legend_beside(ax: Axes, **options: Any) -> None:
-    """The legend to the right of a panel."""
-    ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), **options)
+def name_lines(*axes: Axes, gap: float = 0.08) -> None:
+    """Each line's name at its right end, in its colour; names that would touch are moved apart.
+
+    `gap` is the height of a name as a share of the panel's. Limits and scales have to be set before.
+    """
+    for ax in axes:
+        ax.autoscale_view()
+        ends = []
+        for line in ax.get_lines():
+            if not str(line.get_label()).startswith("_"):
+                end = np.asarray(line.get_xydata())[-1]
+                x, y = (ax.transScale + ax.transLimits).transform(end)
+                ends.append((y, 1.0 if line.get_transform() != ax.transData else x, line))
+        ends.sort(key=lambda end: end[0])
+        places = np.array([y for y, *_ in ends])
+        steps = gap * np.arange(len(ends))
+        places = np.maximum.accumulate(places - steps) + steps
+        places = np.minimum(places, 1.02 - steps[::-1])
+        for place, (y, x, line) in zip(places, ends, strict=True):
+            colour = line.get_color()
+            look = {"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 2}
+            where = {"xycoords": "axes fraction", "xytext": (1.03, place), "textcoords": "axes fraction"}
+            ax.annotate(line.get_label(), (x, y), color=colour, va="center", arrowprops=look, **where)
+
+
+def name_points(
+    ax: Axes, names: Sequence[str], places: Float[np.ndarray, "point 2"], colours: Sequence[str]
+) -> None:
+    """Each point's name beside it, where it hides least; further off, with a line to its point."""
+
+    def shared(a: Bbox, b: Bbox) -> float:
+        both = Bbox.intersection(a, b)
+        return 0.0 if both is None else both.width * both.height
+
+    ax.figure.draw_without_rendering()
+    points = ax.transData.transform(places)
+    taken = [Bbox.from_extents(*(point - 8), *(point + 8)) for point in points]
+    around = [(np.cos(turn), np.sin(turn)) for turn in np.arange(16) * np.pi / 8]
+    for name, place, point, colour in zip(names, places, points, colours, strict=True):
+        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 4}
+        look = {"textcoords": "offset pixels", "color": colour, "fontsize": 12, "arrowprops": line}
+        text = ax.annotate(name, place, (0, 0), **look)
+        size = Text.get_window_extent(text).size
+        best = (np.inf, 0, point, taken[0])
+        for far in range(12, 140, 12):
+            for way in np.round(around, 6):
+                # What stands this far off is the name's nearest side.
+                corner = point + far * way - size * (1 - np.sign(way)) / 2
+                box = Bbox.from_bounds(*corner, *size)
+                cost = far + size.prod() - shared(box, ax.bbox) + 10 * sum(shared(box, one) for one in taken)
+                best = min(best, (cost, far, corner - point, box), key=lambda one: one[0])
+        _, far, offset, box = best
+        taken.append(box)
+        text.anncoords, text.xyann = "offset points", offset * 72 / ax.figure.dpi
+        text.arrow_patch.set_visible(far > 24)
 
 
 def common_legend(fig: Figure, place: str = "outside lower center", **options: Any) -> None:
@@ -182,7 +233,7 @@ def cells(ax: Axes, texts: Sequence[Sequence[str]], dark: np.ndarray) -> None:
         for column, (text, white) in enumerate(zip(line, inks, strict=True)):
             if text:
                 colour = "white" if white else BLACK
-                ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=11)
+                ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=12)
 
 
 def ticks(

@@ -6,12 +6,15 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from torch import Tensor
 
 from sarsteer_lab.course.figures import base
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.evaluation.curves import pareto_front
+from sarsteer_lab.evaluation.defences import PROMPTING, STEERING_NAMES
 from sarsteer_lab.evaluation.intervals import wilson
+from sarsteer_lab.evaluation.table import BASELINE
 from sarsteer_lab.speech import SAMPLE_RATE
 
 
@@ -29,7 +32,9 @@ def clip_figure(
     window's padding. The lowest panel shows every token's numbers in units of their standard deviation.
     """
     seconds = len(waveform) / SAMPLE_RATE
-    fig, (top, middle, low) = base.panels(1, (12, 8.5), f"\u201c{words}\u201d", rows=3, sharex=True)
+    size = f"{len(tokens)} vectors of {tokens.shape[1]} numbers"
+    title = f"\u201c{words}\u201d: {seconds:.1f} s of sound become {size}"
+    fig, (top, middle, low) = base.panels(1, (12, 8.5), title, rows=3, sharex=True)
     top.plot(np.arange(len(waveform)) / SAMPLE_RATE, waveform, color=base.BLACK, linewidth=0.6)
     top.set(ylabel="pressure\n(full scale 1)", title=f"Waveform: {len(waveform):,} numbers")
     options = {"origin": "lower", "aspect": "auto"}
@@ -55,20 +60,22 @@ def dial_figure(
     scales: Sequence[float], refused: Mapping[str, Sequence[int]], n: Mapping[str, int], *, form: str
 ) -> Figure:
     """Share of requests refused against the safety dial's setting (95% Wilson intervals), by label."""
-    fig, [ax] = base.panels(1, (9, 5.2))
+    ends = [f"{label} {counts[0]} \u2192 {counts[-1]} of {n[label]}" for label, counts in refused.items()]
+    title = f"Refused, {form}, dial {scales[0]:g} \u2192 {scales[-1]:g}: {', '.join(ends)}"
+    fig, [ax] = base.panels(1, (10, 5.4), title)
     for (label, counts), (colour, marker, style) in zip(refused.items(), base.SERIES, strict=False):
         shares = np.array(counts) / n[label]
         bars = base.whiskers(shares, *np.transpose([wilson(count, n[label]) for count in counts]))
         look = {"color": colour, "marker": marker, "linestyle": style, "capsize": 4, "elinewidth": 1.4}
-        ax.errorbar(scales, shares, yerr=bars, label=f"{label} (n = {n[label]})", **look)
+        ax.errorbar(scales, shares, yerr=bars, **look)
+        ax.lines[-1].set_label(label)
     ax.set(
         xlabel="safety dial (scale of the low-rank change)",
         ylabel="refused",
         ylim=(-0.03, 1.03),
-        title=f"Where refusals come from: {form} requests, 95% Wilson intervals",
     )
     base.percent(ax.yaxis)
-    base.legend_beside(ax)
+    base.name_lines(ax)
     return fig
 
 
@@ -82,7 +89,13 @@ def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]
     kinds = list(dict.fromkeys(labels))
     columns = min(2, len(kinds))
     rows, height = -(-len(kinds) // columns), 0.26
-    title, size = "Outcomes, with 95% Wilson intervals and counts", (7.5 * columns, 1.2 + 4.2 * rows)
+    n = list(labels).count(kinds[0])
+    refused = {
+        name: sum(pair == (kinds[0], "refused") for pair in zip(labels, found, strict=True))
+        for name, found in outcomes.items()
+    }
+    title = f"Of {n} {kinds[0]} requests refused: " + ", ".join(f"{name} {k}" for name, k in refused.items())
+    size = (6.2 * columns, 1.6 + 4.0 * rows)
     fig, axes = base.panels(columns, size, title, rows=rows, sharex=True, sharey=True)
     for ax, kind in zip(axes, kinds, strict=False):
         for row, found in enumerate(outcomes.values()):
@@ -94,7 +107,7 @@ def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]
                 ax.barh(y, share, height, label=None if row else outcome, **look)
                 bars = base.whiskers([share], low, high)
                 ax.errorbar(share, y, xerr=bars, fmt="none", ecolor=base.BLACK, elinewidth=1.4, capsize=3)
-                place = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 11}
+                place = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 12}
                 ax.annotate(f"{count}", (high, y), **place)
         base.ticks(ax, y=list(outcomes))
         ax.set(
@@ -111,7 +124,7 @@ def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]
     for ax in axes[max(0, len(kinds) - columns) : len(kinds)]:
         ax.set_xlabel("share of requests")
         ax.tick_params(labelbottom=True)
-    base.common_legend(fig, "outside upper right", ncols=len(base.OUTCOMES))
+    base.common_legend(fig, ncols=len(base.OUTCOMES))
     return fig
 
 
@@ -125,20 +138,23 @@ def sweep_figure(counts: pd.DataFrame, x: str, xlabel: str) -> Figure:
     labels = list(dict.fromkeys(counts["label"]))
     across = len(labels) if len(labels) < 4 else 2  # on a page four in a row are too small to read
     down = -(-len(labels) // across)
-    fig, axes = base.panels(across, (6.6 * across + 1.6, 4.4 * down + 0.4), rows=down, sharey=True)
+    fig, axes = base.panels(across, (5.4 * across + 1.8, 4.2 * down + 0.4), rows=down, sharey=True)
     for ax, label in zip(axes, labels, strict=False):
         part = counts[counts["label"] == label]
+        own = part[part["outcome"] == "refused"]
+        top = own.loc[own["count"].idxmax()]
+        told = f"{label}: refused {own['count'].iloc[0]} \u2192 {top['count']} of {top['n']} at {top[x]:g}"
         for outcome, (colour, _, marker, style) in base.OUTCOMES.items():
             rows = part[part["outcome"] == outcome]
             ends = np.array([wilson(int(c), int(n)) for c, n in zip(rows["count"], rows["n"], strict=True)])
             values, share = rows[x].tolist(), (rows["count"] / rows["n"]).to_numpy()
             ax.plot(values, share, style, marker=marker, color=colour, label=outcome)
             ax.fill_between(values, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
-        ax.set(title=f"{label} requests (n = {part['n'].max()})", xlabel=xlabel, ylim=(-0.02, 1.02))
+        ax.set(title=told, xlabel=xlabel, ylim=(-0.02, 1.02))
         base.percent(ax.yaxis)
     for first in axes[::across]:
         first.set_ylabel("share of requests")
-    base.common_legend(fig, "outside right upper")
+    base.name_lines(*axes[across - 1 :: across])
     return fig
 
 
@@ -147,7 +163,12 @@ def answers_figure(answers: Mapping[str, Answer], request: str) -> Figure:
     """Answers side by side, token by token: how likely each token was when it was chosen."""
     longest = max(1, *(len(answer.tokens) for answer in answers.values()))
     # A dollar sign would start mathematics.
-    title = f"\u201c{request}\u201d".replace("$", r"\$")
+    title = f"\u201c{request}\u201d"
+    if len(answers) == 2:
+        pairs = enumerate(zip(*(answer.tokens for answer in answers.values()), strict=False), start=1)
+        turn = next((f"token {at}" for at, (a, b) in pairs if a != b), "no token shown")
+        title += f" The answers part at {turn}"
+    title = title.replace("$", r"\$")
     size = (max(9.0, 0.85 * longest), 2.9 * len(answers) + 0.6)
     fig, axes = base.panels(1, size, title, rows=len(answers))
     for i, (ax, (name, answer)) in enumerate(zip(axes, answers.items(), strict=True)):
@@ -167,7 +188,10 @@ def live_figure(found: Mapping[str, Sequence[tuple[float, float, str]]], xlabel:
     The marker of a point is filled if the greedy answer is a refusal, hollow if not, and a cross if it is
     broken.
     """
-    fig, [ax] = base.panels(1, (7, 3.6))
+    name, points = next(iter(found.items()))
+    top = max(points, key=lambda point: point[1])
+    title = f"{name}: {points[0][1]:.0%} at {points[0][0]:g}, at most {top[1]:.0%} at {top[0]:g}"
+    fig, [ax] = base.panels(1, (8, 3.9), title)
     for name, points in found.items():
         colour, marker = {**base.MODALITIES, "steered": (base.GREEN, "D")}[name]
         ax.plot(*np.transpose([point[:2] for point in points]), color=colour, label=name, linewidth=1.6)
@@ -184,15 +208,34 @@ def live_figure(found: Mapping[str, Sequence[tuple[float, float, str]]], xlabel:
     return fig
 
 
+GROUPS = {
+    "prompts": (base.ORANGE, "s"),
+    "uniform pushes": (base.BLUE, "o"),
+    "conditional pushes": (base.GREEN, "D"),
+    "others": (base.PURPLE, "v"),
+}
+"""Colour and marker of the groups of defences in the trade-off plane."""
+
+
+def group_of(defence: str) -> str:
+    """The group that a defence of the course belongs to, by its name; "others" for names of your own."""
+    name = defence.split(",")[0]
+    if name in PROMPTING:
+        return "prompts"
+    if name.startswith(("conditional", "null-space")):
+        return "conditional pushes"
+    return "uniform pushes" if name in STEERING_NAMES else "others"
+
+
 @base.drawn
 def tradeoff_figure(table: pd.DataFrame, bound: Float[np.ndarray, "threshold 2"] | None = None) -> Figure:
     """Defences in the trade-off plane: harmful requests refused against other requests answered.
 
     `table` has the columns defence, label, n, refused and answered of `table.tabulate`, one judge. Bars
-    are 95% Wilson intervals; the grey line joins the defences that no other one beats in both. All labels
-    but "harmful" count as benign. `bound` holds points (benign answered, harmful refused), threshold by
-    threshold, of what a uniform push could do at best. Raises ValueError if either kind of request is
-    missing.
+    are 95% Wilson intervals; colour and marker say which of `GROUPS` a defence belongs to. All labels but
+    "harmful" count as benign. `bound` holds points (benign answered, harmful refused), threshold by
+    threshold, of what a uniform push could do at best; the title counts the defences beyond it. Raises
+    ValueError if either kind of request is missing.
     """
     counts = {}
     for defence, part in table.groupby("defence", sort=False):
@@ -202,31 +245,40 @@ def tradeoff_figure(table: pd.DataFrame, bound: Float[np.ndarray, "threshold 2"]
         sums = [benign["answered"], benign["n"], harmful["refused"], harmful["n"]]
         counts[str(defence)] = [int(column.sum()) for column in sums]
     places = np.array([(answered / m, refused / n) for answered, m, refused, n in counts.values()])
-    front = np.flatnonzero(pareto_front(places))
-    line = places[front[np.argsort(places[front, 0], kind="stable")]]
-    fig, [ax] = base.panels(1, (11, 6.2))
-    look = {"color": base.GREY, "linewidth": 5, "alpha": 0.4, "zorder": 1}
-    ax.plot(*line.T, label="no other defence is better in both", **look)
+    title = f"{int(pareto_front(places).sum())} of {len(counts)} are beaten by no other in both respects"
     if bound is not None:
-        dots = {"color": base.BLACK, "linewidth": 1.6, "linestyle": ":", "zorder": 2}
-        ax.plot(*bound.T, label="bound of a uniform push", **dots)
-    for i, (name, (answered, m, refused, n)) in enumerate(counts.items()):
-        colour, marker = base.POINTS[i % len(base.POINTS)]
-        x, y = places[i]
+        reach = [max((y for x, y in bound if x >= place[0]), default=0.0) for place in places]
+        title = f"{int((places[:, 1] > reach).sum())} of {len(counts)} lie beyond the bound of a uniform push"
+    fig, [ax] = base.panels(1, (11, 6.8), title)
+    if bound is not None:
+        ax.plot(
+            *bound.T,
+            color=base.BLACK,
+            linewidth=1.6,
+            linestyle=":",
+            zorder=2,
+            label="bound of a uniform push",
+        )
+    looks = {name: GROUPS[group_of(name)] for name in counts} | {BASELINE: (base.BLACK, "*")}
+    named: dict[str, Line2D] = {}
+    for (name, (answered, m, refused, n)), (x, y) in zip(counts.items(), places, strict=True):
+        colour, marker = looks[name]
         xerr, yerr = base.whiskers([x], *wilson(answered, m)), base.whiskers([y], *wilson(refused, n))
-        look = {"color": colour, "markersize": 11, "markeredgecolor": "white", "elinewidth": 1.2}
-        label = f"{name} ({refused}/{n}, {answered}/{m})"
-        ax.errorbar(x, y, yerr, xerr, fmt=marker, label=label, capsize=2, **look)
+        ax.errorbar(x, y, yerr, xerr, fmt="none", ecolor=colour, elinewidth=1, alpha=0.35)
+        size = 17 if name == BASELINE else 11
+        [point] = ax.plot(x, y, marker, color=colour, markersize=size, markeredgecolor="white", linestyle="")
+        named.setdefault(group_of(name) if name != BASELINE else "no defence", point)
     ax.set(
-        title="Trade-off of the defences, with 95% Wilson intervals",
         xlabel="benign requests answered (more is better)",
         ylabel="harmful requests refused (more is better)",
         xlim=(-0.03, 1.05),
         ylim=(-0.03, 1.05),
     )
     base.percent(ax.xaxis, ax.yaxis)
-    options = {"fontsize": 11, "title": "defence (refused, answered)", "alignment": "left"}
-    ax.legend(loc="upper left", bbox_to_anchor=(1.01, 1.0), **options)
+    lines = [line for line in ax.lines if line.get_label() == "bound of a uniform push"]
+    names = [*named, *(line.get_label() for line in lines)]
+    fig.legend([*named.values(), *lines], names, loc="outside lower center", ncols=len(names))
+    base.name_points(ax, list(counts), places, [looks[name][0] for name in counts])
     return fig
 
 

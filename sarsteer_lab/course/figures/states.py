@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
+from scipy.spatial.distance import pdist, squareform
 from sklearn.decomposition import PCA
 from torch import Tensor
 
@@ -35,7 +36,7 @@ def layer_curves_figure(
     base.layer_axis(ax)
     if as_percent:
         base.percent(ax.yaxis)
-    base.legend_beside(ax)
+    base.name_lines(ax)
     return fig
 
 
@@ -49,7 +50,7 @@ def depth_figure(
     its unit. Panels have their own scales.
     """
     looks = ((base.BLUE, "o", "-"), (base.VERMILION, "^", "--"), (base.GREEN, "s", ":"))
-    fig, axes = base.panels(len(measures), (4.5 * len(measures), 4.8), title)
+    fig, axes = base.panels(len(measures), (4.2 * len(measures), 4.8), title)
     for ax, (name, lines) in zip(axes, measures.items(), strict=True):
         for i, (model, values) in enumerate(lines.items()):
             depth = [layer / max(len(values) - 1, 1) for layer in range(len(values))]
@@ -77,10 +78,12 @@ def gap_figure(
     Right: accuracy of a linear probe that tells typed from spoken (`measures.measure_gap`; mean and range
     over seeds); 0.5 is chance.
     """
-    fig, (left, middle, right) = base.panels(3, (15.5, 5))
-    fig.get_layout_engine().set(w_pad=0.15)
+    layer = int(harm_distance.argmax())
+    ratio = float(modality_distance[layer] / harm_distance[layer])
+    title = f"At layer {layer}, form moves the mean state {ratio:.1f} times as far as harm does"
+    fig, (left, middle, right) = base.panels(3, (13, 5), f"{title} ({len(cosine)} requests)")
     layers = range(cosine.shape[1])
-    looks = {"as they are": (base.SKY, "s", "--"), "each modality's mean off": (base.BLUE, "o", "-")}
+    looks = {"as they are": (base.SKY, "s", "--"), "each form's mean off": (base.BLUE, "o", "-")}
     lowest = -0.25
     for values, (name, look) in zip((cosine, centred_cosine), looks.items(), strict=True):
         quartiles = base.middle_half(left, layers, base.numbers(values).T, name, look)
@@ -102,9 +105,6 @@ def gap_figure(
     base.layer_axis(left, middle, right)
     for ax in (left, middle, right):
         ax.legend(loc="best")
-    fig.suptitle(
-        f"Gap between typed and spoken last-token states ({len(cosine)} requests, each in both forms)"
-    )
     return fig
 
 
@@ -116,13 +116,14 @@ def maps_figure(
     *,
     layer: int,
 ) -> Figure:
-    """The same states in several 2-D maps, side by side, without numbers on axes.
+    """The same states in 2-D maps, side by side, without numbers on axes.
 
-    States differ by form ("typed", "spoken": colour and marker) and label (filled: "harmful"). Raises
-    ValueError unless there is one form and one label per state.
+    States differ by form ("typed", "spoken": colour and marker) and label (filled: "harmful"). A map's title
+    says how often a state's nearest neighbour in it has the same form, and the same label. Raises ValueError
+    unless there is one form and one label per state.
     """
-    title = f"Last-token states at layer {layer}, two kinds of map"
-    fig, axes = base.panels(len(maps), (6.6 * len(maps), 6.6), title)
+    title = f"Last-token states at layer {layer}: of what kind is a state's nearest neighbour?"
+    fig, axes = base.panels(len(maps), (6.2 * len(maps), 6.6), title)
     for ax, (name, points) in zip(axes, maps.items(), strict=True):
         if not len(points) == len(forms) == len(labels):
             raise ValueError(f"{len(forms)} forms and {len(labels)} labels do not fit {len(points)} points")
@@ -134,7 +135,9 @@ def maps_figure(
                 ax.scatter(*chosen.T, marker=marker, label=f"{form}, {label} ({len(chosen)})", **look)
         # The same scale on both axes: otherwise distances in the picture would mean nothing.
         ax.set_aspect("equal", adjustable="datalim")
-        ax.set(title=name, xticks=[], yticks=[])
+        nearest = squareform(pdist(points)) + np.diag(np.full(len(points), np.inf))
+        same = [np.mean(np.array(kinds)[nearest.argmin(1)] == kinds) for kinds in (forms, labels)]
+        ax.set(title=f"{name}: {same[0]:.0%} same form, {same[1]:.0%} same label", xticks=[], yticks=[])
     base.common_legend(fig, ncols=2, markerscale=1.3)
     return fig
 

@@ -5,7 +5,6 @@ from itertools import cycle
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,56 +13,55 @@ from torch import Tensor
 from sarsteer_lab.course.figures import base
 
 
-@base.drawn_without_grid
-def cosine_matrix_figure(
-    matrices: Mapping[int, Float[Tensor, "direction direction"]], names: Sequence[str]
-) -> Figure:
-    """Cosines between directions of different origin, a panel per layer, the numbers written in the cells."""
-    size = 0.95 * len(names)
-    title = "Directions of different origin: how alike?"
-    fig, axes = base.panels(len(matrices), (size * len(matrices) + 4, size + 2.6), title, sharey=True)
-    for ax, (layer, matrix) in zip(axes, matrices.items(), strict=True):
-        values = base.numbers(matrix)
-        image = ax.imshow(values, cmap="PuOr", vmin=-1, vmax=1)
-        base.cells(ax, [[f"{value:.2f}" for value in row] for row in values], np.abs(values) > 0.6)
-        base.ticks(ax, names, names, turned=40)
-        ax.set_title(f"layer {layer}")
-    fig.colorbar(image, ax=axes, label="cosine")
-    return fig
-
-
 @base.drawn
 def push_figure(
     alphas: Sequence[float], kinds: Mapping[str, Mapping[str, Float[Tensor, "alpha"]]], *, n: int
 ) -> Figure:
-    """Mean refusal probability against the strength of a push: a panel per kind of request."""
-    title = f"Pushing along a direction at all layers (n = {n} requests a panel)"
-    fig, axes = base.panels(len(kinds), (5.2 * len(kinds) + 1.5, 5.2), title, sharey=True)
+    """Mean refusal probability against the strength of a push: a panel per kind of request.
+
+    The title says for each kind which line rises most.
+    """
+    told = []
+    for kind, lines in kinds.items():
+        name, line = max(lines.items(), key=lambda one: float(one[1].max() - one[1][0]))
+        told.append(f"{kind}: {name}, {float(line[0]):.0%} \u2192 {float(line.max()):.0%}")
+    title = f"The largest rise (n = {n}). " + "; ".join(told)
+    fig, axes = base.panels(len(kinds), (5.0 * len(kinds) + 2.5, 5.4), title, sharey=True)
     for ax, (kind, lines) in zip(axes, kinds.items(), strict=True):
         base.curves(ax, lines, alphas)
         ax.set(title=kind, xlabel="alpha", ylim=(-0.03, 1.03))
         base.percent(ax.yaxis)
     axes[0].set_ylabel("refusal probability, mean")
-    base.common_legend(fig, ncols=min(3, len(axes[0].lines)))
+    base.name_lines(axes[-1])
     return fig
 
 
 @base.drawn
 def scree_figure(ratios: Mapping[str, Float[Tensor, "component"]], *, k: int, n: int, layer: int) -> Figure:
     """Share of the variance of each principal direction (left) and of the first ones together (right)."""
-    title = f"What the states vary in, layer {layer} (n = {n} states each)"
+    name, first = next(iter(ratios.items()))
+    share = float(first[:k].sum())
+    title = f"Layer {layer}: {k} directions hold {share:.0%} of what {name} states vary in (n = {n})"
     fig, (left, right) = base.panels(2, (13, 5), title)
     order = range(1, 1 + max(map(len, ratios.values())))
     base.curves(left, ratios, order)
     base.curves(right, {name: shares.cumsum(0) for name, shares in ratios.items()}, order)
     for ax in (left, right):
-        ax.axvline(k, color=base.BLACK, linewidth=1.2, linestyle=":", label=f"k = {k}")
+        ax.axvline(k, color=base.BLACK, linewidth=1.2, linestyle=":")
+        ax.annotate(
+            f"k = {k}",
+            (k, 1),
+            (4, -2),
+            xycoords=("data", "axes fraction"),
+            textcoords="offset points",
+            va="top",
+        )
         base.percent(ax.yaxis)
         ax.set_ylim(bottom=0)
     base.layer_axis(left, right, label="principal direction")
     left.set(ylabel="share of variance", title="Each direction")
     right.set(ylabel="share of variance, cumulative", title="The first ones together", ylim=(0, 1.03))
-    right.legend(loc="lower right")
+    base.name_lines(right)
     return fig
 
 
@@ -76,8 +74,9 @@ def share_figure(
     Left: `shares` (of squared length). Right: its column `layer`, and `control`, the same share for random
     spaces of k dimensions.
     """
-    title = "How much of the refusal direction lies in the safe space"
-    fig, (left, right) = base.panels(2, (14, 5), title, width_ratios=(1.4, 1))
+    title = f"Of the refusal direction, {float(shares[-1, layer]):.0%} lies in {ks[-1]} harmless directions, "
+    title += f"{float(control[-1]):.0%} in as many random ones (layer {layer})"
+    fig, (left, right) = base.panels(2, (13, 5), title, width_ratios=(1.3, 1))
     image = left.imshow(base.numbers(shares), aspect="auto", origin="lower", cmap="viridis", vmin=0, vmax=1)
     base.ticks(left, y=[str(k) for k in ks])
     left.set(ylabel="k", title="Share inside, every layer")
@@ -88,38 +87,7 @@ def share_figure(
     right.set(xlabel="k", ylabel="share of squared length", title=f"Layer {layer}", ylim=(0, 1.03))
     base.percent(bar.ax.yaxis, right.yaxis)
     right.grid(visible=True)
-    right.legend(loc="best")
-    return fig
-
-
-@base.drawn_without_grid
-def ablation_geometry_figure(
-    inside: Float[Tensor, "layer"], outside: Float[Tensor, "layer"], *, layers: Sequence[int], k: int
-) -> Figure:
-    """Ablation as a right triangle, to scale, a panel per layer.
-
-    The refusal direction d is the hypotenuse; its part inside the safe space (length `inside`) goes, the part
-    outside (length `outside`) is SARSteer's vector v. Each panel is drawn in units of the length of d.
-    """
-    title = f"Safe-space ablation, k = {k}, in units of the length of d"
-    fig, axes = base.panels(len(layers), (4.3 * len(layers), 4.9), title, sharex=True, sharey=True)
-    for ax, layer in zip(axes, layers, strict=True):
-        length = float(torch.hypot(inside[layer], outside[layer]))
-        x, y = float(inside[layer]) / length, float(outside[layer]) / length
-        for end, colour, style, name in (
-            ((x, y), base.PURPLE, "-", "d"),
-            ((x, 0.0), base.ORANGE, "--", "inside"),
-            ((0.0, y), base.GREEN, "-", "v"),
-        ):
-            base.arrow(ax, end, colour, style)
-            middle = (end[0] / 2, end[1] / 2)
-            ax.annotate(name, middle, xytext=(5, 6), textcoords="offset points", color=colour)
-        ax.plot([x, x, 0], [0, y, y], color=base.GREY, linestyle=":", linewidth=1.2)
-        ax.set(
-            title=f"layer {layer}: v is {y:.0%} of d", aspect="equal", xlim=(-0.2, 1.15), ylim=(-0.2, 1.15)
-        )
-        ax.set_xlabel("in the safe space")
-    axes[0].set_ylabel("outside of it")
+    base.name_lines(right)
     return fig
 
 
@@ -143,7 +111,10 @@ def removal_figure(
     )
     across = float(inside[layer].float().norm())
     up = float((direction[layer].float() - inside[layer].float()).norm())
-    fig, (left, right) = base.panels(2, (13.5, 5), width_ratios=(1.25, 1))
+    kept = (1 - lam) * across
+    rest = np.hypot(kept, up) / max(np.hypot(across, up), 1e-30)
+    title = f"Layer {layer}: ablation (k = {k}, lambda = {lam:g}) leaves {rest:.0%} of the direction's length"
+    fig, (left, right) = base.panels(2, (13, 5), title, width_ratios=(1.25, 1))
     left.bar(range(len(share)), share, color=base.PURPLE, width=0.8)
     left.bar(
         [layer], share[layer], color=base.PURPLE, width=0.8, edgecolor=base.BLACK, linewidth=2, hatch="//"
@@ -153,7 +124,6 @@ def removal_figure(
     base.percent(left.yaxis)
     base.layer_axis(left)
     left.legend(loc="best")
-    kept = (1 - lam) * across
     for x, colour, name in (
         (across, base.PURPLE, "refusal direction"),
         (kept, base.GREEN, f"after ablation, lambda = {lam:g}"),
@@ -172,7 +142,7 @@ def removal_figure(
         ylim=(-0.1 * reach, 1.25 * reach),
         aspect="equal",
     )
-    right.legend(loc="upper left", fontsize=11)
+    right.legend(loc="upper left")
     return fig
 
 
@@ -184,7 +154,7 @@ def _from_one_start(
         base.curves(ax, {name: y}, base.numbers(x), [look])
     x, y = next(iter(lines.values()))
     ax.plot(float(x[0]), float(y[0]), "*", color=base.BLACK, markersize=16, label="unsteered")
-    ax.set_title(f"alpha = {', '.join(f'{alpha:g}' for alpha in alphas)} along each curve{more}")
+    ax.set_title(f"alpha = {', '.join(f'{alpha:g}' for alpha in alphas)} along each curve{more}", fontsize=13)
     base.percent(ax.xaxis, ax.yaxis)
 
 
@@ -194,18 +164,19 @@ def controls_figure(
     alphas: Sequence[float],
     *,
     n: int,
+    title: str,
 ) -> Figure:
     """Trade-off curves: refusal probability of harmless requests (right: worse) and harmful ones.
 
     Each curve joins the strengths of one variant, from the common unsteered start.
     """
-    fig, [ax] = base.panels(1, (11, 6.2))
+    fig, [ax] = base.panels(1, (11, 6.4), title)
     _from_one_start(ax, lines, alphas, f"; n = {n} spoken requests each")
     ax.set(
         xlabel="harmless requests: refusal probability, mean",
         ylabel="harmful requests: refusal probability, mean",
     )
-    base.legend_beside(ax)
+    base.name_lines(ax)
     return fig
 
 
@@ -216,7 +187,7 @@ def curves_figure(points: pd.DataFrame, differences: Mapping[str, tuple[float, f
     `points` are those of `curves.tradeoff`; each curve joins the strengths of one variant, from the common
     unsteered start. `differences` has for each comparison the difference and the ends of its interval.
     """
-    fig, [plane, beside] = base.panels(2, (16, 7), width_ratios=[3, 2])
+    fig, [plane, beside] = base.panels(2, (13, 7), width_ratios=[3, 2])
     lines = {
         str(name): (rows["benign_answered"].to_numpy(), rows["harmful_refused"].to_numpy())
         for name, rows in points.sort_values("alpha", kind="stable").groupby("variant", sort=False)
@@ -243,33 +214,6 @@ def curves_figure(points: pd.DataFrame, differences: Mapping[str, tuple[float, f
 
 
 @base.drawn
-def layers_figure(
-    effects: Mapping[str, Float[np.ndarray, "window prompt"]],
-    windows: Sequence[str],
-    baseline: Mapping[str, float],
-) -> Figure:
-    """How likely an answer opens as a refusal when only one window of layers is steered.
-
-    `effects` holds, per label, the probability for each window and request; drawn are the mean and the middle
-    half. `baseline` is each label's unsteered mean (dotted).
-    """
-    looks = ((base.VERMILION, "^", "-"), (base.BLUE, "o", "--"), (base.PURPLE, "s", "-."))
-    fig, [ax] = base.panels(1, (10, 5))
-    for (label, values), look in zip(effects.items(), looks, strict=False):
-        base.middle_half(ax, range(len(windows)), values, f"{label} (n = {values.shape[1]})", look, mean=True)
-        ax.axhline(baseline[label], color=look[0], linestyle=":", linewidth=1.4)
-    base.ticks(ax, windows)
-    ax.set(
-        title="Steering one window of layers (dotted: no steering)",
-        xlabel="steered decoder layers",
-        ylabel="probability of a refusing opening",
-        ylim=(-0.02, 1.02),
-    )
-    ax.legend(loc="best")
-    return fig
-
-
-@base.drawn
 def divergence_figure(
     alphas: Sequence[float], divergences: Mapping[str, Float[np.ndarray, "alpha prompt"]]
 ) -> Figure:
@@ -278,14 +222,14 @@ def divergence_figure(
     `divergences` are in nats, by the name of the vectors. Strength 0 is left out: it is 0 there.
     """
     looks = ((base.PURPLE, "s", "--"), (base.GREEN, "o", "-"), (base.BLACK, "D", ":"))
-    fig, [ax] = base.panels(1, (9, 5))
+    medians = ", ".join(f"{name} {np.median(values[0]):.2g}" for name, values in divergences.items())
+    fig, [ax] = base.panels(1, (11, 5.2), f"Nats at alpha {alphas[0]:g}, median: {medians}")
     for (name, values), look in zip(divergences.items(), looks, strict=False):
-        base.middle_half(ax, alphas, values, f"{name} (n = {values.shape[1]})", look)
+        base.middle_half(ax, alphas, values, f"{name}\n(n = {values.shape[1]})", look)
     ax.set(
-        title="How far steering moves harmless requests",
         xlabel="strength alpha",
         ylabel="KL(unsteered || steered) of the first token (nats)",
         yscale="log",
     )
-    ax.legend(loc="best")
+    base.name_lines(ax, gap=0.16)
     return fig
