@@ -89,7 +89,7 @@ REFUSAL = (
 Refusal = Annotated[str, Option(metavar="TEXT", help=REFUSAL)]
 Refusals = Annotated[Several, Option("--refusal", metavar="TEXT", help=f"{REFUSAL}; may be repeated")]
 Prompts = Annotated[Path | None, Option(help="a folder of prompts of your own, laid out as data/prompts is")]
-SETS = "a set to ask, such as figstep:FOLDER; may be repeated (default: the shipped prompts)"
+SETS = "a set to ask: folder:PATH of yours, figstep:FOLDER, ...; may be repeated (default: the shipped one)"
 Sets = Annotated[Several, Option("--set", metavar="NAME:PATH", help=SETS)]
 MISSING = "what to do about records without their clip; what is skipped is counted in the table"
 Missing = Annotated[Literal["error", "skip"], Option(help=MISSING)]
