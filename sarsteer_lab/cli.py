@@ -90,7 +90,7 @@ REFUSAL = (
 Refusal = Annotated[str, Option(metavar="TEXT", help=REFUSAL)]
 Refusals = Annotated[Several, Option("--refusal", metavar="TEXT", help=f"{REFUSAL}; may be repeated")]
 Prompts = Annotated[Path | None, Option(help="a folder of prompts of your own, laid out as data/prompts is")]
-SETS = "a set to ask, such as figstep:FOLDER; may be repeated (default: the shipped prompts)"
+SETS = "a set to ask: folder:PATH of yours, figstep:FOLDER, ...; may be repeated (default: the shipped one)"
 Sets = Annotated[Several, Option("--set", metavar="NAME:PATH", help=SETS)]
 MISSING = "what to do about records without their clip; what is skipped is counted in the table"
 Missing = Annotated[Literal["error", "skip"], Option(help=MISSING)]
@@ -151,7 +151,7 @@ def course(folder: Annotated[Path, Argument(help="a new folder for the notebooks
         raise FileExistsError(f"{folder} is there already, and nothing is overwritten: name a new folder")
     data = data_folder()  # _data in a wheel, which has _notebooks beside it; data in a checkout
     notebooks = data.with_name(data.name.replace("data", "notebooks"))
-    shutil.copytree(notebooks, folder, ignore=shutil.ignore_patterns("solutions", "*.md", ".*"))
+    shutil.copytree(notebooks, folder, ignore=shutil.ignore_patterns("solutions", "*.md", ".*", "__pycache__"))
     print(f"{len(list(folder.rglob('*.ipynb')))} notebooks are in {folder}. Start: jupyter lab {folder}")
 
 

@@ -11,10 +11,12 @@ from sarsteer_lab.cli import main
 
 BEGUN = {
     str(path.relative_to(ROOT / "notebooks"))
-    for path in (ROOT / "notebooks").rglob("*.ipynb")
-    if not {"solutions", ".ipynb_checkpoints"} & set(path.parts)
+    for path in (ROOT / "notebooks").rglob("*.*")
+    if path.is_file()
+    and path.suffix != ".md"
+    and not {"solutions", "__pycache__", ".ipynb_checkpoints"} & set(path.parts)
 }
-"""The notebooks that a course begins with."""
+"""What a course begins with: notebooks, and what workshops import."""
 
 
 def copied(folder: Path) -> set[str]:
@@ -29,7 +31,7 @@ def test_the_course_is_copied_from_the_wheel(installed: dict[str, str], tmp_path
 
     told = run("sarsteer-lab course here/notebooks")
     assert told.returncode == 0, told.stderr
-    assert f"{len(BEGUN)} notebooks are in here/notebooks" in told.stdout
+    assert f"{sum(name.endswith('.ipynb') for name in BEGUN)} notebooks are in here/notebooks" in told.stdout
     assert copied(tmp_path / "here" / "notebooks") == BEGUN
     assert any(name.startswith("exercises/") for name in BEGUN)
     assert not any("solution" in name for name in BEGUN)
