@@ -1,4 +1,4 @@
-"""The command line: `sarsteer-lab walkthrough`, `ask`, `doctor`, `evaluate`, `sweep` and `fetch`.
+"""The command line: `sarsteer-lab course`, `walkthrough`, `ask`, `doctor`, `evaluate`, `sweep` and `fetch`.
 
 Nothing heavy is imported before it is known what to do, so that `--help` is immediate. Problems with what the
 user has given (clips, prompts, models, numbers) become one line on standard error and exit status 2.
@@ -6,6 +6,7 @@ user has given (clips, prompts, models, numbers) become one line on standard err
 
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -139,6 +140,19 @@ def walkthrough(
     summary = walkthrough(notebooks, folder, html)
     print(summary.read_text(encoding="utf-8"))
     print(f"This page is {summary}" + (f", the chapters are in {html}" if html else ""))
+
+
+@app.command()
+def course(folder: Annotated[Path, Argument(help="a new folder for the notebooks")]) -> None:
+    """The course to start from: its notebooks copied, exercises without their solutions."""
+    from sarsteer_lab.store import data_folder
+
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already, and nothing is overwritten: name a new folder")
+    data = data_folder()  # _data in a wheel, which has _notebooks beside it; data in a checkout
+    notebooks = data.with_name(data.name.replace("data", "notebooks"))
+    shutil.copytree(notebooks, folder, ignore=shutil.ignore_patterns("solutions", "*.md", ".*", "__pycache__"))
+    print(f"{len(list(folder.rglob('*.ipynb')))} notebooks are in {folder}. Start: jupyter lab {folder}")
 
 
 @app.command()
