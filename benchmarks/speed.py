@@ -23,6 +23,7 @@ from sarsteer_lab.activations import capture
 from sarsteer_lab.directions import text_refusal_direction
 from sarsteer_lab.engine.audio_cache import forget_clips
 from sarsteer_lab.engine.contrast import capture_variants
+from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.base import collect_states
 from sarsteer_lab.evaluation.defences import default_defences
 from sarsteer_lab.evaluation.judges import PhraseJudge
@@ -160,9 +161,9 @@ def evaluation(lalm: LALM, clips: int, repeats: int, tokens: int) -> list[str]:
         for defence in defences:
             for request in some:
                 forget_clips(lalm)
-                prompts = [defence.prompt(request)]
-                with defence.steering(lalm, prompts):
-                    lalm.generate(prompts, max_new_tokens=tokens)
+                ready = PreparedBatch(lalm, [defence.prompt(request)])
+                with defence.push(lalm, defence.strengths(ready)):
+                    ready.generate(tokens)
 
     batched()
     ours, one = alternate([batched, single], repeats)

@@ -1,4 +1,4 @@
-"""The command line: `sarsteer-lab walkthrough`, `ask`, `doctor`, `evaluate`, `sweep` and `fetch`.
+"""The command line: `sarsteer-lab course`, `walkthrough`, `ask`, `doctor`, `evaluate`, `sweep` and `fetch`.
 
 Nothing heavy is imported before it is known what to do, so that `--help` is immediate. Problems with what the
 user has given (clips, prompts, models, numbers) become one line on standard error and exit status 2.
@@ -6,6 +6,7 @@ user has given (clips, prompts, models, numbers) become one line on standard err
 
 import math
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,7 +90,7 @@ REFUSAL = (
 Refusal = Annotated[str, Option(metavar="TEXT", help=REFUSAL)]
 Refusals = Annotated[Several, Option("--refusal", metavar="TEXT", help=f"{REFUSAL}; may be repeated")]
 Prompts = Annotated[Path | None, Option(help="a folder of prompts of your own, laid out as data/prompts is")]
-SETS = "a set to ask, such as figstep:FOLDER; may be repeated (default: the shipped prompts)"
+SETS = "a set to ask: folder:PATH of yours, figstep:FOLDER, ...; may be repeated (default: the shipped one)"
 Sets = Annotated[Several, Option("--set", metavar="NAME:PATH", help=SETS)]
 MISSING = "what to do about records without their clip; what is skipped is counted in the table"
 Missing = Annotated[Literal["error", "skip"], Option(help=MISSING)]
@@ -142,6 +143,19 @@ def walkthrough(
 
 
 @app.command()
+def course(folder: Annotated[Path, Argument(help="a new folder for the notebooks")]) -> None:
+    """The course to start from: its notebooks copied, exercises without their solutions."""
+    from sarsteer_lab.store import data_folder
+
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already, and nothing is overwritten: name a new folder")
+    data = data_folder()  # _data in a wheel, which has _notebooks beside it; data in a checkout
+    notebooks = data.with_name(data.name.replace("data", "notebooks"))
+    shutil.copytree(notebooks, folder, ignore=shutil.ignore_patterns("solutions", "*.md", ".*", "__pycache__"))
+    print(f"{len(list(folder.rglob('*.ipynb')))} notebooks are in {folder}. Start: jupyter lab {folder}")
+
+
+@app.command()
 def ask(
     clip: Annotated[Path, Argument(help="an audio file")],
     model: Model = "pocket",
@@ -154,12 +168,13 @@ def ask(
     steer: Steer = False,
     refusal: Refusal = "paper",
 ) -> None:
-    """Answer one clip, steered or not."""
+    """Answer one clip, steered or not, and say what was heard."""
     from sarsteer_lab.speech import read_clip
 
-    read_clip(clip)
+    waveform = read_clip(clip)
     from sarsteer_lab import steering
     from sarsteer_lab.activations import activation_store
+    from sarsteer_lab.course.hearing import differs, read_out
     from sarsteer_lab.evaluation.base import collect_states, refusal_text
     from sarsteer_lab.evaluation.readers import read_set
     from sarsteer_lab.loading import load_lalm
@@ -171,7 +186,11 @@ def ask(
     source = read_set(f"prompts:{prompts}").prompts if prompts else load_prompts()
     lalm = load_lalm(model, safety=safety)
     prompt = Prompt(INSTRUCTION if text is None else text, clip)
-    print(f"unsteered: {lalm.generate([prompt])[0]}")
+    answer, heard = lalm.generate([prompt])[0], read_out(lalm, waveform)
+    # The words are known where the clip is one of the set's.
+    words = next((p.request for p in source if p.clip and p.clip.resolve() == clip.resolve()), "")
+    print(f"heard:     {heard}" + f" (heard differently: it says {words!r})" * differs(words, heard))
+    print(f"unsteered: {answer}")
     if steer:
         basis = [request for request in source if request.split == "derive"]
         states = collect_states(lalm, basis, refusals={name: wording}, cache=activation_store())

@@ -25,12 +25,14 @@ class Running:
 
     `rows`: places of its prompts among the `prompts` of the call (calls sort and split them). `at_end`: all
     positions but the prompts' last have run before. `decoding`: options of the `generate` call, if it is one.
+    `looking`: whether it is a look at where numbers stop being finite.
     """
 
     rows: Sequence[int]
     prompts: Sequence[Prompt]
     at_end: bool = False
     decoding: Mapping[str, Any] | None = None
+    looking: bool = False
 
 
 class NonFiniteError(RuntimeError):
@@ -316,34 +318,22 @@ def head_on_last_position(core: Any) -> Iterator[None]:
         yield
 
 
-def not_finite(lalm: LALM, logits: Float[Tensor, "row *position vocab"]) -> int | None:
-    """The first of the prompts now running whose logits are not finite; None if there is none."""
-    finite, rows = logits.isfinite().flatten(1).all(1), lalm.now.rows if lalm.now else []
-    if not rows or finite.all():
-        return None
-    return rows[int(finite.byte().argmin()) * len(rows) // len(finite)]  # a prompt's beams stand together
-
-
-def located(lalm: LALM, prompt: int) -> NonFiniteError:
-    """The error for logits of a prompt now running, after a look at where they stop being finite."""
-    assert lalm.now is not None
-    with lalm.running(Running([prompt], lalm.now.prompts)):
-        inputs = lalm.batch([lalm.now.prompts[prompt]])
+def check_logits(lalm: LALM, logits: Float[Tensor, "row *position vocab"]) -> None:
+    """Raise NonFiniteError for logits of running prompts that are none, after a look at where that begins."""
+    finite, now = logits.isfinite().flatten(1).all(1), lalm.now
+    if now is None or not now.rows or now.looking or finite.all():
+        return
+    prompt = now.rows[int(finite.byte().argmin()) * len(now.rows) // len(finite)]  # its beams stand together
+    with lalm.running(Running([prompt], now.prompts, looking=True)):
+        inputs = lalm.batch([now.prompts[prompt]])
         states = lalm.core(**inputs, output_hidden_states=True, use_cache=False).hidden_states[1:]
     broken = [layer for layer, state in enumerate(states) if not state.isfinite().all()]
-    return NonFiniteError(prompt, f"states from layer {broken[0]} on" if broken else "logits")
+    raise NonFiniteError(prompt, f"states from layer {broken[0]} on" if broken else "logits")
 
 
 @contextmanager
 def finite_logits(lalm: LALM) -> Iterator[None]:
-    """Raise NonFiniteError for logits in the block that are not finite."""
-
-    def look(_module: nn.Module, _args: Any, logits: Float[Tensor, "row position vocab"]) -> None:
-        if (prompt := not_finite(lalm, logits)) is not None:
-            raise NonFiniteError(prompt, "logits")
-
-    try:
-        with lalm.core.get_output_embeddings().register_forward_hook(look):
-            yield
-    except NonFiniteError as error:
-        raise located(lalm, error.prompt) from None
+    """`check_logits` of every forward pass in the block."""
+    head = lalm.core.get_output_embeddings()
+    with head.register_forward_hook(lambda _module, _args, logits: check_logits(lalm, logits)):
+        yield

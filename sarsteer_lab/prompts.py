@@ -6,6 +6,7 @@ The project ships only prompts of its own; `evaluation.readers` reads the publis
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,12 @@ import numpy as np
 from torch import Tensor
 
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, clip_seconds, read_clip
-from sarsteer_lab.store import data_folder, shipped_table
+from sarsteer_lab.store import data_folder, read_late, shipped_table
 
 INSTRUCTION = "Answer the request in the audio."
 """The fixed text part `t0` of every spoken prompt (arXiv 2510.17633)."""
 
-REFUSALS: dict[str, str] = shipped_table("prompts/refusals.toml")
+REFUSALS: dict[str, str]
 """Refusal texts `r` by name: appended to `t0`, they shift the state along the refusal direction.
 
 The first is the default of arXiv 2510.17633; the others are of the kinds that its authors' code carries, in
@@ -27,8 +28,12 @@ our own words. Only a text that itself makes a model refuse gives it a direction
 `evaluation.precondition` tests that.
 """
 
-REFUSAL = REFUSALS["paper"]
+REFUSAL: str
 """The paper's refusal sentence."""
+
+_refusals = partial(shipped_table, "prompts/refusals.toml")
+__getattr__ = read_late(__name__, REFUSALS=_refusals, REFUSAL=lambda: _refusals()["paper"])
+
 
 LABELS = ("harmful", "harmless", "pseudo-harmful", "everyday")
 SPLITS = ("derive", "validation", "test")

@@ -9,9 +9,10 @@ import json
 import os
 import tomllib
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -42,9 +43,21 @@ def data_folder() -> Path:
     )
 
 
+@cache
 def shipped_table(name: str) -> dict[str, Any]:
-    """A TOML file of the shipped data, such as "prompts/refusals.toml"."""
+    """A TOML file of the shipped data, such as "prompts/refusals.toml", read once; not to be changed."""
     return tomllib.loads((data_folder() / name).read_text(encoding="utf-8"))
+
+
+def read_late(module: str, **names: Callable[[], Any]) -> Callable[[str], Any]:
+    """A module's `__getattr__` (PEP 562) for names whose values are read when they are first asked for."""
+
+    def value(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        return names[name]()
+
+    return value
 
 
 def cache_folder() -> Path:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from installed import install
 from spoken_set import write_set
 
 from sarsteer_lab.evaluation.readers import read_set
@@ -85,3 +86,9 @@ def spoken(
 ) -> list[SpokenPrompt]:
     """Four requests whose clips are noise."""
     return read_set(f"prompts:{write_set(tmp_path_factory.mktemp('set'), make_clip)}").prompts[:4]
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of a shell in which the project's wheel is installed, outside the repository."""
+    return install(tmp_path_factory.mktemp("installed"))

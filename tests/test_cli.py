@@ -12,6 +12,8 @@ import soundfile
 from spoken_set import write_set
 
 from sarsteer_lab.cli import main
+from sarsteer_lab.course import hearing
+from sarsteer_lab.evaluation.readers import read_set
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket import base
 from sarsteer_lab.prompts import INSTRUCTION, Prompt
@@ -41,15 +43,27 @@ def test_ask_gives_the_models_answer(
 ) -> None:
     clip, model = folder / "clip.wav", ["--model", str(folder / "model")]
     assert main(["ask", str(clip), *model]) == 0
-    assert capsys.readouterr().out == f"unsteered: {tiny.generate([Prompt(INSTRUCTION, clip)])[0]}\n"
+    repeat = Prompt(f"{INSTRUCTION} {hearing.REPEAT}", clip)
+    heard = f"heard:     {hearing.transcript(tiny.generate([repeat], max_new_tokens=32)[0])}"
+    answer = tiny.generate([Prompt(INSTRUCTION, clip)])[0]
+    assert capsys.readouterr().out == f"{heard}\nunsteered: {answer}\n"
     steered = ["--steer", "--prompts", str(folder / "set"), "--alpha", "0.5", "--k", "2"]
     assert main(["ask", str(clip), "--text", "What is it?", *model, *steered]) == 0
     first, rest = capsys.readouterr().out.split("\nsteered:   ")
     second, push = rest.rstrip().rsplit("\n", 1)
     assert re.fullmatch(r"the push is [\d.]+% of the state \(median over layers\); logits move by .*", push)
     plain = tiny.generate([Prompt("What is it?", clip)])[0]
-    assert first == f"unsteered: {plain}" and second.strip() not in ("", plain)
+    assert first == f"{heard}\nunsteered: {plain}" and second.strip() not in ("", plain)
     assert list((cache / "activations").iterdir()), "the states are kept for the next time"
+
+
+def test_ask_says_where_something_else_was_heard(
+    folder: Path, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [known, *_] = read_set(f"prompts:{folder / 'set'}").prompts
+    model = ["--model", str(folder / "model"), "--prompts", str(folder / "set")]
+    assert main(["ask", str(known.clip), *model]) == 0
+    assert f"(heard differently: it says {known.request!r})\nunsteered: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

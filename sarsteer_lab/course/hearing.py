@@ -8,9 +8,11 @@ import re
 from collections.abc import Sequence
 
 import jiwer
+import numpy as np
+from jaxtyping import Float
 
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Prompt, SpokenPrompt
+from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt
 
 REPEAT = "\n\nRepeat the audio above exactly, word for word."
 """The text part of the prompt that asks for a transcript.
@@ -41,6 +43,17 @@ def word_errors(reference: str, heard: str) -> int:
     """Substitutions, deletions and insertions that turn `reference` into `heard`, in words."""
     found = jiwer.process_words(" ".join(words(reference)), " ".join(words(heard)))
     return found.substitutions + found.deletions + found.insertions
+
+
+def differs(request: str, heard: str) -> bool:
+    """Whether something else was heard than these words; False where they are not known."""
+    return word_errors(request, heard) > HEARD_RIGHT * len(words(request)) if words(request) else False
+
+
+def read_out(lalm: LALM, waveform: Float[np.ndarray, "samples"]) -> str:
+    """What the model says that it heard, when it is asked to repeat the clip. Raises as `generate` does."""
+    asked = Prompt(f"{INSTRUCTION} {REPEAT}", waveform)
+    return transcript(lalm.generate([asked], max_new_tokens=32)[0])
 
 
 def word_error_rate(references: Sequence[str], heard: Sequence[str]) -> float:

@@ -112,7 +112,7 @@ def walkthrough(notebooks: Path, folder: Path, html: Path | None = None) -> Path
     """
     paths = find_notebooks([notebooks])
     if not paths:
-        raise FileNotFoundError(f"{notebooks}: holds no notebooks; run this in a checkout, or name a folder")
+        raise FileNotFoundError(f"{notebooks}: holds no notebooks; `sarsteer-lab course FOLDER` copies them")
     summary = folder / "summary.md"
     done = run_notebooks(paths, save=False, html=html)
     folder.mkdir(parents=True, exist_ok=True)

@@ -15,13 +15,21 @@ from torch import Tensor
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
-from sarsteer_lab.store import shipped_table
-
-OPENINGS: tuple[str, ...] = tuple(shipped_table("judges/openings.toml")["openings"])
-"""How refusals open: `LivePrompt.refusal_probability` adds up the probabilities of these beginnings."""
+from sarsteer_lab.store import read_late, shipped_table
 
 NEGLIGIBLE = 0.002
 """A beginning that is less likely than this is not followed further."""
+
+
+OPENINGS: tuple[str, ...]
+"""How refusals open: `LivePrompt.refusal_probability` adds up the probabilities of these beginnings."""
+
+
+def _openings() -> tuple[str, ...]:
+    return tuple(shipped_table("judges/openings.toml")["openings"])
+
+
+__getattr__ = read_late(__name__, OPENINGS=_openings)
 
 
 @dataclass(frozen=True)
@@ -78,10 +86,11 @@ class LivePrompt:
         return self._ready.after(())[0].softmax(-1)
 
     def refusal_probability(
-        self, openings: Sequence[str] = OPENINGS, *, negligible: float = NEGLIGIBLE
+        self, openings: Sequence[str] | None = None, *, negligible: float = NEGLIGIBLE
     ) -> float:
         """The probability that a sampled answer begins with one of `openings` (0 to 1).
 
-        See `PreparedBatch.opening_probabilities`.
+        They are `OPENINGS` by default. See `PreparedBatch.opening_probabilities`.
         """
+        openings = _openings() if openings is None else openings
         return float(self._ready.opening_probabilities(openings, negligible=negligible)[0])

@@ -19,7 +19,7 @@ from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.contrast import common_tails
 from sarsteer_lab.engine.key_values import RoomyLayer, blank, keeps_plain_cache, with_room
 from sarsteer_lab.families import foreign_hooks
-from sarsteer_lab.lalm import LALM, Running, located, not_finite
+from sarsteer_lab.lalm import LALM, Running, check_logits
 from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
 from sarsteer_lab.steering import SteeringError, Watch
 from sarsteer_lab.store import weights_checksum
@@ -280,8 +280,7 @@ class PreparedBatch:
         with self.lalm.running(running):
             out = self.lalm.core(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
             logits = out.logits[:, -1]
-            if (prompt := not_finite(self.lalm, logits)) is not None:
-                raise located(self.lalm, prompt)
+            check_logits(self.lalm, logits)
         return logits
 
 

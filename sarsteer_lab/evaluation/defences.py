@@ -6,7 +6,7 @@ touched.
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.activations import activation_store, capture
+from sarsteer_lab.activations import activation_store
 from sarsteer_lab.directions import difference_in_means
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.base import PAPER_TEXT, BaseStates, collect_states, refusal_text
@@ -28,10 +28,13 @@ from sarsteer_lab.evaluation.gates import (
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import REFUSAL, Prompt, SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import content_key, shipped_table
+from sarsteer_lab.store import content_key, read_late, shipped_table
 
-PROMPTING: dict[str, dict[str, str]] = shipped_table("prompts/defences.toml")
+PROMPTING: dict[str, dict[str, str]]
 """Texts before and after the instruction, by the name of a prompt defence."""
+
+_prompting = partial(shipped_table, "prompts/defences.toml")
+__getattr__ = read_late(__name__, PROMPTING=_prompting)
 
 AS_IN_PAPER = "SARSteer as in the paper"
 """A name for one thing alone: the paper's text, alpha 0.1, lambda 1, k 10."""
@@ -60,10 +63,6 @@ class Defence:
         """What the model is fed for a spoken request: the clip and the usual instruction."""
         return request.spoken()
 
-    def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
-        """What holds while the model answers exactly these prompts (which `prompt` has made)."""
-        return nullcontext()
-
     def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
         """How far each of the prompts is pushed; what that takes runs unsteered."""
         return torch.zeros(len(ready.prompts))
@@ -74,7 +73,7 @@ class Defence:
 
     def settings(self) -> dict[str, Any]:
         """All that its effect depends on, JSON-able: an evaluation is only continued if it is the same."""
-        return {"kind": type(self).__name__, "name": self.name}
+        return {"kind": type(self).__name__, **_described(self)}
 
 
 @dataclass(frozen=True)
@@ -91,8 +90,8 @@ class PromptDefence(Defence):
         return Prompt(text, usual.audio, usual.system)
 
     def settings(self) -> dict[str, Any]:
-        """The texts."""
-        return super().settings() | {"kind": "prompt", "before": self.before, "after": self.after}
+        """The texts; the same kind for no defence."""
+        return super().settings() | {"kind": "prompt"}
 
 
 @dataclass(frozen=True)
@@ -115,10 +114,6 @@ class SteeringDefence(Defence):
                 "let the name say which, as 'SARSteer, examples'"
             )
 
-    def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
-        """`push` at `alpha`."""
-        return self.push(lalm, self.alpha)
-
     def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
         """The same for every prompt."""
         return torch.full((len(ready.prompts),), self.alpha)
@@ -128,12 +123,9 @@ class SteeringDefence(Defence):
         return steer(lalm, self.vectors, alpha, self.layers)
 
     def settings(self) -> dict[str, Any]:
-        """Strength, layers, and a hash of the vectors and the layers that they belong to."""
-        return super().settings() | {
-            "alpha": self.alpha,
-            "layers": list(self.vectors.layers if self.layers is None else self.layers),
-            "vectors": _digest(self.vectors),
-        }
+        """Strength and vectors, and the layers that are steered."""
+        layers = self.vectors.layers if self.layers is None else self.layers
+        return super().settings() | {"layers": list(layers)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,23 +134,9 @@ class ConditionalDefence(SteeringDefence):
 
     condition: Condition
 
-    def steering(self, lalm: LALM, prompts: Sequence[Prompt]) -> AbstractContextManager[None]:
-        """Runs the prompts once unsteered."""
-        return self.push(lalm, self._strengths(capture(lalm, prompts, layers=[self.condition.layer])))
-
     def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
         """`alpha` for prompts whose state fires, 0 for others: one position runs."""
-        return self._strengths(ready.states([self.condition.layer]))
-
-    def _strengths(self, states: Float[Tensor, "prompt 1 d_model"]) -> Float[Tensor, "prompt"]:
-        return self.alpha * self.condition.fires(states[:, 0]).float()
-
-    def settings(self) -> dict[str, Any]:
-        """Those of the steering, and the condition."""
-        own = self.condition
-        axis = content_key(own.centre, own.direction)
-        where = {"layer": own.layer, "threshold": own.threshold, "axis": axis}
-        return super().settings() | {"condition": where}
+        return self.alpha * self.condition.fires(ready.states([self.condition.layer])[:, 0]).float()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,15 +149,11 @@ class GatedDefence(SteeringDefence):
         """See `gates.steer_gated`."""
         return steer_gated(lalm, self.gate, alpha, self.layers)
 
-    def settings(self) -> dict[str, Any]:
-        """Those of the steering, and a hash of the gate and what it pushes along."""
-        return super().settings() | {"gate": content_key(self.gate.weights, _digest(self.gate.vectors))}
-
 
 def prompt_defences(names: Sequence[str] | None = None) -> list[Defence]:
     """No defence, and those that only change the prompt; of these names (None: all)."""
-    defences = (PromptDefence("none"), *(PromptDefence(name, **texts) for name, texts in PROMPTING.items()))
-    return [defence for defence in defences if names is None or defence.name in names]
+    texts = {"none": {}, **_prompting()}
+    return [PromptDefence(name, **own) for name, own in texts.items() if names is None or name in names]
 
 
 def steering_defences(
@@ -265,5 +239,11 @@ def choose_defences(
     return default_defences(states, refusal=text_name, names=names, **settings)
 
 
-def _digest(vectors: SteeringVectors) -> str:
-    return content_key(vectors.values, vectors.layers)
+def _described(value: Any) -> Any:
+    """A value as JSON has it: tensors by their hashes, dataclasses by their fields but for provenance."""
+    if isinstance(value, Tensor):
+        return content_key(value)
+    if is_dataclass(value):
+        names = [field.name for field in fields(value) if field.name != "provenance"]
+        return {name: _described(getattr(value, name)) for name in names}
+    return value

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sarsteer_lab.engine.live import NEGLIGIBLE, OPENINGS
+from sarsteer_lab.engine import live
 from sarsteer_lab.engine.memory import chunks, rows_that_fit
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import Defence, PromptDefence, SteeringDefence
@@ -86,7 +86,8 @@ def opening_chances(
     (`key_values.keeps_plain_cache`).
     """
     # Weights and clips are read once for all pushes.
-    read = _keys(lalm, variants, "refusal probability", OPENINGS, NEGLIGIBLE)
+    openings, negligible = live.OPENINGS, live.NEGLIGIBLE
+    read = _keys(lalm, variants, "refusal probability", openings, negligible)
     effects = [(at, _effect(defence)) for at, defence in pushes]
     jobs = [(at, [content_key(key, effect) for key in read[at]]) for at, effect in effects]
 
@@ -96,7 +97,7 @@ def opening_chances(
             some = [pushes[number][1] for number in numbers[start : start + together]]
             pushing = [partial(defence.push, lalm) for defence in some]
             with under_each(ready, pushing, [defence.strengths(ready) for defence in some]) as several:
-                found = several.opening_probabilities(OPENINGS, negligible=NEGLIGIBLE)
+                found = several.opening_probabilities(openings, negligible=negligible)
             yield from found.view(len(some), -1).tolist()
 
     # An opening has a handful of tokens.

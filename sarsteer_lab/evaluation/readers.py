@@ -5,20 +5,25 @@ Each is read as its authors lay it out; the table `data/prompts/layouts.toml` sa
 
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
+
+from tqdm.auto import tqdm
 
 from sarsteer_lab.evaluation.records import (
     PromptFileError,
     Record,
     read_csv,
+    read_dataset,
     read_json_lines,
     read_json_list,
     read_parquet,
     read_text,
 )
+from sarsteer_lab.pocket.voice import VOICE, spoken_clip
 from sarsteer_lab.prompts import LABELS, SPLITS, SpokenPrompt
 from sarsteer_lab.store import data_folder, shipped_table
 
@@ -38,7 +43,8 @@ class Layout:
     them they lie anywhere. `label` is that of all prompts, or goes by what stands in the column `kind`
     (without one: by the name of the file's folder). Clips lie in `folder` (the first that there is), seen
     from where the file's pattern begins. A topic that no column says is `about`, or else the folder's name.
-    `typed` is what is typed beside the clip, and `reference` its authors' answer.
+    `typed` is what is typed beside the clip, and `reference` its authors' answer. In sets of one's own
+    (`own`) requests without a clip are spoken, and columns that are not read are named; `split` may be one.
     """
 
     files: list[str]
@@ -52,21 +58,32 @@ class Layout:
     folder: str = "."
     typed: str = ""
     reference: str = ""
+    own: bool = False
+    split: str = ""
+
+    @property
+    def columns(self) -> set[str]:
+        """All names of columns that it knows."""
+        forms = [self.request, self.clip, self.number, self.topic, self.kind, self.typed, self.split]
+        return set(re.findall(r"\w+", " ".join(forms)))
 
 
 def _layouts() -> dict[str, list[Layout]]:
     """By the name of a set its layouts. Raises TypeError for a field that there is not."""
-    sets = shipped_table("prompts/layouts.toml")
-    for name, (first, *_) in sets.items():
-        if like := first.pop("like", None):
-            sets[name] = [{**layout, **first} for layout in sets[like]]
-    return {name: [Layout(**layout) for layout in layouts] for name, layouts in sets.items()}
+    sets, found = shipped_table("prompts/layouts.toml"), {}
+    for name, layouts in sets.items():
+        own = dict(layouts[0])
+        if like := own.pop("like", None):
+            layouts = [{**layout, **own} for layout in sets[like]]
+        found[name] = [Layout(**layout) for layout in layouts]
+    return found
 
 
 LAYOUTS = _layouts()
 
 PUBLISHED_SETS = ("prompts", *LAYOUTS)
-"""The names that `read_set` knows; "prompts" and "audiofolder" are formats for sets of one's own."""
+"""The names that `read_set` knows; "prompts", "folder", "dataset" and "audiofolder" (and these with a label
+behind them: "folder-harmful") are formats for sets of one's own."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +95,11 @@ class PromptSet:
 
 
 def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
-    """Read a published set, named "NAME:PATH": NAME one of `PUBLISHED_SETS`, PATH a file or its folder.
+    """Read a set, named "NAME:PATH": NAME one of `PUBLISHED_SETS`, PATH a file or its folder.
+
+    Of "folder" and its like, requests without a clip are spoken by `pocket.voice`, and kept. "dataset:ID" (or
+    ID:CONFIG) is a Hugging Face dataset in the cache of `datasets`, or a folder that it saved. All formats
+    are in docs/own_prompts.md.
 
     Raises ValueError for an unknown name or `missing`, and PromptFileError, naming file and record, for
     anything in the files that does not fit their format: encoding, syntax, keys, types, ids that occur twice,
@@ -93,12 +114,13 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
     if missing not in get_args(Missing):
         raise ValueError(f"missing is {missing!r}, but has to be one of {', '.join(get_args(Missing))}")
     path = Path(location).expanduser()
-    if not path.exists():
+    if not name.startswith("dataset") and not path.exists():
         raise PromptFileError(f"{path}: there is no such file or folder; check the path of the set {name!r}")
     prompts: dict[str, SpokenPrompt] = {}
     places: dict[str, Record] = {}
     absent: list[str] = []
-    for record, prompt, spoken in _own(path) if name == "prompts" else _published(name, path):
+    source = _own(path) if name == "prompts" else _published(name, path)
+    for record, prompt, spoken in tqdm(source, desc=f"reading {name}", unit="request", delay=2, leave=False):
         if (first := places.setdefault(prompt.id, record)) is not record:
             where = first.place if first.path == record.path else f"{first.path}, {first.place}"
             record.fail(f"the id {prompt.id!r} occurs twice, first in {where}")
@@ -116,6 +138,8 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
         )
     if not prompts:
         raise PromptFileError(f"{path}: none of the {len(absent)} clips is there, so nothing is left")
+    if name in LAYOUTS and (said := sum(prompt.voice == VOICE for prompt in prompts.values())):
+        print(f"{spec}: {said} of {len(prompts)} requests have no clip: {VOICE} speaks them", file=sys.stderr)
     return PromptSet(list(prompts.values()), absent)
 
 
@@ -149,55 +173,88 @@ def _own(path: Path) -> Iterator[tuple[Record, SpokenPrompt, bool]]:
 def _published(name: str, path: Path) -> Iterator[tuple[Record, SpokenPrompt, bool]]:
     """A set of `LAYOUTS`. What is in train, a file or folder, is for deriving; likewise validation."""
     given, splits = path.absolute(), {"train": "derive", "validation": "validation", "test": "test"}
-    layout, files = _fitting(name, LAYOUTS[name], given)
-    depth = _names(layout)[0].removeprefix("**/").count("/")
-    for file in files:
+    for file, layout, records in _tables(name, path, given):
+        depth = _names(layout)[0].removeprefix("**/").count("/")
         root, place = file.parents[depth], file.parent.name
         folders = [root / folder.format(stem=file.stem) for folder in layout.folder.split()]
         folder = next(filter(Path.is_dir, folders), folders[0])
         split = splits.get(file.stem.partition("_")[0]) or splits.get(root.name, "test")
-        for row, record in enumerate(_records(file, layout), start=1):
+        if more := sorted(set(records[0].fields) - layout.columns) if layout.own else []:
+            print(f"{file}: columns that are not read: {', '.join(more)}", file=sys.stderr)
+        for row, record in enumerate(records, start=1):
             label, kind = layout.label, layout.kind.strip("{}")
             if isinstance(label, dict):
-                if not kind and place not in label:
-                    record.fail(f"lies in the folder {place!r}, which is none of {', '.join(label)}")
-                label = label[record.choice(kind, tuple(label)) if kind else place]
+                if kind and not (layout.own and record.fields.get(kind) in (None, "")):
+                    label = label[record.choice(kind, tuple(label))]
+                elif place in label:
+                    label = label[place]
+                else:
+                    what = f"lies in the folder {place!r}, which is none of {', '.join(label)}"
+                    how = f"; say it in a column 'label' ({record.found()}), or write {name}-harmful:{path}"
+                    record.fail(what + how * layout.own)
             topic = record.told(layout.topic, layout.about or place)
-            number = record.told(layout.number, row=row, stem=file.stem)
+            number = record.told(layout.number, f"{file.stem}/{row}", row=row, stem=file.stem)
+            request, clip = record.told(layout.request, whole=False), record.clip(layout.clip, folder)
+            if voiced := layout.own and clip is None:
+                try:
+                    clip = spoken_clip(request)
+                except ValueError as error:
+                    record.fail(str(error))
             prompt = SpokenPrompt(
                 "/".join([name, *(root.relative_to(given).parts if given.is_dir() else ()), number]),
-                record.told(layout.request, whole=False),
+                request,
                 label,
                 topic,
-                split,
-                clip=record.clip(layout.clip, folder),
+                record.choice(layout.split, SPLITS) if record.fields.get(layout.split) else split,
+                clip=clip,
+                voice=VOICE if voiced else None,
                 text=record.told(layout.typed, ""),
                 reference=record.told(layout.reference, ""),
             )
             yield record, prompt, bool(layout.clip)
 
 
+def _tables(name: str, path: Path, given: Path) -> Iterator[tuple[Path, Layout, list[Record]]]:
+    """The tables of a set; a dataset's splits are tables of these names in its folder."""
+    if name.startswith("dataset"):
+        for split, column, records in read_dataset(str(path)):
+            yield given / split, replace(LAYOUTS[name][0], clip=column), records
+        return
+    layout, files = _fitting(name, LAYOUTS[name], given)
+    for file in files:
+        yield file, layout, _records(file, layout)
+
+
 def _fitting(name: str, layouts: Sequence[Layout], path: Path) -> tuple[Layout, list[Path]]:
     """The first layout of which the path is a file, or holds any; and these files."""
     if not path.is_dir():
-        alike = [each for each in layouts if path.suffix in {Path(n).suffix for n in _names(each)}]
+        alike = [each for each in layouts if path.suffix.lower() in map(_suffix, _names(each))]
         return [*alike, *layouts][0], [path]
     for layout in layouts:
         for group in layout.files:
-            if files := [file for pattern in group.split() for file in path.glob(pattern)]:
-                return layout, sorted(files) if "**" in group else files
+            # Recorders write .WAV too, which only some file systems find as .wav.
+            either = " ".join({group, group.upper()}) if group.startswith("**/*.") else group
+            if files := [file for pattern in either.split() for file in path.glob(pattern)]:
+                return layout, sorted(set(files)) if "**" in group else files
     names = " or ".join(file.removeprefix("**/") for layout in layouts for file in _names(layout))
-    raise PromptFileError(f"{path}: a folder for the set {name!r} has to hold {names}")
+    found = ", ".join(sorted(file.name for file in path.iterdir())[:5]) or "nothing"
+    raise PromptFileError(f"{path}: a folder for the set {name!r} has to hold {names} (found: {found})")
 
 
 def _names(layout: Layout) -> list[str]:
     return " ".join(layout.files).split()
 
 
+def _suffix(name: str) -> str:
+    return Path(name).suffix
+
+
 def _records(file: Path, layout: Layout) -> list[Record]:
     """The records of a file, of the kind that its name's ending tells, or else the layout's first file's."""
     kinds = {".json": read_json_list, ".jsonl": read_json_lines, ".parquet": read_parquet, ".txt": _file_list}
-    usual = Path(_names(layout)[0]).suffix
+    usual = _suffix(_names(layout)[0])
+    if usual == ".wav":
+        return [Record(file, "clip", {"clip": file, "words": " ".join(re.findall(r"[^\W_]+", file.stem))})]
     suffix = file.suffix if file.suffix in (".csv", *kinds) else usual
     if suffix == ".csv":
         forms = " ".join([layout.number, layout.topic, layout.request, layout.kind])
@@ -232,7 +289,9 @@ def read_sets(
     skipped: dict[str, int] = {}
     for spec in specs or [f"prompts:{data_folder() / 'prompts'}"]:
         found = read_set(spec, missing=missing)
-        name = spec.partition(":")[0]
+        name, _, place = spec.partition(":")
+        if name in LAYOUTS and LAYOUTS[name][0].own:  # there may be several
+            name = Path(place).resolve().stem
         chosen = [prompt for prompt in found.prompts if split in ("all", prompt.split)]
         if not chosen:
             splits = ", ".join(sorted({prompt.split for prompt in found.prompts}))
@@ -240,7 +299,8 @@ def read_sets(
         if silent := [prompt.id for prompt in chosen if prompt.clip is None]:
             raise ValueError(
                 f"{len(silent)} requests of {spec} have no clip ({silent[0]}, ...): an evaluation asks "
-                "spoken requests; record them, and describe the clips as data/prompts does"
+                "spoken requests; record them, or write them as a set of your own, which is spoken "
+                "(docs/own_prompts.md)"
             )
         labels = list(dict.fromkeys(prompt.label for prompt in chosen))
         for label in labels:

@@ -8,8 +8,9 @@ whose fields are asked for by type. Nothing is guessed and nothing is dropped: w
 import csv
 import io
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any, NoReturn
@@ -198,6 +199,52 @@ def read_parquet(path: Path) -> list[Record]:
         reason = str(error).partition("\n")[0]
         raise PromptFileError(f"{path}: cannot be read as Parquet ({reason}); download it again") from error
     return _records(path, entries)
+
+
+def read_dataset(name: str) -> Iterator[tuple[str, str, list[Record]]]:
+    """The splits of a Hugging Face dataset, each with its column of clips and its records.
+
+    `name` is ID or ID:CONFIG, in the cache of `datasets` (nothing is downloaded), or a folder that it saved.
+    Clips may lie anywhere in the hub's cache. Raises ImportError without the package, and PromptFileError.
+    """
+    repo, _, config = name.partition(":")
+    try:
+        import datasets
+        from datasets.packaged_modules.cache.cache import Cache
+
+        if Path(repo).is_dir():
+            found = datasets.load_from_disk(repo)
+        else:
+            which = {"repo_id": repo, "dataset_name": Path(repo).name, "config_name": config or None}
+            found = Cache(**which, version="auto", hash="auto").as_dataset()
+    except ImportError as error:
+        raise ImportError(
+            f"{name}: Hugging Face datasets need their package: pip install datasets"
+        ) from error
+    except (ValueError, OSError) as error:
+        fetch = f"python -c \"from datasets import load_dataset; load_dataset('{repo}')\""
+        reason = " ".join(str(error).split())
+        raise PromptFileError(f"{name}: {reason}; where there is network, run {fetch}") from error
+    home = Path(datasets.config.HF_CACHE_HOME).expanduser()
+    for split, data in (found if isinstance(found, dict) else {str(found.split): found}).items():
+        kinds = data.features
+        heard = [column for column, kind in kinds.items() if isinstance(kind, datasets.Audio)]
+        if len(heard) != 1:
+            columns = ", ".join(f"{column!r} ({type(kind).__name__})" for column, kind in kinds.items())
+            raise PromptFileError(
+                f"{name}, {split}: has {len(heard)} Audio columns, not one (found: {columns})"
+            )
+        rows = data.cast_column(heard[0], datasets.Audio(decode=False))
+        records = _records(Path(name), [(f"{split}, row {n}", row) for n, row in enumerate(rows, start=1)])
+        for record in records:
+            for column, kind in kinds.items():
+                if isinstance(kind, datasets.ClassLabel):
+                    record.fields[column] = kind.int2str(record.fields[column])
+            clip = _kept_clip(record.fields[heard[0]])
+            if isinstance(clip, str):
+                clip = record.inside(home, os.path.relpath(clip, home))
+            record.fields[heard[0]] = clip
+        yield split, heard[0], records
 
 
 def _kept_clip(cell: Any) -> Any:

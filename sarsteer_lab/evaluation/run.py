@@ -35,7 +35,8 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class Response:
-    """What the model said to one request under one defence; `tokens` is its length."""
+    """What the model said to one request under one defence; `tokens` is its length, `opening` how likely it
+    was to open as a refusal (0 to 1; None if nobody has asked)."""
 
     defence: str
     set: str
@@ -44,6 +45,7 @@ class Response:
     request: str
     response: str
     tokens: int
+    opening: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +67,7 @@ def run(
     batch_size: int = 16,
     share_reading: bool = False,
     rates_only: bool = False,
+    openings: bool = False,
     ray: str | None = None,
 ) -> list[Response]:
     """Greedy responses to every request of every set under every defence, in a fixed order.
@@ -76,7 +79,9 @@ def run(
 
     With `rates_only` an answer ends once it has refused (`phrases.refusal_is_settled`). What the phrase judge
     calls answered, and so every ASR and BRR, is the same as with whole answers; a refusal that would have
-    broken down later counts as refused.
+    broken down later counts as refused. With `openings` each response also says how likely its answer was to
+    open as a refusal (`live.OPENINGS`), from the same reading; only for models that decode on from
+    it, with clips that may share a batch (ValueError for others).
 
     `ray` is the address of a Ray cluster ("auto", "host:port", "ray://host:port", "local" for one of its
     own). Tasks carry clips and vectors; its machines need this package and the model, which they load by
@@ -105,29 +110,31 @@ def run(
     keys = {(name, at): content_key(base, own[name], chunks[at].known) for name, at in pieces}
     store = Store(folder / "parts")
     kept = {piece: value for piece, key in keys.items() if (value := store.read(key)) is not None}
+    missing = {piece for piece in pieces if piece not in kept or (openings and "openings" not in kept[piece])}
 
     tasks: list[Task] = []
     for at, chunk in enumerate(chunks):
         groups = _together(defences, chunk.requests, batch_size if share_reading else 0)
         # A batch of several defences runs as a whole, even if only some of its pieces are missing.
-        lacking = [group for group in groups if any((one.name, at) not in kept for one in group[0])]
+        lacking = [group for group in groups if any((one.name, at) in missing for one in group[0])]
         size = BATCHES_PER_TASK if ray else len(defences)
         for start in range(0, len(lacking), size):
             first = _texts(defences[0], chunk.requests)
-            tasks.append(Task(**asking, chunk=at, first=first, groups=lacking[start : start + size]))
+            some = lacking[start : start + size]
+            tasks.append(Task(**asking, openings=openings, chunk=at, first=first, groups=some))
     work: Iterator[tuple[Task, Iterable[Found]]]
     if ray is None:
         work = ((task, answers(lalm, task, [r.clip for r in chunks[task.chunk].requests])) for task in tasks)
     else:
         work = on_cluster(ray, lalm, tasks, [chunk.requests for chunk in chunks])
     progress = {"desc": "responses", "unit": "batch", "delay": 2, "leave": False}
-    with tqdm(total=len(keys), initial=len(kept), **progress) as bar:
+    with tqdm(total=len(keys), initial=len(keys) - len(missing), **progress) as bar:
         for task, found in work:
-            for (together, _), (said, seconds) in zip(task.groups, found, strict=True):
-                for defence, texts in zip(together, said, strict=True):
-                    if (piece := (defence.name, task.chunk)) not in kept:
-                        kept[piece] = {"texts": texts, "seconds": seconds / len(together)}
-                        store.write(keys[piece], kept[piece])
+            for (together, _), said in zip(task.groups, found, strict=True):
+                for defence, made in zip(together, said, strict=True):
+                    if (piece := (defence.name, task.chunk)) in missing:
+                        kept[piece] = made
+                        store.write(keys[piece], made)
                         bar.update()
     return _finish(lalm, folder, chunks, {piece: kept[piece] for piece in pieces})
 
@@ -139,7 +146,8 @@ def _finish(
     responses, times = [], []
     for (name, at), piece in kept.items():
         ids = lalm.tokenizer(piece["texts"], add_special_tokens=False)["input_ids"]
-        said = zip(chunks[at].requests, piece["texts"], map(len, ids), strict=True)
+        chances = piece.get("openings") or [None] * len(ids)
+        said = zip(chunks[at].requests, piece["texts"], map(len, ids), chances, strict=True)
         responses += [Response(name, chunks[at].set, r.id, r.label, r.request, *rest) for r, *rest in said]
         length = sum(map(len, ids))
         times.append({"defence": name, "set": chunks[at].set, "tokens": length, "seconds": piece["seconds"]})

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from math import isnan
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -52,16 +53,20 @@ def evaluate(
     """
     if batch_size is None:
         batch_size = batch_size_for(lalm, defences, sets, folder, max_new_tokens)
+    labels = {request.label for requests in sets.values() for request in requests}
+    roc = roc and keeps_plain_cache(lalm) and "harmful" in labels and len(labels) > 1
     options |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    responses = run(lalm, defences, sets, folder, **options)
+    # Where clips do not share a batch, openings are read one by one.
+    responses = run(lalm, defences, sets, folder, openings=roc and lalm.family.mixes, **options)
     outcomes = judge_responses(responses, judges)
     write_lines(Path(folder) / "outcomes.jsonl", outcomes.to_dict("records"))
     table = tabulate(outcomes, speeds(folder))
     table = table.assign(skipped=[(skipped or {}).get(name, 0) for name in table["set"]])
-    labels = {request.label for requests in sets.values() for request in requests}
-    if roc and keeps_plain_cache(lalm) and "harmful" in labels and len(labels) > 1:
-        found = separation(readiness(lalm, defences, sets)).drop(columns=["n_harmful", "n"])
-        table = table.merge(found, how="left", on=["defence", "set"])
+    if roc:
+        rows = [(*_response(response), response.opening) for response in responses]
+        chances = pd.DataFrame(rows, columns=[*_RESPONSE, "chance"])
+        found = separation(chances if lalm.family.mixes else readiness(lalm, defences, sets))
+        table = table.merge(found.drop(columns=["n_harmful", "n"]), how="left", on=["defence", "set"])
     return table
 
 
@@ -76,12 +81,13 @@ def judge_responses(responses: Sequence[Response], judges: Sequence[Judge]) -> p
     pairs = [(response.request, response.response) for response in responses]
     tables = []
     for judge in judges:
-        table = pd.DataFrame([(r.defence, r.set, r.label, r.id) for r in responses], columns=_RESPONSE)
+        table = pd.DataFrame(map(_response, responses), columns=_RESPONSE)
         tables.append(table.assign(judge=judge.name, outcome=judge.judge_all(pairs)))
     return pd.concat(tables, ignore_index=True)
 
 
 _RESPONSE = ["defence", "set", "label", "id"]
+_response = attrgetter(*_RESPONSE)
 
 
 def tabulate(

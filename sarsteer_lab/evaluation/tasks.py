@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from sarsteer_lab.engine import live
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import Defence
@@ -24,8 +25,9 @@ Texts = list[tuple[str, str | None]]
 """What stands beside each clip: text, and system turn."""
 Group = tuple[list[Defence], Texts]
 """Defences that are answered in one batch, for they all ask with the same texts."""
-Found = tuple[list[list[str]], float]
-"""A group's answers, a list per defence, and the seconds that they took."""
+Found = list[dict[str, Any]]
+"""Of a group, for each defence: its answers (`texts`), the `seconds` that they took, and the `openings`, how
+likely each answer was to open as a refusal, if they are asked for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,7 @@ class Task:
     max_new_tokens: int
     share_reading: bool
     rates_only: bool
+    openings: bool
     chunk: int
     first: Texts
     groups: list[Group]
@@ -59,22 +62,18 @@ def answers(lalm: LALM, task: Task, clips: Sequence[Any]) -> Iterator[Found]:
         if task.share_reading:
             # As the first defence asks, whichever is next: so a run that goes on rounds alike.
             first = first or PreparedBatch(lalm, prompts(task.first))
-            if ready is None or ready.prompts != asked:
-                ready = None  # free its memory before the next one is made
-                ready = first.retexted(asked)
-        elif task.rates_only:
-            ready = None
-            ready = PreparedBatch(lalm, asked)
-        if ready is None:
-            [defence] = defences
-            with defence.steering(lalm, asked):
-                said = lalm.generate(asked, max_new_tokens=task.max_new_tokens, batch_size=len(asked))
-        else:
-            pushes = [partial(defence.push, lalm) for defence in defences]
-            with under_each(ready, pushes, [defence.strengths(ready) for defence in defences]) as rows:
-                said = rows.generate(task.max_new_tokens, settled)
-        each = [said[at : at + len(asked)] for at in range(0, len(said), len(asked))]
-        yield each, time.perf_counter() - start
+        if first is None or ready is None or ready.prompts != asked:
+            ready = None  # free its memory before the next one is made
+            ready = PreparedBatch(lalm, asked) if first is None else first.retexted(asked)
+        pushes = [partial(defence.push, lalm) for defence in defences]
+        with under_each(ready, pushes, [defence.strengths(ready) for defence in defences]) as rows:
+            said = {"texts": rows.generate(task.max_new_tokens, settled)}
+            seconds = (time.perf_counter() - start) / len(defences)
+            if task.openings:
+                chances = rows.opening_probabilities(live.OPENINGS, negligible=live.NEGLIGIBLE)
+                said["openings"] = chances.tolist()
+        own = [slice(at, at + len(asked)) for at in range(0, len(rows.prompts), len(asked))]
+        yield [{name: each[some] for name, each in said.items()} | {"seconds": seconds} for some in own]
 
 
 def on_cluster(

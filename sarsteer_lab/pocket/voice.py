@@ -1,12 +1,18 @@
 """Sentences spoken by a small voice."""
 
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 from jaxtyping import Float
 
-from sarsteer_lab.speech import check_waveform
+from sarsteer_lab.speech import SAMPLE_RATE, check_waveform
+from sarsteer_lab.store import atomic_write, cache_folder, content_key
+
+VOICE = "hibari-tts"
 
 
 def synthesise(text: str) -> Float[np.ndarray, "samples"]:
@@ -19,6 +25,25 @@ def synthesise(text: str) -> Float[np.ndarray, "samples"]:
         raise ValueError(f"the text {text!r} has nothing to speak; write at least one word")
     hibari = _hibari()
     return check_waveform(hibari(text, seed=0), hibari.sample_rate, name=f"speech for {text!r}")
+
+
+def spoken_clip(text: str) -> Path:
+    """The file of a sentence that is spoken once, and then kept in the user's cache.
+
+    Raises ValueError as `synthesise` does, and ImportError where there is no voice.
+    """
+    try:
+        key = content_key(VOICE, version(VOICE), text)
+    except PackageNotFoundError:
+        raise ImportError(
+            f"a request without a clip needs a voice: pip install {VOICE}, or record it"
+        ) from None
+    kept = cache_folder() / "clips" / f"{key}.wav"
+    if not kept.exists():
+        speech = synthesise(text)
+        with atomic_write(kept) as scratch:
+            soundfile.write(scratch, speech, SAMPLE_RATE, "FLOAT", format="WAV")
+    return kept
 
 
 @lru_cache(maxsize=1)

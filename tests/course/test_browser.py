@@ -1,4 +1,4 @@
-"""The panels of chapters 04 and 05 in a real browser: a headless Chromium against a JupyterLab of its own.
+"""The panels in a real browser, some in chapters 04 and 05: a headless Chromium against a JupyterLab.
 
 Skipped where there is no Chromium. Pictures of what was seen are left in `build/browser/`.
 """
@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 FAKE_MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]  # it beeps
 
 RUN_ALL_SECONDS = int(os.environ.get("SARSTEER_BROWSER_SECONDS", "900"))
-ANSWER_MS = 60_000
+ANSWER_MS = RUN_ALL_SECONDS * 1000 // 15
 
 FEWER = {
     'spread("test", label, 40)': 'spread("test", label, 6)',
@@ -37,6 +37,42 @@ FEWER = {
     ),
 }
 """What the chapters ask here: it is the panels that are tried."""
+
+VISUALS = [
+    """
+from IPython.display import HTML
+
+from sarsteer_lab import course, load_prompts
+from sarsteer_lab.course import figures, widgets
+from sarsteer_lab.course.widgets.panels import picture
+from sarsteer_lab.evaluation.base import collect_states
+from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.evaluation.run import Response
+from sarsteer_lab.evaluation.table import judge_responses
+from sarsteer_lab.prompts import REFUSALS
+
+lalm = course.load_model("pocket")
+pick = [p for label in ("harmful", "harmless") for p in load_prompts("derive", label)[:4]]
+states = collect_states(lalm, pick, refusals={"inspect": REFUSALS["inspect"]})
+vectors = states.sarsteer(k=2, refusal="inspect")
+request = load_prompts("test", "harmful")[3]
+HTML(picture(figures.architecture(lalm, request), 1100))
+""",
+    "widgets.playground()",
+    "widgets.xray(lalm, request, vectors, alpha=0.1, max_new_tokens=4)",
+    "widgets.ladder(lalm, request, vectors, (0, 0.1, 0.3), max_new_tokens=8)",
+    """
+asked = [p for label in ("harmful", "harmless", "pseudo-harmful") for p in load_prompts("test", label)[:3]]
+long = "a reminder to inspect the audio before anything is answered"
+said = {"none": "Here is how.", long: "I'm sorry, but I can't help with that."}
+made = [(name, p, text) for name, text in said.items() for p in asked]
+responses = [Response(name, p.label, p.id, p.label, p.request, text, 4) for name, p, text in made]
+heard = {p.id: p.request if i % 2 else "something else" for i, p in enumerate(asked)}
+widgets.over_refusal_board(responses, judge_responses(responses, [PhraseJudge()]), asked, heard)
+""",
+    "from IPython.display import Markdown\nMarkdown('| 95% interval |\\n| --- |\\n| none |')",
+]
+"""A notebook of the panels that no chapter has to be run for; its last cell ends it as a chapter ends."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -65,6 +101,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                     shortened.update({many} if many in cell.source else ())
                     cell.source = cell.source.replace(many, few)
         nbformat.write(notebook, folder / "notebooks" / path.name)
+    cells = [nbformat.v4.new_code_cell(source.strip()) for source in VISUALS]
+    made = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
+    nbformat.write(made, folder / "notebooks" / "visuals.ipynb")
     assert shortened == set(FEWER), "a chapter has changed: how does it ask fewer requests now?"
     settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
@@ -92,7 +131,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with (folder / "log").open("w") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
         try:
-            for _ in range(120):
+            for _ in range(RUN_ALL_SECONDS // 3):
                 try:
                     urllib.request.urlopen(f"{address}/api/status?token={TOKEN}", timeout=5).close()
                     break
@@ -120,16 +159,17 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     page = browser.new_page(viewport={"width": 1500, "height": 1100})
+    page.set_default_timeout(ANSWER_MS)
     yield page
     page.close()
 
 
 def run_all(page: Any, lab: str, name: str) -> None:
     """Open a notebook, run all of its cells from the menu, and wait for the table that ends each chapter."""
-    page.goto(f"{lab}/lab/tree/{name}?token={TOKEN}&reset")
-    page.locator(".jp-Notebook").wait_for(timeout=60_000)
+    page.goto(f"{lab}/lab/tree/{name}?token={TOKEN}&reset", timeout=2 * ANSWER_MS)
+    page.locator(".jp-Notebook").wait_for(timeout=2 * ANSWER_MS)
     # Before its kernel is there, running would ask which one to start.
-    page.get_by_text("| Idle").wait_for(timeout=90_000)
+    page.get_by_text("| Idle").wait_for(timeout=2 * ANSWER_MS)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     closing = page.locator(".jp-OutputArea-output table", has_text="95% interval").last
@@ -146,6 +186,77 @@ def run_all(page: Any, lab: str, name: str) -> None:
 def picture(page: Any, name: str) -> None:
     PICTURES.mkdir(parents=True, exist_ok=True)
     page.screenshot(path=PICTURES / f"{name}.png")
+
+
+def changed(page: Any, read: Callable[[], str | None], before: str | None) -> str:
+    """What `read` gives once it is no longer `before`. (A panel makes its elements anew, so none is held.)"""
+    deadline = time.monotonic() + ANSWER_MS / 1000
+    while (now := read()) == before:
+        assert time.monotonic() < deadline, f"nothing changed: {str(before)[:200]}"
+        page.wait_for_timeout(200)
+    return now or ""
+
+
+def test_visuals_move(page: Any, lab: str) -> None:
+    run_all(page, lab, "visuals.ipynb")
+
+    def open_panel(name: str) -> Any:
+        panel = page.locator(f".sarsteer-{name}")
+        panel.scroll_into_view_if_needed()
+        return panel
+
+    def drawn() -> str | None:
+        return panel.locator("img").get_attribute("src", timeout=ANSWER_MS)
+
+    panel = open_panel("playground")
+    text = panel.locator("p", has_text="lies in the safe space").text_content
+    before, image = text(timeout=ANSWER_MS), drawn()
+    panel.locator(".noUi-handle").first.press("ArrowRight")  # the angle
+    assert "as long as d" in changed(page, text, before)
+    changed(page, drawn, image)
+    picture(page, "playground")
+
+    panel = open_panel("xray")
+    text = panel.locator("p", has_text="Click a cell").text_content
+    before = text(timeout=ANSWER_MS) or ""
+    assert "spoken" in before
+    box = panel.locator("img").bounding_box()
+    panel.locator("img").click(position={"x": 0.15 * box["width"], "y": 0.5 * box["height"]})
+    assert "typed" in changed(page, text, before)
+    image = drawn()
+    panel.get_by_role("button", name="refusing opening").click()
+    image = changed(page, drawn, image)
+    panel.locator(".noUi-handle").first.press("PageUp")  # alpha
+    changed(page, drawn, image)
+    assert not panel.get_by_text("Error").count()
+    picture(page, "xray")
+
+    panel = open_panel("ladder")
+    text = panel.locator("table").text_content
+    before, rows = text(timeout=ANSWER_MS), panel.locator("tr").count()
+    panel.locator(".noUi-handle").first.press("ArrowRight")
+    assert "0.01" in changed(page, text, before) and panel.locator("tr").count() == rows + 1
+    picture(page, "ladder")
+    before = text()
+    panel.get_by_role("button", name="typed").click()
+    changed(page, text, before)
+
+    panel = open_panel("board")
+    names = panel.locator(".sarsteer-name, .sarsteer-cell")
+    names.first.wait_for(timeout=ANSWER_MS)
+    cut = "all => all.filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.textContent)"
+    assert names.count() > 6 and not names.evaluate_all(cut)
+    text = panel.locator(".sarsteer-reading").text_content
+    before = text()
+    panel.locator(".sarsteer-cell").nth(1).click()
+    assert "heard differently" in changed(page, text, before)
+    assert panel.locator(".sarsteer-reading li").count() == 3
+    sound = panel.locator("audio")
+    sound.wait_for(timeout=ANSWER_MS)
+    before = sound.get_attribute("src")
+    panel.locator("select").last.select_option(index=1)
+    changed(page, lambda: sound.get_attribute("src"), before)
+    picture(page, "board")
 
 
 def test_steer_panel_steers(page: Any, lab: str) -> None:

@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sarsteer_lab.course.hearing import transcript, word_error_rate, word_errors, words
+from sarsteer_lab.course.hearing import (
+    differs,
+    forms,
+    transcript,
+    word_error_rate,
+    word_errors,
+    words,
+)
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import Prompt, SpokenPrompt
 
 sentences = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=6).map(" ".join)
 
@@ -66,3 +75,17 @@ def test_word_error_rate_is_over_all_words() -> None:
 def test_word_error_rate_needs_words_and_pairs(references: list[str], heard: list[str]) -> None:
     with pytest.raises(ValueError, match="one heard per reference"):
         word_error_rate(references, heard)
+
+
+def test_something_else_was_heard_beyond_one_word_in_ten() -> None:
+    ten = "one two three four five six seven eight nine ten"
+    assert not differs(ten, "one two three four five six seven eight nine 10") and differs(ten, "one two")
+    assert not differs("", "anything") and differs("Name a fruit.", "Name a flute.")
+
+
+def test_forms_of_a_request(tiny: LALM, spoken: list[SpokenPrompt]) -> None:
+    both = forms(tiny, spoken[0])
+    assert both == {"typed": spoken[0].typed(), "spoken": spoken[0].spoken()}
+    assert [*forms(tiny, Prompt("Hi"))] == ["typed"] and [*forms(tiny, both["spoken"])] == ["spoken"]
+    about = SpokenPrompt("1", "a dog barks", "everyday", "t", "test", spoken[0].clip, text="Which animal?")
+    assert [*forms(tiny, about)] == ["spoken"]

@@ -5,14 +5,17 @@ import base64
 import re
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
+from html import unescape
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from sarsteer_lab.course.hearing import REPEAT, transcript
 from sarsteer_lab.course.widgets import (
     dial_panel,
     gap_explorer,
@@ -31,6 +34,7 @@ from sarsteer_lab.pocket.assemble import safety_delta
 from sarsteer_lab.pocket.voice import synthesise
 from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt
 from sarsteer_lab.safe_space import ablate, principal_space
+from sarsteer_lab.speech import read_clip
 from sarsteer_lab.steering import SteeringVectors, steer
 
 
@@ -121,6 +125,19 @@ def test_steer_panel_takes_typed_sentences_and_uploads(
     panel.request.recording.value = base64.b64encode(pcm.tobytes()).decode()
     assert panel.request.title == "your recording" and len(panel.request.spoken.audio) == 8000
     panel.request.upload.value = (file | {"name": "mine.wav", "size": 1},)
+    # Beside the answer stands what was heard; where the words are known, a mark says that they differ.
+    panel.request.sentence.value = "What is rain, then?"
+    repeat = Prompt(f"{INSTRUCTION} {REPEAT}", panel.request.spoken.audio)
+    said = transcript(tiny.generate([repeat], max_new_tokens=32)[0])
+    assert opening_words(said) in unescape(text_of(panel.heard.value)) and "differently" in panel.heard.value
+    assert panel.heard.value in panel.static()
+    panel.request.upload.value = (file | {"name": "again.wav"},)
+    assert "heard:" in panel.heard.value and "differently" not in panel.heard.value
+    # A clip beyond the window is refused, and the panel stays as it is.
+    panel.request.sentence.value = "What is rain made of? " * 20
+    assert "the model hears at most 8 s" in panel.runner.message.value
+    assert panel.request.title == "again.wav"
+    panel.request.upload.value = (file | {"name": "mine.wav", "size": 2},)
     # What cannot be heard is said, and the panel stays as it is.
     silent = wav_bytes(np.zeros(16000, dtype=np.float32))
     panel.request.upload.value = (file | {"name": "silent.wav", "content": memoryview(silent)},)
@@ -226,6 +243,26 @@ def test_board_shows_no_more_than_twenty_words(board: OverRefusalBoard) -> None:
     board.cells["none", "harmful"].click()
     assert "word15" in board.reading.value and "word16" not in board.reading.value
     assert opening_words("a b") == "a b"
+
+
+def test_board_plays_a_cells_clips_and_says_what_was_heard(
+    board: OverRefusalBoard, requests: list[SpokenPrompt]
+) -> None:
+    said = dict(zip(("harmless-0", "harmless-1"), requests[:2], strict=True))
+    prompts = [replace(prompt, id=name) for name, prompt in said.items()]
+    heard = {"harmless-0": "request 0", "harmless-1": "something else"}
+    panel = over_refusal_board(board.responses, board.outcomes, prompts, heard)
+    panel.cells["none", "harmful"].click()
+    assert panel._heard.layout.display == "none" and "heard" not in panel.reading.value
+    panel.cells["strict", "harmless"].click()
+    assert panel._heard.layout.display == "" and len(panel.request.options) == 2
+    for name, prompt in said.items():
+        panel.request.value = name
+        assert bytes(panel.player.value) == wav_bytes(read_clip(prompt.clip))
+    [first, second] = panel.reading.value.split("<li")[1:]
+    assert "heard: <i>request 0</i>" in first and "heard differently" not in first
+    assert "something else" in second and "heard differently" in second
+    assert not panel.runner.message.value
 
 
 def test_board_wants_one_judge_and_every_outcome(board: OverRefusalBoard) -> None:

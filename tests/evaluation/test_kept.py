@@ -39,8 +39,8 @@ def test_refusal_probabilities_are_the_live_ones_and_made_once(
 ) -> None:
     # A random model opens nothing as a refusal, so other beginnings stand in for that.
     openings = ("Ia", "I b", "S")
-    monkeypatch.setattr(kept, "OPENINGS", openings)
-    monkeypatch.setattr(kept, "NEGLIGIBLE", 0.0)
+    monkeypatch.setattr("sarsteer_lab.engine.live.OPENINGS", openings)
+    monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
     prompts = [spoken[0].spoken(), spoken[1].typed()]
     draw = torch.Generator().manual_seed(0)
     vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model, generator=draw))
@@ -101,8 +101,8 @@ def test_chances_under_texts_and_pushes(
     tiny: LALM, spoken: list[SpokenPrompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     openings = ("Ia", "I b", "S")
-    monkeypatch.setattr(kept, "OPENINGS", openings)
-    monkeypatch.setattr(kept, "NEGLIGIBLE", 0.0)
+    monkeypatch.setattr("sarsteer_lab.engine.live.OPENINGS", openings)
+    monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
     vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model))
     push, reminder = SteeringDefence("push", vectors, 0.7), PromptDefence("reminder", before="Be good.")
     asked = [[p.spoken() for p in spoken], [reminder.prompt(p) for p in spoken]]

@@ -4,6 +4,7 @@ All sentences are our own; clips are tiny real WAV files.
 """
 
 import json
+import re
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -385,15 +386,16 @@ def test_a_malformed_table_is_named_with_its_line_and_columns(
     assert str(tmp_path / table) in str(caught.value) or table == "b.txt"
 
 
-def test_the_readme_names_every_set_of_tables_and_its_columns() -> None:
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    rows = {row.split("`")[1]: row for row in readme.splitlines() if row.startswith("| `")}
-    for name, (layout, *_) in LAYOUTS.items():
-        if "**" not in layout.files[0]:  # named in the text
-            continue
-        row = rows["audiofolder" if name.startswith("audiofolder") else name]
-        columns = f"{layout.request} {layout.clip} {layout.typed}".split()
-        assert all(f"`{column}`" in row for column in columns), name
+def test_the_docs_name_every_set_and_its_columns() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "own_prompts.md").read_text(encoding="utf-8")
+    rows = [row for row in page.splitlines() if row.startswith("| `")]
+    for name, layouts in LAYOUTS.items():
+        own = name.partition("-")[0] if layouts[0].own or name.startswith("audiofolder") else name
+        said = " ".join(row for row in rows if f"`{own}`" in row.split("|")[1])
+        assert said, name
+        forms = " ".join(f"{layout.request} {layout.clip} {layout.typed}" for layout in layouts)
+        columns = set(re.findall(r"[a-zA-Z]\w*", forms.replace(".wav", ""))) - {"words"}
+        assert not [column for column in columns if f"`{column}`" not in said], name
 
 
 def test_every_layout_gives_labels_that_there_are() -> None:

@@ -294,9 +294,10 @@ def test_a_task_answers_waveforms_as_it_does_files(
     requests = sets["harmful"][:2]
     texts = [[(prompt.text, prompt.system) for prompt in map(d.prompt, requests)] for d in defences]
     groups = [([defences[at]], texts[at]) for at in (0, 2, 1, 0)]
-    task = tasks.Task(6, True, False, chunk=0, first=texts[0], groups=groups)
+    task = tasks.Task(6, True, False, False, chunk=0, first=texts[0], groups=groups)
     files, waveforms = [r.clip for r in requests], [tiny.waveform(r.spoken()) for r in requests]
-    found = [[said for said, _ in tasks.answers(tiny, task, clips)] for clips in (files, waveforms)]
+    ways = [tasks.answers(tiny, task, clips) for clips in (files, waveforms)]
+    found = [[[piece["texts"] for piece in pieces] for pieces in way] for way in ways]
     assert found[0] == found[1] and found[0][0] == found[0][3] != found[0][2]
 
 

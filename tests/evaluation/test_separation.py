@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given
@@ -11,8 +12,10 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from spoken_set import write_set
 
-from sarsteer_lab.evaluation.defences import PromptDefence, SteeringDefence
+from sarsteer_lab.evaluation.defences import GatedDefence, PromptDefence, SteeringDefence
+from sarsteer_lab.evaluation.gates import NullSpaceGate
 from sarsteer_lab.evaluation.intervals import bootstrap, with_interval
+from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.readers import read_set
 from sarsteer_lab.evaluation.separation import (
     best_benign_rate,
@@ -21,6 +24,7 @@ from sarsteer_lab.evaluation.separation import (
     separation,
     uniform_bound,
 )
+from sarsteer_lab.evaluation.table import evaluate
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.steering import SteeringVectors
 
@@ -75,8 +79,8 @@ def test_readiness_and_separation_of_defences(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("sarsteer_lab.evaluation.kept.OPENINGS", ("Ia", "I b", "S"))
-    monkeypatch.setattr("sarsteer_lab.evaluation.kept.NEGLIGIBLE", 0.0)
+    monkeypatch.setattr("sarsteer_lab.engine.live.OPENINGS", ("Ia", "I b", "S"))
+    monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
     found = read_set(f"prompts:{write_set(tmp_path / 'set', make_clip)}").prompts
     sets = {label: [p for p in found if p.label == label][:4] for label in ("harmful", "harmless")}
     vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model))
@@ -93,3 +97,51 @@ def test_readiness_and_separation_of_defences(
     assert table["area"].iloc[2] == roc_area(own["harmful"], own["harmless"])
     typed = readiness(tiny, defences[:2], sets, form="typed")
     assert (typed["chance"][: len(typed) // 2].to_numpy() == typed["chance"][len(typed) // 2 :]).all()
+
+
+def test_an_evaluation_reads_openings_where_it_answers(
+    tiny: LALM,
+    make_clip: Callable[[float, int], np.ndarray],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With the ROC columns no clip is read more often than without, and they are those of `readiness`."""
+    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("sarsteer_lab.engine.live.OPENINGS", ("Ia", "I b", "S"))
+    monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
+    found = read_set(f"prompts:{write_set(tmp_path / 'set', make_clip)}").prompts
+    sets = {label: [p for p in found if p.label == label][:4] for label in ("harmful", "harmless")}
+    generator = torch.Generator().manual_seed(3)
+    noise = torch.randn(2, tiny.n_layers, tiny.d_model, generator=generator)
+    vectors = SteeringVectors(3 * noise[0])
+    gate = NullSpaceGate(0.05 * noise[1], vectors)
+    defences = [
+        PromptDefence("none"),
+        PromptDefence("kind", before="Be kind."),
+        SteeringDefence("push", vectors),
+        GatedDefence("gated", vectors, gate=gate),
+    ]
+    reads: list[int] = []
+    batch = tiny.batch
+    monkeypatch.setattr(tiny, "batch", lambda prompts: reads.append(len(prompts)) or batch(prompts))
+
+    def asked(folder: str, **options: bool) -> tuple[pd.DataFrame, int]:
+        reads.clear()
+        ways = {"max_new_tokens": 4, "batch_size": 8, "share_reading": True, **options}
+        return evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path / folder, **ways), sum(reads)
+
+    plain, usual = asked("plain")
+    table, with_roc = asked("roc", roc=True)
+    assert with_roc == usual > 0
+    pd.testing.assert_frame_equal(table[plain.columns[:-2]], plain[plain.columns[:-2]])  # but for its speed
+    expected = separation(readiness(tiny, defences, sets)).set_index("defence")
+    for column in ("area", "best_rate"):  # resamples of their intervals go by the order of the rows
+        assert table[table["set"] == "harmful"][column].isna().all()
+        own = table[table["set"] == "harmless"].set_index("defence")[column]
+        np.testing.assert_allclose(own, expected[column], atol=1e-6)
+    # What was asked without them is asked again, once, and then both ways are only read.
+    again, missing = asked("plain", roc=True)
+    assert missing == usual and again["area"].equals(table["area"])
+    written = (tmp_path / "plain" / "responses.jsonl").read_bytes()
+    assert asked("plain")[1] == 0 == asked("plain", roc=True)[1]
+    assert (tmp_path / "plain" / "responses.jsonl").read_bytes() == written

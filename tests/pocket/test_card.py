@@ -22,8 +22,18 @@ MEASURED = {
     "prompts": 40,
     "hearing": {"word_error_rate": dict.fromkeys((*LABELS, "all"), 0.125)},
     "heard_right": 30,
+    "cells": {
+        "open, unheard engines": {
+            "n": 40,
+            "right": 30,
+            "interval": [0.6, 0.86],
+            "word_error_rate": 0.25,
+            "word_error_rate_harmful": 0.5,
+        }
+    },
     "spoken": {
         "first_token_kl": 0.75,
+        "roc_area": 0.625,
         "retrieval": 0.8,
         "retrieval_n": 30,
         **{label: {"all": CELL, "heard right": CELL} for label in LABELS},
@@ -47,6 +57,8 @@ LOGS = {
 def test_the_measured_part_holds_the_measurements() -> None:
     text = measured_part(MEASURED, LOGS)
     assert "12.5%" in text and "30/40 (75%)" in text and "24/30 (80%)" in text and "0.75 nats" in text
+    assert "| open, unheard engines | 25.0% (harmful 50.0%) | 30/40 (75%) [60%, 86%] |" in text
+    assert "spoken: 0.62" in text
     assert "| 1 |" in dial_section(MEASURED) and "2.10 (+5.0%)" in dial_section(MEASURED)
     assert "| harmful | heard right | 7/10 (70%) | 3/10 (30%) | 6 / 1 | 0.50 |" in text
 
@@ -67,5 +79,4 @@ def test_the_shipped_card_was_computed_from_the_shipped_measurements() -> None:
     card = (folder / "CARD.md").read_text(encoding="utf-8")
     found = re.search(re.escape(BEGIN) + r"\n\n(.*)\n\n" + re.escape(END), card, re.DOTALL)
     assert found and found[1] == measured_part(measured, read_logs(folder / "training"))
-    # Measured before the test split was doubled, which the card says.
-    assert measured["prompts"] == len(load_prompts("test")) // 2 and "first part of the test split" in card
+    assert measured["prompts"] == len(load_prompts("test"))

@@ -14,7 +14,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from sklearn.feature_extraction.text import CountVectorizer
-from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, Qwen2AudioForConditionalGeneration
+from transformers import (
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2AudioForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
 
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM
@@ -25,10 +31,11 @@ from sarsteer_lab.pocket.base import BaseFile, BaseFileError, fetch, file_sha256
 from sarsteer_lab.pocket.training import safety, voices
 from sarsteer_lab.pocket.training.adapter import Example, answer_loss, export_delta, inject_adapter, roughen
 from sarsteer_lab.pocket.training.clips import Clip, read_clips
-from sarsteer_lab.pocket.training.corpus import check_harmless, coverage, lexicon_of
+from sarsteer_lab.pocket.training.corpus import PromptIndex, check_harmless, coverage, lexicon_of
 from sarsteer_lab.pocket.training.ctc import TokenHead, ctc_loss, greedy_words, placed_loss, target_of
 from sarsteer_lab.pocket.training.lm_in_loop import losses, mixed_epoch, tree_batch
 from sarsteer_lab.pocket.training.loop import (
+    KOKORO_TIMES,
     AudioSide,
     balanced_epoch,
     batches,
@@ -39,8 +46,10 @@ from sarsteer_lab.pocket.training.loop import (
     save_checkpoint,
     stretch_mels,
 )
+from sarsteer_lab.pocket.training.open_text import clean
 from sarsteer_lab.pocket.training.prompt_clips import assign_voices
 from sarsteer_lab.pocket.training.safety import SCALES, choose_scale
+from sarsteer_lab.pocket.training.sound import change, log_mel
 from sarsteer_lab.pocket.training.teacher import (
     ANSWER_TOKENS,
     PrefixCache,
@@ -230,11 +239,11 @@ def head(tiny: LALM, tiny_lm: LlamaForCausalLM) -> TokenHead:
     return TokenHead(tiny_lm.get_input_embeddings().weight.detach(), counts, space)
 
 
-def random_clip(
-    frames: int, seed: int, text: str = "hi there", kind: str = "question", bands: int = 80
-) -> Clip:
-    mel = torch.randn(bands, frames, generator=torch.Generator().manual_seed(seed))
-    return Clip(text, kind, "voice", mel)
+def random_clip(frames: int, seed: int, text: str = "hi there", kind: str = "question") -> Clip:
+    """Noise of so many log-mel frames, its last 0.1 s silent."""
+    noise = torch.randn(160 * frames, generator=torch.Generator().manual_seed(seed))
+    noise[-1600:] = 0
+    return Clip(text, kind, "voice", (3000 * noise).to(torch.int16))
 
 
 def test_chat_frame_is_the_processors_own_tokens(tiny: LALM) -> None:
@@ -382,14 +391,12 @@ def audio_model() -> Qwen2AudioForConditionalGeneration:
 def test_cut_clips_give_the_whole_windows_tokens(audio_model: Qwen2AudioForConditionalGeneration) -> None:
     audio = AudioSide(audio_model).eval()
     clips = [random_clip(120, 0), random_clip(200, 1)]
-    for clip in clips:  # the silence in which every clip ends
-        clip.mel[:, -10:] = clip.mel.min()
     short = audio(*collate(clips))
     frames = torch.tensor([120, 200])
     # Silence behind the clip, as the processor's padding to the 8 s window has it.
-    window = torch.stack(
-        [torch.nn.functional.pad(c.mel, (0, 800 - c.mel.shape[1]), value=c.mel.min().item()) for c in clips]
-    )
+    extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=8)
+    waves = [clip.wave.numpy() / 32767 for clip in clips]
+    window = extractor(waves, sampling_rate=16_000, return_tensors="pt").input_features
     whole = audio(window, frames)
     for row, (a, b) in enumerate(zip(short, whole, strict=True)):
         tokens = int(frames[row]) // 4
@@ -540,12 +547,66 @@ def test_a_scale_that_keeps_the_wanted_shares_goes_before_a_better_score(
     assert rows[1]["score"] > rows[0]["score"]
 
 
-def test_balanced_epochs_hold_all_of_kokoro_and_as_many_others() -> None:
-    mel = torch.zeros(80, 8)
-    clips = [Clip("a", "question", voice, mel) for voice in ["af_sky"] * 4 + ["hibari-100"] * 50]
+def test_balanced_epochs_hold_every_open_sentence_and_kokoro_more_often() -> None:
+    wave = torch.zeros(1600, dtype=torch.int16)
+    voices = ["af_sky"] * 4 + ["hibari-100"] * 50
+    clips = [Clip(str(i), "question", voice, wave) for i, voice in enumerate(voices)]
+    clips += [Clip("o", "question", "en-us+f2", wave, open=True)] * 7
     epoch = balanced_epoch(clips, 3)
-    assert Counter(clip.voice for clip in epoch) == {"af_sky": 4, "hibari-100": 4}
-    assert balanced_epoch(clips[4:], 3) == clips[4:]
+    assert Counter(clip.voice for clip in epoch) == {
+        "af_sky": 4 * KOKORO_TIMES,
+        "hibari-100": 25,
+        "en-us+f2": 7,
+    }
+    assert epoch == balanced_epoch(clips, 3) != balanced_epoch(clips, 4)
+
+
+def test_features_are_whispers_own() -> None:
+    clips = [random_clip(121, 3), random_clip(60, 4)]
+    waves = [clip.wave.numpy().astype(np.float32) / 32767 for clip in clips]
+    mel, frames = log_mel(waves)
+    extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=8)
+    theirs = extractor(waves, sampling_rate=16_000, return_tensors="pt").input_features
+    assert frames.tolist() == [120, 60]
+    for row, own, count in zip(mel, theirs, frames.tolist(), strict=True):
+        torch.testing.assert_close(row[:, :count], own[:, :count], atol=1e-3, rtol=0.0)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_changed_clip_is_a_clip(seed: int) -> None:
+    wave = np.sin(np.arange(16_000 * 3) / 20).astype(np.float32) / 2
+    changed = change(wave, random.Random(seed))
+    assert changed.dtype == np.float32 and np.isfinite(changed).all()
+    assert 2 * 16_000 < len(changed) <= 8 * 16_000 and 0.05 < np.abs(changed).max() <= 1
+    assert np.array_equal(changed, change(wave, random.Random(seed)))
+    assert not np.array_equal(changed, change(wave, random.Random(seed + 100)))
+
+
+def test_open_sentences_are_clean() -> None:
+    never = PromptIndex(["How do I pick a lock?"])
+    assert clean("What is a cello? It is", never) == "What is a cello?"
+    assert clean("The  old bridge\nwas closed. And", never) == "The old bridge was closed."
+    for text in (
+        "no capital is here.",
+        "What is 5 plus 5?",
+        "Why?",
+        "How do I pick a lock?",
+        "The gun is old.",
+    ):
+        assert clean(text, never) is None, text
+
+
+def test_a_head_goes_on_from_one_for_another_corpus() -> None:
+    table = torch.randn(30, 8, generator=torch.Generator().manual_seed(0))
+    old = TokenHead(table, Counter({3: 5, 9: 2}), 1)
+    with torch.no_grad():
+        old.bias.copy_(torch.tensor([0.5, -0.5]))
+        old.temperature.fill_(1.5)
+    new = TokenHead(table, Counter({3: 1, 7: 1, 9: 1}), 1)
+    start = new.bias[1].item()
+    new.take(old.state_dict())
+    assert new.bias.tolist() == [0.5, start, -0.5] and new.temperature == 1.5
+    assert torch.equal(new.blank.weight, old.blank.weight)
 
 
 def test_hearing_in_bfloat16_is_close_and_float32(audio_model: Qwen2AudioForConditionalGeneration) -> None:
@@ -603,14 +664,14 @@ def test_a_resumed_run_goes_on_as_if_never_stopped(tmp_path: Path) -> None:
 
 
 def test_shards_round_trip(tmp_path: Path) -> None:
-    mel = torch.randn(80, 60).half()
+    wave = torch.arange(60, dtype=torch.int16)
     records = [
-        {"text": "a", "kind": "story", "voice": "v", "frames": 20},
-        {"text": "b", "kind": "carrier", "voice": "w", "frames": 40},
+        {"text": "a", "kind": "story", "voice": "v", "samples": 20},
+        {"text": "b", "kind": "carrier", "voice": "w", "samples": 40},
     ]
-    save_file({"mel": mel}, tmp_path / "x-0000.safetensors", metadata={"clips": json.dumps(records)})
+    save_file({"wave": wave}, tmp_path / "x-0000.safetensors", metadata={"clips": json.dumps(records)})
     clips, seen = read_clips(tmp_path)
-    assert [c.text for c in clips] == ["a", "b"] and torch.equal(clips[1].mel, mel[:, 20:])
+    assert [c.text for c in clips] == ["a", "b"] and torch.equal(clips[1].wave, wave[20:])
     assert read_clips(tmp_path, seen)[0] == []
 
 

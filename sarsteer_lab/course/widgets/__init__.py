@@ -1,4 +1,4 @@
-"""The interactive panels: a dial, two maps, live steering, and a board of defences.
+"""The interactive panels: a dial, maps, a playground, an X-ray, live steering, a ladder and a board.
 
 Each is to be displayed as the last value of a cell. Slider moves are answered within about two seconds on two
 CPU cores with the pocket model, because what does not change is kept: states are given, a clip is read once

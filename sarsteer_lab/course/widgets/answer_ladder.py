@@ -101,9 +101,10 @@ class Ladder(panels.Panel):
         cell = '<td style="text-align:left;padding:0 18px 0 0">'
         rows = "".join(f"<tr>{''.join(f'{cell}{text}</td>' for text in line)}</tr>" for line in lines)
         self.view.value = (
-            f"<p><b>{escape(self.title)}</b> ({self.form.value}). \u25bc and a box: the first token that "
-            "differs from the row above. The thicker the line, the likelier the token was. P(refusal): the "
-            f'answer opens as a refusal.</p><table style="font-size:16px;line-height:2">{rows}</table>'
+            f"{panels.PARAGRAPH}<b>{escape(self.title)}</b> ({self.form.value}). \u25bc and a box: the first "
+            "token that differs from the row above. The thicker the line, the likelier the token was. "
+            "P(refusal): the answer opens as a refusal.</p>"
+            f'<table style="font-size:16px;line-height:2">{rows}</table>'
         )
 
 

@@ -1,26 +1,48 @@
 """The over-refusal board: defences and sets picked, their trade-off drawn, their responses read."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import ipywidgets
 import pandas as pd
 
 from sarsteer_lab.course.figures import tradeoff_figure
-from sarsteer_lab.course.widgets.panels import MARKS, Panel, opening_words, picture, row
+from sarsteer_lab.course.widgets.panels import (
+    MARKS,
+    Panel,
+    heard_line,
+    opening_words,
+    picture,
+    player,
+    row,
+    wav_bytes,
+)
 from sarsteer_lab.evaluation.run import Response
 from sarsteer_lab.evaluation.table import tabulate
+from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.speech import read_clip
+
+STYLE = """<style>.sarsteer-cell {white-space: normal; height: auto; min-height: 34px; line-height: 1.3;
+  font-size: 14px;} .sarsteer-name, .sarsteer-reading {font-size: 14px; line-height: 1.3;}</style>"""
 
 
 class OverRefusalBoard(Panel):
-    """Chapter 05: pick defences and sets, see what they refuse, and click a cell to read its responses.
+    """Chapter 05: pick defences and sets, see what they refuse, click a cell to read and hear its requests.
 
-    `responses` from `run.run`, `outcomes` one judge's from `table.judge_responses`. Of a response 20 words at
-    most are shown. `defences` and `sets` choose, `cells` are the buttons. Raises ValueError if there are
-    outcomes of several judges or a response has none.
+    `responses` from `run.run`, `outcomes` one judge's from `table.judge_responses`. Clips are those of the
+    `prompts` with the responses' ids; `heard` is what the model heard (`hearing.transcript`), by id. Of a
+    response 20 words at most are shown. `defences` and `sets` choose, `cells` are the buttons, `request` says
+    which of an open cell's clips `player` plays. Raises ValueError if there are outcomes of several judges or
+    a response has none.
     """
 
-    def __init__(self, responses: Sequence[Response], outcomes: pd.DataFrame) -> None:
+    def __init__(
+        self,
+        responses: Sequence[Response],
+        outcomes: pd.DataFrame,
+        prompts: Sequence[SpokenPrompt] = (),
+        heard: Mapping[str, str] | None = None,
+    ) -> None:
         judges = list(dict.fromkeys(outcomes["judge"]))
         if len(judges) != 1:
             raise ValueError(
@@ -36,14 +58,22 @@ class OverRefusalBoard(Panel):
             self._judged.setdefault((r.defence, r.set), []).append((r, found[r.defence, r.set, r.id]))
         self.defences = self._choice("defences", [r.defence for r in responses])
         self.sets = self._choice("sets", [r.set for r in responses])
+        self.heard = heard or {}
+        self._clips = {prompt.id: prompt.clip for prompt in prompts if prompt.clip is not None}
+        self.request = ipywidgets.Dropdown(description="play", layout={"width": "min(640px, 95%)"})
+        self.player = player()
+        self._heard = row(self.request, self.player)
+        self._heard.layout.display = "none"
         self.plane, self.grid = ipywidgets.HTML(), ipywidgets.GridBox()
         self.reading = ipywidgets.HTML("<p>Click a cell to read its responses.</p>")
         self.reading.add_class("sarsteer-reading")
         self.reading.layout = ipywidgets.Layout(max_height="420px", overflow="auto", width="100%")
         self.cells: dict[tuple[str, str], ipywidgets.Button] = {}
         choices = row(self.defences, self.sets)
-        self.children = [choices, self.grid, self.reading, self.plane, self.runner.message]
+        self.children = [choices, self.grid, self._heard, self.reading, self.plane, self.runner.message]
+        self.add_class("sarsteer-board")
         self.runner.listen("board", self._show, self.defences, self.sets)
+        self.runner.listen("clip", self._load, self.request)
         self._show()
 
     def static(self) -> str:
@@ -62,18 +92,27 @@ class OverRefusalBoard(Panel):
         """Show the responses of a cell: refused ones first, of harmful requests the openings alone."""
         order = list(MARKS)
         found = sorted(self._judged.get((defence, name), []), key=lambda pair: order.index(pair[1]))
-        items = [
-            f'<li style="margin-bottom:6px">{MARKS[outcome]} <b>{outcome}</b> \u2014 {escape(r.request)}<br>'
-            f"<i>{escape(opening_words(r.response)) or '(nothing)'}</i></li>"
-            for r, outcome in found
-        ]
+        items = []
+        for r, outcome in found:
+            listened = f"<br>{heard_line(r.request, self.heard[r.id])}" if r.id in self.heard else ""
+            items.append(
+                f'<li style="margin-bottom:8px">{MARKS[outcome]} <b>{outcome}</b> \u2014 {escape(r.request)}'
+                f"{listened}<br>answered: <i>{escape(opening_words(r.response)) or '(nothing)'}</i></li>"
+            )
         title = f"<b>{escape(defence)}</b> on <b>{escape(name)}</b>: {self.counts(defence, name)}"
         self.reading.value = f"<p>{title}</p><ul>{''.join(items)}</ul>"
+        playable = [(f"{MARKS[outcome]} {r.request}", r.id) for r, outcome in found if r.id in self._clips]
+        self.request.options = playable  # which chooses the first
+        self._heard.layout.display = "" if playable else "none"
+
+    def _load(self) -> None:
+        if self.request.value is not None:
+            self.player.value = wav_bytes(read_clip(self._clips[self.request.value]))
 
     def _choice(self, what: str, values: Sequence[str]) -> ipywidgets.SelectMultiple:
         options = list(dict.fromkeys(values))
         rows = min(11, len(options))
-        look = {"description": what, "rows": rows, "layout": {"width": "380px"}}
+        look = {"description": what, "rows": rows, "layout": {"width": "min(560px, 95%)"}}
         return ipywidgets.SelectMultiple(options=options, value=options, **look)
 
     def _show(self) -> None:
@@ -81,12 +120,17 @@ class OverRefusalBoard(Panel):
         self.cells = {
             (defence, name): self._cell(defence, name) for defence in self.defences.value for name in sets
         }
-        table = [ipywidgets.Label(text) for text in ("", *sets)]
+        table = [ipywidgets.HTML(STYLE), *(self._name(name) for name in sets)]
         for defence in self.defences.value:
-            table += [ipywidgets.Label(defence), *(self.cells[defence, name] for name in sets)]
-        self.grid.layout.grid_template_columns = "190px" + " 210px" * len(sets)
+            table += [self._name(defence), *(self.cells[defence, name] for name in sets)]
+        self.grid.layout.grid_template_columns = (
+            f"minmax(170px, 320px) repeat({len(sets)}, minmax(130px, 1fr))"
+        )
         self.grid.children = table
         self.plane.value = self._picture()
+
+    def _name(self, text: str) -> ipywidgets.HTML:
+        return ipywidgets.HTML(f'<div class="sarsteer-name"><b>{escape(text)}</b></div>')
 
     def _cell(self, defence: str, name: str) -> ipywidgets.Button:
         look = {"tooltip": f"{defence} on {name}", "layout": {"width": "auto"}}

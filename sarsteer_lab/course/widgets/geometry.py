@@ -86,8 +86,8 @@ class Playground(panels.Panel):
         along = round(REQUESTS * (1 - best_benign_rate(harmful, harmless, refused / REQUESTS)))
         inside, length = float(share_in_space(vectors["d"], space)), float(vectors["v"].norm()) / LENGTH
         self.view.value = panels.picture(fig, 1250) + (
-            f"<p>{inside:.0%} of d (of its squared length) lies in the safe space; v is {length:.0%} as "
-            f"long as d. Whichever way it points, a push that gets {refused} of {REQUESTS} harmful requests "
-            f"refused takes at least {along} of {REQUESTS} harmless ones along: it moves all alike, and "
-            "refusal is read from one number here.</p>"
+            f"{panels.PARAGRAPH}{inside:.0%} of d (of its squared length) lies in the safe space; v is "
+            f"{length:.0%} as long as d. Whichever way it points, a push that gets {refused} of {REQUESTS} "
+            f"harmful requests refused takes at least {along} of {REQUESTS} harmless ones along: it moves "
+            "all alike, and refusal is read from one number here.</p>"
         )

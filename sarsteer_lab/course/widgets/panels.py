@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sarsteer_lab.course.figures.base import LOOK
+from sarsteer_lab.course.hearing import differs
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket.voice import synthesise
@@ -33,6 +34,12 @@ SHOWN_WORDS = 20
 
 MARKS = {"refused": "\u2298", "answered": "\u2192", "broken": "\u2248", "not heard": "?", "unparsed": "?"}
 """Signs of the outcomes in lists of responses."""
+
+LONGEST = 30.0
+"""Seconds of a recording for a model that hears clips of any length."""
+
+PARAGRAPH = '<p style="font-size:15px">'
+"""How a text below or above a picture begins: legible on a projector."""
 
 LABEL_WIDTH = {"description_width": "110px"}
 
@@ -168,7 +175,7 @@ class RequestPicker(ipywidgets.VBox):
         # The recorder's script leaves its sound here, as base64 of 16-bit samples at 16 kHz.
         self.recording = ipywidgets.Textarea(continuous_update=False, layout={"display": "none"})
         self.recording.add_class("sarsteer-recording")
-        recorder = ipywidgets.HTML(_recorder(lalm.max_audio_seconds or 0))
+        recorder = ipywidgets.HTML(_recorder(lalm.max_audio_seconds or LONGEST))
         self.now = ipywidgets.HTML()
         rows = [self.sentence, row(self.upload, recorder, self.recording, self.player, self.now)]
         super().__init__([self.example, *rows] if options else rows)
@@ -191,7 +198,10 @@ class RequestPicker(ipywidgets.VBox):
 
     def _from_sentence(self) -> None:
         if text := self.sentence.value.strip():
-            self._take(text, synthesise(text))
+            limit = self.lalm.max_audio_seconds
+            self._take(
+                text, check_waveform(synthesise(text), SAMPLE_RATE, name="the sentence", max_seconds=limit)
+            )
 
     def _from_upload(self) -> None:
         if not self.upload.value:
@@ -282,6 +292,12 @@ def opening_words(text: str) -> str:
     """The first `SHOWN_WORDS` words of an answer as they were written."""
     words = text.split()
     return " ".join(words[:SHOWN_WORDS]) + (" \u2026" if len(words) > SHOWN_WORDS else "")
+
+
+def heard_line(request: str, said: str) -> str:
+    """What the model heard by its own read-out, as HTML, and a mark where the words are known and differ."""
+    mark = ' <b style="color:#D55E00">\u2260 heard differently</b>' if differs(request, said) else ""
+    return f"heard: <i>{escape(opening_words(said)) or '(nothing)'}</i>{mark}"
 
 
 def words_of(prompt: SpokenPrompt | Prompt) -> str:

@@ -16,6 +16,6 @@
     area.value = btoa(text);
     for (const name of ['input', 'change']) area.dispatchEvent(new Event(name, {bubbles: true}));
   };
-  recorder.start(); button.textContent = 'Stop recording';
+  recorder.start(); button.textContent = 'Stop (ends at SECONDS s)';
   setTimeout(() => recorder.state === 'recording' && recorder.stop(), 1000 * SECONDS);
 })(this)

@@ -87,7 +87,9 @@ class XRay(panels.Panel):
         tokenize = partial(lalm.tokenizer, add_special_tokens=False)
         self._openings = {tuple(tokenize(text)["input_ids"]) for text in OPENINGS}
         self.measure = ipywidgets.ToggleButtons(options=[*MEASURES])
-        self.alpha = panels.slider(ipywidgets.FloatSlider, "alpha", value=alpha, min=0, max=1, step=0.01)
+        self.alpha = panels.slider(
+            ipywidgets.FloatSlider, "alpha", value=alpha, min=0, max=max(1, alpha), step=0.01
+        )
         self.readings: dict[str, Reading] = {}
         self.projection: dict[str, Float[Tensor, "position layer"]] = {}
         self.opening: dict[str, Float[Tensor, "column layer"]] = {}
@@ -244,7 +246,7 @@ class XRay(panels.Panel):
         tops = self.top_tokens(form, position, layer)
         listed = ", ".join(f"<code>{escape(repr(token))}</code> {chance:.2f}" for token, chance in tops)
         self.words.value = (
-            f"<p>Click a cell. <b>{form}</b>, layer {self.layers[layer]}, at "
+            f"{panels.PARAGRAPH}Click a cell. <b>{form}</b>, layer {self.layers[layer]}, at "
             f"<code>{escape(self.readings[form].names[at])}</code>: projection "
             f"{float(self.projection[form][position, layer]):.2f}, opens a refusal "
             f"{float(self.opening[form][at, layer]):.3f}. Through the lens the next token is {listed}.</p>"

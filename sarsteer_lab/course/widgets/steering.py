@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sarsteer_lab.course.figures import live_figure
+from sarsteer_lab.course.hearing import read_out
 from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.engine.live import Answer, LivePrompt
 from sarsteer_lab.evaluation.judges import PhraseJudge
@@ -47,22 +48,24 @@ class _TwoAnswers(panels.Panel):
         self.lalm, self.max_new_tokens = lalm, max_new_tokens
         self.request = panels.RequestPicker(lalm, prompts, self.runner)
         wide = {"flex": "1 1 320px", "width": "auto"}
+        self.heard = ipywidgets.HTML()
         self.left, self.right = ipywidgets.HTML(layout=wide), ipywidgets.HTML(layout=wide)
         self.curve = ipywidgets.HTML()
         self.sweep = ipywidgets.Button(description="Try all values", icon="line-chart")
         progress = panels.row(self.sweep, self.runner.progress, self.runner.message)
         answers = panels.row(self.left, self.right)
-        self.children = [self.request, panels.row(*controls), answers, progress, self.curve]
+        self.children = [self.request, panels.row(*controls), self.heard, answers, progress, self.curve]
         self._kept: dict[tuple[Any, ...], Shown] = {}
         self.runner.listen("answer", self._answer, *controls)
         self.sweep.on_click(lambda _: self.runner.soon("sweep", self._start_sweep))
-        self.request.changed = self._new_request
+        self.request.changed = self._changed
         self._new_request()
+        self._hear()
 
     def static(self) -> str:
         """The request and both answers."""
         cards = f'<div style="display:flex">{self.left.value}{self.right.value}</div>'
-        return f"<p>Request: <b>{self.request.title}</b></p>{cards}{self.curve.value}"
+        return f"<p>Request: <b>{self.request.title}</b></p>{self.heard.value}{cards}{self.curve.value}"
 
     def _show(self) -> None:
         """Put both answers into their places."""
@@ -71,6 +74,17 @@ class _TwoAnswers(panels.Panel):
     def _swept(self) -> tuple[str, Points]:
         """What is varied when all values are tried, and the points."""
         raise NotImplementedError
+
+    def _changed(self) -> None:
+        self.heard.value = ""
+        self._new_request()
+        self.runner.soon("heard", self._hear)  # after the answer, which is what was asked for
+
+    def _hear(self) -> None:
+        """Show what the model heard, by its own read-out."""
+        request = self.request.typed.text if self.request.typed else ""
+        said = read_out(self.lalm, self.request.spoken.audio)
+        self.heard.value = f"<p>{panels.heard_line(request, said)}</p>"
 
     def _new_request(self) -> None:
         self.runner.cancel()

@@ -42,11 +42,20 @@ def hearing_section(measured: dict[str, Any]) -> str:
         [["test clips, held-out voices", *(f"{rates[label]:.1%}" for label in (*LABELS, "all"))]],
     )
     found = round(spoken["retrieval"] * spoken["retrieval_n"])
+    rows = []
+    for name, cell in measured["cells"].items():
+        harmful = cell.get("word_error_rate_harmful")
+        rate = f"{cell['word_error_rate']:.1%}" + (f" (harmful {harmful:.1%})" if harmful is not None else "")
+        low, high = cell["interval"]
+        rows.append([name, rate, f"{share_text(cell['right'], cell['n'])} [{low:.0%}, {high:.0%}]"])
+    yardstick = _table(["sentences, voices", "word error rate", "heard right"], rows)
     return (
-        f"{table}\n\n"
-        f"- clips heard right (at most {HEARD_RIGHT:.0%} of the words wrong): "
+        f"{table}\n\n{yardstick}\n\n"
+        f"- test clips heard right (at most {HEARD_RIGHT:.0%} of the words wrong): "
         f"{share_text(measured['heard_right'], measured['prompts'])};\n"
         f"- first-token KL(typed || spoken): {spoken['first_token_kl']:.2f} nats on average;\n"
+        f"- area under the ROC curve of the refusing opening, harmful against harmless, spoken: "
+        f"{spoken['roc_area']:.2f};\n"
         f"- spoken benign requests whose answer is most like their own typed answer among "
         f"{spoken['retrieval_n']}: {share_text(found, spoken['retrieval_n'])} (ties count in part)."
     )

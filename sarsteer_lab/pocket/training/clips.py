@@ -1,8 +1,9 @@
-"""Training stage (b): the corpus, spoken, as log-mel features in shards on disk.
+"""Training stage (b): the corpus, spoken, as waveforms in shards on disk.
 
-A shard is one safetensors file: the clips' features side by side (`mel`, float16), and who says what in its
-metadata. A shard depends only on its sentences, voices and number, so an interrupted run goes on where it
-stopped, and new shards may be added while training already reads the older ones.
+A shard is one safetensors file: the clips end to end (`wave`, int16 at 16 kHz), and who says what in its
+metadata. Features are made when a clip is heard, since rooms, noise and pace differ each time (`sound`). A
+shard depends only on its sentences, voices and number, so an interrupted run goes on where it stopped, and
+new shards may be added while training already reads the older ones.
 """
 
 from __future__ import annotations
@@ -16,14 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Int16
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
-from transformers import WhisperFeatureExtractor
 
-from sarsteer_lab.pocket.assemble import WINDOW_SECONDS
 from sarsteer_lab.pocket.training.corpus import Sentence
 from sarsteer_lab.pocket.training.voices import Speaker, Voice
 from sarsteer_lab.speech import SAMPLE_RATE
@@ -31,28 +30,24 @@ from sarsteer_lab.speech import SAMPLE_RATE
 SHARD_CLIPS = 200
 # Sentences whose clip is longer are left out: they cost the language model most and the course has none like
 # them.
-LONGEST_SECONDS = 4.6
+LONGEST_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
 class Clip:
-    """One spoken sentence: `mel` is log-mel features at 100 frames a second, a multiple of 4 frames long."""
+    """One spoken sentence, int16 at 16 kHz."""
 
     text: str
     kind: str
     voice: str
-    mel: Float[Tensor, "80 frame"]
+    wave: Int16[Tensor, " samples"]
+    open: bool = False
+    """True for a sentence of the open vocabulary (`open_text`), False for one of the corpus."""
 
-
-def log_mel(
-    wave: Float[np.ndarray, " samples"], extractor: WhisperFeatureExtractor
-) -> Float[Tensor, "80 frame"]:
-    """Whisper's log-mel features of a 16 kHz clip over the model's window, cut to the clip's own frames (a
-    multiple of 4).
-    """
-    features = extractor(wave, sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features[0]
-    frames = min(len(wave) // 160, features.shape[1]) // 4 * 4
-    return features[:, :frames]
+    @property
+    def frames(self) -> int:
+        """Log-mel frames (100 a second) of the clip as it was spoken, a multiple of 4."""
+        return len(self.wave) // 160 // 4 * 4
 
 
 def shard_path(folder: Path, engine: str, number: int) -> Path:
@@ -66,19 +61,18 @@ def speak_shard(
     """Speak `sentences`, each in a voice and at a pace (1.0-1.45) drawn from `seed`, and write them as one
     shard.
     """
-    extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_SECONDS)
     draw = random.Random(seed)
-    mels, records = [], []
+    waves, records = [], []
     for sentence in sentences:
         voice = draw.choice(voices)
         wave = speaker.say(sentence.text, voice, speed=draw.uniform(1.0, 1.45), seed=draw.randrange(1 << 30))
         if len(wave) > LONGEST_SECONDS * SAMPLE_RATE:
             continue
-        mels.append(log_mel(wave, extractor).half())
-        records.append({**asdict(sentence), "voice": voice.name, "frames": mels[-1].shape[1]})
+        waves.append(torch.from_numpy((wave * 32767).astype(np.int16)))
+        records.append({**asdict(sentence), "voice": voice.name, "samples": len(wave)})
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
-    save_file({"mel": torch.cat(mels, 1).contiguous()}, part, metadata={"clips": json.dumps(records)})
+    save_file({"wave": torch.cat(waves)}, part, metadata={"clips": json.dumps(records)})
     os.replace(part, path)
 
 
@@ -86,7 +80,7 @@ def speak_corpus(
     sentences: Sequence[Sentence], voices: Sequence[Voice], folder: Path, *, seed: int, first: int = 0
 ) -> None:
     """Speak a corpus in shards of `SHARD_CLIPS` sentences, numbered from `first`; shards that exist are kept.
-    All voices share one engine.
+    The shards are named after the first voice's engine.
     """
     engine = voices[0].engine
     speaker = Speaker()
@@ -105,11 +99,11 @@ def read_clips(folder: Path, skip: frozenset[str] = frozenset()) -> tuple[list[C
     names = {path.name for path in folder.glob("*.safetensors")}
     for name in sorted(names - skip):
         with safe_open(folder / name, "pt") as shard:
-            mel = shard.get_tensor("mel")
+            wave = shard.get_tensor("wave")
             records = json.loads(shard.metadata()["clips"])
         start = 0
         for record in records:
-            stop = start + record["frames"]
-            clips.append(Clip(record["text"], record["kind"], record["voice"], mel[:, start:stop]))
+            stop = start + record["samples"]
+            clips.append(Clip(record["text"], record["kind"], record["voice"], wave[start:stop]))
             start = stop
     return clips, frozenset(names | skip)

@@ -55,7 +55,7 @@ class Sentence:
     """One harmless sentence to be spoken, and where it comes from."""
 
     text: str
-    kind: Literal["question", "carrier", "story"]
+    kind: Literal["question", "request", "carrier", "story"]
 
 
 def words_of(text: str) -> list[str]:
@@ -176,7 +176,7 @@ class _Composer:
                     self._weights[slot][place] += MIN_COUNT
 
     def natural(
-        self, templates: Sequence[str], kind: Literal["question", "carrier", "story"], count: int
+        self, templates: Sequence[str], kind: Literal["question", "request", "carrier", "story"], count: int
     ) -> None:
         """Add `count` sentences from `templates`, all used about equally often."""
         cycle = self._cycle(templates)

@@ -47,6 +47,7 @@ PLACE_REACH = 5.0
 class TokenHead(nn.Module):
     """CTC logits over the corpus's tokens: index 0 is blank, index i + 1 the i-th token of `token_ids`."""
 
+    ids: Tensor
     mean: Tensor
     centred: Tensor
     silence: Tensor
@@ -61,6 +62,7 @@ class TokenHead(nn.Module):
         super().__init__()
         self.token_ids = sorted(counts)
         self.index = {token: i + 1 for i, token in enumerate(self.token_ids)}
+        self.register_buffer("ids", torch.tensor(self.token_ids))  # saved: another corpus has other tokens
         mean = embeddings.mean(0)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("centred", embeddings[self.token_ids] - mean, persistent=False)
@@ -73,6 +75,17 @@ class TokenHead(nn.Module):
         with torch.no_grad():
             self.blank.weight.copy_(0.5 * self.silence[None])
             self.blank.bias.fill_(1.0)
+
+    def take(self, state: dict[str, Tensor]) -> None:
+        """Go on from the `state_dict` of a head for another corpus; tokens that it did not have keep their
+        start.
+        """
+        row = {token: i for i, token in enumerate(state["ids"].tolist())}
+        known = [i for i, token in enumerate(self.token_ids) if token in row]
+        with torch.no_grad():
+            self.bias[known] = state["bias"][[row[self.token_ids[i]] for i in known]]
+            self.temperature.copy_(state["temperature"])
+        self.blank.load_state_dict({name: state[f"blank.{name}"] for name in ("weight", "bias")})
 
     def forward(self, outputs: Float[Tensor, "clip token d_model"]) -> Float[Tensor, "clip token symbol"]:
         """Log-probabilities of blank and every token."""
@@ -179,7 +192,7 @@ def train_ctc(
         id(clip): target
         for clip in clips
         if (target := target_of(clip.text, tokenizer, head))
-        and clip.mel.shape[1] // 4 >= 1.2 * len(target.labels) + 2
+        and clip.frames // 4 >= 1.2 * len(target.labels) + 2
     }
     clips = [clip for clip in clips if id(clip) in targets]
     tower = [p for p in audio.audio_tower.parameters() if p.requires_grad]

@@ -64,6 +64,8 @@ LISTENING_LAYERS, LISTENING_RATE = range(10), 5e-4
 # of them harmful, are held to the answers they had before. (Without this, typed refusal of harmful requests
 # fell while the model learned to listen.)
 TYPED_EVERY, TYPED_PROMPTS, TYPED_WEIGHT = 4, 4, 2.0
+# Kinds of sentences that are held to the answer to the typed sentence, too.
+ASKING = ("question", "request")
 # The share of carriers and stories in the mix: the course's prompts are questions and instructions.
 OTHER_SHARE = 0.4
 
@@ -147,8 +149,8 @@ def losses(
 
 def mixed_epoch(clips: Sequence[Clip], seed: int) -> list[Clip]:
     """All questions, and as many other clips (drawn from `seed`) as make up `OTHER_SHARE` of the whole."""
-    questions = [clip for clip in clips if clip.kind == "question"]
-    others = [clip for clip in clips if clip.kind != "question"]
+    questions = [clip for clip in clips if clip.kind in ASKING]
+    others = [clip for clip in clips if clip.kind not in ASKING]
     count = min(len(others), round(len(questions) * OTHER_SHARE / (1 - OTHER_SHARE)))
     return questions + random.Random(seed).sample(others, count)
 
@@ -225,9 +227,9 @@ def train_in_loop(
             outputs = hear(audio, mel, frames)
             wanted = [targets[id(clip)].labels for clip in batch]
             transcripts = [[head.token_ids[i - 1] for i in row] for row in wanted]
-            questions = [clip.text for clip in batch if clip.kind == "question"]
+            questions = [clip.text for clip in batch if clip.kind in ASKING]
             known = dict(zip(questions, teacher.answers(questions), strict=True))
-            answers = [known.get(clip.text) if clip.kind == "question" else None for clip in batch]
+            answers = [known.get(clip.text) if clip.kind in ASKING else None for clip in batch]
             cut = [row[:length] for row, length in zip(outputs, (frames // 4).tolist(), strict=True)]
             embeddings, positions, mask, layout = tree_batch(
                 lm, frame, cut, transcripts, answers, prefix.length

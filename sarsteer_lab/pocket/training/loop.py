@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -22,8 +23,13 @@ from torch import Tensor, nn
 from transformers import Qwen2AudioForConditionalGeneration
 
 from sarsteer_lab.pocket.training.clips import Clip
+from sarsteer_lab.pocket.training.sound import change, log_mel
+from sarsteer_lab.pocket.training.voices import KOKORO_TRAIN
 
 DROPOUT = 0.03
+# The share of clips that are heard in another place and pace; the others as the engine says them.
+CHANGED = 0.7
+KOKORO_TIMES = 3
 
 
 class AudioSide(nn.Module):
@@ -74,26 +80,26 @@ class AudioSide(nn.Module):
 def collate(
     clips: Sequence[Clip], augment: random.Random | None = None
 ) -> tuple[Float[Tensor, "clip 80 frame"], Int[Tensor, " clip"]]:
-    """Features of `clips` side by side, silence behind the shorter ones; if `augment` is given, voices with
-    shorter or longer vocal tracts and SpecAugment's masks.
+    """Features of `clips` side by side, silence behind the shorter ones; if `augment` is given, most of
+    them in another room and voice (`sound.change`), with shorter or longer vocal tracts and SpecAugment's
+    masks.
     """
-    frames = torch.tensor([clip.mel.shape[1] for clip in clips])
-    mel = torch.empty(len(clips), clips[0].mel.shape[0], int(frames.max()))
-    for row, clip in zip(mel, clips, strict=True):
-        features = clip.mel.float()
-        row.fill_(features.min())
-        row[:, : features.shape[1]] = features
-        if augment is None:
-            continue
-        if augment.random() < 0.5:
-            row[:] = stretch_mels(row, augment.uniform(0.9, 1.1))
-        for _ in range(augment.randint(0, 2)):
-            width = augment.randint(0, 16)
-            start = augment.randint(0, features.shape[1] - width)
-            row[:, start : start + width] = features.mean()
-            width = augment.randint(0, 12)
-            start = augment.randint(0, 80 - width)
-            row[start : start + width] = features.mean()
+    waves = [clip.wave.numpy().astype(np.float32) / 32767 for clip in clips]
+    if augment is not None:
+        waves = [change(wave, augment) if augment.random() < CHANGED else wave for wave in waves]
+    mel, frames = log_mel(waves)
+    if augment is not None:
+        for row, length in zip(mel, frames.tolist(), strict=True):
+            if augment.random() < 0.5:
+                row[:] = stretch_mels(row, augment.uniform(0.88, 1.12))
+            for _ in range(augment.randint(0, 2)):
+                width = augment.randint(0, 16)
+                start = augment.randint(0, length - width)
+                mean = row[:, :length].mean()
+                row[:, start : start + width] = mean
+                width = augment.randint(0, 12)
+                start = augment.randint(0, 80 - width)
+                row[start : start + width, :length] = mean
     return mel, frames
 
 
@@ -113,7 +119,7 @@ def batches(clips: Sequence[Clip], size: int, seed: int) -> Iterator[list[Clip]]
     order = list(clips)
     draw.shuffle(order)
     for start in range(0, len(order), size * 16):
-        chunk = sorted(order[start : start + size * 16], key=lambda clip: clip.mel.shape[1])
+        chunk = sorted(order[start : start + size * 16], key=lambda clip: clip.frames)
         groups = [chunk[i : i + size] for i in range(0, len(chunk), size)]
         draw.shuffle(groups)
         yield from groups
@@ -128,15 +134,16 @@ def hear(
 
 
 def balanced_epoch(clips: Sequence[Clip], seed: int) -> list[Clip]:
-    """All clips in Kokoro's many voices, and as many (drawn from `seed`) of hibari's far more clips.
+    """Every open sentence, half of the corpus's clips (drawn from `seed`), and Kokoro's clips
+    `KOKORO_TIMES` times.
 
-    The course is spoken by Kokoro's voices, held-out ones included; hibari's pseudo-voices are one speaker's.
+    Kokoro is slow, so its clips are few, but they have the most voices; hibari's many are one speaker's.
     """
-    kokoro = [clip for clip in clips if not clip.voice.startswith("hibari")]
-    hibari = [clip for clip in clips if clip.voice.startswith("hibari")]
-    if not kokoro:
-        return hibari
-    return kokoro + random.Random(seed).sample(hibari, min(len(hibari), len(kokoro)))
+    kokoro = [clip for clip in clips if clip.voice in KOKORO_TRAIN]
+    others = [clip for clip in clips if clip.voice not in KOKORO_TRAIN]
+    corpus = [clip for clip in others if not clip.open]
+    half = random.Random(seed).sample(corpus, len(corpus) // 2)
+    return kokoro * KOKORO_TIMES + [clip for clip in others if clip.open] + half
 
 
 def rate(done: float, steps: int, *, warmup: int, flat: float) -> float:

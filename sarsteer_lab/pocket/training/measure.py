@@ -1,5 +1,5 @@
-"""Measures the pocket model on the shipped test split: what it hears, what it refuses, and what the dial
-costs.
+"""Measures the pocket model on the shipped test split and the yardstick of hearing: what it hears, what it
+refuses, and what the dial costs.
 
 `python -m sarsteer_lab.pocket.training.measure` prints the figures of data/pocket/CARD.md and writes them to
 data/pocket/measured.json. Test prompts are in no training set, and their voices in no training clip.
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -26,13 +27,19 @@ from sarsteer_lab.course.hearing import (
     word_errors,
     words,
 )
+from sarsteer_lab.engine.memory import keep_freed_memory
+from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.evaluation.kept import opening_chances
+from sarsteer_lab.evaluation.separation import roc_area
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.pocket.training.yardstick import cells, load_yardstick
 from sarsteer_lab.prompts import LABELS, Prompt, SpokenPrompt, load_prompts
 from sarsteer_lab.store import data_folder
 
+READ_OUT_TOKENS = 24
 DIAL = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 ANSWER_TOKENS = 24
 
@@ -73,9 +80,14 @@ def own_answer_found(typed: Sequence[str], spoken: Sequence[str]) -> Float[Tenso
     return (hit / ties).float()
 
 
-def hearing(lalm: LALM, prompts: Sequence[SpokenPrompt]) -> dict[str, Any]:
-    """Word error rate of the read-out per label and over all, and the clips' own transcripts."""
-    heard = [transcript(t) for t in lalm.generate([p.spoken(REPEAT) for p in prompts], max_new_tokens=32)]
+def read_outs(lalm: LALM, clips: Sequence[Path]) -> list[str]:
+    """What `lalm` repeats when it is asked to repeat each clip."""
+    prompts = [Prompt(text=REPEAT, audio=clip) for clip in clips]
+    return [transcript(answer) for answer in lalm.generate(prompts, max_new_tokens=READ_OUT_TOKENS)]
+
+
+def hearing(prompts: Sequence[SpokenPrompt], heard: Sequence[str]) -> dict[str, Any]:
+    """Word error rate of the read-out per label and over all, and which clips were heard right."""
     rates = {}
     for label in (*LABELS, "all"):
         rows = [i for i, p in enumerate(prompts) if label in (p.label, "all")]
@@ -84,7 +96,7 @@ def hearing(lalm: LALM, prompts: Sequence[SpokenPrompt]) -> dict[str, Any]:
         word_errors(p.request, h) <= HEARD_RIGHT * len(words(p.request))
         for p, h in zip(prompts, heard, strict=True)
     ]
-    return {"word_error_rate": rates, "heard_right": right, "transcripts": heard}
+    return {"word_error_rate": rates, "heard_right": right}
 
 
 @torch.no_grad()
@@ -134,8 +146,14 @@ def spoken_against_typed(
     )
     benign = [i for i, p in enumerate(prompts) if p.label != "harmful"]
     found = own_answer_found([typed[i] for i in benign], [spoken[i] for i in benign])
+    chances = opening_chances(lalm, [[p.spoken() for p in prompts]], [(0, Defence("none"))])[0]
+    readiness = [
+        [chances[i].item() for i, p in enumerate(prompts) if p.label == label]
+        for label in ("harmful", "harmless")
+    ]
     result: dict[str, Any] = {
         "first_token_kl": kl.mean().item(),
+        "roc_area": roc_area(np.array(readiness[0]), np.array(readiness[1])),
         "retrieval": found.mean().item(),
         "retrieval_n": len(benign),
     }
@@ -155,8 +173,11 @@ def spoken_against_typed(
 def measure(lalm: LALM, *, quick: bool = False) -> dict[str, Any]:
     """All figures of the card, on the test split; `quick` leaves out the dial's curve."""
     prompts = load_prompts("test")
-    result: dict[str, Any] = {"prompts": len(prompts), "hearing": hearing(lalm, prompts)}
+    utterances = load_yardstick()  # its first ones are the test prompts' clips
+    heard = read_outs(lalm, [u.clip for u in utterances])
+    result: dict[str, Any] = {"prompts": len(prompts), "hearing": hearing(prompts, heard[: len(prompts)])}
     right = result["hearing"].pop("heard_right")
+    result["cells"] = cells(utterances, heard)
     result["heard_right"] = sum(right)
     result["spoken"] = spoken_against_typed(lalm, prompts, right)
     if not quick:
@@ -170,11 +191,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="leave out the safety dial's curve")
     parser.add_argument("--to", type=Path, default=data_folder() / "pocket" / "measured.json")
     options = parser.parse_args()
+    keep_freed_memory()
     result = measure(load_lalm("pocket"), quick=options.quick)
-    # Transcripts of harmful requests are the requests: they stay out of the file.
-    transcripts = result["hearing"].pop("transcripts")
-    for prompt, heard in list(zip(load_prompts("test"), transcripts, strict=True))[::8]:
-        print(f"{prompt.request}  |  {heard}")
     text = json.dumps(result, indent=1)
     options.to.write_text(text + "\n", encoding="utf-8")
     print(text)

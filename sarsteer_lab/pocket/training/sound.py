@@ -1,0 +1,99 @@
+"""How a clip sounds when it is heard in training: another pace, room, noise, line and loudness each time;
+and the features that the tower reads.
+
+A person speaks to the model in a room, through some microphone. The engines speak from nowhere. All of this
+is drawn anew each time a clip is heard, so a sentence is never heard twice in the same way.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+import scipy.signal
+import soxr
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from transformers import WhisperFeatureExtractor
+
+from sarsteer_lab.pocket.assemble import WINDOW_SECONDS
+from sarsteer_lab.speech import SAMPLE_RATE
+
+# How often each change is made to a clip, each drawn on its own.
+PACE, ROOM, NOISE, LINE, COMPANDED, SILENCE = 0.4, 0.25, 0.45, 0.12, 0.08, 0.4
+Wave = Float[np.ndarray, " samples"]
+
+
+@cache
+def _mel_filters() -> Float[Tensor, "201 80"]:
+    filters = WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_SECONDS).mel_filters
+    return torch.from_numpy(filters).float()
+
+
+def log_mel(waves: Sequence[Wave]) -> tuple[Float[Tensor, "clip 80 frame"], Int[Tensor, " clip"]]:
+    """Whisper's log-mel features of 16 kHz clips side by side, and each clip's own frames, a multiple of 4.
+
+    Equal to the feature extractor's over those frames; the rest of a row is silence.
+    """
+    frames = torch.tensor([len(wave) // 160 // 4 * 4 for wave in waves])
+    longest = int(frames.max()) * 160
+    batch = torch.zeros(len(waves), longest + 400)
+    for row, wave in zip(batch, waves, strict=True):
+        count = min(len(wave), len(row))
+        row[:count] = torch.from_numpy(wave[:count])
+    spectrum = torch.stft(batch, 400, 160, window=torch.hann_window(400), return_complex=True)
+    power = spectrum[..., : longest // 160].abs() ** 2
+    mel = (_mel_filters().T @ power).clamp(min=1e-10).log10()
+    mel = mel.maximum(mel.amax((1, 2), keepdim=True) - 8)
+    return (mel + 4) / 4, frames
+
+
+def change(wave: Wave, draw: random.Random) -> Wave:
+    """`wave` as it may sound elsewhere; at most the model's window long."""
+    noise = np.random.default_rng(draw.randrange(1 << 32))
+    if draw.random() < PACE:  # pitch, formants and pace together
+        wave = soxr.resample(wave, SAMPLE_RATE, SAMPLE_RATE * draw.uniform(0.85, 1.18), quality="LQ")
+    if draw.random() < SILENCE:
+        before, after = (int(draw.uniform(0, 0.6) * SAMPLE_RATE) for _ in range(2))
+        wave = np.pad(wave, (before, after))
+    if draw.random() < ROOM:
+        wave = _room(wave, draw, noise)
+    if draw.random() < NOISE:
+        wave = wave + _noise(len(wave), draw, noise) * np.sqrt(np.mean(wave**2)) * 10 ** -draw.uniform(
+            0.3, 1.6
+        )
+    if draw.random() < LINE:
+        low, high = (300, 3400) if draw.random() < 0.5 else (60, draw.uniform(3500, 7000))
+        wave = scipy.signal.sosfilt(_band(low, round(high, -2)), wave)
+    if draw.random() < COMPANDED:  # eight bits on a mu-law scale, as on a telephone line
+        peak = np.abs(wave).max() + 1e-6
+        curve = np.round(127 * np.sign(wave) * np.log1p(255 * np.abs(wave) / peak) / np.log(256)) / 127
+        wave = peak * np.sign(curve) * (256 ** np.abs(curve) - 1) / 255
+    loudness = 10 ** draw.uniform(-1.2, 0) / (np.abs(wave).max() + 1e-6)
+    return (loudness * wave)[: WINDOW_SECONDS * SAMPLE_RATE].astype(np.float32)
+
+
+def _room(wave: Wave, draw: random.Random, noise: np.random.Generator) -> Wave:
+    """`wave` in a room that rings for 0.1 to 0.5 s: decaying noise after the direct sound."""
+    length = draw.uniform(0.1, 0.5)
+    times = np.arange(int(length * SAMPLE_RATE)) / SAMPLE_RATE
+    response = noise.standard_normal(len(times)) * np.exp(-6.9 * times / length)
+    response *= draw.uniform(0.1, 0.7) / np.sqrt(np.sum(response**2))
+    response[0] = 1.0
+    return scipy.signal.fftconvolve(wave, response)[: len(wave)]
+
+
+def _noise(length: int, draw: random.Random, noise: np.random.Generator) -> Wave:
+    """Noise of unit power whose spectrum falls by 0 (hiss) to 6 (rumble) decibels an octave."""
+    spectrum = np.fft.rfft(noise.standard_normal(length))
+    spectrum /= np.maximum(np.arange(len(spectrum)), 20) ** draw.uniform(0, 1)
+    sound = np.fft.irfft(spectrum, length)
+    return sound / np.sqrt(np.mean(sound**2))
+
+
+@cache
+def _band(low: float, high: float) -> Float[np.ndarray, "section 6"]:
+    return scipy.signal.butter(4, (low, high), "bandpass", fs=SAMPLE_RATE, output="sos")
