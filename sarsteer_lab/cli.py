@@ -151,7 +151,9 @@ def course(folder: Annotated[Path, Argument(help="a new folder for the notebooks
         raise FileExistsError(f"{folder} is there already, and nothing is overwritten: name a new folder")
     data = data_folder()  # _data in a wheel, which has _notebooks beside it; data in a checkout
     notebooks = data.with_name(data.name.replace("data", "notebooks"))
-    shutil.copytree(notebooks, folder, ignore=shutil.ignore_patterns("solutions", "*.md", ".*", "__pycache__"))
+    shutil.copytree(
+        notebooks, folder, ignore=shutil.ignore_patterns("solutions", "*.md", ".*", "__pycache__")
+    )
     print(f"{len(list(folder.rglob('*.ipynb')))} notebooks are in {folder}. Start: jupyter lab {folder}")
 
 
