@@ -1,4 +1,4 @@
-"""The command line: `sarsteer-lab course`, `walkthrough`, `ask`, `doctor`, `evaluate`, `sweep` and `fetch`.
+"""The command line: `sarsteer-lab course`, `walkthrough`, `ask`, `doctor`, `evaluate`, `report`, ...
 
 Nothing heavy is imported before it is known what to do, so that `--help` is immediate. Problems with what the
 user has given (clips, prompts, models, numbers) become one line on standard error and exit status 2.
@@ -249,6 +249,7 @@ def evaluate(
     folder: Folder = Path("evaluation"),
 ) -> None:
     """Defences against sets of requests: responses, outcomes, and a table with intervals."""
+    given = dict(locals())
     from sarsteer_lab.evaluation.defences import choose_defences, defence_names
     from sarsteer_lab.evaluation.judges import load_judges
     from sarsteer_lab.evaluation.readers import read_sets
@@ -267,8 +268,20 @@ def evaluate(
     basis = (lalm, [prompt for found in source.values() for prompt in found])
     defences = choose_defences(defence, basis, alpha=alpha, lam=lam, k=k, refusal=refusal)
     options: dict[str, Any] = {"max_new_tokens": tokens, "batch_size": batch, "rates_only": rates}
-    options |= {"skipped": skipped, "roc": True}
+    options |= {"skipped": skipped, "roc": True, "refusals": [refusal], "settings": given}
     _tabulate(lalm, defences, asked, judges, folder, **options)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], Argument(help="folders that evaluate or sweep has filled")],
+    page: Annotated[Path, Option(help="the page to write")] = Path("report.html"),
+) -> None:
+    """A page to share that compares runs: models x defences x sets, with examples to read and hear."""
+    from sarsteer_lab.evaluation.report import write_report
+
+    write_report(runs, page)
+    print(f"The report is {page}; it needs no other file, and holds a few of the requests and their clips")
 
 
 @app.command()
@@ -294,6 +307,7 @@ def sweep(
 
     The grid's options take several values with commas between them, and may be repeated.
     """
+    given = dict(locals())
     alphas = _each(alpha or ["0.05,0.1,0.2,0.4"], number)
     lams, ks = _each(lam or ["0,1"], number), _each(k or ["10"], count)
     from sarsteer_lab.activations import activation_store
@@ -312,21 +326,20 @@ def sweep(
     states = collect_states(lalm, basis, refusals=texts, cache=activation_store())
     variants = curves.grid(states, lams, ks, list(texts))
     points = curves.steering_grid(variants, alphas, steered)
-    options = {"max_new_tokens": tokens, "batch_size": batch, "ray": ray, "skipped": skipped}
+    options: dict[str, Any] = {"max_new_tokens": tokens, "batch_size": batch, "ray": ray}
+    options |= {"skipped": skipped, "refusals": refusal or ["paper"], "settings": given}
     _tabulate(lalm, list(points.values()), asked, [PhraseJudge()], folder, **options)
     curves.rows_of(folder, points).to_parquet(folder / "rows.parquet", index=False)
 
 
 def _tabulate(lalm: Any, defences: Any, asked: Any, judges: Any, folder: Path, **options: Any) -> None:
-    """Evaluate, print the table, and write it as CSV and Markdown."""
-    from sarsteer_lab.evaluation.table import evaluate, markdown
+    """Evaluate into the folder, and print the table."""
+    from sarsteer_lab.evaluation.report import evaluate_into
 
-    table = evaluate(lalm, defences, asked, judges, folder, share_reading=True, **options)
-    table.to_csv(folder / "table.csv", index=False)
-    text = markdown(table)
-    (folder / "table.md").write_text(text + "\n", encoding="utf-8")
-    print(text)
-    print(f"\nResponses, outcomes, table.csv and table.md are in {folder}")
+    print(evaluate_into(folder, lalm, defences, asked, judges, share_reading=True, **options))
+    print(
+        f"\nResponses, outcomes, table.csv and table.md are in {folder}; a page: sarsteer-lab report {folder}"
+    )
 
 
 @app.command()

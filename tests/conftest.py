@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from browsing import browser
 from installed import install
 from spoken_set import write_set
 
@@ -16,6 +17,8 @@ from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt, SpokenPrompt
 from sarsteer_lab.store import data_folder
+
+__all__ = ["browser"]  # a fixture
 
 # Tests run beside other work and use tiny models, for which threads only cost.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

@@ -201,6 +201,7 @@ def test_a_wheel_carries_the_data_and_nothing_of_the_repository_besides(tmp_path
     tables += [f"prompts/{table}.toml" for table in ("layouts", "refusals", "defences")]
     assert {f"sarsteer_lab/_data/{table}" for table in tables} <= set(names)
     beside = ("__init__.pyi", "course/figures/look.mplstyle", "probe/replica.jinja")
+    beside += ("evaluation/report.html.jinja",)
     beside += ("course/widgets/maps.css", "course/widgets/record.js")
     assert {f"sarsteer_lab/{name}" for name in beside} <= set(names)
     assert not [name for name in names if "pocket/training" in name or "solutions" in name]

@@ -132,7 +132,12 @@ def tabulate(
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table of `tabulate` (or `evaluate`) as Markdown, in percent, with counts beside every rate.
+    """The table of `readable` as Markdown."""
+    return readable(table).to_markdown(index=False, disable_numparse=True)
+
+
+def readable(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `tabulate` (or `evaluate`) in words: in percent, with counts beside every rate.
 
     Columns that say nothing are left out: the judge if there is one, "not heard" and "unparsed" if none is,
     what was skipped if nothing was, a comparison if there is no defence to compare.
@@ -159,7 +164,7 @@ def markdown(table: pd.DataFrame) -> str:
         shown["tokens/s"] = table["tokens_per_second"].map("{:.1f}".format)
     if table.get("skipped", none).any():
         shown["skipped"] = table["skipped"]
-    return shown.to_markdown(index=False, disable_numparse=True)
+    return shown
 
 
 def _with_limits(row: Mapping[str, Any], name: str, form: str) -> str:

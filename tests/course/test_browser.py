@@ -4,27 +4,21 @@ Skipped where there is no Chromium. Pictures of what was seen are left in `build
 """
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import nbformat
 import pytest
+from browsing import PICTURES, ROOT, in_browser, picture
 
 from sarsteer_lab.store import data_folder
 
-ROOT = Path(__file__).resolve().parents[2]
-PICTURES = ROOT / "build" / "browser"
 TOKEN = "a-token-for-one-test"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-FAKE_MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]  # it beeps
 
 RUN_ALL_SECONDS = int(os.environ.get("SARSTEER_BROWSER_SECONDS", "900"))
 ANSWER_MS = RUN_ALL_SECONDS * 1000 // 15
@@ -73,13 +67,7 @@ widgets.over_refusal_board(responses, judge_responses(responses, [PhraseJudge()]
 ]
 """A notebook of the panels that no chapter has to be run for; its last cell ends it as a chapter ends."""
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.browser,
-    pytest.mark.pocket,
-    pytest.mark.timeout(2400),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)"),
-]
+pytestmark = [*in_browser, pytest.mark.pocket, pytest.mark.timeout(2400)]
 
 
 @pytest.fixture(scope="module")
@@ -143,18 +131,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             server.wait(30)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", *FAKE_MICROPHONE]
-        )
-        yield chromium
-        chromium.close()
-
-
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     page = browser.new_page(viewport={"width": 1500, "height": 1100})
@@ -180,11 +156,6 @@ def run_all(page: Any, lab: str, name: str) -> None:
         traceback = page.locator(".jp-OutputArea-output:has-text('Traceback')")
         assert not traceback.count(), traceback.first.inner_text()[-2000:]
         page.wait_for_timeout(500)
-
-
-def picture(page: Any, name: str) -> None:
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    page.screenshot(path=PICTURES / f"{name}.png")
 
 
 def changed(page: Any, read: Callable[[], str | None], before: str | None) -> str:

@@ -297,7 +297,7 @@ class Training:
         for stage in ("readout", "safety", "ctc", "in_loop"):
             if (log := self.folder / f"{stage}.jsonl").exists():
                 shutil.copy(log, deltas_folder() / "training" / f"log-{stage}.jsonl")
-        print(f"exported {newest.stem} after {progress['seen']:,} clip presentations to {deltas_folder()}")
+        print(f"exported {newest.stem} after {progress['seen']:,} clips heard to {deltas_folder()}")
 
 
 def _read(path: Path) -> list[Sentence]:

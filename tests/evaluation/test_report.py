@@ -1,0 +1,166 @@
+"""The page to share: its numbers are the run's table, it needs nothing else, and a phone shows it."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from browsing import DESK, PHONE, colours, in_browser, picture, sideways
+from spoken_set import write_set
+
+from sarsteer_lab.cli import main
+from sarsteer_lab.evaluation.report import SHOWN_WORDS, write_report
+from sarsteer_lab.evaluation.run import read_lines, write_lines
+
+DEFENCES = ["none", "self-reminder before", "refusal direction"]
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory, make_clip: Callable[[float, int], np.ndarray]
+) -> list[Path]:
+    """Two finished runs on the tiny replica; the second has one defence."""
+    folder = tmp_path_factory.mktemp("runs")
+    asked = f"prompts:{write_set(folder / 'set', make_clip)}"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SARSTEER_CACHE", str(folder / "cache"))
+        for name, defences in (("first", DEFENCES), ("second", DEFENCES[:1])):
+            arguments = ["--model", "replica:qwen2_audio", "--set", asked, "--derive", asked, "--k", "2"]
+            arguments += [part for defence in defences for part in ("--defence", defence)]
+            arguments += ["--tokens", "4", "--folder", str(folder / name)]
+            assert main(["evaluate", *arguments]) == 0
+    return [folder / "first", folder / "second"]
+
+
+@pytest.fixture(scope="module")
+def page(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("page") / "deep" / "report.html"
+    assert main(["report", *map(str, runs), "--page", str(path)]) == 0
+    return path
+
+
+def markdown_table(path: Path) -> list[list[str]]:
+    lines = [line.strip().strip("|").split("|") for line in path.read_text().splitlines()]
+    return [[cell.strip() for cell in line] for line in [lines[0], *lines[2:]]]
+
+
+def test_its_numbers_are_those_of_the_runs_tables(runs: list[Path], page: Path) -> None:
+    found = re.findall(r'<table class="results">.*?</table>', page.read_text(), flags=re.S)
+    assert len(found) == 2
+    for run, table in zip(runs, found, strict=True):
+        rows = re.findall(r"<tr>(.*?)</tr>", table, flags=re.S)
+        cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, flags=re.S) for row in rows]
+        assert cells == markdown_table(run / "table.md")
+        assert len(cells) == 1 + len(pd.read_csv(run / "table.csv"))
+
+
+def test_it_shows_topics_prompted_refusal_and_settings(runs: list[Path], page: Path) -> None:
+    text = page.read_text()
+    about = json.loads((runs[0] / "about.json").read_text())
+    [topics, _] = re.findall(r'<table class="topics">.*?</table>', text, flags=re.S)
+    assert re.findall(r"<td>(\d+)/(\d+)</td>", topics)[0][1] == "3" and "privacy" in topics
+    assert {row["text"] for row in about["prompted"]} == {"none", "paper"}
+    assert text.count('<table class="prompted">') == 2 and "paper</td><td>harmful, spoken" in text
+    assert f"<td>{about['versions']['torch']}</td>" in text and "<td>replica:qwen2_audio</td>" in text
+    # Of the machine it was made on it says nothing.
+    assert str(runs[0].parent) not in text and "<td>prompts:set</td>" in text
+    assert text.count("data:audio/mpeg;base64,") == 2 * 4  # a clip for each set of each run
+
+
+def test_of_an_answer_twenty_words_are_shown(runs: list[Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    lines = read_lines(copy / "responses.jsonl").to_dict("records")
+    for line in lines:
+        line["response"] = " ".join(f"word{n}" for n in range(1, 60))
+    write_lines(copy / "responses.jsonl", lines)
+    write_report([copy], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert f"word{SHOWN_WORDS} \u2026" in text and f"word{SHOWN_WORDS + 1}" not in text
+
+
+def test_what_models_and_sets_say_is_text(runs: list[Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    lines = read_lines(copy / "responses.jsonl").to_dict("records")
+    for line in lines:
+        line["response"], line["request"] = "<script>alert(1)</script>", "<img src=x onerror=alert(1)>"
+    write_lines(copy / "responses.jsonl", lines)
+    write_report([copy], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text()
+    assert "<script" not in text and "<img" not in text and "&lt;script&gt;alert(1)" in text
+
+
+def test_what_is_no_finished_run_is_said(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    (copy / "about.json").write_text("{}")
+    assert main(["report", str(copy), "--page", str(tmp_path / "page.html")]) == 2
+    assert f"{copy}: a file of its run is damaged" in capsys.readouterr().err
+    (copy / "table.csv").unlink()
+    assert main(["report", str(runs[0]), str(copy), "--page", str(tmp_path / "page.html")]) == 2
+    error = capsys.readouterr().err
+    assert "(table.csv missing)" in error and f"--folder {copy}" in error and error.count("\n") == 1
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_clip_that_is_gone_is_left_out(runs: list[Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    about = json.loads((copy / "about.json").read_text())
+    for requests in about["requests"].values():
+        for facts in requests.values():
+            facts["clip"] = str(tmp_path / "gone.wav")
+    (copy / "about.json").write_text(json.dumps(about))
+    write_report([copy], tmp_path / "report.html")
+    assert "<audio" not in (tmp_path / "report.html").read_text()
+
+
+class TestInTheBrowser:
+    pytestmark = in_browser
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+    def test_it_is_readable(self, browser: Any, page: Path, scheme: str, size: dict[str, int]) -> None:
+        seen = browser.new_page(viewport=size, color_scheme=scheme)
+        asked: list[str] = []
+        complaints: list[str] = []
+        seen.on("request", lambda request: asked.append(request.url))
+        seen.on("console", lambda message: complaints.append(message.text))
+        seen.goto(page.as_uri())
+        ground, ink = colours(seen)
+        assert (ground > 200 and ink < 60) if scheme == "light" else (ground < 60 and ink > 200)
+        assert sideways(seen) == 0
+        assert not complaints
+        picture(seen, f"report-{scheme}-{size['width']}", full_page=True)
+        seen.close()
+        assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
+
+    def test_its_numbers_and_its_plane_are_the_runs(self, browser: Any, runs: list[Path], page: Path) -> None:
+        seen = browser.new_page()
+        seen.goto(page.as_uri())
+        for at, run in enumerate(runs):
+            rows = seen.locator("table.results").nth(at).locator("tr")
+            shown = [rows.nth(i).locator("th, td").all_text_contents() for i in range(rows.count())]
+            assert shown == markdown_table(run / "table.md")
+        table = pd.read_csv(runs[0] / "table.csv").set_index(["defence", "set"])
+        points = seen.locator("section").first.locator("figure").first.locator("circle")
+        assert points.count() == len(DEFENCES)
+        for at, defence in enumerate(DEFENCES):
+            harmful, benign = (
+                table.loc[(defence, "prompts harmful")],
+                table.loc[(defence, "prompts harmless")],
+            )
+            x, y = (float(points.nth(at).get_attribute(name) or "nan") for name in ("cx", "cy"))
+            assert x == pytest.approx(20 + 200 * benign["answered"] / benign["n"], abs=0.06)
+            assert y == pytest.approx(220 - 200 * harmful["refused"] / harmful["n"], abs=0.06)
+        sound = seen.locator("audio").first
+        length = sound.evaluate(
+            "sound => new Promise(done => { sound.onloadedmetadata = () => done(sound.duration);"
+            " sound.onerror = () => done(-1); sound.load(); sound.preload = 'metadata' })"
+        )
+        assert 0.5 < length < 3
+        seen.close()
