@@ -24,7 +24,6 @@ RUN_ALL_SECONDS = int(os.environ.get("SARSTEER_BROWSER_SECONDS", "900"))
 ANSWER_MS = RUN_ALL_SECONDS * 1000 // 15
 
 FEWER = {
-    'spread("test", label, 40)': 'spread("test", label, 6)',
     "N = 40": "N = 6",
     '"harmful": 30, "harmless": 20, "pseudo-harmful": 20, "everyday": 10': ", ".join(
         f'"{label}": 3' for label in ("harmful", "harmless", "pseudo-harmful", "everyday")

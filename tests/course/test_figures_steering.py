@@ -165,7 +165,7 @@ def test_tradeoff_places_defences_in_their_groups() -> None:
     assert names == ["no defence", "prompts", "others", "conditional pushes"]
     assert tradeoff().get_suptitle() == "3 of 4 are beaten by no other in both respects"
     beyond = tradeoff_figure(TABLE, np.array([(0.0, 1.0), (0.5, 0.8), (0.9, 0.2), (1.0, 0.0)]))
-    assert beyond.get_suptitle() == "1 of 4 lie beyond the bound of a uniform push"
+    assert beyond.get_suptitle() == "2 of 4 lie beyond the bound of a uniform push"
     with pytest.raises(ValueError, match="harmful and benign"):
         tradeoff_figure(TABLE[TABLE["label"] == "harmful"])
 

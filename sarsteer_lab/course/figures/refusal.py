@@ -93,6 +93,8 @@ def readiness_figure(chances: Mapping[str, Float[np.ndarray, "prompt"]]) -> Figu
         ax.plot([np.median(shown)] * 2, [row - 0.4, row + 0.4], color=base.BLACK)
     base.ticks(ax, y=[f"{name} (n = {len(own)})" for name, own in chances.items()])
     ax.set(xscale="logit", xlim=(8e-5, 1 - 8e-5), xlabel="refusal probability without a defence")
+    marks = [0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999]
+    ax.set_xticks(marks, [f"{100 * mark:g}%" for mark in marks])
     ax.invert_yaxis()
     return fig
 

@@ -265,8 +265,8 @@ def tradeoff_figure(table: pd.DataFrame, bound: Float[np.ndarray, "threshold 2"]
         colour, marker = looks[name]
         xerr, yerr = base.whiskers([x], *wilson(answered, m)), base.whiskers([y], *wilson(refused, n))
         ax.errorbar(x, y, yerr, xerr, fmt="none", ecolor=colour, elinewidth=1, alpha=0.35)
-        size = 17 if name == BASELINE else 11
-        [point] = ax.plot(x, y, marker, color=colour, markersize=size, markeredgecolor="white", linestyle="")
+        look = {"markersize": 17, "zorder": 4} if name == BASELINE else {"markersize": 11, "zorder": 3}
+        [point] = ax.plot(x, y, marker, color=colour, markeredgecolor="white", linestyle="", **look)
         named.setdefault(group_of(name) if name != BASELINE else "no defence", point)
     ax.set(
         xlabel="benign requests answered (more is better)",
