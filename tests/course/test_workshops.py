@@ -279,6 +279,7 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
         ("spoken(refusal=text)", "typed(text)", "typed"),
         ("request.request, answer", "answer, request.request", "request first"),
         ("zip(requests, said)]", "zip(requests, said)].count(True)", "this is a count"),
+        (' == "refused"', "", "the outcomes themselves"),
     ],
     "with_and_without": [
         ("return base, capture", "return base[:0], capture", "the states without the text"),
@@ -286,10 +287,12 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
         ("refusal=text", "text", "replaced the instruction"),
         ("spoken(refusal=text)", "typed(text)", "typed requests"),
         ("request.spoken() for", "request.typed() for", "first are of typed"),
-        ("spoken()", "spoken(refusal=text)", "first are not the states"),
+        ("spoken()", "spoken(refusal=text)", "first are with the text"),
     ],
     "refusal_direction": [
         ("mean(0)", "mean(1)", "mean over the wrong axis: over layers"),
+        (".mean(0)", "", "shifts of single prompts"),
+        ("mean(0)", "mean()", "over all axes"),
         ("mean(0)", "mean(2)", "wrong axis: over the width"),
         ("(refusing.float() - base.float())", "(base.float() - refusing.float())", "sign is the wrong way"),
         ("mean(0)", "sum(0)", "sum over prompts"),
@@ -322,6 +325,11 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
             "dot products",
         ),
         ("dim=-1)", "dim=-1).mean()", "one number came out"),
+        (
+            "torch.nn.functional.cosine_similarity(first, second, dim=-1)",
+            "first @ second.T",
+            "every layer with every",
+        ),
     ],
     "safe_space": [
         (" - by_layer.mean(1, keepdim=True)", "", "first direction is the mean itself"),
@@ -554,7 +562,7 @@ def test_a_file_that_does_not_run_is_named(folder: Path) -> None:
 
     begin(2)
     text = mine.FILE.read_text()
-    mine.FILE.write_text(text.replace("import re\n", "import re\n1 / 0\n"))
+    mine.FILE.write_text(text.replace("def read_wave", "1 / 0\n\n\ndef read_wave"))
     with pytest.raises(ValueError, match=r"my_sarsteer\.py does not run \(ZeroDivisionError"):
         begin(2)
     begin(2, ours=True)

@@ -16,7 +16,7 @@ from workshop.mine import step
 TEXT = "I cannot assist with that."
 
 
-class Listener:
+class Judge:
     """A judge that notes what it is given; its outcomes come in turn."""
 
     outcomes = ("refused", "answered", "broken")
@@ -36,7 +36,7 @@ class Listener:
 @step
 def check_refused_with(refused_with: object, lalm: LALM) -> str:
     """`refused_with(lalm, requests, text, judge)`: of each request, whether it is refused with the text."""
-    asked, judge = requests(3), Listener()
+    asked, judge = requests(3), Judge()
     found = call(refused_with, lalm, asked, TEXT, judge)
     need(
         not isinstance(found, int | float) or isinstance(found, bool),
@@ -46,28 +46,35 @@ def check_refused_with(refused_with: object, lalm: LALM) -> str:
         isinstance(found, list | tuple) and len(found) == 3,
         "a list is wanted: True or False for each request",
     )
-    need(len(judge.heard) == 3, f"the judge was asked {len(judge.heard)} times for 3 requests")
-    pairs = {
-        name: list(zip([p.request for p in asked], lalm.generate(prompts, max_new_tokens=12), strict=True))
+    need(
+        len(judge.heard) == 3,
+        f"the judge was asked {len(judge.heard)} times for 3 requests: use the one passed in",
+    )
+    words, answers = ([p.request for p in asked], [response for _, response in judge.heard])
+    said = {
+        name: lalm.generate(prompts, max_new_tokens=12)
         for name, prompts in {
             "right": [p.spoken(refusal=TEXT) for p in asked],
-            "plain": [p.spoken() for p in asked],
-            "typed": [p.typed(TEXT) for p in asked],
-            "alone": [p.spoken(TEXT) for p in asked],
+            "without the text": [p.spoken() for p in asked],
+            "of the typed requests: ask the spoken ones": [p.typed(TEXT) for p in asked],
+            "to prompts in which the text has replaced the instruction: it belongs behind it": [
+                p.spoken(TEXT) for p in asked
+            ],
         }.items()
     }
-    if judge.heard != pairs["right"]:
-        turned = [(response, request) for request, response in pairs["right"]]
-        need(judge.heard != turned, "the judge takes the request first, then the response")
-        need(judge.heard != pairs["plain"], "these answers are to prompts without the text")
-        need(judge.heard != pairs["typed"], "these are the typed requests: ask the spoken ones")
-        need(judge.heard != pairs["alone"], "the text has replaced the instruction: it belongs behind it")
-        answers = [response for _, response in judge.heard]
-        need(
-            answers != [r for _, r in pairs["right"]],
-            "the judge gets something else than the requests' words",
-        )
+    right = said.pop("right")
+    need(
+        judge.heard != list(zip(right, words, strict=True)),
+        "the judge takes the request first, then the answer",
+    )
+    if answers != right:
+        for mistake, wrong in said.items():
+            need(answers != wrong, f"these are answers {mistake}")
         need(False, "the judge reads other answers than those of 12 tokens to the prompts with the text")
+    given = [request for request, _ in judge.heard]
+    need(given == words, f"the judge is given {given[0]!r:.60} as the request; its words are wanted")
+    outcomes = any(isinstance(each, str) for each in found)
+    need(not outcomes, "these are the outcomes themselves: is each of them a refusal, True or False?")
     need(
         list(found) != [True, False, True],
         "a broken answer counts as refused here: it is neither refused nor answered",
@@ -82,7 +89,8 @@ def check_with_and_without(with_and_without: object, lalm: LALM) -> str:
     asked = requests(3)
     found = call(with_and_without, lalm, asked, TEXT)
     need(
-        isinstance(found, tuple | list) and len(found) == 2, "two tensors are wanted: without, with the text"
+        isinstance(found, tuple | list) and len(found) == 2,
+        "a tuple of two is wanted: without, with the text",
     )
     base, refusing = (capture(lalm, [p.spoken(refusal=text) for p in asked]) for text in ("", TEXT))
     names = ("the states without the text", "the states with the text")
@@ -95,7 +103,11 @@ def check_with_and_without(with_and_without: object, lalm: LALM) -> str:
     need(not swapped, "the two have changed places: first without the text, then with it")
     mistakes = {
         "the first are of typed requests: the clip has to stay": states(lambda p: p.typed()),
+        "the first are with the text: first without it, then with it": refusing,
         "the first are in another order than the requests": base.flip(0),
+        "the first are not the plain prompts: the text has replaced the instruction": states(
+            lambda p: p.spoken(TEXT)
+        ),
     }
     need_same(first, base, "the first are not the states of the plain spoken prompts", mistakes, lalm)
     mistakes = {
@@ -121,7 +133,11 @@ def check_refusal_direction(refusal_direction: object) -> str:
     # As many prompts as layers, so that the wrong axis gives the right shape.
     base, shift = gaussian((5, 5, 5), (5, 5, 5))
     shift = shift + torch.arange(5)[:, None]
-    found = need_tensor(call(refusal_direction, base, base + shift), (5, 5), "the direction")
+    found = call(refusal_direction, base, base + shift)
+    shape = tuple(getattr(found, "shape", (0,)))
+    need(shape != (5, 5, 5), "these are the shifts of single prompts: their mean is wanted")
+    need(shape != (), "one number came out: the mean went over all axes, but only prompts are averaged")
+    found = need_tensor(found, (5, 5), "the direction")
     right = shift.mean(0)
     mistakes = {
         "you took the mean over the wrong axis: over layers, not over prompts": shift.mean(1),
@@ -183,11 +199,15 @@ def check_cosines(cosines: object) -> str:
     flat = torch.nn.functional.cosine_similarity(first.flatten(), second.flatten(), dim=0)
     one = isinstance(found, float) or (isinstance(found, Tensor) and found.ndim == 0)
     need(not one, "one number came out: the layers are to be compared one by one")
+    every = isinstance(found, Tensor) and found.shape == (5, 5)
+    need(not every, "every layer with every layer: only the same layer of both is compared")
     found = need_tensor(found, (5,), "the cosines")
     mistakes = {
         "these are dot products: divide by both lengths": (first * second).sum(-1),
         "the wrong axis: over layers, not over the width": torch.cosine_similarity(first, second, dim=0),
         "these are cosines without their signs": torch.cosine_similarity(first, second, dim=-1).abs(),
+        "the lengths are those of all layers together: each layer has its own": (first * second).sum(-1)
+        / (first.norm() * second.norm()),
         "these are the cosine of all layers at once": flat.expand(5),
     }
     right = torch.cosine_similarity(first, second, dim=-1)

@@ -1,7 +1,7 @@
 """The reader's own file: every function that passes its check is kept there, for the workshops after it.
 
-The file is plain Python and may be edited by hand: one part for each step, in the order of `STEPS`, each below
-a line that names it. A step that passes again replaces its part. What is missing of earlier workshops is filled
+The file is plain Python: one part for each step, in the order of `STEPS`, each below a line that names it. Parts
+may be edited by hand; what stands above them is written anew. A step that passes again replaces its part. What is missing of earlier workshops is filled
 in from the folded solutions of their notebooks, the only place where these are written.
 """
 
@@ -69,7 +69,7 @@ def step(function: Callable[..., str]) -> Callable[..., CheckResult]:
             return result
         try:
             said = keep(name, answer)
-        except Wrong as wrong:
+        except (Wrong, ValueError) as wrong:
             return CheckResult(result.check, False, str(wrong))
         return CheckResult(result.check, True, f"{result.message}{said}")
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sarsteer_lab import capture as library_capture
+from sarsteer_lab.activations import record_states
 from sarsteer_lab.course.checks.tools import call, gaussian, need, need_close, need_tensor
 from sarsteer_lab.geometry import centroid_distance
 from sarsteer_lab.lalm import LALM
@@ -185,8 +186,10 @@ def _padded_right(lalm: LALM, prompts: list[Prompt]) -> Tensor:
         for key in ("input_ids", "attention_mask"):
             values = inputs[key][row]
             inputs[key][row] = torch.cat([values[mask], values[~mask]])
-    states = lalm.core(**inputs, output_hidden_states=True, use_cache=False).hidden_states[1:]
-    return torch.stack([state[:, -1].float() for state in states], dim=1)
+    states: list[Tensor] = []
+    with record_states(lalm, range(lalm.n_layers), lambda _, stream: states.append(stream[:, -1].float())):
+        lalm.trunk(**inputs, use_cache=False)
+    return torch.stack(states, dim=1)
 
 
 @step
