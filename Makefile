@@ -7,7 +7,9 @@
 #   make test          lint, types and the quick tests, two at a time
 #   make test-late     what the replica has been tried with on the pocket model too, and the cluster
 #   make test-all      everything, the notebooks on the pocket model too
-#   make test-browser  the panels in a headless Chromium; skipped where there is none
+#   make test-browser  panels, report and site in a headless Chromium; skipped where there is none
+#   make docs          the site, in build/site: chapters as committed, how-to pages, the library; checked
+#   make wheel         the project as a wheel, in dist/
 #   make bench         what sharing work buys, and capture and steering beside peers (benchmarks/results/)
 #   make clean         remove .venv and the tools' caches
 #
@@ -19,7 +21,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help venv walkthrough notebooks lab lint test test-late test-all test-browser bench clean
+.PHONY: help venv walkthrough notebooks lab lint test test-late test-all test-browser docs wheel bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -59,7 +61,18 @@ test-all: lint
 	$(BIN)/python -m pytest
 
 test-browser: venv
-	$(BIN)/python -m pytest -m browser tests/course/test_browser.py
+	$(BIN)/python -m pytest -m browser
+
+$(VENV)/.docs-stamp: $(VENV)/.stamp
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	touch $@
+
+docs: $(VENV)/.docs-stamp
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pytest -q tests/test_site.py
+
+wheel: venv
+	$(BIN)/python -m hatchling build -t wheel
 
 bench: venv
 	$(BIN)/python -m benchmarks.speed

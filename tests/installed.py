@@ -19,11 +19,10 @@ def build_wheel(folder: Path) -> Path:
     return wheel
 
 
-def install(folder: Path) -> dict[str, str]:
-    """A fresh environment with `pip install WHEEL[lab]` run in it; returns what a shell needs to use it.
+def fresh(folder: Path) -> dict[str, str]:
+    """A new environment without the project, and what a shell needs to use it.
 
-    What the project asks for is not downloaded again: the environment sees the packages of this one, less
-    the project itself. pip still checks that each requirement is met.
+    What the project asks for is not downloaded again: the environment sees the packages of this one.
     """
     venv.create(folder / "env", with_pip=False)
     [packages] = (folder / "env").glob("lib/python*/site-packages")
@@ -33,12 +32,16 @@ def install(folder: Path) -> dict[str, str]:
         if "sarsteer" not in entry.name and entry.suffix != ".pth":
             (shared / entry.name).symlink_to(entry)
     (packages / "shared.pth").write_text(f"{shared}\n")
-    wheel = build_wheel(folder)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     path = f"{folder / 'env' / 'bin'}{os.pathsep}{environment['PATH']}"
-    environment |= {"PATH": path, "SARSTEER_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pip", "--python", str(folder / "env"), "install", "--no-index"]
-    command += ["--disable-pip-version-check", f"{wheel}[lab]"]
+    return environment | {"PATH": path, "SARSTEER_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+
+
+def install(folder: Path) -> dict[str, str]:
+    """The same after `pip install WHEEL[lab]`: pip still checks that each requirement is met."""
+    environment, wheel = fresh(folder), build_wheel(folder)
+    command = ["python", "-m", "pip", "install", "--no-index", "--disable-pip-version-check"]
+    command += [f"{wheel}[lab]"]
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return environment

@@ -1,0 +1,165 @@
+"""The site that `make docs` has built: whole, self-contained, and readable on a phone and in the dark."""
+
+import html
+import re
+import threading
+from collections.abc import Iterator
+from functools import partial
+from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+import pytest
+from browsing import DESK, PHONE, ROOT, colours, in_browser, picture, sideways
+
+import sarsteer_lab
+
+SITE = ROOT / "build" / "site"
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (SITE / "index.html").is_file(), reason="no site here: make docs builds it"),
+]
+
+LOADED = {"src", "srcset", "poster", "data"}
+"""Attributes whose target a browser fetches; so is the href of a <link>, unless it only describes."""
+
+
+class Links(HTMLParser):
+    """A page's anchors, the targets of its links, and what it makes a browser load."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.anchors: set[str] = {""}
+        self.targets: list[str] = []
+        self.loaded: list[str] = []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {name: value or "" for name, value in attrs}
+        self.anchors |= {found[name] for name in ("id", "name") if name in found}
+        self.loaded += [value for name, value in found.items() if name in LOADED and tag != "a"]
+        if tag == "link" and found.get("rel") not in ("canonical", "prev", "next"):
+            self.loaded.append(found.get("href", ""))
+        elif "href" in found:
+            self.targets.append(found["href"])
+
+
+@pytest.fixture(scope="module")
+def pages() -> dict[Path, Links]:
+    return {path: Links(path) for path in sorted(SITE.rglob("*.html"))}
+
+
+def test_every_chapter_exercise_and_how_to_has_its_page(pages: dict[Path, Links]) -> None:
+    names = {str(path.relative_to(SITE)) for path in pages}
+    expected = {"index.html", "findings.html", "api.html", "lecturer.html"}
+    expected |= {f"{path.stem}.html" for path in (ROOT / "docs").glob("*.md")}
+    for folder, section in (("", "chapters"), ("exercises", "exercises"), ("appendix", "appendix")):
+        expected |= {f"{section}/{p.stem}.html" for p in (ROOT / "notebooks" / folder).glob("*.ipynb")}
+    assert expected <= names
+    assert not [name for name in names if "solutions" in name]
+
+
+def test_no_link_is_broken(pages: dict[Path, Links]) -> None:
+    broken = []
+    for path, links in pages.items():
+        for target in [*links.targets, *links.loaded]:
+            parts = urlsplit(target)
+            if parts.scheme or parts.netloc or path.name == "404.html":
+                continue
+            place = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            place = place / "index.html" if place.is_dir() else place
+            there = place.is_file() and SITE in place.parents
+            if there and parts.fragment and place in pages:
+                there = unquote(parts.fragment) in pages[place].anchors
+            if not there:
+                broken.append(f"{path.relative_to(SITE)}: {target}")
+    assert not broken, "\n".join(broken)
+
+
+def test_no_page_loads_anything_from_elsewhere(pages: dict[Path, Links]) -> None:
+    elsewhere = {
+        (path.name, target)
+        for path, links in pages.items()
+        for target in links.loaded
+        if (urlsplit(target).scheme or urlsplit(target).netloc) and not target.startswith("data:")
+    }
+    assert not elsewhere
+    for sheet in SITE.rglob("*.css"):
+        assert not re.search(r"(?:url\(|@import )[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8"))
+
+
+def test_chapters_come_with_their_outputs_and_a_notebook_to_take_home() -> None:
+    [cell, _] = re.findall(
+        r"^```python.*?\n(.*?)\n```$", (ROOT / "docs/colab.md").read_text(), flags=re.M | re.S
+    )
+    for path in (ROOT / "notebooks").glob("0*.ipynb"):
+        text = html.unescape((SITE / "chapters" / f"{path.stem}.html").read_text(encoding="utf-8"))
+        committed = nbformat.read(path, as_version=4).cells
+        outputs = [each.get("data", {}) for cell in committed for each in cell.get("outputs", [])]
+        pictures = sum("image/png" in data and "text/html" not in data for data in outputs)
+        assert len(re.findall(rf'<img [^>]*src="{path.stem}_files/', text)) == pictures
+        claims = [data["text/markdown"] for data in outputs if "| claim |" in data.get("text/markdown", "")]
+        assert text.count("<th>claim</th>") == len(claims)
+        taken = nbformat.read(SITE / "chapters" / path.name, as_version=4).cells
+        code = [each.source for each in taken if each.cell_type == "code"]
+        assert code == [
+            cell,
+            *(each.source for each in committed if each.cell_type == "code" and each.source != cell),
+        ]
+
+
+def test_formulas_are_drawn_by_the_browser_itself() -> None:
+    text = (SITE / "chapters" / "04_steering.html").read_text(encoding="utf-8")
+    assert text.count("<math") >= 4 and "arithmatex" not in text and "mathjax" not in text.lower()
+
+
+def test_the_library_page_describes_every_public_name(pages: dict[Path, Links]) -> None:
+    found = pages[SITE / "api.html"].anchors
+    names = {anchor.rpartition(".")[2] for anchor in found}
+    assert set(sarsteer_lab.__all__) - {"__version__"} <= names
+
+
+class TestInTheBrowser:
+    pytestmark = in_browser
+
+    @pytest.fixture(scope="class")
+    def address(self) -> Iterator[str]:
+        class Quiet(SimpleHTTPRequestHandler):
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE))) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            yield f"http://127.0.0.1:{server.server_port}"
+            server.shutdown()
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
+    def test_it_is_readable(self, browser: Any, address: str, scheme: str, size: dict[str, int]) -> None:
+        page = browser.new_page(viewport=size, color_scheme=scheme)
+        asked: list[str] = []
+        failed: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+        page.on("pageerror", lambda error: failed.append(str(error)))
+        for name in ("index", "chapters/04_steering", "findings", "own_prompts", "api"):
+            page.goto(f"{address}/{name}.html")
+            page.locator("article h1").first.wait_for()
+            ground, ink = colours(page)
+            assert (ground > 200 and ink < 90) if scheme == "light" else (ground < 60 and ink > 180), name
+            assert sideways(page) == 0, name
+            picture(page, f"site-{name.rpartition('/')[2]}-{scheme}-{size['width']}")
+        page.close()
+        own = (address, "data:", "blob:")
+        assert not failed and not [url for url in asked if not url.startswith(own)]
+
+    def test_the_search_finds_a_name(self, browser: Any, address: str) -> None:
+        page = browser.new_page(viewport=DESK)
+        page.goto(f"{address}/index.html")
+        page.locator(".md-search__input").fill("principal_space")
+        page.locator(".md-search-result__link[href*='api.html']").first.wait_for(timeout=60_000)
+        page.close()
