@@ -128,9 +128,7 @@ def walkthrough(
     notebooks: Annotated[Path, Option(help="the chapters")] = Path("notebooks"),
     folder: Folder = Path("figures/walkthrough"),
     html: Annotated[Path | None, Option(help="also write each chapter as a page into this folder")] = None,
-    refusal: Annotated[
-        str | None, Option(help="a refusal text by name (default: the one that works)")
-    ] = None,
+    refusal: Annotated[str | None, Option(help="a refusal text by name (default: one that works)")] = None,
 ) -> None:
     """The main job: all chapters run, and what they found on one page."""
     if refusal is not None:
@@ -151,9 +149,8 @@ def course(folder: Annotated[Path, Argument(help="a new folder for the notebooks
         raise FileExistsError(f"{folder} is there already, and nothing is overwritten: name a new folder")
     data = data_folder()  # _data in a wheel, which has _notebooks beside it; data in a checkout
     notebooks = data.with_name(data.name.replace("data", "notebooks"))
-    shutil.copytree(
-        notebooks, folder, ignore=shutil.ignore_patterns("solutions", "*.md", ".*", "__pycache__")
-    )
+    left_out = shutil.ignore_patterns("solutions", "*.md", ".*", "__pycache__")
+    shutil.copytree(notebooks, folder, ignore=left_out)
     print(f"{len(list(folder.rglob('*.ipynb')))} notebooks are in {folder}. Start: jupyter lab {folder}")
 
 
@@ -337,9 +334,7 @@ def _tabulate(lalm: Any, defences: Any, asked: Any, judges: Any, folder: Path, *
     from sarsteer_lab.evaluation.report import evaluate_into
 
     print(evaluate_into(folder, lalm, defences, asked, judges, share_reading=True, **options))
-    print(
-        f"\nResponses, outcomes, table.csv and table.md are in {folder}; a page: sarsteer-lab report {folder}"
-    )
+    print(f"\nResponses, outcomes and the table are in {folder}; a page: sarsteer-lab report {folder}")
 
 
 @app.command()

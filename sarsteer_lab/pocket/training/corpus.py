@@ -50,12 +50,15 @@ _STOP = frozenset(
 )
 
 
+Kind = Literal["question", "request", "carrier", "story"]
+
+
 @dataclass(frozen=True)
 class Sentence:
     """One harmless sentence to be spoken, and where it comes from."""
 
     text: str
-    kind: Literal["question", "request", "carrier", "story"]
+    kind: Kind
 
 
 def words_of(text: str) -> list[str]:

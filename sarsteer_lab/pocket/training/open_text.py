@@ -16,7 +16,7 @@ import torch
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from sarsteer_lab.pocket.training.corpus import PromptIndex, Sentence, words_of
+from sarsteer_lab.pocket.training.corpus import Kind, PromptIndex, Sentence, words_of
 
 OPENERS = {
     "question": (
@@ -41,7 +41,7 @@ ASKED = {
     "story": "A sentence about {word}: {opener}",
 }
 # Questions and requests are what people say to a model; statements bring the other words and tenses.
-SHARE = {"question": 0.4, "request": 0.25, "story": 0.35}
+SHARE: dict[Kind, float] = {"question": 0.4, "request": 0.25, "story": 0.35}
 SHORTEST, LONGEST = 3, 14  # words
 NEW_TOKENS = 18
 BATCH = 192
@@ -81,7 +81,7 @@ def clean(text: str, harmful: PromptIndex) -> str | None:
 @torch.no_grad()
 def sample(
     lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, words: Sequence[str], seed: int
-) -> Iterator[tuple[str, str]]:
+) -> Iterator[tuple[Kind, str]]:
     """(kind, text) for each of `words`: what `lm` says when it is asked about the word, at temperature 1."""
     draw = random.Random(seed)
     torch.manual_seed(seed)

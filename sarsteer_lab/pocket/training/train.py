@@ -96,9 +96,7 @@ class Training:
 
     @property
     def corpus_file(self) -> Path:
-        """The sentences, one JSON object a line; the copy that was trained on ships in
-        data/pocket/training.
-        """
+        """The sentences, one JSON object a line, as they were trained on."""
         return data_folder() / "pocket" / "training" / "corpus.jsonl"
 
     @property
@@ -340,7 +338,7 @@ def main(arguments: list[str] | None = None) -> None:
         seed=options.seed,
         fresh=options.fresh,
     )
-    if not options.fresh and options.stage != "safety":  # asked for alone, it trains the shipped one further
+    if not options.fresh and options.stage != "safety":  # alone, it trains the shipped one further
         training.take_shipped_adapters()
     for stage in stages if options.stage == "all" else [options.stage]:
         run: Callable[[], None] = getattr(training, stage.replace("-", "_"))

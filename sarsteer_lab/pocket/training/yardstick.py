@@ -55,7 +55,9 @@ def folder() -> Path:
 def load_yardstick() -> list[Utterance]:
     """All clips of the four cells; the course's in training engines are the shipped test clips."""
     prompts = load_prompts("test")
-    shipped = [Utterance(p.request, "course", VOICES[0], p.voice, p.clip, p.label) for p in prompts]
+    shipped = [
+        Utterance(p.request, "course", VOICES[0], p.voice or "", p.clip, p.label) for p in prompts if p.clip
+    ]
     lines = (folder() / "utterances.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     return shipped + [Utterance(**{**r, "clip": folder() / "clips" / r["clip"]}) for r in records]
@@ -73,7 +75,10 @@ def cells(utterances: Sequence[Utterance], heard: Sequence[str]) -> dict[str, di
                 <= HEARD_RIGHT * len(words(utterances[i].request))
                 for i in rows
             )
-            cell = {"n": len(rows), "word_error_rate": word_error_rate(said, [heard[i] for i in rows])}
+            cell: dict[str, Any] = {
+                "n": len(rows),
+                "word_error_rate": word_error_rate(said, [heard[i] for i in rows]),
+            }
             cell |= {"right": right, "interval": list(wilson(right, len(rows)))}
             harmful = [i for i in rows if utterances[i].label == "harmful"]
             if harmful:
@@ -94,7 +99,7 @@ def speak_yardstick(sentences: Sequence[str]) -> None:
         Voice("hibari-114", "hibari", 1.14),
     ]
     known = [*known, known[0], held_out_voices()[0]]
-    plan = []
+    plan: list[tuple[str, str, str, Voice, str]] = []
     seen: Counter[str] = Counter()
     for prompt in load_prompts("test"):
         if seen[prompt.label] < COURSE_PROMPTS:
