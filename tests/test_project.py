@@ -220,8 +220,8 @@ def test_a_wheel_carries_the_data_and_nothing_of_the_repository_besides(tmp_path
 
 
 MODULE_LINES, CORE_LINES, PACKAGE_LINES = 350, 2_674, 12_250
-"""The budgets of the house: lines of one module, of the core together, of all but the training. The rooms came
-down to 10,838; playground, X-ray, ladder, strip, own sets, report and site are what has been built on top."""
+"""The budgets of the house: lines of one module, of the core together, of all but the training. The rooms
+came down to 10,838; playground, X-ray, ladder, strip, own sets, report and site are built on top."""
 
 
 def lines_of(*patterns: str) -> dict[str, int]:
