@@ -178,7 +178,7 @@ def test_the_trained_corpus_is_harmless_and_covers_the_prompts_of_its_time(tmp_p
     harmful = [
         r["text"] for r in read_lines("pocket", "training", "safety_prompts.jsonl") if r["label"] == "harmful"
     ]
-    sentences = Training(tmp_path, ctc=0, in_loop=0).sentences()
+    sentences = Training(tmp_path, start=tmp_path, ctc=0, in_loop=0).sentences()
     assert len(harmful) >= 300 and len(sentences) > 9000
     check_harmless(sentences, [*shipped, *harmful])
     counts = coverage(sentences, lexicon_of([*of_its_time, INSTRUCTION, REFUSAL]))
@@ -472,7 +472,7 @@ def test_an_adapter_starts_as_nothing_and_ships_as_it_was_trained(tiny_lm: Llama
 
 
 def test_training_goes_on_from_the_shipped_adapters_but_never_over_newer_ones(tmp_path: Path) -> None:
-    training = Training(tmp_path, ctc=1, in_loop=1)
+    training = Training(tmp_path, start=tmp_path, ctc=1, in_loop=1)
     (tmp_path / "safety.safetensors").write_bytes(b"newer")
     training.take_shipped_adapters()
     assert (tmp_path / "safety.safetensors").read_bytes() == b"newer"

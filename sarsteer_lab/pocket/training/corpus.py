@@ -9,12 +9,14 @@ sentence warns, reports, tells a story, or speaks about the word itself.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 from sarsteer_lab.pocket.training.frames import FRAMES, SLOTS
@@ -59,6 +61,11 @@ class Sentence:
 
     text: str
     kind: Kind
+
+
+def read_sentences(path: Path) -> list[Sentence]:
+    """The sentences of a JSON Lines file, such as data/pocket/training/corpus.jsonl."""
+    return [Sentence(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def words_of(text: str) -> list[str]:

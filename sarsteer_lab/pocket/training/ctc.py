@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from sarsteer_lab.pocket.assemble import deltas_folder
 from sarsteer_lab.pocket.training.clips import Clip
 from sarsteer_lab.pocket.training.loop import (
     AudioSide,
@@ -99,6 +100,11 @@ class TokenHead(nn.Module):
         """
         p = log_probs.exp()
         return p[..., :1] * self.silence + p[..., 1:] @ self.centred + self.mean
+
+
+def head_file(folder: Path) -> Path:
+    """The CTC head that goes with the deltas in `folder`; of the shipped ones it lies with the logs."""
+    return (folder / "training" if folder == deltas_folder() else folder) / "ctc_head.safetensors"
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from jaxtyping import Float, Int
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import Qwen2AudioForConditionalGeneration
+from transformers import LlamaForCausalLM, Qwen2AudioForConditionalGeneration
 
+from sarsteer_lab.pocket.assemble import with_audio_rows
 from sarsteer_lab.pocket.training.clips import Clip
 from sarsteer_lab.pocket.training.sound import change, log_mel
 from sarsteer_lab.pocket.training.voices import KOKORO_TRAIN
@@ -75,6 +76,14 @@ class AudioSide(nn.Module):
     def audio_state(self) -> dict[str, Tensor]:
         """What ships in data/pocket/audio.safetensors: tower and projector parameters, float16."""
         return {name: tensor.half().contiguous() for name, tensor in self.state_dict().items()}
+
+
+@torch.no_grad()
+def add_audio_rows(language_model: LlamaForCausalLM, vocab_size: int) -> None:
+    """Give a plain language model the audio tokens' rows that the assembled model has."""
+    rows = with_audio_rows(language_model.get_input_embeddings().weight.clone(), vocab_size)
+    language_model.resize_token_embeddings(vocab_size, mean_resizing=False)
+    language_model.get_input_embeddings().weight.copy_(rows)
 
 
 def collate(

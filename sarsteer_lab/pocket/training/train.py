@@ -37,13 +37,18 @@ from sarsteer_lab.pocket.assemble import (
     build_processor,
     deltas_folder,
     merge_delta,
-    with_audio_rows,
 )
 from sarsteer_lab.pocket.training.clips import Clip, read_clips, speak_corpus
-from sarsteer_lab.pocket.training.corpus import Sentence, build_corpus, check_harmless, lexicon_of
-from sarsteer_lab.pocket.training.ctc import TokenHead, token_counts, train_ctc
+from sarsteer_lab.pocket.training.corpus import (
+    Sentence,
+    build_corpus,
+    check_harmless,
+    lexicon_of,
+    read_sentences,
+)
+from sarsteer_lab.pocket.training.ctc import TokenHead, head_file, token_counts, train_ctc
 from sarsteer_lab.pocket.training.lm_in_loop import train_in_loop
-from sarsteer_lab.pocket.training.loop import AudioSide, load_checkpoint
+from sarsteer_lab.pocket.training.loop import AudioSide, add_audio_rows, load_checkpoint
 from sarsteer_lab.pocket.training.open_text import open_sentences
 from sarsteer_lab.pocket.training.readout import train_readout
 from sarsteer_lab.pocket.training.safety import choose_scale, read_safety_prompts, train_safety
@@ -66,11 +71,13 @@ IN_LOOP_PRESENTATIONS = 12_000
 class Training:
     """The stages, and what they share. Everything lies under `folder`; `seed` decides all that is drawn."""
 
-    def __init__(self, folder: Path, *, ctc: int, in_loop: int, seed: int = 0, fresh: bool = False) -> None:
-        """Nothing is loaded before a stage needs it. `fresh`: (d) starts from Whisper's encoder, not from the
-        shipped audio side.
+    def __init__(
+        self, folder: Path, *, start: Path, ctc: int, in_loop: int, seed: int = 0, fresh: bool = False
+    ) -> None:
+        """Nothing is loaded before a stage needs it. (d) and (e) go on from the audio side and adapter in
+        `start`, or, `fresh`, from Whisper's encoder.
         """
-        self.folder, self.seed, self.fresh = folder, seed, fresh
+        self.folder, self.start, self.seed, self.fresh = folder, start, seed, fresh
         self.presentations = {"ctc": ctc, "in-loop": in_loop}
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -99,11 +106,6 @@ class Training:
         """The sentences, one JSON object a line, as they were trained on."""
         return data_folder() / "pocket" / "training" / "corpus.jsonl"
 
-    @property
-    def shipped_head(self) -> Path:
-        """The CTC head that goes with the shipped deltas: with it, training can go on from them."""
-        return data_folder() / "pocket" / "training" / "ctc_head.safetensors"
-
     def _safety_prompts(self) -> list[dict]:
         return read_safety_prompts(data_folder() / "pocket" / "training" / "safety_prompts.jsonl")
 
@@ -115,7 +117,7 @@ class Training:
 
     def sentences(self) -> list[Sentence]:
         """The corpus as written by the stage `corpus`."""
-        return _read(self.corpus_file)
+        return read_sentences(self.corpus_file)
 
     def corpus(self) -> None:
         """(a) Compose the sentences; none may come close to any harmful prompt, shipped or trained on."""
@@ -139,7 +141,7 @@ class Training:
         """(a) Open vocabulary: sentences of the base language model's own, none close to a prompt or to the
         yardstick.
         """
-        known = _read(self.open_file) if self.open_file.exists() else []
+        known = read_sentences(self.open_file) if self.open_file.exists() else []
         if len(known) >= OPEN_SIZE:
             return
         yardstick = (yardstick_folder() / "sentences.txt").read_text(encoding="utf-8").splitlines()
@@ -159,7 +161,7 @@ class Training:
         """(b) Speak all sentences in hibari's pseudo-voices, the open ones in espeak-ng's and flite's as
         well, and some of both in Kokoro's.
         """
-        corpus, opened = self.sentences(), _read(self.open_file)
+        corpus, opened = self.sentences(), read_sentences(self.open_file)
         engines = ("hibari", "kokoro", "espeak-ng", "flite")
         voices = {engine: [v for v in training_voices() if v.engine == engine] for engine in engines}
         some = [s for pair in zip(corpus[::-1], opened[::-1], strict=False) for s in pair]
@@ -222,7 +224,7 @@ class Training:
         model.model.load_state_dict(whisper_tower(), strict=False)
         model.requires_grad_(False)
         corpus = {sentence.text for sentence in self.sentences()}
-        opened = {sentence.text for sentence in _read(self.open_file)}
+        opened = {sentence.text for sentence in read_sentences(self.open_file)}
         counts = token_counts([*corpus, *opened], tokenizer)
         embeddings = language_model.get_input_embeddings().weight.detach()
         head = TokenHead(embeddings, counts, tokenizer(" ", add_special_tokens=False).input_ids[0])
@@ -233,7 +235,7 @@ class Training:
     def ctc(self) -> None:
         """(d) CTC warm start."""
         audio, head, clips = self._audio()
-        continued = not self.fresh and self.shipped_head.exists()
+        continued = not self.fresh
         if continued:
             self._load_shipped(audio, head)
         train_ctc(
@@ -248,10 +250,10 @@ class Training:
         )
 
     def _load_shipped(self, audio: AudioSide, head: TokenHead) -> None:
-        print("starting from the shipped deltas (--fresh starts from Whisper's encoder)")
-        shipped = load_file(deltas_folder() / "audio.safetensors")
+        print(f"starting from the deltas in {self.start} (--fresh starts from Whisper's encoder)")
+        shipped = load_file(self.start / "audio.safetensors")
         audio.load_state_dict({name: tensor.float() for name, tensor in shipped.items()})
-        head.take(load_file(self.shipped_head))
+        head.take(load_file(head_file(self.start)))
 
     def in_loop(self) -> None:
         """(e) Train through the language model with its safety adapter at full scale."""
@@ -262,7 +264,7 @@ class Training:
             self._load_shipped(audio, head)
         language_model, processor = self.base
         merge_delta(language_model, load_file(self._adapter("safety")))
-        shipped = deltas_folder() / "listening.safetensors"
+        shipped = self.start / "listening.safetensors"
         train_in_loop(
             language_model,
             audio,
@@ -289,25 +291,14 @@ class Training:
             deltas_folder() / "audio.safetensors",
             metadata={"stage": newest.stem, "seen": str(progress["seen"])},
         )
-        save_file({name: t.contiguous() for name, t in head.state_dict().items()}, self.shipped_head)
+        state = {name: t.contiguous() for name, t in head.state_dict().items()}
+        save_file(state, head_file(deltas_folder()))
         for name in ("readout", "listening", "safety"):
             shutil.copy(self.folder / f"{name}.safetensors", deltas_folder() / f"{name}.safetensors")
         for stage in ("readout", "safety", "ctc", "in_loop"):
             if (log := self.folder / f"{stage}.jsonl").exists():
                 shutil.copy(log, deltas_folder() / "training" / f"log-{stage}.jsonl")
         print(f"exported {newest.stem} after {progress['seen']:,} clips heard to {deltas_folder()}")
-
-
-def _read(path: Path) -> list[Sentence]:
-    return [Sentence(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-@torch.no_grad()
-def add_audio_rows(language_model: LlamaForCausalLM, vocab_size: int) -> None:
-    """Give a plain language model the audio tokens' rows that the assembled model has."""
-    rows = with_audio_rows(language_model.get_input_embeddings().weight.clone(), vocab_size)
-    language_model.resize_token_embeddings(vocab_size, mean_resizing=False)
-    language_model.get_input_embeddings().weight.copy_(rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -319,6 +310,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--stage", choices=["all", *stages], default="all")
     parser.add_argument(
         "--folder", type=Path, default=None, help="where checkpoints go (default: in the cache)"
+    )
+    parser.add_argument(
+        "--start",
+        type=Path,
+        default=deltas_folder(),
+        help="go on from these deltas (default: the shipped ones)",
     )
     parser.add_argument("--ctc-presentations", type=int, default=CTC_PRESENTATIONS)
     parser.add_argument("--in-loop-presentations", type=int, default=IN_LOOP_PRESENTATIONS)
@@ -333,6 +330,7 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     training = Training(
         options.folder or cache_folder() / "training",
+        start=options.start,
         ctc=options.ctc_presentations,
         in_loop=options.in_loop_presentations,
         seed=options.seed,
