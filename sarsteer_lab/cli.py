@@ -106,6 +106,7 @@ Text = Annotated[str | None, Option(help="the text beside the clip (default: to 
 Steer = Annotated[bool, Option("--steer", help="answer also with SARSteer (derived on first use)")]
 Family = Annotated[str | None, Option(help="row of the families table to use (auto: the generic recipe)")]
 Trust = Annotated[bool, Option("--trust-remote-code", help="run model code that the checkpoint brings")]
+DRY = "load no weights: parts and memory from the config.json (an id in the cache, or a path)"
 DEFENCE = "a defence by its name, such as none or SARSteer; may be repeated (default: all; ? lists them)"
 JUDGE = "phrase (default), or a Hugging Face id or folder of a judge model; may be repeated"
 TEMPLATE = (
@@ -207,9 +208,16 @@ def doctor(
     dtype: Annotated[str, Option(help="float32, bfloat16, ... (auto: the checkpoint's)")] = "auto",
     bits: Annotated[int | None, Option(help="8 or 4: load quantised (bitsandbytes)")] = None,
     trust_remote_code: Trust = False,
+    dry_run: Annotated[bool, Option("--dry-run", help=DRY)] = False,
+    hub: Annotated[bool, Option("--hub", help="with --dry-run: fetch config.json from the hub")] = False,
 ) -> int:
     """Try a model: parts found, one forward typed and spoken, padding, steering, memory; and whether it
     follows refusal texts, without which the method has nothing to work with."""
+    if dry_run:
+        from sarsteer_lab.probe.foresee import foresee
+
+        print(foresee(model, hub=hub))
+        return 0
     from sarsteer_lab.evaluation.precondition import examine_texts
     from sarsteer_lab.loading import load_lalm
     from sarsteer_lab.probe.doctor import examine

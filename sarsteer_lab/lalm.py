@@ -18,6 +18,16 @@ from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 from sarsteer_lab.store import HookedModelError, adapter_layers, content_key, settings_of, weights_checksum
 
+DECODING = frozenset(
+    "max_new_tokens min_new_tokens min_length max_time do_sample num_beams early_stopping length_penalty "
+    "temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff renormalize_logits "
+    "repetition_penalty encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size "
+    "bad_words_ids suppress_tokens begin_suppress_tokens sequence_bias forced_eos_token_id stop_strings "
+    "exponential_decay_length_penalty watermarking_config remove_invalid_values pad_token_id eos_token_id "
+    "logits_processor stopping_criteria prefix_allowed_tokens_fn streamer tokenizer use_cache".split()
+)
+"""Options of transformers' `generate` that work here, steered too (`use_cache` only unsteered)."""
+
 
 @dataclass(frozen=True)
 class Running:
@@ -54,7 +64,8 @@ class Encoded:
 
 
 class LALM:
-    """A model and its processor. `load_lalm` makes one; the constructor takes parts that are already loaded.
+    """A model and its processor. `load_lalm` makes one; the constructor takes parts that are already loaded,
+    also a text model with its tokenizer (typed prompts), and a model in peft's wrapper, whose LoRA stays on.
 
     Attributes: `model`, `processor`, `tokenizer`, `name`; `family`, its row of the families table; `core`,
     the part that generates text, `trunk`, the same without the vocabulary head, `decoder`, its text decoder
@@ -72,6 +83,12 @@ class LALM:
         turn: Callable[[nn.Module, float], None] | None = None,
         family: str | None = None,
     ) -> None:
+        if hasattr(model, "get_base_model"):  # peft's wrapper, around a model that holds its layers
+            if any(adapter.is_prompt_learning for adapter in model.peft_config.values()):
+                raise ValueError(
+                    f"{name}: an adapter of virtual tokens moves positions; only LoRA and its like fit"
+                )
+            model = model.get_base_model()
         self.model = model.eval()
         self.processor = processor
         self.tokenizer = getattr(processor, "tokenizer", processor)
@@ -260,11 +277,14 @@ class LALM:
         global state. The repetition penalty that some checkpoints ship is off, so that greedy means greedy.
         `options` go to transformers' `generate` (temperature, top_p, stop_strings, ...).
 
-        Raises ValueError for `num_return_sequences` above 1, NonFiniteError, and what steering refuses.
+        Raises ValueError for options that are not in `DECODING`, NonFiniteError, and what steering refuses.
         """
         prompts = as_prompts(prompts)
-        if (options.get("num_return_sequences") or 1) > 1:
-            raise ValueError("num_return_sequences: each prompt gets one answer; repeat the prompt instead")
+        if refused := sorted(name for name in options.keys() - DECODING if options[name] is not None):
+            raise ValueError(
+                f"generate takes no {', '.join(refused)}: a prompt gets one answer, token by token on "
+                f"the default cache, by {', '.join(sorted(DECODING))}"
+            )
         if options.get("stop_strings") is not None:
             options["tokenizer"] = self.tokenizer
         options.update(max_new_tokens=max_new_tokens, do_sample=do_sample, num_beams=num_beams)

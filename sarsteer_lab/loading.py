@@ -1,5 +1,6 @@
 """`load_lalm`: an audio-language model by its name, a folder, or an id on the hub."""
 
+import json
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -29,14 +30,15 @@ def load_lalm(
     revision: str | None = None,
 ) -> LALM:
     """Load an audio-language model: "pocket", a folder, an id on the Hugging Face hub, or "replica:FAMILY"
-    (random weights, for trying code).
+    (random weights, for trying code). The folder of a LoRA (peft) loads its base model with it.
 
     `device` "auto" is the first CUDA device, else Apple's MPS, else the CPU; `dtype` "auto" is the
     checkpoint's own. `safety` sets the pocket model's safety dial. `family` names the row of the families
     table to use (default: the model type's; "auto": the generic recipe, which `sarsteer-lab doctor` checks).
 
     For large models: `device_map` spreads it over several GPUs ("auto", or transformers' dictionary; excludes
-    `device`), `bits` 8 or 4 quantises its weights (bitsandbytes), `attention` picks the implementation
+    `device`), `bits` 8 or 4 quantises its weights (bitsandbytes): states and vectors stay in `dtype`, and are
+    the quantised model's own, which may differ from the full one's. `attention` picks the implementation
     ("sdpa", "eager", "flash_attention_2", ...). What will be downloaded, and if it will not fit, is said
     before. `trust_remote_code=True` runs code that the checkpoint brings (Qwen-Audio-Chat, Kimi-Audio): it is
     of older versions of transformers, and untested here, so expect typed prompts at best. `revision`: a
@@ -59,10 +61,14 @@ def load_lalm(
         return maker.load()(variant, safety=safety, **options)
     if safety != 1.0:
         raise ValueError(f"safety={safety} is a dial of the pocket model; {name} has none")
-    folder = Path(name).expanduser() if local else name
+    folder, adapter = Path(name).expanduser() if local else name, None
     if isinstance(folder, Path) and not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} is not the folder of a checkpoint: it holds no config.json")
-    options |= {"trust_remote_code": trust_remote_code, "revision": revision}
+        if not (folder / "adapter_model.safetensors").is_file():
+            raise FileNotFoundError(f"{folder} is not the folder of a checkpoint: it holds no config.json")
+        adapter = folder
+        base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
+        folder = Path(base) if Path(base).is_dir() else base
+    options |= {"trust_remote_code": trust_remote_code, "revision": revision, "adapter": adapter}
     parts = load_parts(folder, name=str(name), **options)
     return LALM(*parts, name=str(name), family=family)
 
@@ -79,8 +85,10 @@ def load_parts(
     attention: str | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
+    adapter: Path | None = None,
 ) -> tuple[Any, Any]:
-    """Model and processor of a checkpoint that `load_lalm` calls `name`; options and errors are its own."""
+    """Model and processor of a checkpoint that `load_lalm` calls `name`; options and errors are its own.
+    `adapter` is the folder of a LoRA for it."""
     if device_map is not None and device != "auto":
         raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
     device = pick_device(device)
@@ -111,6 +119,8 @@ def load_parts(
         if row.adapter is not None and getattr(config, "has_lora_adapter", True):
             place = {"subfolder": row.adapter, "revision": revision}
             report["missing_keys"] |= model.load_adapter(str(folder), adapter_kwargs=place).missing_keys
+        if adapter is not None:
+            report["missing_keys"] |= model.load_adapter(str(adapter)).missing_keys
     if lacking := sorted(report["missing_keys"]):
         raise ValueError(
             f"{folder} lacks {len(lacking)} weights, which would be random: {', '.join(lacking[:3])}; is it "

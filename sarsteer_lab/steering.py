@@ -204,8 +204,7 @@ class Watch:
     def _refuse_decoding(self, now: Running | None, uncached: Tensor | None) -> None:
         """Refuse ways of decoding in which the last position is not the last that was decoded."""
         if now is not None and now.decoding is not None:
-            chosen: Any = now.decoding.get("generation_config")
-            sources = (now.decoding, vars(chosen) if chosen else {}, vars(self.lalm.core.generation_config))
+            sources = (now.decoding, vars(self.lalm.core.generation_config))
             for name, why in UNSTEERABLE.items():
                 value = next((source[name] for source in sources if source.get(name) is not None), None)
                 if value is not None and (name != "use_cache" or not value):

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import transformers as hf
 from jaxtyping import Float
-from peft import LoraConfig
+from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 from transformers.audio_utils import mel_filter_bank
 from transformers.feature_extraction_sequence_utils import SequenceFeatureExtractor
@@ -64,7 +64,11 @@ BARE_TEMPLATE = CHAT_TEMPLATE.replace("<|audio_bos|><|AUDIO|><|audio_eos|>", "<|
 
 
 def replica(family: str = "qwen2_audio", *, seed: int = 0, dtype: torch.dtype = torch.float32) -> LALM:
-    """The tiny double of any family: the package's own for Qwen2-Audio."""
+    """The tiny double of any family: the package's own for Qwen2-Audio. And those of `OTHERS`."""
+    if family == "text_only":
+        return text_only(seed, dtype)
+    if family.startswith("lora"):
+        return with_lora(replica(seed=seed, dtype=dtype), merged=family == "lora_merged", seed=seed)
     if family == "qwen2_audio":
         return package.replica(family, seed=seed, dtype=dtype)
     tokenizer = _tokenizer(family)
@@ -74,6 +78,34 @@ def replica(family: str = "qwen2_audio", *, seed: int = 0, dtype: torch.dtype = 
     if family in ("granite_speech", "phi4_multimodal"):
         add_speech_adapter(model, seed)
     return LALM(model, _processor(family, tokenizer), name=f"replica of {family} (tiny)")
+
+
+OTHERS = ("text_only", "lora_loaded", "lora_merged")
+"""What is no family: a text model, and Qwen2-Audio in peft's wrapper or with its LoRA merged."""
+
+PLAIN = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] + '\n' + m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def text_only(seed: int = 0, dtype: torch.dtype = torch.float32) -> LALM:
+    """A text model (Qwen2) and its tokenizer, loaded as anyone would."""
+    tokenizer = _tokenizer("text_only")
+    tokenizer.chat_template = PLAIN
+    config = hf.Qwen2Config(**text_sizes(tokenizer))
+    model = random_model(hf.Qwen2ForCausalLM, config, seed=seed, dtype=dtype, device="cpu")
+    return LALM(model, tokenizer, name="a text model (tiny)")
+
+
+def with_lora(lalm: LALM, *, merged: bool = False, seed: int = 0) -> LALM:
+    """The model in peft's wrapper, with a LoRA on attention and vocabulary head that no test can miss."""
+    modules = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)|.*lm_head"
+    lora = LoraConfig(r=2, lora_alpha=4, target_modules=modules, init_lora_weights=False)
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        model = get_peft_model(lalm.model, lora)
+    return LALM(model.merge_and_unload() if merged else model, lalm.processor, name=f"{lalm.name} with LoRA")
 
 
 def add_speech_adapter(model: Any, seed: int = 0) -> None:

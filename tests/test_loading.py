@@ -2,12 +2,14 @@
 
 import shutil
 from functools import partial
+from importlib.util import find_spec
 from unittest.mock import patch
 
 import psutil
 import pytest
 import replicas
 import torch
+from peft import LoraConfig, PromptTuningConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from sarsteer_lab.activations import capture
@@ -207,3 +209,59 @@ def test_granite_weights_that_are_missing_are_not_hidden_by_its_adapter(tmp_path
 @pytest.mark.parametrize("family", ["phi4_multimodal", "granite_speech"])
 def test_families_with_an_adapter_need_peft(family):
     assert "peft>=0.20" in [install for _, install in find_family(None, family).needs]
+
+
+def lora(model, seed=0):
+    """The model in peft's wrapper, as training leaves it."""
+    torch.manual_seed(seed)
+    modules = r".*language_model.*self_attn\.(q_proj|v_proj)|lm_head"
+    return get_peft_model(model, LoraConfig(r=2, target_modules=modules, init_lora_weights=False))
+
+
+def test_an_adapters_folder_loads_its_base_model_with_it(tmp_path, prompts):
+    plain = replica()
+    plain.model.save_pretrained(tmp_path / "base")
+    plain.processor.save_pretrained(tmp_path / "base")
+    expected = capture(plain, prompts)
+    trained = lora(load_lalm(tmp_path / "base", device="cpu").model)
+    trained.save_pretrained(tmp_path / "adapter")
+    wrapped = LALM(trained, plain.processor, name="wrapped")
+    states = capture(wrapped, prompts)
+    assert (states - expected).abs().max() > 1e-2
+    loaded = load_lalm(tmp_path / "adapter", device="cpu")
+    assert torch.equal(capture(loaded, prompts), states)
+    assert loaded.generate(prompts) == wrapped.generate(prompts)
+    with trained.disable_adapter():
+        assert torch.equal(capture(wrapped, prompts), expected)
+    merged = LALM(trained.merge_and_unload(), plain.processor, name="merged")
+    torch.testing.assert_close(capture(merged, prompts), states, rtol=1e-3, atol=1e-4)
+    assert len({lalm.fingerprint for lalm in (plain, wrapped, merged)}) == 3
+    # An adapter of another architecture leaves random weights, and is named.
+    other = replicas.replica("text_only").model
+    modules = ["q_proj", "v_proj"]
+    get_peft_model(other, LoraConfig(r=2, target_modules=modules)).save_pretrained(tmp_path / "other")
+    config = tmp_path / "other" / "adapter_config.json"
+    config.write_text(config.read_text().replace("null", f'"{tmp_path / "base"}"', 1))
+    with pytest.raises(ValueError, match="lacks .* weights, which would be random"):
+        load_lalm(tmp_path / "other", device="cpu")
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    with pytest.raises(FileNotFoundError, match="holds no config.json"):
+        load_lalm(tmp_path / "adapter")
+
+
+def test_adapters_of_virtual_tokens_are_refused():
+    lalm = replica()
+    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, num_layers=4, token_dim=32)
+    wrapped = get_peft_model(lalm.model, config)
+    with pytest.raises(ValueError, match="virtual tokens moves positions"):
+        LALM(wrapped, lalm.processor, name="prompt-tuned")
+
+
+def test_quantising_without_its_package_is_one_sentence(tmp_path):
+    lalm = replica()
+    lalm.model.save_pretrained(tmp_path)
+    lalm.processor.save_pretrained(tmp_path)
+    if find_spec("bitsandbytes") is not None:
+        pytest.skip("bitsandbytes is installed")
+    with pytest.raises(ImportError, match="bitsandbytes"):
+        load_lalm(tmp_path, device="cpu", bits=4)

@@ -28,13 +28,17 @@ def rows_that_fit(lalm: LALM, prompt: Prompt, new_tokens: int) -> int:
     free = free_memory(lalm.device.type)
     if free is None:
         return MOST_ROWS
+    length = rough_length(prompt) + OVERHEAD_TOKENS + new_tokens
+    return max(1, min(MOST_ROWS, int(free / 4 / (length * position_bytes(lalm)))))
+
+
+def position_bytes(lalm: LALM) -> int:
+    """Bytes that a position of a batch takes in the model's dtype, as `rows_that_fit` counts them."""
     config = lalm.text_config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or lalm.d_model // config.num_attention_heads
     layer = 3 * getattr(config, "intermediate_size", 4 * lalm.d_model) + 4 * lalm.d_model
-    position = (6 * lalm.n_layers * heads * width + layer) * lalm.dtype.itemsize
-    length = rough_length(prompt) + OVERHEAD_TOKENS + new_tokens
-    return max(1, min(MOST_ROWS, int(free / 4 / (length * position))))
+    return (6 * lalm.n_layers * heads * width + layer) * lalm.dtype.itemsize
 
 
 def chunks(

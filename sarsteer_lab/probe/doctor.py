@@ -74,7 +74,7 @@ def examine(lalm: LALM) -> Report:
     first = (spoken or typed)[0]
     checks: dict[str, Callable[[], Iterator[Finding]]] = {
         "family": lambda: _family(lalm),
-        "parts": lambda: _parts(lalm),
+        "parts": lambda: parts(lalm),
         "chat format": lambda: _chat(lalm, typed[:1], spoken[:1]),
         "audio": lambda: _audio(lalm, spoken),
         "typed forward": lambda: _forward(lalm, "typed forward", typed[:1]),
@@ -121,7 +121,8 @@ def _family(lalm: LALM) -> Iterator[Finding]:
         yield Finding("adapter for speech", "ok" if there else "note", detail)
 
 
-def _parts(lalm: LALM) -> Iterator[Finding]:
+def parts(lalm: LALM) -> Iterator[Finding]:
+    """Where layers, audio tower and projector are, and what a model has that plays no part here."""
     where = next((name for name, module in lalm.model.named_modules() if module is lalm.decoder), "")
     yield Finding("layers", "ok", f"{lalm.n_layers} of width {lalm.d_model} in {where or 'the model itself'}")
     for check, words in (("audio tower", AUDIO_TOWER), ("projector", PROJECTOR)):
@@ -152,7 +153,9 @@ def _chat(lalm: LALM, typed: Sequence[Prompt], spoken: Sequence[Prompt]) -> Iter
 
 def _audio(lalm: LALM, spoken: Sequence[Prompt]) -> Iterator[Finding]:
     if not spoken:
-        yield Finding("audio", "FAIL", "no audio placeholder token: only typed prompts can be used")
+        deaf = hasattr(lalm.processor, "tokenizer")  # a processor for more than text, and nowhere to put it
+        detail = "no audio placeholder token" if deaf else "a text model"
+        yield Finding("audio", "FAIL" if deaf else "note", f"{detail}: only typed prompts can be used")
         return
     tokens = [int((lalm.batch([prompt])["input_ids"] == lalm.audio_token_id).sum()) for prompt in spoken]
     seconds = [len(clip) / SAMPLE_RATE for clip in map(lalm.waveform, spoken) if clip is not None]
@@ -280,14 +283,22 @@ def _steering(lalm: LALM, prompt: Prompt) -> Iterator[Finding]:
 def _memory(lalm: LALM) -> Iterator[Finding]:
     weights = list(lalm.model.parameters())
     size = sum(weight.numel() * weight.element_size() for weight in weights)
-    count = sum(weight.numel() for weight in weights)
-    needed = f"{_bytes(size)} of weights ({count:,}); with room to work about {_bytes(size * OVERHEAD)}"
+    count = lalm.model.num_parameters()  # quantised weights hold several in one
+    needed = f"{in_bytes(size)} of weights ({count:,}); with room to work about {in_bytes(size * OVERHEAD)}"
     yield Finding("memory", "ok", needed)
+    if getattr(lalm.model, "is_quantized", False):
+        yield Finding(
+            "quantised",
+            "note",
+            f"states and vectors are in {lalm.dtype}, and this model's own: derive vectors for it anew, and "
+            "compare its answers with the full model's before reporting figures",
+        )
     devices = ", ".join(sorted({str(weight.device) for weight in weights}))
     yield Finding("devices", "ok", f"{devices}; vectors go to each layer's own")
 
 
-def _bytes(amount: float) -> str:
+def in_bytes(amount: float) -> str:
+    """An amount of memory for people."""
     return f"{amount / 1e9:.1f} GB" if amount >= 1e9 else f"{amount / 1e6:.1f} MB"
 
 

@@ -1,11 +1,12 @@
-"""One contract for all families of the table: what holds for Qwen2-Audio holds for each, on replicas."""
+"""One contract for all families of the table: what holds for Qwen2-Audio holds for each, on replicas; and for
+a text model, and a model in peft's wrapper or with its LoRA merged."""
 
 from functools import cache
 
 import pytest
 import torch
 from peft import LoraConfig
-from replicas import TINY, replica
+from replicas import OTHERS, TINY, replica
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.engine.audio_cache import forget_clips
@@ -23,18 +24,33 @@ from sarsteer_lab.store import Store, adapter_layers
 load = cache(replica)
 
 
-@pytest.fixture(scope="module", params=sorted(TINY))
+@pytest.fixture(scope="module", params=[*sorted(TINY), *OTHERS])
 def lalm(request) -> LALM:
     return load(request.param)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
+def prompts(prompts, request) -> list[Prompt]:
+    """A text model gets the same number of prompts, typed."""
+    if "lalm" not in request.fixturenames or request.getfixturevalue("lalm").audio_token_id is not None:
+        return prompts
+    return [Prompt(f"{p.text} {i}") if p.audio is not None else p for i, p in enumerate(prompts)]
+
+
+def only_where_audio_is_heard(lalm: LALM) -> None:
+    if lalm.audio_token_id is None:
+        with pytest.raises(ValueError, match="takes no audio"):
+            lalm.generate([Prompt("Hi", torch.zeros(16000))])
+        pytest.skip("a text model")
+
+
+@pytest.fixture
 def alone(lalm, prompts) -> torch.Tensor:
     """The states of each prompt run by itself."""
     return torch.cat([capture(lalm, [prompt]) for prompt in prompts])
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def answers(lalm, prompts) -> list[str]:
     """What is answered to each prompt by itself."""
     return [lalm.generate([prompt], max_new_tokens=4)[0] for prompt in prompts]
@@ -60,12 +76,13 @@ def test_the_table_has_a_replica_for_every_row():
 
 def test_layers_width_tower_and_audio_positions_are_found(lalm, prompts):
     assert (lalm.n_layers, lalm.d_model) == (LAYERS, WIDTH)
-    assert lalm.name == f"replica of {lalm.family.name} (tiny)"
-    assert find_part(lalm.model, AUDIO_TOWER) is not None
+    if lalm.audio_token_id is not None:
+        assert lalm.name.startswith(f"replica of {lalm.family.name} (tiny)")
+        assert find_part(lalm.model, AUDIO_TOWER) is not None
     for prompt in prompts:
         inputs = lalm.batch([prompt])
-        heard = int((inputs["input_ids"] == lalm.audio_token_id).sum())
-        assert (heard > 0) == (prompt.audio is not None)
+        heard = lalm.audio_token_id in inputs["input_ids"].flatten().tolist()
+        assert heard == (prompt.audio is not None)
         assert inputs["attention_mask"][:, -1].all()
 
 
@@ -79,6 +96,7 @@ def test_states_of_a_mixed_batch_are_those_of_single_prompts(lalm, prompts, alon
 
 def test_long_clips_up_to_the_limit(lalm, make_clip):
     """As long as the family hears, or over several windows where it has no limit; beyond, a refusal."""
+    only_where_audio_is_heard(lalm)
     limit = lalm.max_audio_seconds
     whole, start = make_clip(limit or 19.0, 5), make_clip(limit or 19.0, 5)[: round(2.5 * 16000)]
     clips = [Prompt("Hi", whole), Prompt("Hi", start)]
@@ -96,6 +114,7 @@ def test_long_clips_up_to_the_limit(lalm, make_clip):
 
 
 def test_variants_of_a_clip_share_what_stands_before_and_give_the_same_states(lalm, prompts, tmp_path):
+    only_where_audio_is_heard(lalm)
     clips = [p.audio for p in prompts if p.audio is not None]
     texts = ("Answer the audio.", "Answer the audio. I cannot assist with that.", "Answer the audio. Sure.")
     variants = [[Prompt(text, clip) for clip in clips] for text in texts]
@@ -342,6 +361,7 @@ def test_a_padding_side_set_after_loading_changes_nothing(lalm, prompts):
 
 
 def test_how_the_processor_hears_counts_in_the_fingerprint(lalm):
+    only_where_audio_is_heard(lalm)
     before = lalm.fingerprint
     part = next(
         part

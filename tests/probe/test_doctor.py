@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from replicas import TINY, replica
+from replicas import OTHERS, TINY, replica
 
 from sarsteer_lab.cli import main
 from sarsteer_lab.probe.doctor import Finding, Report, examine, made_up_prompts
@@ -140,6 +140,21 @@ def test_a_model_without_ears_is_only_typed_to():
     assert made_up_prompts(lalm)[1] == []
     report = examine(lalm)
     assert verdicts(report)["audio"] == "FAIL" and verdicts(report)["typed forward"] == "ok"
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_text_models_and_adapted_ones_are_healthy(kind):
+    report = examine(replica(kind))
+    assert report.healthy, str(report)
+    assert ("a text model: only typed prompts" in str(report)) == (kind == "text_only")
+
+
+def test_a_quantised_model_is_told_what_its_states_are():
+    lalm = replica()
+    assert "quantised" not in verdicts(examine(lalm))
+    lalm.model.is_quantized = True
+    report = examine(lalm)
+    assert verdicts(report)["quantised"] == "note" and "derive vectors for it anew" in str(report)
 
 
 def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch):
