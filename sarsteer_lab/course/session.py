@@ -29,6 +29,7 @@ from sarsteer_lab.course.figures import project_2d, save_figure
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.evaluation.base import BaseStates, collect_states, model_name
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
+from sarsteer_lab.evaluation.run import FORMAT
 from sarsteer_lab.geometry import centroid_distance, pair_cosine, transfer_accuracy
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
@@ -143,8 +144,8 @@ def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state
 
 
 def evaluation_folder(lalm: LALM, chapter: str, *settings: Any) -> Path:
-    """Where a chapter keeps an evaluation's responses: another model or other settings, another folder."""
-    return cache_folder() / "course" / f"{chapter}-{lalm.key(*settings)[:16]}"
+    """Where a chapter keeps an evaluation's responses: another model, settings or format, another folder."""
+    return cache_folder() / "course" / f"{chapter}-{lalm.key(FORMAT, *settings)[:16]}"
 
 
 def figure_folder(chapter: str, lalm: LALM) -> Path:

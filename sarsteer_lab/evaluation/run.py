@@ -26,7 +26,7 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt, rough_length
 from sarsteer_lab.store import Store, atomic_write, content_key
 
-FORMAT = "sarsteer-lab responses 2"
+FORMAT = "sarsteer-lab responses 3"
 
 
 class EvaluationError(ValueError):
