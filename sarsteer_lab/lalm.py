@@ -65,7 +65,7 @@ class Encoded:
 
 class LALM:
     """A model and its processor. `load_lalm` makes one; the constructor takes parts that are already loaded,
-    also a text model with its tokenizer (typed prompts), and a model in peft's wrapper, whose LoRA stays on.
+    also a text model and its tokenizer, and a model in peft's wrapper, whose LoRA stays on.
 
     Attributes: `model`, `processor`, `tokenizer`, `name`; `family`, its row of the families table; `core`,
     the part that generates text, `trunk`, the same without the vocabulary head, `decoder`, its text decoder
@@ -85,9 +85,7 @@ class LALM:
     ) -> None:
         if hasattr(model, "get_base_model"):  # peft's wrapper, around a model that holds its layers
             if any(adapter.is_prompt_learning for adapter in model.peft_config.values()):
-                raise ValueError(
-                    f"{name}: an adapter of virtual tokens moves positions; only LoRA and its like fit"
-                )
+                raise ValueError(f"{name}: its adapter's virtual tokens move positions; use LoRA or its like")
             model = model.get_base_model()
         self.model = model.eval()
         self.processor = processor
@@ -281,9 +279,9 @@ class LALM:
         """
         prompts = as_prompts(prompts)
         if refused := sorted(name for name in options.keys() - DECODING if options[name] is not None):
+            reason = "a prompt gets one answer, token by token on the default cache, by"
             raise ValueError(
-                f"generate takes no {', '.join(refused)}: a prompt gets one answer, token by token on "
-                f"the default cache, by {', '.join(sorted(DECODING))}"
+                f"generate takes no {', '.join(refused)}: {reason} {', '.join(sorted(DECODING))}"
             )
         if options.get("stop_strings") is not None:
             options["tokenizer"] = self.tokenizer

@@ -87,8 +87,8 @@ def load_parts(
     revision: str | None = None,
     adapter: Path | None = None,
 ) -> tuple[Any, Any]:
-    """Model and processor of a checkpoint that `load_lalm` calls `name`; options and errors are its own.
-    `adapter` is the folder of a LoRA for it."""
+    """Model and processor of a checkpoint that `load_lalm` calls `name` (`adapter`: a LoRA's folder); options
+    and errors are its own."""
     if device_map is not None and device != "auto":
         raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
     device = pick_device(device)
@@ -123,7 +123,7 @@ def load_parts(
             report["missing_keys"] |= model.load_adapter(str(adapter)).missing_keys
     if lacking := sorted(report["missing_keys"]):
         raise ValueError(
-            f"{folder} lacks {len(lacking)} weights, which would be random: {', '.join(lacking[:3])}; is it "
+            f"{adapter or folder} lacks {len(lacking)} weights, which would be random: {', '.join(lacking[:3])}; is it "
             "the checkpoint of another architecture?"
         )
     if any(parameter.device.type == "meta" for parameter in model.parameters()):

@@ -29,10 +29,10 @@ UNSTEERABLE = {
     "use_cache": "runs old positions again unsteered if it is off; leave the cache on",
     "prefill_chunk_size": "hides which position is the prompt's last; leave it out",
 } | dict.fromkeys(
-    ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit", "custom_generate"),
+    ("prompt_lookup_num_tokens", "assistant_early_exit"),
     "decodes several positions at once, which cannot be steered; leave it out",
 )
-"""Options of `generate` with which the last position is not the one that was decoded last, and why."""
+"""Settings, the checkpoint's too, with which the last position is not the one decoded last, and why."""
 
 
 class SteeringError(RuntimeError):

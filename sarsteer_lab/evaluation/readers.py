@@ -61,12 +61,6 @@ class Layout:
     own: bool = False
     split: str = ""
 
-    @property
-    def columns(self) -> set[str]:
-        """All names of columns that it knows."""
-        forms = [self.request, self.clip, self.number, self.topic, self.kind, self.typed, self.split]
-        return set(re.findall(r"\w+", " ".join(forms)))
-
 
 def _layouts() -> dict[str, list[Layout]]:
     """By the name of a set its layouts. Raises TypeError for a field that there is not."""
@@ -179,7 +173,8 @@ def _published(name: str, path: Path) -> Iterator[tuple[Record, SpokenPrompt, bo
         folders = [root / folder.format(stem=file.stem) for folder in layout.folder.split()]
         folder = next(filter(Path.is_dir, folders), folders[0])
         split = splits.get(file.stem.partition("_")[0]) or splits.get(root.name, "test")
-        if more := sorted(set(records[0].fields) - layout.columns) if layout.own else []:
+        read = " ".join(value for value in vars(layout).values() if isinstance(value, str))
+        if layout.own and (more := sorted(set(records[0].fields) - set(re.findall(r"\w+", read)))):
             print(f"{file}: columns that are not read: {', '.join(more)}", file=sys.stderr)
         for row, record in enumerate(records, start=1):
             label, kind = layout.label, layout.kind.strip("{}")
@@ -228,7 +223,7 @@ def _tables(name: str, path: Path, given: Path) -> Iterator[tuple[Path, Layout, 
 def _fitting(name: str, layouts: Sequence[Layout], path: Path) -> tuple[Layout, list[Path]]:
     """The first layout of which the path is a file, or holds any; and these files."""
     if not path.is_dir():
-        alike = [each for each in layouts if path.suffix.lower() in map(_suffix, _names(each))]
+        alike = [each for each in layouts if path.suffix.lower() in {Path(n).suffix for n in _names(each)}]
         return [*alike, *layouts][0], [path]
     for layout in layouts:
         for group in layout.files:
@@ -245,14 +240,10 @@ def _names(layout: Layout) -> list[str]:
     return " ".join(layout.files).split()
 
 
-def _suffix(name: str) -> str:
-    return Path(name).suffix
-
-
 def _records(file: Path, layout: Layout) -> list[Record]:
     """The records of a file, of the kind that its name's ending tells, or else the layout's first file's."""
     kinds = {".json": read_json_list, ".jsonl": read_json_lines, ".parquet": read_parquet, ".txt": _file_list}
-    usual = _suffix(_names(layout)[0])
+    usual = Path(_names(layout)[0]).suffix
     if usual == ".wav":
         return [Record(file, "clip", {"clip": file, "words": " ".join(re.findall(r"[^\W_]+", file.stem))})]
     suffix = file.suffix if file.suffix in (".csv", *kinds) else usual

@@ -42,8 +42,8 @@ def foresee(name: str | Path, *, hub: bool = False) -> Report:
         raise FileNotFoundError(f"{error}; or fetch its config.json alone with --hub") from error
     lalm = LALM(meta_model(config), SimpleNamespace(pad_token=""), name=str(name))
     found = [*_described(lalm), *parts(lalm)]
-    places = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
-    free = {place: free_memory(place) or 0 for place in places}
+    devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    free = {device: free_memory(device) or 0 for device in devices}
     for kind in WEIGHTS:
         each = memory(lalm, kind)
         fits = [f"{place} ({in_bytes(room)} free)" for place, room in free.items() if sum(each) <= room]
@@ -58,21 +58,19 @@ def foresee(name: str | Path, *, hub: bool = False) -> Report:
 
 def _described(lalm: LALM) -> Iterator[Finding]:
     family, config = lalm.family, lalm.core.config
-    detail = f"{family.name} ({lalm.model.config.model_type})"
-    if missing := missing_packages(family):
-        detail += f"; to load it: pip install {' '.join(missing)}"
-    yield Finding("family", "note" if missing else "ok", detail)
-    if family.note:
-        yield Finding("family", "note", family.note)
-    if lalm.audio_token_id is None:
-        yield Finding("audio", "note", "a text model: only typed prompts can be used")
-    else:
-        # Of Whisper's kind: two frames of 10 ms make a position.
-        frames = getattr(getattr(config, "audio_config", None), "max_source_positions", None)
-        window = f"windows of {frames / 50:g} s" if frames else "a length that its processor sets"
-        yield Finding("audio", "ok", f"{window}; a clip is token {lalm.audio_token_id}, repeated")
-    writer = "its tokenizer" if lalm.audio_token_id is None else "its processor"
-    yield Finding("chat format", "ok", f"{family.render.__name__}: {writer}'s template, which comes with it")
+    needs = [f"to load it: pip install {' '.join(missing)}"] if (missing := missing_packages(family)) else []
+    more = "; ".join(["", *needs, *filter(None, [family.note])])
+    yield Finding("family", "ok", f"{family.name} ({lalm.model.config.model_type}){more}")
+    # Of Whisper's kind: two frames of 10 ms make a position.
+    frames = getattr(getattr(config, "audio_config", None), "max_source_positions", None)
+    heard = f"windows of {frames / 50:g} s" if frames else "a length that its processor sets"
+    heard += f"; a clip is token {lalm.audio_token_id}, repeated"
+    text = lalm.audio_token_id is None
+    yield Finding("audio", "ok", "a text model: only typed prompts can be used" if text else heard)
+    writer = "tokenizer" if text else "processor"
+    yield Finding(
+        "chat format", "ok", f"{family.render.__name__}: its {writer}'s template, which comes with it"
+    )
 
 
 MODELS: dict[str, Any] = shipped_table("models.toml")
