@@ -83,21 +83,16 @@ Safety = Annotated[float, Option(parser=number, help="the pocket model's safety 
 Alpha = Annotated[float, Option(parser=number, help="steering strength")]
 Lam = Annotated[float, Option(parser=number, help="share of the safe space ablated")]
 K = Annotated[int, Option(parser=count, help="dimensions of the safe space")]
-REFUSAL = (
-    "the text that steering is derived from: paper, rule, conditional, inspect, examples, or a sentence "
-    "(doctor says which a model follows)"
-)
+REFUSAL = "what steering is derived from: paper, rule, conditional, inspect, examples, or a sentence"
 Refusal = Annotated[str, Option(metavar="TEXT", help=REFUSAL)]
 Refusals = Annotated[Several, Option("--refusal", metavar="TEXT", help=f"{REFUSAL}; may be repeated")]
 Prompts = Annotated[Path | None, Option(help="a folder of prompts of your own, laid out as data/prompts is")]
 SETS = "a set to ask: folder:PATH of yours, figstep:FOLDER, ...; may be repeated (default: the shipped one)"
 Sets = Annotated[Several, Option("--set", metavar="NAME:PATH", help=SETS)]
-MISSING = "what to do about records without their clip; what is skipped is counted in the table"
-Missing = Annotated[Literal["error", "skip"], Option(help=MISSING)]
+Missing = Annotated[Literal["error", "skip"], Option(help="what to do about records without their clip")]
 DERIVE = "a set whose derive split steering is derived from; may be repeated (default: the shipped prompts)"
 Derive = Annotated[Several, Option(metavar="NAME:PATH", help=DERIVE)]
-LIMIT = "a quick try: the first requests of each set and label, so many"
-Limit = Annotated[int | None, Option(parser=count, help=LIMIT)]
+Limit = Annotated[int | None, Option(parser=count, help="so many requests of each set and label")]
 Split = Annotated[Literal["derive", "validation", "test", "all"], Option(help="the part of the sets to ask")]
 Tokens = Annotated[int, Option(parser=count, help="length of an answer")]
 Batch = Annotated[int | None, Option(parser=count, help="requests run together (default: as many as fit)")]
@@ -109,10 +104,7 @@ Trust = Annotated[bool, Option("--trust-remote-code", help="run model code that 
 DRY = "load no weights: parts and memory from the config.json (an id in the cache, or a path)"
 DEFENCE = "a defence by its name, such as none or SARSteer; may be repeated (default: all; ? lists them)"
 JUDGE = "phrase (default), or a Hugging Face id or folder of a judge model; may be repeated"
-TEMPLATE = (
-    "the judge models' template, a JSON file with text, answered and refused, and if need be characters and "
-    "chat (default: SORRY-Bench's)"
-)
+TEMPLATE = "the judge models' template: a JSON file with text, answered, refused (default: SORRY-Bench's)"
 RATES = "faster where only ASR and BRR are wanted: an answer ends once it has refused (same rates)"
 Layers = Annotated[Several, Option(metavar="LIST", help="layers to steer: all, 7, 3-8 (default: all)")]
 Ray = Annotated[str | None, Option(help="a Ray cluster: auto, HOST:PORT, or local for one on this machine")]

@@ -14,19 +14,9 @@ from tqdm.auto import tqdm
 from transformers import BatchFeature
 
 from sarsteer_lab import families
-from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
+from sarsteer_lab.prompts import DECODING, Prompt, as_prompts, rough_length
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 from sarsteer_lab.store import HookedModelError, adapter_layers, content_key, settings_of, weights_checksum
-
-DECODING = frozenset(
-    "max_new_tokens min_new_tokens min_length max_time do_sample num_beams early_stopping length_penalty "
-    "temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff renormalize_logits "
-    "repetition_penalty encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size "
-    "bad_words_ids suppress_tokens begin_suppress_tokens sequence_bias forced_eos_token_id stop_strings "
-    "exponential_decay_length_penalty watermarking_config remove_invalid_values pad_token_id eos_token_id "
-    "logits_processor stopping_criteria prefix_allowed_tokens_fn streamer tokenizer use_cache".split()
-)
-"""Options of transformers' `generate` that work here, steered too (`use_cache` only unsteered)."""
 
 
 @dataclass(frozen=True)

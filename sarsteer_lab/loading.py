@@ -123,8 +123,8 @@ def load_parts(
             report["missing_keys"] |= model.load_adapter(str(adapter)).missing_keys
     if lacking := sorted(report["missing_keys"]):
         raise ValueError(
-            f"{adapter or folder} lacks {len(lacking)} weights, which would be random: {', '.join(lacking[:3])}; is it "
-            "the checkpoint of another architecture?"
+            f"{adapter or folder} lacks {len(lacking)} weights, which would be random: "
+            f"{', '.join(lacking[:3])}; is it the checkpoint of another architecture?"
         )
     if any(parameter.device.type == "meta" for parameter in model.parameters()):
         # accelerate would fetch them for each forward pass, past every hook.

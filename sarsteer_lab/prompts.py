@@ -38,6 +38,16 @@ __getattr__ = read_late(__name__, REFUSALS=_refusals, REFUSAL=lambda: _refusals(
 LABELS = ("harmful", "harmless", "pseudo-harmful", "everyday")
 SPLITS = ("derive", "validation", "test")
 
+DECODING = frozenset(
+    "max_new_tokens min_new_tokens min_length max_time do_sample num_beams early_stopping length_penalty "
+    "temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff renormalize_logits "
+    "repetition_penalty encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size "
+    "bad_words_ids suppress_tokens begin_suppress_tokens sequence_bias forced_eos_token_id stop_strings "
+    "exponential_decay_length_penalty watermarking_config remove_invalid_values pad_token_id eos_token_id "
+    "logits_processor stopping_criteria prefix_allowed_tokens_fn streamer tokenizer use_cache".split()
+)
+"""Options of transformers' `generate` that work here, steered too (`use_cache` only unsteered)."""
+
 
 @dataclass(frozen=True)
 class Prompt:

@@ -8,8 +8,7 @@ import pytest
 import torch
 import transformers as hf
 
-from sarsteer_lab.lalm import DECODING
-from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.prompts import DECODING, Prompt
 from sarsteer_lab.steering import SteeringError, SteeringVectors, steer
 
 TO_TRY = {
