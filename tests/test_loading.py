@@ -1,5 +1,6 @@
 """Options are checked before anything loads, memory is the device's own, and text-only models are taken."""
 
+import json
 import shutil
 from functools import partial
 from importlib.util import find_spec
@@ -242,7 +243,8 @@ def test_an_adapters_folder_loads_its_base_model_with_it(tmp_path, prompts):
     modules = ["q_proj", "v_proj"]
     get_peft_model(other, LoraConfig(r=2, target_modules=modules)).save_pretrained(tmp_path / "other")
     config = tmp_path / "other" / "adapter_config.json"
-    config.write_text(config.read_text().replace("null", f'"{tmp_path / "base"}"', 1))
+    named = json.loads(config.read_text()) | {"base_model_name_or_path": str(tmp_path / "base")}
+    config.write_text(json.dumps(named))
     with pytest.raises(ValueError, match="lacks .* weights, which would be random"):
         load_lalm(tmp_path / "other", device="cpu")
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
