@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +72,13 @@ def test_the_page_runs(
             program, *arguments = shlex.split(line.replace("--model pocket", f"--model {REPLICA}"))
             assert program == "sarsteer-lab", line
             assert main(arguments) == 0, line
+
+
+@pytest.fixture(autouse=True)
+def no_cluster_left() -> Iterator[None]:
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
 
 
 def test_a_strangers_first_hour(
