@@ -73,10 +73,8 @@ def notebook_page(path: Path, group: str, repository: str) -> dict[str, str | by
     whole = nbformat.writes(with_first_cell(copy.deepcopy(notebook)))
     folder = f"{path.stem}_files"
     for cell in notebook.cells:
-        if (
-            cell.cell_type == "markdown"
-        ):  # a list may follow a line directly in Jupyter, here after a gap alone
-            cell.source = re.sub(rf"^(?!{ITEM})(.*\S.*)\n(?={ITEM})", r"\1\n\n", cell.source, flags=re.M)
+        if cell.cell_type == "markdown":
+            cell.source = as_jupyter_reads(cell.source)
     exporter = MarkdownExporter()
     resources = {"unique_key": "output", "output_files_dir": folder}
     body, found = exporter.from_notebook_node(notebook, resources)
@@ -97,6 +95,13 @@ def notebook_page(path: Path, group: str, repository: str) -> dict[str, str | by
     if group != "workshops":
         pages[f"{group}/{path.name}"] = whole
     return pages
+
+
+def as_jupyter_reads(text: str) -> str:
+    """Markdown so written that MkDocs reads it as Jupyter does: a list may follow a line directly, and what
+    unfolds is Markdown too."""
+    text = re.sub(rf"^(?!{ITEM})(.*\S.*)\n(?={ITEM})", r"\1\n\n", text, flags=re.M)
+    return text.replace("<details><summary>", '<details markdown="1">\n<summary>')
 
 
 def with_first_cell(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,14 @@ def test_the_page_runs(
             assert main(arguments) == 0, line
 
 
+@pytest.fixture(autouse=True)
+def no_cluster_left() -> Iterator[None]:
+    yield
+    if "ray" in sys.modules:
+        sys.modules["ray"].shutdown()
+
+
+@pytest.mark.timeout(1800)
 def test_a_strangers_first_hour(
     installed: dict[str, str],
     tmp_path: Path,
@@ -106,7 +114,7 @@ def test_a_strangers_first_hour(
     with capsys.disabled():
         print("", *took, sep="\n")
     report = (tmp_path / "report.html").read_text()
-    assert report.count('class="dot"') == 5 * 3  # defences x benign sets
+    assert report.count('class="dot"') == 5 * 4  # defences x benign sets
     assert report.count("data:audio/mpeg") >= 3 and "my_clips harmful" in report
     assert (tmp_path / "notebooks" / "00_meet_the_model.ipynb").is_file()
 

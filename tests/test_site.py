@@ -112,6 +112,17 @@ def test_chapters_come_with_their_outputs_and_a_notebook_to_take_home() -> None:
         ]
 
 
+def test_markdown_is_read_as_jupyter_reads_it(pages: dict[Path, Links]) -> None:
+    """Lists right below a line, and what unfolds."""
+    for path in pages:
+        text = path.read_text(encoding="utf-8")
+        assert "```" not in text and 'markdown="1"' not in text, path
+    text = (SITE / "chapters" / "04_steering.html").read_text(encoding="utf-8")
+    assert re.search(r"<strong>After this chapter you can</strong></p>\s*<ul>", text)
+    hidden = (SITE / "workshops" / "00_ears_and_mouth.html").read_text(encoding="utf-8")
+    assert re.search(r"<details>\s*<summary>Solution</summary>\s*<div class=\"highlight", hidden)
+
+
 def test_formulas_are_drawn_by_the_browser_itself() -> None:
     text = (SITE / "chapters" / "04_steering.html").read_text(encoding="utf-8")
     assert text.count("<math") >= 4 and "arithmatex" not in text and "mathjax" not in text.lower()
