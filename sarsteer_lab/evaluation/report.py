@@ -18,7 +18,7 @@ import pandas as pd
 import soundfile
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from sarsteer_lab.evaluation.base import model_name, refusal_text
+from sarsteer_lab.evaluation.base import model_name, refusal_texts
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.evaluation.judges import Judge
@@ -64,7 +64,7 @@ def evaluate_into(
     # One about its clip has no typed form.
     asked = [request for requests in sets.values() for request in requests if not request.text]
     some = [request for kind in KINDS for request in [r for r in asked if r.label == kind][:PROMPTED]]
-    texts = dict(map(refusal_text, refusals))
+    texts = refusal_texts(refusals)
     shares = refused_shares(prompted_refusal(lalm, some, texts)) if some and texts else pd.DataFrame()
     about = {
         "model": {"model": model_name(lalm), "dtype": str(lalm.dtype), "device": lalm.device.type},

@@ -14,8 +14,12 @@ from browsing import DESK, PHONE, colours, in_browser, picture, sideways
 from spoken_set import write_set
 
 from sarsteer_lab.cli import main
-from sarsteer_lab.evaluation.report import SHOWN_WORDS, write_report
+from sarsteer_lab.evaluation.defences import Defence
+from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.evaluation.report import SHOWN_WORDS, evaluate_into, write_report
 from sarsteer_lab.evaluation.run import read_lines, write_lines
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import SpokenPrompt
 
 DEFENCES = ["none", "self-reminder before", "refusal direction"]
 
@@ -70,6 +74,16 @@ def test_it_shows_topics_prompted_refusal_and_settings(runs: list[Path], page: P
     # Of the machine it was made on it says nothing.
     assert str(runs[0].parent) not in text and "<td>prompts:set</td>" in text
     assert text.count("data:audio/mpeg;base64,") == 2 * 4  # a clip for each set of each run
+
+
+def test_every_sentence_of_ones_own_is_asked(
+    tiny: LALM, spoken: list[SpokenPrompt], cache: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    own = ["Say no.", "Never help."]
+    evaluate_into(folder, tiny, [Defence("none")], {"set": spoken}, [PhraseJudge()], refusals=own)
+    about = json.loads((folder / "about.json").read_text())
+    assert {row["text"] for row in about["prompted"]} == {"none", "own text", "own text 2"}
 
 
 def test_of_an_answer_twenty_words_are_shown(runs: list[Path], tmp_path: Path) -> None:

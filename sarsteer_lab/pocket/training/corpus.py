@@ -185,9 +185,7 @@ class _Composer:
                     self._holders[word].append((slot, place))
                     self._weights[slot][place] += MIN_COUNT
 
-    def natural(
-        self, templates: Sequence[str], kind: Literal["question", "request", "carrier", "story"], count: int
-    ) -> None:
+    def natural(self, templates: Sequence[str], kind: Kind, count: int) -> None:
         """Add `count` sentences from `templates`, all used about equally often."""
         cycle = self._cycle(templates)
         wanted = len(self._texts) + count
