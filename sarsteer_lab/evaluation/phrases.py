@@ -11,6 +11,9 @@ from itertools import islice
 
 from sarsteer_lab.store import shipped_table
 
+SHOWN_WORDS = 20
+"""Of an answer, to a harmful request above all, people are never shown more than so many words."""
+
 OPENING_WORDS = 60
 """So many words from the start count (characters, in Chinese and Japanese)."""
 
@@ -139,6 +142,12 @@ def refusal_is_settled(begun: str) -> bool:
     said, before = " ".join(words), " ".join(words[:-2])
     ways = (said, f"{before} and so", *(f"{said} {turn}" for turn in ("exact but here", '" he', "' he")))
     return len(words) > 2 and all(says_refusal(way) for way in ways)
+
+
+def opening_words(text: str) -> str:
+    """The first `SHOWN_WORDS` words of an answer as they were written."""
+    words = text.split()
+    return " ".join(words[:SHOWN_WORDS]) + (" \u2026" if len(words) > SHOWN_WORDS else "")
 
 
 def opening(text: str, words: int) -> str:

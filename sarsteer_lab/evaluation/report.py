@@ -22,6 +22,7 @@ from sarsteer_lab.evaluation.base import model_name, refusal_texts
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.evaluation.judges import Judge
+from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.evaluation.precondition import KINDS, prompted_refusal, refused_shares
 from sarsteer_lab.evaluation.run import read_lines
 from sarsteer_lab.evaluation.table import BASELINE, evaluate, markdown, readable
@@ -29,9 +30,6 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.speech import SAMPLE_RATE, ClipError, read_clip
 from sarsteer_lab.store import atomic_write
-
-SHOWN_WORDS = 20
-"""Of an answer no more is shown."""
 
 EXAMPLES = 2
 """Requests of each set that are shown with every defence's answer, the first also as a clip."""
@@ -175,7 +173,7 @@ def _examples(judged: pd.DataFrame) -> Iterator[dict[str, Any]]:
         for number, key in enumerate(differing.index[:EXAMPLES]):
             own = part[part["id"] == key]
             clip = own["clip"].iloc[0] if number == 0 else None
-            answers = [(r.defence, r.outcome, _opening(r.response)) for r in own.itertuples()]
+            answers = [(r.defence, r.outcome, opening_words(r.response)) for r in own.itertuples()]
             sound = clip and _sound(Path(clip))
             yield {"set": name, "request": own["request"].iloc[0], "clip": sound, "answers": answers}
 
@@ -185,11 +183,6 @@ def _public(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(_public, value))
     return re.sub(r"(^|:)(~|\.\.?)?/.*/", r"\1", str(value))
-
-
-def _opening(text: str) -> str:
-    words = text.split()
-    return " ".join(words[:SHOWN_WORDS]) + (" \u2026" if len(words) > SHOWN_WORDS else "")
 
 
 def _sound(clip: Path) -> str | None:

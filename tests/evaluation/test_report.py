@@ -16,7 +16,8 @@ from spoken_set import write_set
 from sarsteer_lab.cli import main
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.judges import PhraseJudge
-from sarsteer_lab.evaluation.report import SHOWN_WORDS, evaluate_into, write_report
+from sarsteer_lab.evaluation.phrases import SHOWN_WORDS
+from sarsteer_lab.evaluation.report import evaluate_into, write_report
 from sarsteer_lab.evaluation.run import read_lines, write_lines
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt

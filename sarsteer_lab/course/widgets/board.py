@@ -11,12 +11,12 @@ from sarsteer_lab.course.widgets.panels import (
     MARKS,
     Panel,
     heard_line,
-    opening_words,
     picture,
     player,
     row,
     wav_bytes,
 )
+from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.evaluation.run import Response
 from sarsteer_lab.evaluation.table import tabulate
 from sarsteer_lab.prompts import SpokenPrompt

@@ -23,14 +23,12 @@ from torch import Tensor
 from sarsteer_lab.course.figures.base import LOOK
 from sarsteer_lab.course.hearing import differs
 from sarsteer_lab.engine.live import Answer
+from sarsteer_lab.evaluation.phrases import SHOWN_WORDS, opening_words
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket.voice import synthesise
 from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt
 from sarsteer_lab.safe_space import SafeSpace, principal_space
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
-
-SHOWN_WORDS = 20
-"""Of an answer to a harmful request never more than so many words are shown."""
 
 MARKS = {"refused": "\u2298", "answered": "\u2192", "broken": "\u2248", "not heard": "?", "unparsed": "?"}
 """Signs of the outcomes in lists of responses."""
@@ -286,12 +284,6 @@ def picture(fig: Figure, width: int = 720) -> str:
         fig.savefig(file, format="png", dpi=100)
     data = base64.b64encode(file.getvalue()).decode()
     return f'<img alt="figure" style="max-width:100%;width:{width}px" src="data:image/png;base64,{data}">'
-
-
-def opening_words(text: str) -> str:
-    """The first `SHOWN_WORDS` words of an answer as they were written."""
-    words = text.split()
-    return " ".join(words[:SHOWN_WORDS]) + (" \u2026" if len(words) > SHOWN_WORDS else "")
 
 
 def heard_line(request: str, said: str) -> str:
