@@ -1,8 +1,10 @@
 """How alike typed and spoken answers are: divergence against torch's own, answers by hand."""
 
+import pytest
 import torch
 
 from sarsteer_lab.pocket.training.measure import divergence, own_answer_found
+from sarsteer_lab.pocket.training.yardstick import TEXTS, VOICES, Utterance, cells, load_yardstick
 
 
 def test_divergence_is_torchs() -> None:
@@ -20,3 +22,20 @@ def test_own_answer_found() -> None:
     assert own_answer_found(typed, spoken).tolist() == [1, 1, 0.5, 0]
     assert own_answer_found(spoken, typed).shape == (4,)
     assert own_answer_found(["?", ""], ["", "!"]).tolist() == [0, 0]
+
+
+def test_cells_count_words_and_clips_apart() -> None:
+    utterances = load_yardstick()
+    assert all(utterance.clip.is_file() for utterance in utterances)
+    heard = [utterance.request for utterance in utterances]
+    assert [cell["word_error_rate"] for cell in cells(utterances, heard).values()] == [0, 0, 0, 0]
+
+    def said(text: str, engines: str, label: str = "") -> Utterance:
+        return Utterance("one two three four", text, engines, "v", utterances[0].clip, label)
+
+    own = [said(text, engines) for text in TEXTS for engines in VOICES]
+    found = cells([*own, said("course", VOICES[0], "harmful")], [*["one two three four"] * 4, "one two"])
+    course = found[f"course, {VOICES[0]}"]
+    assert course["n"] == 2 and course["right"] == 1 and course["word_error_rate"] == pytest.approx(2 / 8)
+    assert course["word_error_rate_harmful"] == pytest.approx(2 / 4)
+    assert found[f"open, {VOICES[1]}"]["right"] == 1

@@ -19,14 +19,7 @@ from jaxtyping import Float, Int
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
-from sarsteer_lab.course.hearing import (
-    HEARD_RIGHT,
-    REPEAT,
-    transcript,
-    word_error_rate,
-    word_errors,
-    words,
-)
+from sarsteer_lab.course.hearing import REPEAT, differs, transcript, word_error_rate, words
 from sarsteer_lab.engine.memory import keep_freed_memory
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import wilson
@@ -92,10 +85,7 @@ def hearing(prompts: Sequence[SpokenPrompt], heard: Sequence[str]) -> dict[str, 
     for label in (*LABELS, "all"):
         rows = [i for i, p in enumerate(prompts) if label in (p.label, "all")]
         rates[label] = word_error_rate([prompts[i].request for i in rows], [heard[i] for i in rows])
-    right = [
-        word_errors(p.request, h) <= HEARD_RIGHT * len(words(p.request))
-        for p, h in zip(prompts, heard, strict=True)
-    ]
+    right = [not differs(p.request, h) for p, h in zip(prompts, heard, strict=True)]
     return {"word_error_rate": rates, "heard_right": right}
 
 

@@ -13,19 +13,20 @@ import argparse
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import soundfile
 from tqdm import tqdm
 
-from sarsteer_lab.course.hearing import HEARD_RIGHT, word_error_rate, word_errors, words
+from sarsteer_lab.course.hearing import differs, word_error_rate
 from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.pocket.training.voices import Speaker, Voice, held_out_voices, yardstick_voices
 from sarsteer_lab.prompts import load_prompts
 from sarsteer_lab.speech import SAMPLE_RATE
-from sarsteer_lab.store import data_folder
+from sarsteer_lab.store import atomic_write, data_folder
 
 TEXTS, VOICES = ("course", "open"), ("training engines", "unheard engines")
 SPEED = 1.2
@@ -66,26 +67,20 @@ def load_yardstick() -> list[Utterance]:
 def cells(utterances: Sequence[Utterance], heard: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Word error rate and clips heard right (with Wilson's 95% interval) of every cell, from transcripts."""
     found: dict[str, dict[str, Any]] = {}
-    for text in TEXTS:
-        for engines in VOICES:
-            rows = [i for i, u in enumerate(utterances) if (u.text, u.engines) == (text, engines)]
-            said = [utterances[i].request for i in rows]
-            right = sum(
-                word_errors(utterances[i].request, heard[i])
-                <= HEARD_RIGHT * len(words(utterances[i].request))
-                for i in rows
-            )
-            cell: dict[str, Any] = {
-                "n": len(rows),
-                "word_error_rate": word_error_rate(said, [heard[i] for i in rows]),
-            }
-            cell |= {"right": right, "interval": list(wilson(right, len(rows)))}
-            harmful = [i for i in rows if utterances[i].label == "harmful"]
-            if harmful:
-                both = ([utterances[i].request for i in harmful], [heard[i] for i in harmful])
-                cell["word_error_rate_harmful"] = word_error_rate(*both)
-            found[f"{text}, {engines}"] = cell
+    for text, engines in product(TEXTS, VOICES):
+        both = zip(utterances, heard, strict=True)
+        own = [(u, said) for u, said in both if (u.text, u.engines) == (text, engines)]
+        right = sum(not differs(u.request, said) for u, said in own)
+        cell: dict[str, Any] = {"n": len(own), "word_error_rate": _errors(own)}
+        cell |= {"right": right, "interval": list(wilson(right, len(own)))}
+        if harmful := [pair for pair in own if pair[0].label == "harmful"]:
+            cell["word_error_rate_harmful"] = _errors(harmful)
+        found[f"{text}, {engines}"] = cell
     return found
+
+
+def _errors(pairs: Sequence[tuple[Utterance, str]]) -> float:
+    return word_error_rate([u.request for u, _ in pairs], [said for _, said in pairs])
 
 
 def speak_yardstick(sentences: Sequence[str]) -> None:
@@ -99,36 +94,29 @@ def speak_yardstick(sentences: Sequence[str]) -> None:
         Voice("hibari-114", "hibari", 1.14),
     ]
     known = [*known, known[0], held_out_voices()[0]]
-    plan: list[tuple[str, str, str, Voice, str]] = []
+    plan: list[tuple[Utterance, Voice]] = []
+
+    def add(request: str, text: str, engines: str, voice: Voice, label: str = "") -> None:
+        clip = folder() / "clips" / f"{len(plan):03d}.ogg"
+        plan.append((Utterance(request, text, engines, voice.name, clip, label), voice))
+
     seen: Counter[str] = Counter()
     for prompt in load_prompts("test"):
         if seen[prompt.label] < COURSE_PROMPTS:
-            plan.append(
-                (prompt.request, "course", VOICES[1], strange[len(plan) % len(strange)], prompt.label)
-            )
+            add(prompt.request, "course", VOICES[1], strange[len(plan) % len(strange)], prompt.label)
             seen[prompt.label] += 1
     for number, sentence in enumerate(sentences):
-        plan.append((sentence, "open", VOICES[0], known[number % len(known)], ""))
-        plan.append((sentence, "open", VOICES[1], strange[number % len(strange)], ""))
-    (folder() / "clips").mkdir(parents=True, exist_ok=True)
-    speaker, records = Speaker(), []
-    for number, (request, text, engines, voice, label) in enumerate(tqdm(plan, desc="speaking", unit="clip")):
-        name = f"{number:03d}.ogg"
-        if not (folder() / "clips" / name).exists():
-            wave = speaker.say(request, voice, speed=SPEED)
-            soundfile.write(folder() / "clips" / name, wave, SAMPLE_RATE, format="OGG", subtype="OPUS")
-        records.append(
-            {
-                "request": request,
-                "text": text,
-                "engines": engines,
-                "voice": voice.name,
-                "clip": name,
-                "label": label,
-            }
-        )
-    text = "".join(json.dumps(record) + "\n" for record in records)
-    (folder() / "utterances.jsonl").write_text(text, encoding="utf-8")
+        add(sentence, "open", VOICES[0], known[number % len(known)])
+        add(sentence, "open", VOICES[1], strange[number % len(strange)])
+    speaker = Speaker()
+    for utterance, voice in tqdm(plan, desc="speaking", unit="clip"):
+        if not utterance.clip.exists():
+            wave = speaker.say(utterance.request, voice, speed=SPEED)
+            with atomic_write(utterance.clip) as scratch:
+                soundfile.write(scratch, wave, SAMPLE_RATE, format="OGG", subtype="OPUS")
+    records = [{**asdict(utterance), "clip": utterance.clip.name} for utterance, _ in plan]
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    (folder() / "utterances.jsonl").write_text(lines, encoding="utf-8")
 
 
 def main() -> None:
