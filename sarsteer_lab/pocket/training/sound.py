@@ -28,27 +28,18 @@ Wave = Float[np.ndarray, " samples"]
 
 
 @cache
-def _mel_filters() -> Float[Tensor, "201 80"]:
-    filters = WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_SECONDS).mel_filters
-    return torch.from_numpy(filters).float()
+def _extractor() -> WhisperFeatureExtractor:
+    return WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_SECONDS)
 
 
 def log_mel(waves: Sequence[Wave]) -> tuple[Float[Tensor, "clip 80 frame"], Int[Tensor, " clip"]]:
     """Whisper's log-mel features of 16 kHz clips side by side, and each clip's own frames, a multiple of 4.
 
-    Equal to the feature extractor's over those frames; the rest of a row is silence.
+    The rest of a row is silence. No clip is longer than the model's window.
     """
     frames = torch.tensor([len(wave) // 160 // 4 * 4 for wave in waves])
-    longest = int(frames.max()) * 160
-    batch = torch.zeros(len(waves), longest + 400)
-    for row, wave in zip(batch, waves, strict=True):
-        count = min(len(wave), len(row))
-        row[:count] = torch.from_numpy(wave[:count])
-    spectrum = torch.stft(batch, 400, 160, window=torch.hann_window(400), return_complex=True)
-    power = spectrum[..., : longest // 160].abs() ** 2
-    mel = (_mel_filters().T @ power).clamp(min=1e-10).log10()
-    mel = mel.maximum(mel.amax((1, 2), keepdim=True) - 8)
-    return (mel + 4) / 4, frames
+    features = _extractor()(list(waves), sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+    return features[..., : int(frames.max())], frames
 
 
 def change(wave: Wave, draw: random.Random) -> Wave:
