@@ -46,7 +46,7 @@ def xray_figure(
     `chosen` frames a cell (film, row, column).
     """
     widths = [len(film.names) + 1.0 for film in films.values()]
-    options = {"width_ratios": widths, "height_ratios": (1, 4.2), "sharex": "col"}
+    options = {"width_ratios": widths, "height_ratios": (1, 4.2)}
     size = (0.175 * sum(widths) + 2.2, 7.4)
     fig, axes = base.panels(len(films), size, title.replace("$", r"\$"), rows=2, **options)
     maps = dict(zip(films, axes[len(films) :], strict=True))
@@ -58,7 +58,9 @@ def xray_figure(
         values = film.values if top is not None else film.values.clip(1e-4)
         image = ax.imshow(values, origin="lower", aspect="auto", interpolation="nearest", **look)
         ax.axvline(film.answer - 0.5, color=base.BLACK, linewidth=2)
-        ax.set_xticks(range(len(film.names)), film.names, rotation=90, fontsize=11)
+        ax.set_xticks([])
+        for at, text in enumerate(film.names):  # ticks take three times as long to draw
+            ax.text(at, -0.8, text, rotation=90, ha="center", va="top", fontsize=11)
         step = -(-len(layers) // 10)
         ax.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
         above.set_title(name)
@@ -70,8 +72,7 @@ def xray_figure(
             look = {"vmax": power.max(), "vmin": power.max() - 60, "cmap": "Greys", "extent": place}
             above.imshow(power, origin="lower", aspect="auto", **look)
             above.set_ylabel("kHz")
-            above.tick_params(labelbottom=False, bottom=False)
-            above.set_xlim(-0.5, len(film.names) - 0.5)
+            above.set(xticks=[], xlim=(-0.5, len(film.names) - 0.5))
         if chosen and chosen[0] == name:
             for colour, width in (("white", 5), (base.BLACK, 2.5)):
                 corner = (chosen[2] - 0.5, chosen[1] - 0.5)

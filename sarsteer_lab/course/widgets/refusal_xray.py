@@ -87,9 +87,8 @@ class XRay(panels.Panel):
         tokenize = partial(lalm.tokenizer, add_special_tokens=False)
         self._openings = {tuple(tokenize(text)["input_ids"]) for text in OPENINGS}
         self.measure = ipywidgets.ToggleButtons(options=[*MEASURES])
-        self.alpha = panels.slider(
-            ipywidgets.FloatSlider, "alpha", value=alpha, min=0, max=max(1, alpha), step=0.01
-        )
+        reach = {"min": 0, "max": max(1, alpha), "step": 0.01}
+        self.alpha = panels.slider(ipywidgets.FloatSlider, "alpha", value=alpha, **reach)
         self.readings: dict[str, Reading] = {}
         self.projection: dict[str, Float[Tensor, "position layer"]] = {}
         self.opening: dict[str, Float[Tensor, "column layer"]] = {}
@@ -157,8 +156,9 @@ class XRay(panels.Panel):
         reading = self.readings[form] = Reading(ids, states, start, columns, names)
         vectors = torch.stack([self.vectors[layer] for layer in self.layers]).to(states.device)
         self.projection[form] = (states * vectors / vectors.norm(dim=-1, keepdim=True)).sum(-1)
-        shown = [self._opening(states[reading.columns, at], reading) for at in range(len(self.layers))]
-        self.opening[form] = torch.stack(shown, dim=1)
+        # Some layers at a time: the head's weights are read for all of them at once, and logits are large.
+        parts = states[columns].split(max(1, 256 // len(columns)), dim=1)
+        self.opening[form] = torch.cat([self._opening(part, reading) for part in parts], dim=1)
 
     def _columns(self, ids: Sequence[int], start: int) -> list[int]:
         """Positions to be shown: what comes before the request is alike in all forms, and left out."""
@@ -170,15 +170,14 @@ class XRay(panels.Panel):
         words = [at for at in prompt if ids[at] != self.lalm.audio_token_id]
         return sorted([*_some(heard), *_some(words), start - 1]) + [*range(start, len(ids))]
 
-    def _opening(self, states: Float[Tensor, "column d_model"], reading: Reading) -> Float[Tensor, "column"]:
+    def _opening(self, states: Float[Tensor, "column layer d"], of: Reading) -> Float[Tensor, "column layer"]:
         chances = logit_lens(self.lalm, states).softmax(-1)
-        found = torch.full((len(states),), torch.nan)
-        for row, position in enumerate(reading.columns):
-            begun = tuple(reading.ids[reading.start : position + 1])
-            size = len(begun)
+        found = torch.full(states.shape[:2], torch.nan)
+        for row, position in enumerate(of.columns):
+            size = len(begun := tuple(of.ids[of.start : position + 1]))
             following = {ids[size] for ids in self._openings if ids[:size] == begun and len(ids) > size}
             if following:
-                found[row] = chances[row, list(following)].sum()
+                found[row] = chances[row][:, list(following)].sum(-1)
         return found
 
     def _resteer(self) -> None:
@@ -204,10 +203,9 @@ class XRay(panels.Panel):
         heard = [i for i, at in enumerate(reading.columns) if reading.ids[at] == self.lalm.audio_token_id]
         names = ["" if i in heard and (i - heard[0]) % 5 else name for i, name in enumerate(reading.names)]
         answer = len(names) - self._answered(form)
-        if not heard:
-            return Film(values.T.cpu().numpy(), names, answer)
-        clip = self.lalm.waveform(self.forms[form])
-        return Film(values.T.cpu().numpy(), names, answer, clip, (heard[0], heard[-1]))
+        clip = self.lalm.waveform(self.forms[form]) if heard else None
+        ends = (heard[0], heard[-1]) if heard else (0, 0)
+        return Film(values.T.cpu().numpy(), names, answer, clip, ends)
 
     def _answered(self, form: str) -> int:
         return len(self.readings[form].ids) - self.readings[form].start
