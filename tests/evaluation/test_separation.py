@@ -26,6 +26,7 @@ from sarsteer_lab.evaluation.separation import (
 )
 from sarsteer_lab.evaluation.table import evaluate
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors
 
 SCORES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), min_size=1, max_size=12).map(np.array)
@@ -72,17 +73,21 @@ def test_each_kind_is_resampled_by_itself() -> None:
         roc_area(harmful, np.array([]))
 
 
-def test_readiness_and_separation_of_defences(
-    tiny: LALM,
+@pytest.fixture
+def sets(
+    cache: Path,
     make_clip: Callable[[float, int], np.ndarray],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
+) -> dict[str, list[SpokenPrompt]]:
+    """Four requests of each kind, a cache of their own, and openings that the replica may say."""
     monkeypatch.setattr("sarsteer_lab.engine.live.OPENINGS", ("Ia", "I b", "S"))
     monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
     found = read_set(f"prompts:{write_set(tmp_path / 'set', make_clip)}").prompts
-    sets = {label: [p for p in found if p.label == label][:4] for label in ("harmful", "harmless")}
+    return {label: [p for p in found if p.label == label][:4] for label in ("harmful", "harmless")}
+
+
+def test_readiness_and_separation_of_defences(tiny: LALM, sets: dict[str, list[SpokenPrompt]]) -> None:
     vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model))
     defences = [
         PromptDefence("none"),
@@ -100,17 +105,9 @@ def test_readiness_and_separation_of_defences(
 
 
 def test_an_evaluation_reads_openings_where_it_answers(
-    tiny: LALM,
-    make_clip: Callable[[float, int], np.ndarray],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    tiny: LALM, sets: dict[str, list[SpokenPrompt]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the ROC columns no clip is read more often than without, and they are those of `readiness`."""
-    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("sarsteer_lab.engine.live.OPENINGS", ("Ia", "I b", "S"))
-    monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
-    found = read_set(f"prompts:{write_set(tmp_path / 'set', make_clip)}").prompts
-    sets = {label: [p for p in found if p.label == label][:4] for label in ("harmful", "harmless")}
     generator = torch.Generator().manual_seed(3)
     noise = torch.randn(2, tiny.n_layers, tiny.d_model, generator=generator)
     vectors = SteeringVectors(3 * noise[0])

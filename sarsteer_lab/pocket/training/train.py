@@ -235,9 +235,8 @@ class Training:
     def ctc(self) -> None:
         """(d) CTC warm start."""
         audio, head, clips = self._audio()
-        continued = not self.fresh
-        if continued:
-            self._load_shipped(audio, head)
+        if not self.fresh:
+            self._load_start(audio, head)
         train_ctc(
             audio,
             head,
@@ -246,10 +245,10 @@ class Training:
             self.folder,
             presentations=self.presentations["ctc"],
             seed=self.seed,
-            flat_start=not continued,
+            flat_start=self.fresh,
         )
 
-    def _load_shipped(self, audio: AudioSide, head: TokenHead) -> None:
+    def _load_start(self, audio: AudioSide, head: TokenHead) -> None:
         print(f"starting from the deltas in {self.start} (--fresh starts from Whisper's encoder)")
         shipped = load_file(self.start / "audio.safetensors")
         audio.load_state_dict({name: tensor.float() for name, tensor in shipped.items()})
@@ -261,7 +260,7 @@ class Training:
         if (self.folder / "ctc.safetensors").exists():
             load_checkpoint(self.folder / "ctc.safetensors", {"audio": audio, "head": head})
         else:
-            self._load_shipped(audio, head)
+            self._load_start(audio, head)
         language_model, processor = self.base
         merge_delta(language_model, load_file(self._adapter("safety")))
         shipped = self.start / "listening.safetensors"
