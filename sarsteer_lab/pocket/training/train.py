@@ -76,6 +76,7 @@ class Training:
         folder: Path,
         *,
         start: Path,
+        to: Path | None = None,
         ctc: int,
         in_loop: int,
         seed: int = 0,
@@ -84,10 +85,12 @@ class Training:
         dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         """Nothing is loaded before a stage needs it. (d) and (e) go on from the audio side and adapter in
-        `start`, or, `fresh`, from Whisper's encoder. With `freeze_tower` the tower stays as it
-        is (from Whisper's encoder, (d) then is a linear probe of it). What is frozen computes in `dtype`.
+        `start`, or, `fresh`, from Whisper's encoder; `export` writes to `to`. With `freeze_tower` the tower
+        stays as it is (from Whisper's encoder, (d) then is a linear probe of it). What is frozen computes in
+        `dtype`.
         """
-        self.folder, self.start, self.seed, self.fresh = folder, start, seed, fresh
+        self.folder, self.start, self.to = folder, start, to or deltas_folder()
+        self.seed, self.fresh = seed, fresh
         self.freeze_tower, self.dtype = freeze_tower, dtype
         self.presentations = {"ctc": ctc, "in-loop": in_loop}
         folder.mkdir(parents=True, exist_ok=True)
@@ -295,25 +298,29 @@ class Training:
         del self.base  # its weights now hold the adapter
 
     def export(self) -> None:
-        """Write the newest checkpoint's audio side, the adapter and the logs to data/pocket."""
+        """Write the newest checkpoint's audio side, the adapters there are and the logs to `self.to`."""
         audio, head, _ = self._audio()
         newest = self.folder / "in_loop.safetensors"
         if not newest.exists():
             newest = self.folder / "ctc.safetensors"
         progress = load_checkpoint(newest, {"audio": audio, "head": head})
+        shipping = self.to == deltas_folder()
+        logs = self.to / "training" if shipping else self.to
+        logs.mkdir(parents=True, exist_ok=True)
         save_file(
             audio.audio_state(),
-            deltas_folder() / "audio.safetensors",
+            self.to / "audio.safetensors",
             metadata={"stage": newest.stem, "seen": str(progress["seen"])},
         )
         state = {name: t.contiguous() for name, t in head.state_dict().items()}
-        save_file(state, head_file(deltas_folder()))
-        for name in ("readout", "listening", "safety"):
-            shutil.copy(self.folder / f"{name}.safetensors", deltas_folder() / f"{name}.safetensors")
+        save_file(state, head_file(self.to))
+        for name in ("readout", "listening", "safety") if shipping else ("listening",):
+            if self._adapter(name).exists():
+                shutil.copy(self._adapter(name), self.to / f"{name}.safetensors")
         for stage in ("readout", "safety", "ctc", "in_loop"):
             if (log := self.folder / f"{stage}.jsonl").exists():
-                shutil.copy(log, deltas_folder() / "training" / f"log-{stage}.jsonl")
-        print(f"exported {newest.stem} after {progress['seen']:,} clips heard to {deltas_folder()}")
+                shutil.copy(log, logs / f"log-{stage}.jsonl")
+        print(f"exported {newest.stem} after {progress['seen']:,} clips heard to {self.to}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -331,6 +338,12 @@ def main(arguments: list[str] | None = None) -> None:
         type=Path,
         default=deltas_folder(),
         help="go on from these deltas (default: the shipped ones)",
+    )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        default=deltas_folder(),
+        help="where `export` writes (default: over the shipped ones)",
     )
     parser.add_argument("--ctc-presentations", type=int, default=CTC_PRESENTATIONS)
     parser.add_argument("--in-loop-presentations", type=int, default=IN_LOOP_PRESENTATIONS)
@@ -353,6 +366,7 @@ def main(arguments: list[str] | None = None) -> None:
     training = Training(
         options.folder or cache_folder() / "training",
         start=options.start,
+        to=options.to,
         ctc=options.ctc_presentations,
         in_loop=options.in_loop_presentations,
         seed=options.seed,
