@@ -47,7 +47,7 @@ class LivePrompt:
     """A prompt whose positions but the last have run.
 
     Its methods answer under whatever steering holds when they are called, and refuse what `PreparedBatch`
-    refuses. For models that decode left to right, with a dynamic cache.
+    refuses. They raise ValueError for a model whose cache does not allow it (`key_values.keeps_plain_cache`).
     """
 
     def __init__(self, lalm: LALM, prompt: Prompt) -> None:
