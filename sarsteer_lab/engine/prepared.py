@@ -248,8 +248,8 @@ class PreparedBatch:
         """
         if self._cache is None:
             raise ValueError(
-                f"{self.lalm.name} cannot go on from a prompt that has run, so answers cannot be followed token "
-                "by token: ask it with `lalm.generate` and `lalm.next_token_logits`"
+                f"{self.lalm.name} cannot go on from a prompt that has run, so answers cannot be followed "
+                "token by token: ask it with `lalm.generate` and `lalm.next_token_logits`"
             )
         if not begun:
             self._check()
