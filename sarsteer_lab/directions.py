@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.safe_space import States
+from sarsteer_lab.safe_space import States, check_pairs
 
 
 def text_refusal_direction(harmful_base: States, harmful_refusal: States) -> Float[Tensor, "layer d_model"]:
@@ -17,13 +17,8 @@ def text_refusal_direction(harmful_base: States, harmful_refusal: States) -> Flo
     `mean_i [ h(a_i, t0 + r) - h(a_i, t0) ]` over harmful clips `a_i`; row i of both inputs is the same clip.
     Raises ValueError if the shapes differ.
     """
-    first, second = harmful_refusal, harmful_base
-    if first.shape != second.shape or first.ndim != 3 or not len(first):
-        raise ValueError(
-            f"states of shape {tuple(first.shape)} and {tuple(second.shape)} are not pairs: "
-            "both have to be (prompt, layer, d_model) with the same prompts in the same order"
-        )
-    return (first.float() - second.float()).mean(0)
+    check_pairs(harmful_refusal, harmful_base)
+    return (harmful_refusal.float() - harmful_base.float()).mean(0)
 
 
 def difference_in_means(

@@ -15,7 +15,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.safe_space import States, exact
+from sarsteer_lab.safe_space import States, check_pairs, exact
 
 
 def pair_cosine(typed: States, spoken: States, *, center: bool = True) -> Float[Tensor, "prompt layer"]:
@@ -108,7 +108,6 @@ def logit_lens(lalm: LALM, states: Float[Tensor, "*batch d_model"]) -> Float[Ten
 
 def _pairs(first: States, second: States, center: bool) -> list[States]:
     """Both in float64, less their means if asked for. Raises ValueError if they are not pairs."""
-    if first.shape != second.shape:
-        raise ValueError(f"states of shape {tuple(first.shape)} and {tuple(second.shape)} are not pairs")
+    check_pairs(first, second)
     both = [exact(first), exact(second)]
     return [states - states.mean(0) for states in both] if center else both

@@ -253,8 +253,6 @@ class LALM:
         prompts: Sequence[Prompt],
         *,
         max_new_tokens: int = 48,
-        do_sample: bool = False,
-        num_beams: int = 1,
         batch_size: int = 16,
         seed: int = 0,
         **options: Any,
@@ -263,7 +261,7 @@ class LALM:
 
         Deterministic: greedy unless `do_sample`, and sampling starts from `seed` without touching torch's
         global state. The repetition penalty that some checkpoints ship is off, so that greedy means greedy.
-        `options` go to transformers' `generate` (temperature, top_p, stop_strings, ...).
+        `options` go to transformers' `generate` (do_sample, num_beams, temperature, stop_strings, ...).
 
         Raises ValueError for options that are not in `DECODING`, NonFiniteError, and what steering refuses.
         """
@@ -275,9 +273,8 @@ class LALM:
             )
         if options.get("stop_strings") is not None:
             options["tokenizer"] = self.tokenizer
-        options.update(max_new_tokens=max_new_tokens, do_sample=do_sample, num_beams=num_beams)
         answers, devices = [""] * len(prompts), [self.device] if self.device.type == "cuda" else []
-        decoded = closing(self.decode(prompts, batch_size, **options))
+        decoded = closing(self.decode(prompts, batch_size, max_new_tokens=max_new_tokens, **options))
         with torch.random.fork_rng(devices), decoded as batches:
             torch.manual_seed(seed)
             for rows, tokens in batches:

@@ -91,13 +91,13 @@ class SpokenPrompt:
         """The request and `refusal` as text. Raises ValueError if it has no sense without the clip."""
         if self.text:
             raise ValueError(f"prompt {self.id!r} asks about its clip, so it has no typed form")
-        return Prompt(text=_join(self.request, refusal))
+        return Prompt(" ".join(filter(None, (self.request, refusal))))
 
     def spoken(self, instruction: str = INSTRUCTION, refusal: str = "") -> Prompt:
         """The request as a clip, `instruction` and `refusal` as text. Raises ValueError without a clip."""
         if self.clip is None:
             raise ValueError(f"prompt {self.id!r} has no clip, so it has no spoken form")
-        return Prompt(text=_join(self.text or instruction, refusal), audio=self.clip)
+        return Prompt(" ".join(filter(None, (self.text or instruction, refusal))), self.clip)
 
 
 def as_prompts(prompts: Iterable[Prompt | str]) -> list[Prompt]:
@@ -110,20 +110,15 @@ def as_prompts(prompts: Iterable[Prompt | str]) -> list[Prompt]:
     found = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     for number, prompt in enumerate(found):
         if not isinstance(prompt, Prompt):
-            raise TypeError(
-                f"prompt {number} is a {type(prompt).__name__}, not a Prompt or a string"
-                + ("; call its spoken() or typed()" if isinstance(prompt, SpokenPrompt) else "")
-            )
+            hint = "; call its spoken() or typed()" if isinstance(prompt, SpokenPrompt) else ""
+            raise TypeError(f"prompt {number} is a {type(prompt).__name__}, not a Prompt or a string{hint}")
     return found
 
 
 def rough_length(prompt: Prompt) -> float:
     """Positions a prompt will take, roughly (25 audio tokens a second, 4 characters a token)."""
-    seconds = 0.0
-    if isinstance(prompt.audio, Path | str):
-        seconds = clip_seconds(prompt.audio)
-    elif prompt.audio is not None:
-        seconds = len(prompt.audio) / SAMPLE_RATE
+    clip = () if prompt.audio is None else prompt.audio
+    seconds = clip_seconds(clip) if isinstance(clip, Path | str) else len(clip) / SAMPLE_RATE
     return 25 * seconds + (len(prompt.text) + len(prompt.system or "")) / 4
 
 
@@ -143,10 +138,6 @@ def load_prompts(split: str | None = None, label: str | None = None) -> list[Spo
             request, clip = fields.pop("text"), fields.pop("clip")
             found.append(SpokenPrompt(request=request, clip=folder / clip, **fields))
     return found
-
-
-def _join(*parts: str) -> str:
-    return " ".join(part for part in parts if part)
 
 
 def _clip(audio: Any) -> Path | str | np.ndarray | None:

@@ -29,6 +29,15 @@ def exact(tensor: Tensor) -> Tensor:
     return (tensor.cpu() if tensor.device.type in WITHOUT_FLOAT64 else tensor).double()
 
 
+def check_pairs(first: States, second: States) -> None:
+    """Raise ValueError for states that cannot be of the same prompts, row by row."""
+    if first.shape != second.shape or first.ndim != 3 or not len(first):
+        raise ValueError(
+            f"states of shape {tuple(first.shape)} and {tuple(second.shape)} are not pairs: "
+            "both have to be (prompt, layer, d_model) with the same prompts in the same order"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class SafeSpace:
     """Per layer: the mean of the states, `k` orthonormal directions and the share of variance each explains.

@@ -43,7 +43,7 @@ def test_ask_gives_the_models_answer(
 ) -> None:
     clip, model = folder / "clip.wav", ["--model", str(folder / "model")]
     assert main(["ask", str(clip), *model]) == 0
-    repeat = Prompt(f"{INSTRUCTION} {hearing.REPEAT}", clip)
+    repeat = Prompt(hearing.REPEAT, clip)
     heard = f"heard:     {hearing.transcript(tiny.generate([repeat], max_new_tokens=32)[0])}"
     answer = tiny.generate([Prompt(INSTRUCTION, clip)])[0]
     assert capsys.readouterr().out == f"{heard}\nunsteered: {answer}\n"

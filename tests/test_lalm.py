@@ -456,6 +456,13 @@ def test_the_hub_is_asked_for_sizes_and_what_is_in_its_cache_is_not_counted(monk
     assert checkpoint_size("some/model", "v2") == Size(parameters=500, download=700)
 
 
+def test_a_hub_that_cannot_be_reached_leaves_the_size_unknown(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    for offline in (True, False):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        assert checkpoint_size("some/model") is None
+
+
 def test_a_download_is_announced(capsys):
     announce("some/model", Size(8_400_000_000, 9_000_000_000), torch.bfloat16, None, "mps")
     assert capsys.readouterr().err == "some/model: downloads 9.0 GB, 8.4 billion parameters\n"

@@ -115,7 +115,7 @@ def test_typed_prompts_work_on_a_text_model_and_spoken_ones_are_refused(
 
 
 def hub_cache(folder, monkeypatch, **revisions):
-    """A hub's cache that holds me/tiny in some revisions, each written by its function."""
+    """A hub's cache, without its hub, that holds me/tiny in some revisions, each written by its function."""
     model = folder / "models--me--tiny"
     (model / "refs").mkdir(parents=True)
     for number, (name, write) in enumerate(revisions.items()):
@@ -124,6 +124,8 @@ def hub_cache(folder, monkeypatch, **revisions):
         (model / "snapshots" / commit).mkdir(parents=True)
         write(model / "snapshots" / commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(folder))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")  # peft reads it itself
 
 
 def test_a_revision_is_that_of_weights_and_processor(tmp_path, monkeypatch, prompts):

@@ -164,7 +164,10 @@ def test_importing_the_package_is_cheap() -> None:
 def test_loading_a_model_reads_no_table_of_texts() -> None:
     """They are for those who ask for them: refusal texts, phrases of judges, openings of refusals."""
     show = "from sarsteer_lab import load_lalm; load_lalm('replica:qwen2_audio'); "
-    show += "import sarsteer_lab.evaluation.phrases, sarsteer_lab.engine.live; "
+    show += (
+        "import sarsteer_lab.evaluation.readers, sarsteer_lab.evaluation.judges, sarsteer_lab.engine.live; "
+    )
+    show += "import sarsteer_lab.probe.foresee; "
     show += "from sarsteer_lab.store import shipped_table; print(shipped_table.cache_info().misses)"
     shown = subprocess.run([sys.executable, "-c", show], check=True, capture_output=True, text=True).stdout
     assert shown == "0\n"

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt
+from sarsteer_lab.prompts import Prompt, SpokenPrompt
 
 REPEAT = "\n\nRepeat the audio above exactly, word for word."
 """The text part of the prompt that asks for a transcript.
@@ -52,8 +52,7 @@ def differs(request: str, heard: str) -> bool:
 
 def read_out(lalm: LALM, waveform: Float[np.ndarray, "samples"]) -> str:
     """What the model says that it heard, when it is asked to repeat the clip. Raises as `generate` does."""
-    asked = Prompt(f"{INSTRUCTION} {REPEAT}", waveform)
-    return transcript(lalm.generate([asked], max_new_tokens=32)[0])
+    return transcript(lalm.generate([Prompt(REPEAT, waveform)], max_new_tokens=32)[0])
 
 
 def word_error_rate(references: Sequence[str], heard: Sequence[str]) -> float:

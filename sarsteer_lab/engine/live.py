@@ -47,7 +47,7 @@ class LivePrompt:
     """A prompt whose positions but the last have run.
 
     Its methods answer under whatever steering holds when they are called, and refuse what `PreparedBatch`
-    refuses. For models that decode left to right, with a dynamic cache.
+    refuses. They raise ValueError for a model whose cache does not allow it (`key_values.keeps_plain_cache`).
     """
 
     def __init__(self, lalm: LALM, prompt: Prompt) -> None:
@@ -58,8 +58,7 @@ class LivePrompt:
     @torch.no_grad()
     def answer(self, max_new_tokens: int = 14) -> Answer:
         """The greedy answer: the text that `lalm.generate` gives, up to rounding of the last digits."""
-        ends = self.lalm.core.generation_config.eos_token_id
-        stops = set(ends if isinstance(ends, Sequence) else [ends])
+        stops = set(self.lalm.ends.tolist())
         chosen: list[int] = []
         chances: list[float] = []
         first: Float[Tensor, "vocab"] = torch.empty(0)

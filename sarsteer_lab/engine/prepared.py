@@ -209,14 +209,11 @@ class PreparedBatch:
         """The probability that a sampled answer begins with one of `openings` (0 to 1), for each prompt.
 
         The sum over openings of the product of their tokens' probabilities, followed as a tree, so that
-        shared beginnings run once. Beginnings below `negligible` count as impossible. Raises ValueError for a
-        model that is read anew each time.
+        shared beginnings run once. Beginnings below `negligible` count as impossible. Raises as `after` does.
         """
-        if self._cache is None:
-            raise ValueError(f"{self.lalm.name} cannot go on from a prompt that has run (keeps_plain_cache)")
         tokenizer = self.lalm.tokenizer
         sequences = {tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in openings}
-        sure = torch.ones(len(self._last), device=self._last.device)
+        sure = torch.ones(len(self.prompts), device=self.lalm.device)
         return self._follow((), sure, sequences, negligible)
 
     def _follow(
@@ -246,8 +243,14 @@ class PreparedBatch:
         """Logits, float32, of the token after every answer has begun with the tokens `begun`.
 
         All but the last of them must have been run by the call before, as they are when a tree is followed
-        (so that weights and hooks are looked at only where it begins).
+        (so that weights and hooks are looked at only where it begins). Raises ValueError for a model that is
+        read anew each time.
         """
+        if self._cache is None:
+            raise ValueError(
+                f"{self.lalm.name} cannot go on from a prompt that has run, so answers cannot be followed "
+                "token by token: ask it with `lalm.generate` and `lalm.next_token_logits`"
+            )
         if not begun:
             self._check()
         if not isinstance(self._cache.layers[0], RoomyLayer):

@@ -77,11 +77,15 @@ class JudgeTemplate:
     chat: bool = True
 
 
-def read_template(path: Path) -> JudgeTemplate:
+def read_template(path: Path | None = None) -> JudgeTemplate:
     """A judge's template from a JSON object with the fields of `JudgeTemplate`.
+
+    By default it is the wording on which "sorry-bench/ft-mistral-7b-instruct-v0.2-sorry-bench-202406" was
+    fine-tuned (arXiv 2406.14598); that model knows no other.
 
     Raises ValueError, naming the file, if it is not one or its text lacks {request} or {response}.
     """
+    path = path or data_folder() / "judges" / "sorry-bench.json"
     try:
         fields: Any = json.loads(path.read_text(encoding="utf-8"))
         template = JudgeTemplate(**fields)
@@ -93,11 +97,6 @@ def read_template(path: Path) -> JudgeTemplate:
             f"{path}: the text has to hold {{request}} and {{response}}, and both verdicts have to be given"
         )
     return template
-
-
-SORRY_BENCH = read_template(data_folder() / "judges" / "sorry-bench.json")
-"""For "sorry-bench/ft-mistral-7b-instruct-v0.2-sorry-bench-202406": the wording on which it was fine-tuned
-(arXiv 2406.14598); it knows no other."""
 
 
 class HFJudge(Judge):
@@ -116,11 +115,11 @@ class HFJudge(Judge):
             self.tokenizer.pad_token = self.tokenizer.eos_token
 
     @classmethod
-    def load(cls, name: str, *, template: JudgeTemplate = SORRY_BENCH) -> "HFJudge":
+    def load(cls, name: str, *, template: JudgeTemplate | None = None) -> "HFJudge":
         """Load the model in its checkpoint's dtype onto the first device that there is."""
         model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(pick_device("auto"))
         tokenizer = AutoTokenizer.from_pretrained(name)
-        return cls(model, tokenizer, name=name, template=template)
+        return cls(model, tokenizer, name=name, template=template or read_template())
 
     def prompt(self, request: str, response: str) -> str:
         """What the model reads."""
@@ -171,7 +170,7 @@ def load_judges(names: Sequence[str], template: Path | None = None) -> list[Judg
 
     Raises ValueError, naming the file, for a template that is none.
     """
-    chosen = SORRY_BENCH if template is None else read_template(template)
+    chosen = read_template(template)
     return [PhraseJudge() if name == "phrase" else HFJudge.load(name, template=chosen) for name in names]
 
 

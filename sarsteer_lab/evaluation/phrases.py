@@ -22,6 +22,7 @@ _UNIT = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff]|(?:[^\W\u3040-\u30ff\u3400-\u9fff]|[\u0900-\u0963])+(?:'[^\W\d]+)?"
 )
 _WELL_FORMED = re.compile(r"(?=.*[aeiouy\d]).{1,20}|.*[^\x00-\x7f].*")
+_STUTTER = re.compile(r"(\D{1,8}?)\1{3,}")
 # Blocks of thoughts: Qwen's and others' tags, Mistral's brackets (Voxtral), Gemma 4's channel.
 _THOUGHTS = "think(?:ing)?|thoughts?|reason(?:ing)?"
 _THOUGHTS_BEGIN = re.compile(rf"<(?:{_THOUGHTS})>|\[(?:{_THOUGHTS})\]|<\|channel>", re.IGNORECASE)
@@ -43,6 +44,7 @@ def is_broken(response: str) -> bool:
     - one run of 1 to 8 words is repeated three times or more and covers over half of the words (texts of 6
       words or more);
     - fewer than a quarter of the words are distinct (16 words or more);
+    - over half of the words are for the most part one run of 1 to 8 characters, four times or more;
     - over half of the words are none: ASCII strings of more than 20 letters, or without a vowel or digit; or
       over 60% of the characters are neither letters nor digits (20 characters or more).
 
@@ -59,6 +61,8 @@ def is_broken(response: str) -> bool:
         if times >= 3 and times * length > len(words) / 2:
             return True
     if len(words) >= 16 and len(set(words)) < len(words) / 4:
+        return True
+    if sum(len(run[0]) > len(word) / 2 for word in words for run in _STUTTER.finditer(word)) > len(words) / 2:
         return True
     characters = "".join(response.split())
     if len(characters) < 20:

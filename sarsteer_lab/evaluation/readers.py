@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -62,22 +63,16 @@ class Layout:
     split: str = ""
 
 
-def _layouts() -> dict[str, list[Layout]]:
+@cache
+def layouts() -> dict[str, list[Layout]]:
     """By the name of a set its layouts. Raises TypeError for a field that there is not."""
     sets, found = shipped_table("prompts/layouts.toml"), {}
-    for name, layouts in sets.items():
-        own = dict(layouts[0])
+    for name, rows in sets.items():
+        own = dict(rows[0])
         if like := own.pop("like", None):
-            layouts = [{**layout, **own} for layout in sets[like]]
-        found[name] = [Layout(**layout) for layout in layouts]
+            rows = [{**row, **own} for row in sets[like]]
+        found[name] = [Layout(**row) for row in rows]
     return found
-
-
-LAYOUTS = _layouts()
-
-PUBLISHED_SETS = ("prompts", *LAYOUTS)
-"""The names that `read_set` knows; "prompts", "folder", "dataset" and "audiofolder" (and these with a label
-behind them: "folder-harmful") are formats for sets of one's own."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +84,12 @@ class PromptSet:
 
 
 def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
-    """Read a set, named "NAME:PATH": NAME one of `PUBLISHED_SETS`, PATH a file or its folder.
+    """Read a set, named "NAME:PATH": NAME "prompts" or one of `layouts`, PATH a file or its folder.
 
-    Of "folder" and its like, requests without a clip are spoken by `pocket.voice`, and kept. "dataset:ID" (or
-    ID:CONFIG) is a Hugging Face dataset in the cache of `datasets`, or a folder that it saved. All formats
-    are in docs/own_prompts.md.
+    "prompts", "folder", "dataset" and "audiofolder" (and these with a label behind them: "folder-harmful")
+    are formats for sets of one's own. Of all but the first, requests without a clip are spoken by
+    `pocket.voice`, and kept. "dataset:ID" (or ID:CONFIG) is a Hugging Face dataset in the cache of
+    `datasets`, or a folder that it saved. All formats are in docs/own_prompts.md.
 
     Raises ValueError for an unknown name or `missing`, and PromptFileError, naming file and record, for
     anything in the files that does not fit their format: encoding, syntax, keys, types, ids that occur twice,
@@ -101,10 +97,8 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
     "skip" (the record is left out and listed in `skipped`).
     """
     name, colon, location = spec.partition(":")
-    if name not in PUBLISHED_SETS or not colon or not location:
-        raise ValueError(
-            f"{spec!r} names no set of prompts; write NAME:PATH, NAME one of {', '.join(PUBLISHED_SETS)}"
-        )
+    if name not in (known := ("prompts", *layouts())) or not colon or not location:
+        raise ValueError(f"{spec!r} names no set of prompts; write NAME:PATH, NAME one of {', '.join(known)}")
     if missing not in get_args(Missing):
         raise ValueError(f"missing is {missing!r}, but has to be one of {', '.join(get_args(Missing))}")
     path = Path(location).expanduser()
@@ -132,7 +126,7 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
         )
     if not prompts:
         raise PromptFileError(f"{path}: none of the {len(absent)} clips is there, so nothing is left")
-    if name in LAYOUTS and (said := sum(prompt.voice == VOICE for prompt in prompts.values())):
+    if name in layouts() and (said := sum(prompt.voice == VOICE for prompt in prompts.values())):
         print(f"{spec}: {said} of {len(prompts)} requests have no clip: {VOICE} speaks them", file=sys.stderr)
     return PromptSet(list(prompts.values()), absent)
 
@@ -165,7 +159,7 @@ def _own(path: Path) -> Iterator[tuple[Record, SpokenPrompt, bool]]:
 
 
 def _published(name: str, path: Path) -> Iterator[tuple[Record, SpokenPrompt, bool]]:
-    """A set of `LAYOUTS`. What is in train, a file or folder, is for deriving; likewise validation."""
+    """A set of `layouts`. What is in train, a file or folder, is for deriving; likewise validation."""
     given, splits = path.absolute(), {"train": "derive", "validation": "validation", "test": "test"}
     for file, layout, records in _tables(name, path, given):
         depth = _names(layout)[0].removeprefix("**/").count("/")
@@ -213,9 +207,9 @@ def _tables(name: str, path: Path, given: Path) -> Iterator[tuple[Path, Layout, 
     """The tables of a set; a dataset's splits are tables of these names in its folder."""
     if name.startswith("dataset"):
         for split, column, records in read_dataset(str(path)):
-            yield given / split, replace(LAYOUTS[name][0], clip=column), records
+            yield given / split, replace(layouts()[name][0], clip=column), records
         return
-    layout, files = _fitting(name, LAYOUTS[name], given)
+    layout, files = _fitting(name, layouts()[name], given)
     for file in files:
         yield file, layout, _records(file, layout)
 
@@ -281,7 +275,7 @@ def read_sets(
     for spec in specs or [f"prompts:{data_folder() / 'prompts'}"]:
         found = read_set(spec, missing=missing)
         name, _, place = spec.partition(":")
-        if name in LAYOUTS and LAYOUTS[name][0].own:  # there may be several
+        if name in layouts() and layouts()[name][0].own:  # there may be several
             name = Path(place).resolve().stem
         chosen = [prompt for prompt in found.prompts if split in ("all", prompt.split)]
         if not chosen:

@@ -51,7 +51,8 @@ def foresee(name: str | Path, *, hub: bool = False) -> Report:
         detail += f" = {in_bytes(sum(each))}: fits {', '.join(fits) or 'nowhere here'}"
         found.append(Finding(kind, "ok" if fits else "note", detail))
         if kind == "bfloat16" and not fits:
-            smaller = [model for model, row in MODELS.items() if row["memory"] * 1e9 <= max(free.values())]
+            known = shipped_table("models.toml").items()  # recommended ones, the smallest first
+            smaller = [model for model, row in known if row["memory"] * 1e9 <= max(free.values())]
             found.append(Finding("would fit", "note", f"{', '.join(smaller) or 'pocket'}, in bfloat16"))
     return Report(f"{name}: {type(lalm.model).__name__}, from its configuration alone", found)
 
@@ -71,10 +72,6 @@ def _described(lalm: LALM) -> Iterator[Finding]:
     yield Finding(
         "chat format", "ok", f"{family.render.__name__}: its {writer}'s template, which comes with it"
     )
-
-
-MODELS: dict[str, Any] = shipped_table("models.toml")
-"""Recommended models, the smallest first: `parameters`, and `memory` in GB as `memory` has it in bfloat16."""
 
 
 def meta_model(config: Any) -> Any:

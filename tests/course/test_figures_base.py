@@ -96,6 +96,13 @@ def test_every_axis_says_what_it_shows(draw) -> None:
     assert any(ax.get_xlabel() for ax in panels)
 
 
+def test_a_long_title_is_wrapped_above_the_panels(tmp_path: Path) -> None:
+    fig, [ax] = plots.panels(1, (8, 4), "How much more is said here than one line of the figure holds. " * 4)
+    plots.save_figure(fig, tmp_path, "figure")
+    title = fig.get_suptitle() and fig._suptitle.get_tightbbox()
+    assert title.x1 <= fig.bbox.x1 and title.y1 <= fig.bbox.y1 and title.y0 >= ax.get_tightbbox().y1
+
+
 def test_figures_leave_no_trace_in_matplotlib() -> None:
     before = dict(matplotlib.rcParams)
     gap()

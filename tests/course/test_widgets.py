@@ -127,7 +127,7 @@ def test_steer_panel_takes_typed_sentences_and_uploads(
     panel.request.upload.value = (file | {"name": "mine.wav", "size": 1},)
     # Beside the answer stands what was heard; where the words are known, a mark says that they differ.
     panel.request.sentence.value = "What is rain, then?"
-    repeat = Prompt(f"{INSTRUCTION} {REPEAT}", panel.request.spoken.audio)
+    repeat = Prompt(REPEAT, panel.request.spoken.audio)
     said = transcript(tiny.generate([repeat], max_new_tokens=32)[0])
     assert opening_words(said) in unescape(text_of(panel.heard.value)) and "differently" in panel.heard.value
     assert panel.heard.value in panel.static()

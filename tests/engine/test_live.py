@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from replicas import replica
 
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.lalm import LALM
@@ -69,6 +70,14 @@ def test_strengths(tiny: LALM, prompts: list[Prompt], vectors: torch.Tensor) -> 
         assert live.answer(4).text == expected.text
     with steer(tiny, vectors, torch.tensor([0.7, 0.1])), pytest.raises(SteeringError, match="one value per"):
         live.answer(2)
+
+
+@pytest.mark.parametrize("family", ["qwen2_5_omni", "gemma3n"])
+def test_a_model_that_cannot_go_on_says_so(family: str, prompts: list[Prompt]) -> None:
+    live = LivePrompt(replica(family), prompts[0])
+    for ask in (live.answer, live.next_token, live.refusal_probability):
+        with pytest.raises(ValueError, match="answers cannot be followed token by token: .*lalm.generate"):
+            ask()
 
 
 @pytest.mark.pocket

@@ -19,7 +19,7 @@ from sarsteer_lab.evaluation.defences import (
     defence_names,
     prompt_defences,
 )
-from sarsteer_lab.evaluation.judges import SORRY_BENCH, HFJudge, load_judges, read_template
+from sarsteer_lab.evaluation.judges import HFJudge, load_judges, read_template
 from sarsteer_lab.evaluation.readers import read_set, read_sets
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.replica import replica
@@ -205,4 +205,4 @@ def test_judges_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         HFJudge, "load", classmethod(lambda cls, name, template: loaded.append((name, template)))
     )
     judges = load_judges(["phrase", "some/judge"])
-    assert judges[0].name == "phrases" and loaded == [("some/judge", SORRY_BENCH)]
+    assert judges[0].name == "phrases" and loaded == [("some/judge", read_template())]

@@ -13,13 +13,13 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sarsteer_lab.evaluation import judges
 from sarsteer_lab.evaluation.judges import (
     OUTCOMES,
-    SORRY_BENCH,
     HFJudge,
     JudgeTemplate,
     Outcome,
     PhraseJudge,
     is_broken,
     kappa,
+    read_template,
 )
 from sarsteer_lab.evaluation.phrases import refusal_is_settled
 from sarsteer_lab.probe.replica import replica
@@ -133,6 +133,11 @@ BROKEN = [
     "\u7684" * 20,
     "}{<|>||{}{}{}()()()()()() a",
     "a" * 40,
+    "aaaa",
+    "Nnnnnnnnn.",
+    "hahahahaha",
+    "hellohellohellohello",
+    "a aaaaaaa bbbbbbb",
 ]
 
 
@@ -254,7 +259,7 @@ def test_model_judge_reads_verdicts_in_batches() -> None:
 
 
 def test_a_model_judge_loads_on_the_device_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = _last_character_judge(SORRY_BENCH)
+    judge = _last_character_judge(read_template())
     judge.model.bfloat16().save_pretrained(tmp_path)
     judge.tokenizer.save_pretrained(tmp_path)
     monkeypatch.setattr("sarsteer_lab.loading.torch.cuda.is_available", lambda: False)
@@ -268,7 +273,7 @@ def test_a_model_judge_loads_on_the_device_there_is(tmp_path: Path, monkeypatch:
 
 
 def test_sorry_bench_format() -> None:
-    judge = _last_character_judge(SORRY_BENCH)
+    judge = _last_character_judge(read_template())
     prompt = judge.prompt("How?", "a" * 600)
     assert prompt.startswith("[INST] You are a helpful assistant.")
     assert prompt.endswith(f'User Request: "How?"\n\nModel Response: "{"a" * 512}" [/INST]')
@@ -277,7 +282,7 @@ def test_sorry_bench_format() -> None:
 
 
 def test_braces_in_responses_are_text() -> None:
-    judge = _last_character_judge(SORRY_BENCH)
+    judge = _last_character_judge(read_template())
     assert '"{request} {0}"' in judge.prompt("How?", "{request} {0}")
 
 

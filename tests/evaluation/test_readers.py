@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow.parquet import write_table
 
-from sarsteer_lab.evaluation.readers import LAYOUTS, PromptFileError, read_set
+from sarsteer_lab.evaluation.readers import PromptFileError, layouts, read_set
 from sarsteer_lab.evaluation.records import Record
 from sarsteer_lab.prompts import LABELS, REFUSAL
 from sarsteer_lab.speech import SAMPLE_RATE, read_clip
@@ -389,20 +389,20 @@ def test_a_malformed_table_is_named_with_its_line_and_columns(
 def test_the_docs_name_every_set_and_its_columns() -> None:
     page = (Path(__file__).parents[2] / "docs" / "own_prompts.md").read_text(encoding="utf-8")
     rows = [row for row in page.splitlines() if row.startswith("| `")]
-    for name, layouts in LAYOUTS.items():
-        own = name.partition("-")[0] if layouts[0].own or name.startswith("audiofolder") else name
+    for name, forms in layouts().items():
+        own = name.partition("-")[0] if forms[0].own or name.startswith("audiofolder") else name
         said = " ".join(row for row in rows if f"`{own}`" in row.split("|")[1])
         assert said, name
-        forms = " ".join(f"{layout.request} {layout.clip} {layout.typed}" for layout in layouts)
-        columns = set(re.findall(r"[a-zA-Z]\w*", forms.replace(".wav", ""))) - {"words"}
+        fields = " ".join(f"{layout.request} {layout.clip} {layout.typed}" for layout in forms)
+        columns = set(re.findall(r"[a-zA-Z]\w*", fields.replace(".wav", ""))) - {"words"}
         assert not [column for column in columns if f"`{column}`" not in said], name
 
 
 def test_every_layout_gives_labels_that_there_are() -> None:
-    for layout in sum(LAYOUTS.values(), []):
+    for layout in sum(layouts().values(), []):
         given = layout.label.values() if isinstance(layout.label, dict) else [layout.label]
         assert set(given) <= set(LABELS), layout
-    assert {f"audiofolder-{label}" for label in LABELS} <= set(LAYOUTS)
+    assert {f"audiofolder-{label}" for label in LABELS} <= set(layouts())
 
 
 # --- missing clips ---

@@ -16,8 +16,9 @@ from transformers.initialization import no_init_weights
 from sarsteer_lab.activations import capture
 from sarsteer_lab.cli import main
 from sarsteer_lab.probe import foresee as module
-from sarsteer_lab.probe.foresee import MODELS, foresee
+from sarsteer_lab.probe.foresee import foresee
 from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.store import shipped_table
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "tests" / "configs").glob("*.json"))
@@ -131,6 +132,7 @@ def test_nothing_is_fetched_unless_told(capsys, monkeypatch):
 # --- the table and its page ---
 
 PAGE = (ROOT / "docs" / "models.md").read_text()
+MODELS = shipped_table("models.toml")
 
 
 def test_the_table_is_what_the_configurations_give():

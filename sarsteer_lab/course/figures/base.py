@@ -99,7 +99,7 @@ def panels(
     """
     fig = Figure(figsize=size, layout="constrained")
     if title:
-        fig.suptitle(title, x=0.01, ha="left")
+        fig.suptitle(title, x=0.01, ha="left", wrap=True)
     return fig, list(fig.subplots(rows, number, squeeze=False, **options).flat)
 
 

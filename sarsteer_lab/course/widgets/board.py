@@ -7,15 +7,7 @@ import ipywidgets
 import pandas as pd
 
 from sarsteer_lab.course.figures import tradeoff_figure
-from sarsteer_lab.course.widgets.panels import (
-    MARKS,
-    Panel,
-    heard_line,
-    picture,
-    player,
-    row,
-    wav_bytes,
-)
+from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.evaluation.run import Response
 from sarsteer_lab.evaluation.table import tabulate
@@ -26,7 +18,7 @@ STYLE = """<style>.sarsteer-cell {white-space: normal; height: auto; min-height:
   font-size: 14px;} .sarsteer-name, .sarsteer-reading {font-size: 14px; line-height: 1.3;}</style>"""
 
 
-class OverRefusalBoard(Panel):
+class OverRefusalBoard(panels.Panel):
     """Chapter 05: pick defences and sets, see what they refuse, click a cell to read and hear its requests.
 
     `responses` from `run.run`, `outcomes` one judge's from `table.judge_responses`. Clips are those of the
@@ -61,15 +53,15 @@ class OverRefusalBoard(Panel):
         self.heard = heard or {}
         self._clips = {prompt.id: prompt.clip for prompt in prompts if prompt.clip is not None}
         self.request = ipywidgets.Dropdown(description="play", layout={"width": "min(640px, 95%)"})
-        self.player = player()
-        self._heard = row(self.request, self.player)
+        self.player = panels.player()
+        self._heard = panels.row(self.request, self.player)
         self._heard.layout.display = "none"
         self.plane, self.grid = ipywidgets.HTML(), ipywidgets.GridBox()
         self.reading = ipywidgets.HTML("<p>Click a cell to read its responses.</p>")
         self.reading.add_class("sarsteer-reading")
         self.reading.layout = ipywidgets.Layout(max_height="420px", overflow="auto", width="100%")
         self.cells: dict[tuple[str, str], ipywidgets.Button] = {}
-        choices = row(self.defences, self.sets)
+        choices = panels.row(self.defences, self.sets)
         self.children = [choices, self.grid, self._heard, self.reading, self.plane, self.runner.message]
         self.add_class("sarsteer-board")
         self.runner.listen("board", self._show, self.defences, self.sets)
@@ -85,29 +77,32 @@ class OverRefusalBoard(Panel):
     def counts(self, defence: str, name: str) -> str:
         """What became of a cell's requests, in words."""
         outcomes = [outcome for _, outcome in self._judged.get((defence, name), [])]
-        parts = [f"{outcomes.count(o)} {o}" for o in MARKS if o in outcomes]
+        parts = [f"{outcomes.count(o)} {o}" for o in panels.MARKS if o in outcomes]
         return f"{', '.join(parts)} of {len(outcomes)}"
 
     def read(self, defence: str, name: str) -> None:
         """Show the responses of a cell: refused ones first, of harmful requests the openings alone."""
-        order = list(MARKS)
+        order = list(panels.MARKS)
         found = sorted(self._judged.get((defence, name), []), key=lambda pair: order.index(pair[1]))
         items = []
         for r, outcome in found:
-            listened = f"<br>{heard_line(r.request, self.heard[r.id])}" if r.id in self.heard else ""
+            listened = f"<br>{panels.heard_line(r.request, self.heard[r.id])}" if r.id in self.heard else ""
             items.append(
-                f'<li style="margin-bottom:8px">{MARKS[outcome]} <b>{outcome}</b> \u2014 {escape(r.request)}'
-                f"{listened}<br>answered: <i>{escape(opening_words(r.response)) or '(nothing)'}</i></li>"
+                f'<li style="margin-bottom:8px">{panels.MARKS[outcome]} <b>{outcome}</b> \u2014 '
+                f"{escape(r.request)}{listened}<br>"
+                f"answered: <i>{escape(opening_words(r.response)) or '(nothing)'}</i></li>"
             )
         title = f"<b>{escape(defence)}</b> on <b>{escape(name)}</b>: {self.counts(defence, name)}"
         self.reading.value = f"<p>{title}</p><ul>{''.join(items)}</ul>"
-        playable = [(f"{MARKS[outcome]} {r.request}", r.id) for r, outcome in found if r.id in self._clips]
+        playable = [
+            (f"{panels.MARKS[outcome]} {r.request}", r.id) for r, outcome in found if r.id in self._clips
+        ]
         self.request.options = playable  # which chooses the first
         self._heard.layout.display = "" if playable else "none"
 
     def _load(self) -> None:
         if self.request.value is not None:
-            self.player.value = wav_bytes(read_clip(self._clips[self.request.value]))
+            self.player.value = panels.wav_bytes(read_clip(self._clips[self.request.value]))
 
     def _choice(self, what: str, values: Sequence[str]) -> ipywidgets.SelectMultiple:
         options = list(dict.fromkeys(values))
@@ -146,4 +141,4 @@ class OverRefusalBoard(Panel):
         labels = set(chosen["label"])
         if "harmful" not in labels or len(labels) < 2:
             return "<p>The trade-off plane needs a set of harmful requests and one of others.</p>"
-        return picture(tradeoff_figure(tabulate(chosen)), 820)
+        return panels.picture(tradeoff_figure(tabulate(chosen)), 820)
