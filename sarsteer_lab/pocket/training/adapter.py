@@ -146,8 +146,8 @@ def inject_adapter(
 ) -> list[torch.nn.Parameter]:
     """Freeze `lm`, put a LoRA on `layers` in place, and return its parameters, float32 in any model.
 
-    The LoRA is fresh, or goes on from a `delta` that `export_delta` made of one on the same layers, of this
-    rank or a lower one (the further directions begin at nothing).
+    The LoRA is fresh, or goes on from a `delta` that `export_delta` made of one on the same layers or some
+    of them, of this rank or a lower one (what is new begins at nothing).
     """
     from peft import LoraConfig, inject_adapter_in_model
 
@@ -161,11 +161,12 @@ def inject_adapter(
         parameter.data = parameter.data.float()
         if delta is not None:
             key, kind = _delta_key(name)
-            known = delta[f"{key}.{kind}"].float()
+            if (known := delta.get(f"{key}.{kind}")) is None:
+                continue
             if kind == "B":
-                parameter.data[:, : known.shape[1]] = known / LORA_SCALE
+                parameter.data[:, : known.shape[1]] = known.float() / LORA_SCALE
             else:
-                parameter.data[: len(known)] = known
+                parameter.data[: len(known)] = known.float()
     return list(trained.values())
 
 
