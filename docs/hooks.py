@@ -1,6 +1,5 @@
 """What the site is made of besides docs/*.md: notebooks, public names, findings; and formulas as MathML."""
 
-import copy
 import html
 import re
 from collections.abc import Iterator
@@ -70,7 +69,9 @@ def api() -> Iterator[str]:
 def notebook_page(path: Path, group: str, repository: str) -> dict[str, str | bytes]:
     """A notebook as a page with its pictures, and the notebook itself to take home."""
     notebook = nbformat.read(path, as_version=4)
-    whole = nbformat.writes(with_first_cell(copy.deepcopy(notebook)))
+    whole = nbformat.writes(notebook)
+    # What installs is for those who run it.
+    notebook.cells = [cell for cell in notebook.cells if cell.id != "install"]
     folder = f"{path.stem}_files"
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
@@ -102,17 +103,6 @@ def as_jupyter_reads(text: str) -> str:
     unfolds is Markdown too."""
     text = re.sub(rf"^(?!{ITEM})(.*\S.*)\n(?={ITEM})", r"\1\n\n", text, flags=re.M)
     return text.replace("<details><summary>", '<details markdown="1">\n<summary>')
-
-
-def with_first_cell(notebook: nbformat.NotebookNode) -> nbformat.NotebookNode:
-    """The notebook with the cell of docs/colab.md before its first code, unless it has it."""
-    text = (ROOT / "docs" / "colab.md").read_text(encoding="utf-8")
-    cell = re.findall(r"^```python[^\n]*\n(.*?)\n```$", text, flags=re.M | re.S)[0]
-    if not any(cell in each.source for each in notebook.cells):
-        place = next(n for n, each in enumerate(notebook.cells) if each.cell_type == "code")
-        own = nbformat.v4.new_code_cell(cell, id="install")
-        notebook.cells.insert(place, own)
-    return notebook
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:

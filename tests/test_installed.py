@@ -53,13 +53,13 @@ def test_a_copied_chapter_starts_where_it_was_copied(installed: dict[str, str], 
     """Its first cells: what it imports, and the model (the rest is run where the chapters are)."""
     path = ROOT / "notebooks" / "00_meet_the_model.ipynb"
     notebook = nbformat.read(path, as_version=4)
-    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"][:2]
+    notebook.cells = [cell for cell in notebook.cells if cell.cell_type == "code"][:3]
     nbformat.write(notebook, tmp_path / path.name)
     environment = {**installed, "SARSTEER_COURSE_MODEL": "replica"}
     command = ["python", "-m", "sarsteer_lab.course.run_notebooks", path.name]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    shown = nbformat.read(tmp_path / path.name, as_version=4).cells[1].outputs
+    shown = nbformat.read(tmp_path / path.name, as_version=4).cells[2].outputs
     assert "replica" in shown[-1]["data"]["text/plain"]
 
 

@@ -17,7 +17,9 @@ from sarsteer_lab.course.checks.tools import CHECK_MIME, CheckResult
 from sarsteer_lab.course.run_notebooks import NotebookError, find_notebooks, main, run_notebooks
 from sarsteer_lab.lalm import LALM
 
-FOLDER = Path(__file__).resolve().parents[2] / "notebooks"
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "notebooks"
+COLAB = (ROOT / "docs" / "colab.md").read_text(encoding="utf-8")
 CHAPTERS = sorted(FOLDER.glob("*.ipynb"))
 APPENDIX = sorted((FOLDER / "appendix").glob("*.ipynb"))
 EXERCISES = sorted((FOLDER / "exercises").glob("*.ipynb"))
@@ -122,8 +124,11 @@ def test_notebooks_are_in_order(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     nbformat.validate(notebook)
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    assert code[0].startswith(('MODEL = "pocket"', 'MODEL = "replica:')), (
-        "the first code cell names the model, and nothing else"
+    assert "sarsteer_lab" in code[0] and f"\n{code[0]}\n```" in COLAB, (
+        "the first code cell is that of Colab's page"
+    )
+    assert code[1].startswith(('MODEL = "pocket"', 'MODEL = "replica:')), (
+        "the next code cell names the model, and nothing else"
     )
     if path in [*CHAPTERS, *APPENDIX]:
         assert any("course.closing(" in source for source in code), "a chapter ends with claims and verdicts"

@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 import random
 import struct
 import zipfile
@@ -32,7 +33,14 @@ from sarsteer_lab.pocket.training import safety, voices
 from sarsteer_lab.pocket.training.adapter import Example, answer_loss, export_delta, inject_adapter, roughen
 from sarsteer_lab.pocket.training.clips import Clip, read_clips
 from sarsteer_lab.pocket.training.corpus import PromptIndex, check_harmless, coverage, lexicon_of
-from sarsteer_lab.pocket.training.ctc import TokenHead, ctc_loss, greedy_words, placed_loss, target_of
+from sarsteer_lab.pocket.training.ctc import (
+    TokenHead,
+    ctc_loss,
+    greedy_words,
+    placed_loss,
+    reach_of,
+    target_of,
+)
 from sarsteer_lab.pocket.training.lm_in_loop import losses, mixed_epoch, tree_batch
 from sarsteer_lab.pocket.training.loop import (
     KOKORO_TIMES,
@@ -354,7 +362,14 @@ def test_an_adapter_goes_on_from_its_export(tiny_lm: LlamaForCausalLM) -> None:
     second = copy.deepcopy(tiny_lm)
     inject_adapter(second, [0, 1], delta)
     again = export_delta(second)
-    assert delta.keys() == again.keys()
+    wider = copy.deepcopy(tiny_lm)
+    inject_adapter(wider, [0, 1], delta, rank=16)
+    wide = export_delta(wider)
+    assert delta.keys() == again.keys() == wide.keys()
+    for name in {name.rsplit(".", 1)[0] for name in delta}:  # the further directions do nothing yet
+        product, before = (d[f"{name}.B"].float() @ d[f"{name}.A"].float() for d in (wide, delta))
+        assert wide[f"{name}.A"].shape[0] == 16
+        torch.testing.assert_close(product, before, atol=1e-3, rtol=1e-3)
     for name, tensor in delta.items():
         torch.testing.assert_close(again[name], tensor, atol=1e-3, rtol=1e-3)
     assert any(tensor.abs().max() > 0.1 for name, tensor in delta.items() if name.endswith(".B"))
@@ -607,6 +622,23 @@ def test_a_head_goes_on_from_one_for_another_corpus() -> None:
     new.take(old.state_dict())
     assert new.bias.tolist() == [0.5, start, -0.5] and new.temperature == 1.5
     assert torch.equal(new.blank.weight, old.blank.weight)
+
+
+def test_outputs_reach_as_far_as_they_were_scaled(
+    audio_model: Qwen2AudioForConditionalGeneration,
+) -> None:
+    model = copy.deepcopy(audio_model)
+    audio, linear = AudioSide(model).eval(), model.model.multi_modal_projector.linear
+    table = torch.randn(30, linear.out_features, generator=torch.Generator().manual_seed(0))
+    head = TokenHead(table, Counter({3: 5, 9: 2}), 1)
+    clips = [random_clip(120, 1), random_clip(80, 2)]
+    before = reach_of(audio, head, clips)
+    with torch.no_grad():  # three times as far out, and read by the head as before
+        linear.weight *= 3
+        linear.bias.copy_(head.mean + 3 * (linear.bias - head.mean))
+        head.temperature -= math.log(3)
+        head.blank.weight /= 3
+    assert before != 0 and reach_of(audio, head, clips) == pytest.approx(3 * before, rel=1e-3)
 
 
 def test_hearing_in_bfloat16_is_close_and_float32(audio_model: Qwen2AudioForConditionalGeneration) -> None:

@@ -23,7 +23,7 @@ from transformers import DynamicCache, LlamaForCausalLM
 
 from sarsteer_lab.pocket.training.loop import Log, rate
 
-RANK, LORA_ALPHA = 8, 16
+RANK, LORA_SCALE = 8, 2
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 BATCH = 16
 
@@ -142,17 +142,18 @@ def train_adapter(
 
 
 def inject_adapter(
-    lm: LlamaForCausalLM, layers: Sequence[int], delta: dict[str, Tensor] | None = None
+    lm: LlamaForCausalLM, layers: Sequence[int], delta: dict[str, Tensor] | None = None, *, rank: int = RANK
 ) -> list[torch.nn.Parameter]:
     """Freeze `lm`, put a LoRA on `layers` in place, and return its parameters, float32 in any model.
 
-    The LoRA is fresh, or goes on from a `delta` that `export_delta` made of one on the same layers.
+    The LoRA is fresh, or goes on from a `delta` that `export_delta` made of one on the same layers, of this
+    rank or a lower one (the further directions begin at nothing).
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     lm.requires_grad_(False)
     config = LoraConfig(
-        r=RANK, lora_alpha=LORA_ALPHA, target_modules=MODULES, layers_to_transform=list(layers)
+        r=rank, lora_alpha=LORA_SCALE * rank, target_modules=MODULES, layers_to_transform=list(layers)
     )
     inject_adapter_in_model(config, lm)
     trained = {name: p for name, p in lm.named_parameters() if p.requires_grad}
@@ -160,8 +161,11 @@ def inject_adapter(
         parameter.data = parameter.data.float()
         if delta is not None:
             key, kind = _delta_key(name)
-            scale = RANK / LORA_ALPHA if kind == "B" else 1.0
-            parameter.data.copy_(delta[f"{key}.{kind}"].float() * scale)
+            known = delta[f"{key}.{kind}"].float()
+            if kind == "B":
+                parameter.data[:, : known.shape[1]] = known / LORA_SCALE
+            else:
+                parameter.data[: len(known)] = known
     return list(trained.values())
 
 
@@ -181,6 +185,6 @@ def export_delta(lm: torch.nn.Module) -> dict[str, Tensor]:
     for name, parameter in lm.named_parameters():
         if ".lora_" in name:
             module, kind = _delta_key(name)
-            scale = LORA_ALPHA / RANK if kind == "B" else 1.0
+            scale = LORA_SCALE if kind == "B" else 1.0
             delta[f"{module}.{kind}"] = (parameter.detach() * scale).half().contiguous()
     return delta

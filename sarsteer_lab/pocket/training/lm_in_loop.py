@@ -59,13 +59,13 @@ CTC_WEIGHT, CTC_CLIPS = 0.5, 8
 # A small adapter on the lowest layers learns to read the projector's outputs, below the layers that the
 # safety adapter changes: with the language model frozen altogether, 1,200 clips brought the read-out's word
 # errors from 48% to 40% only, while the CTC head heard 83% of the words.
-LISTENING_LAYERS, LISTENING_RATE = range(10), 5e-4
+LISTENING_LAYERS, LISTENING_RANK, LISTENING_RATE = range(10), 32, 5e-4
 # The same adapter also reads typed text, and safety stands above it: every few steps some typed prompts, half
 # of them harmful, are held to the answers they had before. (Without this, typed refusal of harmful requests
 # fell while the model learned to listen.)
 TYPED_EVERY, TYPED_PROMPTS, TYPED_WEIGHT = 4, 4, 2.0
-# Kinds of sentences that are held to the answer to the typed sentence, too.
-ASKING = ("question", "request")
+# Kinds of sentences that are held to the answer to the typed sentence, too, and how many of them each time.
+ASKING, ANSWERED = ("question", "request"), 0.4
 # The share of carriers and stories in the mix: the course's prompts are questions and instructions.
 OTHER_SHARE = 0.4
 
@@ -172,6 +172,7 @@ def train_in_loop(
     *,
     presentations: int,
     listening: dict[str, Tensor] | None = None,
+    dtype: torch.dtype = torch.bfloat16,
     seed: int = 0,
     save_every: int = 50,
 ) -> None:
@@ -179,17 +180,19 @@ def train_in_loop(
     `folder`/in_loop.safetensors.
 
     The adapter starts from `listening` if given; answers to the `typed` prompts (`label`, `text`) are kept.
+    If the audio tower is frozen, projector and adapter learn, and nothing is heard for the CTC loss alone.
+    The frozen language model computes in `dtype`: bfloat16 costs little more than half where the processor
+    has it.
 
     Logs to `folder`/in_loop.jsonl; writes the adapter to `folder`/listening.safetensors when done. An
     interrupted run repeats at most `save_every` batches.
     """
     torch.manual_seed(seed)
-    # In bfloat16 the frozen model costs little more than half; what trains, and every loss, stays in float32.
-    lm.requires_grad_(False).eval().bfloat16()
+    lm.requires_grad_(False).eval().to(dtype)  # what trains, and every loss, stays in float32
     tokenizer = processor.tokenizer
     frame = chat_frame(processor)
     teacher = Teacher(copy.deepcopy(lm), tokenizer, frame)
-    adapter = nn.ParameterList(inject_adapter(lm, LISTENING_LAYERS, listening))
+    adapter = nn.ParameterList(inject_adapter(lm, LISTENING_LAYERS, listening, rank=LISTENING_RANK))
     lm.eval()
     targets = {id(clip): target for clip in clips if (target := target_of(clip.text, tokenizer, head))}
     clips = [clip for clip in clips if id(clip) in targets]
@@ -200,6 +203,7 @@ def train_in_loop(
         ([*projector, *head.parameters()], PROJECTOR_RATE),
         (list(adapter), LISTENING_RATE),
     ]
+    groups = [(parameters, base) for parameters, base in groups if parameters]
     optimizer = torch.optim.AdamW([{"params": p} for p, _ in groups], weight_decay=0.0, betas=(0.9, 0.98))
     modules: dict[str, nn.Module] = {"audio": audio, "head": head, "listening": adapter}
     path = folder / "in_loop.safetensors"
@@ -215,7 +219,7 @@ def train_in_loop(
     heard_only = endless(clips, CTC_CLIPS, seed + 7 * progress["seen"])
     recent: list[list[float]] = []
     kept = torch.zeros(())
-    audio.train()
+    audio.train(bool(tower))
     while progress["seen"] < presentations:
         progress["epoch"] += 1
         epoch = mixed_epoch(balanced_epoch(clips, progress["epoch"]), progress["epoch"])
@@ -224,12 +228,12 @@ def train_in_loop(
             for group, (_, base) in zip(optimizer.param_groups, groups, strict=True):
                 group["lr"] = base * factor
             mel, frames = collate(batch, draw)
-            outputs = hear(audio, mel, frames)
+            outputs = hear(audio, mel, frames, dtype)
             wanted = [targets[id(clip)].labels for clip in batch]
             transcripts = [[head.token_ids[i - 1] for i in row] for row in wanted]
-            questions = [clip.text for clip in batch if clip.kind in ASKING]
-            known = dict(zip(questions, teacher.answers(questions), strict=True))
-            answers = [known.get(clip.text) if clip.kind in ASKING else None for clip in batch]
+            asking = [clip.text for clip in batch if clip.kind in ASKING and draw.random() < ANSWERED]
+            known = dict(zip(asking, teacher.answers(asking), strict=True))
+            answers = [known.get(clip.text) for clip in batch]
             cut = [row[:length] for row, length in zip(outputs, (frames // 4).tolist(), strict=True)]
             embeddings, positions, mask, layout = tree_batch(
                 lm, frame, cut, transcripts, answers, prefix.length
@@ -241,14 +245,14 @@ def train_in_loop(
                 past_key_values=prefix.repeat(len(batch)),
                 use_cache=True,
             ).last_hidden_state
-            ctc = ctc_loss(head(outputs), frames, wanted)
             repeat, divergence, first = losses(lm, frame, hidden, layout, transcripts, answers)
-            extra = next(heard_only)
-            mel, frames = collate(extra, draw)
-            more = ctc_loss(
-                head(hear(audio, mel, frames)), frames, [targets[id(clip)].labels for clip in extra]
-            )
-            loss = repeat + divergence + CTC_WEIGHT * (ctc + more)
+            ctc = ctc_loss(head(outputs), frames, wanted)
+            if tower:
+                extra = next(heard_only)
+                mel, frames = collate(extra, draw)
+                labels = [targets[id(clip)].labels for clip in extra]
+                ctc = ctc + ctc_loss(head(hear(audio, mel, frames, dtype)), frames, labels)
+            loss = repeat + divergence + CTC_WEIGHT * ctc
             if progress["steps"] % TYPED_EVERY == 0:
                 asked = [*draw.sample(harmful, TYPED_PROMPTS // 2), *draw.sample(benign, TYPED_PROMPTS // 2)]
                 kept = typed_divergence(lm, frame, tokenizer, asked, teacher.answers(asked), typed_prefix)
@@ -261,7 +265,7 @@ def train_in_loop(
             progress["steps"] += 1
             bar.update(len(batch))
             scale = outputs.detach().pow(2).mean().sqrt()
-            recent.append([value.item() for value in (repeat, divergence, first, more, kept, scale)])
+            recent.append([value.item() for value in (repeat, divergence, first, ctc, kept, scale)])
             if progress["steps"] % 10 == 0:
                 means = [sum(column) / len(recent) for column in zip(*recent, strict=True)]
                 names = ("repeat", "kl", "first_kl", "ctc", "typed_kl", "scale")

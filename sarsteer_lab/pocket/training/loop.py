@@ -135,24 +135,29 @@ def batches(clips: Sequence[Clip], size: int, seed: int) -> Iterator[list[Clip]]
 
 
 def hear(
-    audio: AudioSide, mel: Float[Tensor, "clip 80 frame"], frames: Int[Tensor, " clip"]
+    audio: AudioSide,
+    mel: Float[Tensor, "clip 80 frame"],
+    frames: Int[Tensor, " clip"],
+    dtype: torch.dtype = torch.bfloat16,
 ) -> Float[Tensor, "clip token d_model"]:
-    """`audio`'s outputs in float32, computed in bfloat16 where that is safe: a third cheaper in training."""
-    with torch.autocast(mel.device.type, torch.bfloat16):
+    """`audio`'s outputs in float32, computed in `dtype` where that is safe: bfloat16 is a third cheaper in
+    training where the processor has it.
+    """
+    with torch.autocast(mel.device.type, dtype, enabled=dtype != torch.float32):
         return audio(mel, frames).float()
 
 
 def balanced_epoch(clips: Sequence[Clip], seed: int) -> list[Clip]:
-    """Every open sentence, half of the corpus's clips (drawn from `seed`), and Kokoro's clips
-    `KOKORO_TIMES` times.
+    """The corpus's clips, half of those of open sentences (drawn from `seed`; most are spoken twice), and
+    Kokoro's clips `KOKORO_TIMES` times.
 
     Kokoro is slow, so its clips are few, but they have the most voices; hibari's many are one speaker's.
     """
     kokoro = [clip for clip in clips if clip.voice in KOKORO_TRAIN]
     others = [clip for clip in clips if clip.voice not in KOKORO_TRAIN]
-    corpus = [clip for clip in others if not clip.open]
-    half = random.Random(seed).sample(corpus, len(corpus) // 2)
-    return kokoro * KOKORO_TIMES + [clip for clip in others if clip.open] + half
+    opened = [clip for clip in others if clip.open]
+    half = random.Random(seed).sample(opened, len(opened) // 2)
+    return kokoro * KOKORO_TIMES + [clip for clip in others if not clip.open] + half
 
 
 def rate(done: float, steps: int, *, warmup: int, flat: float) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from safetensors.torch import load_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
+from tqdm import tqdm
 
 from sarsteer_lab.course.hearing import REPEAT, differs, transcript, word_error_rate, words
 from sarsteer_lab.engine.memory import keep_freed_memory
@@ -28,8 +31,13 @@ from sarsteer_lab.evaluation.kept import opening_chances
 from sarsteer_lab.evaluation.separation import roc_area
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.pocket.assemble import base_language_model, build_model, build_processor
+from sarsteer_lab.pocket.training.ctc import TokenHead, greedy_words, head_file
+from sarsteer_lab.pocket.training.loop import AudioSide
+from sarsteer_lab.pocket.training.sound import log_mel
 from sarsteer_lab.pocket.training.yardstick import cells, load_yardstick
 from sarsteer_lab.prompts import LABELS, Prompt, SpokenPrompt, load_prompts
+from sarsteer_lab.speech import read_clip
 from sarsteer_lab.store import data_folder
 
 READ_OUT_TOKENS = 24
@@ -77,6 +85,26 @@ def read_outs(lalm: LALM, clips: Sequence[Path]) -> list[str]:
     """What `lalm` repeats when it is asked to repeat each clip."""
     prompts = [Prompt(text=REPEAT, audio=clip) for clip in clips]
     return [transcript(answer) for answer in lalm.generate(prompts, max_new_tokens=READ_OUT_TOKENS)]
+
+
+@torch.no_grad()
+def ctc_words(folder: Path, clips: Sequence[Path]) -> list[str]:
+    """What the CTC head of the deltas in `folder` reads from their audio side, without a language model."""
+    language_model, tokenizer = base_language_model()
+    processor = build_processor(tokenizer)
+    model = build_model(language_model, processor, load_file(folder / "audio.safetensors"))
+    state = load_file(head_file(folder))
+    head = TokenHead(
+        language_model.get_input_embeddings().weight, Counter(state["ids"].tolist()), blank_token=0
+    )
+    head.take(state)
+    audio = AudioSide(model).eval()
+    heard = []
+    for clip in tqdm(clips, desc="CTC", unit="clip"):
+        mel, frames = log_mel([read_clip(clip)])
+        outputs = audio(mel, frames)[:, : int(frames) // 4]
+        heard.append(greedy_words(head(outputs)[0], head, tokenizer))
+    return heard
 
 
 def hearing(prompts: Sequence[SpokenPrompt], heard: Sequence[str]) -> dict[str, Any]:
@@ -180,8 +208,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="leave out the safety dial's curve")
     parser.add_argument("--to", type=Path, default=data_folder() / "pocket" / "measured.json")
+    parser.add_argument(
+        "--ctc", type=Path, help="instead, print how much the CTC head of the deltas in this folder hears"
+    )
     options = parser.parse_args()
     keep_freed_memory()
+    if options.ctc:
+        utterances = load_yardstick()
+        found = cells(utterances, ctc_words(options.ctc, [u.clip for u in utterances]))
+        print(json.dumps(found, indent=1))
+        return
     result = measure(load_lalm("pocket"), quick=options.quick)
     text = json.dumps(result, indent=1)
     options.to.write_text(text + "\n", encoding="utf-8")

@@ -72,12 +72,26 @@ class Training:
     """The stages, and what they share. Everything lies under `folder`; `seed` decides all that is drawn."""
 
     def __init__(
-        self, folder: Path, *, start: Path, ctc: int, in_loop: int, seed: int = 0, fresh: bool = False
+        self,
+        folder: Path,
+        *,
+        start: Path,
+        to: Path | None = None,
+        ctc: int,
+        in_loop: int,
+        seed: int = 0,
+        fresh: bool = False,
+        freeze_tower: bool = False,
+        dtype: torch.dtype = torch.bfloat16,
     ) -> None:
         """Nothing is loaded before a stage needs it. (d) and (e) go on from the audio side and adapter in
-        `start`, or, `fresh`, from Whisper's encoder.
+        `start`, or, `fresh`, from Whisper's encoder; `export` writes to `to`. With `freeze_tower` the tower
+        stays as it is (from Whisper's encoder, (d) then is a linear probe of it). What is frozen computes in
+        `dtype`.
         """
-        self.folder, self.start, self.seed, self.fresh = folder, start, seed, fresh
+        self.folder, self.start, self.to = folder, start, to or deltas_folder()
+        self.seed, self.fresh = seed, fresh
+        self.freeze_tower, self.dtype = freeze_tower, dtype
         self.presentations = {"ctc": ctc, "in-loop": in_loop}
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -148,7 +162,7 @@ class Training:
         language_model, tokenizer = base_language_model()
         with self.open_file.open("a", encoding="utf-8") as file:
             for sentence in open_sentences(
-                language_model.bfloat16(),
+                language_model.to(self.dtype),
                 tokenizer,
                 count=OPEN_SIZE - len(known),
                 excluded=[*self._prompt_texts()[1], *yardstick],
@@ -230,7 +244,10 @@ class Training:
         head = TokenHead(embeddings, counts, tokenizer(" ", add_special_tokens=False).input_ids[0])
         clips, _ = read_clips(self.folder / "clips")
         known = [replace(clip, open=clip.text in opened) for clip in clips if clip.text in corpus | opened]
-        return AudioSide(model), head, known
+        audio = AudioSide(model)
+        if self.freeze_tower:
+            audio.audio_tower.requires_grad_(False)
+        return audio, head, known
 
     def ctc(self) -> None:
         """(d) CTC warm start."""
@@ -246,6 +263,7 @@ class Training:
             presentations=self.presentations["ctc"],
             seed=self.seed,
             flat_start=self.fresh,
+            dtype=self.dtype,
         )
 
     def _load_start(self, audio: AudioSide, head: TokenHead) -> None:
@@ -274,30 +292,35 @@ class Training:
             self.folder,
             presentations=self.presentations["in-loop"],
             listening=load_file(shipped) if shipped.exists() and not self.fresh else None,
+            dtype=self.dtype,
             seed=self.seed,
         )
         del self.base  # its weights now hold the adapter
 
     def export(self) -> None:
-        """Write the newest checkpoint's audio side, the adapter and the logs to data/pocket."""
+        """Write the newest checkpoint's audio side, the adapters there are and the logs to `self.to`."""
         audio, head, _ = self._audio()
         newest = self.folder / "in_loop.safetensors"
         if not newest.exists():
             newest = self.folder / "ctc.safetensors"
         progress = load_checkpoint(newest, {"audio": audio, "head": head})
+        shipping = self.to == deltas_folder()
+        logs = self.to / "training" if shipping else self.to
+        logs.mkdir(parents=True, exist_ok=True)
         save_file(
             audio.audio_state(),
-            deltas_folder() / "audio.safetensors",
+            self.to / "audio.safetensors",
             metadata={"stage": newest.stem, "seen": str(progress["seen"])},
         )
         state = {name: t.contiguous() for name, t in head.state_dict().items()}
-        save_file(state, head_file(deltas_folder()))
-        for name in ("readout", "listening", "safety"):
-            shutil.copy(self.folder / f"{name}.safetensors", deltas_folder() / f"{name}.safetensors")
+        save_file(state, head_file(self.to))
+        for name in ("readout", "listening", "safety") if shipping else ("listening",):
+            if self._adapter(name).exists():
+                shutil.copy(self._adapter(name), self.to / f"{name}.safetensors")
         for stage in ("readout", "safety", "ctc", "in_loop"):
             if (log := self.folder / f"{stage}.jsonl").exists():
-                shutil.copy(log, deltas_folder() / "training" / f"log-{stage}.jsonl")
-        print(f"exported {newest.stem} after {progress['seen']:,} clips heard to {deltas_folder()}")
+                shutil.copy(log, logs / f"log-{stage}.jsonl")
+        print(f"exported {newest.stem} after {progress['seen']:,} clips heard to {self.to}")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -316,12 +339,25 @@ def main(arguments: list[str] | None = None) -> None:
         default=deltas_folder(),
         help="go on from these deltas (default: the shipped ones)",
     )
+    parser.add_argument(
+        "--to",
+        type=Path,
+        default=deltas_folder(),
+        help="where `export` writes (default: over the shipped ones)",
+    )
     parser.add_argument("--ctc-presentations", type=int, default=CTC_PRESENTATIONS)
     parser.add_argument("--in-loop-presentations", type=int, default=IN_LOOP_PRESENTATIONS)
     parser.add_argument(
         "--fresh",
         action="store_true",
         help="start from Whisper and the base LLM, not from the shipped deltas",
+    )
+    parser.add_argument("--freeze-tower", action="store_true", help="the audio tower stays as it is")
+    parser.add_argument(
+        "--dtype",
+        choices=["bfloat16", "float32"],
+        default="bfloat16",
+        help="of what is frozen; float32 where bfloat16 is not in the processor (default: bfloat16)",
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
@@ -330,10 +366,13 @@ def main(arguments: list[str] | None = None) -> None:
     training = Training(
         options.folder or cache_folder() / "training",
         start=options.start,
+        to=options.to,
         ctc=options.ctc_presentations,
         in_loop=options.in_loop_presentations,
         seed=options.seed,
         fresh=options.fresh,
+        freeze_tower=options.freeze_tower,
+        dtype=getattr(torch, options.dtype),
     )
     if not options.fresh and options.stage != "safety":  # alone, it trains the shipped one further
         training.take_shipped_adapters()
