@@ -41,7 +41,6 @@ class NonFiniteError(RuntimeError):
     def __init__(self, prompt: int, what: str) -> None:
         advice = "try another dtype (bfloat16, float32) or attention, and a smaller alpha if it is steered"
         super().__init__(f"prompt {prompt}: its {what} are not finite (nan or inf): {advice}")
-        self.prompt = prompt
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_hex
@@ -96,11 +97,25 @@ def test_every_axis_says_what_it_shows(draw) -> None:
     assert any(ax.get_xlabel() for ax in panels)
 
 
-def test_a_long_title_is_wrapped_above_the_panels(tmp_path: Path) -> None:
-    fig, [ax] = plots.panels(1, (8, 4), "How much more is said here than one line of the figure holds. " * 4)
+LONG = "How much more is said here than one line of the figure holds. " * 4
+ONE_CELL = pd.DataFrame([("fraud", "none", 1, 4)], columns=["topic", "defence", "refused", "n"])
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda: plots.panels(1, (8, 4), LONG)[0],
+        lambda: figures.layer_curves_figure({"a": torch.ones(3)}, ylabel="share", title=LONG),
+        lambda: figures.lens_figure([["I"]], torch.ones(1, 1), columns=["typed"], layers=[0], title=LONG),
+        lambda: figures.topics_figure(ONE_CELL, LONG),
+    ],
+)
+def test_a_long_title_is_wrapped_above_the_panels(draw, tmp_path: Path) -> None:
+    fig = draw()
     plots.save_figure(fig, tmp_path, "figure")
     title = fig.get_suptitle() and fig._suptitle.get_tightbbox()
-    assert title.x1 <= fig.bbox.x1 and title.y1 <= fig.bbox.y1 and title.y0 >= ax.get_tightbbox().y1
+    assert title.x1 <= fig.bbox.x1 and title.y1 <= fig.bbox.y1
+    assert title.y0 >= fig.axes[0].get_tightbbox().y1
 
 
 def test_figures_leave_no_trace_in_matplotlib() -> None:

@@ -290,7 +290,7 @@ def topics_figure(counts: pd.DataFrame, title: str) -> Figure:
     """
     topics, defences = (list(dict.fromkeys(counts[name])) for name in ("topic", "defence"))
     found = counts.set_index(["topic", "defence"])
-    fig, [ax] = base.panels(1, (4.2 + 0.95 * len(defences), 2.8 + 0.5 * len(topics)))
+    fig, [ax] = base.panels(1, (4.2 + 0.95 * len(defences), 2.8 + 0.5 * len(topics)), title)
     share = np.full((len(topics), len(defences)), np.nan)
     texts = [[""] * len(defences) for _ in topics]
     for (topic, defence), (refused, n) in found[["refused", "n"]].iterrows():
@@ -300,7 +300,6 @@ def topics_figure(counts: pd.DataFrame, title: str) -> Figure:
     image = ax.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     base.ticks(ax, defences, topics, turned=40)
     ax.grid(visible=False)
-    ax.set_title(title)
     bar = fig.colorbar(image, ax=ax, format="{x:.0%}", pad=0.02)
     bar.set_label("share refused")
     return fig

@@ -28,11 +28,11 @@ def layer_curves_figure(
 
     `reference` is a level to compare with, and its name.
     """
-    fig, [ax] = base.panels(1, (10.5, 5.2))
+    fig, [ax] = base.panels(1, (10.5, 5.2), title)
     base.curves(ax, lines, layers)
     if reference is not None:
         base.level(ax, *reference)
-    ax.set(ylabel=ylabel, title=title)
+    ax.set_ylabel(ylabel)
     base.layer_axis(ax)
     if as_percent:
         base.percent(ax.yaxis)
@@ -152,12 +152,12 @@ def lens_figure(
     title: str,
 ) -> Figure:
     """The logit lens as a table: each layer's likeliest next token per column, darker where it is surer."""
-    fig, [ax] = base.panels(1, (2.9 * len(columns) + 2.6, 0.42 * len(layers) + 1.9))
+    fig, [ax] = base.panels(1, (2.9 * len(columns) + 2.6, 0.42 * len(layers) + 1.9), title)
     chances = base.numbers(probabilities)
     image = ax.imshow(chances, aspect="auto", origin="lower", cmap="Blues", vmin=0, vmax=1)
     base.cells(ax, words, chances > 0.6)
     base.ticks(ax, columns, [str(layer) for layer in layers])
-    ax.set(ylabel="decoder layer", title=title)
+    ax.set_ylabel("decoder layer")
     fig.colorbar(image, ax=ax, label="probability")
     return fig
 
