@@ -65,7 +65,7 @@ from sarsteer_lab.pocket.training.teacher import (
     chat_frame,
     typed_divergence,
 )
-from sarsteer_lab.pocket.training.train import Training
+from sarsteer_lab.pocket.training.stages import Training
 from sarsteer_lab.pocket.training.voices import held_out_voices, training_voices
 from sarsteer_lab.pocket.training.whisper import SPEECH_ENCODER, read_ctranslate2
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt
