@@ -58,6 +58,7 @@ from sarsteer_lab.pocket.training.open_text import clean
 from sarsteer_lab.pocket.training.prompt_clips import assign_voices
 from sarsteer_lab.pocket.training.safety import SCALES, choose_scale
 from sarsteer_lab.pocket.training.sound import change, log_mel
+from sarsteer_lab.pocket.training.stages import Training
 from sarsteer_lab.pocket.training.teacher import (
     ANSWER_TOKENS,
     PrefixCache,
@@ -65,7 +66,6 @@ from sarsteer_lab.pocket.training.teacher import (
     chat_frame,
     typed_divergence,
 )
-from sarsteer_lab.pocket.training.stages import Training
 from sarsteer_lab.pocket.training.voices import held_out_voices, training_voices
 from sarsteer_lab.pocket.training.whisper import SPEECH_ENCODER, read_ctranslate2
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt
