@@ -53,7 +53,10 @@ def record(model: str, out: Path, notebooks: Path) -> str:
         for stage in ("live", "calls"):
             with atomic_write(work / "about.json") as scratch:
                 scratch.write_text(json.dumps(about | {"stage": stage}), encoding="utf-8")
-            print(f"{'First run, the model alone' if stage == 'live' else 'Second run, taking notes'}:", flush=True)
+            print(
+                f"{'First run, the model alone' if stage == 'live' else 'Second run, taking notes'}:",
+                flush=True,
+            )
             pages[stage] = walkthrough(notebooks, work / stage).read_text(encoding="utf-8")
             if solutions.is_dir():
                 run_notebooks(find_notebooks([solutions]), save=False)

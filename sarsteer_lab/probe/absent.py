@@ -109,17 +109,14 @@ def call(func: Any, args: Any, kwargs: Any) -> Any:
     if short == "__iter__" and args[0].ndim == 1:
         return iter(numbers(args[0]))  # one by one they would all be looked up anyway
     edit = (short.endswith("_") and not short.endswith("__")) or short in EDITS
-    indexing = short in ("__getitem__", "__setitem__")
     try:
         if short in ASKING:
             raise NotImplementedError(short)
-        if short in ("cpu", "cuda"):
-            shape = args[0].behind.meta
-        else:
-            shape = func(*_swap(args, _meta, not indexing), **_swap(kwargs, _meta, True))
+        shape = None if edit else _shape(func, title, args, kwargs)
     except (NotImplementedError, RuntimeError, TypeError, ValueError):
         return _ask(func, title, args, kwargs)
-    if not edit and not any(isinstance(part, Tensor) for part in _leaves(shape)):
+    results = tuple(shape) if isinstance(shape, tuple) else shape  # some have types of their own
+    if not edit and not any(isinstance(part, Tensor) for part in _leaves(results)):
         return shape
     written = _swap([title, args, kwargs], _written, True)  # first: an edit changes what it is given
     value = None
@@ -136,6 +133,35 @@ def call(func: Any, args: Any, kwargs: Any) -> Any:
     return _made(shape, value, written, inputs)
 
 
+def _shape(func: Any, title: str, args: Any, kwargs: Any) -> Any:
+    """A call's results as meta tensors; those of new memory from a table, for torch takes its time for them."""
+    if title in ("torch.Tensor.cpu", "torch.Tensor.cuda"):
+        return args[0].behind.meta
+    if title == "torch.Tensor.__getitem__":  # an index of truth values says by its numbers how many it takes
+        return func(*_swap(args, _meta, False))
+    key = repr((title, _swap([args, kwargs], _sort, True)))
+    if (known := _SHAPES.get(key)) is not None:
+        size, stride, dtype = known
+        return torch.empty_strided(size, stride, dtype=dtype, device="meta")
+    metas = _swap([args, kwargs], _meta, True)
+    shape = func(*metas[0], **metas[1])
+    if isinstance(shape, Tensor) and shape.storage_offset() == 0:
+        memory = shape.untyped_storage()._cdata
+        if not any(isinstance(m, Tensor) and m.untyped_storage()._cdata == memory for m in _leaves(metas)):
+            _SHAPES[key] = shape.shape, shape.stride(), shape.dtype
+    return shape
+
+
+_SHAPES: dict[str, Any] = {}
+
+
+def _sort(part: Any) -> Any:
+    if isinstance(part, Tensor):
+        meta = part.behind.meta if _is(part) else part
+        return meta.shape, meta.stride(), meta.dtype
+    return part
+
+
 EDITS = tuple(f"__i{name}__" for name in ("add", "sub", "mul", "truediv", "and", "or")) + ("__setitem__",)
 """Edits in place whose names do not end in one underscore."""
 
@@ -144,7 +170,9 @@ def _made(shape: Any, value: Any, written: Any, inputs: list[Behind]) -> Any:
     """The results of a call, absent where they are tensors."""
     if isinstance(shape, list | tuple):
         values = [None] * len(shape) if value is None else value
-        parts = [_made(s, v, [written, at], inputs) for at, (s, v) in enumerate(zip(shape, values, strict=True))]
+        parts = [
+            _made(s, v, [written, at], inputs) for at, (s, v) in enumerate(zip(shape, values, strict=True))
+        ]
         return type(shape)(parts) if type(shape) in (list, tuple) or not parts else _like(shape, parts)
     if not isinstance(shape, Tensor):
         return shape
@@ -221,27 +249,29 @@ def _is_place(part: Any) -> bool:
 
 
 def _swap(part: Any, put: Callable[[Any], Any], deep: bool) -> Any:
-    """A call's arguments with each put in its place; without `deep` real tensors in indices stay as they are."""
-    if isinstance(part, slice):
-        return slice(*(_swap(each, put, deep) for each in (part.start, part.stop, part.step)))
-    if isinstance(part, list | tuple) and not isinstance(part, torch.Size):
-        return [_swap(each, put, deep) for each in part] if isinstance(part, list) else tuple(
-            _swap(each, put, deep) for each in part
-        )
-    if isinstance(part, dict):
+    """A call's arguments with each put in its place; without `deep` real whole numbers stay as they are."""
+    kind = type(part)
+    if kind is tuple:
+        return tuple([_swap(each, put, deep) for each in part])
+    if kind is list:
+        return [_swap(each, put, deep) for each in part]
+    if kind is dict:
         return {name: _swap(each, put, deep) for name, each in part.items()}
+    if kind is slice:
+        return slice(*(_swap(each, put, deep) for each in (part.start, part.stop, part.step)))
     if not deep and isinstance(part, Tensor) and not _is(part) and not part.is_floating_point():
         return part
     return put(part)
 
 
 def _leaves(part: Any) -> Iterator[Any]:
-    if isinstance(part, list | tuple):
+    kind = type(part)
+    if kind is list or kind is tuple:
         for each in part:
             yield from _leaves(each)
-    elif isinstance(part, dict):
+    elif kind is dict:
         yield from _leaves(list(part.values()))
-    elif isinstance(part, slice):
+    elif kind is slice:
         yield from _leaves([part.start, part.stop, part.step])
     else:
         yield part

@@ -202,7 +202,9 @@ def load_recorded(folder: str, *, safety: float, **_of_checkpoints: object) -> L
     config = hf.AutoConfig.from_pretrained(place / "model")
     with torch.device("meta"):
         model = getattr(hf, about["class"])._from_config(
-            config, dtype=getattr(torch, about["dtype"].removeprefix("torch.")), attn_implementation=about["attention"]
+            config,
+            dtype=getattr(torch, about["dtype"].removeprefix("torch.")),
+            attn_implementation=about["attention"],
         )
     return _standing_in(place, about, "replay", model, safety)
 
