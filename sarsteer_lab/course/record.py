@@ -27,9 +27,9 @@ STATES_OF = 8
 REST_MB = 15
 """Answers, figures' numbers and the tokenizer, roughly."""
 
-LICENCE = """This folder holds no weights. It holds what {model} computed and said when the course's requests were put to it,
-and its tokenizer and configuration: the licence and terms of that model apply to them. Some requests are harmful on
-purpose; answers to them may be as well: keep the folder among those who work with it.
+LICENCE = """This folder holds no weights. It holds what {model} computed and said when the
+course's requests were put to it, and its tokenizer and configuration: the licence and terms of that model
+apply to them. Some requests are harmful on purpose, and answers may be: keep the folder to the class.
 """
 
 
@@ -70,7 +70,7 @@ def record(model: str, out: Path, notebooks: Path) -> str:
 
 
 def begin(model: str, work: Path) -> dict[str, object]:
-    """Say how large a recording will be, and keep of the model what is no weight; returns what it is about."""
+    """Say how large a recording will be, keep what is no weight of the model; returns what it is about."""
     lalm = load_lalm(model)
     if adapter_layers(lalm.model) or getattr(lalm.model, "hf_quantizer", None) is not None:
         raise ValueError(f"{model}: models with adapters or quantised weights cannot be recorded")

@@ -45,8 +45,8 @@ class NotRecorded(RuntimeError):
 class Recording:
     """What a process records, or replays, of a model: `Store.recording`.
 
-    `stage`: "live", "calls" or "replay" (see above). `notes` are a replay's, and `known` has, for tensors that
-    went into keys, kind and sketch by hash.
+    `stage`: "live", "calls" or "replay" (see above). `notes` are a replay's, and `known` has kind and sketch,
+    by hash, of the tensors that went into keys.
     """
 
     def __init__(self, folder: Path, about: dict[str, Any], stage: str) -> None:
@@ -146,6 +146,14 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+class Listened(LALM):
+    """A model in its first run: what is kept of it stands apart from what is kept of the plain model."""
+
+    def key(self, *parts: Any) -> str:
+        """See `LALM.key`."""
+        return content_key("recorded", super().key(*parts))
+
+
 class Recorded(LALM):
     """A recorded model, or one that is being recorded."""
 
@@ -175,16 +183,15 @@ class Recorded(LALM):
 
     def key(self, *parts: Any) -> str:
         """As the recorded model's, on the device that it was on."""
-        super().key()
+        super().key()  # or its error
         about = self.recording.about
-        return content_key(self.fingerprint, about["dtype"], about["device"], *parts)
+        return content_key("recorded", content_key(self.fingerprint, about["dtype"], about["device"], *parts))
 
 
 def load_recorded(folder: str, *, safety: float, **_of_checkpoints: object) -> LALM:
-    """Entry point of `load_lalm("recorded:FOLDER")`.
+    """Entry point of `load_lalm("recorded:FOLDER")`; of two in one process the later one is replayed.
 
-    Raises FileNotFoundError and ValueError for a folder that holds no recording, an unfinished one or one that
-    is damaged.
+    Raises FileNotFoundError for a folder that holds no recording, and ValueError for a damaged one.
     """
     place = Path(folder).expanduser()
     begun, finished = place / "work" / "about.json", place / "manifest.json"
@@ -213,7 +220,7 @@ def _being_recorded(place: Path, about: dict[str, Any], safety: float) -> LALM:
     """The model while it is recorded."""
     Store.recording = None
     live = load_lalm(about["model"], safety=safety)
-    live.name = about["name"]
+    live.name, live.__class__ = about["name"], Listened
     if about["stage"] == "live":
         Store.recording = Recording(place, about, "live")
         return live
