@@ -276,7 +276,7 @@ class Store:
             except FileNotFoundError:
                 continue
             except (SafetensorError, ValueError, LookupError, TypeError, OSError) as error:
-                warnings.warn(f"{path} is damaged ({error}): what it held is computed again", stacklevel=2)
+                warnings.warn(f"{path} is damaged ({error}): what it held is computed again", stacklevel=3)
         return None
 
     def write(self, key: str, value: Any) -> None:

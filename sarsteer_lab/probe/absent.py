@@ -101,7 +101,8 @@ def _title(func: Any) -> str:
 
 def _call(func: Any, given: Any) -> Any:
     """What a call of torch gives, some of whose tensors are absent."""
-    title, first = _title(func), given[0][0] if given[0] else None
+    title = _title(func)
+    first: Any = given[0][0] if given[0] else None
     short = title.removesuffix(".__get__").rpartition(".")[2]
     if title.endswith(".__get__") and short in ("device", "is_meta", "is_cuda"):
         return func(torch.zeros(0) if first.behind.value is None else first.behind.value)

@@ -246,7 +246,7 @@ def _standing_in(
                         value = None if live is None else part.detach()
                         behind = Behind(part.detach().to("meta"), value, ["weight", f"{title}.{name}"])
                         made[id(part)] = absent(behind)
-                        made[id(part)]._is_param = isinstance(part, torch.nn.Parameter)  # type: ignore[attr-defined]
+                        made[id(part)]._is_param = isinstance(part, torch.nn.Parameter)
                     places.append((parts, name, part, made[id(part)]))
                     parts[name] = made[id(part)]
 
