@@ -120,7 +120,7 @@ class Gathered:
         self._device, self._layers = lalm.device, layers
         self.states: Any = [torch.empty(0)] * len(prompts)
         if positions == "last":
-            self.states = torch.empty(len(prompts), len(layers), lalm.d_model, device=self._device)
+            self.states = torch.zeros(len(prompts), len(layers), lalm.d_model, device=self._device)
         self._cache = None if foreign_hooks(lalm.model) else cache
         self.missing = list(range(len(prompts)))
         if self._cache is not None:

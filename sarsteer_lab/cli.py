@@ -6,7 +6,6 @@ user has given (clips, prompts, models, numbers) become one line on standard err
 
 import math
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +16,6 @@ from typer import Argument, BadParameter, Exit, Option, Typer, TyperException
 from sarsteer_lab import __version__
 
 INTERRUPTED = 130
-
 DESCRIPTION = "Look inside an audio-language model, and steer what it does with a spoken request."
 app = Typer(help=DESCRIPTION, add_completion=False, rich_markup_mode=None)
 
@@ -44,12 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 def number(given: str | float) -> float:
     """A finite number; anything else is wrong usage."""
     try:
-        value = float(given)
+        if math.isfinite(value := float(given)):
+            return value
     except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise BadParameter(f"{given!r} is not a finite number")
-    return value
+        pass
+    raise BadParameter(f"{given!r} is not a finite number")
 
 
 def count(given: str | int) -> int:
@@ -136,15 +133,21 @@ def walkthrough(
 @app.command()
 def course(folder: Annotated[Path, Argument(help="a new folder for the notebooks")]) -> None:
     """The course to start from: its notebooks copied, exercises without their solutions."""
-    from sarsteer_lab.store import data_folder
+    from sarsteer_lab.course.session import copy_course
 
-    if folder.exists():
-        raise FileExistsError(f"{folder} is there already, and nothing is overwritten: name a new folder")
-    data = data_folder()  # _data in a wheel, which has _notebooks beside it; data in a checkout
-    notebooks = data.with_name(data.name.replace("data", "notebooks"))
-    left_out = shutil.ignore_patterns("solutions", "*.md", ".*", "__pycache__")
-    shutil.copytree(notebooks, folder, ignore=left_out)
-    print(f"{len(list(folder.rglob('*.ipynb')))} notebooks are in {folder}. Start: jupyter lab {folder}")
+    print(f"{copy_course(folder)} notebooks are in {folder}. Start: jupyter lab {folder}")
+
+
+@app.command()
+def record(
+    model: Annotated[str, Argument(help="pocket, a checkpoint's folder, or a Hugging Face id")],
+    out: Annotated[Path, Option(help="the folder of the recording; one that was begun goes on")],
+    notebooks: Annotated[Path, Option(help="the chapters")] = Path("notebooks"),
+) -> None:
+    """Run the course with a model once, so that classes replay it without: MODEL = "recorded:OUT"."""
+    from sarsteer_lab.course.record import record
+
+    print(record(model, out, notebooks))
 
 
 @app.command()
@@ -174,7 +177,6 @@ def ask(
     from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts
 
     name, wording = refusal_text(refusal)
-    # Before the model: what is wrong with the files should not take a minute to say.
     source = read_set(f"prompts:{prompts}").prompts if prompts else load_prompts()
     lalm = load_lalm(model, safety=safety)
     prompt = Prompt(INSTRUCTION if text is None else text, clip)
@@ -258,8 +260,8 @@ def evaluate(
     # Before the model: what is wrong with the files should not take a minute to say.
     choose_defences(defence, None, refusal=refusal)
     asked, skipped = read_sets(sets, split=split, missing=missing, limit=limit)
-    own = [f"prompts:{prompts}"] if prompts else None
-    source = read_sets(derive or own, split="derive", missing=missing)[0]
+    own = derive or ([f"prompts:{prompts}"] if prompts else None)
+    source = read_sets(own, split="derive", missing=missing)[0]
     judges = load_judges(judge or ["phrase"], template)
     lalm = load_lalm(model, safety=safety)
     basis = (lalm, [prompt for found in source.values() for prompt in found])
@@ -342,9 +344,7 @@ def fetch(
     again: Annotated[bool, Option("--again", help="even if they are there (a damaged file, say)")] = False,
 ) -> None:
     """Fetch the pocket model's base weights (93 MB) and assemble it."""
-    from sarsteer_lab.pocket import base
+    from sarsteer_lab.pocket import assemble, base
 
     print(f"base weights: {base.fetch(base.LANGUAGE_MODEL, again=again)}")
-    from sarsteer_lab.pocket.assemble import assemble_pocket
-
-    print(f"pocket model: {assemble_pocket()}")
+    print(f"pocket model: {assemble.assemble_pocket()}")

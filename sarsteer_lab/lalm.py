@@ -303,7 +303,7 @@ class LALM:
     ) -> Float[Tensor, "prompt vocab"]:
         """Logits of answers' first tokens, float32, in the prompts' order. Raises NonFiniteError."""
         prompts = as_prompts(prompts)
-        logits = torch.empty(len(prompts), self.text_config.vocab_size, device=self.device)
+        logits = torch.zeros(len(prompts), self.text_config.vocab_size, device=self.device)
         reading = closing(self.batches(prompts, batch_size, "logits"))
         with reading as batches, head_on_last_position(self.core), finite_logits(self):
             for rows, inputs in batches:

@@ -29,8 +29,8 @@ def load_lalm(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> LALM:
-    """Load an audio-language model: "pocket", a folder, an id on the Hugging Face hub, or "replica:FAMILY"
-    (random weights, for trying code). The folder of a LoRA (peft) loads its base model with it.
+    """Load an audio-language model: "pocket", a folder, an id on the Hugging Face hub, "replica:FAMILY"
+    (random weights, for trying code) or "recorded:FOLDER". A LoRA's folder (peft) loads its base with it.
 
     `device` "auto" is the first CUDA device, else Apple's MPS, else the CPU; `dtype` "auto" is the
     checkpoint's own. `safety` sets the pocket model's safety dial. `family` names the row of the families

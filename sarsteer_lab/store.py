@@ -78,12 +78,16 @@ def content_key(*parts: Any) -> str:
     of these; 1, 1.0, True and "1" are different, a list and a tuple of the same are not. Raises TypeError
     for anything else: a path, for instance, says nothing about what the file holds.
     """
+    return _digest(parts, _hosted if Store.recording is None else Store.recording.look)
+
+
+def _digest(parts: Any, look: Callable[[Tensor], Any]) -> str:
     digest = xxh3_128()
-    _feed(digest, parts)
+    _feed(digest, parts, look)
     return digest.hexdigest()
 
 
-def _feed(digest: Any, part: Any) -> None:
+def _feed(digest: Any, part: Any, look: Callable[[Tensor], Any]) -> None:
     """Add a part to a hash: its kind, its size, its content, so that no two lists of parts read alike."""
     inner: list[Any] = []
     content: Any = b""
@@ -94,7 +98,7 @@ def _feed(digest: Any, part: Any) -> None:
     elif isinstance(part, list | tuple):
         inner, kind = list(part), f"list {len(part)}"
     elif isinstance(part, Tensor):
-        kind, content = f"tensor {part.dtype} {list(part.shape)}", _hosted(part)
+        kind, content = f"tensor {part.dtype} {list(part.shape)}", look(part)
     elif isinstance(part, np.ndarray) and not part.dtype.hasobject:
         kind = f"array {part.dtype.str} {list(part.shape)}"
         content = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
@@ -109,7 +113,7 @@ def _feed(digest: Any, part: Any) -> None:
     digest.update(kind.encode() + b"\0")
     digest.update(content)
     for each in inner:
-        _feed(digest, each)
+        _feed(digest, each, look)
 
 
 def settings_of(configs: Iterable[Mapping[str, Any]]) -> str:
@@ -242,14 +246,21 @@ class Store:
 
     Files appear whole or not at all, so a run may be killed at any time and several may share a folder; one
     whose content does not match its checksum counts as absent, with a warning. The folder may be deleted at
-    any time. Keys come from `content_key` or `LALM.key`.
+    any time. Keys come from `content_key` or `LALM.key`. While a course is recorded or replayed, `recording`
+    (`probe.recorded`) says what tensors count as in keys, and what is found under them.
     """
+
+    recording: Any = None
 
     def __init__(self, folder: Path | str) -> None:
         self.folder = Path(folder)
 
     def read(self, key: str) -> Any:
         """The value or tensor kept under a key; None if there is none, or if it is damaged."""
+        return self.find(key) if Store.recording is None else Store.recording.kept(key, self.find)
+
+    def find(self, key: str) -> Any:
+        """The same of this folder alone."""
         for kind in ("json", "safetensors"):
             path = self._path(key, kind)
             try:
@@ -265,7 +276,7 @@ class Store:
             except FileNotFoundError:
                 continue
             except (SafetensorError, ValueError, LookupError, TypeError, OSError) as error:
-                warnings.warn(f"{path} is damaged ({error}): what it held is computed again", stacklevel=2)
+                warnings.warn(f"{path} is damaged ({error}): what it held is computed again", stacklevel=3)
         return None
 
     def write(self, key: str, value: Any) -> None:
@@ -295,4 +306,4 @@ class Store:
 
 def _checksum(key: str, value: Any) -> str:
     """Of the key too, so that a file under another's name is noticed."""
-    return content_key(key, value if isinstance(value, Tensor) else json.dumps(value))
+    return _digest((key, value if isinstance(value, Tensor) else json.dumps(value)), _hosted)

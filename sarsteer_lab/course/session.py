@@ -10,6 +10,7 @@ what another one has), and shows every figure with `show`.
 """
 
 import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -47,6 +48,20 @@ def load_model(name: str) -> LALM:
     lalm = load_lalm("replica:qwen2_audio" if name == "replica" else name)
     remember_clips(lalm)
     return lalm
+
+
+def copy_course(folder: Path) -> int:
+    """Copy the course's notebooks, exercises without their solutions, to a new folder; returns how many.
+
+    Raises FileExistsError for a folder that is there.
+    """
+    if folder.exists():
+        raise FileExistsError(f"{folder} is there already, and nothing is overwritten: name a new folder")
+    data = data_folder()  # _data in a wheel, which has _notebooks beside it; data in a checkout
+    notebooks = data.with_name(data.name.replace("data", "notebooks"))
+    left_out = shutil.ignore_patterns("solutions", "*.md", ".*", "__pycache__")
+    shutil.copytree(notebooks, folder, ignore=left_out)
+    return len(list(folder.rglob("*.ipynb")))
 
 
 def base_states(lalm: LALM) -> BaseStates:

@@ -142,7 +142,7 @@ class PreparedBatch:
         self._check()
         if self._cache is None:
             return capture(self.lalm, self.prompts, layers=layers)
-        found = torch.empty(len(self.prompts), len(layers), self.lalm.d_model, device=self.lalm.device)
+        found = torch.zeros(len(self.prompts), len(layers), self.lalm.d_model, device=self.lalm.device)
 
         def keep(at: int, stream: Tensor) -> None:
             found[:, at] = stream[:, -1]
