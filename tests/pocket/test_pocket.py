@@ -562,16 +562,16 @@ def test_a_scale_that_keeps_the_wanted_shares_goes_before_a_better_score(
     assert rows[1]["score"] > rows[0]["score"]
 
 
-def test_balanced_epochs_hold_every_open_sentence_and_kokoro_more_often() -> None:
+def test_balanced_epochs_hold_the_corpus_half_of_the_open_clips_and_kokoro_more_often() -> None:
     wave = torch.zeros(1600, dtype=torch.int16)
     voices = ["af_sky"] * 4 + ["hibari-100"] * 50
     clips = [Clip(str(i), "question", voice, wave) for i, voice in enumerate(voices)]
-    clips += [Clip("o", "question", "en-us+f2", wave, open=True)] * 7
+    clips += [Clip(f"open {i}", "question", "en-us+f2", wave, open=True) for i in range(20)]
     epoch = balanced_epoch(clips, 3)
     assert Counter(clip.voice for clip in epoch) == {
         "af_sky": 4 * KOKORO_TIMES,
-        "hibari-100": 25,
-        "en-us+f2": 7,
+        "hibari-100": 50,
+        "en-us+f2": 10,
     }
     assert epoch == balanced_epoch(clips, 3) != balanced_epoch(clips, 4)
 
