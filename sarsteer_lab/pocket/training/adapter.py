@@ -163,10 +163,8 @@ def inject_adapter(
             key, kind = _delta_key(name)
             if (known := delta.get(f"{key}.{kind}")) is None:
                 continue
-            if kind == "B":
-                parameter.data[:, : known.shape[1]] = known.float() / LORA_SCALE
-            else:
-                parameter.data[: len(known)] = known.float()
+            rows, columns = known.shape
+            parameter.data[:rows, :columns] = known.float() / (LORA_SCALE if kind == "B" else 1.0)
     return list(trained.values())
 
 

@@ -219,7 +219,6 @@ def train_ctc(
     tower = [p for p in audio.audio_tower.parameters() if p.requires_grad]
     projector = list(audio.multi_modal_projector.parameters())
     groups = [(tower, TOWER_RATE), (projector, PROJECTOR_RATE), (list(head.parameters()), HEAD_RATE)]
-    groups = [(parameters, base) for parameters, base in groups if parameters]
     optimizer = torch.optim.AdamW(
         [{"params": p, "lr": r} for p, r in groups], weight_decay=0.01, betas=(0.9, 0.98)
     )

@@ -203,7 +203,6 @@ def train_in_loop(
         ([*projector, *head.parameters()], PROJECTOR_RATE),
         (list(adapter), LISTENING_RATE),
     ]
-    groups = [(parameters, base) for parameters, base in groups if parameters]
     optimizer = torch.optim.AdamW([{"params": p} for p, _ in groups], weight_decay=0.0, betas=(0.9, 0.98))
     modules: dict[str, nn.Module] = {"audio": audio, "head": head, "listening": adapter}
     path = folder / "in_loop.safetensors"
