@@ -17,7 +17,8 @@ from torch import Tensor
 
 from sarsteer_lab.course.run_notebooks import find_notebooks, run_notebooks, walkthrough
 from sarsteer_lab.loading import load_lalm
-from sarsteer_lab.probe.recorded import FORMAT, file_hash
+from sarsteer_lab.pocket.base import file_sha256
+from sarsteer_lab.probe.recorded import FORMAT
 from sarsteer_lab.prompts import load_prompts
 from sarsteer_lab.store import Store, adapter_layers, atomic_write
 
@@ -109,7 +110,7 @@ def pack(out: Path, about: dict[str, object], summary: str) -> int:
     shutil.copytree(work / "model", out / "model", dirs_exist_ok=True)
     paths = [path for path in sorted(out.rglob("*")) if path.is_file() and work not in path.parents]
     files = {
-        path.relative_to(out).as_posix(): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+        path.relative_to(out).as_posix(): {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
         for path in paths
     }
     with atomic_write(out / "manifest.json") as scratch:

@@ -7,7 +7,6 @@ this is read, and noted; what cells ask the model beyond it, with hooks of their
 `course.record` makes recordings.
 """
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from xxhash import xxh3_128
 
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.pocket.base import file_sha256
 from sarsteer_lab.probe.absent import Absent, Behind, absent, name_of
 from sarsteer_lab.store import Store, _hosted, content_key
 
@@ -140,12 +140,6 @@ def read_notes(folder: Path) -> dict[str, Any]:
     return {**load_file(folder / "states.safetensors"), **dict(map(json.loads, filter(None, lines)))}
 
 
-def file_hash(path: Path) -> str:
-    """The SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 class Listened(LALM):
     """A model in its first run: what is kept of it stands apart from what is kept of the plain model."""
 
@@ -203,7 +197,7 @@ def load_recorded(folder: str, *, safety: float, **_of_checkpoints: object) -> L
     if about["format"] != FORMAT:
         raise ValueError(f"{place}: is of the format {about['format']!r}, not {FORMAT!r}: record it again")
     for name, entry in about["files"].items():
-        if not (place / name).is_file() or file_hash(place / name) != entry["sha256"]:
+        if not (place / name).is_file() or file_sha256(place / name) != entry["sha256"]:
             raise ValueError(f"{place / name}: is missing or damaged: copy the recording again")
     Store.recording = None
     config = hf.AutoConfig.from_pretrained(place / "model")
