@@ -12,8 +12,6 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 
-import sarsteer_lab
-
 ROOT = Path(__file__).resolve().parents[1]
 GROUPS = {"chapters": "", "exercises": "exercises", "workshops": "workshops", "appendix": "appendix"}
 """Sections of the site, by the folders of notebooks/ that they show. Solutions are not shown."""
@@ -61,9 +59,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def api() -> Iterator[str]:
     """The public names, as mkdocstrings takes them."""
-    for name in sarsteer_lab.__all__:
-        if home := sarsteer_lab._HOME.get(name):
-            yield f"::: {home}.{name}"
+    stub = (ROOT / "sarsteer_lab" / "__init__.pyi").read_text(encoding="utf-8")
+    for module, name in re.findall(r"^from \.(\S+) import (\w+)", stub, flags=re.M):
+        yield f"::: sarsteer_lab.{module}.{name}"
 
 
 def notebook_page(path: Path, group: str, repository: str) -> dict[str, str | bytes]:

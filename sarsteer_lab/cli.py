@@ -133,7 +133,7 @@ def walkthrough(
 @app.command()
 def course(folder: Annotated[Path, Argument(help="a new folder for the notebooks")]) -> None:
     """The course to start from: its notebooks copied, exercises without their solutions."""
-    from sarsteer_lab.course.session import copy_course
+    from sarsteer_lab.course.copying import copy_course
 
     print(f"{copy_course(folder)} notebooks are in {folder}. Start: jupyter lab {folder}")
 

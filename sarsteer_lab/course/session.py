@@ -10,7 +10,6 @@ what another one has), and shows every figure with `show`.
 """
 
 import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -29,6 +28,8 @@ from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.course.figures import project_2d, save_figure
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.evaluation.base import BaseStates, collect_states, model_name
+from sarsteer_lab.evaluation.kept import answers as answers
+from sarsteer_lab.evaluation.kept import refusal_probabilities as refusal_probabilities
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
 from sarsteer_lab.evaluation.run import FORMAT
 from sarsteer_lab.geometry import centroid_distance, pair_cosine, transfer_accuracy
@@ -48,20 +49,6 @@ def load_model(name: str) -> LALM:
     lalm = load_lalm("replica:qwen2_audio" if name == "replica" else name)
     remember_clips(lalm)
     return lalm
-
-
-def copy_course(folder: Path) -> int:
-    """Copy the course's notebooks, exercises without their solutions, to a new folder; returns how many.
-
-    Raises FileExistsError for a folder that is there.
-    """
-    if folder.exists():
-        raise FileExistsError(f"{folder} is there already, and nothing is overwritten: name a new folder")
-    data = data_folder()  # _data in a wheel, which has _notebooks beside it; data in a checkout
-    notebooks = data.with_name(data.name.replace("data", "notebooks"))
-    left_out = shutil.ignore_patterns("solutions", "*.md", ".*", "__pycache__")
-    shutil.copytree(notebooks, folder, ignore=left_out)
-    return len(list(folder.rglob("*.ipynb")))
 
 
 def base_states(lalm: LALM) -> BaseStates:

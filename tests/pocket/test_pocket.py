@@ -32,7 +32,14 @@ from sarsteer_lab.pocket.base import BaseFile, BaseFileError, fetch, file_sha256
 from sarsteer_lab.pocket.training import safety, voices
 from sarsteer_lab.pocket.training.adapter import Example, answer_loss, export_delta, inject_adapter, roughen
 from sarsteer_lab.pocket.training.clips import Clip, read_clips
-from sarsteer_lab.pocket.training.corpus import PromptIndex, check_harmless, coverage, lexicon_of
+from sarsteer_lab.pocket.training.corpus import (
+    PromptIndex,
+    Sentence,
+    check_harmless,
+    coverage,
+    lexicon_of,
+    words_of,
+)
 from sarsteer_lab.pocket.training.ctc import (
     TokenHead,
     ctc_loss,
@@ -41,7 +48,7 @@ from sarsteer_lab.pocket.training.ctc import (
     reach_of,
     target_of,
 )
-from sarsteer_lab.pocket.training.lm_in_loop import losses, mixed_epoch, tree_batch
+from sarsteer_lab.pocket.training.lm_in_loop import FORGOTTEN, forgetful, losses, mixed_epoch, tree_batch
 from sarsteer_lab.pocket.training.loop import (
     KOKORO_TIMES,
     AudioSide,
@@ -54,7 +61,7 @@ from sarsteer_lab.pocket.training.loop import (
     save_checkpoint,
     stretch_mels,
 )
-from sarsteer_lab.pocket.training.open_text import clean
+from sarsteer_lab.pocket.training.open_text import clean, scrambled
 from sarsteer_lab.pocket.training.prompt_clips import assign_voices
 from sarsteer_lab.pocket.training.safety import SCALES, choose_scale
 from sarsteer_lab.pocket.training.sound import change, log_mel
@@ -662,6 +669,22 @@ def test_mixed_epoch_keeps_all_questions() -> None:
     clips = [random_clip(20, i, kind="question" if i % 2 else "carrier") for i in range(100)]
     mixed = mixed_epoch(clips, 0)
     assert sum(c.kind == "question" for c in mixed) == 50 and sum(c.kind == "carrier" for c in mixed) == 33
+
+
+def test_a_forgetful_reader_changes_its_share_of_the_tokens_and_only_for_known_ones() -> None:
+    transcript = list(range(2000))
+    given = forgetful(transcript, [9001, 9002], random.Random(0))
+    changed = [token for token, was in zip(given, transcript, strict=True) if token != was]
+    assert set(changed) == {9001, 9002} and transcript == list(range(2000))
+    assert len(changed) / len(transcript) == pytest.approx(FORGOTTEN, abs=0.03)
+
+
+def test_scrambled_sentences_keep_their_words() -> None:
+    sentences = [Sentence("Why do cats, dogs and birds sing at night?", "question")] * 5
+    mixed = list(scrambled(sentences, 0))
+    assert [s.text for s in mixed] == [s.text for s in scrambled(sentences, 0)]
+    assert len({s.text for s in mixed}) == 5 and {s.kind for s in mixed} == {"carrier"}
+    assert {tuple(sorted(words_of(s.text))) for s in mixed} == {tuple(sorted(words_of(sentences[0].text)))}
 
 
 def test_rate_warms_up_stays_and_falls() -> None:

@@ -137,3 +137,12 @@ def open_sentences(
                 if made == count:
                     bar.close()
                     return
+
+
+def scrambled(sentences: Sequence[Sentence], seed: int) -> Iterator[Sentence]:
+    """The words of each of `sentences` in another order: what cannot be guessed must be heard."""
+    draw = random.Random(seed)
+    for sentence in sentences:
+        words = [word.strip(",").lower() for word in sentence.text[:-1].split()]
+        draw.shuffle(words)
+        yield Sentence(" ".join(words).capitalize() + ".", "carrier")

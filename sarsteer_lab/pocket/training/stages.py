@@ -32,7 +32,7 @@ from sarsteer_lab.pocket.training.corpus import (
 from sarsteer_lab.pocket.training.ctc import TokenHead, head_file, token_counts, train_ctc
 from sarsteer_lab.pocket.training.lm_in_loop import train_in_loop
 from sarsteer_lab.pocket.training.loop import AudioSide, add_audio_rows, load_checkpoint
-from sarsteer_lab.pocket.training.open_text import open_sentences
+from sarsteer_lab.pocket.training.open_text import open_sentences, scrambled
 from sarsteer_lab.pocket.training.readout import train_readout
 from sarsteer_lab.pocket.training.safety import choose_scale, read_safety_prompts, train_safety
 from sarsteer_lab.pocket.training.voices import training_voices
@@ -45,6 +45,8 @@ CORPUS_SIZE = 6000
 OPEN_SIZE = 20_000
 # Kokoro is seventy times slower than the other engines: it speaks this many sentences of either kind.
 KOKORO_SENTENCES = 2000
+# So many of the open sentences are spoken once more with their words in another order.
+SCRAMBLED_SENTENCES = 3000
 # One voice beside espeak-ng's 84, so it speaks this many times as often as one of them.
 FLITE_TIMES = 8
 CTC_PRESENTATIONS = 24_000
@@ -154,11 +156,16 @@ class Training:
             ):
                 file.write(json.dumps(asdict(sentence)) + "\n")
 
+    def opened(self) -> tuple[list[Sentence], list[Sentence]]:
+        """The open sentences, and some of them with their words in another order."""
+        opened = read_sentences(self.open_file)
+        return opened, list(scrambled(opened[:SCRAMBLED_SENTENCES], self.seed))
+
     def clips(self) -> None:
         """(b) Speak all sentences in hibari's pseudo-voices, the open ones in espeak-ng's and flite's as
-        well, and some of both in Kokoro's.
+        well (some in another order, too), and some of both in Kokoro's.
         """
-        corpus, opened = self.sentences(), read_sentences(self.open_file)
+        corpus, (opened, shuffled) = self.sentences(), self.opened()
         engines = ("hibari", "kokoro", "espeak-ng", "flite")
         voices = {engine: [v for v in training_voices() if v.engine == engine] for engine in engines}
         some = [s for pair in zip(corpus[::-1], opened[::-1], strict=False) for s in pair]
@@ -166,6 +173,8 @@ class Training:
             (0, opened, voices["hibari"]),
             (0, opened, voices["espeak-ng"] + FLITE_TIMES * voices["flite"]),
             (1000, corpus, voices["hibari"]),
+            (1000, shuffled, voices["espeak-ng"] + FLITE_TIMES * voices["flite"]),
+            (2000, shuffled, voices["hibari"]),
             (0, some[: 2 * KOKORO_SENTENCES], voices["kokoro"]),
         ]
         for first, chosen, speakers in rounds:
@@ -221,12 +230,13 @@ class Training:
         model.model.load_state_dict(whisper_tower(), strict=False)
         model.requires_grad_(False)
         corpus = {sentence.text for sentence in self.sentences()}
-        opened = {sentence.text for sentence in read_sentences(self.open_file)}
+        opened = {sentence.text for part in self.opened() for sentence in part}
         counts = token_counts([*corpus, *opened], tokenizer)
         embeddings = language_model.get_input_embeddings().weight.detach()
         head = TokenHead(embeddings, counts, tokenizer(" ", add_special_tokens=False).input_ids[0])
         clips, _ = read_clips(self.folder / "clips")
-        known = [replace(clip, open=clip.text in opened) for clip in clips if clip.text in corpus | opened]
+        texts = corpus | opened
+        known = [replace(clip, open=clip.text in opened) for clip in clips if clip.text in texts]
         audio = AudioSide(model)
         if self.freeze_tower:
             audio.audio_tower.requires_grad_(False)
