@@ -19,10 +19,10 @@ MARGIN = 0.1
 """The smallest difference of two shares that matters here."""
 
 RULE = (
-    "*Not seen here*: the whole interval lies below what the claim says plus a margin "
-    f"({MARGIN:.0%} for shares), so nothing that matters is left. *Seen here*: otherwise, if all of it "
-    "lies above what the claim says. *Cannot tell*: neither; a sample of the n beside it would tell in four "
-    "tries of five, if what was measured here is the truth."
+    "*How to read a verdict.* **Seen here**: the whole interval lies above what is claimed. **Not seen "
+    "here**: the whole interval lies below that plus a margin, the smallest difference that would matter "
+    f"({MARGIN:.0%} for shares); this goes first. **Cannot tell**: neither. The n beside it is a sample that "
+    "would tell, four times out of five, if what was measured here is the truth."
 )
 
 

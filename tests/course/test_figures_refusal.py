@@ -34,7 +34,9 @@ def test_shares_of_texts_stand_in_their_rows() -> None:
     assert [text.get_text() for text in spoken.texts] == ["1/4", "3/4", "0/4", "1/4"]
     points = [line.get_xydata() for line in spoken.lines if len(line.get_xydata()) == 2]
     np.testing.assert_allclose(points[0][:, 0], [0.25, 0.75])
-    assert fig.get_suptitle().endswith("spoken, without a text and with 'paper': 1 of 4, 3 of 4")
+    assert fig.get_suptitle() == (
+        "Spoken harmful requests refused: 1 of 4 without a text, 3 of 4 with 'paper'"
+    )
 
 
 def test_each_text_is_a_point() -> None:
@@ -85,4 +87,6 @@ def test_push_is_drawn_beside_the_state_that_it_moves() -> None:
     np.testing.assert_allclose(lines["pushes so far"], [2, 4, 6, 8])
     np.testing.assert_allclose(lines["state moved"], [2, 4, 6, 8], rtol=1e-6)
     np.testing.assert_allclose(right.lines[1].get_ydata(), [0.25, 0.5, 0.75, 1.0])
-    assert fig.get_suptitle() == "alpha 0.5: a layer adds 25% of the state, in the end it has moved by 100%"
+    assert fig.get_suptitle() == (
+        "At alpha 0.5 a layer adds 25% of the state's length; at the end it has moved by 100%"
+    )

@@ -28,8 +28,11 @@ def prompted_figure(shares: pd.DataFrame) -> Figure:
     size = (5.6 * len(forms) + 1.4, 0.75 * len(texts) + 2.2)
     own = shares[(shares["form"] == forms[-1]) & (shares["label"] == "harmful")].set_index("text")
     best = own["refused"].drop(BARE, errors="ignore").idxmax()
-    told = [f"{own.loc[text, 'refused']} of {own.loc[text, 'n']}" for text in texts if text in (BARE, best)]
-    title = f"Harmful requests refused, {forms[-1]}, without a text and with {best!r}: {', '.join(told)}"
+    ways = {BARE: "without a text", best: f"with {best!r}"}
+    told = [
+        f"{own.loc[text, 'refused']} of {own.loc[text, 'n']} {ways[text]}" for text in texts if text in ways
+    ]
+    title = f"{forms[-1].capitalize()} harmful requests refused: {', '.join(told)}"
     fig, axes = base.panels(len(forms), size, title, sharey=True)
     for ax, form in zip(axes, forms, strict=True):
         for shift, label in zip((-0.16, 0.16), LABELS, strict=True):
@@ -143,7 +146,8 @@ def push_size_figure(
     moved = {alpha: (own - states).float().norm(dim=-1).mean(0) for alpha, own in steered.items()}
     alpha, pushes = max(steered), max(steered) * vectors.float()
     one, end = float((pushes.norm(dim=-1) / lengths).median()), float(moved[alpha][-1] / lengths[-1])
-    title = f"alpha {alpha:g}: a layer adds {one:.0%} of the state, in the end it has moved by {end:.0%}"
+    told = f"a layer adds {one:.0%} of the state's length; at the end it has moved by {end:.0%}"
+    title = f"At alpha {alpha:g} {told}"
     fig, (left, right) = base.panels(2, (13, 5.2), title)
     lines = {
         "state": lengths,
