@@ -222,7 +222,7 @@ def test_a_wheel_carries_the_data_and_nothing_of_the_repository_besides(tmp_path
     assert Path(shown.strip()) == (tmp_path / "installed" / "sarsteer_lab" / "_data").resolve()
 
 
-MODULE_LINES, CORE_LINES, PACKAGE_LINES = 350, 2_702, 12_979
+MODULE_LINES, CORE_LINES, PACKAGE_LINES = 350, 2_679, 12_957
 """The budgets of the house: lines of one module, of the core together, of all but the training. The rooms
 came down to 10,838; playground, X-ray, ladder, strip, own sets, report, site, recordings stand on top."""
 
@@ -261,7 +261,7 @@ def test_the_public_api_is_lazy_and_whole() -> None:
     for name in sarsteer_lab.__all__:
         assert getattr(sarsteer_lab, name) is not None
     assert set(sarsteer_lab.__all__) <= set(dir(sarsteer_lab))
-    with pytest.raises(AttributeError, match="no attribute 'stear'"):
+    with pytest.raises(AttributeError, match="attribute stear"):
         sarsteer_lab.stear  # noqa: B018
 
 
