@@ -30,7 +30,14 @@ from sarsteer_lab.pocket import base
 from sarsteer_lab.pocket.assemble import merge_delta, pocket_config, safety_delta
 from sarsteer_lab.pocket.base import BaseFile, BaseFileError, fetch, file_sha256, unpack
 from sarsteer_lab.pocket.training import safety, voices
-from sarsteer_lab.pocket.training.adapter import Example, answer_loss, export_delta, inject_adapter, roughen
+from sarsteer_lab.pocket.training.adapter import (
+    Example,
+    answer_loss,
+    export_delta,
+    inject_adapter,
+    roughen,
+    truncated,
+)
 from sarsteer_lab.pocket.training.clips import Clip, read_clips
 from sarsteer_lab.pocket.training.corpus import (
     PromptIndex,
@@ -380,6 +387,18 @@ def test_an_adapter_goes_on_from_its_export(tiny_lm: LlamaForCausalLM) -> None:
     for name, tensor in delta.items():
         torch.testing.assert_close(again[name], tensor, atol=1e-3, rtol=1e-3)
     assert any(tensor.abs().max() > 0.1 for name, tensor in delta.items() if name.endswith(".B"))
+
+
+def test_a_truncated_adapter_is_the_nearest_of_its_rank() -> None:
+    torch.manual_seed(0)
+    a, b = torch.randn(8, 40), torch.randn(30, 8)
+    short = truncated({"layer.A": a, "layer.B": b}, 3)
+    assert {name: tuple(t.shape) for name, t in short.items()} == {"layer.A": (3, 40), "layer.B": (30, 3)}
+    error = torch.linalg.matrix_norm(short["layer.B"].float() @ short["layer.A"].float() - b @ a)
+    beyond = torch.linalg.svdvals(b @ a)[3:].norm()  # Eckart-Young: no matrix of rank 3 is nearer
+    torch.testing.assert_close(error, beyond, rtol=1e-3, atol=0)
+    whole = truncated({"layer.A": a, "layer.B": b}, 8)
+    torch.testing.assert_close(whole["layer.B"].float() @ whole["layer.A"].float(), b @ a, atol=0.1, rtol=0)
 
 
 def test_stretched_mels_move_along_the_mel_axis_only() -> None:

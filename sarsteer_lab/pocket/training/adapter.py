@@ -187,3 +187,16 @@ def export_delta(lm: torch.nn.Module) -> dict[str, Tensor]:
             scale = LORA_SCALE if kind == "B" else 1.0
             delta[f"{module}.{kind}"] = (parameter.detach() * scale).half().contiguous()
     return delta
+
+
+def truncated(delta: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
+    """`delta` with each product B A replaced by the nearest one of this rank (its largest singular values)."""
+    short = {}
+    for name in (name.removesuffix(".A") for name in delta if name.endswith(".A")):
+        left, upper = torch.linalg.qr(delta[f"{name}.B"].float())
+        right, lower = torch.linalg.qr(delta[f"{name}.A"].float().T)
+        u, sizes, v = torch.linalg.svd(upper @ lower.T)
+        roots = sizes[:rank].sqrt()
+        short[f"{name}.A"] = (roots[:, None] * (v[:rank] @ right.T)).half().contiguous()
+        short[f"{name}.B"] = (left @ u[:, :rank] * roots).half().contiguous()
+    return short

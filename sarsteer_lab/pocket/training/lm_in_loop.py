@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, Qwen2AudioProcessor
 
-from sarsteer_lab.pocket.training.adapter import export_delta, inject_adapter
+from sarsteer_lab.pocket.training.adapter import export_delta, inject_adapter, truncated
 from sarsteer_lab.pocket.training.clips import Clip
 from sarsteer_lab.pocket.training.ctc import TokenHead, ctc_loss, target_of
 from sarsteer_lab.pocket.training.loop import (
@@ -61,6 +61,8 @@ CTC_WEIGHT, CTC_CLIPS = 0.5, 8
 # brought the read-out's word errors from 48% to 40% only, while the CTC head heard 83% of the words; with an
 # adapter on the lowest ten layers, 2,000 open clips left them at 40%, the head's at 24%.
 LISTENING_LAYERS, LISTENING_RANK, LISTENING_RATE = range(30), 32, 5e-4
+# What is written has a lower rank: all deltas together are to stay below 40 MB.
+KEPT_RANK = 24
 # So many of the transcript's tokens are replaced by others where it is read (never where it is to be said).
 # Given all words so far, the language model can often guess the next; so it learnt to go on, not to listen.
 FORGOTTEN = 0.2
@@ -299,5 +301,5 @@ def train_in_loop(
             if progress["seen"] >= presentations:
                 break
     save_checkpoint(path, modules, optimizer, progress)
-    save_file(export_delta(lm), folder / "listening.safetensors")
+    save_file(truncated(export_delta(lm), KEPT_RANK), folder / "listening.safetensors")
     bar.close()
