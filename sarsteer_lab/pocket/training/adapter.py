@@ -190,7 +190,7 @@ def export_delta(lm: torch.nn.Module) -> dict[str, Tensor]:
 
 
 def truncated(delta: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
-    """`delta` with each product B A replaced by the nearest one of this rank (its largest singular values)."""
+    """`delta` with each product B A replaced by the nearest one of this rank."""
     short = {}
     for name in (name.removesuffix(".A") for name in delta if name.endswith(".A")):
         left, upper = torch.linalg.qr(delta[f"{name}.B"].float())
