@@ -256,7 +256,7 @@ def check_safe_space(safe_space: object) -> str:
         ),
     }
     right = space(states - states.mean(0))
-    need_close(found.transpose(1, 2) @ found, right, "this is another space", mistakes, within=1e-2)
+    need_close(found.transpose(1, 2) @ found, right, "not the space of most variance", mistakes, within=1e-2)
     return "SARSteer's step 3: the directions in which harmless requests differ most"
 
 
@@ -276,10 +276,10 @@ def check_inside(inside: object) -> str:
         "the first layer's space is used for all layers": _projected(vectors, space[:1].expand_as(space)),
         "nothing has been projected": vectors,
         "only the first direction is used": _projected(vectors, space[:, :1]),
-        "the coordinates are added to the directions, not multiplied": right * 0,
+        "all of it is zero: multiply the directions by their coordinates, and add up": right * 0,
     }
     need_close(found, right, "the values differ: U U^T v in each layer", mistakes)
-    return "at most as long as the vector"
+    return "the part inside is never longer than the vector"
 
 
 @step
@@ -326,7 +326,7 @@ def check_share(share: object) -> str:
         "all layers are added up first": (part.square().sum() / vectors.square().sum()).expand(4),
     }
     need_close(found, right, "the values differ: squared length inside over squared length", mistakes)
-    return "a random vector would have k / d_model of it inside"
+    return "a random vector has k / d_model of its squared length inside, on average"
 
 
 @step

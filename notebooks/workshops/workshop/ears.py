@@ -92,7 +92,9 @@ def check_read_wave(read_wave: object) -> str:
             need("slow.wav" in str(error), "the error for another sampling rate does not name the file")
         else:
             need(
-                False, "a clip with 8000 samples a second passes as if it had 16000: it sounds an octave high"
+                False,
+                "a clip with 8000 samples a second passes as if it had 16000, and sounds an octave high: raise a "
+                "ValueError",
             )
     clip = requests(1)[0].clip
     assert clip is not None
@@ -128,7 +130,7 @@ def check_chat(chat: object, lalm: LALM) -> str:
             "the end of the user's turn": rendered(*clips, words, begun=False),
             "the clip stands behind the text; this course puts it before": rendered(words, *clips),
             "the clip's place is missing": rendered(words),
-            "a typed prompt gets a place for a clip": rendered(sound, words),
+            "a typed prompt gets a place for a clip: it has none": rendered(sound, words),
             "the text is missing": rendered(*clips, {"type": "text", "text": ""}),
         }.items():
             need(text != wrong, f"{kind}: {mistake}")
@@ -159,13 +161,14 @@ def _same_inputs(found: Any, right: Any, what: str, lalm: LALM) -> None:
     need(mask is not None, "the attention mask is missing: the model could not tell padding from text")
     need(
         mask[:, -1].all(),
-        f"{what}: padding on the right. The last position of a shorter prompt is padding then, and whatever is "
-        "read or steered there is nothing",
+        f"{what}: padding on the right. The last position of a shorter prompt is padding then, and what is read or "
+        "steered there means nothing: pad on the left",
     )
     missing = sorted(set(right) - set(found))
     need(not missing, f"{what}: {', '.join(missing)} missing: does the processor get the clips?")
     need(
-        ids.shape == right["input_ids"].shape, f"{what}: {tuple(ids.shape)} ids: is the text the chat's own?"
+        ids.shape == right["input_ids"].shape,
+        f"{what}: ids of shape {tuple(ids.shape)}: does your `chat` write the texts?",
     )
     if not torch.equal(ids.cpu(), right["input_ids"].cpu()):
         places = [(each == lalm.audio_token_id).sum(1).tolist() for each in (ids, right["input_ids"])]

@@ -200,7 +200,7 @@ def begin(workshop: int, *, ours: bool = False) -> Markdown:
     own = [name for name in earlier if parts.get(name, ("ours",))[0] == "mine"]
     given = [name for name in earlier if name not in own]
     said = [f"{whose}: {', '.join(names)}" for whose, names in (("yours", own), ("ours", given)) if names]
-    return Markdown(f"In `mine/{FILE.name}` of earlier workshops: {'; '.join(said)}.")
+    return Markdown(f"`mine/{FILE.name}` holds these steps of earlier workshops: {'; '.join(said)}.")
 
 
 def clean_start() -> None:

@@ -157,13 +157,11 @@ def check_capture(capture: object, lalm: LALM) -> str:
     swapped = not same(found, right, lalm) and all(any(same(o, r, lalm) for r in right) for o in found)
     need(not swapped, "the states are right, but in another order than the prompts")
     need_same(
-        found[1:2], right[1:2], "the states differ, already for the longest prompt", _rows(mistakes, 1), lalm
+        found[1:2], right[1:2], "the states differ, even those of unpadded prompts", _rows(mistakes, 1), lalm
     )
     others = [row for row in range(5) if not same(found[row], right[row], lalm)]
     if others:
-        need_same(
-            found, right, f"the states of prompts {others} differ: is it what is padded?", mistakes, lalm
-        )
+        need_same(found, right, f"only prompts {others} differ: look at their padding", mistakes, lalm)
     return f"{tuple(found.shape)}: prompt, layer, d_model, as the library captures them"
 
 
@@ -219,7 +217,5 @@ def check_distance(distance: object) -> str:
         "the norm went over the wrong axis: over layers": apart.norm(dim=0) / variances.mean(0).sqrt(),
     }
     right = centroid_distance(first, second)
-    need_close(
-        found, right, "not the distance of the means over the root mean square spread", mistakes, within=1e-3
-    )
+    need_close(found, right, "this is not the distance of the means over their spread", mistakes, within=1e-3)
     return "a ruler that does not grow with the residual stream"

@@ -76,9 +76,9 @@ def check_ablate(ablate: object) -> str:
         for lam in (1.0, 0.0, 0.5)
     )
     left = float((directions @ whole).abs().max())
-    otherwise = "what lies outside the space has changed as well"
+    otherwise = "what lies outside the space has changed as well: take away the part inside alone"
     if left > 1e-4:
-        otherwise = f"at lambda = 1 a component of {left:.2g} is left inside the space"
+        otherwise = f"at lambda = 1 a component of up to {left:.2g} is left inside the space: take it all"
     mistakes = {"this is the part inside the space; the rest is wanted": inside}
     need_close(whole, vector - inside, otherwise, mistakes)
     need_close(none, vector, "at lambda = 0 the vector should be the one that came in")
@@ -118,7 +118,7 @@ def check_equal_norm(rescale: object) -> str:
         / ablated.norm()
     }
     right = _unit(ablated) * full.norm(dim=-1, keepdim=True)
-    need_close(found, right, "the lengths are not the full vector's", mistakes)
+    need_close(found, right, "the lengths are not the full vector's, layer by layer", mistakes)
     return "now ablated and full vector differ in direction alone, and can be compared at the same alpha"
 
 
@@ -133,11 +133,11 @@ def check_not_only_harmless(
     given = need_each(shares, spaces, "share", "space")
     right = {name: float(share_in_space(direction, space)[layer]) for name, space in spaces.items()}
     for name, value in right.items():
-        mistakes = {f"{name}: a share of the length, not of the squared length": value**0.5}
-        otherwise = f"{name}: not the share that lies in that space at layer {layer}"
+        mistakes = {f"{name}: this is a share of the length, not of the squared length": value**0.5}
+        otherwise = f"{name}: this is not the share that lies in that space at layer {layer}"
         need_close(given[name], value, otherwise, mistakes, within=2e-3)
     listed = ", ".join(f"{name} {value:.0%}" for name, value in right.items())
-    return f"{listed}: whatever is as large in the other spaces is not special to harmless requests"
+    return f"{listed}: a share that is as large in another space is not special to harmless requests"
 
 
 def _unit(vectors: Tensor) -> Tensor:

@@ -57,9 +57,9 @@ def check_splice(splice: object) -> str:
     ids = torch.tensor([5, 9, 9, 9, 4, 2])
     before = embeddings.clone()
     found = need_tensor(call(splice, embeddings, ids, 9, features), (6, 8), "the sequence")
-    need(torch.equal(found[[0, 4, 5]], before[[0, 4, 5]]), "a text token's embedding has changed")
+    need(torch.equal(found[[0, 4, 5]], before[[0, 4, 5]]), "a text token's embedding has changed: keep it")
     need(not torch.equal(found[1:4], before[1:4]), "the audio tokens still have their own embeddings")
-    need(torch.equal(found[1:4], features), "the audio's places do not hold the features in their order")
+    need(torch.equal(found[1:4], features), "the audio tokens do not hold the features in their order")
     need(torch.equal(embeddings, before), "the embeddings that came in were changed: work on a copy")
     return "from here on nothing in the language model knows which vectors came from sound"
 
@@ -72,9 +72,9 @@ def check_dial(turn: object) -> str:
     full, off, half = (
         need_tensor(call(turn, weight, a, b, scale), (6, 5), "the new weight") for scale in (1.0, 0.0, 0.5)
     )
-    in_place = "the pristine weight was changed in place: the next setting starts wrong"
+    in_place = "the pristine weight was changed in place, so the next setting starts wrong: make a new tensor"
     need_close(weight, before, in_place, within=0)
-    need_close(off, before, "at scale 0 the weight is not the unaligned model's")
+    need_close(off, before, "at scale 0 the weight is not the pristine one: the change has to vanish there")
     need_close(half - off, (full - off) / 2, "at scale 0.5 it is not halfway to scale 1")
     need_close(full, before + b @ a, "at scale 1 the change is not the product of B and A")
     return "a straight line in weight space; behaviour along it need not be one"
@@ -95,7 +95,7 @@ def check_paired_difference(
     mistakes = {"the sign is the wrong way round": -right}
     need_close(difference, right, "the difference is not that of the two means", mistakes, within=1e-3)
     ends = bootstrap(lambda rows: float(pairs[rows].mean()), len(pairs))
-    need(low <= difference <= high, "the interval does not hold the difference itself")
+    need(low <= difference <= high, "the interval does not hold the difference: give its lower end first")
     need_close(
         [low, high],
         ends,
@@ -143,7 +143,7 @@ def check_folds(folds: object) -> str:
         mine = {fold for fold, name in zip(found, requests, strict=True) if name == request}
         need(
             len(mine) == 1,
-            f"{request!r} is in folds {sorted(mine)}: its typed state trains what its spoken tests",
+            f"{request!r} is in folds {sorted(mine)}: its typed state trains, its spoken one tests",
         )
     sizes = [found.count(fold) for fold in range(5)]
     need(max(sizes) - min(sizes) <= 2, f"the folds hold {sizes} states: spread the requests evenly")
@@ -159,7 +159,7 @@ def check_gap(gap: float, scale: float, typed: Tensor, spoken: Tensor, n_harmful
     right = float(centroid_distance(typed[:, None], spoken[:, None]))
     right_scale = float(centroid_distance(typed[:n_harmful, None], typed[n_harmful:, None]))
     raw = (typed.mean(0) - spoken.mean(0)).norm()
-    mistakes = {"the gap is in the residual stream's own units: divide it by the spread of a set": raw}
+    mistakes = {"the gap is in the residual stream's own units: divide it by the spread": raw}
     otherwise = "the gap is not the distance of the two forms' means over their spread"
     need_close(gap, right, otherwise, mistakes, within=0.01 * right)
     otherwise = "the scale is not the same measure, taken between typed harmful and typed harmless requests"
