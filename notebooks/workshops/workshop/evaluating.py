@@ -98,7 +98,7 @@ def check_evaluate(evaluate: object, lalm: LALM) -> str:
     for row in rows:
         need(
             isinstance(row, dict) and {"defence", "label", "id", "outcome"} <= set(row),
-            f"a row is {row!r:.80}",
+            f"a row has to be a dictionary with defence, label, id and outcome; yours is {row!r:.80}",
         )
     found = {(row["defence"], row["id"]): row["outcome"] for row in rows}
     need(len(found) == 9, "some pair of defence and request has two rows, and another one none")
@@ -118,7 +118,7 @@ def check_evaluate(evaluate: object, lalm: LALM) -> str:
         need(mine != right["none"], f"defence {name!r} does nothing: its requests are answered as without it")
         order = sorted(map(str, mine)) == sorted(outcomes)
         need(not order, f"defence {name!r}: the outcomes are right but belong to other requests")
-        need(False, f"defence {name!r}: the judge read other answers than greedy ones of 12 tokens under it")
+        need(False, f"defence {name!r}: the judge has to read the greedy answers of 12 tokens given under it")
     return "every request under every defence, so that defences can be compared request by request"
 
 
@@ -154,13 +154,13 @@ def check_rates(rates: object) -> str:
             share = hits / n
             half = 1.959964 * (share * (1 - share) / n) ** 0.5
             mistakes = {
-                f"{hits} of {n}: the plain (Wald) interval: at 0 of 7 it has no width": [
+                f"{hits} of {n}: this is the plain (Wald) interval, which has no width at 0 of 7": [
                     share - half,
                     share + half,
                 ]
             }
             need_close(
-                ends, wilson(hits, n), f"{hits} of {n}: not Wilson's 95% interval", mistakes, within=1e-3
+                ends, wilson(hits, n), f"{hits} of {n}: this is not Wilson's interval", mistakes, within=1e-3
             )
     return "counts beside every rate, and an interval that stays between 0 and 1"
 
@@ -182,10 +182,10 @@ def check_p_value(p_value: object) -> str:
         "this takes the two for samples of different requests: only pairs that differ count": fisher_exact(
             [[a, n - a], [b, n - b]]
         ).pvalue,
-        "requests on which both agree are counted as trials": binomtest(9, n).pvalue,
+        "requests on which both agree are counted as trials: leave them out": binomtest(9, n).pvalue,
     }
     need_close(
-        found, right, "not the exact McNemar test of 9 against 2 pairs that differ", mistakes, within=1e-4
+        found, right, "this is not the exact McNemar test of 9 against 2 unlike pairs", mistakes, within=1e-4
     )
     alike = call(p_value, first, first)
     need(float(alike) == 1, "without any pair that differs nothing speaks against equal rates: p is 1")
@@ -258,7 +258,7 @@ def check_equals_library(
         if found.shape != right.shape or not all(rows):
             request = twenty()[rows.index(False)].request if False in rows else "all"
             raise Wrong(
-                f"alpha = {alpha}: {sum(rows)} of {len(rows)} answers are equal; not the one to {request!r}"
+                f"alpha = {alpha}: {sum(rows)} of {len(rows)} answers are equal; look at the one to {request!r}"
             )
         equal += len(rows)
         steered.append(right)

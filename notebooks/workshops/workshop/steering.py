@@ -32,7 +32,10 @@ def check_push(push: object) -> str:
     inside = (stream.clone(), "cache")
     returned = hook(None, (), inside)
     after = inside if returned is None else returned
-    need(isinstance(after, tuple) and after[1] == "cache", "of a layer that returns a tuple the rest is lost")
+    need(
+        isinstance(after, tuple) and after[1] == "cache",
+        "some layers return a tuple, and your hook loses the rest of it: change only its first entry",
+    )
     otherwise = "some layers return a tuple: the stream is its first entry"
     need_close(after[0][:, -1], stream[:, -1] + 0.5 * vector, otherwise, within=1e-5)
     half = torch.full((1, 1, 6), 1.0, dtype=torch.bfloat16)
@@ -81,11 +84,14 @@ def check_steering(steering: object, lalm: LALM) -> str:
             with steering(lalm, vectors, alpha):  # type: ignore[operator]
                 raise KeyError("made up")
         except KeyError:
-            need(not left(), "when the block fails, the hooks stay on the model")
+            need(not left(), "when the block fails, the hooks stay on the model: use `finally`")
         else:
             need(False, "an error in the block is swallowed")
         with steering(lalm, vectors, 0.0):  # type: ignore[operator]
-            need(torch.equal(lalm.next_token_logits(prompts), plain), "alpha = 0 changes something")
+            need(
+                torch.equal(lalm.next_token_logits(prompts), plain),
+                "alpha = 0 changes the logits: what else does your hook do to the stream?",
+            )
         with steering(lalm, vectors, alpha / 2), steering(lalm, vectors, alpha / 2):  # type: ignore[operator]
             twice = lalm.next_token_logits(prompts)
         otherwise = "two blocks, one in the other, do not add up: does the inner one replace hooks?"
@@ -117,7 +123,7 @@ def _need_steered(
         "the vectors sit one layer too early": (vectors.roll(-1, 0), alpha, {}),
         "the vectors are added without alpha": (vectors, 1.0, {}),
         "alpha counts twice": (vectors, alpha**2, {}),
-        "the sign is turned": (vectors, -alpha, {}),
+        "the sign is turned: add the vectors, do not subtract them": (vectors, -alpha, {}),
         "every position is steered; only the last one should be": (vectors, alpha, {"positions": "all"}),
         "only the last layer is steered": (vectors, alpha, {"layers": layers[-1:]}),
         "only the first layer is steered": (vectors, alpha, {"layers": layers[:1]}),
@@ -127,7 +133,7 @@ def _need_steered(
         need(not same(found, library_logits(lalm, prompts, values, strength, **options), lalm), words)
     need(
         False,
-        "the steered logits are not the library's: alpha times vector l, added to the output of layer l",
+        "the steered logits are not the library's: add alpha times vector l to the output of layer l",
     )
 
 
@@ -150,7 +156,7 @@ def check_relative_push(relative_push: object) -> str:
         * vectors.norm(dim=0)
         / lengths.mean(0),
     }
-    need_close(found, right, "not alpha |v_l| over the mean of |h_l|", mistakes)
+    need_close(found, right, "these are not alpha |v_l| divided by the mean of |h_l|", mistakes)
     return "where this is a sizeable part of 1, later layers read what they never saw in training"
 
 

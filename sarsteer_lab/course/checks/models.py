@@ -18,16 +18,14 @@ def check_last_positions(last_positions: object) -> str:
     for side, mask, expected in (("left", left, [4, 4, 4]), ("right", right, [2, 4, 0])):
         found = need_tensor(call(last_positions, mask), (3,), "the positions")
         at_padding = side == "right" and found.tolist() == [4, 4, 4]
-        need(
-            not at_padding, "with padding on the right you point at padding: -1 is not always the last token"
-        )
+        need(not at_padding, "with padding on the right you point at padding, not at the last token")
         need(
             found.tolist() == expected,
-            f"for a mask padded on the {side} you say {found.tolist()}; row 0 of it is {mask[0].tolist()}",
+            f"for a mask padded on the {side} you say {found.tolist()}; its row 0 is {mask[0].tolist()}",
         )
     both = torch.tensor([[0, 1, 1, 0]])
     last = call(last_positions, both).tolist()
-    need(last == [2], f"right as long as one side is padded; for {both[0].tolist()} you say {last}")
+    need(last == [2], f"this is right while only one side is padded; for {both[0].tolist()} you say {last}")
     return "this is what `LALM` saves you by padding on the left, and what `sarsteer-lab doctor` checks"
 
 
@@ -65,16 +63,16 @@ def check_memory(memory: object) -> str:
         weights = call(memory, 1_000_000, bits, 10, 64, 0, 1)
         need(isinstance(weights, int | float), f"a number of bytes is wanted, not a {type(weights).__name__}")
         right = 1_000_000 * bits / 8
-        said = f"with nothing cached, take {weights:,.0f} bytes, you say"
+        said = f"take {weights:,.0f} bytes, you say, with nothing cached: how many bytes is one weight?"
         mistakes = {"this is in bits; 8 of them make a byte": right * 8}
-        need_close(weights, right, f"a million weights of {bits} bits, {said}", mistakes, within=1)
+        need_close(weights, right, f"a million weights of {bits} bits {said}", mistakes, within=1)
     cache = call(memory, 0, 16, 10, 64, 100, 3)
     right = 2 * 2 * 10 * 64 * 100 * 3
     mistakes = {
         "keys *and* values are kept": right / 2,
         "every prompt of the batch has a cache of its own": right / 3,
     }
-    said = f"the cache takes {cache:,.0f} bytes, you say"
+    said = f"the cache takes {cache:,.0f} bytes, you say: which factor is missing, or too many?"
     otherwise = f"for 10 layers, width 64, 100 positions and 3 prompts {said}"
     need_close(cache, right, otherwise, mistakes, within=1)
     need(call(memory, 0, 4, 10, 64, 100, 3) == cache, "quantising the weights leaves the cache at 16 bits")

@@ -59,7 +59,7 @@ def check_divergence(divergence: object) -> str:
         "this is KL(q || p): which of the two is the unsteered model?": reverse,
         "this is in bits: nats use the natural logarithm": right / np.log(2),
     }
-    otherwise = "the numbers are not KL(p || q)"
+    otherwise = "the numbers are not KL(p || q): sum p times (log p - log q) over the vocabulary"
     if abs(float(found[0])) > 1e-4:
         otherwise = "two sets of logits that differ by a constant are one distribution: their divergence is 0"
     need_close(found, right, otherwise, mistakes)
@@ -77,10 +77,10 @@ def check_equal_push(equal_alpha: object) -> str:
     right = 0.1 * float(full.norm() / shorter.norm())
     layers = full.norm(dim=-1) / shorter.norm(dim=-1)
     mistakes = {
-        "the shorter vectors would be pushed even less: turn the ratio round": 0.1**2 / right,
-        "that averages the layers' ratios: sum first": 0.1 * layers.mean(),
+        "with your alpha the shorter vectors push even less: turn the ratio round": 0.1**2 / right,
+        "this averages the layers' ratios: sum first": 0.1 * layers.mean(),
     }
-    otherwise = "alpha times the total length is not the same for both"
+    otherwise = "alpha times the total length is not the same for both: which ratio of lengths makes it so?"
     need_close(float(call(equal_alpha, 0.1, full, shorter)), right, otherwise, mistakes, within=1e-5)
     return "equal push, not equal alpha, is the fair comparison of directions"
 
@@ -93,7 +93,7 @@ def check_transfer(rises: dict[str, float], chances: dict[str, Tensor]) -> str:
     for name, value in given.items():
         plain = chances[name].mean()
         mistakes = {f"{name}: this is the mean probability; how much did it rise?": plain}
-        otherwise = f"{name}: not the mean rise over the same requests"
+        otherwise = f"{name}: this is not the mean rise over the requests: subtract the mean without steering"
         need_close(value, plain - chances["none"].mean(), otherwise, mistakes)
     best = max(given, key=lambda name: given[name])
     return f"at equal push, {best!r} raises refusal most here: {given[best]:+.3f}"
@@ -112,9 +112,9 @@ def check_wilson(interval: object) -> str:
         half = 1.959964 * (hits / n * (1 - hits / n) / n) ** 0.5
         wald = [hits / n - half, hits / n + half]
         mistakes = {f"{hits} of {n}: this is the plain (Wald) interval, which has no width at 0 of 7": wald}
-        otherwise = f"{hits} of {n}: these are not its ends"
+        otherwise = f"{hits} of {n}: these are not its ends; compare middle and half width with the formulas"
         if low < -1e-9 or high > 1 + 1e-9:
-            otherwise = f"{hits} of {n}: an end lies outside of 0 to 1"
+            otherwise = f"{hits} of {n}: an end lies outside 0 to 1: check your two formulas"
         need_close([low, high], wilson(hits, n), otherwise, mistakes, within=1e-3)
     return "it never leaves 0 to 1, and never claims certainty from a small sample"
 
@@ -142,9 +142,9 @@ def check_kappa(agreement: object) -> str:
     second = ["refused", "answered", "answered", "answered", "broken", "refused", "refused", "answered"]
     share = sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
     mistakes = {"this is the share of agreement: what would chance alone give?": share}
-    otherwise = "not Cohen's kappa: (agreement - chance) / (1 - chance)"
+    otherwise = "this is not Cohen's kappa, which is (agreement - chance) / (1 - chance)"
     need_close(float(call(agreement, first, second)), kappa(first, second), otherwise, mistakes)  # type: ignore[arg-type]
-    need_close(float(call(agreement, first, first)), 1, "a judge agrees with itself perfectly: 1")
+    need_close(float(call(agreement, first, first)), 1, "a judge agrees with itself: 1 is wanted")
     return "agreement counts only as far as it exceeds what two blindfolded judges would reach"
 
 
@@ -159,10 +159,10 @@ def check_refutation(
     need(verdict in VERDICTS, f"the verdict is one of {', '.join(VERDICTS)}")
     right, low, high = paired_difference(np.array(without, dtype=bool), np.array(under, dtype=bool))
     mistakes = {"the sign is turned: how many answers are *lost* under the defence?": -right}
-    otherwise = "not the share answered without the defence minus that under it"
+    otherwise = "this is not the share answered without the defence minus that under it"
     need_close(difference, right, otherwise, mistakes, within=1e-6)
     otherwise = (
-        "not a paired bootstrap interval of that difference: were both outcomes of a request drawn together?"
+        "this is not a paired bootstrap interval of that difference: draw both outcomes of a request together"
     )
     need(len(interval) == 2, otherwise)
     need_close([float(end) for end in interval], [low, high], otherwise, within=0.05)
