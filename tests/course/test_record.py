@@ -22,6 +22,9 @@ harmful, harmless = (load_prompts("derive", label)[:4] for label in ("harmful", 
 vectors = SteeringVectors(spoken[0].mean(0) - spoken[1].mean(0))
 pushes = {alpha: (vectors, alpha) for alpha in (0.0, 0.5)}
 found = course.refusal_probabilities(lalm, [p.spoken() for p in harmful], pushes)""",
+    """import os
+if os.path.exists("stop") and hasattr(lalm, "places"):  # the second run
+    os.kill(os.getpid(), 9)""",
     """panel = widgets.steer_panel(lalm, {"a": vectors}, spoken[1], harmful[:1])
 panel""",
     """if getattr(lalm, "recording", None) and lalm.recording.replaying:
@@ -54,6 +57,10 @@ def test_a_course_recorded_and_replayed_has_the_same_tables(
     nbformat.write(nbformat.v4.new_notebook(cells=cells), notebooks / "a.ipynb")
     monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
     command = ["record", "replica:qwen2_audio", "--out", str(out), "--notebooks", str(notebooks)]
+    (notebooks / "stop").touch()
+    assert main(command) != 0 and not (out / "manifest.json").exists()
+    assert "Kernel died" in capsys.readouterr().err
+    (notebooks / "stop").unlink()
     assert main(command) == 0
     said = capsys.readouterr().out
     assert "will be about" in said and "tables of both runs are the same" in said
