@@ -30,7 +30,7 @@ from sarsteer_lab.pocket.training.voices import KOKORO_TRAIN
 DROPOUT = 0.03
 # The share of clips that are heard in another place and pace; the others as the engine says them.
 CHANGED = 0.7
-KOKORO_TIMES = 3
+KOKORO_TIMES = 5
 
 
 class AudioSide(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import shutil
@@ -159,7 +160,7 @@ class Training:
     def opened(self) -> tuple[list[Sentence], list[Sentence]]:
         """The open sentences, and some of them with their words in another order."""
         opened = read_sentences(self.open_file)
-        return opened, list(scrambled(opened[:SCRAMBLED_SENTENCES], self.seed))
+        return opened, list(scrambled(opened[:SCRAMBLED_SENTENCES], seed=0))  # as they were spoken
 
     def clips(self) -> None:
         """(b) Speak all sentences in hibari's pseudo-voices, the open ones in espeak-ng's and flite's as
@@ -274,9 +275,13 @@ class Training:
             self._load_start(audio, head)
         language_model, processor = self.base
         merge_delta(language_model, load_file(self._adapter("safety")))
+        taught = copy.deepcopy(language_model)
+        if (ships := deltas_folder() / "listening.safetensors").exists() and not self.fresh:
+            merge_delta(taught, load_file(ships))
         shipped = self.start / "listening.safetensors"
         train_in_loop(
             language_model,
+            taught,
             audio,
             head,
             processor,
