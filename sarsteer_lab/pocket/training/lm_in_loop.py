@@ -66,9 +66,9 @@ KEPT_RANK = 24
 # Given all words so far, the language model can often guess the next; so it learnt to go on, not to listen.
 FORGOTTEN = 0.1
 # The same adapter also reads typed text, and safety stands above it in part: in every step some typed
-# prompts, a quarter of them harmful, are held to the answers they had before. (Without this, typed refusal of
-# harmful requests fell while the model learned to listen; with an eighth as many, benign answers moved by 0.11
-# nats in 9,000 clips.)
+# prompts, a quarter of them harmful, are held to the answers they had before. (Without this, typed refusal
+# of harmful requests fell while the model learned to listen; with an eighth as many, benign answers moved by
+# 0.11 nats in 9,000 clips.)
 TYPED_PROMPTS, TYPED_WEIGHT = 16, 6.0
 # Kinds of sentences that are held to the answer to the typed sentence, too, and how many of them each time.
 ASKING, ANSWERED = ("question", "request"), 0.4
