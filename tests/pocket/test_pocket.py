@@ -29,7 +29,7 @@ from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.pocket import base
 from sarsteer_lab.pocket.assemble import merge_delta, pocket_config, safety_delta
 from sarsteer_lab.pocket.base import BaseFile, BaseFileError, fetch, file_sha256, unpack
-from sarsteer_lab.pocket.training import safety, voices
+from sarsteer_lab.pocket.training import lm_in_loop, safety, voices
 from sarsteer_lab.pocket.training.adapter import (
     Example,
     answer_loss,
@@ -55,7 +55,15 @@ from sarsteer_lab.pocket.training.ctc import (
     reach_of,
     target_of,
 )
-from sarsteer_lab.pocket.training.lm_in_loop import FORGOTTEN, forgetful, losses, mixed_epoch, tree_batch
+from sarsteer_lab.pocket.training.lm_in_loop import (
+    FORGOTTEN,
+    KEPT_RANK,
+    forgetful,
+    losses,
+    mixed_epoch,
+    train_in_loop,
+    tree_batch,
+)
 from sarsteer_lab.pocket.training.loop import (
     KOKORO_TIMES,
     AudioSide,
@@ -426,6 +434,53 @@ def audio_model() -> Qwen2AudioForConditionalGeneration:
         vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
     )
     return Qwen2AudioForConditionalGeneration(pocket_config(text, 128, 100)).eval()
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_stage_with_the_language_model_trains_what_it_should_and_goes_on(
+    tiny: LALM,
+    tiny_lm: LlamaForCausalLM,
+    audio_model: Qwen2AudioForConditionalGeneration,
+    head: TokenHead,
+    frozen: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lm_in_loop, "LISTENING_LAYERS", range(3))
+    kinds = ("question", "request", "story", "carrier")
+    clips = [random_clip(120, i, "hello there"[: 5 + i], kinds[i % 4]) for i in range(6)]
+    typed = [
+        {"label": label, "text": "hello" * (1 + i)} for i in range(20) for label in ("harmful", "benign")
+    ]
+
+    def train(presentations: int) -> tuple[AudioSide, LlamaForCausalLM]:
+        lm, audio = copy.deepcopy(tiny_lm), copy.deepcopy(AudioSide(audio_model))
+        if frozen:
+            audio.audio_tower.requires_grad_(False)
+        train_in_loop(
+            lm, copy.deepcopy(tiny_lm), audio, copy.deepcopy(head), tiny.processor, clips, typed, tmp_path,
+            presentations=presentations, dtype=torch.float32, save_every=1,
+        )  # fmt: skip
+        return audio, lm
+
+    audio, lm = train(60)
+    assert audio_moved(audio.audio_tower.layers, audio_model.model.audio_tower.layers) is not frozen
+    assert not audio_moved(audio.audio_tower.conv1, audio_model.model.audio_tower.conv1)
+    assert audio_moved(audio.multi_modal_projector, audio_model.model.multi_modal_projector)
+    plain = dict(tiny_lm.named_parameters())
+    kept = {name.replace(".base_layer", ""): p for name, p in lm.named_parameters() if ".lora_" not in name}
+    assert kept.keys() == plain.keys() and all(torch.equal(p, plain[name]) for name, p in kept.items())
+    delta = load_file(tmp_path / "listening.safetensors")
+    assert len(delta) == 2 * 7 * 3 and max(min(t.shape) for t in delta.values()) <= KEPT_RANK
+    assert all(t.any() for t in delta.values())
+    train(120)
+    seen = [json.loads(line)["seen"] for line in (tmp_path / "in_loop.jsonl").read_text().splitlines()]
+    assert len(seen) == 2 and 60 <= seen[0] < 70 and 120 <= seen[1] < 130
+
+
+def audio_moved(now: torch.nn.Module, before: torch.nn.Module) -> bool:
+    pairs = zip(now.parameters(), before.parameters(), strict=True)
+    return any(not torch.equal(a, b) for a, b in pairs)
 
 
 @torch.no_grad()

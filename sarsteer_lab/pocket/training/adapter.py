@@ -195,7 +195,7 @@ def truncated(delta: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
     for name in (name.removesuffix(".A") for name in delta if name.endswith(".A")):
         left, upper = torch.linalg.qr(delta[f"{name}.B"].float())
         right, lower = torch.linalg.qr(delta[f"{name}.A"].float().T)
-        u, sizes, v = torch.linalg.svd(upper @ lower.T)
+        u, sizes, v = torch.linalg.svd(upper @ lower.T, full_matrices=False)
         roots = sizes[:rank].sqrt()
         short[f"{name}.A"] = (roots[:, None] * (v[:rank] @ right.T)).half().contiguous()
         short[f"{name}.B"] = (left @ u[:, :rank] * roots).half().contiguous()

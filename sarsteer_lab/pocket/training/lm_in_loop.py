@@ -60,8 +60,8 @@ CTC_WEIGHT, CTC_CLIPS = 0.5, 8
 # brought the read-out's word errors from 48% to 40% only, while the CTC head heard 83% of the words; with an
 # adapter on the lowest ten layers, 2,000 open clips left them at 40%, the head's at 24%.
 LISTENING_LAYERS, LISTENING_RANK, LISTENING_RATE = range(30), 32, 5e-4
-# What is written has a lower rank: all deltas together are to stay below 40 MB.
-KEPT_RANK = 24
+# What is written has a lower rank, which hears as well, so that all deltas together stay below 40 MB.
+KEPT_RANK = 16
 # So many of the transcript's tokens are replaced by others where it is read (never where it is to be said).
 # Given all words so far, the language model can often guess the next; so it learnt to go on, not to listen.
 FORGOTTEN = 0.1
@@ -69,7 +69,7 @@ FORGOTTEN = 0.1
 # prompts, a quarter of them harmful, are held to the answers they had before. (Without this, typed refusal
 # of harmful requests fell while the model learned to listen; with an eighth as many, benign answers moved by
 # 0.11 nats in 9,000 clips.)
-TYPED_PROMPTS, TYPED_WEIGHT = 16, 6.0
+TYPED_PROMPTS, TYPED_WEIGHT = 24, 8.0
 # Kinds of sentences that are held to the answer to the typed sentence, too, and how many of them each time.
 ASKING, ANSWERED = ("question", "request"), 0.4
 # The share of carriers and stories in the mix: the course's prompts are questions and instructions.
