@@ -32,7 +32,9 @@ def fresh(folder: Path) -> dict[str, str]:
         if "sarsteer" not in entry.name and entry.suffix != ".pth":
             (shared / entry.name).symlink_to(entry)
     (packages / "shared.pth").write_text(f"{shared}\n")
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    # IPython would take the packages of an environment that is active here.
+    left_out = ("PYTHONPATH", "VIRTUAL_ENV")
+    environment = {name: value for name, value in os.environ.items() if name not in left_out}
     path = f"{folder / 'env' / 'bin'}{os.pathsep}{environment['PATH']}"
     return environment | {"PATH": path, "SARSTEER_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
 
