@@ -28,7 +28,7 @@ from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.course.figures import project_2d, save_figure
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.evaluation.base import BaseStates, collect_states, model_name
-from sarsteer_lab.evaluation.kept import answers as answers
+from sarsteer_lab.evaluation.kept import answers as answers  # course/__init__.pyi: of this package alone
 from sarsteer_lab.evaluation.kept import refusal_probabilities as refusal_probabilities
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
 from sarsteer_lab.evaluation.run import FORMAT

@@ -67,8 +67,8 @@ KEPT_RANK = 16
 FORGOTTEN = 0.1
 # The same adapter also reads typed text, and safety stands above it in part: in every step some typed
 # prompts, a quarter of them harmful, are held to the answers they had before. (Without this, typed refusal
-# of harmful requests fell while the model learned to listen; with an eighth as many, benign answers moved by
-# 0.11 nats in 9,000 clips.)
+# of harmful requests fell while the model learned to listen; with a twelfth as many, benign answers moved
+# by 0.11 nats in 9,000 clips.)
 TYPED_PROMPTS, TYPED_WEIGHT = 24, 8.0
 # Kinds of sentences that are held to the answer to the typed sentence, too, and how many of them each time.
 ASKING, ANSWERED = ("question", "request"), 0.4
@@ -212,8 +212,9 @@ def train_in_loop(
 
     @contextmanager
     def computing() -> Iterator[None]:
-        """The adapter, whose parameters stay float32, computes in `dtype` as the rest: twice as fast."""
-        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32), disable_input_dtype_casting(lm):
+        """The adapter, whose parameters stay float32, computes in `dtype` as the rest: a sixth faster."""
+        lower = torch.autocast(lm.device.type, dtype, enabled=dtype != torch.float32)
+        with lower, disable_input_dtype_casting(lm):
             yield
 
     targets = {id(clip): target for clip in clips if (target := target_of(clip.text, tokenizer, head))}

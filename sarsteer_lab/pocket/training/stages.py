@@ -276,9 +276,9 @@ class Training:
         language_model, processor = self.base
         merge_delta(language_model, load_file(self._adapter("safety")))
         taught = copy.deepcopy(language_model)
-        if (ships := deltas_folder() / "listening.safetensors").exists() and not self.fresh:
-            merge_delta(taught, load_file(ships))
-        shipped = self.start / "listening.safetensors"
+        if (shipped := deltas_folder() / "listening.safetensors").exists() and not self.fresh:
+            merge_delta(taught, load_file(shipped))
+        begun = self.start / "listening.safetensors"
         train_in_loop(
             language_model,
             taught,
@@ -289,7 +289,7 @@ class Training:
             self._safety_prompts(),
             self.folder,
             presentations=self.presentations["in-loop"],
-            listening=load_file(shipped) if shipped.exists() and not self.fresh else None,
+            listening=load_file(begun) if begun.exists() and not self.fresh else None,
             dtype=self.dtype,
             seed=self.seed,
         )
