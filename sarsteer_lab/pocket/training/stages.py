@@ -163,19 +163,21 @@ class Training:
         return opened, list(scrambled(opened[:SCRAMBLED_SENTENCES], seed=0))  # as they were spoken
 
     def clips(self) -> None:
-        """(b) Speak all sentences in hibari's pseudo-voices, the open ones in espeak-ng's and flite's as
-        well (some in another order, too), and some of both in Kokoro's.
+        """(b) Speak all sentences in hibari's pseudo-voices and in espeak-ng's and flite's (some of the open
+        ones in another order, too), and some of both kinds in Kokoro's.
         """
         corpus, (opened, shuffled) = self.sentences(), self.opened()
         engines = ("hibari", "kokoro", "espeak-ng", "flite")
         voices = {engine: [v for v in training_voices() if v.engine == engine] for engine in engines}
+        programs = voices["espeak-ng"] + FLITE_TIMES * voices["flite"]
         some = [s for pair in zip(corpus[::-1], opened[::-1], strict=False) for s in pair]
         rounds = [
             (0, opened, voices["hibari"]),
-            (0, opened, voices["espeak-ng"] + FLITE_TIMES * voices["flite"]),
+            (0, opened, programs),
             (1000, corpus, voices["hibari"]),
-            (1000, shuffled, voices["espeak-ng"] + FLITE_TIMES * voices["flite"]),
+            (1000, shuffled, programs),
             (2000, shuffled, voices["hibari"]),
+            (2000, corpus, programs),
             (0, some[: 2 * KOKORO_SENTENCES], voices["kokoro"]),
         ]
         for first, chosen, speakers in rounds:
