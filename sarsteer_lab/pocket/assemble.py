@@ -96,7 +96,7 @@ def merge_delta(lm: LlamaForCausalLM, delta: dict[str, Tensor]) -> None:
     """Add a delta to the weights of a plain language model (float32)."""
     for name in sorted({name.rsplit(".", 1)[0] for name in delta}):
         weight = lm.get_parameter(name.replace("language_model.", "") + ".weight")
-        weight += delta[f"{name}.B"].float() @ delta[f"{name}.A"].float()
+        weight += (delta[f"{name}.B"].float() @ delta[f"{name}.A"].float()).to(weight.device)
 
 
 def build_model(

@@ -54,6 +54,7 @@ from sarsteer_lab.pocket.training.ctc import (
     placed_loss,
     reach_of,
     target_of,
+    within,
 )
 from sarsteer_lab.pocket.training.lm_in_loop import (
     FORGOTTEN,
@@ -85,6 +86,7 @@ from sarsteer_lab.pocket.training.teacher import (
     ANSWER_TOKENS,
     PrefixCache,
     Teacher,
+    TypedAnswer,
     chat_frame,
     typed_divergence,
 )
@@ -476,6 +478,49 @@ def test_the_stage_with_the_language_model_trains_what_it_should_and_goes_on(
     train(120)
     seen = [json.loads(line)["seen"] for line in (tmp_path / "in_loop.jsonl").read_text().splitlines()]
     assert len(seen) == 2 and 60 <= seen[0] < 70 and 120 <= seen[1] < 130
+
+
+def test_the_training_computes_where_its_model_is(
+    tiny: LALM,
+    tiny_lm: LlamaForCausalLM,
+    audio_model: Qwen2AudioForConditionalGeneration,
+    head: TokenHead,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Meta tensors stand in for a GPU's: most operations on them and a CPU's tensor together are errors."""
+    away = "meta"
+    with pytest.raises(RuntimeError, match="device"):
+        torch.ones(2, device=away) + torch.ones(2)
+    frame, tokenizer = chat_frame(tiny.processor), tiny.tokenizer
+    lm, audio, head = (copy.deepcopy(m).to(away) for m in (tiny_lm, AudioSide(audio_model), head))
+    outputs, (_, frames) = audio(*(features := collate([random_clip(120, 0), random_clip(80, 1)]))), features
+    log_probs = head(outputs)
+    targets = [target for text in ("hello", "abba") if (target := target_of(text, tokenizer, head))]
+    top = torch.ones(4, 3, device=away)
+    given = ([[10, 11], [12]], [answer := TypedAnswer([5, 6, 7, 8], top.long(), top), None])
+    prefix = PrefixCache(lm, frame.before)
+    embeddings, positions, mask, layout = tree_batch(lm, frame, [*outputs], *given, prefix.length)
+    hidden = lm.model(
+        inputs_embeds=embeddings,
+        position_ids=positions,
+        attention_mask=mask,
+        past_key_values=prefix.repeat(2),
+        use_cache=True,
+    ).last_hidden_state
+    examples = [Example([5, 6, 7, 8], [20, 3], "a", (2, 3)), Example([5, 6, 9], [22, 3], "b")]
+    # There is no CTC loss of meta tensors; this one only brings its arguments together.
+    monkeypatch.setattr(
+        torch.nn.functional, "ctc_loss", lambda given, wanted, *_, **__: given.sum() + wanted.sum()
+    )
+    losses_made = [
+        *losses(lm, frame, hidden, layout, *given),
+        ctc_loss(log_probs, frames, [target.labels for target in targets]),
+        placed_loss(log_probs, frames, targets),
+        (head.expected(log_probs) - outputs).mean(-1).where(within(outputs, frames), 0.0).mean(),
+        typed_divergence(lm, frame, tokenizer, ["why?"], [answer], PrefixCache(lm, frame.typed_before)),
+        *answer_loss(lm, examples, 3, random.Random(0)),
+    ]
+    assert [loss.device.type for loss in losses_made] == [away] * 9
 
 
 def audio_moved(now: torch.nn.Module, before: torch.nn.Module) -> bool:

@@ -51,7 +51,7 @@ def roughen(
     padded = torch.cat([embeddings[:1], embeddings, embeddings[-1:]])
     mixed = (1 - 2 * blur) * embeddings + blur * (padded[:-2] + padded[2:])
     noise = torch.randn(mixed.shape, generator=torch.Generator().manual_seed(draw.randrange(1 << 30)))
-    return draw.uniform(0.6, 1.1) * mixed + draw.uniform(0, 1.0) * spread * noise
+    return draw.uniform(0.6, 1.1) * mixed + draw.uniform(0, 1.0) * spread * noise.to(mixed.device)
 
 
 def answer_loss(
@@ -63,15 +63,16 @@ def answer_loss(
     What is `heard` is roughened if `draw` is given.
     """
     shared = os.path.commonprefix([e.prompt for e in examples])
-    prefix = lm.model(input_ids=torch.tensor([shared]), use_cache=True).past_key_values
+    prefix = lm.model(input_ids=torch.tensor([shared], device=lm.device), use_cache=True).past_key_values
     cache = DynamicCache()
     for index, layer in enumerate(prefix.layers):
         size = (len(examples), -1, -1, -1)
         cache.update(layer.keys.expand(size), layer.values.expand(size), index)
     texts = [e.prompt[len(shared) :] + e.answer for e in examples]
     width = max(map(len, texts))
-    ids = torch.tensor([text + [pad] * (width - len(text)) for text in texts])
-    mask = torch.tensor([[1] * (len(shared) + len(text)) + [0] * (width - len(text)) for text in texts])
+    ids = torch.tensor([text + [pad] * (width - len(text)) for text in texts], device=lm.device)
+    read = [[1] * (len(shared) + len(text)) + [0] * (width - len(text)) for text in texts]
+    mask = torch.tensor(read, device=lm.device)
     embeddings = lm.get_input_embeddings()
     embedded = embeddings(ids)
     for row, e in enumerate(examples):
@@ -85,9 +86,8 @@ def answer_loss(
         row[len(text) - len(e.answer) - 1 : len(text) - 1]
         for row, text, e in zip(hidden, texts, examples, strict=True)
     ]
-    losses = torch.nn.functional.cross_entropy(
-        lm.lm_head(torch.cat(rows)), torch.tensor([t for e in examples for t in e.answer]), reduction="none"
-    )
+    wanted = torch.tensor([token for e in examples for token in e.answer], device=lm.device)
+    losses = torch.nn.functional.cross_entropy(lm.lm_head(torch.cat(rows)), wanted, reduction="none")
     starts = torch.tensor([0, *[len(e.answer) for e in examples[:-1]]]).cumsum(0)
     return losses[starts].mean(), losses.mean()
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -84,7 +84,8 @@ class TokenHead(nn.Module):
         row = {token: i for i, token in enumerate(state["ids"].tolist())}
         known = [i for i, token in enumerate(self.token_ids) if token in row]
         with torch.no_grad():
-            self.bias[known] = state["bias"][[row[self.token_ids[i]] for i in known]]
+            bias = state["bias"][[row[self.token_ids[i]] for i in known]]
+            self.bias[known] = bias.to(self.bias.device)
             self.temperature.copy_(state["temperature"])
         self.blank.load_state_dict({name: state[f"blank.{name}"] for name in ("weight", "bias")})
 
@@ -131,7 +132,7 @@ def ctc_loss(
 ) -> Float[Tensor, ""]:
     """CTC loss per label."""
     lengths = torch.tensor([len(row) for row in labels])
-    flat = torch.tensor([label for row in labels for label in row])
+    flat = torch.tensor([label for row in labels for label in row], device=log_probs.device)
     loss = nn.functional.ctc_loss(
         log_probs.transpose(0, 1), flat, frames // 4, lengths, blank=0, zero_infinity=True, reduction="sum"
     )
@@ -146,7 +147,7 @@ def placed_loss(
     for row, length, target in zip(log_probs, (frames // 4).tolist(), targets, strict=True):
         # 0.1 s of silence stands at both ends of a clip, and 25 outputs make a second.
         centres = 2.4 + (length - 4.8) * torch.tensor(target.places)
-        near = (torch.arange(length)[None] - centres[:, None]).abs() <= PLACE_REACH
+        near = ((torch.arange(length)[None] - centres[:, None]).abs() <= PLACE_REACH).to(row.device)
         said = row[:length][:, torch.tensor(target.labels)].T.masked_fill(~near, -1e4)
         losses.append(said.logsumexp(1).clamp(max=0).neg())
     return torch.cat(losses).mean()
@@ -156,9 +157,8 @@ def greedy_words(
     log_probs: Float[Tensor, "token symbol"], head: TokenHead, tokenizer: PreTrainedTokenizerBase
 ) -> str:
     """Greedy CTC transcript of one clip."""
-    best = log_probs.argmax(-1)
-    kept = best[torch.cat([torch.tensor([True]), best[1:] != best[:-1]])]
-    return tokenizer.decode([head.token_ids[i - 1] for i in kept.tolist() if i])
+    kept = log_probs.argmax(-1).unique_consecutive().tolist()
+    return tokenizer.decode([head.token_ids[i - 1] for i in kept if i])
 
 
 def token_counts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Counter[int]:
@@ -175,6 +175,13 @@ def start_projector(audio: AudioSide, head: TokenHead, clips: Sequence[Clip]) ->
         linear.bias.copy_(head.mean + 0.3 * head.silence)
 
 
+def within(
+    outputs: Float[Tensor, "clip token d_model"], frames: Int[Tensor, " clip"]
+) -> Bool[Tensor, "clip token"]:
+    """Which outputs belong to the clip; those after it are padding."""
+    return (torch.arange(outputs.shape[1]) < (frames // 4)[:, None]).to(outputs.device)
+
+
 @torch.no_grad()
 def reach_of(audio: AudioSide, head: TokenHead, clips: Sequence[Clip]) -> float:
     """How many times as far from the mean embedding the outputs lie as what they stand for (least squares).
@@ -184,7 +191,7 @@ def reach_of(audio: AudioSide, head: TokenHead, clips: Sequence[Clip]) -> float:
     """
     mel, frames = collate(clips)
     outputs = audio(mel, frames)
-    inside = torch.arange(outputs.shape[1]) < (frames // 4)[:, None]
+    inside = within(outputs, frames)
     found, meant = (outputs - head.mean)[inside], (head.expected(head(outputs)) - head.mean)[inside]
     return ((found * meant).sum() / (meant * meant).sum()).item()
 
@@ -254,7 +261,7 @@ def train_ctc(
                 loss = loss + placed_weight * placed_loss(log_probs, frames, wanted)
             # Pull the outputs towards the embeddings they stand for: what the language model is used to
             # reading.
-            inside = torch.arange(outputs.shape[1]) < (frames // 4)[:, None]
+            inside = within(outputs, frames)
             meant = head.mean + reach * (head.expected(log_probs.detach()) - head.mean)
             distance = ((outputs - meant) ** 2).mean(-1)[inside].mean() / head.centred.var()
             loss = loss + max(0.05, min(1.0, (done - 0.2) / 0.3)) * distance

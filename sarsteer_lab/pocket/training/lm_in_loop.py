@@ -106,7 +106,7 @@ def tree_batch(
     for audio, transcript, answer in zip(outputs, given, answers, strict=True):
         repeat = [*frame.repeat, *transcript]
         reply = [*frame.answer, *answer.tokens[:-1]] if answer else []
-        rows.append(torch.cat([audio.to(dtype), embed(torch.tensor([*repeat, *reply]))]))
+        rows.append(torch.cat([audio.to(dtype), embed(torch.tensor([*repeat, *reply], device=lm.device))]))
         layout.append(Branches(len(audio), len(repeat), len(reply)))
     width = max(map(len, rows))
     embeddings = torch.stack([F.pad(row, (0, 0, 0, width - len(row))) for row in rows])
@@ -121,7 +121,7 @@ def tree_batch(
     visible = causal & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None]))
     visible = torch.cat([torch.ones(len(rows), width, prefix, dtype=torch.bool), visible], -1)
     mask = torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)[:, None]
-    return embeddings, positions + prefix, mask, layout
+    return embeddings, (positions + prefix).to(lm.device), mask.to(lm.device), layout
 
 
 def losses(
@@ -145,7 +145,8 @@ def losses(
             said.append(row[fork + len(frame.answer) - 1 : fork + part.answer])
             top.append(answer.top)
             log_probs.append(answer.log_probs)
-    repeat = F.cross_entropy(lm.lm_head(torch.cat(read)).float(), torch.tensor(wanted))
+    labels = torch.tensor(wanted, device=lm.device)
+    repeat = F.cross_entropy(lm.lm_head(torch.cat(read)).float(), labels)
     if not said:
         zero = repeat.new_zeros(())
         return repeat, zero, zero

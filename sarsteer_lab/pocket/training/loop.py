@@ -57,11 +57,17 @@ class AudioSide(nn.Module):
         for frozen in (self.audio_tower.conv1, self.audio_tower.conv2, self.audio_tower.embed_positions):
             frozen.requires_grad_(False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes; features may lie elsewhere."""
+        return self.multi_modal_projector.linear.weight.device
+
     def forward(
         self, mel: Float[Tensor, "clip 80 frame"], frames: Int[Tensor, " clip"]
     ) -> Float[Tensor, "clip token d_model"]:
         """Projector outputs at 25 tokens a second; those past `frames // 4` of a clip are padding."""
         tower = self.audio_tower
+        mel, frames = mel.to(self.device), frames.to(self.device)
         with torch.no_grad():
             hidden = F.gelu(tower.conv2(F.gelu(tower.conv1(mel)))).transpose(1, 2)
         hidden = hidden + tower.embed_positions.weight[: hidden.shape[1]]
@@ -143,7 +149,7 @@ def hear(
     """`audio`'s outputs in float32, computed in `dtype` where that is safe: bfloat16 is a third cheaper in
     training where the processor has it.
     """
-    with torch.autocast(mel.device.type, dtype, enabled=dtype != torch.float32):
+    with torch.autocast(audio.device.type, dtype, enabled=dtype != torch.float32):
         return audio(mel, frames).float()
 
 

@@ -63,8 +63,9 @@ def greedy_answers(
     for start in tqdm(range(0, len(order), batch), desc="the model's own answers", unit="batch"):
         rows = order[start : start + batch]
         width = max(len(prompts[i]) for i in rows)
-        ids = torch.tensor([[pad] * (width - len(prompts[i])) + list(prompts[i]) for i in rows])
-        mask = torch.tensor([[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in rows])
+        padded = [[pad] * (width - len(prompts[i])) + list(prompts[i]) for i in rows]
+        read = [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in rows]
+        ids, mask = torch.tensor(padded, device=lm.device), torch.tensor(read, device=lm.device)
         out = lm.generate(
             input_ids=ids, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, pad_token_id=pad
         )[:, width:].tolist()

@@ -69,15 +69,16 @@ class Training:
         fresh: bool = False,
         freeze_tower: bool = False,
         dtype: torch.dtype = torch.bfloat16,
+        device: str = "cpu",
     ) -> None:
         """Nothing is loaded before a stage needs it. (d) and (e) go on from the audio side and adapter in
         `start`, or, `fresh`, from Whisper's encoder; `export` writes to `to`. With `freeze_tower` the tower
         stays as it is (from Whisper's encoder, (d) then is a linear probe of it). What is frozen computes in
-        `dtype`.
+        `dtype`, everything on `device`.
         """
         self.folder, self.start, self.to = folder, start, to or deltas_folder()
         self.seed, self.fresh = seed, fresh
-        self.freeze_tower, self.dtype = freeze_tower, dtype
+        self.freeze_tower, self.dtype, self.device = freeze_tower, dtype, device
         self.presentations = {"ctc": ctc, "in-loop": in_loop}
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -88,7 +89,7 @@ class Training:
         processor = build_processor(tokenizer)
         merge_delta(language_model, load_file(self._adapter("readout")))
         add_audio_rows(language_model, len(processor.tokenizer))
-        return language_model, processor
+        return language_model.to(self.device), processor
 
     def _adapter(self, name: str) -> Path:
         return self.folder / f"{name}.safetensors"
@@ -148,7 +149,7 @@ class Training:
         language_model, tokenizer = base_language_model()
         with self.open_file.open("a", encoding="utf-8") as file:
             for sentence in open_sentences(
-                language_model.to(self.dtype),
+                language_model.to(self.device, self.dtype),
                 tokenizer,
                 count=OPEN_SIZE - len(known),
                 excluded=[*self._prompt_texts()[1], *yardstick],
@@ -190,6 +191,7 @@ class Training:
         language_model, tokenizer = base_language_model()
         processor = build_processor(tokenizer)
         add_audio_rows(language_model, len(processor.tokenizer))
+        language_model.to(self.device)
         train_readout(language_model, processor, self.sentences(), self._adapter("readout"), seed=self.seed)
 
     def safety(self) -> None:
@@ -243,7 +245,7 @@ class Training:
         audio = AudioSide(model)
         if self.freeze_tower:
             audio.audio_tower.requires_grad_(False)
-        return audio, head, known
+        return audio.to(self.device), head.to(self.device), known
 
     def ctc(self) -> None:
         """(d) CTC warm start."""

@@ -62,7 +62,8 @@ class PrefixCache:
         """Run `tokens` through `lm` once."""
         self.length = len(tokens)
         with torch.no_grad():
-            cache = lm.model(input_ids=torch.tensor([list(tokens)]), use_cache=True).past_key_values
+            ids = torch.tensor([list(tokens)], device=lm.device)
+            cache = lm.model(input_ids=ids, use_cache=True).past_key_values
         self._layers = [(layer.keys, layer.values) for layer in cache.layers]
 
     def repeat(self, rows: int) -> DynamicCache:
@@ -107,10 +108,13 @@ class Teacher:
         ]
         width = max(map(len, rows))
         pad = [width - len(row) for row in rows]
-        ids = torch.tensor([[self._frame.end] * p + row for p, row in zip(pad, rows, strict=True)])
+        device = self._lm.device
+        ids = torch.tensor(
+            [[self._frame.end] * p + row for p, row in zip(pad, rows, strict=True)], device=device
+        )
         start = self._prefix.length
         mask = torch.tensor(
-            [[1] * start + [0] * p + [1] * len(row) for p, row in zip(pad, rows, strict=True)]
+            [[1] * start + [0] * p + [1] * len(row) for p, row in zip(pad, rows, strict=True)], device=device
         )
         cache = self._prefix.repeat(len(rows))
         steps = []
@@ -165,8 +169,9 @@ def typed_divergence(
     starts = [len(row) - 1 for row in rows]
     rows = [row + answer.tokens[:-1] for row, answer in zip(rows, answers, strict=True)]
     width = max(map(len, rows))
-    ids = torch.tensor([row + [frame.end] * (width - len(row)) for row in rows])
-    mask = torch.tensor([[1] * (prefix.length + len(row)) + [0] * (width - len(row)) for row in rows])
+    ids = torch.tensor([row + [frame.end] * (width - len(row)) for row in rows], device=lm.device)
+    read = [[1] * (prefix.length + len(row)) + [0] * (width - len(row)) for row in rows]
+    mask = torch.tensor(read, device=lm.device)
     hidden = lm.model(
         input_ids=ids, attention_mask=mask, past_key_values=prefix.repeat(len(rows)), use_cache=True
     ).last_hidden_state

@@ -64,6 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
         default="bfloat16",
         help="of what is frozen; float32 where bfloat16 is not in the processor (default: bfloat16)",
     )
+    parser.add_argument("--device", default="cpu", help="where it trains, such as cuda (default: cpu)")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
@@ -78,6 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
         fresh=options.fresh,
         freeze_tower=options.freeze_tower,
         dtype=getattr(torch, options.dtype),
+        device=options.device,
     )
     if not options.fresh and options.stage != "safety":  # alone, it trains the shipped one further
         training.take_shipped_adapters()
