@@ -79,5 +79,4 @@ def test_the_shipped_card_was_computed_from_the_shipped_measurements() -> None:
     card = (folder / "CARD.md").read_text(encoding="utf-8")
     found = re.search(re.escape(BEGIN) + r"\n\n(.*)\n\n" + re.escape(END), card, re.DOTALL)
     assert found and found[1] == measured_part(measured, read_logs(folder / "training"))
-    # Measured before the test split was doubled, which the card says.
-    assert measured["prompts"] == len(load_prompts("test")) // 2 and "first part of the test split" in card
+    assert measured["prompts"] == len(load_prompts("test"))
