@@ -16,15 +16,15 @@ from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbconvert import HTMLExporter
 from tqdm import tqdm
 
 from sarsteer_lab.course.figures.base import write_index
 from sarsteer_lab.store import data_folder
 
-CELL_SECONDS = 900
-"""A cell that takes longer counts as hanging."""
+CELL_SECONDS = 3600
+"""A cell that takes longer counts as hanging: the appendix's longest takes 15 minutes on a slow machine."""
 
 HEADER = "| claim |"
 """How the table begins that `claims.closing` ends a chapter with."""
@@ -76,7 +76,7 @@ def run_notebooks(
             )
             try:
                 client.execute()
-            except CellExecutionError as error:
+            except (CellExecutionError, CellTimeoutError) as error:
                 raise NotebookError(f"{path}: {error}") from error
             drop_progress(notebook)
             if save:

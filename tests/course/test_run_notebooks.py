@@ -13,6 +13,7 @@ import pytest
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
+from sarsteer_lab.course import run_notebooks as module
 from sarsteer_lab.course.checks.tools import CHECK_MIME, CheckResult
 from sarsteer_lab.course.run_notebooks import NotebookError, find_notebooks, main, run_notebooks
 from sarsteer_lab.lalm import LALM
@@ -149,6 +150,14 @@ def test_progress_bars_do_not_stay(tmp_path: Path) -> None:
     (notebook,) = run_notebooks([path])
     shown = [output.text for output in notebook.cells[0].outputs if output.output_type == "stream"]
     assert "50%\n" in shown and not any("3/3" in text for text in shown)
+
+
+def test_a_hanging_cell_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CELL_SECONDS", 3)
+    cells = [nbformat.v4.new_code_cell("import time; time.sleep(60)")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    with pytest.raises(NotebookError, match=r"a\.ipynb.*after 3 seconds(?s:.)*sleep"):
+        run_notebooks([tmp_path / "a.ipynb"])
 
 
 def test_a_failing_cell_is_named_and_its_notebook_kept(
