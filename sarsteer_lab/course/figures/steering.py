@@ -205,10 +205,11 @@ def curves_figure(points: pd.DataFrame, differences: Mapping[str, tuple[float, f
     beside.axvline(0, color=base.BLACK, linewidth=1.2, linestyle=":")
     base.ticks(beside, y=list(differences))
     beside.set(
-        xlabel="difference of areas (above 0: the first is better)",
+        xlabel="difference of areas\n(above 0: the first is better)",
         title="Areas, 95% intervals",
         ylim=(len(differences) - 0.5, -0.5),
     )
+    beside.locator_params(axis="x", nbins=4)
     base.common_legend(fig, ncols=3)
     return fig
 
