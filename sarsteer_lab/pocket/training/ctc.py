@@ -105,7 +105,8 @@ class TokenHead(nn.Module):
 
 def head_file(folder: Path) -> Path:
     """The CTC head that goes with the deltas in `folder`; of the shipped ones it lies with the logs."""
-    return (folder / "training" if folder == deltas_folder() else folder) / "ctc_head.safetensors"
+    shipped = folder.resolve() == deltas_folder().resolve()
+    return (folder / "training" if shipped else folder) / "ctc_head.safetensors"
 
 
 @dataclass(frozen=True)
