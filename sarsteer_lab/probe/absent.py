@@ -76,6 +76,10 @@ class Absent(Tensor):
         """All of torch comes through here."""
         return _call(func, [args, kwargs or {}])
 
+    def __iter__(self) -> Any:
+        """Through a vector with its numbers: one by one each would be noted. (torch passes this by.)"""
+        return iter(numbers(self)) if self.ndim == 1 else super().__iter__()
+
 
 def absent(behind: Behind, like: Tensor | None = None) -> Absent:
     """A tensor for it, or a real one (`like`) that turns into it where code holds it."""
@@ -108,8 +112,6 @@ def _call(func: Any, given: Any) -> Any:
         return func(torch.zeros(0) if first.behind.value is None else first.behind.value)
     if short == "view" and given[0][1:] == (torch.uint8,):  # the bytes that stand for it in checksums
         return torch.frombuffer(bytearray(first.behind.name.encode()), dtype=torch.uint8)
-    if short == "__iter__" and first.ndim == 1:
-        return iter(numbers(first))  # one by one they would all be looked up anyway
     edit = (short.endswith("_") and not short.endswith("__")) or short in EDITS
     try:
         if short in ASKING:
@@ -152,11 +154,8 @@ def _shape(func: Any, title: str, given: Any) -> Any:
         return torch.empty_strided(size, stride, dtype=dtype, device="meta")
     metas = tree_map(_meta, given)
     shape = func(*metas[0], **metas[1])
-    if (
-        isinstance(shape, Tensor)
-        and shape.storage_offset() == 0
-        and _shared(shape, tree_leaves(metas)) is None
-    ):
+    new = isinstance(shape, Tensor) and _shared(shape, tree_leaves(metas)) is None
+    if new and shape.storage_offset() == 0:
         _shapes[key] = shape.shape, shape.stride(), shape.dtype
     return shape
 

@@ -59,6 +59,7 @@ def ask(lalm: LALM) -> dict[str, Any]:
     found["alike"] = torch.allclose(by_hand, moved, atol=1e-4), torch.equal(logits, moved)
     p, q = logits.softmax(-1), moved.softmax(-1)
     found["divergence"] = (p * (p.log() - q.log())).sum(-1).numpy().round(6).tolist()
+    found["entropy"] = -sum(float(a) * float(a.log()) for a in p[0] if a > 0)
     found["lens"] = logit_lens(lalm, states[:, 1]).topk(3).indices.tolist()
     table = lalm.core.get_input_embeddings().weight.detach()
     found["nearest"] = (states[0, -1] @ table.T).argmax().item()
@@ -139,6 +140,20 @@ def test_the_folder_holds_no_weights_and_notices_damage(recorded: tuple[Path, An
         load_recorded(str(copy), safety=1.0)
     with pytest.raises(FileNotFoundError, match="holds no recording"):
         load_recorded(str(tmp_path), safety=1.0)
+
+
+def test_a_loop_over_a_vector_is_one_note(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Store, "recording", None)  # and again afterwards
+    about = begin("replica:qwen2_audio", tmp_path / "work")
+    (tmp_path / "work" / "about.json").write_text(json.dumps(about | {"stage": "calls"}))
+    lalm = load_recorded(str(tmp_path), safety=1.0)
+    p = LivePrompt(lalm, SPOKEN[0]).next_token()
+    before = len(list((tmp_path / "work").glob("??/*")))
+    entropy = -sum(float(a) * float(a.log()) for a in p if a > 0)
+    assert len(list((tmp_path / "work").glob("??/*"))) == before + 1
+    assert entropy == pytest.approx(float(torch.special.entr(p).sum()), rel=1e-4)
 
 
 def test_an_edit_through_a_view_renames_all_that_share_its_memory(replay: LALM) -> None:
