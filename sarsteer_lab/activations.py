@@ -143,7 +143,7 @@ class Gathered:
         for row in rows:
             check_finite(self.states[row], row, self._layers)
             if self._cache is not None:
-                self._cache.write(self._keys[row], self.states[row])
+                self.states[row] = self._cache.write(self._keys[row], self.states[row])
 
 
 def check_finite(states: Float[Tensor, "*position layer d_model"], row: int, layers: Sequence[int]) -> None:

@@ -34,7 +34,6 @@ REFUSAL: str
 _refusals = partial(shipped_table, "prompts/refusals.toml")
 __getattr__ = read_late(__name__, REFUSALS=_refusals, REFUSAL=lambda: _refusals()["paper"])
 
-
 LABELS = ("harmful", "harmless", "pseudo-harmful", "everyday")
 SPLITS = ("derive", "validation", "test")
 

@@ -148,7 +148,6 @@ def check_waveform(
     elif not np.issubdtype(samples.dtype, np.floating):
         raise ClipError(f"{name}: holds {samples.dtype}; pass floats in [-1, 1] or signed integers")
     _check_length(len(samples) / sampling_rate, max_seconds, name)
-
     if not np.isfinite(samples).all():
         bad = int(np.count_nonzero(~np.isfinite(samples)))
         raise ClipError(f"{name}: {bad} samples are NaN or infinite; export the recording again")

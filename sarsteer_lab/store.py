@@ -279,17 +279,19 @@ class Store:
                 warnings.warn(f"{path} is damaged ({error}): what it held is computed again", stacklevel=3)
         return None
 
-    def write(self, key: str, value: Any) -> None:
-        """Keep a tensor, or a value that JSON can hold, under a key.
+    def write(self, key: str, value: Any) -> Any:
+        """Keep a tensor, or a value that JSON can hold, under a key; returns it as `read` will.
 
         Raises TypeError for other values, and ValueError for None, which `read` could not tell from nothing.
         """
         if value is None:
             raise ValueError("None cannot be kept: reading it would look like finding nothing")
+        value = value if Store.recording is None else Store.recording.rounded(value)
         try:
             self._write(key, value)
         except FileNotFoundError:  # the folder was deleted meanwhile
             self._write(key, value)
+        return value
 
     def _write(self, key: str, value: Any) -> None:
         checksum = _checksum(key, value)

@@ -140,8 +140,7 @@ def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state
     key = content_key("umap", version("umap-learn"), points.float())
     found = store.read(key)
     if found is None:
-        found = project_2d(points, method="umap").tolist()
-        store.write(key, found)
+        found = store.write(key, project_2d(points, method="umap").tolist())
     return np.array(found)
 
 

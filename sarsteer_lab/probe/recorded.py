@@ -53,7 +53,8 @@ class Recording:
         self.about, self.stage, self.replaying = about, stage, stage == "replay"
         self.work = Store(folder / "work")
         self.notes: dict[str, Any] = read_notes(folder) if self.replaying else {}
-        found = self.notes if self.replaying else likes(folder)
+        begun = self.work.folder.glob(f"{LIKE[:2]}/{LIKE}*.json")  # of a recording that goes on
+        found = self.notes if self.replaying else {path.stem: self.work.find(path.stem) for path in begun}
         self.known = {key.removeprefix(LIKE): found[key] for key in found if key.startswith(LIKE)}
         self._alias: dict[str, str] = {}
 
@@ -88,9 +89,12 @@ class Recording:
         if self.replaying and key in self.notes:
             return whole(self.notes[key])
         found = find(key)
-        if found is None or self.stage != "calls":
-            return found
-        return self._note(key, found, always=True)
+        asked = found is not None and self.stage == "calls"
+        return self._note(key, found, always=True) if asked else found
+
+    def rounded(self, value: Any) -> Any:
+        """A tensor of the first run as later ones will find it: else all that is made of it would differ."""
+        return whole(halved(value)) if self.stage == "live" and isinstance(value, Tensor) else value
 
     def answer(self, name: str, compute: Callable[[], Any]) -> Any:
         """What `compute` gives, which is noted under a name, or what was noted. Raises NotRecorded."""
@@ -108,11 +112,15 @@ class Recording:
         kept = value
         if isinstance(value, Tensor):
             kept = value.detach().cpu()
-            if kept.dtype == torch.float32 and (always or kept.numel() >= LARGE):
-                half = kept.half()
-                kept = half if half.isfinite().all() else kept
+            kept = halved(kept) if always or kept.numel() >= LARGE else kept
         self.work.write(name, kept)
         return whole(kept).to(value.device) if isinstance(value, Tensor) else value
+
+
+def halved(values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Float32 in half precision, unless that would be infinite."""
+    half = values.half() if values.dtype == torch.float32 else values
+    return half if half.isfinite().all() else values
 
 
 def whole(value: Any) -> Any:
@@ -125,13 +133,6 @@ def sketch(values: Float[Tensor, "..."]) -> Float[Tensor, "16"]:
     flat = values.detach().double().cpu().flatten()
     at = torch.arange(len(flat)).double()
     return torch.stack([flat @ (at * number**0.5).cos() for number in range(2, 18)])
-
-
-def likes(folder: Path) -> dict[str, Any]:
-    """The sketches that a recording that goes on has so far."""
-    store = Store(folder / "work")
-    names = [path.stem for path in store.folder.glob(f"{LIKE[:2]}/{LIKE}*.json")]
-    return {name: store.find(name) for name in names}
 
 
 def read_notes(folder: Path) -> dict[str, Any]:

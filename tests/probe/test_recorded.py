@@ -14,11 +14,13 @@ from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.course.record import begin, pack
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.engine.prepared import PreparedBatch
+from sarsteer_lab.evaluation.base import collect_states
+from sarsteer_lab.evaluation.defences import default_defences
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.absent import Absent
 from sarsteer_lab.probe.recorded import NotRecorded, load_recorded
-from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.prompts import REFUSAL, Prompt, load_prompts
 from sarsteer_lab.steering import SteeringVectors, project_out, steer
 from sarsteer_lab.store import Store
 
@@ -140,6 +142,22 @@ def test_the_folder_holds_no_weights_and_notices_damage(recorded: tuple[Path, An
         load_recorded(str(copy), safety=1.0)
     with pytest.raises(FileNotFoundError, match="holds no recording"):
         load_recorded(str(tmp_path), safety=1.0)
+
+
+def test_what_is_made_of_kept_states_is_the_same_in_both_runs(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To the last bit, or the second run finds no evaluation of the first: its key holds all settings."""
+    monkeypatch.setattr(Store, "recording", None)  # and again afterwards
+    about, made = begin("replica:qwen2_audio", tmp_path / "work"), []
+    asked = [prompt for label in ("harmful", "harmless") for prompt in load_prompts("derive", label)[:12]]
+    for stage in ("live", "calls"):
+        (tmp_path / "work" / "about.json").write_text(json.dumps(about | {"stage": stage}))
+        lalm = load_recorded(str(tmp_path), safety=1.0)
+        states = collect_states(lalm, asked, refusals={"paper": REFUSAL}, cache=activation_store())
+        made.append({d.name: d.settings() for d in default_defences(states, alpha=0.1, refusal="paper")})
+    assert {"condition", "gate"} <= set().union(*made[0].values())
+    assert made[0] == made[1]
 
 
 def test_a_loop_over_a_vector_is_one_note(
