@@ -480,6 +480,56 @@ def test_the_stage_with_the_language_model_trains_what_it_should_and_goes_on(
     assert len(seen) == 2 and 60 <= seen[0] < 70 and 120 <= seen[1] < 130
 
 
+def test_polishing_changes_the_audio_side_alone_and_keeps_the_average_of_its_weights(
+    tiny: LALM,
+    tiny_lm: LlamaForCausalLM,
+    audio_model: Qwen2AudioForConditionalGeneration,
+    head: TokenHead,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory, name = 0.75, "multi_modal_projector.linear.weight"
+    monkeypatch.setattr(lm_in_loop, "POLISH_MEMORY", memory)
+    monkeypatch.setattr(lm_in_loop, "LISTENING_LAYERS", range(3))
+    steps: list[torch.Tensor] = []
+
+    def save(path: Path, modules: dict[str, torch.nn.Module], *rest: object) -> None:
+        if path.stem == "in_loop":
+            steps.append(modules["audio"].get_parameter(name).detach().clone())
+        save_checkpoint(path, modules, *rest)
+
+    monkeypatch.setattr(lm_in_loop, "save_checkpoint", save)
+    layer = "model.layers.0.mlp.up_proj"
+    up = tiny_lm.get_parameter(f"{layer}.weight")
+    delta = {f"{layer}.A": torch.randn(2, up.shape[1]), f"{layer}.B": torch.randn(up.shape[0], 2)}
+    clips = [random_clip(120, i, "hello there"[: 5 + i], "question") for i in range(6)]
+
+    def polish(presentations: int) -> LlamaForCausalLM:
+        lm = copy.deepcopy(tiny_lm)
+        train_in_loop(
+            lm, copy.deepcopy(tiny_lm), copy.deepcopy(AudioSide(audio_model)), copy.deepcopy(head),
+            tiny.processor, clips, [], tmp_path, presentations=presentations, listening=delta,
+            dtype=torch.float32, save_every=1, polish=True,
+        )  # fmt: skip
+        return lm
+
+    lm = polish(12)
+    taught = dict(tiny_lm.named_parameters())
+    for own, weight in lm.named_parameters():
+        added = delta[f"{layer}.B"] @ delta[f"{layer}.A"] if own == f"{layer}.weight" else 0.0
+        torch.testing.assert_close(weight, taught[own] + added)
+    assert not (tmp_path / "listening.safetensors").exists()
+    polish(24)  # goes on, the average too
+    made = [step for i, step in enumerate(steps) if i == 0 or not torch.equal(step, steps[i - 1])]
+    assert len(made) == 4
+    average = made[0]
+    for step in made[1:]:
+        average = memory * average + (1 - memory) * step
+    kept = load_file(tmp_path / "polished.safetensors")
+    torch.testing.assert_close(kept[f"audio.{name}"], average)
+    assert not torch.equal(kept[f"audio.{name}"], made[-1])
+
+
 def test_the_training_computes_where_its_model_is(
     tiny: LALM,
     tiny_lm: LlamaForCausalLM,

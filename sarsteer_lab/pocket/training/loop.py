@@ -175,13 +175,15 @@ def rate(done: float, steps: int, *, warmup: int, flat: float) -> float:
 
 
 def save_checkpoint(
-    path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer, progress: dict
+    path: Path, modules: dict[str, nn.Module], optimizer: torch.optim.Optimizer | None, progress: dict
 ) -> None:
-    """Write parameters, optimiser moments and `progress` (JSON) as one safetensors file, atomically."""
+    """Write parameters, the optimiser's moments if given, and `progress` (JSON) as one safetensors file,
+    atomically.
+    """
     tensors = {
         f"{key}.{name}": t.contiguous() for key, m in modules.items() for name, t in m.state_dict().items()
     }
-    for index, state in optimizer.state_dict()["state"].items():
+    for index, state in optimizer.state_dict()["state"].items() if optimizer else ():
         tensors |= {
             f"optimizer.{index}.{name}": torch.as_tensor(value).contiguous() for name, value in state.items()
         }

@@ -68,17 +68,19 @@ class Training:
         seed: int = 0,
         fresh: bool = False,
         freeze_tower: bool = False,
+        polish: bool = False,
         dtype: torch.dtype = torch.bfloat16,
         device: str = "cpu",
     ) -> None:
         """Nothing is loaded before a stage needs it. (d) and (e) go on from the audio side and adapter in
         `start`, or, `fresh`, from Whisper's encoder; `export` writes to `to`. With `freeze_tower` the tower
-        stays as it is (from Whisper's encoder, (d) then is a linear probe of it). What is frozen computes in
-        `dtype`, everything on `device`.
+        stays as it is (from Whisper's encoder, (d) then is a linear probe of it). With `polish` (e) leaves
+        the adapter as it is, and changes the audio side little. What is frozen computes in `dtype`,
+        everything on `device`.
         """
         self.folder, self.start, self.to = folder, start, to or deltas_folder()
         self.seed, self.fresh = seed, fresh
-        self.freeze_tower, self.dtype, self.device = freeze_tower, dtype, device
+        self.freeze_tower, self.polish, self.dtype, self.device = freeze_tower, polish, dtype, device
         self.presentations = {"ctc": ctc, "in-loop": in_loop}
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -296,15 +298,15 @@ class Training:
             listening=load_file(begun) if begun.exists() and not self.fresh else None,
             dtype=self.dtype,
             seed=self.seed,
+            polish=self.polish,
         )
         del self.base  # its weights now hold the adapter
 
     def export(self) -> None:
         """Write the newest checkpoint's audio side, the adapters there are and the logs to `self.to`."""
         audio, head, _ = self._audio()
-        newest = self.folder / "in_loop.safetensors"
-        if not newest.exists():
-            newest = self.folder / "ctc.safetensors"
+        stages = [self.folder / f"{stage}.safetensors" for stage in ("polished", "in_loop", "ctc")]
+        newest = next((path for path in stages if path.exists()), stages[-1])
         progress = load_checkpoint(newest, {"audio": audio, "head": head})
         shipping = self.to == deltas_folder()
         logs = self.to / "training" if shipping else self.to

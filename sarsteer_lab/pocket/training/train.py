@@ -59,6 +59,11 @@ def main(arguments: list[str] | None = None) -> None:
     )
     parser.add_argument("--freeze-tower", action="store_true", help="the audio tower stays as it is")
     parser.add_argument(
+        "--polish",
+        action="store_true",
+        help="in-loop: the adapter stays as it is, and so do typed answers; gentle steps, averaged",
+    )
+    parser.add_argument(
         "--dtype",
         choices=["bfloat16", "float32"],
         default="bfloat16",
@@ -78,6 +83,7 @@ def main(arguments: list[str] | None = None) -> None:
         seed=options.seed,
         fresh=options.fresh,
         freeze_tower=options.freeze_tower,
+        polish=options.polish,
         dtype=getattr(torch, options.dtype),
         device=options.device,
     )
