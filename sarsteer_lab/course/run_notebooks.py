@@ -61,8 +61,8 @@ def run_notebooks(
     fails; that notebook's file then stays as it was.
     """
     notebooks = [nbformat.read(path, as_version=4) for path in paths]
-    done = []
-    with tqdm(total=sum(len(notebook.cells) for notebook in notebooks), unit="cell") as bar:
+    done, cells = [], [cell.cell_type for notebook in notebooks for cell in notebook.cells]
+    with tqdm(total=cells.count("code"), unit="cell") as bar:
         for path, notebook in zip(paths, notebooks, strict=True):
             bar.set_description(path.stem)
             client = NotebookClient(

@@ -152,6 +152,13 @@ def test_progress_bars_do_not_stay(tmp_path: Path) -> None:
     assert "50%\n" in shown and not any("3/3" in text for text in shown)
 
 
+def test_the_bar_reaches_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cells = [nbformat.v4.new_markdown_cell("# Title"), nbformat.v4.new_code_cell("1 + 1")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "a.ipynb")
+    run_notebooks([tmp_path / "a.ipynb"])
+    assert "1/1 [" in capsys.readouterr().err
+
+
 def test_a_hanging_cell_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CELL_SECONDS", 3)
     cells = [nbformat.v4.new_code_cell("import time; time.sleep(60)")]
