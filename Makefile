@@ -10,7 +10,7 @@
 #   make test-browser  panels, report and site in a headless Chromium; skipped where there is none
 #   make docs          the site, in build/site: chapters as committed, how-to pages, the library; checked
 #   make wheel         the project as a wheel, in dist/
-#   make bench         what sharing work buys, and capture and steering beside peers (benchmarks/results/)
+#   make bench         what sharing work buys, capture and steering beside peers, how fast panels answer (benchmarks/results/)
 #   make clean         remove .venv and the tools' caches
 #
 # PYTHON=... picks the interpreter; TORCH_INDEX=... takes torch from another package index (see README.md).
@@ -77,6 +77,7 @@ wheel: venv
 bench: venv
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.gpu
+	$(BIN)/python -m benchmarks.panels
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis build dist
