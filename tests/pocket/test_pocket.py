@@ -518,7 +518,8 @@ def test_polishing_changes_the_audio_side_alone_and_keeps_the_average_of_its_wei
     for own, weight in lm.named_parameters():
         added = delta[f"{layer}.B"] @ delta[f"{layer}.A"] if own == f"{layer}.weight" else 0.0
         torch.testing.assert_close(weight, taught[own] + added)
-    assert not (tmp_path / "listening.safetensors").exists()
+    stays = load_file(tmp_path / "listening.safetensors")
+    assert stays.keys() == delta.keys() and all(torch.equal(stays[n], t) for n, t in delta.items())
     polish(24)  # goes on, the average too
     made = [step for i, step in enumerate(steps) if i == 0 or not torch.equal(step, steps[i - 1])]
     assert len(made) == 4

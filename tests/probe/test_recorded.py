@@ -73,6 +73,11 @@ def ask(lalm: LALM) -> dict[str, Any]:
     return found
 
 
+def at_stage(work: Path, about: dict[str, Any], stage: str) -> None:
+    """As the recording's command leaves its folder before the run `stage`."""
+    (work / "about.json").write_text(json.dumps(about | {"stage": stage}))
+
+
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[dict[str, Any]]]]:
     """A finished recording of the replica, and what the model said in both runs."""
@@ -82,7 +87,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, l
         about = begin("replica:qwen2_audio", folder / "bundle" / "work")
         said = []
         for stage in ("live", "calls"):
-            (folder / "bundle" / "work" / "about.json").write_text(json.dumps(about | {"stage": stage}))
+            at_stage(folder / "bundle" / "work", about, stage)
             said.append(ask(load_recorded(str(folder / "bundle"), safety=1.0)))
         Store.recording = None
         pack(folder / "bundle", about, "tables")
@@ -152,7 +157,7 @@ def test_what_is_made_of_kept_states_is_the_same_in_both_runs(
     about, made = begin("replica:qwen2_audio", tmp_path / "work"), []
     asked = [prompt for label in ("harmful", "harmless") for prompt in load_prompts("derive", label)[:12]]
     for stage in ("live", "calls"):
-        (tmp_path / "work" / "about.json").write_text(json.dumps(about | {"stage": stage}))
+        at_stage(tmp_path / "work", about, stage)
         lalm = load_recorded(str(tmp_path), safety=1.0)
         states = collect_states(lalm, asked, refusals={"paper": REFUSAL}, cache=activation_store())
         made.append({d.name: d.settings() for d in default_defences(states, alpha=0.1, refusal="paper")})
@@ -165,7 +170,7 @@ def test_a_loop_over_a_vector_is_one_note(
 ) -> None:
     monkeypatch.setattr(Store, "recording", None)  # and again afterwards
     about = begin("replica:qwen2_audio", tmp_path / "work")
-    (tmp_path / "work" / "about.json").write_text(json.dumps(about | {"stage": "calls"}))
+    at_stage(tmp_path / "work", about, "calls")
     lalm = load_recorded(str(tmp_path), safety=1.0)
     p = LivePrompt(lalm, SPOKEN[0]).next_token()
     before = len(list((tmp_path / "work").glob("??/*")))

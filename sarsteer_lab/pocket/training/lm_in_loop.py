@@ -75,7 +75,7 @@ TYPED_PROMPTS, TYPED_WEIGHT = 24, 8.0
 # Polishing: the adapter, and so every typed answer, stays as it is; the audio side learns at this share of
 # its rates, and what is kept is the running average of its weights over some two hundred steps. (At full
 # rates 1,400 further clips made the trained ears worse in every cell.)
-POLISH_RATE, POLISH_MEMORY = 0.2, 0.995
+POLISH_RATE, POLISH_MEMORY = 0.3, 0.995
 # Kinds of sentences that are held to the answer to the typed sentence, too, and how many of them each time.
 ASKING, ANSWERED = ("question", "request"), 0.4
 # The share of carriers and stories in the mix: the course's prompts are questions and instructions.
@@ -240,12 +240,13 @@ def train_in_loop(
         (list(adapter), LISTENING_RATE),
     ]
     optimizer = torch.optim.AdamW([{"params": p} for p, _ in groups], weight_decay=0.0, betas=(0.9, 0.98))
-    modules: dict[str, nn.Module] = {"audio": audio, "head": head, "listening": adapter}
+    heard_by: dict[str, nn.Module] = {"audio": audio, "head": head}
     averages = {
         name: AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(POLISH_MEMORY))
-        for name, module in modules.items()
-        if polish and name != "listening"
+        for name, module in heard_by.items()
+        if polish
     }
+    modules: dict[str, nn.Module] = {**heard_by, "listening": adapter}
     modules |= {f"{name}_average": average for name, average in averages.items()}
     path = folder / "in_loop.safetensors"
     progress = (
@@ -315,7 +316,7 @@ def train_in_loop(
             nn.utils.clip_grad_norm_([*tower, *projector, *adapter], 1.0)
             optimizer.step()
             for name, average in averages.items():
-                average.update_parameters(modules[name])
+                average.update_parameters(heard_by[name])
             progress["seen"] += len(batch)
             progress["steps"] += 1
             bar.update(len(batch))
@@ -335,6 +336,6 @@ def train_in_loop(
             if progress["seen"] >= presentations:
                 break
     keep()
-    if not polish:
-        save_file(truncated(export_delta(lm), KEPT_RANK), folder / "listening.safetensors")
+    if delta := listening if polish else truncated(export_delta(lm), KEPT_RANK):
+        save_file(delta, folder / "listening.safetensors")
     bar.close()
