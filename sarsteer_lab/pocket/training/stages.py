@@ -48,8 +48,8 @@ OPEN_SIZE = 20_000
 KOKORO_SENTENCES = 2000
 # So many of the open sentences are spoken once more with their words in another order.
 SCRAMBLED_SENTENCES = 3000
-# One voice beside espeak-ng's 84, so it speaks this many times as often as one of them.
-FLITE_TIMES = 8
+# Each of flite's pseudo-voices speaks this many times as often as one of espeak-ng's 84: half of the clips.
+FLITE_TIMES = 12
 CTC_PRESENTATIONS = 24_000
 IN_LOOP_PRESENTATIONS = 12_000
 

@@ -47,8 +47,9 @@ ESPEAK = [
     for variant in ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5", "Annie", "Alex")
 ]
 # Never trained on: two of flite's voices, and festival. flite's kal is the same speaker as festival's, so
-# it does not train either; what is left of flite is one Scottish man.
+# it does not train either; what is left of flite is one Scottish man, shifted as hibari is.
 FLITE_TRAIN = ["awb"]
+FLITE_RATIOS = (0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3)
 YARDSTICK = {"rms": "flite", "slt": "flite", "kal_diphone": "festival"}
 
 _KOKORO_SDIST_SHA256 = "fbf633262797f8cf46fdac3315cf9cade67dc8b762c0feccf334892772fb9ac4"
@@ -57,8 +58,8 @@ _KOKORO_RATE = 24_000
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaking voice. `ratio` shifts pitch and formants by resampling (hibari's pseudo-voices), 1.0
-    leaves them.
+    """One speaking voice. `ratio` shifts pitch and formants by resampling (pseudo-voices), 1.0 leaves
+    them.
     """
 
     name: str
@@ -72,13 +73,14 @@ class Voice:
 
 
 def training_voices() -> list[Voice]:
-    """The voices of the training corpus: 24 of Kokoro, hibari's pseudo-voices, espeak-ng's and one of
-    flite's.
+    """The voices of the training corpus: 24 of Kokoro, espeak-ng's, and hibari's and flite's
+    pseudo-voices.
     """
     hibari = [Voice(f"hibari-{round(100 * ratio)}", "hibari", ratio) for ratio in HIBARI_RATIOS]
     kokoro = [Voice(name, "kokoro") for name in KOKORO_TRAIN]
     espeak = [Voice(name, "espeak-ng") for name in ESPEAK]
-    return kokoro + hibari + espeak + [Voice(name, "flite") for name in FLITE_TRAIN]
+    flite = [Voice(name, "flite", ratio) for name in FLITE_TRAIN for ratio in FLITE_RATIOS]
+    return kokoro + hibari + espeak + flite
 
 
 def yardstick_voices() -> list[Voice]:
@@ -145,17 +147,14 @@ class Speaker:
 
         `speed` 1.0 is the engine's own pace after the pitch shift is undone, larger is faster.
         """
+        pace = speed / voice.ratio  # resampling by `ratio` also speeds speech up by it
         if voice.engine in ("espeak-ng", "flite", "festival"):
-            wave, rate = _run_engine(text, voice, speed)
-            return _trim(soxr.resample(wave, rate * voice.ratio, SAMPLE_RATE))
-        if voice.engine == "hibari":
-            # Resampling by `ratio` also speeds speech up by it; asking the engine for the inverse pace undoes
-            # that.
-            wave = self._hibari(text, speed=speed / voice.ratio, seed=seed)
+            wave, rate = _run_engine(text, voice, pace)
+        elif voice.engine == "hibari":
+            wave, rate = self._hibari(text, speed=pace, seed=seed), _KOKORO_RATE
         else:
-            wave = self._say_kokoro(text, voice.name, speed)
-        wave = soxr.resample(np.asarray(wave, np.float32), _KOKORO_RATE * voice.ratio, SAMPLE_RATE)
-        return _trim(wave)
+            wave, rate = self._say_kokoro(text, voice.name, pace), _KOKORO_RATE
+        return _trim(soxr.resample(np.asarray(wave, np.float32), rate * voice.ratio, SAMPLE_RATE))
 
     def _say_kokoro(self, text: str, voice: str, speed: float) -> np.ndarray:
         style = np.fromfile(kokoro_voices_folder() / f"{voice}.bin", "<f4").reshape(-1, 1, 256)
