@@ -47,13 +47,18 @@ def capture_variants(
     if tails is None:
         return [capture(lalm, variant, batch_size=batch_size, cache=cache) for variant in variants]
     gathered = [Gathered(lalm, variant, chosen, "last", cache) for variant in variants]
-    missing = sorted({row for each in gathered for row in each.missing})
-    first = [variants[0][row] for row in missing]
+    lacking = [at for at, each in enumerate(gathered) if each.missing]
+    missing = sorted({row for at in lacking for row in gathered[at].missing})
+    first, own = [variants[0][row] for row in missing], [tails[at] for at in lacking]
     with closing(lalm.batches(first, batch_size, "states")) as batches:
         for batch, inputs in batches:
             rows = [missing[row] for row in batch]
-            for each, recorded in zip(gathered, _run_batch(lalm, inputs, tails, chosen), strict=True):
-                each.add(rows, recorded)
+            run = _run_batch(lalm, inputs, len(tails[0]), own, chosen)
+            for at, recorded in zip(lacking, run, strict=True):
+                # What the cache keeps stays: in another batch it has other last digits, and then so has all
+                # that is computed from it, and kept under keys of its own.
+                new = [i for i, row in enumerate(rows) if row in gathered[at].missing]
+                gathered[at].add([rows[i] for i in new], [layer[new] for layer in recorded])
     return [each.states for each in gathered]
 
 
@@ -64,11 +69,13 @@ def _same_clip(one: Prompt, other: Prompt) -> bool:
 
 
 def _run_batch(
-    lalm: LALM, inputs: BatchFeature, tails: list[list[int]], layers: Sequence[int]
+    lalm: LALM, inputs: BatchFeature, first: int, tails: list[list[int]], layers: Sequence[int]
 ) -> Iterator[list[Float[Tensor, "row d_model"]]]:
-    """The last states of each tail, layer by layer, from the first variant's `inputs`."""
+    """The last states of each tail, layer by layer, from the first variant's `inputs`, whose tail has `first`
+    tokens.
+    """
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
-    shared = ids.shape[1] - len(tails[0])
+    shared = ids.shape[1] - first
     ready = lalm.trunk(input_ids=ids[:, :shared], attention_mask=mask[:, :shared], use_cache=True, **inputs)
     past = ready.past_key_values
     for tail in tails:

@@ -144,8 +144,8 @@ def _kept(
                         ready = first.retexted([prompts[row] for row in some])
                         for number, values in zip(numbers, run(ready, numbers), strict=True):
                             for row, value in zip(some, values, strict=True):
-                                kept[jobs[number][1][row]] = value
-                                store.write(jobs[number][1][row], value)
+                                if (key := jobs[number][1][row]) not in kept:  # what is kept stays
+                                    kept[key] = store.write(key, value)
                 bar.update(len(some))
     return [[kept[key] for key in own] for _, own in jobs]
 

@@ -1,12 +1,16 @@
 """States of several texts behind the same clips: where they part is found in the ids that the model gets."""
 
+from pathlib import Path
+
 import replicas
 import torch
 
 from sarsteer_lab.activations import capture
+from sarsteer_lab.engine import contrast
 from sarsteer_lab.engine.contrast import capture_variants, common_tails
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.store import Store
 
 
 def variants_of(make_clip, *texts: str) -> list[list[Prompt]]:
@@ -47,3 +51,23 @@ def test_texts_that_part_before_the_clip_share_nothing(tiny: LALM, make_clip) ->
     clip = make_clip(0.5, 0)
     assert common_tails(tiny, [[Prompt("a", clip)], [Prompt("a", clip, system="Other.")]]) is None
     assert common_tails(tiny, [[Prompt("a", clip), Prompt("b", clip)], [Prompt("c", clip)] * 2]) is None
+
+
+def test_what_the_cache_keeps_stays_and_only_what_it_lacks_is_run(
+    tiny: LALM, make_clip, tmp_path: Path, monkeypatch
+) -> None:
+    """What was computed from kept states is kept too, under their last digits: another batch has others."""
+    base, refusing, other = variants_of(make_clip, "Answer.", "Answer. No.", "Answer. Never.")
+    store, mark = Store(tmp_path), torch.full((tiny.n_layers, tiny.d_model), 7.0)
+    capture_variants(tiny, [base, refusing[:2] + base[2:]], cache=store)
+    kept = [path.stem for path in tmp_path.rglob("*.safetensors")]
+    for key in kept:
+        store.write(key, mark)
+    plain, tails = contrast._run_batch, []
+    monkeypatch.setattr(contrast, "_run_batch", lambda *given: tails.append(given[3]) or plain(*given))
+    of_base, of_refusing, of_other = capture_variants(tiny, [base, refusing, other], cache=store)
+    assert all(torch.equal(store.read(key), mark) for key in kept)
+    assert (of_base == 7).all() and (of_refusing[:2] == 7).all()
+    for states, wanted in ((of_refusing[2:], refusing[2:]), (of_other, other)):
+        torch.testing.assert_close(states, capture(tiny, wanted), rtol=1e-4, atol=1e-4)
+    assert [len(own) for own in tails] == [2]  # the base has all it needs
