@@ -1,9 +1,8 @@
 """States of the same clips under several texts, at little more than the price of one.
 
 SARSteer compares a prompt with the same prompt and a refusal sentence behind it (arXiv 2510.17633, step 2).
-System turn, clip and instruction are common to both and stand first, so a decoder that reads from left to
-right says the same about them: they run once, their keys and values stay, and each text costs only its own
-last tokens. The clip is encoded once, and the vocabulary head does not run at all.
+System turn, clip and instruction are common to both and stand first: they run once, their keys and values
+stay, and each text costs only its own last tokens. The vocabulary head does not run at all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,13 +27,12 @@ from sarsteer_lab.store import Store
 def capture_variants(
     lalm: LALM, variants: Sequence[Sequence[Prompt]], *, batch_size: int = 16, cache: Store | None = None
 ) -> list[Float[Tensor, "prompt layer d_model"]]:
-    """Last-token states of each of `variants`, float32 on the model's device: what `capture` gives for every
-    one, up to rounding.
+    """What `capture` gives for each of `variants`, up to rounding: last-token states, float32, on the device.
 
-    Each variant is a list of prompts; the prompts at one place in the lists share their clip. If the variants
-    end in the same tokens for every clip (SARSteer's do), what stands before runs once for all of them. If
-    not, or if the decoder keeps no plain cache of all positions, each is captured by itself. `batch_size` and
-    `cache` as for `capture`. Raises ValueError if the lists differ in length, or clips at one place.
+    A variant is a list of prompts; those at one place share their clip. If all end in the same tokens for
+    every clip (SARSteer's do), what stands before runs once; if not, or without a plain cache of all
+    positions, each is captured by itself. `batch_size` and `cache` as there. Raises ValueError if the lists
+    differ in length, or clips at one place.
     """
     if len({len(variant) for variant in variants}) > 1:
         raise ValueError(f"variants of {[len(variant) for variant in variants]} prompts cannot be paired")
@@ -53,12 +51,10 @@ def capture_variants(
     with closing(lalm.batches(first, batch_size, "states")) as batches:
         for batch, inputs in batches:
             rows = [missing[row] for row in batch]
-            run = _run_batch(lalm, inputs, len(tails[0]), own, chosen)
-            for at, recorded in zip(lacking, run, strict=True):
-                # What the cache keeps stays: in another batch it has other last digits, and then so has all
-                # that is computed from it, and kept under keys of its own.
+            for at, found in zip(lacking, _run_batch(lalm, inputs, len(tails[0]), own, chosen), strict=True):
+                # What is kept stays: another batch gives other last digits, of which further keys are made.
                 new = [i for i, row in enumerate(rows) if row in gathered[at].missing]
-                gathered[at].add([rows[i] for i in new], [layer[new] for layer in recorded])
+                gathered[at].add([rows[i] for i in new], [layer[new] for layer in found])
     return [each.states for each in gathered]
 
 
@@ -71,9 +67,7 @@ def _same_clip(one: Prompt, other: Prompt) -> bool:
 def _run_batch(
     lalm: LALM, inputs: BatchFeature, first: int, tails: list[list[int]], layers: Sequence[int]
 ) -> Iterator[list[Float[Tensor, "row d_model"]]]:
-    """The last states of each tail, layer by layer, from the first variant's `inputs`, whose tail has `first`
-    tokens.
-    """
+    """The last states of each tail, layer by layer; `inputs` end in a tail of `first` tokens."""
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
     shared = ids.shape[1] - first
     ready = lalm.trunk(input_ids=ids[:, :shared], attention_mask=mask[:, :shared], use_cache=True, **inputs)

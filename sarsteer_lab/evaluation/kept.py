@@ -1,7 +1,6 @@
 """Answers and refusal probabilities that are computed once, and then read from the user's cache.
 
-Prompts that share their clips come as variants: lists with one prompt for each clip under each text. What the
-variants of a clip begin with is read once.
+Prompts that share clips come as variants, a list for each text; what those of a clip begin with is read once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
