@@ -171,6 +171,7 @@ def ask(
     from sarsteer_lab.activations import activation_store
     from sarsteer_lab.course.hearing import differs, read_out
     from sarsteer_lab.evaluation.base import collect_states, refusal_text
+    from sarsteer_lab.evaluation.phrases import opening_words
     from sarsteer_lab.evaluation.readers import read_set
     from sarsteer_lab.loading import load_lalm
     from sarsteer_lab.probe.push import push_report
@@ -181,16 +182,15 @@ def ask(
     lalm = load_lalm(model, safety=safety)
     prompt = Prompt(INSTRUCTION if text is None else text, clip)
     answer, heard = lalm.generate([prompt])[0], read_out(lalm, waveform)
-    # The words are known where the clip is one of the set's.
-    words = next((p.request for p in source if p.clip and p.clip.resolve() == clip.resolve()), "")
+    words = next((p.request for p in source if p.clip and p.clip.resolve() == clip.resolve()), "")  # if known
     print(f"heard:     {heard}" + f" (heard differently: it says {words!r})" * differs(words, heard))
-    print(f"unsteered: {answer}")
+    print(f"unsteered: {opening_words(answer)}")
     if steer:
         basis = [request for request in source if request.split == "derive"]
         states = collect_states(lalm, basis, refusals={name: wording}, cache=activation_store())
         vectors = states.sarsteer(lam, k, name)
         with steering.steer(lalm, vectors, alpha):
-            print(f"steered:   {lalm.generate([prompt])[0]}")
+            print(f"steered:   {opening_words(lalm.generate([prompt])[0])}")
         print(push_report(lalm, [prompt], vectors, alpha))
 
 

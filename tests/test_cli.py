@@ -13,6 +13,7 @@ from spoken_set import write_set
 
 from sarsteer_lab.cli import main
 from sarsteer_lab.course import hearing
+from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.evaluation.readers import read_set
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket import base
@@ -45,14 +46,15 @@ def test_ask_gives_the_models_answer(
     assert main(["ask", str(clip), *model]) == 0
     repeat = Prompt(hearing.REPEAT, clip)
     heard = f"heard:     {hearing.transcript(tiny.generate([repeat], max_new_tokens=32)[0])}"
-    answer = tiny.generate([Prompt(INSTRUCTION, clip)])[0]
+    answer = opening_words(tiny.generate([Prompt(INSTRUCTION, clip)])[0])
+    assert len(answer.removesuffix("\u2026").split()) <= 20  # a shipped clip may ask for harm
     assert capsys.readouterr().out == f"{heard}\nunsteered: {answer}\n"
     steered = ["--steer", "--prompts", str(folder / "set"), "--alpha", "0.5", "--k", "2"]
     assert main(["ask", str(clip), "--text", "What is it?", *model, *steered]) == 0
     first, rest = capsys.readouterr().out.split("\nsteered:   ")
     second, push = rest.rstrip().rsplit("\n", 1)
     assert re.fullmatch(r"the push is [\d.]+% of the state \(median over layers\); logits move by .*", push)
-    plain = tiny.generate([Prompt("What is it?", clip)])[0]
+    plain = opening_words(tiny.generate([Prompt("What is it?", clip)])[0])
     assert first == f"{heard}\nunsteered: {plain}" and second.strip() not in ("", plain)
     assert list((cache / "activations").iterdir()), "the states are kept for the next time"
 
