@@ -54,10 +54,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     lines += report(lalm, args.pairs, args.repeats, args.tokens, batches)
     text = "\n".join(lines) + "\n"
     print(text)
-    args.folder.mkdir(parents=True, exist_ok=True)
     place = torch.cuda.get_device_name() if gpu else "cpu"
-    name = f"{datetime.now(UTC):%Y-%m-%d}-{place.lower().replace(' ', '-')}.md"
-    (args.folder / name).write_text(text)
+    keep_report(args.folder, place.lower().replace(" ", "-"), text)
+
+
+def keep_report(folder: Path, name: str, text: str) -> None:
+    """Write a report under its name and today's date."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{datetime.now(UTC):%Y-%m-%d}-{name}.md").write_text(text)
 
 
 def load(model: str | None, gpu: bool) -> LALM:

@@ -6,13 +6,12 @@ with a bar and a button that stops it."""
 import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.gpu import RESULTS, heading, spread
+from benchmarks.gpu import RESULTS, heading, keep_report, spread
 from sarsteer_lab.course import widgets
 from sarsteer_lab.evaluation.base import collect_states
 from sarsteer_lab.evaluation.judges import PhraseJudge
@@ -63,8 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, make in tqdm(panels(lalm).items(), desc="panels", unit="panel"):
         lines += moved(name, make())
     print("\n".join(lines))
-    args.folder.mkdir(parents=True, exist_ok=True)
-    (args.folder / f"{datetime.now(UTC):%Y-%m-%d}-panels.md").write_text("\n".join(lines) + "\n")
+    keep_report(args.folder, "panels", "\n".join(lines) + "\n")
 
 
 def panels(lalm: LALM) -> dict[str, Callable[[], widgets.panels.Panel]]:

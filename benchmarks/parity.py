@@ -9,13 +9,12 @@ the authors' kinds, in our own words."""
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pandas as pd
 import torch
 
-from benchmarks.gpu import RESULTS, heading
+from benchmarks.gpu import RESULTS, heading, keep_report
 from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.derivation import derive
 from sarsteer_lab.engine.contrast import capture_variants
@@ -127,8 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     lines = [*heading(lalm, title), "", table.to_markdown(index=False, floatfmt=".2f")]
     text = "\n".join(lines) + "\n"
     print(text, end="")
-    args.folder.mkdir(parents=True, exist_ok=True)
-    (args.folder / f"{datetime.now(UTC):%Y-%m-%d}-parity.md").write_text(text)
+    keep_report(args.folder, "parity", text)
 
 
 if __name__ == "__main__":

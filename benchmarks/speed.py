@@ -10,7 +10,6 @@ import argparse
 import statistics
 import tempfile
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu import RESULTS, alternate, forward_only, heading, ratio, spread
+from benchmarks.gpu import RESULTS, alternate, forward_only, heading, keep_report, ratio, spread
 from sarsteer_lab.activations import capture
 from sarsteer_lab.directions import text_refusal_direction
 from sarsteer_lab.engine.audio_cache import forget_clips
@@ -59,8 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = section()
         print("\n".join(found), flush=True)
         lines += found
-    args.folder.mkdir(parents=True, exist_ok=True)
-    (args.folder / f"{datetime.now(UTC):%Y-%m-%d}-speed.md").write_text("\n".join(lines) + "\n")
+    keep_report(args.folder, "speed", "\n".join(lines) + "\n")
 
 
 def extraction(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int) -> list[str]:
