@@ -140,7 +140,8 @@ def test_names_are_those_of_the_defences(tiny: LALM, folder: Path) -> None:
     assert own.name == "SARSteer, own text" and own.settings()["alpha"] == 0.3
     assert own.vectors.provenance["refusal"] == "I must say no to this."  # type: ignore[attr-defined]
     assert paper_row.settings()["alpha"] == 0.1
-    assert torch.equal(paper_row.vectors.values, states.sarsteer().values)  # type: ignore[attr-defined]
+    # Up to rounding: the paper's text ran in another batch here, alone.
+    torch.testing.assert_close(paper_row.vectors.values, states.sarsteer().values, rtol=1e-4, atol=1e-4)  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="no refusal text 'exampels'"):
         choose_defences(None, None, refusal="exampels")
     assert [d.name for d in choose_defences(None, (tiny, requests), k=2)] == defence_names()
