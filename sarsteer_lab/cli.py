@@ -118,6 +118,7 @@ def walkthrough(
     notebooks: Annotated[Path, Option(help="the chapters")] = Path("notebooks"),
     folder: Folder = Path("figures/walkthrough"),
     html: Annotated[Path | None, Option(help="also write each chapter as a page into this folder")] = None,
+    at_once: Annotated[int, Option(help="chapters at a time: faster once their work is kept", min=1)] = 1,
     refusal: Annotated[str | None, Option(help="a refusal text by name (default: one that works)")] = None,
 ) -> None:
     """The main job: all chapters run, and what they found on one page."""
@@ -125,7 +126,7 @@ def walkthrough(
         os.environ["SARSTEER_COURSE_REFUSAL"] = refusal  # the chapters' kernels read it
     from sarsteer_lab.course.run_notebooks import walkthrough
 
-    summary = walkthrough(notebooks, folder, html)
+    summary = walkthrough(notebooks, folder, html, at_once)
     print(summary.read_text(encoding="utf-8"))
     print(f"This page is {summary}" + (f", the chapters are in {html}" if html else ""))
 

@@ -9,14 +9,18 @@ page what they found. Needs the extra `lab`.
 """
 
 import argparse
+import asyncio
+import os
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from nbclient.util import run_sync
 from nbconvert import HTMLExporter
 from tqdm import tqdm
 
@@ -53,17 +57,22 @@ def find_notebooks(places: Sequence[Path | str]) -> list[Path]:
 
 
 def run_notebooks(
-    paths: Sequence[Path], *, save: bool = True, html: Path | None = None
+    paths: Sequence[Path], *, save: bool = True, html: Path | None = None, at_once: int = 1
 ) -> list[nbformat.NotebookNode]:
     """Run notebooks, each in a fresh kernel that starts in its folder, and return them with their outputs.
 
-    With `save` a notebook that ran through replaces its file. Raises `NotebookError` at the first cell that
-    fails; that notebook's file then stays as it was.
+    With `save` a notebook that ran through replaces its file. `at_once` run at a time, each with its share of
+    the cores. Raises `NotebookError` at the first cell that fails; that notebook's file then stays as it was.
     """
     notebooks = [nbformat.read(path, as_version=4) for path in paths]
-    done, cells = [], [cell.cell_type for notebook in notebooks for cell in notebook.cells]
-    with tqdm(total=cells.count("code"), unit="cell") as bar:
-        for path, notebook in zip(paths, notebooks, strict=True):
+    cells = [cell.cell_type for notebook in notebooks for cell in notebook.cells]
+    gate = asyncio.Semaphore(at_once)
+    env = dict(os.environ)
+    if at_once > 1:  # processes that take all cores each slow one another down three times and more
+        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
+
+    async def run(path: Path, notebook: nbformat.NotebookNode, bar: "tqdm[NoReturn]") -> None:
+        async with gate:
             bar.set_description(path.stem)
             client = NotebookClient(
                 notebook,
@@ -75,18 +84,28 @@ def run_notebooks(
                 on_cell_complete=lambda **_: bar.update(),
             )
             try:
-                client.execute()
+                await client.async_execute(env=env)
             except (CellExecutionError, CellTimeoutError) as error:
                 raise NotebookError(f"{path}: {error}") from error
-            drop_progress(notebook)
-            if save:
-                nbformat.write(notebook, path)
-            if html is not None:
-                html.mkdir(parents=True, exist_ok=True)
-                page, _ = HTMLExporter().from_notebook_node(notebook)
-                (html / f"{path.stem}.html").write_text(page, encoding="utf-8")
-            done.append(notebook)
-    return done
+        drop_progress(notebook)
+        if save:
+            nbformat.write(notebook, path)
+        if html is not None:
+            html.mkdir(parents=True, exist_ok=True)
+            page, _ = HTMLExporter().from_notebook_node(notebook)
+            (html / f"{path.stem}.html").write_text(page, encoding="utf-8")
+
+    async def run_all() -> None:
+        with tqdm(total=cells.count("code"), unit="cell") as bar:
+            async with asyncio.TaskGroup() as group:
+                for path, notebook in zip(paths, notebooks, strict=True):
+                    group.create_task(run(path, notebook, bar))
+
+    try:
+        run_sync(run_all)()
+    except BaseExceptionGroup as failed:  # the first; the others' kernels are shut down
+        raise failed.exceptions[0] from failed.exceptions[0].__cause__
+    return notebooks
 
 
 def drop_progress(notebook: nbformat.NotebookNode) -> None:
@@ -103,18 +122,18 @@ def _is_progress(output: nbformat.NotebookNode) -> bool:
     return _PROGRESS.search(text) is not None
 
 
-def walkthrough(notebooks: Path, folder: Path, html: Path | None = None) -> Path:
+def walkthrough(notebooks: Path, folder: Path, html: Path | None = None, at_once: int = 1) -> Path:
     """Run the chapters in `notebooks` with one progress bar, and write `folder`/summary.md; returns its path.
 
-    The notebooks themselves stay as they are; `html` also gets each as a page. The summary holds every
-    chapter's closing table: claim, measured number, interval and verdict, as computed in this run. Raises
-    FileNotFoundError if there are no notebooks, and `NotebookError` at the first cell that fails.
+    The notebooks themselves stay as they are; `html` and `at_once` as in `run_notebooks`. The summary holds
+    every chapter's closing table: claim, measured number, interval and verdict, as computed in this run.
+    Raises FileNotFoundError if there are no notebooks, and `NotebookError` at the first cell that fails.
     """
     paths = find_notebooks([notebooks])
     if not paths:
         raise FileNotFoundError(f"{notebooks}: holds no notebooks; `sarsteer-lab course FOLDER` copies them")
     summary = folder / "summary.md"
-    done = run_notebooks(paths, save=False, html=html)
+    done = run_notebooks(paths, save=False, html=html, at_once=at_once)
     folder.mkdir(parents=True, exist_ok=True)
     summary.write_text(page(paths, done), encoding="utf-8")
     return summary

@@ -159,6 +159,32 @@ def test_the_bar_reaches_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert "1/1 [" in capsys.readouterr().err
 
 
+def test_two_at_once_wait_for_each_other_and_share_the_cores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    meet = """import os, pathlib, time
+pathlib.Path("here-{own}").touch()
+while not pathlib.Path("here-{other}").exists():
+    time.sleep(0.05)
+print("threads", os.environ.get("OMP_NUM_THREADS"))"""
+    paths = [tmp_path / "a.ipynb", tmp_path / "b.ipynb"]
+    for path, names in zip(paths, ({"own": "a", "other": "b"}, {"own": "b", "other": "a"}), strict=True):
+        cells = [nbformat.v4.new_code_cell(meet.format(**names))]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    done = run_notebooks(paths, at_once=2)
+    share = max(1, (os.cpu_count() or 1) // 2)
+    assert [notebook.cells[0].outputs[0].text for notebook in done] == [f"threads {share}\n"] * 2
+    # One that fails stops the other, which would wait for ever.
+    for name in "ab":
+        (tmp_path / f"here-{name}").unlink()
+    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1 / 0")]), paths[1])
+    before = paths[0].read_bytes()
+    with pytest.raises(NotebookError, match=r"b\.ipynb.*(?s:.)*ZeroDivisionError"):
+        run_notebooks(paths, at_once=2)
+    assert paths[0].read_bytes() == before
+
+
 def test_a_hanging_cell_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CELL_SECONDS", 3)
     cells = [nbformat.v4.new_code_cell("import time; time.sleep(60)")]
