@@ -33,6 +33,10 @@ $(VENV)/.stamp: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
 		"$$(grep '^torch==' constraints.txt)"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[lab]"
+	touch $@
+
+$(VENV)/.test-stamp: $(VENV)/.stamp
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[lab,test]"
 	touch $@
 
@@ -45,7 +49,7 @@ notebooks: venv
 lab: venv
 	$(BIN)/jupyter lab notebooks
 
-lint: venv
+lint: $(VENV)/.test-stamp
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/python -m mypy
@@ -54,16 +58,16 @@ lint: venv
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow and not late" -n 2 --dist loadfile
 
-test-late: venv
+test-late: $(VENV)/.test-stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "late and not slow" -n 2 --dist load
 
 test-all: lint
 	$(BIN)/python -m pytest
 
-test-browser: venv
+test-browser: $(VENV)/.test-stamp
 	$(BIN)/python -m pytest -m browser
 
-$(VENV)/.docs-stamp: $(VENV)/.stamp
+$(VENV)/.docs-stamp: $(VENV)/.test-stamp
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
 	touch $@
 
@@ -71,10 +75,10 @@ docs: $(VENV)/.docs-stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python -m pytest -q tests/test_site.py
 
-wheel: venv
+wheel: $(VENV)/.test-stamp
 	$(BIN)/python -m hatchling build -t wheel
 
-bench: venv
+bench: $(VENV)/.test-stamp
 	$(BIN)/python -m benchmarks.speed
 	$(BIN)/python -m benchmarks.gpu
 	$(BIN)/python -m benchmarks.panels
