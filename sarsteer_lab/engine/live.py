@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.steering import SteeringVectors, steer
 from sarsteer_lab.store import read_late, shipped_table
 
 NEGLIGIBLE = 0.002
@@ -55,30 +56,22 @@ class LivePrompt:
         self.prompt = prompt
         self._ready = PreparedBatch(lalm, [prompt])
 
-    @torch.no_grad()
     def answer(self, max_new_tokens: int = 14) -> Answer:
         """The greedy answer: the text that `lalm.generate` gives, up to rounding of the last digits."""
-        stops = set(self.lalm.ends.tolist())
-        chosen: list[int] = []
-        chances: list[float] = []
-        first: Float[Tensor, "vocab"] = torch.empty(0)
-        for _ in range(max_new_tokens):
-            probabilities = self._ready.after(chosen)[0].softmax(-1)
-            if not chosen:
-                first = probabilities
-            token = int(probabilities.argmax())
-            if token in stops:
-                break
-            chosen.append(token)
-            chances.append(float(probabilities[token]))
-        top, decode = first.topk(min(5, len(first))), self.lalm.tokenizer.decode
-        likeliest = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-        return Answer(
-            decode(chosen, skip_special_tokens=True).strip(),
-            tuple(decode([token]) for token in chosen),
-            tuple(chances),
-            tuple((decode([token]), chance) for token, chance in likeliest),
-        )
+        return _answers(self._ready, max_new_tokens)[0]
+
+    def answers(
+        self, vectors: SteeringVectors, alphas: Sequence[float], max_new_tokens: int = 14
+    ) -> list[tuple[Answer, float]]:
+        """`answer` and `refusal_probability` under each of several strengths, all in one batch.
+
+        On two cores nine take little longer than two, since each step reads all weights once.
+        """
+        rows = self._ready.repeated(len(alphas))
+        with steer(self.lalm, vectors, torch.tensor(alphas)):
+            answers = _answers(rows, max_new_tokens)
+            refusals = rows.opening_probabilities(_openings(), negligible=NEGLIGIBLE)
+        return list(zip(answers, refusals.tolist(), strict=True))
 
     def next_token(self) -> Float[Tensor, "vocab"]:
         """Probabilities of the answer's first token, float32."""
@@ -93,3 +86,34 @@ class LivePrompt:
         """
         openings = _openings() if openings is None else openings
         return float(self._ready.opening_probabilities(openings, negligible=negligible)[0])
+
+
+@torch.no_grad()
+def _answers(ready: PreparedBatch, max_new_tokens: int) -> list[Answer]:
+    """The greedy answer to each of the prompts."""
+    stops, decode = set(ready.lalm.ends.tolist()), ready.lalm.tokenizer.decode
+    first: Float[Tensor, "prompt vocab"] = torch.empty(0)
+    begun: list[Int[Tensor, "prompt"]] = []
+    said: list[list[tuple[int, float]]] = [[] for _ in ready.prompts]
+    running = [True] * len(said)
+    for _ in range(max_new_tokens):
+        probabilities = ready.after(begun).softmax(-1)
+        if not begun:
+            first = probabilities
+        chances, tokens = probabilities.max(-1)
+        for row, found in enumerate(zip(tokens.tolist(), chances.tolist(), strict=True)):
+            running[row] &= found[0] not in stops
+            said[row] += [found] * running[row]
+        if not any(running):
+            break
+        begun.append(tokens)
+    top = first.topk(min(5, first.shape[1]))
+    return [
+        Answer(
+            decode([token for token, _ in found], skip_special_tokens=True).strip(),
+            tuple(decode([token]) for token, _ in found),
+            tuple(chance for _, chance in found),
+            tuple((decode([token]), chance) for token, chance in zip(likeliest, likely, strict=True)),
+        )
+        for found, likeliest, likely in zip(said, top.indices.tolist(), top.values.tolist(), strict=True)
+    ]

@@ -239,12 +239,12 @@ class PreparedBatch:
         return total
 
     @torch.no_grad()
-    def after(self, begun: Sequence[int]) -> Float[Tensor, "prompt vocab"]:
+    def after(self, begun: Sequence[int | Int[Tensor, "prompt"]]) -> Float[Tensor, "prompt vocab"]:
         """Logits, float32, of the token after every answer has begun with the tokens `begun`.
 
-        All but the last of them must have been run by the call before, as they are when a tree is followed
-        (so that weights and hooks are looked at only where it begins). Raises ValueError for a model that is
-        read anew each time.
+        A tensor holds each answer's own. All but the last of them must have been run by the call before, as
+        they are when a tree is followed (so that weights and hooks are looked at only where it begins).
+        Raises ValueError for a model that is read anew each time.
         """
         if self._cache is None:
             raise ValueError(
@@ -258,7 +258,8 @@ class PreparedBatch:
         self._rewind(len(begun))
         if not begun:
             return self._first(self._cache).float()
-        ids = self._last.new_full((len(self._last), 1), begun[-1])
+        last = begun[-1]
+        ids = last[:, None] if isinstance(last, Tensor) else self._last.new_full(self._last.shape, last)
         mask = torch.cat([self._mask, self._mask.new_ones(len(ids), len(begun))], dim=1)
         return self._step(ids, mask, self._cache, Running(self._all, self.prompts)).float()
 

@@ -7,7 +7,7 @@ from replicas import replica
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
-from sarsteer_lab.steering import SteeringError, steer
+from sarsteer_lab.steering import SteeringError, SteeringVectors, steer
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +30,21 @@ def test_answers_are_those_of_generate(
         assert again.text == expected
         assert len(again.tokens) == len(again.probabilities) <= 8
         assert again.first[0][1] == pytest.approx(again.probabilities[0])
+
+
+def test_answers_under_several_strengths_are_those_under_each(
+    tiny: LALM, prompts: list[Prompt], vectors: torch.Tensor
+) -> None:
+    live, alphas = LivePrompt(tiny, prompts[1]), [0.0, 0.3, 2.0]
+    found = live.answers(SteeringVectors(vectors), alphas, 8)
+    for alpha, (answer, refusal) in zip(alphas, found, strict=True):
+        with steer(tiny, vectors, alpha):
+            alone = live.answer(8)
+            assert refusal == pytest.approx(live.refusal_probability(), rel=1e-3, abs=1e-6)
+        assert (answer.text, answer.tokens) == (alone.text, alone.tokens)
+        assert answer.probabilities == pytest.approx(alone.probabilities, rel=1e-3)
+        assert [token for token, _ in answer.first] == [token for token, _ in alone.first]
+    assert len({answer.tokens for answer, _ in found}) > 1
 
 
 def test_first_token_is_that_of_next_token_logits(

@@ -1,10 +1,9 @@
 """The answer ladder: how a greedy answer turns, token by token, as the push grows, until the text breaks."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 from html import escape
 
 import ipywidgets
-from tqdm.auto import tqdm
 
 from sarsteer_lab.course.hearing import forms
 from sarsteer_lab.course.widgets import panels
@@ -12,7 +11,7 @@ from sarsteer_lab.engine.live import Answer, LivePrompt
 from sarsteer_lab.evaluation.judges import Outcome, PhraseJudge
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, SpokenPrompt
-from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.steering import SteeringVectors
 
 ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
 MOST_TOKENS = 24
@@ -52,43 +51,37 @@ class Ladder(panels.Panel):
         top = max(1.0, *self.alphas)
         self.alpha = panels.slider(ipywidgets.FloatSlider, "one more alpha", min=0, max=top, step=0.01)
         self.view = ipywidgets.HTML()
-        progress = panels.row(self.runner.progress, self.runner.message)
-        self.children = [panels.row(self.form, self.alpha), self.view, progress]
+        self.children = [panels.row(self.form, self.alpha), self.view, self.runner.message]
         self.add_class("sarsteer-ladder")
         self.runner.listen("form", self._climb, self.form)
         self.runner.listen("alpha", self._add, self.alpha)
-        for _ in tqdm(self._rungs(), total=len(self.alphas), desc="ladder", delay=2, leave=False):
-            pass
+        self._climb()
 
     def static(self) -> str:
         """The rows."""
         return self.view.value
 
-    def rung(self, form: str, alpha: float) -> Rung:
-        """The answer at a strength; each is computed once."""
-        if alpha not in self.rungs[form]:
-            if form not in self._live:
-                self._live[form] = LivePrompt(self.lalm, self.forms[form])
-            with steer(self.lalm, self.vectors, alpha):
-                live = self._live[form]
-                answer, refusal = live.answer(self.max_new_tokens), live.refusal_probability()
-            self.rungs[form][alpha] = answer, refusal, PhraseJudge().judge(self.title, answer.text)
-        return self.rungs[form][alpha]
+    def _find(self, alphas: Sequence[float]) -> None:
+        """Answers under these strengths, computed together, up to the first that is judged broken."""
+        form = self.form.value
+        if form not in self._live:
+            self._live[form] = LivePrompt(self.lalm, self.forms[form])
+        found = self._live[form].answers(self.vectors, alphas, self.max_new_tokens)
+        for alpha, (answer, refusal) in zip(alphas, found, strict=True):
+            outcome = PhraseJudge().judge(self.title, answer.text)
+            self.rungs[form][alpha] = answer, refusal, outcome
+            if outcome == "broken":
+                break
 
     def _climb(self) -> None:
-        self.runner.steps(self._rungs(), len(self.alphas))
-
-    def _rungs(self) -> Generator[None, None, None]:
-        form = self.form.value
-        for alpha in self.alphas:
-            broken = self.rung(form, alpha)[2] == "broken"
-            self._show()
-            yield
-            if broken:
-                return
+        if not self.rungs[self.form.value]:
+            self._find(self.alphas)
+        self._show()
 
     def _add(self) -> None:
-        self.rung(self.form.value, round(self.alpha.value, 2))
+        alpha = round(self.alpha.value, 2)
+        if alpha not in self.rungs[self.form.value]:
+            self._find([alpha])
         self._show()
 
     def _show(self) -> None:
