@@ -320,14 +320,14 @@ def test_freed_memory_is_kept_for_the_next_tensor() -> None:
         "from sarsteer_lab.engine.memory import keep_freed_memory\n"
         "if sys.argv[1] == 'kept': keep_freed_memory()\n"
         "torch.ones(2**24)\n"
-        "before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "for _ in range(10): torch.ones(2**24)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)\n"
+        "faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "print(min(-faults() + (torch.ones(2**24), faults())[1] for _ in range(20)))\n"
     )
     faults = {
         how: int(subprocess.run([sys.executable, "-c", script, how], check=True, capture_output=True).stdout)
         for how in ("kept", "usual")
     }
+    # The fewest of all: a kernel that takes idle pages back makes some tensors bring theirs in anew.
     assert faults["kept"] < faults["usual"] / 3
 
 
