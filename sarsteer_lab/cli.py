@@ -118,7 +118,7 @@ def walkthrough(
     notebooks: Annotated[Path, Option(help="the chapters")] = Path("notebooks"),
     folder: Folder = Path("figures/walkthrough"),
     html: Annotated[Path | None, Option(help="also write each chapter as a page into this folder")] = None,
-    at_once: Annotated[int, Option(help="chapters at a time: faster once their work is kept", min=1)] = 1,
+    at_once: Annotated[int, Option(parser=count, help="chapters at a time: faster once all is kept")] = 1,
     refusal: Annotated[str | None, Option(help="a refusal text by name (default: one that works)")] = None,
 ) -> None:
     """The main job: all chapters run, and what they found on one page."""
@@ -219,8 +219,7 @@ def doctor(
 
     options: dict[str, Any] = {"family": family, "device": device, "dtype": dtype, "bits": bits}
     lalm = load_lalm(model, trust_remote_code=trust_remote_code, **options)
-    report = examine(lalm)
-    print(report)
+    print(report := examine(lalm))
     if report.healthy:
         print(examine_texts(lalm))
     return 0 if report.healthy else 1

@@ -6,7 +6,6 @@ The project ships only prompts of its own; `evaluation.readers` reads the publis
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, clip_seconds, read_clip
-from sarsteer_lab.store import data_folder, read_late, shipped_table
+from sarsteer_lab.store import data_folder, shipped_table
 
 INSTRUCTION = "Answer the request in the audio."
 """The fixed text part `t0` of every spoken prompt (arXiv 2510.17633)."""
@@ -31,8 +30,13 @@ our own words. Only a text that itself makes a model refuse gives it a direction
 REFUSAL: str
 """The paper's refusal sentence."""
 
-_refusals = partial(shipped_table, "prompts/refusals.toml")
-__getattr__ = read_late(__name__, REFUSALS=_refusals, REFUSAL=lambda: _refusals()["paper"])
+
+def __getattr__(name: str) -> Any:
+    if name not in ("REFUSALS", "REFUSAL"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    texts = shipped_table("prompts/refusals.toml")  # not before it is asked for (PEP 562)
+    return texts if name == "REFUSALS" else texts["paper"]
+
 
 LABELS = ("harmful", "harmless", "pseudo-harmful", "everyday")
 SPLITS = ("derive", "validation", "test")

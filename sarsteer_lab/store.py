@@ -49,17 +49,6 @@ def shipped_table(name: str) -> dict[str, Any]:
     return tomllib.loads((data_folder() / name).read_text(encoding="utf-8"))
 
 
-def read_late(module: str, **names: Callable[[], Any]) -> Callable[[str], Any]:
-    """A module's `__getattr__` (PEP 562) for names whose values are read when they are first asked for."""
-
-    def value(name: str) -> Any:
-        if name not in names:
-            raise AttributeError(f"module {module!r} has no attribute {name!r}")
-        return names[name]()
-
-    return value
-
-
 def cache_folder() -> Path:
     """Where assembled models and finished results are kept; created if missing.
 

@@ -222,7 +222,7 @@ def test_a_wheel_carries_the_data_and_nothing_of_the_repository_besides(tmp_path
     assert Path(shown.strip()) == (tmp_path / "installed" / "sarsteer_lab" / "_data").resolve()
 
 
-MODULE_LINES, CORE_LINES, PACKAGE_LINES = 350, 2_679, 12_955
+MODULE_LINES, CORE_LINES, PACKAGE_LINES = 350, 2_672, 12_955
 """The budgets of the house: lines of one module, of the core together, of all but the training. The rooms
 came down to 10,838; playground, X-ray, ladder, strip, own sets, report, site, recordings stand on top."""
 

@@ -2,10 +2,9 @@
 
     python -m sarsteer_lab.course.run_notebooks notebooks notebooks/solutions
 
-runs every notebook of these folders in place (a file may be named too); with `--html FOLDER` each is also
-written as a page that needs no Jupyter, and with `--no-save` the notebooks themselves stay as they are. The
-figures' index, `figures/README.md`, is brought up to date. `walkthrough` runs all chapters and collects on a
-page what they found. Needs the extra `lab`.
+runs every notebook of these folders in place (a file may be named too); the figures' index,
+`figures/README.md`, is brought up to date. `walkthrough` runs all chapters, leaves them as they are, and
+collects on a page what they found. Needs the extra `lab`.
 """
 
 import argparse
@@ -67,9 +66,8 @@ def run_notebooks(
     notebooks = [nbformat.read(path, as_version=4) for path in paths]
     cells = [cell.cell_type for notebook in notebooks for cell in notebook.cells]
     gate = asyncio.Semaphore(at_once)
-    env = dict(os.environ)
-    if at_once > 1:  # processes that take all cores each slow one another down three times and more
-        env.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))
+    # Processes that take all cores each slow one another down three times and more.
+    share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))} if at_once > 1 else {}
 
     async def run(path: Path, notebook: nbformat.NotebookNode, bar: "tqdm[NoReturn]") -> None:
         async with gate:
@@ -84,7 +82,7 @@ def run_notebooks(
                 on_cell_complete=lambda **_: bar.update(),
             )
             try:
-                await client.async_execute(env=env)
+                await client.async_execute(env=share | os.environ)
             except (CellExecutionError, CellTimeoutError) as error:
                 raise NotebookError(f"{path}: {error}") from error
         drop_progress(notebook)
@@ -162,11 +160,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0 if every notebook ran through, else 1."""
     parser = argparse.ArgumentParser(prog="python -m sarsteer_lab.course.run_notebooks", description=__doc__)
     parser.add_argument("places", nargs="+", type=Path, help="notebooks, or folders of them")
-    parser.add_argument("--html", type=Path, help="also write each as an HTML page into this folder")
-    parser.add_argument("--no-save", action="store_true", help="leave the notebooks themselves as they are")
-    options = parser.parse_args(arguments)
     try:
-        run_notebooks(find_notebooks(options.places), save=not options.no_save, html=options.html)
+        run_notebooks(find_notebooks(parser.parse_args(arguments).places))
         if FIGURES.is_dir():
             write_index(FIGURES)
     except (NotebookError, FileNotFoundError) as error:

@@ -76,11 +76,7 @@ def working_text(lalm: LALM) -> str:
 
 
 def states(
-    lalm: LALM,
-    prompts: Sequence[SpokenPrompt],
-    form: Literal["typed", "spoken"],
-    *,
-    refusal: str = "",
+    lalm: LALM, prompts: Sequence[SpokenPrompt], form: Literal["typed", "spoken"], *, refusal: str = ""
 ) -> Float[Tensor, "prompt layer d_model"]:
     """Last-token states of requests typed or spoken, from the cache where some chapter has had them.
 

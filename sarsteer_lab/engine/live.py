@@ -16,21 +16,15 @@ from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import read_late, shipped_table
+from sarsteer_lab.store import shipped_table
 
 NEGLIGIBLE = 0.002
 """A beginning that is less likely than this is not followed further."""
 
 
-OPENINGS: tuple[str, ...]
-"""How refusals open: `LivePrompt.refusal_probability` adds up the probabilities of these beginnings."""
-
-
-def _openings() -> tuple[str, ...]:
+def refusing_openings() -> tuple[str, ...]:
+    """How refusals open: `LivePrompt.refusal_probability` adds up the probabilities of these beginnings."""
     return tuple(shipped_table("judges/openings.toml")["openings"])
-
-
-__getattr__ = read_late(__name__, OPENINGS=_openings)
 
 
 @dataclass(frozen=True)
@@ -58,56 +52,55 @@ class LivePrompt:
 
     def answer(self, max_new_tokens: int = 14) -> Answer:
         """The greedy answer: the text that `lalm.generate` gives, up to rounding of the last digits."""
-        return _answers(self._ready, max_new_tokens)[0]
+        return _greedy(self._ready, max_new_tokens)[0]
 
     def answers(
         self, vectors: SteeringVectors, alphas: Sequence[float], max_new_tokens: int = 14
     ) -> list[tuple[Answer, float]]:
         """`answer` and `refusal_probability` under each of several strengths, all in one batch.
 
-        On two cores nine take little longer than two, since each step reads all weights once.
+        Nine take little longer than two, since each step reads all weights once.
         """
-        rows = self._ready.repeated(len(alphas))
         with steer(self.lalm, vectors, torch.tensor(alphas)):
-            answers = _answers(rows, max_new_tokens)
-            refusals = rows.opening_probabilities(_openings(), negligible=NEGLIGIBLE)
-        return list(zip(answers, refusals.tolist(), strict=True))
+            return answers(self._ready.repeated(len(alphas)), max_new_tokens)
 
     def next_token(self) -> Float[Tensor, "vocab"]:
         """Probabilities of the answer's first token, float32."""
         return self._ready.after(())[0].softmax(-1)
 
-    def refusal_probability(
-        self, openings: Sequence[str] | None = None, *, negligible: float = NEGLIGIBLE
-    ) -> float:
-        """The probability that a sampled answer begins with one of `openings` (0 to 1).
+    def refusal_probability(self, openings: Sequence[str] = (), negligible: float = NEGLIGIBLE) -> float:
+        """The probability (0 to 1) that a sampled answer begins with one of `openings` (`refusing_openings`).
 
-        They are `OPENINGS` by default. See `PreparedBatch.opening_probabilities`.
+        See `PreparedBatch.opening_probabilities`.
         """
-        openings = _openings() if openings is None else openings
-        return float(self._ready.opening_probabilities(openings, negligible=negligible)[0])
+        some = openings or refusing_openings()
+        return float(self._ready.opening_probabilities(some, negligible=negligible)[0])
+
+
+def answers(ready: PreparedBatch, max_new_tokens: int = 14) -> list[tuple[Answer, float]]:
+    """Each prompt's greedy answer, and the probability that one that is sampled opens as a refusal."""
+    said = _greedy(ready, max_new_tokens)
+    refusals = ready.opening_probabilities(refusing_openings(), negligible=NEGLIGIBLE)
+    return list(zip(said, refusals.tolist(), strict=True))
 
 
 @torch.no_grad()
-def _answers(ready: PreparedBatch, max_new_tokens: int) -> list[Answer]:
+def _greedy(ready: PreparedBatch, max_new_tokens: int) -> list[Answer]:
     """The greedy answer to each of the prompts."""
     stops, decode = set(ready.lalm.ends.tolist()), ready.lalm.tokenizer.decode
-    first: Float[Tensor, "prompt vocab"] = torch.empty(0)
     begun: list[Int[Tensor, "prompt"]] = []
     said: list[list[tuple[int, float]]] = [[] for _ in ready.prompts]
     running = [True] * len(said)
     for _ in range(max_new_tokens):
-        probabilities = ready.after(begun).softmax(-1)
+        chances, tokens = (probabilities := ready.after(begun).softmax(-1)).max(-1)
         if not begun:
-            first = probabilities
-        chances, tokens = probabilities.max(-1)
+            top = probabilities.topk(min(5, probabilities.shape[1]))
         for row, found in enumerate(zip(tokens.tolist(), chances.tolist(), strict=True)):
             running[row] &= found[0] not in stops
             said[row] += [found] * running[row]
         if not any(running):
             break
         begun.append(tokens)
-    top = first.topk(min(5, first.shape[1]))
     return [
         Answer(
             decode([token for token, _ in found], skip_special_tokens=True).strip(),

@@ -244,12 +244,7 @@ def choose(outcomes: pd.DataFrame) -> Point:
 
 
 def compare_curves(
-    outcomes: pd.DataFrame,
-    first: str,
-    second: str,
-    *,
-    statistic: Statistic = area,
-    **options: Any,
+    outcomes: pd.DataFrame, first: str, second: str, *, statistic: Statistic = area, **options: Any
 ) -> tuple[float, float, float]:
     """`statistic` of variant `first` minus that of `second`, with a paired bootstrap interval.
 

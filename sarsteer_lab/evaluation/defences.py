@@ -28,13 +28,10 @@ from sarsteer_lab.evaluation.gates import (
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import REFUSAL, Prompt, SpokenPrompt
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import content_key, read_late, shipped_table
+from sarsteer_lab.store import content_key, shipped_table
 
-PROMPTING: dict[str, dict[str, str]]
+PROMPTING: dict[str, dict[str, str]] = shipped_table("prompts/defences.toml")
 """Texts before and after the instruction, by the name of a prompt defence."""
-
-_prompting = partial(shipped_table, "prompts/defences.toml")
-__getattr__ = read_late(__name__, PROMPTING=_prompting)
 
 AS_IN_PAPER = "SARSteer as in the paper"
 """A name for one thing alone: the paper's text, alpha 0.1, lambda 1, k 10."""
@@ -152,7 +149,7 @@ class GatedDefence(SteeringDefence):
 
 def prompt_defences(names: Sequence[str] | None = None) -> list[Defence]:
     """No defence, and those that only change the prompt; of these names (None: all)."""
-    texts = {"none": {}, **_prompting()}
+    texts = {"none": {}, **PROMPTING}
     return [PromptDefence(name, **own) for name, own in texts.items() if names is None or name in names]
 
 

@@ -45,8 +45,7 @@ class Condition:
 
 
 def fit_condition(
-    harmful: Float[Tensor, "harmful layer d_model"],
-    harmless: Float[Tensor, "harmless layer d_model"],
+    harmful: Float[Tensor, "harmful layer d_model"], harmless: Float[Tensor, "harmless layer d_model"]
 ) -> Condition:
     """The layer and threshold that best tell harmful from harmless requests (CAST, Lee et al. 2024, sec. 3).
 

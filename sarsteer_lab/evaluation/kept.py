@@ -85,7 +85,7 @@ def opening_chances(
     (`key_values.keeps_plain_cache`).
     """
     # Weights and clips are read once for all pushes.
-    openings, negligible = live.OPENINGS, live.NEGLIGIBLE
+    openings, negligible = live.refusing_openings(), live.NEGLIGIBLE
     read = _keys(lalm, variants, "refusal probability", openings, negligible)
     effects = [(at, _effect(defence)) for at, defence in pushes]
     jobs = [(at, [content_key(key, effect) for key in read[at]]) for at, effect in effects]

@@ -80,7 +80,7 @@ def run(
     With `rates_only` an answer ends once it has refused (`phrases.refusal_is_settled`). What the phrase judge
     calls answered, and so every ASR and BRR, is the same as with whole answers; a refusal that would have
     broken down later counts as refused. With `openings` each response also says how likely its answer was to
-    open as a refusal (`live.OPENINGS`), from the same reading; only for models that decode on from
+    open as a refusal (`live.refusing_openings`), from the same reading; only for models that decode on from
     it, with clips that may share a batch (ValueError for others).
 
     `ray` is the address of a Ray cluster ("auto", "host:port", "ray://host:port", "local" for one of its

@@ -70,7 +70,7 @@ def answers(lalm: LALM, task: Task, clips: Sequence[Any]) -> Iterator[Found]:
             said = {"texts": rows.generate(task.max_new_tokens, settled)}
             seconds = (time.perf_counter() - start) / len(defences)
             if task.openings:
-                chances = rows.opening_probabilities(live.OPENINGS, negligible=live.NEGLIGIBLE)
+                chances = rows.opening_probabilities(live.refusing_openings(), negligible=live.NEGLIGIBLE)
                 said["openings"] = chances.tolist()
         own = [slice(at, at + len(asked)) for at in range(0, len(rows.prompts), len(asked))]
         yield [{name: each[some] for name, each in said.items()} | {"seconds": seconds} for some in own]

@@ -14,7 +14,7 @@ from sarsteer_lab.course.figures.strip import stages
 from sarsteer_lab.course.widgets import ladder, playground, xray
 from sarsteer_lab.course.widgets.answer_ladder import turn
 from sarsteer_lab.course.widgets.panels import token_spans
-from sarsteer_lab.engine.live import OPENINGS, Answer
+from sarsteer_lab.engine.live import Answer, refusing_openings
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM
@@ -167,7 +167,7 @@ def test_the_xray_projects_and_reads_through_the_lens(
     assert [*panel.readings] == ["typed", "spoken", "steered"] and not panel.runner.message.value
     unit = direction.values / direction.values.norm(dim=-1, keepdim=True)
     head = tiny.core.get_output_embeddings()
-    openings = [tiny.tokenizer(text)["input_ids"] for text in OPENINGS]
+    openings = [tiny.tokenizer(text)["input_ids"] for text in refusing_openings()]
     for form, prompt in (("typed", spoken[0].typed()), ("spoken", spoken[0].spoken())):
         states, ids = by_hand(tiny, prompt, 4)
         reading = panel.readings[form]

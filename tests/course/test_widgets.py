@@ -75,13 +75,13 @@ def test_steer_panel_answers_as_steer_does(
     )
     spoken = [requests[0].spoken()]
     plain = tiny.generate(spoken, max_new_tokens=6)[0]
-    assert panel.shown(0.0)[0].text == plain
+    assert panel.at(0.0)[0]["steered"][0].text == plain
     for alpha, lam, k, layers in ((0.3, 1.0, 3, (0, 3)), (0.5, 0.5, 2, (1, 2)), (0.0, 1.0, 3, (0, 3))):
         panel.alpha.value, panel.lam.value, panel.k.value, panel.layers.value = alpha, lam, k, layers
         vectors = ablate(direction, principal_space(harmless, 8).first(k), lam)
         with steer(tiny, vectors, alpha, range(layers[0], layers[1] + 1)):
             expected = tiny.generate(spoken, max_new_tokens=6)[0]
-        assert panel.shown(alpha)[0].text == expected
+        assert panel.at(alpha)[0]["steered"][0].text == expected
         assert f"alpha = {alpha:.2f}, lambda = {lam:.1f}, k = {k}" in panel.right.value
     assert not panel.runner.message.value.startswith("<b>")
     panel.sweep.click()
@@ -102,7 +102,7 @@ def test_steer_panel_takes_the_direction_of_the_text_in_its_menu(
         vectors = ablate(texts[name].values, principal_space(harmless, 8).first(3), 1.0)
         with steer(tiny, vectors, 0.5):
             expected = tiny.generate([requests[0].spoken()], max_new_tokens=6)[0]
-        assert panel.shown(0.5)[0].text == expected
+        assert panel.at(0.5)[0]["steered"][0].text == expected
     assert panel.text in panel.children[1].children
 
 
@@ -114,7 +114,7 @@ def test_steer_panel_takes_typed_sentences_and_uploads(
     waveform = synthesise("What is rain?")
     assert np.array_equal(panel.request.spoken.audio, waveform)
     expected = tiny.generate([Prompt(INSTRUCTION, waveform)], max_new_tokens=4)[0]
-    assert panel.shown(0.0)[0].text == expected
+    assert panel.at(0.0)[0]["steered"][0].text == expected
     content = wav_bytes(waveform[:16000])
     file = {"name": "mine.wav", "type": "audio/wav", "size": len(content), "content": memoryview(content)}
     file["last_modified"] = datetime.now(UTC)
@@ -167,7 +167,7 @@ def test_dial_panel_leaves_the_dial_where_it_was(pocket: LALM) -> None:
         assert pocket.safety == 0.6
         assert torch.equal(pocket.model.get_parameter(weight), before)
     fresh = pocket.generate([panel.request.spoken], max_new_tokens=3)
-    assert panel.shown("spoken", 0.6)[0].text == fresh[0]
+    assert panel.at(0.6)[0]["spoken"][0].text == fresh[0]
     pocket.set_safety(1.0)
 
 

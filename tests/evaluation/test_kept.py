@@ -39,7 +39,7 @@ def test_refusal_probabilities_are_the_live_ones_and_made_once(
 ) -> None:
     # A random model opens nothing as a refusal, so other beginnings stand in for that.
     openings = ("Ia", "I b", "S")
-    monkeypatch.setattr("sarsteer_lab.engine.live.OPENINGS", openings)
+    monkeypatch.setattr("sarsteer_lab.engine.live.refusing_openings", lambda: openings)
     monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
     prompts = [spoken[0].spoken(), spoken[1].typed()]
     draw = torch.Generator().manual_seed(0)
@@ -101,7 +101,7 @@ def test_chances_under_texts_and_pushes(
     tiny: LALM, spoken: list[SpokenPrompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     openings = ("Ia", "I b", "S")
-    monkeypatch.setattr("sarsteer_lab.engine.live.OPENINGS", openings)
+    monkeypatch.setattr("sarsteer_lab.engine.live.refusing_openings", lambda: openings)
     monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
     vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model))
     push, reminder = SteeringDefence("push", vectors, 0.7), PromptDefence("reminder", before="Be good.")

@@ -81,7 +81,7 @@ def sets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> dict[str, list[SpokenPrompt]]:
     """Four requests of each kind, a cache of their own, and openings that the replica may say."""
-    monkeypatch.setattr("sarsteer_lab.engine.live.OPENINGS", ("Ia", "I b", "S"))
+    monkeypatch.setattr("sarsteer_lab.engine.live.refusing_openings", lambda: ("Ia", "I b", "S"))
     monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
     found = read_set(f"prompts:{write_set(tmp_path / 'set', make_clip)}").prompts
     return {label: [p for p in found if p.label == label][:4] for label in ("harmful", "harmless")}

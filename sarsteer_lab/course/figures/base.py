@@ -192,7 +192,7 @@ def name_lines(*axes: Axes, gap: float = 0.08) -> None:
 def name_points(
     ax: Axes, names: Sequence[str], places: Float[np.ndarray, "point 2"], colours: Sequence[str]
 ) -> None:
-    """Each point's name beside it, where it hides least; further off, with a line to its point."""
+    """Each place's name, or names ("this = that"), where it hides least; further off, with a line to it."""
 
     def shared(a: Bbox, b: Bbox) -> float:
         both = Bbox.intersection(a, b)
@@ -202,10 +202,15 @@ def name_points(
     points = ax.transData.transform(places)
     taken = [Bbox.from_extents(*(point - 8), *(point + 8)) for point in points]
     around = [(np.cos(turn), np.sin(turn)) for turn in np.arange(16) * np.pi / 8]
-    for name, place, point, colour in zip(names, places, points, colours, strict=True):
+    together: dict[tuple[float, ...], list[str]] = {}
+    for name, place in zip(names, places, strict=True):
+        together.setdefault(tuple(place), []).append(name)
+    for place, point, colour in zip(places, points, colours, strict=True):
+        if not (alike := together.pop(tuple(place), [])):
+            continue
         line = {"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 4}
         look = {"textcoords": "offset pixels", "color": colour, "fontsize": 12, "arrowprops": line}
-        text = ax.annotate(name, place, (0, 0), **look)
+        text = ax.annotate(" = ".join(alike), place, (0, 0), **look)
         size = Text.get_window_extent(text).size
         best = (np.inf, 0, point, taken[0])
         for far in range(12, 140, 12):

@@ -69,11 +69,7 @@ def dial_figure(
         look = {"color": colour, "marker": marker, "linestyle": style, "capsize": 4, "elinewidth": 1.4}
         ax.errorbar(scales, shares, yerr=bars, **look)
         ax.lines[-1].set_label(label)
-    ax.set(
-        xlabel="safety dial (scale of the low-rank change)",
-        ylabel="refused",
-        ylim=(-0.03, 1.03),
-    )
+    ax.set(xlabel="safety dial (scale of the low-rank change)", ylabel="refused", ylim=(-0.03, 1.03))
     base.percent(ax.yaxis)
     base.name_lines(ax)
     return fig

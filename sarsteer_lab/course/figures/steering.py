@@ -227,10 +227,6 @@ def divergence_figure(
     fig, [ax] = base.panels(1, (11, 5.2), f"Nats at alpha {alphas[0]:g}, median: {medians}")
     for (name, values), look in zip(divergences.items(), looks, strict=False):
         base.middle_half(ax, alphas, values, f"{name}\n(n = {values.shape[1]})", look)
-    ax.set(
-        xlabel="strength alpha",
-        ylabel="KL(unsteered || steered) of the first token (nats)",
-        yscale="log",
-    )
+    ax.set(xlabel="strength alpha", ylabel="KL(unsteered || steered) of the first token (nats)", yscale="log")
     base.name_lines(ax, gap=0.16)
     return fig

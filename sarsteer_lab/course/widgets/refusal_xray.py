@@ -18,7 +18,7 @@ from sarsteer_lab.course.figures.xray import Film, xray_figure
 from sarsteer_lab.course.hearing import forms
 from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.engine.audio_cache import remember_clips
-from sarsteer_lab.engine.live import OPENINGS
+from sarsteer_lab.engine.live import refusing_openings
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, SpokenPrompt
@@ -85,7 +85,7 @@ class XRay(panels.Panel):
         self.layers, self.forms = chosen_layers(lalm, vectors, None), forms(lalm, prompt)
         self.title = panels.words_of(prompt)
         tokenize = partial(lalm.tokenizer, add_special_tokens=False)
-        self._openings = {tuple(tokenize(text)["input_ids"]) for text in OPENINGS}
+        self._openings = {tuple(tokenize(text)["input_ids"]) for text in refusing_openings()}
         self.measure = ipywidgets.ToggleButtons(options=[*MEASURES])
         reach = {"min": 0, "max": max(1, alpha), "step": 0.01}
         self.alpha = panels.slider(ipywidgets.FloatSlider, "alpha", value=alpha, **reach)

@@ -1,9 +1,8 @@
 """The panels in which one speaks to the model: the safety dial turned live, and steering live."""
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import ipywidgets
@@ -13,12 +12,13 @@ from torch import Tensor
 from sarsteer_lab.course.figures import live_figure
 from sarsteer_lab.course.hearing import read_out
 from sarsteer_lab.course.widgets import panels
-from sarsteer_lab.engine.live import Answer, LivePrompt
+from sarsteer_lab.engine.live import Answer, LivePrompt, answers
+from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import SpokenPrompt
 from sarsteer_lab.safe_space import ablate
-from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.steering import SteeringVectors
 
 MOST_TOKENS = 16
 SWEPT_ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
@@ -27,23 +27,21 @@ DIAL_SETTINGS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 Shown = tuple[Answer, float]
 """An answer and the probability that it opens as a refusal."""
 
-Points = list[tuple[str, float, Callable[[], Shown]]]
-"""Points to be drawn: the curve each belongs to, its value there, and what answers."""
-
 
 class _TwoAnswers(panels.Panel):
     """A request on top, controls, two answers side by side, and a curve over all values of one control.
 
-    Raises ValueError for answers too long to be live (and, of harmful requests, to be shown).
+    `swept` is what that control turns, and its values. Raises ValueError for answers too long to be live
+    (and, of harmful requests, to be shown).
     """
+
+    swept: tuple[str, tuple[float, ...]]
 
     def __init__(
         self, lalm: LALM, prompts: Sequence[SpokenPrompt], max_new_tokens: int, *controls: ipywidgets.Widget
     ) -> None:
         if not 1 <= max_new_tokens <= MOST_TOKENS:
-            raise ValueError(
-                f"max_new_tokens={max_new_tokens}: a panel's answers have 1 to {MOST_TOKENS} tokens"
-            )
+            raise ValueError(f"max_new_tokens={max_new_tokens}: answers here have 1 to {MOST_TOKENS} tokens")
         super().__init__()
         self.lalm, self.max_new_tokens = lalm, max_new_tokens
         self.request = panels.RequestPicker(lalm, prompts, self.runner)
@@ -53,9 +51,9 @@ class _TwoAnswers(panels.Panel):
         self.curve = ipywidgets.HTML()
         self.sweep = ipywidgets.Button(description="Try all values", icon="line-chart")
         progress = panels.row(self.sweep, self.runner.progress, self.runner.message)
-        answers = panels.row(self.left, self.right)
-        self.children = [self.request, panels.row(*controls), self.heard, answers, progress, self.curve]
-        self._kept: dict[tuple[Any, ...], Shown] = {}
+        both = panels.row(self.left, self.right)
+        self.children = [self.request, panels.row(*controls), self.heard, both, progress, self.curve]
+        self._kept: dict[tuple[Any, ...], dict[str, Shown]] = {}
         self.runner.listen("answer", self._answer, *controls)
         self.sweep.on_click(lambda _: self.runner.soon("sweep", self._start_sweep))
         self.request.changed = self._changed
@@ -71,8 +69,8 @@ class _TwoAnswers(panels.Panel):
         """Put both answers into their places."""
         raise NotImplementedError
 
-    def _swept(self) -> tuple[str, Points]:
-        """What is varied when all values are tried, and the points."""
+    def at(self, *values: float) -> list[dict[str, Shown]]:
+        """The answers, by their curve, at some values of that control; each is computed once per request."""
         raise NotImplementedError
 
     def _changed(self) -> None:
@@ -97,9 +95,6 @@ class _TwoAnswers(panels.Panel):
         self._show()
         self.runner.say(f"answered in {time.perf_counter() - start:.1f} s")
 
-    def _ask(self, live: LivePrompt) -> Shown:
-        return live.answer(self.max_new_tokens), live.refusal_probability()
-
     def _outcome(self, answer: Answer) -> str:
         return PhraseJudge().judge(self.request.title, answer.text)
 
@@ -107,14 +102,14 @@ class _TwoAnswers(panels.Panel):
         return panels.answer_card(title, *shown, self._outcome(shown[0]))
 
     def _start_sweep(self) -> None:
-        name, points = self._swept()
-        self.runner.steps(self._sweep(name, points), len(points))
+        self.runner.steps(self._sweep(), len(self.swept[1]))
 
-    def _sweep(self, name: str, points: Points) -> Generator[None, None, None]:
+    def _sweep(self) -> Generator[None, None, None]:
+        name, values = self.swept
         found: dict[str, list[tuple[float, float, str]]] = {}
-        for curve, value, shown in points:
-            answer, refusal = shown()
-            found.setdefault(curve, []).append((value, refusal, self._outcome(answer)))
+        for value in values:
+            for curve, (answer, refusal) in self.at(value)[0].items():
+                found.setdefault(curve, []).append((value, refusal, self._outcome(answer)))
             self.curve.value = panels.picture(live_figure(found, name), 520)
             yield
 
@@ -127,6 +122,8 @@ class SteerPanel(_TwoAnswers):
     `dial_panel`. The sliders are `alpha`, `lam`, `k` and `layers`. Raises ValueError for more than 16 new
     tokens.
     """
+
+    swept = ("strength alpha", SWEPT_ALPHAS)
 
     def __init__(
         self,
@@ -156,8 +153,13 @@ class SteerPanel(_TwoAnswers):
             f"steered: alpha = {self.alpha.value:.2f}, lambda = {self.lam.value:.1f}, k = {self.k.value}, "
             f"layers {first} to {last}"
         )
-        self.left.value = self._card("without steering", self.shown(0.0))
-        self.right.value = self._card(title, self.shown(self.alpha.value))
+        plain, steered = self.at(0.0, self.alpha.value)
+        self.left.value = self._card("without steering", plain["steered"])
+        self.right.value = self._card(title, steered["steered"])
+
+    def _start_sweep(self) -> None:
+        self.at(*SWEPT_ALPHAS)  # in one batch
+        super()._start_sweep()
 
     def vectors(self) -> SteeringVectors:
         """The vectors at the sliders' lambda and k, of the layers in their range."""
@@ -165,18 +167,17 @@ class SteerPanel(_TwoAnswers):
         values = ablate(direction.values, self.space.first(self.k.value), self.lam.value)
         return SteeringVectors(values, direction.provenance).only(range(first, last + 1))
 
-    def shown(self, alpha: float) -> Shown:
-        """The answer at this strength and the sliders' other values; each is computed once per request."""
-        key = (alpha, self.text.value, self.lam.value, self.k.value, self.layers.value) if alpha else ()
-        if key not in self._kept:
+    def at(self, *values: float) -> list[dict[str, Shown]]:
+        """See `_TwoAnswers.at`; the sliders but `alpha` stay."""
+        others = (self.text.value, self.lam.value, self.k.value, self.layers.value)
+        keys = {alpha: (alpha, *others) if alpha else () for alpha in values}
+        if lacking := [alpha for alpha, key in keys.items() if key not in self._kept]:
             if self._live is None or self._live.prompt is not self.request.spoken:
                 self._live = LivePrompt(self.lalm, self.request.spoken)
-            with steer(self.lalm, self.vectors(), alpha):
-                self._kept[key] = self._ask(self._live)
-        return self._kept[key]
-
-    def _swept(self) -> tuple[str, Points]:
-        return "strength alpha", [("steered", alpha, partial(self.shown, alpha)) for alpha in SWEPT_ALPHAS]
+            found = self._live.answers(self.vectors(), lacking, self.max_new_tokens)
+            for alpha, shown in zip(lacking, found, strict=True):
+                self._kept[keys[alpha]] = {"steered": shown}
+        return [self._kept[keys[alpha]] for alpha in values]
 
 
 class DialPanel(_TwoAnswers):
@@ -187,6 +188,8 @@ class DialPanel(_TwoAnswers):
     ValueError for a model without a dial or more than 16 new tokens.
     """
 
+    swept = ("safety dial", DIAL_SETTINGS)
+
     def __init__(self, lalm: LALM, prompts: Sequence[SpokenPrompt] = (), *, max_new_tokens: int = 12) -> None:
         if lalm.safety is None:
             raise ValueError(f"{lalm.name} has no safety dial; only the pocket model has one")
@@ -196,26 +199,21 @@ class DialPanel(_TwoAnswers):
         super().__init__(lalm, prompts, max_new_tokens, self.dial)
 
     def _show(self) -> None:
-        setting = self.dial.value
-        if self.request.typed is None:
-            self.left.value = "<p>The words of an uploaded clip are not known: type them to compare.</p>"
-        else:
-            self.left.value = self._card(f"typed, dial at {setting}", self.shown("typed", setting))
-        self.right.value = self._card(f"spoken, dial at {setting}", self.shown("spoken", setting))
+        found, at = self.at(self.dial.value)[0], f"dial at {self.dial.value}"
+        cards = {form: self._card(f"{form}, {at}", shown) for form, shown in found.items()}
+        unknown = "<p>The words of an uploaded clip are not known: type them to compare.</p>"
+        self.left.value, self.right.value = cards.get("typed", unknown), cards["spoken"]
 
-    def shown(self, form: str, setting: float) -> Shown:
-        """The answer to the request "typed" or "spoken" at a setting; each is computed once per request."""
-        if (form, setting) not in self._kept:
-            prompt = self.request.typed if form == "typed" else self.request.spoken
-            assert prompt is not None
-            with _dial_at(self.lalm, setting):
-                self._kept[form, setting] = self._ask(LivePrompt(self.lalm, prompt))
-        return self._kept[form, setting]
-
-    def _swept(self) -> tuple[str, Points]:
-        forms = ["spoken"] if self.request.typed is None else ["typed", "spoken"]
-        points = [(form, setting) for setting in DIAL_SETTINGS for form in forms]
-        return "safety dial", [(form, value, partial(self.shown, form, value)) for form, value in points]
+    def at(self, *values: float) -> list[dict[str, Shown]]:
+        """See `_TwoAnswers.at`: the request typed, if its words are known, and spoken, in one batch."""
+        typed = {} if self.request.typed is None else {"typed": self.request.typed}
+        asked = typed | {"spoken": self.request.spoken}
+        for setting in values:
+            if (setting,) not in self._kept:
+                with _dial_at(self.lalm, setting):
+                    found = answers(PreparedBatch(self.lalm, [*asked.values()]), self.max_new_tokens)
+                self._kept[setting,] = dict(zip(asked, found, strict=True))
+        return [self._kept[setting,] for setting in values]
 
 
 @contextmanager
