@@ -1,7 +1,7 @@
 # On a fresh machine only Python >= 3.11 and make are needed: every target sets up .venv first.
 #
 #   make walkthrough   the main job: all chapters run, as pages in build/notebooks/; what they found on one page,
-#                      figures/walkthrough/summary.md
+#                      figures/walkthrough/summary.md; with AT_ONCE=2 two chapters at a time, once all is kept
 #   make notebooks     run all notebooks in order and keep their outputs and figures
 #   make lab           JupyterLab on the notebooks
 #   make test          lint, types and the quick tests, two at a time
@@ -17,6 +17,7 @@
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 TORCH_INDEX ?=
+AT_ONCE ?= 1
 VENV := .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
@@ -41,7 +42,7 @@ $(VENV)/.test-stamp: $(VENV)/.stamp
 	touch $@
 
 walkthrough: venv
-	$(BIN)/sarsteer-lab walkthrough --html build/notebooks
+	$(BIN)/sarsteer-lab walkthrough --html build/notebooks --at-once $(AT_ONCE)
 
 notebooks: venv
 	$(BIN)/python -m sarsteer_lab.course.run_notebooks notebooks notebooks/appendix notebooks/solutions notebooks/exercises

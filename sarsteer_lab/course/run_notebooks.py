@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import os
 import re
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,12 +65,13 @@ def run_notebooks(
     the cores. Raises `NotebookError` at the first cell that fails; that notebook's file then stays as it was.
     """
     notebooks = [nbformat.read(path, as_version=4) for path in paths]
-    cells = [cell.cell_type for notebook in notebooks for cell in notebook.cells]
+    cells = sum(cell.cell_type == "code" for notebook in notebooks for cell in notebook.cells)
     gate = asyncio.Semaphore(at_once)
     # Processes that take all cores each slow one another down three times and more.
     share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))} if at_once > 1 else {}
 
     async def run(path: Path, notebook: nbformat.NotebookNode, bar: "tqdm[NoReturn]") -> None:
+        loop = asyncio.get_running_loop()
         async with gate:
             bar.set_description(path.stem)
             client = NotebookClient(
@@ -78,7 +80,10 @@ def run_notebooks(
                 record_timing=False,
                 # Without a kernel a panel's still is shown; its saved state would need scripts from the web.
                 store_widget_state=False,
+                shutdown_kernel="immediate",
                 resources={"metadata": {"path": str(path.parent)}},
+                # Ctrl-C is Python's again: nbclient's own answer to it ends in errors of its own.
+                on_notebook_start=lambda **_: os.name == "nt" or loop.remove_signal_handler(signal.SIGINT),
                 on_cell_complete=lambda **_: bar.update(),
             )
             try:
@@ -94,7 +99,7 @@ def run_notebooks(
             (html / f"{path.stem}.html").write_text(page, encoding="utf-8")
 
     async def run_all() -> None:
-        with tqdm(total=cells.count("code"), unit="cell") as bar:
+        with tqdm(total=cells, unit="cell") as bar:
             async with asyncio.TaskGroup() as group:
                 for path, notebook in zip(paths, notebooks, strict=True):
                     group.create_task(run(path, notebook, bar))
@@ -110,14 +115,10 @@ def drop_progress(notebook: nbformat.NotebookNode) -> None:
     """Take progress bars out of the outputs: once all is done they say nothing, and no kernel moves them."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [output for output in cell.outputs if not _is_progress(output)]
-
-
-def _is_progress(output: nbformat.NotebookNode) -> bool:
-    text = output.get("data", {}).get("text/plain", "")
-    if output.output_type == "stream" and output.name == "stderr":
-        text = output.text
-    return _PROGRESS.search(text) is not None
+            shown = [
+                (one, one.get("text") or one.get("data", {}).get("text/plain", "")) for one in cell.outputs
+            ]
+            cell.outputs = [output for output, text in shown if not _PROGRESS.search(text)]
 
 
 def walkthrough(notebooks: Path, folder: Path, html: Path | None = None, at_once: int = 1) -> Path:
@@ -151,9 +152,8 @@ def page(paths: Sequence[Path], notebooks: Sequence[nbformat.NotebookNode]) -> s
 
 def title(notebook: nbformat.NotebookNode) -> str:
     """A notebook's first heading; empty if it has none."""
-    texts = (cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    lines = (line for text in texts for line in text.splitlines() if line.startswith("# "))
-    return next(lines, "").removeprefix("# ")
+    texts = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    return next((line for line in texts.splitlines() if line.startswith("# ")), "").removeprefix("# ")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,10 @@
 """The main job runs the chapters and collects their closing tables."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import nbformat
@@ -40,6 +45,24 @@ def test_without_notebooks_or_with_a_failing_one_it_says_so(
     write(tmp_path / "00_bad.ipynb", "# Bad", "1 / 0")
     assert main(["walkthrough", "--notebooks", str(tmp_path), "--folder", str(tmp_path / "out")]) == 2
     assert "ZeroDivisionError" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_interrupted_it_says_so_in_one_line_and_leaves_no_kernel(tmp_path: Path) -> None:
+    begun = tmp_path / "begun"
+    code = f"import os, pathlib, time\npathlib.Path({str(begun)!r}).write_text(str(os.getpid()))\n"
+    write(tmp_path / "00_long.ipynb", "# Long", f"{code}time.sleep(600)")
+    command = [sys.executable, "-m", "sarsteer_lab", "walkthrough", "--notebooks", str(tmp_path)]
+    running = subprocess.Popen(
+        [*command, "--folder", str(tmp_path / "out")], stderr=subprocess.PIPE, text=True
+    )
+    while not (begun.exists() and begun.read_text()):
+        assert running.poll() is None
+        time.sleep(0.1)
+    running.send_signal(signal.SIGINT)
+    error = running.communicate(timeout=60)[1]
+    assert running.returncode == 130 and "What is done is kept" in error and "Traceback" not in error
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(begun.read_text()), 0)
 
 
 def test_the_committed_chapters_all_have_a_closing_table() -> None:
