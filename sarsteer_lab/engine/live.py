@@ -52,7 +52,7 @@ class LivePrompt:
 
     def answer(self, max_new_tokens: int = 14) -> Answer:
         """The greedy answer: the text that `lalm.generate` gives, up to rounding of the last digits."""
-        return _greedy(self._ready, max_new_tokens)[0]
+        return _greedy(self._ready, max_new_tokens, self._ready.after(()).softmax(-1))[0]
 
     def answers(
         self, vectors: SteeringVectors, alphas: Sequence[float], max_new_tokens: int = 14
@@ -79,22 +79,21 @@ class LivePrompt:
 
 def answers(ready: PreparedBatch, max_new_tokens: int = 14) -> list[tuple[Answer, float]]:
     """Each prompt's greedy answer, and the probability that one that is sampled opens as a refusal."""
-    said = _greedy(ready, max_new_tokens)
-    refusals = ready.opening_probabilities(refusing_openings(), negligible=NEGLIGIBLE)
+    first = ready.after(()).softmax(-1)  # once for both: each time all weights are looked at
+    said = _greedy(ready, max_new_tokens, first)
+    refusals = ready.opening_probabilities(refusing_openings(), negligible=NEGLIGIBLE, first=first)
     return list(zip(said, refusals.tolist(), strict=True))
 
 
 @torch.no_grad()
-def _greedy(ready: PreparedBatch, max_new_tokens: int) -> list[Answer]:
-    """The greedy answer to each of the prompts."""
+def _greedy(ready: PreparedBatch, max_new_tokens: int, first: Float[Tensor, "prompt vocab"]) -> list[Answer]:
+    """The greedy answer to each of the prompts, from the probabilities of its first token."""
     stops, decode = set(ready.lalm.ends.tolist()), ready.lalm.tokenizer.decode
     begun: list[Int[Tensor, "prompt"]] = []
     said: list[list[tuple[int, float]]] = [[] for _ in ready.prompts]
-    running = [True] * len(said)
+    running, top = [True] * len(said), first.topk(min(5, first.shape[1]))
     for _ in range(max_new_tokens):
-        chances, tokens = (probabilities := ready.after(begun).softmax(-1)).max(-1)
-        if not begun:
-            top = probabilities.topk(min(5, probabilities.shape[1]))
+        chances, tokens = (ready.after(begun).softmax(-1) if begun else first).max(-1)
         for row, found in enumerate(zip(tokens.tolist(), chances.tolist(), strict=True)):
             running[row] &= found[0] not in stops
             said[row] += [found] * running[row]

@@ -204,17 +204,18 @@ class PreparedBatch:
 
     @torch.no_grad()
     def opening_probabilities(
-        self, openings: Sequence[str], *, negligible: float = 0.0
+        self, openings: Sequence[str], *, negligible: float = 0.0, first: Tensor | None = None
     ) -> Float[Tensor, "prompt"]:
         """The probability that a sampled answer begins with one of `openings` (0 to 1), for each prompt.
 
         The sum over openings of the product of their tokens' probabilities, followed as a tree, so that
-        shared beginnings run once. Beginnings below `negligible` count as impossible. Raises as `after` does.
+        shared beginnings run once. Beginnings below `negligible` count as impossible. `first` may hold what
+        `after(())` has just given, as probabilities. Raises as `after` does.
         """
         tokenizer = self.lalm.tokenizer
         sequences = {tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in openings}
         sure = torch.ones(len(self.prompts), device=self.lalm.device)
-        return self._follow((), sure, sequences, negligible)
+        return self._follow((), sure, sequences, negligible, first)
 
     def _follow(
         self,
@@ -222,6 +223,7 @@ class PreparedBatch:
         chances: Float[Tensor, "prompt"],
         sequences: set[tuple[int, ...]],
         negligible: float,
+        first: Tensor | None = None,
     ) -> Float[Tensor, "prompt"]:
         """Probability of the sequences that begin with `begun`, which itself has probability `chances`."""
         if begun in sequences:
@@ -231,11 +233,10 @@ class PreparedBatch:
         if not following or (chances < negligible).all():
             return total
         chances = chances.where(chances >= negligible, 0.0)
-        probabilities = self.after(begun).softmax(-1)
+        probabilities = self.after(begun).softmax(-1) if first is None else first
         for token in sorted(following):
-            total = total + self._follow(
-                (*begun, token), chances * probabilities[:, token], sequences, negligible
-            )
+            then = chances * probabilities[:, token]
+            total = total + self._follow((*begun, token), then, sequences, negligible)
         return total
 
     @torch.no_grad()
