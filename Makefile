@@ -29,17 +29,16 @@ help:
 venv: $(VENV)/.stamp
 
 # torch comes first and by its exact version: a looser range may replace a CPU build by a CUDA build of several GB.
-$(VENV)/.stamp: pyproject.toml constraints.txt
+# What students run needs the lab alone. The tests add their own in the same installation.
+$(VENV)/.stamp: extras := lab
+$(VENV)/.test-stamp: extras := lab,test
+$(VENV)/.stamp $(VENV)/.test-stamp: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) \
 		"$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[lab]"
-	touch $@
-
-$(VENV)/.test-stamp: $(VENV)/.stamp
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[lab,test]"
-	touch $@
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(extras)]"
+	touch $(VENV)/.stamp $@
 
 walkthrough: venv
 	$(BIN)/sarsteer-lab walkthrough --html build/notebooks --at-once $(AT_ONCE)
