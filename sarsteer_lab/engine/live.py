@@ -68,12 +68,11 @@ class LivePrompt:
         """Probabilities of the answer's first token, float32."""
         return self._ready.after(())[0].softmax(-1)
 
-    def refusal_probability(self, openings: Sequence[str] = (), negligible: float = NEGLIGIBLE) -> float:
-        """The probability (0 to 1) that a sampled answer begins with one of `openings` (`refusing_openings`).
-
-        See `PreparedBatch.opening_probabilities`.
-        """
-        some = openings or refusing_openings()
+    def refusal_probability(
+        self, openings: Sequence[str] | None = None, *, negligible: float = NEGLIGIBLE
+    ) -> float:
+        """`PreparedBatch.opening_probabilities` (0 to 1) of `openings`, by default `refusing_openings`."""
+        some = refusing_openings() if openings is None else openings
         return float(self._ready.opening_probabilities(some, negligible=negligible)[0])
 
 

@@ -204,6 +204,8 @@ def test_a_failing_cell_is_named_and_its_notebook_kept(
     with pytest.raises(NotebookError, match=r"b\.ipynb.*(?s:.)*ZeroDivisionError"):
         run_notebooks([good, bad])
     assert bad.read_bytes() == before and "42" in good.read_text()
+    run_notebooks([good], html=tmp_path / "pages")
+    assert "42" in (tmp_path / "pages" / "a.html").read_text()
     assert main([str(good)]) == 0
     assert main([str(tmp_path / "c.ipynb")]) == 1
     assert "no such notebook" in capsys.readouterr().err

@@ -11,8 +11,9 @@ import soundfile
 import torch
 from spoken_set import write_set
 
+from sarsteer_lab.activations import activation_store
 from sarsteer_lab.cli import main
-from sarsteer_lab.evaluation.base import collect_states
+from sarsteer_lab.evaluation.base import PAPER_TEXT, collect_states
 from sarsteer_lab.evaluation.defences import (
     choose_defences,
     default_defences,
@@ -140,7 +141,9 @@ def test_names_are_those_of_the_defences(tiny: LALM, folder: Path) -> None:
     assert own.name == "SARSteer, own text" and own.settings()["alpha"] == 0.3
     assert own.vectors.provenance["refusal"] == "I must say no to this."  # type: ignore[attr-defined]
     assert paper_row.settings()["alpha"] == 0.1
-    # Up to rounding: the paper's text ran in another batch here, alone.
+    kept = collect_states(tiny, requests, refusals=PAPER_TEXT, cache=activation_store())
+    assert torch.equal(paper_row.vectors.values, kept.sarsteer().values)  # type: ignore[attr-defined]
+    # Of other batches only up to rounding: the kept states' text ran alone.
     torch.testing.assert_close(paper_row.vectors.values, states.sarsteer().values, rtol=1e-4, atol=1e-4)  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="no refusal text 'exampels'"):
         choose_defences(None, None, refusal="exampels")
