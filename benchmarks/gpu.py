@@ -1,10 +1,11 @@
 """Speed and memory of capture and steering: `python -m benchmarks.gpu`.
 
-On a CUDA device the model is the real-size Qwen2-Audio replica in bfloat16 (random weights, real shapes; a
-character is a token, so its texts are some four times longer than real ones); elsewhere it is the pocket
-model, with fewer prompts. The same work is done with and without hooks, and by peers where they are
-installed and can run the model. What is compared runs in turn, and verdicts go by the 95% interval of the
-median of the paired ratios. The report is printed and written to `benchmarks/results/`."""
+On a CUDA device the model is the real-size Qwen2-Audio replica in bfloat16 (random weights, real
+shapes; a character is a token, so its texts are some four times longer than real ones); elsewhere
+it is the pocket model, with fewer prompts. The same work is done with and without hooks, and by
+peers where they are installed and can run the model. What is compared runs in turn, and verdicts go
+by the 95% interval of the median of the paired ratios. The report is printed and written to
+`benchmarks/results/`."""
 
 import argparse
 import os
@@ -42,10 +43,16 @@ MOST = 1.02
 def main(argv: Sequence[str] | None = None) -> None:
     gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description="Speed and memory of capture and steering")
-    parser.add_argument("--pairs", type=int, default=200 if gpu else 6, help="contrastive pairs to capture")
+    parser.add_argument(
+        "--pairs", type=int, default=200 if gpu else 6, help="contrastive pairs to capture"
+    )
     parser.add_argument("--repeats", type=int, default=21, help="runs of each measurement")
-    parser.add_argument("--tokens", type=int, default=64 if gpu else 32, help="tokens of each answer")
-    parser.add_argument("--model", help="replica:FAMILY, or what load_lalm takes (default: see above)")
+    parser.add_argument(
+        "--tokens", type=int, default=64 if gpu else 32, help="tokens of each answer"
+    )
+    parser.add_argument(
+        "--model", help="replica:FAMILY, or what load_lalm takes (default: see above)"
+    )
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where the report goes")
     args = parser.parse_args(argv)
     lalm = load(args.model, gpu)
@@ -126,7 +133,10 @@ def report(lalm: LALM, pairs: int, repeats: int, tokens: int, batches: Sequence[
     for batch in batches:
         some = (base * batch)[:batch]
         off, on = alternate(
-            [lambda s=some: answer(lalm, s, tokens, None), lambda s=some: answer(lalm, s, tokens, vectors)],
+            [
+                lambda s=some: answer(lalm, s, tokens, None),
+                lambda s=some: answer(lalm, s, tokens, vectors),
+            ],
             repeats,
         )
         rates = [batch * tokens / statistics.median(times) for times in (off, on)]
@@ -136,7 +146,8 @@ def report(lalm: LALM, pairs: int, repeats: int, tokens: int, batches: Sequence[
 
 
 def contrastive_prompts(lalm: LALM, pairs: int) -> tuple[list[Prompt], list[Prompt]]:
-    """Noise of 3 to 10 s (or the model's window), without and with the refusal sentence in the text."""
+    """Noise of 3 to 10 s (or the model's window), without and with the refusal sentence in the
+    text."""
     rng = np.random.default_rng(0)
     longest = min(10.0, lalm.max_audio_seconds or 10.0)
     lengths = rng.uniform(3.0, longest, pairs)
@@ -154,15 +165,20 @@ def forward_only(lalm: LALM, prompts: Sequence[Prompt]) -> None:
             lalm.trunk(**inputs, use_cache=False)
 
 
-def answer(lalm: LALM, prompts: Sequence[Prompt], tokens: int, vectors: SteeringVectors | None) -> None:
-    # A hair of the vector, so that both runs write about the same; its cost does not depend on its size.
+def answer(
+    lalm: LALM, prompts: Sequence[Prompt], tokens: int, vectors: SteeringVectors | None
+) -> None:
+    # A hair of the vector, so that both runs write about the same; its cost does not depend on its
+    # size.
     with steer(lalm, vectors, alpha=1e-6) if vectors else nullcontext():
-        lalm.generate(prompts, max_new_tokens=tokens, min_new_tokens=tokens, batch_size=len(prompts))
+        lalm.generate(
+            prompts, max_new_tokens=tokens, min_new_tokens=tokens, batch_size=len(prompts)
+        )
 
 
 def alternate(works: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]:
-    """Seconds of each work, once a repeat in an order drawn anew (seed 0), so that disturbances, and what the
-    one before left behind, fall on all alike."""
+    """Seconds of each work, once a repeat in an order drawn anew (seed 0), so that disturbances,
+    and what the one before left behind, fall on all alike."""
     times: list[list[float]] = [[] for _ in works]
     turns = list(zip(works, times, strict=True))
     draw = random.Random(0)
@@ -260,7 +276,9 @@ def steering_peers(
     makers: dict[str, Callable[[], Callable[[], Any]]] = {
         "sarsteer_lab.steer": lambda: ours,
         "a bare hook per layer (all positions)": lambda: by_hand,
-        "steering-vectors apply (all positions)": lambda: steering_vectors_apply(lalm, vectors, plain),
+        "steering-vectors apply (all positions)": lambda: steering_vectors_apply(
+            lalm, vectors, plain
+        ),
     }
     return [
         "",
@@ -273,10 +291,13 @@ def steering_peers(
 
 
 def beside_each_other(
-    without: str, plain: Callable[[], Any], makers: dict[str, Callable[[], Callable[[], Any]]], repeats: int
+    without: str,
+    plain: Callable[[], Any],
+    makers: dict[str, Callable[[], Callable[[], Any]]],
+    repeats: int,
 ) -> list[str]:
-    """Rows of a table: each way in turn with the work without it; ours is the first. Ways that do not run
-    here say why."""
+    """Rows of a table: each way in turn with the work without it; ours is the first. Ways that do
+    not run here say why."""
     works, rows = {}, []
     plain()
     for name, make in makers.items():
@@ -310,7 +331,9 @@ def steering_vectors_apply(
     peer = SteeringVector({layer: vectors[layer] for layer in vectors.layers}, "decoder_block")
 
     def steered() -> Any:
-        with peer.apply(lalm.core, layer_config={"decoder_block": path + ".{num}"}, multiplier=1e-6):
+        with peer.apply(
+            lalm.core, layer_config={"decoder_block": path + ".{num}"}, multiplier=1e-6
+        ):
             return work()
 
     return steered
@@ -333,7 +356,9 @@ def by_steering_vectors(lalm: LALM, forward: Callable[[], Any]) -> Callable[[], 
     path = layers_path(lalm.core, lalm)
 
     def work() -> Any:
-        with record_activations(lalm.core, "decoder_block", {"decoder_block": path + ".{num}"}) as recorded:
+        with record_activations(
+            lalm.core, "decoder_block", {"decoder_block": path + ".{num}"}
+        ) as recorded:
             forward()
         if len(recorded) != lalm.n_layers:
             raise RuntimeError(f"recorded {len(recorded)} of {lalm.n_layers} layers")
@@ -363,7 +388,8 @@ def spread(times: Sequence[float]) -> str:
 
 
 def beside(times: Sequence[float], base: Sequence[float]) -> str:
-    """Two cells: the median of the paired ratios with its 95% interval, and whether it is as wanted."""
+    """Two cells: the median of the paired ratios with its 95% interval, and whether it is as
+    wanted."""
     low, high = median_interval([a / b for a, b in zip(times, base, strict=True)])
     return f"{ratio(times, base)} | <= {MOST}: {verdict(low, high)}"
 
@@ -376,7 +402,8 @@ def ratio(times: Sequence[float], base: Sequence[float]) -> str:
 
 
 def median_interval(values: Sequence[float]) -> tuple[float, float]:
-    """The 95% interval of the median, from the order of the values alone; unbounded for fewer than six."""
+    """The 95% interval of the median, from the order of the values alone; unbounded for fewer than
+    six."""
     interval = quantile_test(values, p=0.5).confidence_interval(0.95)
     low, high = (float("nan") if end is None else float(end) for end in interval)
     return (-np.inf if np.isnan(low) else low), (np.inf if np.isnan(high) else high)
@@ -403,7 +430,11 @@ def peak_memory() -> str:
 def cpu_name() -> str:
     info = Path("/proc/cpuinfo")
     names = (
-        [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        [
+            line.partition(":")[2].strip()
+            for line in info.read_text().splitlines()
+            if "model name" in line
+        ]
         if (info.is_file())
         else []
     )

@@ -1,7 +1,7 @@
-"""How long the course's panels take to answer: `python -m benchmarks.panels` moves the controls of every
-panel, each time to a value that they have not had, and writes the seconds from the move to the new picture or
-answer: two at most are wanted. UMAP's layout and the curve over all values are longer work, with a bar and a
-button that stops it."""
+"""How long the course's panels take to answer: `python -m benchmarks.panels` moves the controls of
+every panel, each time to a value that they have not had, and writes the seconds from the move to
+the new picture or answer: two at most are wanted. UMAP's layout and the curve over all values are
+longer work, with a bar and a button that stops it."""
 
 import argparse
 import time
@@ -28,7 +28,12 @@ MOVES: dict[str, dict[str, Sequence[Any]]] = {
     "safety dial": {"dial": (0.0, 0.2, 0.4, 0.6, 0.8)},
     "gap explorer": {"layer": range(5)},
     "safe-space explorer": {"k": range(1, 6), "lam": (0.2, 0.4, 0.6, 0.8), "layer": range(5)},
-    "playground": {"angle": range(-60, 0, 15), "k": (0, 1, 3), "lam": (0.2, 0.6), "alpha": (0.5, 1.5, 2.5)},
+    "playground": {
+        "angle": range(-60, 0, 15),
+        "k": (0, 1, 3),
+        "lam": (0.2, 0.6),
+        "alpha": (0.5, 1.5, 2.5),
+    },
     "X-ray": {
         "layer": range(4),
         "column": range(4),
@@ -66,21 +71,28 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def panels(lalm: LALM) -> dict[str, Callable[[], widgets.panels.Panel]]:
-    """What makes each panel, from states of a few requests: how far a push goes does not change its time."""
-    derive = [prompt for label in ("harmful", "harmless") for prompt in load_prompts("derive", label)[:30]]
+    """What makes each panel, from states of a few requests: how far a push goes does not change its
+    time."""
+    derive = [
+        prompt for label in ("harmful", "harmless") for prompt in load_prompts("derive", label)[:30]
+    ]
     some = [*load_prompts("validation", "harmful")[:2], *load_prompts("validation", "harmless")[:2]]
     states = collect_states(lalm, derive, refusals={"paper": REFUSAL})
     found = states.derive()
     return {
         "safety dial": lambda: widgets.dial_panel(lalm, some),
-        "gap explorer": lambda: widgets.gap_explorer(states.typed_harmful, states.harmful, derive[:30]),
+        "gap explorer": lambda: widgets.gap_explorer(
+            states.typed_harmful, states.harmful, derive[:30]
+        ),
         "safe-space explorer": lambda: widgets.safe_space_explorer(
             found.direction.values, states.harmless, lalm=lalm, layer=lalm.n_layers // 2
         ),
         "playground": widgets.playground,
         "X-ray": lambda: widgets.xray(lalm, some[0], found.vectors),
         "ladder": lambda: widgets.ladder(lalm, some[0], found.vectors),
-        "steer panel": lambda: widgets.steer_panel(lalm, {"paper": found.direction}, states.harmless, some),
+        "steer panel": lambda: widgets.steer_panel(
+            lalm, {"paper": found.direction}, states.harmless, some
+        ),
         "board": board,
     }
 
@@ -98,8 +110,8 @@ def board(defences: int = 11, requests: int = 40) -> widgets.panels.Panel:
 
 
 def moved(name: str, panel: widgets.panels.Panel) -> Iterator[str]:
-    """The table's rows of a panel: its controls, moved in turn. RuntimeError with the panel's message if a
-    move fails."""
+    """The table's rows of a panel: its controls, moved in turn. RuntimeError with the panel's
+    message if a move fails."""
     for control, values in MOVES[name].items():
         times = []
         for value in values:

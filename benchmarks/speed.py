@@ -1,10 +1,10 @@
 """What sharing buys: `python -m benchmarks.speed`, every figure a ratio of two ways run in turn.
 
-(a) extraction of base and refusing states against the plain way (one prompt at a time, two full forward
-passes, every logit, the clip encoded twice) and against one bare forward pass over the refusing prompts;
-(d) an evaluation of several defences against generating for one prompt at a time; (e) how capture's cost
-grows; (f) what it costs to read every byte of the weights, as keys do at each use. `python -m benchmarks.gpu`
-has capture and steering beside peers."""
+(a) extraction of base and refusing states against the plain way (one prompt at a time, two full
+forward passes, every logit, the clip encoded twice) and against one bare forward pass over the
+refusing prompts; (d) an evaluation of several defences against generating for one prompt at a time;
+(e) how capture's cost grows; (f) what it costs to read every byte of the weights, as keys do at
+each use. `python -m benchmarks.gpu` has capture and steering beside peers."""
 
 import argparse
 import statistics
@@ -29,16 +29,18 @@ from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.table import evaluate
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt, load_prompts
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, Request, load_prompts
 from sarsteer_lab.speech import SAMPLE_RATE
-from sarsteer_lab.store import weights_checksum
+from sarsteer_lab.weights import weights_checksum
 
 EVERY = 8
 """One of so many requests is also answered one at a time: what they cost adds up."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="What sharing work between prompts and settings buys")
+    parser = argparse.ArgumentParser(
+        description="What sharing work between prompts and settings buys"
+    )
     parser.add_argument("--model", default="pocket", help="what load_lalm takes")
     parser.add_argument("--clips", type=int, default=24, help="clips of (a) and (d)")
     parser.add_argument("--repeats", type=int, default=7, help="runs of each way")
@@ -61,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     keep_report(args.folder, "speed", "\n".join(lines) + "\n")
 
 
-def extraction(lalm: LALM, requests: Sequence[SpokenPrompt], repeats: int) -> list[str]:
+def extraction(lalm: LALM, requests: Sequence[Request], repeats: int) -> list[str]:
     base, refusing = [r.spoken() for r in requests], [r.spoken(refusal=REFUSAL) for r in requests]
     found: dict[str, list[torch.Tensor]] = {}
 
@@ -126,7 +128,8 @@ def peak_rate(rows: int = 2048, width: int = 1536, runs: int = 20) -> float:
 
 @torch.no_grad()
 def one_by_one(lalm: LALM, prompts: Sequence[Prompt]) -> torch.Tensor:
-    """Last-token states as anyone would first write it; transformers' last entry is after the final norm."""
+    """Last-token states as anyone would first write it; transformers' last entry is after the final
+    norm."""
     states = []
     for prompt in prompts:
         forget_clips(lalm)
@@ -136,7 +139,8 @@ def one_by_one(lalm: LALM, prompts: Sequence[Prompt]) -> torch.Tensor:
 
 
 def evaluation(lalm: LALM, clips: int, repeats: int, tokens: int) -> list[str]:
-    """All of the course's defences on requests of all kinds: by `evaluate`, and one answer at a time."""
+    """All of the course's defences on requests of all kinds: by `evaluate`, and one answer at a
+    time."""
     test = load_prompts("test")
     requests = test[:: -(-len(test) // clips)]
     some = requests[::EVERY]
@@ -179,8 +183,8 @@ def evaluation(lalm: LALM, clips: int, repeats: int, tokens: int) -> list[str]:
 
 
 def growth(lalm: LALM, repeats: int) -> list[str]:
-    """Capture's time per clip as layers, batch and clip length grow; noise, as its cost does not depend on
-    it."""
+    """Capture's time per clip as layers, batch and clip length grow; noise, as its cost does not
+    depend on it."""
     noise = np.random.default_rng(0).standard_normal((16, 8 * SAMPLE_RATE)).astype(np.float32) / 10
 
     def prompts(seconds: float, count: int = 8) -> list[Prompt]:
@@ -217,12 +221,14 @@ def growth(lalm: LALM, repeats: int) -> list[str]:
 
 
 def fingerprints(lalm: LALM, repeats: int) -> list[str]:
-    """Time of a fingerprint, and of a checksum of two decoder layers in the shape of Qwen2-Audio-7B's."""
+    """Time of a fingerprint, and of a checksum of two decoder layers in the shape of
+    Qwen2-Audio-7B's."""
     width, inner = 4096, 11008
     shapes = [(width, width)] * 4 + [(inner, width)] * 2 + [(width, inner)]
     weights = [torch.zeros(shape, dtype=torch.bfloat16, device=lalm.device) for shape in 2 * shapes]
     sizes = [
-        sum(tensor.nbytes for tensor in tensors) for tensors in (lalm.model.state_dict().values(), weights)
+        sum(tensor.nbytes for tensor in tensors)
+        for tensors in (lalm.model.state_dict().values(), weights)
     ]
     own, large = alternate([lambda: lalm.fingerprint, lambda: weights_checksum(weights)], repeats)
     whole = 8_397_094_912 * 2 / sizes[1] * statistics.median(large)

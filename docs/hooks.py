@@ -1,4 +1,5 @@
-"""What the site is made of besides docs/*.md: notebooks, public names, findings; and formulas as MathML."""
+"""What the site is made of besides docs/*.md: notebooks, public names, findings; and formulas as
+MathML."""
 
 import html
 import re
@@ -13,7 +14,12 @@ from mkdocs.structure.pages import Page
 from nbconvert import MarkdownExporter
 
 ROOT = Path(__file__).resolve().parents[1]
-GROUPS = {"chapters": "", "exercises": "exercises", "workshops": "workshops", "appendix": "appendix"}
+GROUPS = {
+    "chapters": "",
+    "exercises": "exercises",
+    "workshops": "workshops",
+    "appendix": "appendix",
+}
 """Sections of the site, by the folders of notebooks/ that they show. Solutions are not shown."""
 
 ITEM = r" *(?:[-*]|\d+\.) "
@@ -45,7 +51,9 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not written in docs/."""
     pages: dict[str, str | bytes] = {
-        "findings.md": (ROOT / "figures" / "walkthrough" / "summary.md").read_text(encoding="utf-8"),
+        "findings.md": (ROOT / "figures" / "walkthrough" / "summary.md").read_text(
+            encoding="utf-8"
+        ),
         "lecturer.md": (ROOT / "notebooks" / "LECTURER.md").read_text(encoding="utf-8"),
         "api.md": "\n\n".join(["# The library", *api()]),
     }
@@ -97,8 +105,8 @@ def notebook_page(path: Path, group: str, repository: str) -> dict[str, str | by
 
 
 def as_jupyter_reads(text: str) -> str:
-    """Markdown so written that MkDocs reads it as Jupyter does: a list may follow a line directly, and what
-    unfolds is Markdown too."""
+    """Markdown so written that MkDocs reads it as Jupyter does: a list may follow a line directly,
+    and what unfolds is Markdown too."""
     text = re.sub(rf"^(?!{ITEM})(.*\S.*)\n(?={ITEM})", r"\1\n\n", text, flags=re.M)
     return text.replace("<details><summary>", '<details markdown="1">\n<summary>')
 

@@ -6,19 +6,19 @@ from .directions import difference_in_means as difference_in_means
 from .directions import text_refusal_direction as text_refusal_direction
 from .lalm import LALM as LALM
 from .loading import load_lalm as load_lalm
+from .paths import cache_folder as cache_folder
+from .paths import data_folder as data_folder
 from .prompts import INSTRUCTION as INSTRUCTION
 from .prompts import REFUSAL as REFUSAL
 from .prompts import REFUSALS as REFUSALS
 from .prompts import Prompt as Prompt
-from .prompts import SpokenPrompt as SpokenPrompt
+from .prompts import Request as Request
 from .prompts import load_prompts as load_prompts
 from .safe_space import ablate as ablate
 from .safe_space import principal_space as principal_space
 from .speech import read_clip as read_clip
 from .steering import project_out as project_out
 from .steering import steer as steer
-from .store import cache_folder as cache_folder
-from .store import data_folder as data_folder
 from .vectors import SteeringVectors as SteeringVectors
 
 __version__: str

@@ -1,4 +1,5 @@
-"""Checkpoints before they are loaded: how big they are, what is downloaded, and errors one can act on."""
+"""Checkpoints before they are loaded: how big they are, what is downloaded, and errors one can act
+on."""
 
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,8 @@ from huggingface_hub import HfApi, errors, try_to_load_from_cache
 from safetensors import safe_open
 
 OVERHEAD = 1.2
-"""Memory taken over weights: activations, key-value cache and workspace, as a factor. A rule of thumb."""
+"""Memory taken over weights: activations, key-value cache and workspace, as a factor. A rule of
+thumb."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,8 @@ class Size:
     download: int
 
     def memory(self, dtype: torch.dtype, bits: int | None = None) -> int:
-        """Bytes that the loaded model will take, roughly: its weights in `dtype` or `bits`, with overhead."""
+        """Bytes that the loaded model will take, roughly: its weights in `dtype` or `bits`, with
+        overhead."""
         return round(self.parameters * (bits / 8 if bits else dtype.itemsize) * OVERHEAD)
 
 
@@ -41,7 +44,8 @@ def free_memory(device: str) -> int | None:
 def checkpoint_size(name: str | Path, revision: str | None = None) -> Size | None:
     """Size of a folder's or hub checkpoint's safetensors files; None where it cannot be found out.
 
-    Of a hub id only file names and sizes are asked for; what lies in the hub's cache needs no download.
+    Of a hub id only file names and sizes are asked for; what lies in the hub's cache needs no
+    download.
     """
     if (folder := Path(name)).is_dir():
         shards = list(folder.glob("*.safetensors"))
@@ -58,8 +62,11 @@ def checkpoint_size(name: str | Path, revision: str | None = None) -> Size | Non
     return Size(info.safetensors.total, sum(file.size or 0 for file in missing))
 
 
-def announce(name: str | Path, size: Size | None, dtype: torch.dtype, bits: int | None, device: str) -> None:
-    """Say on standard error what is about to be downloaded, and warn if it will hardly fit on `device`.
+def announce(
+    name: str | Path, size: Size | None, dtype: torch.dtype, bits: int | None, device: str
+) -> None:
+    """Say on standard error what is about to be downloaded, and warn if it will hardly fit on
+    `device`.
 
     Silent for models that are there and small beside the free memory.
     """
@@ -80,14 +87,16 @@ def announce(name: str | Path, size: Size | None, dtype: torch.dtype, bits: int 
 def explained(name: str | Path) -> Iterator[None]:
     """Turn errors about getting a checkpoint into one sentence that says what to do.
 
-    Raises PermissionError for a gated model, FileNotFoundError for one that is not there, or cannot be
-    fetched, ValueError for one that needs its authors' code.
+    Raises PermissionError for a gated model, FileNotFoundError for one that is not there, or cannot
+    be fetched, ValueError for one that needs its authors' code.
     """
     try:
         yield
     except (OSError, ValueError) as error:
         chain: list[BaseException] = [error]
-        while (link := chain[-1].__cause__ or chain[-1].__context__) is not None and link not in chain:
+        while (
+            link := chain[-1].__cause__ or chain[-1].__context__
+        ) is not None and link not in chain:
             chain.append(link)
         text = " ".join(map(str, chain)).lower()
         kinds = {kind for link in chain for kind in type(link).__mro__}

@@ -1,7 +1,9 @@
-"""The command line: `sarsteer-lab course`, `walkthrough`, `ask`, `doctor`, `evaluate`, `report`, ...
+"""The command line: `sarsteer-lab course`, `walkthrough`, `ask`, `doctor`, `evaluate`, `report`,
+...
 
-Nothing heavy is imported before it is known what to do, so that `--help` is immediate. Problems with what the
-user has given (clips, prompts, models, numbers) become one line on standard error and exit status 2.
+Nothing heavy is imported before it is known what to do, so that `--help` is immediate. Problems
+with what the user has given (clips, prompts, models, numbers) become one line on standard error and
+exit status 2.
 """
 
 import math
@@ -21,7 +23,8 @@ app = Typer(help=DESCRIPTION, add_completion=False, rich_markup_mode=None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that `argv` (default: the process's arguments) names; returns the exit status."""
+    """Run the command that `argv` (default: the process's arguments) names; returns the exit
+    status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         status = app(arguments, prog_name="sarsteer-lab", standalone_mode=False)
@@ -35,7 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"sarsteer-lab {arguments[0]}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     if status == INTERRUPTED:
-        print("\nInterrupted. What is done is kept: the same command goes on from here.", file=sys.stderr)
+        print(
+            "\nInterrupted. What is done is kept: the same command goes on from here.",
+            file=sys.stderr,
+        )
     return status or 0
 
 
@@ -57,7 +63,8 @@ def count(given: str | int) -> int:
 
 
 def _each(values: Sequence[str], kind: Callable[[str], Any] = str) -> list[Any]:
-    """The values of an option that may be repeated and may hold several with commas between them."""
+    """The values of an option that may be repeated and may hold several with commas between
+    them."""
     return [kind(text.strip()) for value in values for text in value.split(",")]
 
 
@@ -76,35 +83,63 @@ def _version(wanted: bool) -> None:
 
 Several = list[str] | None
 Model = Annotated[str, Option(help="pocket, a checkpoint's folder, or a Hugging Face id")]
-Safety = Annotated[float, Option(parser=number, help="the pocket model's safety dial: 0 none, 1 all")]
+Safety = Annotated[
+    float, Option(parser=number, help="the pocket model's safety dial: 0 none, 1 all")
+]
 Alpha = Annotated[float, Option(parser=number, help="steering strength")]
 Lam = Annotated[float, Option(parser=number, help="share of the safe space ablated")]
 K = Annotated[int, Option(parser=count, help="dimensions of the safe space")]
-REFUSAL = "what steering is derived from: paper, rule, conditional, inspect, examples, or a sentence"
+REFUSAL = (
+    "what steering is derived from: paper, rule, conditional, inspect, examples, or a sentence"
+)
 Refusal = Annotated[str, Option(metavar="TEXT", help=REFUSAL)]
-Refusals = Annotated[Several, Option("--refusal", metavar="TEXT", help=f"{REFUSAL}; may be repeated")]
-Prompts = Annotated[Path | None, Option(help="a folder of prompts of your own, laid out as data/prompts is")]
+Refusals = Annotated[
+    Several, Option("--refusal", metavar="TEXT", help=f"{REFUSAL}; may be repeated")
+]
+Prompts = Annotated[
+    Path | None, Option(help="a folder of prompts of your own, laid out as data/prompts is")
+]
 SETS = "a set to ask: folder:PATH of yours, figstep:FOLDER, ...; may be repeated (default: the shipped one)"
 Sets = Annotated[Several, Option("--set", metavar="NAME:PATH", help=SETS)]
-Missing = Annotated[Literal["error", "skip"], Option(help="what to do about records without their clip")]
+Missing = Annotated[
+    Literal["error", "skip"], Option(help="what to do about records without their clip")
+]
 DERIVE = "a set whose derive split steering is derived from; may be repeated (default: the shipped prompts)"
 Derive = Annotated[Several, Option(metavar="NAME:PATH", help=DERIVE)]
 Limit = Annotated[int | None, Option(parser=count, help="so many requests of each set and label")]
-Split = Annotated[Literal["derive", "validation", "test", "all"], Option(help="the part of the sets to ask")]
+Split = Annotated[
+    Literal["derive", "validation", "test", "all"], Option(help="the part of the sets to ask")
+]
 Tokens = Annotated[int, Option(parser=count, help="length of an answer")]
-Batch = Annotated[int | None, Option(parser=count, help="requests run together (default: as many as fit)")]
+Batch = Annotated[
+    int | None, Option(parser=count, help="requests run together (default: as many as fit)")
+]
 Folder = Annotated[Path, Option(callback=_results, help="where results go")]
-Text = Annotated[str | None, Option(help="the text beside the clip (default: to answer the request in it)")]
+Text = Annotated[
+    str | None, Option(help="the text beside the clip (default: to answer the request in it)")
+]
 Steer = Annotated[bool, Option("--steer", help="answer also with SARSteer (derived on first use)")]
-Family = Annotated[str | None, Option(help="row of the families table to use (auto: the generic recipe)")]
-Trust = Annotated[bool, Option("--trust-remote-code", help="run model code that the checkpoint brings")]
+Family = Annotated[
+    str | None, Option(help="row of the families table to use (auto: the generic recipe)")
+]
+Trust = Annotated[
+    bool, Option("--trust-remote-code", help="run model code that the checkpoint brings")
+]
 DRY = "load no weights: parts and memory from the config.json (an id in the cache, or a path)"
-DEFENCE = "a defence by its name, such as none or SARSteer; may be repeated (default: all; ? lists them)"
+DEFENCE = (
+    "a defence by its name, such as none or SARSteer; may be repeated (default: all; ? lists them)"
+)
 JUDGE = "phrase (default), or a Hugging Face id or folder of a judge model; may be repeated"
-TEMPLATE = "the judge models' template: a JSON file with text, answered, refused (default: SORRY-Bench's)"
+TEMPLATE = (
+    "the judge models' template: a JSON file with text, answered, refused (default: SORRY-Bench's)"
+)
 RATES = "faster where only ASR and BRR are wanted: an answer ends once it has refused (same rates)"
-Layers = Annotated[Several, Option(metavar="LIST", help="layers to steer: all, 7, 3-8 (default: all)")]
-Ray = Annotated[str | None, Option(help="a Ray cluster: auto, HOST:PORT, or local for one on this machine")]
+Layers = Annotated[
+    Several, Option(metavar="LIST", help="layers to steer: all, 7, 3-8 (default: all)")
+]
+Ray = Annotated[
+    str | None, Option(help="a Ray cluster: auto, HOST:PORT, or local for one on this machine")
+]
 
 
 @app.callback()
@@ -117,9 +152,15 @@ def _program(
 def walkthrough(
     notebooks: Annotated[Path, Option(help="the chapters")] = Path("notebooks"),
     folder: Folder = Path("figures/walkthrough"),
-    html: Annotated[Path | None, Option(help="also write each chapter as a page into this folder")] = None,
-    at_once: Annotated[int, Option(parser=count, help="chapters at a time: faster once all is kept")] = 1,
-    refusal: Annotated[str | None, Option(help="a refusal text by name (default: one that works)")] = None,
+    html: Annotated[
+        Path | None, Option(help="also write each chapter as a page into this folder")
+    ] = None,
+    at_once: Annotated[
+        int, Option(parser=count, help="chapters at a time: faster once all is kept")
+    ] = 1,
+    refusal: Annotated[
+        str | None, Option(help="a refusal text by name (default: one that works)")
+    ] = None,
 ) -> None:
     """The main job: all chapters run, and what they found on one page."""
     if refusal is not None:
@@ -137,18 +178,6 @@ def course(folder: Annotated[Path, Argument(help="a new folder for the notebooks
     from sarsteer_lab.course.copying import copy_course
 
     print(f"{copy_course(folder)} notebooks are in {folder}. Start: jupyter lab {folder}")
-
-
-@app.command()
-def record(
-    model: Annotated[str, Argument(help="pocket, a checkpoint's folder, or a Hugging Face id")],
-    out: Annotated[Path, Option(help="the folder of the recording; one that was begun goes on")],
-    notebooks: Annotated[Path, Option(help="the chapters")] = Path("notebooks"),
-) -> None:
-    """Run the course with a model once, so that classes replay it without: MODEL = "recorded:OUT"."""
-    from sarsteer_lab.course.record import record
-
-    print(record(model, out, notebooks))
 
 
 @app.command()
@@ -183,8 +212,12 @@ def ask(
     lalm = load_lalm(model, safety=safety)
     prompt = Prompt(INSTRUCTION if text is None else text, clip)
     answer, heard = lalm.generate([prompt])[0], read_out(lalm, waveform)
-    words = next((p.request for p in source if p.clip and p.clip.resolve() == clip.resolve()), "")  # if known
-    print(f"heard:     {heard}" + f" (heard differently: it says {words!r})" * differs(words, heard))
+    words = next(
+        (p.request for p in source if p.clip and p.clip.resolve() == clip.resolve()), ""
+    )  # if known
+    print(
+        f"heard:     {heard}" + f" (heard differently: it says {words!r})" * differs(words, heard)
+    )
     print(f"unsteered: {opening_words(answer)}")
     if steer:
         basis = [request for request in source if request.split == "derive"]
@@ -197,17 +230,21 @@ def ask(
 
 @app.command()
 def doctor(
-    model: Annotated[str, Argument(help="pocket, a folder, a Hugging Face id, or replica:qwen2_audio")],
+    model: Annotated[
+        str, Argument(help="pocket, a folder, a Hugging Face id, or replica:qwen2_audio")
+    ],
     family: Family = None,
     device: Annotated[str, Option(help="cuda, mps, cpu, ... (auto: the first there is)")] = "auto",
     dtype: Annotated[str, Option(help="float32, bfloat16, ... (auto: the checkpoint's)")] = "auto",
     bits: Annotated[int | None, Option(help="8 or 4: load quantised (bitsandbytes)")] = None,
     trust_remote_code: Trust = False,
     dry_run: Annotated[bool, Option("--dry-run", help=DRY)] = False,
-    hub: Annotated[bool, Option("--hub", help="with --dry-run: fetch config.json from the hub")] = False,
+    hub: Annotated[
+        bool, Option("--hub", help="with --dry-run: fetch config.json from the hub")
+    ] = False,
 ) -> int:
-    """Try a model: parts found, one forward typed and spoken, padding, steering, memory; and whether it
-    follows refusal texts, without which the method has nothing to work with."""
+    """Try a model: parts found, one forward typed and spoken, padding, steering, memory; and
+    whether it follows refusal texts, without which the method has nothing to work with."""
     if dry_run:
         from sarsteer_lab.probe.foresee import foresee
 
@@ -276,11 +313,14 @@ def report(
     runs: Annotated[list[Path], Argument(help="folders that evaluate or sweep has filled")],
     page: Annotated[Path, Option(help="the page to write")] = Path("report.html"),
 ) -> None:
-    """A page to share that compares runs: models x defences x sets, with examples to read and hear."""
+    """A page to share that compares runs: models x defences x sets, with examples to read and
+    hear."""
     from sarsteer_lab.evaluation.report import write_report
 
     write_report(runs, page)
-    print(f"The report is {page}; it needs no other file, and holds a few of the requests and their clips")
+    print(
+        f"The report is {page}; it needs no other file, and holds a few of the requests and their clips"
+    )
 
 
 @app.command()
@@ -292,9 +332,13 @@ def sweep(
     derive: Derive = None,
     limit: Limit = None,
     split: Split = "validation",
-    alpha: Annotated[Several, Option(metavar="LIST", help="strengths (default: 0.05,0.1,0.2,0.4)")] = None,
+    alpha: Annotated[
+        Several, Option(metavar="LIST", help="strengths (default: 0.05,0.1,0.2,0.4)")
+    ] = None,
     lam: Annotated[Several, Option(metavar="LIST", help="shares ablated (default: 0,1)")] = None,
-    k: Annotated[Several, Option(metavar="LIST", help="dimensions of the safe space (default: 10)")] = None,
+    k: Annotated[
+        Several, Option(metavar="LIST", help="dimensions of the safe space (default: 10)")
+    ] = None,
     layers: Layers = None,
     refusal: Refusals = None,
     tokens: Tokens = 16,
@@ -302,7 +346,8 @@ def sweep(
     ray: Ray = None,
     folder: Folder = Path("sweep"),
 ) -> None:
-    """SARSteer over a grid of refusal texts, strengths, lambdas, ks and layers, here or on a Ray cluster.
+    """SARSteer over a grid of refusal texts, strengths, lambdas, ks and layers, here or on a Ray
+    cluster.
 
     The grid's options take several values with commas between them, and may be repeated.
     """
@@ -331,17 +376,23 @@ def sweep(
     curves.rows_of(folder, points).to_parquet(folder / "rows.parquet", index=False)
 
 
-def _tabulate(lalm: Any, defences: Any, asked: Any, judges: Any, folder: Path, **options: Any) -> None:
+def _tabulate(
+    lalm: Any, defences: Any, asked: Any, judges: Any, folder: Path, **options: Any
+) -> None:
     """Evaluate into the folder, and print the table."""
     from sarsteer_lab.evaluation.report import evaluate_into
 
     print(evaluate_into(folder, lalm, defences, asked, judges, share_reading=True, **options))
-    print(f"\nResponses, outcomes and the table are in {folder}; a page: sarsteer-lab report {folder}")
+    print(
+        f"\nResponses, outcomes and the table are in {folder}; a page: sarsteer-lab report {folder}"
+    )
 
 
 @app.command()
 def fetch(
-    again: Annotated[bool, Option("--again", help="even if they are there (a damaged file, say)")] = False,
+    again: Annotated[
+        bool, Option("--again", help="even if they are there (a damaged file, say)")
+    ] = False,
 ) -> None:
     """Fetch the pocket model's base weights (93 MB) and assemble it."""
     from sarsteer_lab.pocket import assemble, base

@@ -1,4 +1,5 @@
-"""The method (SARSteer, arXiv 2510.17633) in one pure function: from hidden states to steering vectors.
+"""The method (SARSteer, arXiv 2510.17633) in one pure function: from hidden states to steering
+vectors.
 
 Step 1, collecting the states, is `activations.capture`; step 5, steering with the vectors, is
 `steering.steer`. What lies between is here. States are last-token outputs of every decoder layer.
@@ -18,7 +19,8 @@ from sarsteer_lab.vectors import SteeringVectors
 
 @dataclass(frozen=True, eq=False)
 class Derivation:
-    """What comes out on the way: the refusal direction, the safe space, and the vectors to steer with.
+    """What comes out on the way: the refusal direction, the safe space, and the vectors to steer
+    with.
 
     `direction` is not ablated, `vectors` are. Neither is normalised: one `alpha` serves all layers.
     """
@@ -38,12 +40,13 @@ def derive(
 ) -> Derivation:
     """SARSteer's vectors (steps 2 to 4), in float32 whatever the states' dtype.
 
-    `base` are states h(a_i, t0) of harmful clips under the usual text, `refusing` h(a_i, t0 + r) of the same
-    clips with a refusal sentence behind it, row by row; `harmless` h(b_i, t0) of harmless clips. `lam` is the
-    share of the safe space that is ablated, `k` its dimensions. `provenance` travels with the vectors.
+    `base` are states h(a_i, t0) of harmful clips under the usual text, `refusing` h(a_i, t0 + r) of
+    the same clips with a refusal sentence behind it, row by row; `harmless` h(b_i, t0) of harmless
+    clips. `lam` is the share of the safe space that is ablated, `k` its dimensions. `provenance`
+    travels with the vectors.
 
-    Raises ValueError if `base` and `refusing` are not pairs, for no harmful or fewer than two harmless
-    states, for other layers or another width, and for k < 1.
+    Raises ValueError if `base` and `refusing` are not pairs, for no harmful or fewer than two
+    harmless states, for other layers or another width, and for k < 1.
     """
     if not len(base) or len(harmless) < 2 or base.shape[1:] != harmless.shape[1:]:
         raise ValueError(

@@ -1,7 +1,8 @@
-"""The table of what differs between LALM families, and the recipes that find the same parts in all of them.
+"""The table of what differs between LALM families, and the recipes that find the same parts in all
+of them.
 
-Nothing else in the package names a family. A model whose type has no row gets the last one, `auto`, which
-trusts the recipes below and the processor's own chat template.
+Nothing else in the package names a family. A model whose type has no row gets the last one, `auto`,
+which trusts the recipes below and the processor's own chat template.
 """
 
 import inspect
@@ -29,7 +30,8 @@ Clip = Float[np.ndarray, "samples"]
 
 
 def conversation(prompt: Prompt) -> Messages:
-    """One user turn as a content list, the clip before the text; no system turn unless one is given.
+    """One user turn as a content list, the clip before the text; no system turn unless one is
+    given.
 
     Without one most chat templates insert their default, with which the model was trained.
     """
@@ -59,9 +61,11 @@ def render_chat(processor: Any, messages: Messages) -> str:
 
 
 def render_mistral(processor: Any, messages: Messages) -> str:
-    """The same for Voxtral, whose tokenizer renders no clip that it is not given: "[AUDIO]" stands for it."""
+    """The same for Voxtral, whose tokenizer renders no clip that it is not given: "[AUDIO]" stands
+    for it."""
     shown = _clips_replaced(messages, {"type": "text", "text": "[AUDIO]"})
-    # mistral-common warns that such text should not be tokenised again. It is not: it is shown, and hashed.
+    # mistral-common warns that such text should not be tokenised again. It is not: it is shown, and
+    # hashed.
     log = logging.getLogger("transformers.tokenization_mistral_common")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -78,16 +82,23 @@ def _clips_replaced(messages: Messages, part: dict[str, str]) -> Messages:
 
 
 def encode_together(
-    processor: Any, _conversations: Sequence[Messages], texts: Sequence[str], clips: Sequence[Clip | None]
+    processor: Any,
+    _conversations: Sequence[Messages],
+    texts: Sequence[str],
+    clips: Sequence[Clip | None],
 ) -> BatchFeature:
-    """One call of the processor for typed and spoken prompts: clips go to the placeholders in their order."""
+    """One call of the processor for typed and spoken prompts: clips go to the placeholders in their
+    order."""
     # A template that writes the bos token itself must not get a second one from the tokenizer.
     bos = getattr(processor, "tokenizer", processor).bos_token
-    # Under text_kwargs, or an audio processor would take `padding` for its own and leave its fixed window.
+    # Under text_kwargs, or an audio processor would take `padding` for its own and leave its fixed
+    # window.
     text = {"padding": True, "add_special_tokens": not (bos and texts[0].startswith(bos))}
     if not hasattr(processor, "tokenizer"):
         # Decoders take no token_type_ids, which some tokenizers give.
-        return BatchFeature(processor(list(texts), return_tensors="pt", return_token_type_ids=False, **text))
+        return BatchFeature(
+            processor(list(texts), return_tensors="pt", return_token_type_ids=False, **text)
+        )
     options: dict[str, Any] = {}
     if heard := [clip for clip in clips if clip is not None]:
         options = {"audio": heard, "audio_kwargs": {"sampling_rate": SAMPLE_RATE}}
@@ -95,16 +106,22 @@ def encode_together(
 
 
 def encode_apart(
-    processor: Any, conversations: Sequence[Messages], texts: Sequence[str], clips: Sequence[Clip | None]
+    processor: Any,
+    conversations: Sequence[Messages],
+    texts: Sequence[str],
+    clips: Sequence[Clip | None],
 ) -> BatchFeature:
-    """Typed and spoken prompts in two calls, then padded together: for processors that want a clip a text."""
+    """Typed and spoken prompts in two calls, then padded together: for processors that want a clip
+    a text."""
     rows: dict[int, list[int]] = {}
     batch = BatchFeature()
     for spoken in (False, True):
         if some := [i for i, clip in enumerate(clips) if (clip is not None) == spoken]:
             heard = [clips[i] for i in some]
             part = encode_together(processor, conversations, [texts[i] for i in some], heard)
-            for i, ids, mask in zip(some, part.pop("input_ids"), part.pop("attention_mask"), strict=True):
+            for i, ids, mask in zip(
+                some, part.pop("input_ids"), part.pop("attention_mask"), strict=True
+            ):
                 rows[i] = ids[mask.bool()].tolist()
             batch.update(part)
     ids = {"input_ids": [rows[i] for i in range(len(texts))]}
@@ -113,7 +130,10 @@ def encode_apart(
 
 
 def encode_mistral(
-    processor: Any, conversations: Sequence[Messages], _texts: Sequence[str], clips: Sequence[Clip | None]
+    processor: Any,
+    conversations: Sequence[Messages],
+    _texts: Sequence[str],
+    clips: Sequence[Clip | None],
 ) -> BatchFeature:
     """Voxtral: the processor takes whole conversations, their clips as WAV files in base64."""
     filled = []
@@ -127,28 +147,32 @@ def encode_mistral(
 
 
 def window_seconds(processor: Any) -> float | None:
-    """The window of a Whisper feature extractor in seconds; None for extractors that take any length."""
+    """The window of a Whisper feature extractor in seconds; None for extractors that take any
+    length."""
     return getattr(getattr(processor, "feature_extractor", None), "chunk_length", None)
 
 
 def gemma_seconds(processor: Any) -> float:
     """Gemma's extractors cut at 480,000 samples, and its audio tokens are limited too."""
-    return min(30.0, processor.audio_seq_length * getattr(processor, "audio_ms_per_token", 160) / 1000)
+    return min(
+        30.0, processor.audio_seq_length * getattr(processor, "audio_ms_per_token", 160) / 1000
+    )
 
 
 @dataclass(frozen=True)
 class Family:
     """One row of the table: what has to be known about a family beyond the recipes.
 
-    It covers the `config.model_type` that is its `name`, and `more_types`. `render` turns a conversation into
-    text, `encode` conversations, texts and clips into the model's inputs. `max_seconds` says how long a clip
-    the processor hears (None: any). `needs`: packages that the real processor or model takes beyond the
-    project's own, as (import name, what to install). `mixes`: whether typed prompts and clips of different
-    lengths may share a batch; where they may not, the audio tower lets padding into what it hears, or the
-    decoder has an adapter (peft's) that is on for speech alone. `adapter`: the folder in a checkpoint that
-    holds this, "" for the checkpoint's own. `encoder`: the trunk's method that encodes clips and
-    the field of its output with which the trunk goes on, where that depends on the clip alone. `note`: what a
-    user should know.
+    It covers the `config.model_type` that is its `name`, and `more_types`. `render` turns a
+    conversation into text, `encode` conversations, texts and clips into the model's inputs.
+    `max_seconds` says how long a clip the processor hears (None: any). `needs`: packages that the
+    real processor or model takes beyond the project's own, as (import name, what to install).
+    `mixes`: whether typed prompts and clips of different lengths may share a batch; where they may
+    not, the audio tower lets padding into what it hears, or the decoder has an adapter (peft's)
+    that is on for speech alone. `adapter`: the folder in a checkpoint that holds this, "" for the
+    checkpoint's own. `encoder`: the trunk's method that encodes clips and the field of its output
+    with which the trunk goes on, where that depends on the clip alone. `note`: what a user should
+    know.
     """
 
     name: str
@@ -164,7 +188,9 @@ class Family:
 
 
 THINKER = "only its thinker (audio and text in, text out) is used; it never speaks here"
-HEARS_PADDING = "its audio tower hears the padding of shorter clips: only clips of one length share a batch"
+HEARS_PADDING = (
+    "its audio tower hears the padding of shorter clips: only clips of one length share a batch"
+)
 PEFT = ("peft", "peft>=0.20")
 TORCHVISION = ("torchvision", "torchvision (the version that belongs to your torch)")
 HIDDEN = ("get_audio_features", "last_hidden_state")
@@ -175,7 +201,13 @@ flamingo = attrgetter("max_audio_len")
 
 FAMILIES = (
     Family("qwen2_audio", encoder=("audio_tower.forward", "last_hidden_state")),
-    Family("qwen2_5_omni", ("qwen2_5_omni_thinker",), needs=(TORCHVISION,), encoder=HIDDEN, note=THINKER),
+    Family(
+        "qwen2_5_omni",
+        ("qwen2_5_omni_thinker",),
+        needs=(TORCHVISION,),
+        encoder=HIDDEN,
+        note=THINKER,
+    ),
     Family(
         "qwen3_omni",
         ("qwen3_omni_moe", "qwen3_omni_moe_thinker"),
@@ -229,7 +261,8 @@ FAMILIES = (
 
 
 def find_family(config: Any, name: str | None = None) -> Family:
-    """The row called `name`, or else the one for `config.model_type`, or else the generic row `auto`.
+    """The row called `name`, or else the one for `config.model_type`, or else the generic row
+    `auto`.
 
     Raises ValueError for a name that is not in the table.
     """
@@ -271,7 +304,8 @@ def find_decoder(model: nn.Module) -> Any:
 
 
 def find_trunk(model: nn.Module) -> Any:
-    """The innermost module that takes token ids *and* audio: the model without its vocabulary head, if any.
+    """The innermost module that takes token ids *and* audio: the model without its vocabulary head,
+    if any.
 
     For a 7B model and 300 positions the head costs more memory than all else.
     """
@@ -285,11 +319,24 @@ def foreign_hooks(part: nn.Module) -> list[Any]:
     """What is hooked to a part of a model, but transformers' own (inert) output recorders."""
     kinds = [hooks for m in part.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks)]
     hooks = [hook for kind in kinds for hook in kind.values()]
-    return [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("transformers.")]
+    return [
+        hook for hook in hooks if not getattr(hook, "__module__", "").startswith("transformers.")
+    ]
+
+
+def adapter_layers(model: nn.Module) -> list[Any]:
+    """The layers of a model that carry adapters (peft's): there it is a bool, on whole models a
+    method."""
+    return [
+        part
+        for part in model.modules()
+        if isinstance(getattr(part, "disable_adapters", None), bool)
+    ]
 
 
 def audio_token_id(model: nn.Module) -> int | None:
-    """Id of the placeholder token whose positions the audio embeddings take; None if the model has none."""
+    """Id of the placeholder token whose positions the audio embeddings take; None if the model has
+    none."""
     config = find_core(model).config
     # Phi-4-multimodal keeps it with the audio tower's settings.
     places = (config, getattr(config, "audio_config", None))
@@ -299,10 +346,11 @@ def audio_token_id(model: nn.Module) -> int | None:
 
 
 def residual_stream(output: Any, text_config: Any) -> Float[Tensor, "batch position d_model"]:
-    """The residual stream in a decoder layer's output, as a view, so that an in-place edit reaches the model.
+    """The residual stream in a decoder layer's output, as a view, so that an in-place edit reaches
+    the model.
 
-    Layers return plain tensors in transformers 5; older remote code returns tuples. Gemma 3n's are 4-D
-    (altup batch position d_model): the stream is the active altup entry.
+    Layers return plain tensors in transformers 5; older remote code returns tuples. Gemma 3n's are
+    4-D (altup batch position d_model): the stream is the active altup entry.
     """
     if isinstance(output, tuple):
         output = output[0]

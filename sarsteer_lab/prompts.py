@@ -1,6 +1,7 @@
 """Requests that can be typed or spoken, and the shipped paired set of them.
 
-The project ships only prompts of its own; `evaluation.readers` reads the published sets that users bring.
+The project ships only prompts of its own; `evaluation.readers` reads the published sets that users
+bring.
 """
 
 import json
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from sarsteer_lab.paths import data_folder, shipped_table
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, clip_seconds, read_clip
-from sarsteer_lab.store import data_folder, shipped_table
 
 INSTRUCTION = "Answer the request in the audio."
 """The fixed text part `t0` of every spoken prompt (arXiv 2510.17633)."""
@@ -22,9 +23,9 @@ INSTRUCTION = "Answer the request in the audio."
 REFUSALS: dict[str, str]
 """Refusal texts `r` by name: appended to `t0`, they shift the state along the refusal direction.
 
-The first is the default of arXiv 2510.17633; the others are of the kinds that its authors' code carries, in
-our own words. Only a text that itself makes a model refuse gives it a direction that does:
-`evaluation.precondition` tests that.
+The first is the default of arXiv 2510.17633; the others are of the kinds that its authors' code
+carries, in our own words. Only a text that itself makes a model refuse gives it a direction that
+does: `evaluation.precondition` tests that.
 """
 
 REFUSAL: str
@@ -54,12 +55,14 @@ DECODING = frozenset(
 
 @dataclass(frozen=True)
 class Prompt:
-    """One user turn: a clip (path, or 16 kHz mono waveform), then text. Either may be missing, not both.
+    """One user turn: a clip (path, or 16 kHz mono waveform), then text. Either may be missing, not
+    both.
 
-    Tensors become arrays. Waveforms with a sampling rate of their own, `(samples, rate)` or a Hugging Face
-    dataset's `{"array", "sampling_rate"}`, `{"bytes", "path"}` or AudioDecoder, and open binary files are
-    checked and brought to 16 kHz at once (ClipError). `system=None` leaves the system turn to the model's
-    chat template (its default one, where it has one). Raises TypeError for another kind of `audio`.
+    Tensors become arrays. Waveforms with a sampling rate of their own, `(samples, rate)` or a
+    Hugging Face dataset's `{"array", "sampling_rate"}`, `{"bytes", "path"}` or AudioDecoder, and
+    open binary files are checked and brought to 16 kHz at once (ClipError). `system=None` leaves
+    the system turn to the model's chat template (its default one, where it has one). Raises
+    TypeError for another kind of `audio`.
     """
 
     text: str = ""
@@ -71,12 +74,12 @@ class Prompt:
 
 
 @dataclass(frozen=True)
-class SpokenPrompt:
+class Request:
     """A request in words and, where there is one, the clip in which a voice says it.
 
-    `twin` is the id of the prompt of the same form and the opposite label. Two fields are for clips that are
-    not the request but what it is about (AIR-Bench): `text` is then typed beside the clip, in place of an
-    instruction, and `reference` is the answer that the set's authors give.
+    `twin` is the id of the prompt of the same form and the opposite label. Two fields are for clips
+    that are not the request but what it is about (AIR-Bench): `text` is then typed beside the clip,
+    in place of an instruction, and `reference` is the answer that the set's authors give.
     """
 
     id: str
@@ -91,13 +94,15 @@ class SpokenPrompt:
     reference: str = ""
 
     def typed(self, refusal: str = "") -> Prompt:
-        """The request and `refusal` as text. Raises ValueError if it has no sense without the clip."""
+        """The request and `refusal` as text. Raises ValueError if it has no sense without the
+        clip."""
         if self.text:
             raise ValueError(f"prompt {self.id!r} asks about its clip, so it has no typed form")
         return Prompt(" ".join(filter(None, (self.request, refusal))))
 
     def spoken(self, instruction: str = INSTRUCTION, refusal: str = "") -> Prompt:
-        """The request as a clip, `instruction` and `refusal` as text. Raises ValueError without a clip."""
+        """The request as a clip, `instruction` and `refusal` as text. Raises ValueError without a
+        clip."""
         if self.clip is None:
             raise ValueError(f"prompt {self.id!r} has no clip, so it has no spoken form")
         return Prompt(" ".join(filter(None, (self.text or instruction, refusal))), self.clip)
@@ -106,15 +111,18 @@ class SpokenPrompt:
 def as_prompts(prompts: Iterable[Prompt | str]) -> list[Prompt]:
     """A list of prompts, in which a string is a typed one.
 
-    Raises TypeError for a prompt or string that is not in a list, and for anything else in the list.
+    Raises TypeError for a prompt or string that is not in a list, and for anything else in the
+    list.
     """
     if isinstance(prompts, str | Prompt):
         raise TypeError(f"prompts come in a list, even a single one: write [{prompts!r:.80}]")
     found = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
     for number, prompt in enumerate(found):
         if not isinstance(prompt, Prompt):
-            hint = "; call its spoken() or typed()" if isinstance(prompt, SpokenPrompt) else ""
-            raise TypeError(f"prompt {number} is a {type(prompt).__name__}, not a Prompt or a string{hint}")
+            hint = "; call its spoken() or typed()" if isinstance(prompt, Request) else ""
+            raise TypeError(
+                f"prompt {number} is a {type(prompt).__name__}, not a Prompt or a string{hint}"
+            )
     return found
 
 
@@ -125,8 +133,9 @@ def rough_length(prompt: Prompt) -> float:
     return 25 * seconds + (len(prompt.text) + len(prompt.system or "")) / 4
 
 
-def load_prompts(split: str | None = None, label: str | None = None) -> list[SpokenPrompt]:
-    """The shipped prompts of one split and one label (all of them by default), in the order of the file.
+def load_prompts(split: str | None = None, label: str | None = None) -> list[Request]:
+    """The shipped prompts of one split and one label (all of them by default), in the order of the
+    file.
 
     Raises ValueError for a split or label that there is not.
     """
@@ -139,7 +148,7 @@ def load_prompts(split: str | None = None, label: str | None = None) -> list[Spo
         fields = json.loads(line)
         if split in (None, fields["split"]) and label in (None, fields["label"]):
             request, clip = fields.pop("text"), fields.pop("clip")
-            found.append(SpokenPrompt(request=request, clip=folder / clip, **fields))
+            found.append(Request(request=request, clip=folder / clip, **fields))
     return found
 
 
@@ -150,14 +159,20 @@ def _clip(audio: Any) -> Path | str | np.ndarray | None:
         return (audio.float() if audio.is_floating_point() else audio).numpy()
     if audio is None or isinstance(audio, Path | str | np.ndarray):
         return audio
-    if callable(getattr(audio, "get_all_samples", None)):  # a cell of datasets 4: torchcodec's AudioDecoder
+    if callable(
+        getattr(audio, "get_all_samples", None)
+    ):  # a cell of datasets 4: torchcodec's AudioDecoder
         heard = audio.get_all_samples()
         audio = (heard.data.T, heard.sample_rate)
     if isinstance(audio, Mapping) and {"array", "sampling_rate"} <= set(audio):
         audio = (audio["array"], audio["sampling_rate"])
     if isinstance(audio, Mapping) and {"bytes", "path"} <= set(audio):
         return audio["path"] if audio["bytes"] is None else read_clip(BytesIO(audio["bytes"]))
-    if isinstance(audio, tuple) and len(audio) == 2 and isinstance(audio[1], int | float | np.integer):
+    if (
+        isinstance(audio, tuple)
+        and len(audio) == 2
+        and isinstance(audio[1], int | float | np.integer)
+    ):
         return check_waveform(_clip(audio[0]), float(audio[1]), name="the prompt's audio")
     if callable(getattr(audio, "read", None)) and callable(getattr(audio, "seek", None)):
         return read_clip(audio)

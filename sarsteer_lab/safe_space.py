@@ -1,7 +1,7 @@
 """The safe space: the principal directions of harmless states.
 
-SARSteer removes from a steering vector what lies in it, so that steering does not push harmless requests
-along the directions in which they themselves vary.
+SARSteer removes from a steering vector what lies in it, so that steering does not push harmless
+requests along the directions in which they themselves vary.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,8 @@ Vectors = Float[Tensor, "*batch layer d_model"]
 """A vector per layer, or several of these."""
 
 RANK_TOLERANCE = 1e-6
-"""A direction whose singular value is below this share of the layer's largest is rounding, not present."""
+"""A direction whose singular value is below this share of the layer's largest is rounding, not
+present."""
 
 
 WITHOUT_FLOAT64 = ("mps",)
@@ -25,7 +26,8 @@ WITHOUT_FLOAT64 = ("mps",)
 
 
 def exact(tensor: Tensor) -> Tensor:
-    """A tensor in float64, on the CPU if its device (Apple's MPS) has none; callers send results back."""
+    """A tensor in float64, on the CPU if its device (Apple's MPS) has none; callers send results
+    back."""
     return (tensor.cpu() if tensor.device.type in WITHOUT_FLOAT64 else tensor).double()
 
 
@@ -40,7 +42,8 @@ def check_pairs(first: States, second: States) -> None:
 
 @dataclass(frozen=True, eq=False)
 class SafeSpace:
-    """Per layer: the mean of the states, `k` orthonormal directions and the share of variance each explains.
+    """Per layer: the mean of the states, `k` orthonormal directions and the share of variance each
+    explains.
 
     Where the states span fewer than `k` dimensions, the remaining directions are zero rows.
     """
@@ -62,10 +65,12 @@ class SafeSpace:
 
 
 def principal_space(states: States, k: int = 10) -> SafeSpace:
-    """Top-`k` principal directions of the centred states, per layer (SARSteer, step 3; harmless base states).
+    """Top-`k` principal directions of the centred states, per layer (SARSteer, step 3; harmless
+    base states).
 
-    Given harmful states it is the control space of the same size. SVD in float64, result in float32, signs
-    fixed (the largest component is positive). Raises ValueError for k < 1 or fewer than 2 states.
+    Given harmful states it is the control space of the same size. SVD in float64, result in
+    float32, signs fixed (the largest component is positive). Raises ValueError for k < 1 or fewer
+    than 2 states.
     """
     if k < 1 or states.ndim != 3 or len(states) < 2:
         raise ValueError(
@@ -86,10 +91,13 @@ def principal_space(states: States, k: int = 10) -> SafeSpace:
 
 
 def random_space(like: SafeSpace, seed: int) -> SafeSpace:
-    """A random space of the same dimensions: the control for "removing any k directions would do"."""
+    """A random space of the same dimensions: the control for "removing any k directions would
+    do"."""
     layers, k, d_model = like.directions.shape
     generator = torch.Generator().manual_seed(seed)
-    basis = torch.linalg.qr(torch.randn(layers, d_model, k, generator=generator, dtype=torch.float64)).Q
+    basis = torch.linalg.qr(
+        torch.randn(layers, d_model, k, generator=generator, dtype=torch.float64)
+    ).Q
     present = like.directions.norm(dim=-1, keepdim=True) > 0
     directions = basis.transpose(1, 2).float().to(like.directions.device) * present
     return SafeSpace(like.mean, directions, torch.zeros_like(like.explained_variance_ratio))
@@ -111,16 +119,20 @@ def ablate(vectors: Vectors, space: SafeSpace, lam: float = 1.0) -> Vectors:
 
 
 def share_in_space(vectors: Vectors, space: SafeSpace) -> Float[Tensor, "*batch layer"]:
-    """The share (0 to 1) of each vector's squared length that lies in the space; 0 for a zero vector."""
+    """The share (0 to 1) of each vector's squared length that lies in the space; 0 for a zero
+    vector."""
     inside = projection(vectors, space).square().sum(-1)
     return inside / vectors.float().square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def principal_angles(space_a: SafeSpace, space_b: SafeSpace) -> Float[Tensor, "layer k"]:
-    """Angles between two spaces in radians, per layer, the smallest first; `k` is the smaller dimension.
+    """Angles between two spaces in radians, per layer, the smallest first; `k` is the smaller
+    dimension.
 
-    0 means a shared direction, pi/2 an orthogonal one (also given for the zero rows of a space of lower
-    rank). Arccos of the singular values of `U_a^T U_b` in float64 (Bjoerck and Golub 1973).
+    0 means a shared direction, pi/2 an orthogonal one (also given for the zero rows of a space of
+    lower rank). Arccos of the singular values of `U_a^T U_b` in float64 (Bjoerck and Golub 1973).
     """
     overlap = exact(space_a.directions) @ exact(space_b.directions).transpose(1, 2)
-    return torch.acos(torch.linalg.svdvals(overlap).clamp(0, 1)).float().to(space_a.directions.device)
+    return (
+        torch.acos(torch.linalg.svdvals(overlap).clamp(0, 1)).float().to(space_a.directions.device)
+    )

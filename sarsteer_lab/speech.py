@@ -27,7 +27,8 @@ SILENCE_RMS = 1e-4
 """A clip whose root mean square is below this (-80 dB of full scale) counts as silent."""
 
 MIN_SECONDS = 0.1
-"""A shorter clip holds no syllable; below 0.03 s Whisper-style towers yield no audio token at all."""
+"""A shorter clip holds no syllable; below 0.03 s Whisper-style towers yield no audio token at
+all."""
 
 MAX_PEAK = 10.0
 """Full scale is 1.0. Float clips overshoot it a little; beyond this they hold unscaled integers."""
@@ -45,15 +46,17 @@ class ClipError(ValueError):
 def read_clip(
     path: Path | str | BinaryIO, *, max_seconds: float | None = None
 ) -> Float[np.ndarray, "samples"]:
-    """Read an audio file (WAV, FLAC, Ogg Vorbis/Opus, MP3, ...) as a float32 mono 16 kHz waveform in [-1, 1].
+    """Read an audio file (WAV, FLAC, Ogg Vorbis/Opus, MP3, ...) as a float32 mono 16 kHz waveform
+    in [-1, 1].
 
-    `path` may also be an open binary file; m4a, webm and AAC are read where ffmpeg is installed. Several
-    channels are averaged, other sampling rates are resampled (soxr, high quality). A WAV whose header was
-    never finished is read to its end.
+    `path` may also be an open binary file; m4a, webm and AAC are read where ffmpeg is installed.
+    Several channels are averaged, other sampling rates are resampled (soxr, high quality). A WAV
+    whose header was never finished is read to its end.
 
-    Raises ClipError, naming the file, if it is missing, a folder, not audio, cut off, several recordings in
-    one file (chained Ogg, joined FLAC or MP3), empty, shorter than `MIN_SECONDS`, longer than `max_seconds`,
-    silent (RMS below `SILENCE_RMS`), holds NaN or infinite samples, or is not scaled to [-1, 1].
+    Raises ClipError, naming the file, if it is missing, a folder, not audio, cut off, several
+    recordings in one file (chained Ogg, joined FLAC or MP3), empty, shorter than `MIN_SECONDS`,
+    longer than `max_seconds`, silent (RMS below `SILENCE_RMS`), holds NaN or infinite samples, or
+    is not scaled to [-1, 1].
     """
     if not isinstance(path, Path | str):
         return _read(path, str(getattr(path, "name", "the open file")), max_seconds)
@@ -63,7 +66,9 @@ def read_clip(
     if not path.exists():
         raise ClipError(f"{path}: there is no such file; check the path")
     if not path.is_file():  # opening a named pipe would wait for ever
-        raise ClipError(f"{path}: is not a regular file (but a pipe, socket or device); save the clip first")
+        raise ClipError(
+            f"{path}: is not a regular file (but a pipe, socket or device); save the clip first"
+        )
     stat = path.stat()
     return _decoded(str(path), (stat.st_ino, stat.st_mtime_ns, stat.st_size), max_seconds).copy()
 
@@ -83,7 +88,8 @@ def clip_seconds(path: Path | str) -> float:
 def _decoded(
     path: str, state: tuple[int, int, int], max_seconds: float | None
 ) -> Float[np.ndarray, "samples"]:
-    """`read_clip` of a file in this state: read once, as keys of caches and batches ask for it often."""
+    """`read_clip` of a file in this state: read once, as keys of caches and batches ask for it
+    often."""
     with open(path, "rb") as file:
         return _read(file, path, max_seconds)
 
@@ -96,7 +102,8 @@ def _read(file: BinaryIO, name: str, max_seconds: float | None) -> Float[np.ndar
         if foreign := _FOREIGN.match(content[:12]):
             content = _as_wav(content, str(foreign.lastgroup), name)
         with soundfile.SoundFile(BytesIO(containers.finished(content))) as clip:
-            # Before decoding, so that an hour costs no memory; streams do not say how long they are.
+            # Before decoding, so that an hour costs no memory; streams do not say how long they
+            # are.
             if 0 < clip.frames < 1 << 48:
                 _check_length(clip.frames / clip.samplerate, max_seconds, name)
             if reason := containers.flaw(content):
@@ -114,17 +121,24 @@ def _read(file: BinaryIO, name: str, max_seconds: float | None) -> Float[np.ndar
 
 
 def _as_wav(content: bytes, reader: str, path: str) -> bytes:
-    """A file that libsndfile does not read, through ffmpeg's `reader`. Raises ClipError, naming `path`."""
+    """A file that libsndfile does not read, through ffmpeg's `reader`. Raises ClipError, naming
+    `path`."""
     if (ffmpeg := which("ffmpeg")) is None:
-        raise ClipError(f"{path}: only ffmpeg reads this format; install ffmpeg, or convert the clip to WAV")
+        raise ClipError(
+            f"{path}: only ffmpeg reads this format; install ffmpeg, or convert the clip to WAV"
+        )
     # Local files only, and no reader of its own choice: playlists would read others.
     options = f"-v error -nostdin -protocol_whitelist file -f {reader} -i clip -vn -c:a pcm_f32le clip.wav"
     with TemporaryDirectory() as folder:
         Path(folder, "clip").write_bytes(content)
-        done = subprocess.run([ffmpeg, *options.split()], cwd=folder, capture_output=True, text=True)
+        done = subprocess.run(
+            [ffmpeg, *options.split()], cwd=folder, capture_output=True, text=True
+        )
         if done.returncode or done.stderr:
             reason = (done.stderr.strip().splitlines() or ["without a reason"])[-1]
-            raise ClipError(f"{path}: ffmpeg cannot read it whole ({reason}); copy or export it again")
+            raise ClipError(
+                f"{path}: ffmpeg cannot read it whole ({reason}); copy or export it again"
+            )
         return Path(folder, "clip.wav").read_bytes()
 
 
@@ -133,16 +147,21 @@ def check_waveform(
 ) -> Float[np.ndarray, "samples"]:
     """The same checks and handling as `read_clip`, for samples that are already in memory.
 
-    `x` has shape "samples" or "samples channels", is scaled to [-1, 1] if it holds floats and to its type's
-    range if it holds integers; `sampling_rate` is in Hz. Returns a new float32 mono 16 kHz array. Raises
-    ClipError, naming `name`, for whatever `read_clip` refuses, and for other shapes and types.
+    `x` has shape "samples" or "samples channels", is scaled to [-1, 1] if it holds floats and to
+    its type's range if it holds integers; `sampling_rate` is in Hz. Returns a new float32 mono 16
+    kHz array. Raises ClipError, naming `name`, for whatever `read_clip` refuses, and for other
+    shapes and types.
     """
     samples = np.asarray(x)
-    if samples.ndim not in (1, 2) or (samples.ndim == 2 and 0 < samples.shape[0] < samples.shape[1]):
+    if samples.ndim not in (1, 2) or (
+        samples.ndim == 2 and 0 < samples.shape[0] < samples.shape[1]
+    ):
         wanted = "expected (samples,) or (samples, channels); transpose or index it first"
         raise ClipError(f"{name}: has shape {samples.shape}, {wanted}")
     if sampling_rate <= 0:
-        raise ClipError(f"{name}: a sampling rate of {sampling_rate} Hz makes no sense; pass the true one")
+        raise ClipError(
+            f"{name}: a sampling rate of {sampling_rate} Hz makes no sense; pass the true one"
+        )
     if np.issubdtype(samples.dtype, np.signedinteger):
         samples = samples / -float(np.iinfo(samples.dtype).min)
     elif not np.issubdtype(samples.dtype, np.floating):
@@ -152,13 +171,15 @@ def check_waveform(
         bad = int(np.count_nonzero(~np.isfinite(samples)))
         raise ClipError(f"{name}: {bad} samples are NaN or infinite; export the recording again")
     if (peak := float(np.abs(samples).max())) > MAX_PEAK:
-        raise ClipError(f"{name}: samples reach {peak:.4g}; scale them to [-1, 1] (16-bit values: / 32768)")
+        raise ClipError(
+            f"{name}: samples reach {peak:.4g}; scale them to [-1, 1] (16-bit values: / 32768)"
+        )
     channels = 1 if samples.ndim == 1 else samples.shape[1]
     mono = samples.reshape(len(samples), channels).mean(axis=1, dtype=np.float64)
     if sampling_rate != SAMPLE_RATE:
         mono = soxr.resample(mono, sampling_rate, SAMPLE_RATE)
-    # What a model could hear: neither a constant offset nor what 16 kHz cannot hold is sound, and the click
-    # with which such a tone sets in and stops (10 ms at the ends) does not count either.
+    # What a model could hear: neither a constant offset nor what 16 kHz cannot hold is sound, and
+    # the click with which such a tone sets in and stops (10 ms at the ends) does not count either.
     edge = SAMPLE_RATE // 100
     if (rms := float(np.std(mono[edge:-edge]))) < SILENCE_RMS:
         mixed = f" after averaging {channels} channels" if channels > 1 else ""
@@ -173,7 +194,9 @@ def _check_length(seconds: float, max_seconds: float | None, name: str) -> None:
     if seconds == 0:
         raise ClipError(f"{name}: is empty (no samples); record or export it again")
     if seconds < MIN_SECONDS:
-        raise ClipError(f"{name}: lasts {seconds:.3f} s, too short to hold a word (at least {MIN_SECONDS} s)")
+        raise ClipError(
+            f"{name}: lasts {seconds:.3f} s, too short to hold a word (at least {MIN_SECONDS} s)"
+        )
     if max_seconds is not None and seconds > max_seconds:
         raise ClipError(
             f"{name}: lasts {seconds:.1f} s, but the model hears at most {max_seconds:g} s; cut or split it"

@@ -1,9 +1,10 @@
-"""Steering while a `with` block lasts: add vectors to decoder layers' outputs, or project a direction out.
+"""Steering while a `with` block lasts: add vectors to decoder layers' outputs, or project a
+direction out.
 
-Every hook goes whatever happens in the block, and no weight is touched. Blocks nest, and act in the order in
-which they were entered: two `steer` add up, and a `project_out` inside a `steer` also removes its direction
-from what was added, one around it does not. Both are made of `pushing`, as steering of one's own is: a `Push`
-says what is added at a layer.
+Every hook goes whatever happens in the block, and no weight is touched. Blocks nest, and act in the
+order in which they were entered: two `steer` add up, and a `project_out` inside a `steer` also
+removes its direction from what was added, one around it does not. Both are made of `pushing`, as
+steering of one's own is: a `Push` says what is added at a layer.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,11 +33,13 @@ UNSTEERABLE = {
     ("prompt_lookup_num_tokens", "assistant_early_exit"),
     "decodes several positions at once, which cannot be steered; leave it out",
 )
-"""Settings, the checkpoint's too, with which the last position is not the one decoded last, and why."""
+"""Settings, the checkpoint's too, with which the last position is not the one decoded last, and
+why."""
 
 
 class SteeringError(RuntimeError):
-    """What is being run cannot be steered correctly. The message says why and what to do instead."""
+    """What is being run cannot be steered correctly. The message says why and what to do
+    instead."""
 
 
 class Push(Protocol):
@@ -47,9 +50,10 @@ class Push(Protocol):
     ) -> Float[Tensor, "*row_position d_model"]:
         """What to add at `layer`, in float32 on the states' device, `alpha` times the whole of it.
 
-        `states` are those at the prompts' ends (one position), and the same is added at every generated token
-        until the next prompt; None if a prompt ran before the block. With positions="every" they are the
-        whole stream, in each forward pass, and each position gets what belongs to it.
+        `states` are those at the prompts' ends (one position), and the same is added at every
+        generated token until the next prompt; None if a prompt ran before the block. With
+        positions="every" they are the whole stream, in each forward pass, and each position gets
+        what belongs to it.
         """
         ...
 
@@ -61,19 +65,20 @@ def steer(
     alpha: Alpha = 0.1,
     layers: Sequence[int] | None = None,
 ) -> Iterator[None]:
-    """Add `alpha * vectors[l]` to the output of decoder layer l while the block lasts (SARSteer, step 5).
+    """Add `alpha * vectors[l]` to the output of decoder layer l while the block lasts (SARSteer,
+    step 5).
 
-    It is added at the prompt's last position and at every generated token, in float32, and cast back.
-    `layers` (default: all that have a vector) may count from the end.
+    It is added at the prompt's last position and at every generated token, in float32, and cast
+    back. `layers` (default: all that have a vector) may count from the end.
 
-    `alpha` may hold one value per prompt of the call (`lalm.generate`, `next_token_logits`, `capture`; for
-    direct calls of the model: per row of the batch), so that a sweep is one batch; beams of a prompt share
-    its value. `alpha=0` attaches nothing: outputs are bit-identical.
+    `alpha` may hold one value per prompt of the call (`lalm.generate`, `next_token_logits`,
+    `capture`; for direct calls of the model: per row of the batch), so that a sweep is one batch;
+    beams of a prompt share its value. `alpha=0` attaches nothing: outputs are bit-identical.
 
-    Right for greedy decoding, sampling, beam search and plain forward passes. Raises ValueError for vectors
-    that do not fit the model and an alpha that is not finite, and `SteeringError` for what would be steered
-    wrongly: compiled models, generation without cache, assisted decoding, chunked prefill, static caches,
-    right padding, a cache filled outside of the model.
+    Right for greedy decoding, sampling, beam search and plain forward passes. Raises ValueError for
+    vectors that do not fit the model and an alpha that is not finite, and `SteeringError` for what
+    would be steered wrongly: compiled models, generation without cache, assisted decoding, chunked
+    prefill, static caches, right padding, a cache filled outside of the model.
     """
     on_layer = _placed(lalm, vectors, layers)
     with pushing(lalm, lambda layer, states, alpha: alpha * on_layer[layer], [*on_layer], alpha):
@@ -88,10 +93,10 @@ def project_out(
 ) -> Iterator[None]:
     """Project a direction out of decoder layers' outputs at every position while the block lasts.
 
-    `h <- h - (h . u) u` with u the direction at unit length, in float32 and cast back (directional ablation,
-    Arditi et al. 2024, eq. 4, applied to each layer's output). One direction serves all layers, or each has
-    its own. Every way of decoding is right. Raises ValueError for a zero direction or one that does not fit
-    the model, and `SteeringError` for a compiled model.
+    `h <- h - (h . u) u` with u the direction at unit length, in float32 and cast back (directional
+    ablation, Arditi et al. 2024, eq. 4, applied to each layer's output). One direction serves all
+    layers, or each has its own. Every way of decoding is right. Raises ValueError for a zero
+    direction or one that does not fit the model, and `SteeringError` for a compiled model.
     """
     if isinstance(direction, Tensor) and direction.ndim == 1:
         direction = direction.expand(lalm.n_layers, -1)
@@ -100,7 +105,9 @@ def project_out(
         raise ValueError("a zero vector cannot be projected out: it has no direction")
     units = {layer: nn.functional.normalize(vector, dim=0) for layer, vector in units.items()}
 
-    def push(layer: int, states: Tensor | None, alpha: Any) -> Float[Tensor, "row position d_model"]:
+    def push(
+        layer: int, states: Tensor | None, alpha: Any
+    ) -> Float[Tensor, "row position d_model"]:
         assert states is not None
         return (states @ -units[layer])[..., None] * units[layer]
 
@@ -114,8 +121,8 @@ def pushing(
 ) -> Iterator[None]:
     """Add to the outputs of `layers` (see `chosen_layers`) what `push` says, while the block lasts.
 
-    `alpha` as for `steer`. `positions`: "last" as there; "every" is each position of each pass by its own
-    state, alpha 1.
+    `alpha` as for `steer`. `positions`: "last" as there; "every" is each position of each pass by
+    its own state, alpha 1.
     """
     strength = _strength(alpha)
     _refuse_compiled(lalm)
@@ -125,18 +132,25 @@ def pushing(
     watch = Watch(lalm, push, strength, positions)
     with ExitStack() as hooks:
         if positions != "every":
-            hooks.enter_context(lalm.trunk.register_forward_pre_hook(watch.before_forward, with_kwargs=True))
-            hooks.enter_context(lalm.trunk.register_forward_hook(watch.after_forward, always_call=True))
+            hooks.enter_context(
+                lalm.trunk.register_forward_pre_hook(watch.before_forward, with_kwargs=True)
+            )
+            hooks.enter_context(
+                lalm.trunk.register_forward_hook(watch.after_forward, always_call=True)
+            )
         for layer in layers:
-            hooks.enter_context(lalm.layers[layer].register_forward_hook(partial(watch.edit, layer)))
+            hooks.enter_context(
+                lalm.layers[layer].register_forward_hook(partial(watch.edit, layer))
+            )
         yield
 
 
 class Watch:
-    """Knows, for the layers' hooks, which positions the running forward pass holds and what to add to them.
+    """Knows, for the layers' hooks, which positions the running forward pass holds and what to add
+    to them.
 
-    A hook on the trunk tells the prompt (empty cache) from a decoding step (one position onto a filled
-    cache); which prompts the rows are, `lalm.now` tells where the library runs the model.
+    A hook on the trunk tells the prompt (empty cache) from a decoding step (one position onto a
+    filled cache); which prompts the rows are, `lalm.now` tells where the library runs the model.
     """
 
     def __init__(self, lalm: LALM, push: Push, alpha: Strength, positions: Where) -> None:
@@ -144,14 +158,18 @@ class Watch:
         self.text_config = lalm.text_config
         self.phase: Literal["prompt", "step"] | None = None
         self.row_alphas: RowAlpha | None = alpha if isinstance(alpha, float) else None
-        # What the steps add at each layer; with a row for each row of the batch in which these prompts ran.
+        # What the steps add at each layer; with a row for each row of the batch in which these
+        # prompts ran.
         self.added: dict[int, Tensor] = {}
         self.rows: Sequence[int] | None = None
-        # Of direct calls: the last cache and how far it was filled, or what a pass without a cache was given.
+        # Of direct calls: the last cache and how far it was filled, or what a pass without a cache
+        # was given.
         self.filled: tuple[int, int] | None = None
         self.uncached: Tensor | None = None
 
-    def before_forward(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def before_forward(
+        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
         """Find out what this forward pass is; refuse what would be steered wrongly."""
         ids = kwargs.get("input_ids", args[0] if args else None)
         given = ids if ids is not None else kwargs["inputs_embeds"]
@@ -160,7 +178,9 @@ class Watch:
         if "cu_seq_lens_q" in kwargs or "block_table" in kwargs:
             raise SteeringError("packed batches hold several prompts a row; use generate")
         if getattr(cache, "is_compileable", False):
-            raise SteeringError("static caches compile the model, which drops hooks; use the default cache")
+            raise SteeringError(
+                "static caches compile the model, which drops hooks; use the default cache"
+            )
         held = cache.get_seq_length() if cache is not None else 0
         if held and not (now is not None and now.at_end):
             self._before_step(length, (id(cache), held), now)
@@ -169,8 +189,12 @@ class Watch:
         self.filled = (id(cache), held + length)
         self.phase = "prompt"
         mask = kwargs.get("attention_mask")
-        if mask is not None and not (isinstance(mask, Tensor) and mask.ndim == 2 and mask[:, -1].all()):
-            raise SteeringError("the last position has to be the prompt's last token: pad on the left")
+        if mask is not None and not (
+            isinstance(mask, Tensor) and mask.ndim == 2 and mask[:, -1].all()
+        ):
+            raise SteeringError(
+                "the last position has to be the prompt's last token: pad on the left"
+            )
         self.rows = None if now is None else now.rows
         if isinstance(self.alpha, Tensor):
             # `lalm` may have sorted and split the prompts; beams of one stand behind one another.
@@ -193,7 +217,9 @@ class Watch:
                 raise SteeringError("positions were taken back from the cache (assisted decoding)")
             self.filled = (filled[0], filled[1] + 1)
         if self.row_alphas is None:
-            raise SteeringError("the prompt ran outside of this `with steer`, so its rows are not known")
+            raise SteeringError(
+                "the prompt ran outside of this `with steer`, so its rows are not known"
+            )
         if now is not None and self.rows is not None and now.rows is not self.rows:
             # Some prompts have ended, and their rows have left the batch.
             left = [self.rows.index(row) for row in now.rows]
@@ -206,14 +232,19 @@ class Watch:
         if now is not None and now.decoding is not None:
             sources = (now.decoding, vars(self.lalm.core.generation_config))
             for name, why in UNSTEERABLE.items():
-                value = next((source[name] for source in sources if source.get(name) is not None), None)
+                value = next(
+                    (source[name] for source in sources if source.get(name) is not None), None
+                )
                 if value is not None and (name != "use_cache" or not value):
                     raise SteeringError(f"{name} {why}")
         before, self.uncached = self.uncached, uncached if now is None else None
         if before is None or self.uncached is None or self.uncached.shape[1] != before.shape[1] + 1:
             return
         grown = self.uncached[:, None, :-1]  # beams change places, so a row may go on from any
-        if grown.shape[2:] == before.shape[1:] and (grown == before).flatten(2).all(-1).any(1).all():
+        if (
+            grown.shape[2:] == before.shape[1:]
+            and (grown == before).flatten(2).all(-1).any(1).all()
+        ):
             raise SteeringError(f"use_cache {UNSTEERABLE['use_cache']}")
 
     def after_forward(self, _module: nn.Module, _args: Any, _output: Any) -> None:
@@ -221,7 +252,8 @@ class Watch:
         self.phase = None
 
     def edit(self, layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
-        """Forward hook of a layer. Edits in place: one addition, and all who hold the output see it."""
+        """Forward hook of a layer. Edits in place: one addition, and all who hold the output see
+        it."""
         # In-place addition of a float32 tensor computes in float32 and rounds once.
         stream, prompt = residual_stream(output, self.text_config), self.phase == "prompt"
         if self.positions == "every":
@@ -243,23 +275,34 @@ def _strength(alpha: Alpha) -> Strength:
     except (TypeError, ValueError, RuntimeError):  # strings, None, ragged lists
         values = torch.tensor(torch.nan)
     if values.ndim > 1 or not len(values.reshape(-1)) or not values.isfinite().all():
-        raise ValueError(f"alpha has to be a finite number or finite numbers, one per prompt; got {alpha!r}")
+        raise ValueError(
+            f"alpha has to be a finite number or finite numbers, one per prompt; got {alpha!r}"
+        )
     return values if values.ndim == 1 else float(alpha)  # type: ignore[arg-type]
 
 
 def _placed(
-    lalm: LALM, vectors: SteeringVectors | Float[Tensor, "layer d_model"], layers: Sequence[int] | None
+    lalm: LALM,
+    vectors: SteeringVectors | Float[Tensor, "layer d_model"],
+    layers: Sequence[int] | None,
 ) -> dict[int, Float[Tensor, "d_model"]]:
     """The vectors of the layers to act on, each where its layer lives."""
     vectors = vectors if isinstance(vectors, SteeringVectors) else SteeringVectors(vectors)
     chosen = chosen_layers(lalm, vectors, layers)
-    return {layer: vectors[layer].to(next(lalm.layers[layer].parameters()).device) for layer in chosen}
+    return {
+        layer: vectors[layer].to(next(lalm.layers[layer].parameters()).device) for layer in chosen
+    }
 
 
 def _refuse_compiled(lalm: LALM) -> None:
     """A compiled graph is fixed: hooks added afterwards are silently ignored."""
     for module in (lalm.model, lalm.core, lalm.trunk, lalm.decoder, *lalm.layers):
-        compiled = isinstance(module, torch._dynamo.OptimizedModule) or module._compiled_call_impl is not None
+        compiled = (
+            isinstance(module, torch._dynamo.OptimizedModule)
+            or module._compiled_call_impl is not None
+        )
         if compiled or hasattr(module.forward, "_torchdynamo_orig_callable"):
             what = type(module).__name__
-            raise SteeringError(f"{what} is compiled (torch.compile): it ignores new hooks; load it plain")
+            raise SteeringError(
+                f"{what} is compiled (torch.compile): it ignores new hooks; load it plain"
+            )

@@ -1,4 +1,5 @@
-"""Steering vectors as values: algebra, and files with provenance (other formats: `probe.exchange`)."""
+"""Steering vectors as values: algebra, and files with provenance (other formats:
+`probe.exchange`)."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sarsteer_lab.store import atomic_write, content_key
+from sarsteer_lab.keys import content_key
+from sarsteer_lab.store import atomic_write
 
 FORMAT = "sarsteer-lab steering vectors 1"
 
@@ -22,10 +24,11 @@ FORMAT = "sarsteer-lab steering vectors 1"
 class SteeringVectors:
     """One vector per decoder layer, to be added to that layer's output, and where they come from.
 
-    `values` are floating-point numbers, kept in float32; row i belongs to layer `layers[i]` (default: layers
-    0, 1, ...). `provenance` is any JSON-able record (model, prompts, k, lambda, ...); it travels with the
-    file and through the algebra. Raises ValueError for other shapes, numbers that are no floats or not finite
-    in float32, and layers that are repeated or not whole numbers from 0 on.
+    `values` are floating-point numbers, kept in float32; row i belongs to layer `layers[i]`
+    (default: layers 0, 1, ...). `provenance` is any JSON-able record (model, prompts, k, lambda,
+    ...); it travels with the file and through the algebra. Raises ValueError for other shapes,
+    numbers that are no floats or not finite in float32, and layers that are repeated or not whole
+    numbers from 0 on.
     """
 
     values: Float[Tensor, "layer d_model"]
@@ -35,15 +38,24 @@ class SteeringVectors:
     def __post_init__(self) -> None:
         shape, dtype = tuple(self.values.shape), self.values.dtype
         if len(shape) != 2 or not self.values.numel() or not dtype.is_floating_point:
-            raise ValueError(f"values have to be floats of shape (layer d_model), not {dtype} of {shape}")
+            raise ValueError(
+                f"values have to be floats of shape (layer d_model), not {dtype} of {shape}"
+            )
         # A copy, so that nobody's later in-place edit changes a frozen value.
         values = self.values.detach().to(torch.float32, copy=True)
         if not values.isfinite().all():
             raise ValueError("values have to be finite in float32")
         layers = tuple(self.layers) or tuple(range(len(values)))
         whole = all(isinstance(each, Integral) and not isinstance(each, bool) for each in layers)
-        if not whole or len(layers) != len(values) or len(set(layers)) != len(layers) or min(layers) < 0:
-            raise ValueError(f"{len(values)} vectors need as many distinct layers from 0 on, not {layers}")
+        if (
+            not whole
+            or len(layers) != len(values)
+            or len(set(layers)) != len(layers)
+            or min(layers) < 0
+        ):
+            raise ValueError(
+                f"{len(values)} vectors need as many distinct layers from 0 on, not {layers}"
+            )
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "layers", tuple(map(int, layers)))
 
@@ -69,7 +81,9 @@ class SteeringVectors:
         for vectors in (self, other):
             rows = [layers.index(layer) for layer in vectors.layers]
             values[rows] += vectors.values.to(values.device)
-        return SteeringVectors(values, {"sum_of": [dict(self.provenance), dict(other.provenance)]}, layers)
+        return SteeringVectors(
+            values, {"sum_of": [dict(self.provenance), dict(other.provenance)]}, layers
+        )
 
     def __mul__(self, factor: float) -> "SteeringVectors":
         if not isinstance(factor, Real):
@@ -93,13 +107,17 @@ class SteeringVectors:
         return self.values.norm(dim=-1)
 
     def rescaled_to(self, other: "SteeringVectors") -> "SteeringVectors":
-        """These directions with the other's length in every layer: the control for "it is only shorter".
+        """These directions with the other's length in every layer: the control for "it is only
+        shorter".
 
-        Raises ValueError for other layers or another width, and if a vector is zero where the other is not.
+        Raises ValueError for other layers or another width, and if a vector is zero where the other
+        is not.
         """
         if self.layers != other.layers or self.d_model != other.d_model:
             sizes = [f"layers {each.layers} (width {each.d_model})" for each in (self, other)]
-            raise ValueError(f"vectors of {sizes[0]} and {sizes[1]} cannot be compared layer by layer")
+            raise ValueError(
+                f"vectors of {sizes[0]} and {sizes[1]} cannot be compared layer by layer"
+            )
         ours, theirs = self.norm(), other.norm().to(self.values.device)
         if ((ours == 0) & (theirs > 0)).any():
             raise ValueError("a zero vector cannot be rescaled: it has no direction")
@@ -109,39 +127,61 @@ class SteeringVectors:
 
     def only(self, layers: Sequence[int]) -> "SteeringVectors":
         """The vectors of some layers. Raises KeyError for a layer without one."""
-        return SteeringVectors(torch.stack([self[layer] for layer in layers]), self.provenance, tuple(layers))
+        return SteeringVectors(
+            torch.stack([self[layer] for layer in layers]), self.provenance, tuple(layers)
+        )
 
     def save(self, path: Path | str) -> None:
-        """Write values, layers, provenance and a checksum to one safetensors file, and make its folder.
+        """Write values, layers, provenance and a checksum to one safetensors file, and make its
+        folder.
 
-        Raises OSError, naming the path, if it cannot be written, TypeError for provenance that is not JSON.
+        Raises OSError, naming the path, if it cannot be written, TypeError for provenance that is
+        not JSON.
         """
         layers, provenance = json.dumps(self.layers), json.dumps(dict(self.provenance))
         metadata = {"format": FORMAT, "layers": layers, "provenance": provenance}
         tensors = {"values": self.values.cpu().contiguous()}
         try:
             with atomic_write(path) as scratch:
-                save_file(tensors, scratch, {**metadata, "checksum": content_key(tensors, metadata)})
+                save_file(
+                    tensors, scratch, {**metadata, "checksum": content_key(tensors, metadata)}
+                )
         except (OSError, SafetensorError) as error:
             raise OSError(f"{path} cannot be written: {error}") from error
 
     @classmethod
     def load(cls, path: Path | str) -> "SteeringVectors":
-        """Read a file that `save` wrote. Raises ValueError, naming it, for any other, or a changed one."""
+        """Read a file that `save` wrote. Raises ValueError, naming it, for any other, or a changed
+        one."""
         try:
             with safe_open(path, framework="pt") as file:
-                metadata, tensors = file.metadata() or {}, {key: file.get_tensor(key) for key in file.keys()}
-            # Files of earlier versions have no checksum; another name in its place is a damaged one.
+                metadata, tensors = (
+                    file.metadata() or {},
+                    {key: file.get_tensor(key) for key in file.keys()},
+                )
+            # Files of earlier versions have no checksum; another name in its place is a damaged
+            # one.
             checksum = metadata.pop("checksum", None)
             named = {*metadata, *tensors} == {"format", "layers", "provenance", "values"}
             if not named or metadata["format"] != FORMAT:
                 raise ValueError(f"it holds no tensor `values` alone in the format {FORMAT!r}")
             if checksum is not None and checksum != content_key(tensors, metadata):
-                raise ValueError("its checksum is wrong, so it was damaged or edited; save or fetch it again")
+                raise ValueError(
+                    "its checksum is wrong, so it was damaged or edited; save or fetch it again"
+                )
             layers, provenance = json.loads(metadata["layers"]), json.loads(metadata["provenance"])
             if not isinstance(layers, list) or not layers or not isinstance(provenance, dict):
-                raise ValueError("its `layers` have to be a list with entries, its `provenance` a record")
+                raise ValueError(
+                    "its `layers` have to be a list with entries, its `provenance` a record"
+                )
             return cls(tensors["values"], provenance, tuple(layers))
         # RuntimeError: also what JSON that is nested too deep raises.
-        except (SafetensorError, OSError, ValueError, TypeError, LookupError, RuntimeError) as error:
+        except (
+            SafetensorError,
+            OSError,
+            ValueError,
+            TypeError,
+            LookupError,
+            RuntimeError,
+        ) as error:
             raise ValueError(f"{path} cannot be read as steering vectors: {error}") from error

@@ -9,9 +9,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "build" / "browser"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 
-FAKE_MICROPHONE = ["--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"]  # it beeps
+FAKE_MICROPHONE = [
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+]  # it beeps
 
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
@@ -19,7 +24,9 @@ DESK = {"width": 1280, "height": 900}
 in_browser = [
     pytest.mark.slow,
     pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)"),
+    pytest.mark.skipif(
+        CHROMIUM is None, reason="no Chromium here (Debian: apt-get install chromium)"
+    ),
 ]
 """The marks of a test that drives a browser."""
 
@@ -51,5 +58,8 @@ def colours(page: Any) -> tuple[float, float]:
 
 
 def sideways(page: Any) -> int:
-    """Pixels by which a page is wider than its window: what a reader on a phone would have to push aside."""
-    return page.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
+    """Pixels by which a page is wider than its window: what a reader on a phone would have to push
+    aside."""
+    return page.evaluate(
+        "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    )

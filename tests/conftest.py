@@ -1,4 +1,5 @@
-"""Fixtures shared by the tests: a tiny random LALM, the pocket model where it is there, and made-up clips."""
+"""Fixtures shared by the tests: a tiny random LALM, the pocket model where it is there, and made-up
+clips."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -14,9 +15,9 @@ from spoken_set import write_set
 from sarsteer_lab.evaluation.readers import read_set
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.paths import data_folder
 from sarsteer_lab.probe.replica import replica
-from sarsteer_lab.prompts import Prompt, SpokenPrompt
-from sarsteer_lab.store import data_folder
+from sarsteer_lab.prompts import Prompt, Request
 
 __all__ = ["browser"]  # a fixture
 
@@ -32,14 +33,17 @@ def tiny() -> LALM:
 
 @pytest.fixture(scope="session")
 def pocket() -> LALM:
-    """The pocket model; the test is skipped where its weights do not ship or cannot be assembled."""
+    """The pocket model; the test is skipped where its weights do not ship or cannot be
+    assembled."""
     for name in ("audio.safetensors", "safety.safetensors"):
         if not (data_folder() / "pocket" / name).is_file():
             pytest.skip(f"data/pocket/{name} is not there")
     return load_lalm("pocket", device="cpu")
 
 
-@pytest.fixture(params=["tiny", pytest.param("pocket", marks=[pytest.mark.pocket, pytest.mark.late])])
+@pytest.fixture(
+    params=["tiny", pytest.param("pocket", marks=[pytest.mark.pocket, pytest.mark.late])]
+)
 def lalm(request: pytest.FixtureRequest) -> Iterator[LALM]:
     """Each test once on the replica and, late, on the pocket model if it is there (dial at 1)."""
     model = request.getfixturevalue(request.param)
@@ -86,12 +90,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def spoken(
     tmp_path_factory: pytest.TempPathFactory, make_clip: Callable[[float, int], np.ndarray]
-) -> list[SpokenPrompt]:
+) -> list[Request]:
     """Four requests whose clips are noise."""
     return read_set(f"prompts:{write_set(tmp_path_factory.mktemp('set'), make_clip)}").prompts[:4]
 
 
 @pytest.fixture(scope="session")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a shell in which the project's wheel is installed, outside the repository."""
+    """The environment of a shell in which the project's wheel is installed, outside the
+    repository."""
     return install(tmp_path_factory.mktemp("installed"))

@@ -1,4 +1,5 @@
-"""The wheel, installed as a stranger would: outside the repository, in an environment of its own."""
+"""The wheel, installed as a stranger would: outside the repository, in an environment of its
+own."""
 
 import os
 import subprocess
@@ -22,7 +23,8 @@ def build_wheel(folder: Path) -> Path:
 def fresh(folder: Path) -> dict[str, str]:
     """A new environment without the project, and what a shell needs to use it.
 
-    What the project asks for is not downloaded again: the environment sees the packages of this one.
+    What the project asks for is not downloaded again: the environment sees the packages of this
+    one.
     """
     venv.create(folder / "env", with_pip=False)
     [packages] = (folder / "env").glob("lib/python*/site-packages")
@@ -36,7 +38,11 @@ def fresh(folder: Path) -> dict[str, str]:
     left_out = ("PYTHONPATH", "VIRTUAL_ENV")
     environment = {name: value for name, value in os.environ.items() if name not in left_out}
     path = f"{folder / 'env' / 'bin'}{os.pathsep}{environment['PATH']}"
-    return environment | {"PATH": path, "SARSTEER_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    return environment | {
+        "PATH": path,
+        "SARSTEER_CACHE": str(folder / "cache"),
+        "OMP_NUM_THREADS": "1",
+    }
 
 
 def install(folder: Path) -> dict[str, str]:

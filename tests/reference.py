@@ -1,11 +1,13 @@
-"""The method once more, independently: no hooks, no padding, own SVD in float64. Tests compare with it."""
+"""The method once more, independently: no hooks, no padding, own SVD in float64. Tests compare with
+it."""
 
 import numpy as np
 import torch
 
 
 def run_layers(lalm, h, vectors=None, first=0):
-    """All decoder layers by hand, vectors[l] added from position `first` on; every layer's output."""
+    """All decoder layers by hand, vectors[l] added from position `first` on; every layer's
+    output."""
     n, decoder, outputs = h.shape[1], lalm.decoder, []
     position = torch.arange(n)[None]
     causal = torch.full((n, n), torch.finfo(h.dtype).min, dtype=h.dtype).triu(1)[None, None]
@@ -19,7 +21,8 @@ def run_layers(lalm, h, vectors=None, first=0):
 
 @torch.no_grad()
 def steered_greedy(lalm, prompt, vectors, n_tokens):
-    """Token ids of greedy decoding, `vectors` added at the prompt's last position and every later token."""
+    """Token ids of greedy decoding, `vectors` added at the prompt's last position and every later
+    token."""
     h = lalm.core(**lalm.batch([prompt]), output_hidden_states=True).hidden_states[
         0
     ]  # clip and text embedded
@@ -33,7 +36,8 @@ def steered_greedy(lalm, prompt, vectors, n_tokens):
 
 
 def safe_space(states, k):
-    """Top-k left singular vectors of the centred states' transpose, one (d_model, k) matrix per layer."""
+    """Top-k left singular vectors of the centred states' transpose, one (d_model, k) matrix per
+    layer."""
     layers = np.moveaxis(np.asarray(states, np.float64), 1, 0)
     return [np.linalg.svd((h - h.mean(0)).T)[0][:, :k] for h in layers]
 
@@ -41,4 +45,6 @@ def safe_space(states, k):
 def sarsteer(base, refusal, harmless, k, lam):
     """Steps 2 to 4: the direction, and what is left of it outside the safe space."""
     d = np.mean(np.asarray(refusal, np.float64) - np.asarray(base, np.float64), axis=0)
-    return d, np.stack([v - lam * u @ (u.T @ v) for v, u in zip(d, safe_space(harmless, k), strict=True)])
+    return d, np.stack(
+        [v - lam * u @ (u.T @ v) for v, u in zip(d, safe_space(harmless, k), strict=True)]
+    )

@@ -1,11 +1,11 @@
 """Random-weight doubles of the other LALM families, of each family's own architecture.
 
-A builder takes the tokenizer of the double (for the ids of its special tokens) and returns the model class
-and its configuration. Sizes are as small as the architecture allows; what makes a family peculiar stays in:
-Qwen-Omni's thinker, Qwen3-Omni's experts, Gemma's per-layer embeddings, sliding windows and shared keys and
-values. Not the family's own are tokenizer, chat template and the vision parts, which are left out, and two
-parts that need other packages: Granite Speech's spectrogram (torchaudio's, computed with torch.stft) and
-Voxtral's chat format (mistral-common's).
+A builder takes the tokenizer of the double (for the ids of its special tokens) and returns the
+model class and its configuration. Sizes are as small as the architecture allows; what makes a
+family peculiar stays in: Qwen-Omni's thinker, Qwen3-Omni's experts, Gemma's per-layer embeddings,
+sliding windows and shared keys and values. Not the family's own are tokenizer, chat template and
+the vision parts, which are left out, and two parts that need other packages: Granite Speech's
+spectrogram (torchaudio's, computed with torch.stft) and Voxtral's chat format (mistral-common's).
 """
 
 from collections.abc import Callable
@@ -45,7 +45,8 @@ from sarsteer_lab.probe.replica import (
 from sarsteer_lab.speech import SAMPLE_RATE
 
 MODAL_VOCABULARY = 8
-"""Ids that Gemma 3n's vision tower, and its audio tower, have of their own at the end of the vocabulary."""
+"""Ids that Gemma 3n's vision tower, and its audio tower, have of their own at the end of the
+vocabulary."""
 VOXTRAL_AUDIO_ID = 24
 """Voxtral's processor takes it for granted that this token is the placeholder."""
 MORE_TOKENS = {
@@ -63,7 +64,9 @@ MORE_TOKENS = {
 BARE_TEMPLATE = CHAT_TEMPLATE.replace("<|audio_bos|><|AUDIO|><|audio_eos|>", "<|AUDIO|>")
 
 
-def replica(family: str = "qwen2_audio", *, seed: int = 0, dtype: torch.dtype = torch.float32) -> LALM:
+def replica(
+    family: str = "qwen2_audio", *, seed: int = 0, dtype: torch.dtype = torch.float32
+) -> LALM:
     """The tiny double of any family: the package's own for Qwen2-Audio. And those of `OTHERS`."""
     if family == "text_only":
         return text_only(seed, dtype)
@@ -99,17 +102,21 @@ def text_only(seed: int = 0, dtype: torch.dtype = torch.float32) -> LALM:
 
 
 def with_lora(lalm: LALM, *, merged: bool = False, seed: int = 0) -> LALM:
-    """The model in peft's wrapper, with a LoRA on attention and vocabulary head that no test can miss."""
+    """The model in peft's wrapper, with a LoRA on attention and vocabulary head that no test can
+    miss."""
     modules = r".*language_model\.layers\.\d+\.self_attn\.(q_proj|v_proj)|.*lm_head"
     lora = LoraConfig(r=2, lora_alpha=4, target_modules=modules, init_lora_weights=False)
     with torch.random.fork_rng([]):
         torch.manual_seed(seed)
         model = get_peft_model(lalm.model, lora)
-    return LALM(model.merge_and_unload() if merged else model, lalm.processor, name=f"{lalm.name} with LoRA")
+    return LALM(
+        model.merge_and_unload() if merged else model, lalm.processor, name=f"{lalm.name} with LoRA"
+    )
 
 
 def add_speech_adapter(model: Any, seed: int = 0) -> None:
-    """A LoRA of the family's kind: on the decoder's attention, of a strength that no test can miss."""
+    """A LoRA of the family's kind: on the decoder's attention, of a strength that no test can
+    miss."""
     layers = r"model\.(language_model\.)?layers\.\d+\.self_attn\.(q_proj|v_proj|qkv_proj)"
     lora = LoraConfig(r=2, lora_alpha=4, target_modules=layers, init_lora_weights=False)
     with torch.random.fork_rng([]):
@@ -125,17 +132,21 @@ def _tokenizer(family: str) -> Any:
         tokens.remove(special["audio_token"])
         tokens.insert(VOXTRAL_AUDIO_ID, special["audio_token"])
     if family == "gemma3n":
-        # The last ids are the vision tower's, then the audio tower's vocabulary, its placeholder first.
+        # The last ids are the vision tower's, then the audio tower's vocabulary, its placeholder
+        # first.
         for name in ("image_token", "audio_token"):
             tokens.remove(special[name])
             tokens += [special[name], *(f"<{name} {i}>" for i in range(1, MODAL_VOCABULARY))]
     return character_tokenizer(
-        tokens, special, _MistralLikeTokenizer if family == "voxtral" else hf.PreTrainedTokenizerFast
+        tokens,
+        special,
+        _MistralLikeTokenizer if family == "voxtral" else hf.PreTrainedTokenizerFast,
     )
 
 
 def _no_pictures(family: str) -> AbstractContextManager[Any]:
-    """Gemma 3n's vision tower is a timm model; while the replica is built, nothing takes its place."""
+    """Gemma 3n's vision tower is a timm model; while the replica is built, nothing takes its
+    place."""
     if family != "gemma3n":
         return nullcontext()
 
@@ -176,16 +187,25 @@ def _processor(family: str, tokenizer: Any) -> Any:
     if family == "gemma3n":
         features = hf.Gemma3nAudioFeatureExtractor(feature_size=MELS)
         return _without_vision(
-            hf.Gemma3nProcessor, feature_extractor=features, tokenizer=tokenizer, audio_seq_length=50, **bare
+            hf.Gemma3nProcessor,
+            feature_extractor=features,
+            tokenizer=tokenizer,
+            audio_seq_length=50,
+            **bare,
         )
     features = hf.Gemma4AudioFeatureExtractor(feature_size=MELS)
     return _without_vision(
-        hf.Gemma4Processor, feature_extractor=features, tokenizer=tokenizer, audio_seq_length=200, **bare
+        hf.Gemma4Processor,
+        feature_extractor=features,
+        tokenizer=tokenizer,
+        audio_seq_length=200,
+        **bare,
     )
 
 
 def _without_vision(base: Any, **parts: Any) -> Any:
-    """A processor of class `base` whose parts for pictures and films are missing (they need torchvision)."""
+    """A processor of class `base` whose parts for pictures and films are missing (they need
+    torchvision)."""
 
     class WithoutVision(base):
         def check_argument_for_proper_class(self, argument_name: str, argument: Any) -> Any:
@@ -195,7 +215,11 @@ def _without_vision(base: Any, **parts: Any) -> Any:
                 else super().check_argument_for_proper_class(argument_name, argument)
             )
 
-    blank = {name: None for name in base.get_attributes() if name in ("image_processor", "video_processor")}
+    blank = {
+        name: None
+        for name in base.get_attributes()
+        if name in ("image_processor", "video_processor")
+    }
     processor = WithoutVision(**blank, **parts)
     for name in blank:
         delattr(processor, name)
@@ -214,10 +238,12 @@ class _SmallVoxtralProcessor(hf.VoxtralProcessor):
 
 
 class _MistralLikeTokenizer(hf.PreTrainedTokenizerFast):
-    """Stands in for mistral-common's tokenizer: renders chats and returns their clips beside the ids.
+    """Stands in for mistral-common's tokenizer: renders chats and returns their clips beside the
+    ids.
 
-    It fills the same inputs (12.5 placeholders a second, whole windows), in the replica's chat format. As
-    with the real one, special tokens come from chats alone: text that spells them is read as characters.
+    It fills the same inputs (12.5 placeholders a second, whole windows), in the replica's chat
+    format. As with the real one, special tokens come from chats alone: text that spells them is
+    read as characters.
     """
 
     def _encode_plus(self, text: Any, *args: Any, **options: Any) -> Any:
@@ -228,7 +254,8 @@ class _MistralLikeTokenizer(hf.PreTrainedTokenizerFast):
         return self._tokenizer.encode(rendered, add_special_tokens=False).ids
 
     def apply_chat_template(self, conversation: Any, tokenize: bool = True, **options: Any) -> Any:
-        """Text of one conversation, or ids of several, left-padded, and their clips under "audio"."""
+        """Text of one conversation, or ids of several, left-padded, and their clips under
+        "audio"."""
         if not tokenize:
             return self._render(conversation, [])
         clips: list[np.ndarray] = []
@@ -245,7 +272,8 @@ class _MistralLikeTokenizer(hf.PreTrainedTokenizerFast):
             if isinstance(parts, str):
                 parts = [{"type": "text", "text": parts}]
             body = "".join(
-                part["text"] if part["type"] == "text" else self._clip(part, clips) for part in parts
+                part["text"] if part["type"] == "text" else self._clip(part, clips)
+                for part in parts
             )
             text += f"<|im_start|>{turn['role']}\n{body}<|im_end|>\n"
         return text + "<|im_start|>assistant\n"
@@ -254,13 +282,18 @@ class _MistralLikeTokenizer(hf.PreTrainedTokenizerFast):
         samples = hf.audio_utils.load_audio(part["base64"], sampling_rate=SAMPLE_RATE)
         clips.append(samples)
         windows = -(-len(samples) // (WINDOW_SECONDS * SAMPLE_RATE))
-        return "<|audio_bos|>" + "<|AUDIO|>" * (windows * WINDOW_SECONDS * 25 // 2) + "<|audio_eos|>\n"
+        return (
+            "<|audio_bos|>" + "<|AUDIO|>" * (windows * WINDOW_SECONDS * 25 // 2) + "<|audio_eos|>\n"
+        )
 
 
 class GraniteFeatures(hf.GraniteSpeechFeatureExtractor):
-    """Granite Speech's features without torchaudio: its spectrogram (power, HTK mels) by torch.stft."""
+    """Granite Speech's features without torchaudio: its spectrogram (power, HTK mels) by
+    torch.stft."""
 
-    def __init__(self, n_mels: int, n_fft: int = 512, win_length: int = 400, hop_length: int = 160) -> None:
+    def __init__(
+        self, n_mels: int, n_fft: int = 512, win_length: int = 400, hop_length: int = 160
+    ) -> None:
         SequenceFeatureExtractor.__init__(
             self, feature_size=n_mels, sampling_rate=SAMPLE_RATE, padding_value=0.0
         )
@@ -271,7 +304,8 @@ class GraniteFeatures(hf.GraniteSpeechFeatureExtractor):
         )
 
     def __call__(self, audios: Any, device: str | None = "cpu") -> hf.BatchFeature:
-        """Features, number of audio tokens and the mask over these, as Granite's own extractor gives them."""
+        """Features, number of audio tokens and the mask over these, as Granite's own extractor
+        gives them."""
         waves, lengths = self._get_audios_and_audio_lengths(audios)
         sizes = self._get_num_audio_features(lengths)
         mask = torch.arange(max(sizes))[None] < torch.tensor(sizes)[:, None]
@@ -286,7 +320,9 @@ class GraniteFeatures(hf.GraniteSpeechFeatureExtractor):
     def _log_mels(self, waves: Float[Tensor, "batch samples"]) -> Float[Tensor, "batch frame mels"]:
         window = torch.hann_window(self.melspec_kwargs["win_length"])
         n_fft, win_length, hop_length = self.melspec_kwargs.values()
-        spectrum = torch.stft(waves.float(), n_fft, hop_length, win_length, window, return_complex=True)
+        spectrum = torch.stft(
+            waves.float(), n_fft, hop_length, win_length, window, return_complex=True
+        )
         mels = spectrum.abs().square().transpose(1, 2) @ torch.from_numpy(self.filters).float()
         logs = mels.clamp(min=1e-10).log10()
         logs = torch.maximum(logs, logs.amax(dim=(1, 2), keepdim=True) - 8) / 4 + 1
@@ -310,7 +346,8 @@ def _encoder(model_type: str, **more: Any) -> dict[str, Any]:
 
 
 def _voxtral(tokenizer: Any) -> Built:
-    # Four encoder positions make one audio token, so the projector reads rows of intermediate_size = 4 * 16.
+    # Four encoder positions make one audio token, so the projector reads rows of intermediate_size
+    # = 4 * 16.
     config = hf.VoxtralConfig(
         audio_config=_encoder("voxtral_encoder", intermediate_size=64),
         text_config=text_sizes(tokenizer, model_type="llama", head_dim=8),
@@ -373,7 +410,13 @@ def _granite_speech(tokenizer: Any) -> Built:
 
 def _vision(tokenizer: Any) -> dict[str, Any]:
     """The Qwen-Omnis' vision tower, never used here."""
-    return {"depth": 1, "hidden_size": 16, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": WIDTH}
+    return {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_heads": 2,
+        "out_hidden_size": WIDTH,
+    }
 
 
 def _mrope(tokenizer: Any, **more: Any) -> dict[str, Any]:

@@ -25,7 +25,9 @@ def write_set(
         for label, count in labels.items():
             for i in range(count):
                 name = f"{split}-{label}-{i}"
-                soundfile.write(folder / "clips" / f"{name}.wav", make_clip(0.6 + 0.2 * i, len(lines)), 16000)
+                soundfile.write(
+                    folder / "clips" / f"{name}.wav", make_clip(0.6 + 0.2 * i, len(lines)), 16000
+                )
                 record = {
                     "id": name,
                     "label": label,

@@ -1,4 +1,5 @@
-"""Captured states against transformers' own, padded batches against single prompts, and the cache."""
+"""Captured states against transformers' own, padded batches against single prompts, and the
+cache."""
 
 import os
 import warnings
@@ -27,7 +28,8 @@ def hooks(lalm):
 
 
 def states_by_hand(lalm, prompt, answer=()):
-    """Outputs of layers run by hand on one unpadded prompt and its answer (position layer d_model)."""
+    """Outputs of layers run by hand on one unpadded prompt and its answer (position layer
+    d_model)."""
     inputs = lalm.batch([prompt])
     ids, mask = inputs["input_ids"], inputs["attention_mask"]
     inputs["input_ids"] = torch.cat([ids, ids.new_tensor([list(answer)])], dim=1)
@@ -44,7 +46,10 @@ def assert_close(ours, theirs):
 
 def test_last_states_of_a_padded_batch_are_those_of_single_prompts_by_hand(lalm, prompts):
     states = capture(lalm, prompts)
-    assert states.shape == (len(prompts), lalm.n_layers, lalm.d_model) and states.dtype == torch.float32
+    assert (
+        states.shape == (len(prompts), lalm.n_layers, lalm.d_model)
+        and states.dtype == torch.float32
+    )
     assert_close(states, torch.stack([states_by_hand(lalm, prompt)[-1] for prompt in prompts]))
 
 
@@ -73,7 +78,8 @@ def test_other_positions(tiny, prompts):
 
 
 def test_states_of_answers_end_where_the_answers_do(prompts, tmp_path):
-    """Of padded prompts, some of whose answers end before others, in any order of layers, and kept."""
+    """Of padded prompts, some of whose answers end before others, in any order of layers, and
+    kept."""
     lalm, cache = replica(), Store(tmp_path)
     tokens = [next(lalm.decode([prompt], 1, max_new_tokens=6))[1][0].tolist() for prompt in prompts]
     # Ends are taken from the answers themselves: one answer is empty, one ends in the middle.
@@ -151,7 +157,9 @@ def test_states_that_are_not_finite_are_an_error_with_prompt_and_layer(prompts, 
         runs += [lambda: lalm.generate(spoken), lambda: lalm.generate(spoken, num_beams=2)]
         runs += [lambda: lalm.next_token_logits(spoken)]
     for run in runs:
-        with pytest.raises(NonFiniteError, match="prompt 1: its states from layer 2 on are not finite"):
+        with pytest.raises(
+            NonFiniteError, match="prompt 1: its states from layer 2 on are not finite"
+        ):
             run()
         assert lalm.now is None
     handle.remove()
@@ -202,7 +210,9 @@ def test_ragged_states_are_cached_too(tiny, prompts, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
 
 
-def test_kept_states_are_found_for_the_same_layers_positions_and_clips_only(tiny, make_clip, tmp_path):
+def test_kept_states_are_found_for_the_same_layers_positions_and_clips_only(
+    tiny, make_clip, tmp_path
+):
     cache, clip = Store(tmp_path), make_clip(1.0)
     other = clip.copy()
     other[-1] += 1e-3
@@ -212,7 +222,9 @@ def test_kept_states_are_found_for_the_same_layers_positions_and_clips_only(tiny
 
     capture(tiny, [Prompt("Hi", clip)], layers=[0, 1], cache=cache)
     assert not lacks(replica(), Prompt("Hi", clip.copy()))
-    assert lacks(tiny, Prompt("Hi", clip), layers=(1, 0)) and lacks(tiny, Prompt("Hi", clip), layers=(0,))
+    assert lacks(tiny, Prompt("Hi", clip), layers=(1, 0)) and lacks(
+        tiny, Prompt("Hi", clip), layers=(0,)
+    )
     assert lacks(tiny, Prompt("Hi", clip), positions="all") and lacks(tiny, Prompt("Hi", other))
     assert lacks(replica(seed=1), Prompt("Hi", clip))
 
@@ -220,7 +232,9 @@ def test_kept_states_are_found_for_the_same_layers_positions_and_clips_only(tiny
 def test_layers_in_any_order(tiny, prompts):
     last, ragged = capture(tiny, prompts), capture(tiny, prompts, positions="all")
     assert torch.equal(capture(tiny, prompts, layers=[3, 1]), last[:, [3, 1]])
-    for turned, straight in zip(capture(tiny, prompts, layers=[3, 1], positions="all"), ragged, strict=True):
+    for turned, straight in zip(
+        capture(tiny, prompts, layers=[3, 1], positions="all"), ragged, strict=True
+    ):
         assert torch.equal(turned, straight[:, [3, 1]])
 
 

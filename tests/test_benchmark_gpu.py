@@ -49,7 +49,12 @@ def test_the_report_on_sharing(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("interval", "expected"),
-    [((0.9, 1.02), "met"), ((1.03, 1.1), "missed"), ((1.0, 1.1), "cannot tell"), ((1.0, math.inf), "cannot")],
+    [
+        ((0.9, 1.02), "met"),
+        ((1.03, 1.1), "missed"),
+        ((1.0, 1.1), "cannot tell"),
+        ((1.0, math.inf), "cannot"),
+    ],
 )
 def test_verdicts(interval, expected):
     assert verdict(*interval).startswith(expected)
@@ -71,5 +76,7 @@ def test_works_take_turns_in_orders_that_change():
 def test_pairs_differ_in_the_refusal_sentence_alone():
     base, refusing = contrastive_prompts(replica(), 3)
     for without, with_refusal in zip(base, refusing, strict=True):
-        assert with_refusal.text == f"{without.text} {REFUSAL}" and with_refusal.audio is without.audio
+        assert (
+            with_refusal.text == f"{without.text} {REFUSAL}" and with_refusal.audio is without.audio
+        )
         assert 3 * 16000 <= len(without.audio) <= 8 * 16000

@@ -17,7 +17,9 @@ from sarsteer_lab.steering import SteeringVectors, steer
 
 @pytest.fixture(scope="module")
 def requests(tmp_path_factory, make_clip):
-    return read_set(f"prompts:{write_set(tmp_path_factory.mktemp('set') / 'own', make_clip)}").prompts
+    return read_set(
+        f"prompts:{write_set(tmp_path_factory.mktemp('set') / 'own', make_clip)}"
+    ).prompts
 
 
 def test_settings_differ_from_ours_in_what_they_are_called(requests):
@@ -69,19 +71,27 @@ def test_the_table_is_that_of_the_method_by_hand(tiny, requests, monkeypatch):
 
     ours = by_hand(INSTRUCTION, " " + REFUSALS["paper"])
     theirs = by_hand(setting.instruction, REFUSALS["rule"])
-    cosines = sorted(float((a @ b) / (a.norm() * b.norm())) for a, b in zip(ours, theirs, strict=True))
+    cosines = sorted(
+        float((a @ b) / (a.norm() * b.norm())) for a, b in zip(ours, theirs, strict=True)
+    )
     assert table.loc["theirs", "cosine"] == pytest.approx(sum(cosines[1:3]) / 2, abs=1e-3)
     lengths = sorted(float(b.norm() / a.norm()) for a, b in zip(ours, theirs, strict=True))
     assert table.loc["theirs", "length"] == pytest.approx(sum(lengths[1:3]) / 2, rel=1e-3)
     counts = set()
-    for name, text, vectors in (("ours", INSTRUCTION, ours), ("theirs", setting.instruction, theirs)):
+    for name, text, vectors in (
+        ("ours", INSTRUCTION, ours),
+        ("theirs", setting.instruction, theirs),
+    ):
         for label in ("harmful", "harmless"):
             prompts = [Prompt(text, r.clip) for r in asked if r.label == label]
             for way, alpha in (("plain", 0.0), ("steered", 3.0)):
                 with steer(tiny, SteeringVectors(vectors), alpha):
                     answers = tiny.generate(prompts, max_new_tokens=chosen[name].tokens)
                 counts.add(table.loc[name, f"{label}, {way}"])
-                assert table.loc[name, f"{label}, {way}"] == f"{sum(a[:1] < 'P' for a in answers)} of 3"
+                assert (
+                    table.loc[name, f"{label}, {way}"]
+                    == f"{sum(a[:1] < 'P' for a in answers)} of 3"
+                )
     assert len(counts) > 1, "the judge has to tell the answers apart"
 
 

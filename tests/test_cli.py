@@ -22,7 +22,9 @@ from sarsteer_lab.prompts import INSTRUCTION, Prompt
 
 @pytest.fixture(scope="module")
 def folder(
-    tmp_path_factory: pytest.TempPathFactory, tiny: LALM, make_clip: Callable[[float, int], np.ndarray]
+    tmp_path_factory: pytest.TempPathFactory,
+    tiny: LALM,
+    make_clip: Callable[[float, int], np.ndarray],
 ) -> Path:
     """A checkpoint in model/, prompts in set/, and clip.wav."""
     folder = tmp_path_factory.mktemp("cli")
@@ -53,7 +55,9 @@ def test_ask_gives_the_models_answer(
     assert main(["ask", str(clip), "--text", "What is it?", *model, *steered]) == 0
     first, rest = capsys.readouterr().out.split("\nsteered:   ")
     second, push = rest.rstrip().rsplit("\n", 1)
-    assert re.fullmatch(r"the push is [\d.]+% of the state \(median over layers\); logits move by .*", push)
+    assert re.fullmatch(
+        r"the push is [\d.]+% of the state \(median over layers\); logits move by .*", push
+    )
     plain = opening_words(tiny.generate([Prompt("What is it?", clip)])[0])
     assert first == f"{heard}\nunsteered: {plain}" and second.strip() not in ("", plain)
     assert list((cache / "activations").iterdir()), "the states are kept for the next time"
@@ -104,7 +108,9 @@ def test_a_clip_beyond_the_models_window_is_refused(
 def test_a_bad_input_is_one_line_and_status_2(
     folder: Path, arguments: list[str], reason: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [str(folder / "model") if argument == "MODEL" else argument for argument in arguments]
+    arguments = [
+        str(folder / "model") if argument == "MODEL" else argument for argument in arguments
+    ]
     assert main(["ask", str(folder / "clip.wav"), *arguments]) == 2
     error = capsys.readouterr().err
     assert reason in error and error.count("\n") == 1
@@ -160,5 +166,7 @@ def test_help_is_cheap_and_the_module_runs() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "--defence NAME" in run.stdout and run.stdout.split()[-2:] == ["False", "False"]
-    run = subprocess.run([sys.executable, "-m", "sarsteer_lab", "--version"], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "sarsteer_lab", "--version"], capture_output=True, text=True
+    )
     assert run.returncode == 0 and run.stdout.startswith("sarsteer-lab ")

@@ -15,12 +15,15 @@ def states(seed: int, prompts: int, d_model: int = 24) -> torch.Tensor:
 def test_derivation_is_the_reference(lam: float, k: int) -> None:
     base, refusing, harmless = states(0, 6), states(1, 6), states(2, 12)
     found = derive(base, refusing, harmless, lam, k, {"model": "m"})
-    # Twelve states span eleven dimensions once their mean is gone: a larger k has nothing more to take.
+    # Twelve states span eleven dimensions once their mean is gone: a larger k has nothing more to
+    # take.
     direction, vectors = reference.sarsteer(base, refusing, harmless, min(k, 11), lam)
     torch.testing.assert_close(
         found.direction.values.double(), torch.from_numpy(direction), rtol=1e-5, atol=1e-6
     )
-    torch.testing.assert_close(found.vectors.values.double(), torch.from_numpy(vectors), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        found.vectors.values.double(), torch.from_numpy(vectors), rtol=1e-5, atol=1e-5
+    )
     assert found.space.directions.shape == (3, k, 24)
     if lam == 1:
         inside = torch.einsum("lkd,ld->lk", found.space.directions, found.vectors.values)

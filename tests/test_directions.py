@@ -41,13 +41,17 @@ def test_sarsteer_vectors_of_a_model_agree_with_the_reference(lalm, make_clip):
     ]
     direction = text_refusal_direction(base, refusal)
     vectors = ablate(direction, principal_space(harmless, k=3), lam=1.0)
-    for ours, theirs in zip((direction, vectors), reference.sarsteer(*alone, k=3, lam=1.0), strict=True):
+    for ours, theirs in zip(
+        (direction, vectors), reference.sarsteer(*alone, k=3, lam=1.0), strict=True
+    ):
         error = np.linalg.norm(ours.numpy() - theirs) / np.linalg.norm(theirs)
         assert error <= 1e-5, f"relative error {error:.1e}"
 
 
 @settings(max_examples=25, deadline=None)
-@given(base=states(), refusal=states(), harmless=states(), k=st.integers(1, 11), lam=st.floats(0, 2))
+@given(
+    base=states(), refusal=states(), harmless=states(), k=st.integers(1, 11), lam=st.floats(0, 2)
+)
 def test_sarsteer_vectors_of_any_states_agree_with_the_reference(base, refusal, harmless, k, lam):
     # A space is only defined down to its last direction if that is set apart from the next one.
     spectrum = np.linalg.svd(
@@ -79,7 +83,9 @@ def test_unpaired_states_are_refused(shape):
 def test_difference_in_means_needs_no_pairs():
     harmful, harmless = gaussian(5, 2, 4), gaussian(7, 2, 4, seed=1)
     expected = harmful.double().numpy().mean(0) - harmless.double().numpy().mean(0)
-    np.testing.assert_allclose(difference_in_means(harmful, harmless), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        difference_in_means(harmful, harmless), expected, rtol=1e-5, atol=1e-6
+    )
     with pytest.raises(ValueError, match="cannot be compared"):
         difference_in_means(harmful, harmless[:0])
 

@@ -1,4 +1,5 @@
-"""Every command and every piece of code of docs/*.md runs, on the replica in place of the pocket model.
+"""Every command and every piece of code of docs/*.md runs, on the replica in place of the pocket
+model.
 
 Blocks of a page run in their order, in one folder. One that cannot run here says why in its title:
 `title="Not run here: ..."`.
@@ -21,7 +22,9 @@ from installed import ROOT, build_wheel, fresh
 from sarsteer_lab.cli import main
 
 DOCS = ROOT / "docs"
-BLOCK = re.compile(r"^```(bash|python)(?: title=\"(Not run here[^\"]*)\")?\n(.*?)^```$", flags=re.M | re.S)
+BLOCK = re.compile(
+    r"^```(bash|python)(?: title=\"(Not run here[^\"]*)\")?\n(.*?)^```$", flags=re.M | re.S
+)
 REPLICA = "replica:qwen2_audio"
 OTHERS = {"own_prompts.md", "models.md"}
 """Pages with a test of their own, beside what they are about."""
@@ -48,12 +51,17 @@ def test_every_fence_is_one_that_is_run_or_says_why_not() -> None:
     for page in DOCS.glob("*.md"):
         fences = re.findall(r"^```(\w.*)$", page.read_text(), flags=re.M)
         for fence in fences:
-            assert re.fullmatch(r'(bash|python)( title="Not run here\S* .+")?|csv|text', fence), (page, fence)
+            assert re.fullmatch(r'(bash|python)( title="Not run here\S* .+")?|csv|text', fence), (
+                page,
+                fence,
+            )
 
 
 @pytest.mark.parametrize(
     "name",
-    sorted(p.name for p in DOCS.glob("*.md") if blocks(p) and p.name not in {*OTHERS, "first_hour.md"}),
+    sorted(
+        p.name for p in DOCS.glob("*.md") if blocks(p) and p.name not in {*OTHERS, "first_hour.md"}
+    ),
 )
 def test_the_page_runs(
     name: str,
@@ -91,7 +99,9 @@ def test_a_strangers_first_hour(
     """From the installed wheel, outside the repository, to the report."""
     page = DOCS / "first_hour.md"
     put_files(page, tmp_path, make_clip)
-    assert len(list(tmp_path.glob("my_clips/*/*.wav"))) == 3 and (tmp_path / "requests.csv").is_file()
+    assert (
+        len(list(tmp_path.glob("my_clips/*/*.wav"))) == 3 and (tmp_path / "requests.csv").is_file()
+    )
     commands = "".join(text for kind, text in blocks(page) if kind == "bash")
     commands = commands.replace("--model pocket", f"--model {REPLICA}").replace(
         "doctor pocket", f"doctor {REPLICA}"
@@ -120,7 +130,9 @@ def test_a_strangers_first_hour(
 
 
 def test_colabs_cell_installs_what_is_missing_and_nothing_twice(tmp_path: Path) -> None:
-    [cell, _] = re.findall(r"^```python[^\n]*\n(.*?)```$", (DOCS / "colab.md").read_text(), flags=re.M | re.S)
+    [cell, _] = re.findall(
+        r"^```python[^\n]*\n(.*?)```$", (DOCS / "colab.md").read_text(), flags=re.M | re.S
+    )
     environment = fresh(tmp_path) | {"PIP_NO_INDEX": "1", "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     (tmp_path / "content").mkdir()
     wheel = build_wheel(tmp_path / "content")
@@ -136,7 +148,9 @@ def test_colabs_cell_installs_what_is_missing_and_nothing_twice(tmp_path: Path) 
 
     assert run("python", "-c", where).returncode != 0
     first = run(*command)
-    assert run("python", "-c", where).stdout.startswith(str(tmp_path / "env")), first.stdout + first.stderr
+    assert run("python", "-c", where).stdout.startswith(str(tmp_path / "env")), (
+        first.stdout + first.stderr
+    )
     os.remove(wheel)  # so that installing again would fail
     again = run(*command)
     assert again.returncode == 0 and "ERROR" not in again.stdout + again.stderr

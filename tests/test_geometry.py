@@ -42,7 +42,9 @@ def test_centroid_distance_is_in_units_of_the_spread():
     first = gaussian(4000, 1, 5)
     second = first + torch.tensor([3.0, 0, 0, 0, 0])
     assert centroid_distance(first, second).item() == pytest.approx(3 / math.sqrt(5), rel=0.02)
-    torch.testing.assert_close(centroid_distance(first * 7, second * 7), centroid_distance(first, second))
+    torch.testing.assert_close(
+        centroid_distance(first * 7, second * 7), centroid_distance(first, second)
+    )
     assert centroid_distance(first, first[:100] * 1).shape == (1,)
 
 
@@ -62,7 +64,9 @@ def test_cka_equals_its_definition_by_feature_covariances():
     for layer in range(2):
         a = x[:, layer].double().numpy() - x[:, layer].double().numpy().mean(0)
         b = y[:, layer].double().numpy() - y[:, layer].double().numpy().mean(0)
-        by_features = np.linalg.norm(b.T @ a) ** 2 / (np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b))
+        by_features = np.linalg.norm(b.T @ a) ** 2 / (
+            np.linalg.norm(a.T @ a) * np.linalg.norm(b.T @ b)
+        )
         assert linear_cka(x, y)[layer].item() == pytest.approx(by_features, rel=1e-5)
 
 
@@ -86,11 +90,16 @@ def test_grouped_probes_cannot_win_by_recognising_the_request():
     assert free.item() > 0.9 and grouped.item() < 0.7
 
 
-def test_logit_lens_of_the_last_layer_is_the_models_own_answer(lalm: LALM, prompts: list[Prompt]) -> None:
+def test_logit_lens_of_the_last_layer_is_the_models_own_answer(
+    lalm: LALM, prompts: list[Prompt]
+) -> None:
     states = capture(lalm, prompts[:3])
     own = lalm.next_token_logits(prompts[:3])
     found = logit_lens(lalm, states)
-    assert found.shape == (3, lalm.n_layers, lalm.text_config.vocab_size) and found.dtype == torch.float32
+    assert (
+        found.shape == (3, lalm.n_layers, lalm.text_config.vocab_size)
+        and found.dtype == torch.float32
+    )
     # Equal up to the model's own rounding (the norm's input has passed through float32 here).
     torch.testing.assert_close(found[:, -1], own, rtol=0, atol=1e-2 * own.abs().max().item())
     assert (found[:, -1].argmax(-1) == own.argmax(-1)).all()

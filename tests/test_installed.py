@@ -31,17 +31,24 @@ def test_the_course_is_copied_from_the_wheel(installed: dict[str, str], tmp_path
 
     told = run("sarsteer-lab course here/notebooks")
     assert told.returncode == 0, told.stderr
-    assert f"{sum(name.endswith('.ipynb') for name in BEGUN)} notebooks are in here/notebooks" in told.stdout
+    assert (
+        f"{sum(name.endswith('.ipynb') for name in BEGUN)} notebooks are in here/notebooks"
+        in told.stdout
+    )
     assert copied(tmp_path / "here" / "notebooks") == BEGUN
     assert any(name.startswith("exercises/") for name in BEGUN)
     assert not any("solution" in name for name in BEGUN)
     for name in BEGUN:
-        assert (tmp_path / "here/notebooks" / name).read_bytes() == (ROOT / "notebooks" / name).read_bytes()
+        assert (tmp_path / "here/notebooks" / name).read_bytes() == (
+            ROOT / "notebooks" / name
+        ).read_bytes()
     (chapter,) = (tmp_path / "here/notebooks").glob("00_*.ipynb")
     chapter.write_text("a student's own work")
     again = run("sarsteer-lab course here/notebooks")
     assert (
-        again.returncode == 2 and "nothing is overwritten" in again.stderr and again.stderr.count("\n") == 1
+        again.returncode == 2
+        and "nothing is overwritten" in again.stderr
+        and again.stderr.count("\n") == 1
     )
     assert chapter.read_text() == "a student's own work"
     where = run('python -c "import sarsteer_lab; print(sarsteer_lab.__file__)"').stdout.strip()
@@ -49,7 +56,9 @@ def test_the_course_is_copied_from_the_wheel(installed: dict[str, str], tmp_path
 
 
 @pytest.mark.late
-def test_a_copied_chapter_starts_where_it_was_copied(installed: dict[str, str], tmp_path: Path) -> None:
+def test_a_copied_chapter_starts_where_it_was_copied(
+    installed: dict[str, str], tmp_path: Path
+) -> None:
     """Its first cells: what it imports, and the model (the rest is run where the chapters are)."""
     path = ROOT / "notebooks" / "00_meet_the_model.ipynb"
     notebook = nbformat.read(path, as_version=4)
@@ -63,7 +72,9 @@ def test_a_copied_chapter_starts_where_it_was_copied(installed: dict[str, str], 
     assert "replica" in shown[-1]["data"]["text/plain"]
 
 
-def test_a_checkout_copies_its_own_notebooks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_checkout_copies_its_own_notebooks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["course", str(tmp_path / "notebooks")]) == 0
     assert copied(tmp_path / "notebooks") == BEGUN
     assert "Start: jupyter lab" in capsys.readouterr().out

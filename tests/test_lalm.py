@@ -17,14 +17,13 @@ from safetensors.torch import load_file, save_file
 from sarsteer_lab import families
 from sarsteer_lab.activations import capture
 from sarsteer_lab.checkpoints import Size, announce, checkpoint_size
-from sarsteer_lab.lalm import LALM
+from sarsteer_lab.lalm import LALM, HookedModelError
 from sarsteer_lab.loading import load_lalm, pick_device
 from sarsteer_lab.pocket.dial import LowRankDelta
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt, rough_length
 from sarsteer_lab.speech import ClipError
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import HookedModelError
 
 
 def test_chat_puts_the_clip_before_the_text(tiny, make_clip):
@@ -62,8 +61,8 @@ def test_logits_do_not_depend_on_the_batch(lalm, prompts):
 def test_logits_are_those_of_the_plain_model(tiny, prompts):
     with torch.no_grad():
         plain = tiny.model(**tiny.batch(prompts)).logits[:, -1]
-    # Not bit for bit: a head over one position is another matrix product than one over all, and with two
-    # threads sums it in another order (1.2e-6 off here).
+    # Not bit for bit: a head over one position is another matrix product than one over all, and
+    # with two threads sums it in another order (1.2e-6 off here).
     torch.testing.assert_close(tiny.next_token_logits(prompts), plain, rtol=1e-5, atol=1e-5)
 
 
@@ -72,7 +71,9 @@ def test_generate_is_transformers_own_greedy(tiny, prompts):
     tokens = tiny.model.generate(**inputs, max_new_tokens=8, do_sample=False)[
         :, inputs["input_ids"].shape[1] :
     ]
-    expected = [text.strip() for text in tiny.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+    expected = [
+        text.strip() for text in tiny.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    ]
     assert tiny.generate(prompts, max_new_tokens=8) == expected
 
 
@@ -88,12 +89,17 @@ def test_sampling_depends_on_its_seed_only(tiny, prompts):
 
 def test_strings_are_typed_prompts_and_lists_are_needed(tiny):
     typed = [Prompt("hello"), Prompt("Hi")]
-    assert tiny.generate(["hello", Prompt("Hi")], max_new_tokens=4) == tiny.generate(typed, max_new_tokens=4)
+    assert tiny.generate(["hello", Prompt("Hi")], max_new_tokens=4) == tiny.generate(
+        typed, max_new_tokens=4
+    )
     assert torch.equal(tiny.next_token_logits(["hello", "Hi"]), tiny.next_token_logits(typed))
     assert torch.equal(capture(tiny, ["hello", "Hi"]), capture(tiny, typed))
     assert torch.equal(tiny.batch(["hello"])["input_ids"], tiny.batch(typed[:1])["input_ids"])
     for call in (tiny.generate, tiny.next_token_logits, tiny.batch, lambda one: capture(tiny, one)):
-        for single, shown in (("hello", r"\['hello'\]"), (Prompt("hello"), r"\[Prompt\(text='hello'")):
+        for single, shown in (
+            ("hello", r"\['hello'\]"),
+            (Prompt("hello"), r"\[Prompt\(text='hello'"),
+        ):
             with pytest.raises(TypeError, match=shown):
                 call(single)
 
@@ -124,7 +130,11 @@ def test_rough_lengths_of_compressed_clips_are_those_of_their_samples(tmp_path, 
     for suffix in ("wav", "flac", "mp3", "ogg"):
         soundfile.write(tmp_path / f"clip.{suffix}", clip, 16000)
         found = rough_length(Prompt("", tmp_path / f"clip.{suffix}"))
-        assert found == pytest.approx(rough_length(Prompt("", clip)), abs=3) == pytest.approx(60, abs=3)
+        assert (
+            found
+            == pytest.approx(rough_length(Prompt("", clip)), abs=3)
+            == pytest.approx(60, abs=3)
+        )
     assert rough_length(Prompt("abcd", tmp_path / "missing.wav")) == 1
 
 
@@ -238,7 +248,10 @@ def test_keys_tell_models_and_parts_apart_and_refuse_hooks(tiny):
         replica(seed=1).key("answers", 3),
         replica(dtype=torch.bfloat16).key("answers", 3),
     ]
-    assert len(set(keys)) == len(keys) and tiny.key("answers", 3) == replica().key("answers", 3) == keys[0]
+    assert (
+        len(set(keys)) == len(keys)
+        and tiny.key("answers", 3) == replica().key("answers", 3) == keys[0]
+    )
     vectors = SteeringVectors(torch.ones(tiny.n_layers, tiny.d_model))
     with steer(tiny, vectors, 1.0), pytest.raises(HookedModelError, match="hooks are on"):
         tiny.key("answers", 3)
@@ -259,7 +272,8 @@ def dial(folder) -> LALM:
         "model.language_model.layers.3.self_attn.q_proj.weight",
     ]
     save_file(
-        {name: model.model.get_parameter(name).detach().clone() for name in names}, folder / "w.safetensors"
+        {name: model.model.get_parameter(name).detach().clone() for name in names},
+        folder / "w.safetensors",
     )
     generator = torch.Generator().manual_seed(0)
     factors = {}
@@ -294,7 +308,8 @@ def test_the_safety_dial_is_exact_and_repeatable(tmp_path):
 
 
 def test_the_dial_of_a_small_stand_in_equals_a_fresh_load(tmp_path, monkeypatch):
-    """`load_lalm("pocket")` on a small checkpoint of the same architecture, written with hub names."""
+    """`load_lalm("pocket")` on a small checkpoint of the same architecture, written with hub
+    names."""
     small = replica()
     small.model.save_pretrained(tmp_path)
     small.processor.save_pretrained(tmp_path)
@@ -324,7 +339,8 @@ def test_the_pocket_models_dial_equals_a_fresh_load(pocket):
     pocket.set_safety(1.0)
     fresh = load_lalm("pocket", device="cpu")
     assert all(
-        torch.equal(a, b) for a, b in zip(pocket.model.parameters(), fresh.model.parameters(), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(pocket.model.parameters(), fresh.model.parameters(), strict=True)
     )
     assert turned != pocket.fingerprint == fresh.fingerprint
 
@@ -357,7 +373,11 @@ def test_the_device_is_cuda_then_mps_then_the_cpu(monkeypatch):
     there = {"cuda": True, "mps": True}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there["cuda"])
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: there["mps"])
-    assert (pick_device("auto"), pick_device("cpu"), pick_device("cuda:1")) == ("cuda", "cpu", "cuda:1")
+    assert (pick_device("auto"), pick_device("cpu"), pick_device("cuda:1")) == (
+        "cuda",
+        "cpu",
+        "cuda:1",
+    )
     there["cuda"] = False
     assert pick_device("auto") == "mps"
     there["mps"] = False
@@ -384,8 +404,13 @@ def test_a_device_map_spreads_the_same_model(saved, tiny, prompts):
 def test_layers_that_are_kept_on_disk_are_refused(saved):
     """accelerate would fetch them for each forward pass, past every hook's vectors."""
     names = [f"model.language_model.layers.{layer}" for layer in range(4)]
-    split = {name: "cpu" for name in ("model.audio_tower", "model.multi_modal_projector", "lm_head", *names)}
-    split |= {f"model.language_model.{name}": "cpu" for name in ("embed_tokens", "norm", "rotary_emb")}
+    split = {
+        name: "cpu"
+        for name in ("model.audio_tower", "model.multi_modal_projector", "lm_head", *names)
+    }
+    split |= {
+        f"model.language_model.{name}": "cpu" for name in ("embed_tokens", "norm", "rotary_emb")
+    }
     split[names[2]] = "disk"
     with pytest.raises((ValueError, FileNotFoundError), match="cannot be steered|offload"):
         load_lalm(saved, device_map=split)
@@ -418,7 +443,9 @@ def test_a_family_says_which_package_it_needs(tmp_path, monkeypatch):
     lalm = replicas.replica("voxtral")
     lalm.model.config.save_pretrained(tmp_path)
     found = families.find_spec
-    monkeypatch.setattr(families, "find_spec", lambda name: None if name == "mistral_common" else found(name))
+    monkeypatch.setattr(
+        families, "find_spec", lambda name: None if name == "mistral_common" else found(name)
+    )
     with pytest.raises(ImportError, match=r"pip install mistral-common\[audio\]"):
         load_lalm(tmp_path)
 
@@ -430,7 +457,9 @@ def test_size_and_memory_of_a_checkpoint(saved, tiny, capsys, monkeypatch, tmp_p
     assert size.memory(torch.bfloat16) == round(size.parameters * 2 * 1.2)
     assert size.memory(torch.float32, bits=4) == round(size.parameters / 2 * 1.2)
     load_lalm(saved, device="cpu")
-    assert str(saved) not in capsys.readouterr().err, "nothing to say about a small model that is there"
+    assert str(saved) not in capsys.readouterr().err, (
+        "nothing to say about a small model that is there"
+    )
     monkeypatch.setattr("sarsteer_lab.checkpoints.free_memory", lambda device: 1000)
     load_lalm(saved, device="cpu")
     assert "but cpu has 0.0 GB free" in capsys.readouterr().err
@@ -443,7 +472,9 @@ def test_the_hub_is_asked_for_sizes_and_what_is_in_its_cache_is_not_counted(monk
             assert (name, revision) == ("some/model", "v2") and files_metadata
             files = {"a.safetensors": 700, "b.safetensors": 300, "c.bin": 999}
             return SimpleNamespace(
-                siblings=[SimpleNamespace(rfilename=file, size=size) for file, size in files.items()],
+                siblings=[
+                    SimpleNamespace(rfilename=file, size=size) for file, size in files.items()
+                ],
                 safetensors=SimpleNamespace(total=500),
             )
 
@@ -481,7 +512,9 @@ def test_why_a_checkpoint_cannot_be_had(monkeypatch, cause, error, message):
     def fail(*args, **kwargs):
         text = "We couldn't connect to 'https://huggingface.co' to load the files"
         if cause in (GatedRepoError, RepositoryNotFoundError):
-            raise OSError("a long story") from cause("no", response=httpx.Response(403, request=REQUEST))
+            raise OSError("a long story") from cause(
+                "no", response=httpx.Response(403, request=REQUEST)
+            )
         raise OSError(text) from (cause("offline") if cause else None)
 
     monkeypatch.setattr("transformers.AutoConfig.from_pretrained", fail)
@@ -526,9 +559,13 @@ def test_weights_that_are_missing_are_not_made_up(saved, tmp_path):
     folder = tmp_path / "broken"
     shutil.copytree(saved, folder)
     weights = load_file(folder / "model.safetensors")
-    weights = {name: tensor for name, tensor in weights.items() if "layers.2.mlp.up_proj" not in name}
+    weights = {
+        name: tensor for name, tensor in weights.items() if "layers.2.mlp.up_proj" not in name
+    }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match="lacks 1 weights, which would be random: .*layers.2.mlp.up_proj"):
+    with pytest.raises(
+        ValueError, match="lacks 1 weights, which would be random: .*layers.2.mlp.up_proj"
+    ):
         load_lalm(folder, device="cpu")
 
 

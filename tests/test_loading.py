@@ -1,4 +1,5 @@
-"""Options are checked before anything loads, memory is the device's own, and text-only models are taken."""
+"""Options are checked before anything loads, memory is the device's own, and text-only models are
+taken."""
 
 import json
 import shutil
@@ -49,7 +50,9 @@ def test_a_bad_option_is_one_line_before_anything_loads(option, reason, model, c
 
 def test_a_file_for_a_folder_is_said_before_anything_loads(tmp_path, capsys):
     (tmp_path / "taken").write_text("")
-    assert main(["evaluate", "--model", "/nowhere/at/all", "--folder", str(tmp_path / "taken")]) == 2
+    assert (
+        main(["evaluate", "--model", "/nowhere/at/all", "--folder", str(tmp_path / "taken")]) == 2
+    )
     error = capsys.readouterr().err
     assert "is a file" in error and error.count("\n") == 1
 
@@ -100,9 +103,9 @@ def test_typed_prompts_work_on_a_text_model_and_spoken_ones_are_refused(
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
     torch.manual_seed(0)
-    model(config(vocab_size=len(tokenizer), bos_token_id=None, **ids, **sizes, **heads)).save_pretrained(
-        tmp_path
-    )
+    model(
+        config(vocab_size=len(tokenizer), bos_token_id=None, **ids, **sizes, **heads)
+    ).save_pretrained(tmp_path)
     lalm = load_lalm(tmp_path, device="cpu")
     prompts = [Prompt("Hi"), Prompt("Name a fruit.", system="Be kind.")]
     assert "Be kind." in lalm.chat(prompts[1]) and lalm.chat(prompts[0]).endswith("assistant\n")
@@ -115,7 +118,8 @@ def test_typed_prompts_work_on_a_text_model_and_spoken_ones_are_refused(
 
 
 def hub_cache(folder, monkeypatch, **revisions):
-    """A hub's cache, without its hub, that holds me/tiny in some revisions, each written by its function."""
+    """A hub's cache, without its hub, that holds me/tiny in some revisions, each written by its
+    function."""
     model = folder / "models--me--tiny"
     (model / "refs").mkdir(parents=True)
     for number, (name, write) in enumerate(revisions.items()):
@@ -142,7 +146,9 @@ def test_a_revision_is_that_of_weights_and_processor(tmp_path, monkeypatch, prom
     for revision, seed, seconds in ((None, 0, 8), ("main", 0, 8), ("old", 1, 7), ("1" * 40, 1, 7)):
         lalm = load_lalm("me/tiny", device="cpu", revision=revision)
         assert lalm.max_audio_seconds == seconds
-        assert torch.equal(lalm.model.state_dict()["lm_head.weight"], replica(seed=seed).model.lm_head.weight)
+        assert torch.equal(
+            lalm.model.state_dict()["lm_head.weight"], replica(seed=seed).model.lm_head.weight
+        )
     with pytest.raises(OSError):
         load_lalm("me/tiny", revision="no-such")
     for name in ("pocket", "replica:qwen2_audio", "./folder", tmp_path):
@@ -151,7 +157,8 @@ def test_a_revision_is_that_of_weights_and_processor(tmp_path, monkeypatch, prom
 
 
 def write_phi(folder, seed):
-    """Phi-4-multimodal's layout: base weights, and the adapter for speech in a folder of its own."""
+    """Phi-4-multimodal's layout: base weights, and the adapter for speech in a folder of its
+    own."""
     made = replicas.replica("phi4_multimodal", seed=seed)
     made.model.save_pretrained(str(folder / "speech-lora"))
     with patch.object(replicas, "add_speech_adapter"):
@@ -171,19 +178,25 @@ def write_granite(folder):
 def test_the_adapter_for_speech_is_loaded_with_the_model(family, tmp_path, monkeypatch, prompts):
     made = replicas.replica(family)
     # The double's processor has no pictures, which it would have to write.
-    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda *_, **__: made.processor)
+    monkeypatch.setattr(
+        "transformers.AutoProcessor.from_pretrained", lambda *_, **__: made.processor
+    )
     monkeypatch.setattr("sarsteer_lab.loading.missing_packages", lambda _: [])
     if family == "granite_speech":
         hub_cache(tmp_path, monkeypatch, main=write_granite)
     else:
-        hub_cache(tmp_path, monkeypatch, main=partial(write_phi, seed=0), old=partial(write_phi, seed=1))
+        hub_cache(
+            tmp_path, monkeypatch, main=partial(write_phi, seed=0), old=partial(write_phi, seed=1)
+        )
     lalm = load_lalm("me/tiny", device="cpu")
     assert torch.equal(capture(lalm, prompts), capture(made, prompts))
     assert lalm.fingerprint == made.fingerprint
     if family == "phi4_multimodal":
         old = capture(load_lalm("me/tiny", device="cpu", revision="old"), prompts[:2])
         assert torch.equal(old[0], capture(made, prompts[:1])[0])
-        spoken = [capture(double, prompts[1:2])[0] for double in (made, replicas.replica(family, seed=1))]
+        spoken = [
+            capture(double, prompts[1:2])[0] for double in (made, replicas.replica(family, seed=1))
+        ]
         assert not torch.equal(old[1], spoken[0])
         shutil.rmtree(tmp_path / "models--me--tiny" / "snapshots" / ("0" * 40) / "speech-lora")
         with pytest.raises((OSError, ValueError), match="adapter"):
@@ -191,12 +204,17 @@ def test_the_adapter_for_speech_is_loaded_with_the_model(family, tmp_path, monke
 
 
 def test_granite_weights_that_are_missing_are_not_hidden_by_its_adapter(tmp_path, monkeypatch):
-    """transformers' own `save_pretrained` of it names weights as peft does, and no one finds them again."""
+    """transformers' own `save_pretrained` of it names weights as peft does, and no one finds them
+    again."""
     made = replicas.replica("granite_speech")
-    monkeypatch.setattr("transformers.AutoProcessor.from_pretrained", lambda *_, **__: made.processor)
+    monkeypatch.setattr(
+        "transformers.AutoProcessor.from_pretrained", lambda *_, **__: made.processor
+    )
     monkeypatch.setattr("sarsteer_lab.loading.missing_packages", lambda _: [])
     made.model.save_pretrained(str(tmp_path))
-    with pytest.raises(ValueError, match="lacks 8 weights, which would be random: .*self_attn.q_proj"):
+    with pytest.raises(
+        ValueError, match="lacks 8 weights, which would be random: .*self_attn.q_proj"
+    ):
         load_lalm(tmp_path, device="cpu")
     monkeypatch.setattr(replicas, "add_speech_adapter", lambda *_: None)
     plain = replicas.replica("granite_speech").model
@@ -243,7 +261,9 @@ def test_an_adapters_folder_loads_its_base_model_with_it(tmp_path, prompts):
     # An adapter of another architecture leaves random weights, and is named.
     other = replicas.replica("text_only").model
     modules = ["q_proj", "v_proj"]
-    get_peft_model(other, LoraConfig(r=2, target_modules=modules)).save_pretrained(tmp_path / "other")
+    get_peft_model(other, LoraConfig(r=2, target_modules=modules)).save_pretrained(
+        tmp_path / "other"
+    )
     config = tmp_path / "other" / "adapter_config.json"
     named = json.loads(config.read_text()) | {"base_model_name_or_path": str(tmp_path / "base")}
     config.write_text(json.dumps(named))
@@ -256,7 +276,9 @@ def test_an_adapters_folder_loads_its_base_model_with_it(tmp_path, prompts):
 
 def test_adapters_of_virtual_tokens_are_refused():
     lalm = replica()
-    config = PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2, num_layers=4, token_dim=32)
+    config = PromptTuningConfig(
+        task_type="CAUSAL_LM", num_virtual_tokens=2, num_layers=4, token_dim=32
+    )
     wrapped = get_peft_model(lalm.model, config)
     with pytest.raises(ValueError, match="virtual tokens move positions"):
         LALM(wrapped, lalm.processor, name="prompt-tuned")

@@ -1,4 +1,5 @@
-"""Every option of transformers' `generate` works, steered and unsteered, or is refused before all else."""
+"""Every option of transformers' `generate` works, steered and unsteered, or is refused before all
+else."""
 
 import copy
 import inspect
@@ -51,7 +52,16 @@ TO_TRY = {
     "tokenizer": None,
     "use_cache": False,
 }
-SAMPLED = ("temperature", "top_k", "top_p", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+SAMPLED = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "top_h",
+    "typical_p",
+    "epsilon_cutoff",
+    "eta_cutoff",
+)
 BEAMS = ("early_stopping", "length_penalty")
 
 EVERY = {*vars(hf.GenerationConfig()), *inspect.signature(hf.GenerationMixin.generate).parameters}
@@ -60,7 +70,11 @@ EVERY -= {"self", "kwargs", "_from_model_config", "transformers_version"}
 
 def test_what_is_tried_is_what_there_is():
     assert set(TO_TRY) == DECODING
-    assert EVERY - DECODING > {"num_return_sequences", "return_dict_in_generate", "cache_implementation"}
+    assert EVERY - DECODING > {
+        "num_return_sequences",
+        "return_dict_in_generate",
+        "cache_implementation",
+    }
     # Not of the settings or the signature, but read from the other keywords.
     assert DECODING - EVERY == {"tokenizer"}
 
@@ -97,7 +111,9 @@ def test_an_option_is_transformers_own_steered_and_unsteered(tiny, twins, make_c
             continue
         with torch.random.fork_rng(), torch.no_grad():
             torch.manual_seed(0)
-            tokens = model.generate(**inputs, **{**options, **more})[0, inputs["input_ids"].shape[1] :]
+            tokens = model.generate(**inputs, **{**options, **more})[
+                0, inputs["input_ids"].shape[1] :
+            ]
         expected = tiny.tokenizer.decode(tokens, skip_special_tokens=True).strip()
         with steer(tiny, vectors, alpha):
             assert tiny.generate([prompt], **options) == [expected]
@@ -115,9 +131,14 @@ def test_a_streamer_hears_one_prompt_after_the_other(tiny, twins, prompts, capsy
 
 @pytest.mark.parametrize("name", sorted(EVERY - DECODING) + ["input_ids", "top_kk"])
 @pytest.mark.parametrize("alpha", [0.0, 0.7])
-def test_any_other_option_is_refused_by_name_before_anything_runs(tiny, twins, monkeypatch, name, alpha):
+def test_any_other_option_is_refused_by_name_before_anything_runs(
+    tiny, twins, monkeypatch, name, alpha
+):
     ran = []
     monkeypatch.setattr(tiny, "batch", lambda prompts: ran.append(prompts))
-    with steer(tiny, twins[1], alpha), pytest.raises(ValueError, match=rf"takes no {name}: .*max_new_tokens"):
+    with (
+        steer(tiny, twins[1], alpha),
+        pytest.raises(ValueError, match=rf"takes no {name}: .*max_new_tokens"),
+    ):
         tiny.generate([Prompt("Hi", np.zeros(16000, np.float32))], **{name: 2})
     assert not ran

@@ -9,24 +9,24 @@ import pytest
 import soundfile
 import torch
 
+from sarsteer_lab.paths import data_folder
 from sarsteer_lab.prompts import (
     INSTRUCTION,
     LABELS,
     REFUSAL,
     SPLITS,
     Prompt,
-    SpokenPrompt,
+    Request,
     as_prompts,
     load_prompts,
 )
 from sarsteer_lab.speech import SAMPLE_RATE, read_clip
-from sarsteer_lab.store import data_folder
 
 # --- prompts ---
 
 
 def test_a_prompt_typed_and_spoken() -> None:
-    prompt = SpokenPrompt("a", "How do I read a bill?", "harmless", "fraud", "test", Path("a.wav"))
+    prompt = Request("a", "How do I read a bill?", "harmless", "fraud", "test", Path("a.wav"))
     assert (prompt.typed().text, prompt.typed().audio) == ("How do I read a bill?", None)
     assert prompt.typed("I refuse.").text == "How do I read a bill? I refuse."
     assert (prompt.spoken().text, prompt.spoken().audio) == (INSTRUCTION, Path("a.wav"))
@@ -36,7 +36,7 @@ def test_a_prompt_typed_and_spoken() -> None:
 
 def test_a_prompt_without_a_clip_cannot_be_spoken() -> None:
     with pytest.raises(ValueError, match="'a' has no clip"):
-        SpokenPrompt("a", "How do I read a bill?", "harmless", "fraud", "test").spoken()
+        Request("a", "How do I read a bill?", "harmless", "fraud", "test").spoken()
 
 
 class Decoder:
@@ -81,11 +81,14 @@ def test_a_tensor_is_taken_like_an_array_and_other_types_are_refused() -> None:
 
 def test_strings_in_a_list_are_typed_prompts() -> None:
     assert as_prompts(["hello", Prompt("x", "a.wav")]) == [Prompt("hello"), Prompt("x", "a.wav")]
-    for alone, shown in (("hello", r"\['hello'\]"), (Prompt("hello"), r"\[Prompt\(text='hello', .*\)\]")):
+    for alone, shown in (
+        ("hello", r"\['hello'\]"),
+        (Prompt("hello"), r"\[Prompt\(text='hello', .*\)\]"),
+    ):
         with pytest.raises(TypeError, match=shown):
             as_prompts(alone)
-    spoken = SpokenPrompt("a", "How do I read a bill?", "harmless", "fraud", "test")
-    with pytest.raises(TypeError, match="prompt 1 is a SpokenPrompt.*spoken"):
+    spoken = Request("a", "How do I read a bill?", "harmless", "fraud", "test")
+    with pytest.raises(TypeError, match="prompt 1 is a Request.*spoken"):
         as_prompts(["hello", spoken])  # type: ignore[list-item]
 
 
@@ -97,7 +100,11 @@ def test_the_shipped_set_is_large_paired_and_split() -> None:
     by_id = {prompt.id: prompt for prompt in prompts}
     assert len(by_id) == len(prompts)
     count = {split: [len(load_prompts(split, label)) for label in LABELS] for split in SPLITS}
-    assert count == {"derive": [60, 60, 10, 10], "validation": [30, 30, 20, 20], "test": [100, 100, 80, 80]}
+    assert count == {
+        "derive": [60, 60, 10, 10],
+        "validation": [30, 30, 20, 20],
+        "test": [100, 100, 80, 80],
+    }
     for prompt in prompts:
         if prompt.label == "harmful":
             assert prompt.twin is not None
@@ -109,7 +116,15 @@ def test_the_shipped_set_is_large_paired_and_split() -> None:
                 prompt.id,
             )
     topics = {prompt.topic for prompt in prompts if prompt.label == "harmful"}
-    expected = {"illegal_activity", "hate", "malware", "physical_harm", "fraud", "adult_content", "privacy"}
+    expected = {
+        "illegal_activity",
+        "hate",
+        "malware",
+        "physical_harm",
+        "fraud",
+        "adult_content",
+        "privacy",
+    }
     assert topics == expected
 
 
@@ -122,7 +137,9 @@ def test_the_shipped_set_by_split_and_label() -> None:
     parts = [load_prompts(split, label) for split in SPLITS for label in LABELS]
     assert all(parts)
     assert sum(map(len, parts)) == len(load_prompts())
-    assert {(p.split, p.label) for p in load_prompts("derive", "harmful")} == {("derive", "harmful")}
+    assert {(p.split, p.label) for p in load_prompts("derive", "harmful")} == {
+        ("derive", "harmful")
+    }
     with pytest.raises(ValueError, match="derive, validation, test"):
         load_prompts("train")
     with pytest.raises(ValueError, match="pseudo-harmful"):

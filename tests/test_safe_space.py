@@ -67,7 +67,9 @@ def test_nothing_of_an_ablated_vector_is_left_in_the_space(states, k):
 def test_lambda_scales_what_is_removed(states, k, lam):
     space, d = principal_space(states, k), vector_for(states)
     assert torch.equal(ablate(d, space, lam=0.0), d)
-    torch.testing.assert_close(d - ablate(d, space, lam), lam * (d - ablate(d, space)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        d - ablate(d, space, lam), lam * (d - ablate(d, space)), rtol=1e-4, atol=1e-5
+    )
 
 
 @settings(max_examples=30, deadline=None)
@@ -78,11 +80,15 @@ def test_a_space_of_full_rank_removes_all_that_lies_in_the_span(states, extra):
     weights = torch.randn(len(states), 1, 1, generator=torch.Generator().manual_seed(3))
     in_span = ((states - states.mean(0)) * weights).sum(0)
     assert (ablate(in_span, space).norm(dim=-1) <= 1e-4 * in_span.norm(dim=-1) + 1e-9).all()
-    torch.testing.assert_close(share_in_space(in_span, space), torch.ones(states.shape[1]), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        share_in_space(in_span, space), torch.ones(states.shape[1]), rtol=0, atol=1e-4
+    )
 
 
 def test_directions_are_those_of_the_reference_up_to_sign():
-    states = torch.randn(30, 3, 12, generator=torch.Generator().manual_seed(0)) * torch.linspace(3, 0.1, 12)
+    states = torch.randn(30, 3, 12, generator=torch.Generator().manual_seed(0)) * torch.linspace(
+        3, 0.1, 12
+    )
     space = principal_space(states, k=5)
     for ours, theirs in zip(space.directions.numpy(), reference.safe_space(states, 5), strict=True):
         np.testing.assert_allclose(np.abs(np.sum(ours * theirs.T, axis=1)), 1, atol=1e-6)
@@ -92,19 +98,25 @@ def test_directions_are_those_of_the_reference_up_to_sign():
 def test_moving_all_states_changes_nothing():
     states = torch.randn(10, 2, 8, generator=torch.Generator().manual_seed(0))
     moved = principal_space(states + 5, 3)
-    torch.testing.assert_close(moved.directions, principal_space(states, 3).directions, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        moved.directions, principal_space(states, 3).directions, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_share_in_space_goes_from_none_to_all():
     space = principal_space(torch.diag(torch.tensor([3.0, 2.0, 0.0, 0.0]))[:, None], k=2)
     inside, outside = torch.tensor([[3.0, 4, 0, 0]]), torch.tensor([[0.0, 0, 1, 1]])
     rows = torch.stack([inside, outside, inside + 5 * outside / math.sqrt(2), 0 * inside])
-    torch.testing.assert_close(share_in_space(rows, space)[:, 0], torch.tensor([1.0, 0.0, 0.5, 0.0]))
+    torch.testing.assert_close(
+        share_in_space(rows, space)[:, 0], torch.tensor([1.0, 0.0, 0.5, 0.0])
+    )
 
 
 def test_the_first_directions_make_the_smaller_space():
     states = torch.randn(20, 2, 9, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(principal_space(states, 8).first(3).directions, principal_space(states, 3).directions)
+    assert torch.equal(
+        principal_space(states, 8).first(3).directions, principal_space(states, 3).directions
+    )
     assert principal_space(states, 4).first(0).k == 0
     with pytest.raises(ValueError, match="4 directions"):
         principal_space(states, 4).first(5)
@@ -147,9 +159,14 @@ def test_linear_algebra_goes_to_the_cpu_where_a_device_has_no_float64(monkeypatc
     assert "mps" in safe_space.WITHOUT_FLOAT64 and "cuda" not in safe_space.WITHOUT_FLOAT64
     monkeypatch.setattr(safe_space, "WITHOUT_FLOAT64", ("meta",))
     moved = []
-    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: moved.append(self) or torch.ones(self.shape))
+    monkeypatch.setattr(
+        torch.Tensor, "cpu", lambda self: moved.append(self) or torch.ones(self.shape)
+    )
     states = torch.empty(6, 2, 5, device="meta")
-    assert safe_space.exact(states).device.type == "cpu" and safe_space.exact(states).dtype == torch.float64
+    assert (
+        safe_space.exact(states).device.type == "cpu"
+        and safe_space.exact(states).dtype == torch.float64
+    )
     space = principal_space(states, k=2)
     assert len(moved) == 3
     for part in (

@@ -1,4 +1,5 @@
-"""The site that `make docs` has built: whole, self-contained, and readable on a phone and in the dark."""
+"""The site that `make docs` has built: whole, self-contained, and readable on a phone and in the
+dark."""
 
 import html
 import re
@@ -21,11 +22,14 @@ SITE = ROOT / "build" / "site"
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (SITE / "index.html").is_file(), reason="no site here: make docs builds it"),
+    pytest.mark.skipif(
+        not (SITE / "index.html").is_file(), reason="no site here: make docs builds it"
+    ),
 ]
 
 LOADED = {"src", "srcset", "poster", "data"}
-"""Attributes whose target a browser fetches; so is the href of a <link>, unless it only describes."""
+"""Attributes whose target a browser fetches; so is the href of a <link>, unless it only
+describes."""
 
 
 class Links(HTMLParser):
@@ -58,7 +62,9 @@ def test_every_chapter_exercise_and_how_to_has_its_page(pages: dict[Path, Links]
     expected = {"index.html", "findings.html", "api.html", "lecturer.html"}
     expected |= {f"{path.stem}.html" for path in (ROOT / "docs").glob("*.md")}
     for folder, section in (("", "chapters"), ("exercises", "exercises"), ("appendix", "appendix")):
-        expected |= {f"{section}/{p.stem}.html" for p in (ROOT / "notebooks" / folder).glob("*.ipynb")}
+        expected |= {
+            f"{section}/{p.stem}.html" for p in (ROOT / "notebooks" / folder).glob("*.ipynb")
+        }
     assert expected <= names
     assert not [name for name in names if "solutions" in name]
 
@@ -89,7 +95,9 @@ def test_no_page_loads_anything_from_elsewhere(pages: dict[Path, Links]) -> None
     }
     assert not elsewhere
     for sheet in SITE.rglob("*.css"):
-        assert not re.search(r"(?:url\(|@import )[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8"))
+        assert not re.search(
+            r"(?:url\(|@import )[\"']?(?:https?:)?//", sheet.read_text(encoding="utf-8")
+        )
 
 
 def test_chapters_come_with_their_outputs_and_a_notebook_to_take_home() -> None:
@@ -102,11 +110,18 @@ def test_chapters_come_with_their_outputs_and_a_notebook_to_take_home() -> None:
         outputs = [each.get("data", {}) for cell in committed for each in cell.get("outputs", [])]
         pictures = sum("image/png" in data and "text/html" not in data for data in outputs)
         assert len(re.findall(rf'<img [^>]*src="{path.stem}_files/', text)) == pictures
-        claims = [data["text/markdown"] for data in outputs if "| claim |" in data.get("text/markdown", "")]
+        claims = [
+            data["text/markdown"]
+            for data in outputs
+            if "| claim |" in data.get("text/markdown", "")
+        ]
         assert text.count("<th>claim</th>") == len(claims)
         taken = nbformat.read(SITE / "chapters" / path.name, as_version=4).cells
         code = [each.source for each in taken if each.cell_type == "code"]
-        assert code == [each.source for each in committed if each.cell_type == "code"] and code[0] == cell
+        assert (
+            code == [each.source for each in committed if each.cell_type == "code"]
+            and code[0] == cell
+        )
         assert cell.splitlines()[0] not in text  # nobody reads a page to install something
 
 
@@ -148,18 +163,24 @@ class TestInTheBrowser:
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
-    def test_it_is_readable(self, browser: Any, address: str, scheme: str, size: dict[str, int]) -> None:
+    def test_it_is_readable(
+        self, browser: Any, address: str, scheme: str, size: dict[str, int]
+    ) -> None:
         page = browser.new_page(viewport=size, color_scheme=scheme)
         asked: list[str] = []
         failed: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
-        page.on("response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None)
+        page.on(
+            "response", lambda answer: failed.append(answer.url) if answer.status >= 400 else None
+        )
         page.on("pageerror", lambda error: failed.append(str(error)))
         for name in ("index", "chapters/04_steering", "findings", "own_prompts", "api"):
             page.goto(f"{address}/{name}.html")
             page.locator("article h1").first.wait_for()
             ground, ink = colours(page)
-            assert (ground > 200 and ink < 90) if scheme == "light" else (ground < 60 and ink > 180), name
+            assert (
+                (ground > 200 and ink < 90) if scheme == "light" else (ground < 60 and ink > 180)
+            ), name
             assert sideways(page) == 0, name
             picture(page, f"site-{name.rpartition('/')[2]}-{scheme}-{size['width']}")
         page.close()

@@ -1,4 +1,5 @@
-"""Clips of every kind, written as real files: what is refused, what is handled, and what is said about it."""
+"""Clips of every kind, written as real files: what is refused, what is handled, and what is said
+about it."""
 
 import os
 import re
@@ -27,7 +28,9 @@ from sarsteer_lab.speech import (
 def tone(
     seconds: float = 1.0, rate: int = SAMPLE_RATE, hertz: float = 440.0, height: float = 0.3
 ) -> np.ndarray:
-    return (height * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(np.float32)
+    return (height * np.sin(2 * np.pi * hertz * np.arange(round(seconds * rate)) / rate)).astype(
+        np.float32
+    )
 
 
 def loudest_hertz(samples: np.ndarray, rate: int = SAMPLE_RATE) -> float:
@@ -155,11 +158,19 @@ COMPRESSED = {
     "clip.flac": {},
     "clip.mp3": {"format": "MP3"},
 }
-PLAIN = {"clip.wav": {}, "rf64.wav": {"format": "RF64"}, "clip.w64": {}, "clip.aiff": {}, "clip.au": {}}
+PLAIN = {
+    "clip.wav": {},
+    "rf64.wav": {"format": "RF64"},
+    "clip.w64": {},
+    "clip.aiff": {},
+    "clip.au": {},
+}
 
 
 def noise(path: Path, options: dict[str, str]) -> bytes:
-    soundfile.write(path, np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE * 3), SAMPLE_RATE, **options)
+    soundfile.write(
+        path, np.random.default_rng(0).normal(0, 0.1, SAMPLE_RATE * 3), SAMPLE_RATE, **options
+    )
     assert len(read_clip(path)) == pytest.approx(SAMPLE_RATE * 3, rel=0.05)
     return path.read_bytes()
 
@@ -176,7 +187,8 @@ def test_a_clip_that_was_cut_off(tmp_path: Path, name: str, kept: float) -> None
 
 @pytest.mark.parametrize("name", ["clip.wav", "clip.opus", "clip.ogg"])
 def test_no_beginning_of_a_clip_is_whole(tmp_path: Path, name: str) -> None:
-    """Cut anywhere, also exactly between two pages; only a WAV's header alone says nothing of samples."""
+    """Cut anywhere, also exactly between two pages; only a WAV's header alone says nothing of
+    samples."""
     content = noise(tmp_path / name, (PLAIN | COMPRESSED)[name])
     pages = [match.start() for match in re.finditer(b"OggS", content)]
     assert flaw(content) is None and (len(pages) > 3 or name == "clip.wav")
@@ -214,7 +226,9 @@ def test_tags_around_an_mp3_are_no_second_recording(tmp_path: Path, tag: bytes) 
     ("whole", "data"),
     [(0, 0), (36, 0), (0xFFFFFFFF, 0), (0xFFFFFFFF, 0xFFFFFFFF), (0x7FFFF024, 0x7FFFF000)],
 )
-def test_a_wav_whose_header_was_never_finished_is_read(tmp_path: Path, whole: int, data: int) -> None:
+def test_a_wav_whose_header_was_never_finished_is_read(
+    tmp_path: Path, whole: int, data: int
+) -> None:
     path = tmp_path / "clip.wav"
     content = noise(path, {})
     expected = read_clip(path)
@@ -259,7 +273,10 @@ def test_silence_is_refused_at_the_stated_level_and_quiet_speech_is_not(tmp_path
     assert "silent" in refusal(tmp_path / "zero.wav")
     for factor, name in ((0.9, "under.wav"), (1.1, "over.wav")):
         soundfile.write(
-            tmp_path / name, tone(height=SILENCE_RMS * 2**0.5 * factor), SAMPLE_RATE, subtype="FLOAT"
+            tmp_path / name,
+            tone(height=SILENCE_RMS * 2**0.5 * factor),
+            SAMPLE_RATE,
+            subtype="FLOAT",
         )
     assert f"{SILENCE_RMS:.0e}" in refusal(tmp_path / "under.wav")
     assert len(read_clip(tmp_path / "over.wav")) == SAMPLE_RATE
@@ -288,7 +305,8 @@ def test_too_long_for_the_model(tmp_path: Path) -> None:
     message = refusal(tmp_path / "clip.wav", max_seconds=8.0)
     assert "lasts 8.5 s" in message and "at most 8 s" in message
     assert len(read_clip(tmp_path / "clip.wav")) == 8.5 * SAMPLE_RATE
-    # The limit is on time, not on samples: the same number of samples at twice the rate is short enough.
+    # The limit is on time, not on samples: the same number of samples at twice the rate is short
+    # enough.
     soundfile.write(tmp_path / "clip.wav", tone(8.5), SAMPLE_RATE * 2)
     assert len(read_clip(tmp_path / "clip.wav", max_seconds=8.0)) == 4.25 * SAMPLE_RATE
 
@@ -297,7 +315,9 @@ def test_waveforms_in_memory_take_the_same_path() -> None:
     written = tone()
     np.testing.assert_array_equal(check_waveform(written, SAMPLE_RATE), written)
     np.testing.assert_array_equal(check_waveform(written[:, None], SAMPLE_RATE), written)
-    np.testing.assert_allclose(check_waveform(written.astype(np.float64), SAMPLE_RATE), written, atol=1e-7)
+    np.testing.assert_allclose(
+        check_waveform(written.astype(np.float64), SAMPLE_RATE), written, atol=1e-7
+    )
     np.testing.assert_allclose(
         check_waveform((written * 32768).astype(np.int16), SAMPLE_RATE), written, atol=4e-5
     )
@@ -334,7 +354,10 @@ def test_a_named_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
 
 
 def test_what_16_khz_cannot_hold_and_a_constant_are_silent() -> None:
-    for samples, rate in ((tone(rate=48000, hertz=20000), 48000), (np.full(SAMPLE_RATE, 0.3), SAMPLE_RATE)):
+    for samples, rate in (
+        (tone(rate=48000, hertz=20000), 48000),
+        (np.full(SAMPLE_RATE, 0.3), SAMPLE_RATE),
+    ):
         with pytest.raises(ClipError, match="is silent"):
             check_waveform(samples, rate)
 

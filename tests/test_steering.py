@@ -1,4 +1,5 @@
-"""Steering against a hand-written decoding loop; every way of decoding; refusals; that all is undone."""
+"""Steering against a hand-written decoding loop; every way of decoding; refusals; that all is
+undone."""
 
 import copy
 
@@ -23,7 +24,8 @@ def some_vectors(lalm, seed=0, size=1.0):
 
 
 def traces(lalm):
-    """All that steering could leave behind: weights, hooks (but transformers' own recorders), batch."""
+    """All that steering could leave behind: weights, hooks (but transformers' own recorders),
+    batch."""
     hooks = [
         (name, key)
         for name, module in lalm.model.named_modules()
@@ -49,7 +51,8 @@ def new_tokens(lalm, prompts, **options):
 
 
 def prompt_states(lalm, prompt, added=None, first=0):
-    """Every layer's output by hand (position layer d_model); `added` goes onto positions from `first` on."""
+    """Every layer's output by hand (position layer d_model); `added` goes onto positions from
+    `first` on."""
     with torch.no_grad():
         embedded = lalm.core(**lalm.batch([prompt]), output_hidden_states=True).hidden_states[0]
         outputs = reference.run_layers(lalm, embedded, added, first % embedded.shape[1])
@@ -59,13 +62,21 @@ def prompt_states(lalm, prompt, added=None, first=0):
 @pytest.mark.parametrize("alpha", [0.1, 1.0, -0.6])
 def test_greedy_steering_equals_the_decoding_loop_token_for_token(tiny, make_clip, alpha):
     vectors = some_vectors(tiny, size=2.0)
-    prompts = [Prompt("Answer the request in the audio.", make_clip(0.3 + 0.09 * i, i)) for i in range(20)]
+    prompts = [
+        Prompt("Answer the request in the audio.", make_clip(0.3 + 0.09 * i, i)) for i in range(20)
+    ]
     with steer(tiny, vectors, alpha=alpha):
         steered = tiny.generate(prompts, max_new_tokens=10, batch_size=7)
-    by_hand = [reference.steered_greedy(tiny, prompt, alpha * vectors.values, 10) for prompt in prompts]
-    decoded = [tiny.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in by_hand]
+    by_hand = [
+        reference.steered_greedy(tiny, prompt, alpha * vectors.values, 10) for prompt in prompts
+    ]
+    decoded = [
+        tiny.tokenizer.decode(tokens, skip_special_tokens=True).strip() for tokens in by_hand
+    ]
     assert steered == decoded
-    assert steered != tiny.generate(prompts, max_new_tokens=10), "the vectors are large enough to matter"
+    assert steered != tiny.generate(prompts, max_new_tokens=10), (
+        "the vectors are large enough to matter"
+    )
 
 
 @pytest.mark.slow
@@ -76,8 +87,12 @@ def test_greedy_steering_of_the_pocket_model_equals_the_decoding_loop(pocket):
     spoken = load_prompts("derive", "harmful")[:20]
     base = capture(pocket, [prompt.spoken() for prompt in spoken])
     refusal = capture(pocket, [prompt.spoken(refusal=REFUSAL) for prompt in spoken])
-    harmless = capture(pocket, [prompt.spoken() for prompt in load_prompts("derive", "harmless")[:20]])
-    vectors = SteeringVectors(ablate(text_refusal_direction(base, refusal), principal_space(harmless, k=10)))
+    harmless = capture(
+        pocket, [prompt.spoken() for prompt in load_prompts("derive", "harmless")[:20]]
+    )
+    vectors = SteeringVectors(
+        ablate(text_refusal_direction(base, refusal), principal_space(harmless, k=10))
+    )
     prompts = [prompt.spoken() for prompt in load_prompts("validation")[:20]]
     with steer(pocket, vectors, alpha=0.1):
         steered = pocket.generate(prompts, max_new_tokens=8)
@@ -111,20 +126,29 @@ def test_a_forward_pass_is_steered_at_the_last_position_only(tiny, prompts, seed
 
 
 def test_generated_tokens_are_steered(tiny, prompts):
-    """A decoding step by hand: the cache is filled outside of `steer`, so only the step is steered."""
+    """A decoding step by hand: the cache is filled outside of `steer`, so only the step is
+    steered."""
     outcomes = []
     for alpha in (0.0, 1.0):
         with torch.no_grad():
             prefill = tiny.core(**tiny.batch(prompts[1:2]), use_cache=True)
             with steer(tiny, some_vectors(tiny), alpha):
-                step = {"input_ids": torch.tensor([[40]]), "past_key_values": prefill.past_key_values}
+                step = {
+                    "input_ids": torch.tensor([[40]]),
+                    "past_key_values": prefill.past_key_values,
+                }
                 outcomes.append(tiny.core(**step).logits)
     assert not torch.equal(*outcomes)
 
 
-@pytest.mark.parametrize("options", [{"do_sample": True, "num_return_sequences": 2}, {"num_beams": 3}])
-def test_sampling_and_beams_equal_generation_without_a_cache_of_a_steered_copy(tiny, prompts, options):
-    """A second way: a copy whose layers add the vector themselves, at the right positions, uncached."""
+@pytest.mark.parametrize(
+    "options", [{"do_sample": True, "num_return_sequences": 2}, {"num_beams": 3}]
+)
+def test_sampling_and_beams_equal_generation_without_a_cache_of_a_steered_copy(
+    tiny, prompts, options
+):
+    """A second way: a copy whose layers add the vector themselves, at the right positions,
+    uncached."""
     vectors, alpha = some_vectors(tiny), 0.7
     for prompt in prompts[:3]:
         inputs = tiny.batch([prompt])
@@ -138,7 +162,8 @@ def test_sampling_and_beams_equal_generation_without_a_cache_of_a_steered_copy(t
                 return torch.cat([h[:, :last], h[:, last:] + alpha * vector], dim=1)
 
             layer.forward = forward
-        # Without a cache the clip is read anew at every step; a generated audio token would confuse it.
+        # Without a cache the clip is read anew at every step; a generated audio token would confuse
+        # it.
         choices = {
             "max_new_tokens": 8,
             "do_sample": False,
@@ -204,7 +229,9 @@ def test_the_sum_is_taken_in_float32_and_cast_back(prompts):
     plain = capture(lalm, prompts, layers=[0])
     with steer(lalm, vectors, alpha=0.1, layers=[0]):
         steered = capture(lalm, prompts, layers=[0])
-    assert torch.equal(steered[:, 0], (plain[:, 0] + torch.tensor(0.1) * vectors[0]).bfloat16().float())
+    assert torch.equal(
+        steered[:, 0], (plain[:, 0] + torch.tensor(0.1) * vectors[0]).bfloat16().float()
+    )
     assert not torch.equal(steered, plain)
 
 
@@ -229,10 +256,14 @@ def test_ablation_inside_steering_removes_what_was_added_and_around_it_does_not(
 
     with steer(tiny, vectors, alpha=1.0), project_out(tiny, vectors):
         inside = capture(tiny, prompts)
-    torch.testing.assert_close(along(inside), torch.zeros(len(prompts), tiny.n_layers), rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        along(inside), torch.zeros(len(prompts), tiny.n_layers), rtol=0, atol=1e-4
+    )
     with project_out(tiny, vectors), steer(tiny, vectors, alpha=1.0):
         around = capture(tiny, prompts)
-    torch.testing.assert_close(along(around), vectors.norm().expand(len(prompts), -1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        along(around), vectors.norm().expand(len(prompts), -1), rtol=1e-4, atol=1e-4
+    )
 
 
 def test_ablation_leaves_nothing_of_the_direction_at_any_position(lalm, prompts):
@@ -253,7 +284,9 @@ def test_ablation_of_one_layer_is_the_projection(tiny, prompts):
     unit = vectors[1].double() / vectors[1].double().norm()
     with project_out(tiny, vectors, layers=[1]):
         ablated = capture(tiny, prompts, layers=[1])[:, 0].double()
-    torch.testing.assert_close(ablated, plain - (plain @ unit)[:, None] * unit, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        ablated, plain - (plain @ unit)[:, None] * unit, rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
@@ -310,8 +343,11 @@ def test_a_block_that_cannot_be_entered_leaves_nothing(tiny, monkeypatch):
         ({"cache_implementation": "static"}, "static"),
     ],
 )
-def test_ways_of_decoding_that_cannot_be_steered_are_refused(tiny, prompts, options, directly, monkeypatch):
-    """`generate` refuses the option; of a direct call the hooks see what the forward passes are given."""
+def test_ways_of_decoding_that_cannot_be_steered_are_refused(
+    tiny, prompts, options, directly, monkeypatch
+):
+    """`generate` refuses the option; of a direct call the hooks see what the forward passes are
+    given."""
     message = next(iter(options))
     before = traces(tiny)
     with steer(tiny, some_vectors(tiny)):
@@ -322,7 +358,9 @@ def test_ways_of_decoding_that_cannot_be_steered_are_refused(tiny, prompts, opti
         config = copy.deepcopy(tiny.core.generation_config)
         config.update(**options)
         with pytest.raises(SteeringError, match=directly):
-            tiny.core.generate(**tiny.batch(prompts[:1]), generation_config=config, max_new_tokens=8)
+            tiny.core.generate(
+                **tiny.batch(prompts[:1]), generation_config=config, max_new_tokens=8
+            )
         # What a checkpoint's own settings ask for.
         monkeypatch.setattr(tiny.core, "generation_config", config)
         with pytest.raises(SteeringError, match="static" if directly == "static" else message):
@@ -355,7 +393,10 @@ def test_gradient_checkpointing_does_not_change_steered_answers(prompts):
     "alpha", [float("nan"), float("inf"), "0.1", ["0.1"], [[1.0]], [0.1, float("nan")], None]
 )
 def test_strengths_that_are_none_are_refused_at_once(tiny, alpha):
-    with pytest.raises(ValueError, match="finite number"), steer(tiny, some_vectors(tiny), alpha=alpha):
+    with (
+        pytest.raises(ValueError, match="finite number"),
+        steer(tiny, some_vectors(tiny), alpha=alpha),
+    ):
         pytest.fail("the block was entered")
 
 
@@ -397,7 +438,11 @@ def test_right_padding_and_continued_chats_are_refused(tiny, prompts):
 
 def test_layers_run_from_outside_are_refused(tiny):
     h = torch.zeros(1, 2, tiny.d_model)
-    with torch.no_grad(), steer(tiny, some_vectors(tiny)), pytest.raises(SteeringError, match="outside"):
+    with (
+        torch.no_grad(),
+        steer(tiny, some_vectors(tiny)),
+        pytest.raises(SteeringError, match="outside"),
+    ):
         reference.run_layers(tiny, h)
 
 
@@ -419,9 +464,15 @@ def test_vectors_that_do_not_fit_are_refused(tiny):
             with pytest.raises(ValueError, match="do not fit"), block:
                 pass
     some = SteeringVectors(torch.ones(2, 32), layers=(1, 3))
-    with pytest.raises(ValueError, match=r"no vector for layers \[2\]"), steer(tiny, some, layers=[1, 2]):
+    with (
+        pytest.raises(ValueError, match=r"no vector for layers \[2\]"),
+        steer(tiny, some, layers=[1, 2]),
+    ):
         pass
-    with pytest.raises(ValueError, match="finite numbers"), steer(tiny, some, alpha=torch.tensor([[1.0]])):
+    with (
+        pytest.raises(ValueError, match="finite numbers"),
+        steer(tiny, some, alpha=torch.tensor([[1.0]])),
+    ):
         pass
     with pytest.raises(ValueError, match="no direction"), project_out(tiny, torch.zeros(32)):
         pass

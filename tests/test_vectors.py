@@ -10,7 +10,9 @@ from safetensors.torch import save_file
 
 from sarsteer_lab.vectors import SteeringVectors
 
-some_values = hnp.arrays(np.float32, (3, 5), elements=st.floats(-100, 100, width=32)).map(torch.from_numpy)
+some_values = hnp.arrays(np.float32, (3, 5), elements=st.floats(-100, 100, width=32)).map(
+    torch.from_numpy
+)
 
 
 def gaussian(*shape, seed=0):
@@ -87,7 +89,13 @@ def test_rescaled_vectors_keep_direction_and_take_length():
 
 
 def test_files_keep_everything(tmp_path):
-    provenance = {"model": "pocket", "k": 10, "lambda": 1.0, "prompts": ["a", "b"], "nested": {"seed": None}}
+    provenance = {
+        "model": "pocket",
+        "k": 10,
+        "lambda": 1.0,
+        "prompts": ["a", "b"],
+        "nested": {"seed": None},
+    }
     vectors = SteeringVectors(gaussian(3, 7), provenance, (5, 2, 9))
     vectors.save(tmp_path / "v.safetensors")
     again = SteeringVectors.load(tmp_path / "v.safetensors")
@@ -161,7 +169,10 @@ def test_files_from_before_the_checksum_are_read(tmp_path):
     values = gaussian(2, 3)
     save_file({"values": values}, tmp_path / "v.safetensors", OLD)
     vectors = SteeringVectors.load(tmp_path / "v.safetensors")
-    assert torch.equal(vectors.values, values) and (vectors.layers, vectors.provenance) == ((3, 1), {"k": 10})
+    assert torch.equal(vectors.values, values) and (vectors.layers, vectors.provenance) == (
+        (3, 1),
+        {"k": 10},
+    )
 
 
 @pytest.mark.parametrize(
@@ -204,7 +215,10 @@ MALFORMED = [
 @pytest.mark.parametrize(
     "tensors",
     [
-        *({"values": values} for values in (*MALFORMED, torch.ones(2), torch.ones(()), torch.ones(3, 3))),
+        *(
+            {"values": values}
+            for values in (*MALFORMED, torch.ones(2), torch.ones(()), torch.ones(3, 3))
+        ),
         {"value": torch.ones(2, 3)},
         {"values": torch.ones(2, 3), "more": torch.ones(1)},
         {},

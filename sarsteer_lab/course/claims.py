@@ -1,4 +1,5 @@
-"""Claims at a chapter's end: what was measured, its interval, and the verdict that follows from them.
+"""Claims at a chapter's end: what was measured, its interval, and the verdict that follows from
+them.
 
 One rule judges everything: `RULE`.
 """
@@ -35,8 +36,8 @@ def share_text(count: int, n: int) -> str:
 class Claim:
     """A claim, what was measured, its 95% interval, and the verdict that follows from them.
 
-    `needed` is how many requests could tell where these cannot (`intervals.requests_to_tell`); None where
-    that is not known.
+    `needed` is how many requests could tell where these cannot (`intervals.requests_to_tell`); None
+    where that is not known.
     """
 
     claim: str
@@ -56,10 +57,12 @@ def claim_on_value(
     style: str = ".2f",
     n: int | None = None,
 ) -> Claim:
-    """Judge the claim that a number lies above `above` by its interval; `measured` says it in words.
+    """Judge the claim that a number lies above `above` by its interval; `measured` says it in
+    words.
 
-    See `RULE`; "cannot tell" also if an end is not a number. `n` is the number of requests (of each kind, if
-    there are two) behind the interval; without it nothing is said about how many could tell.
+    See `RULE`; "cannot tell" also if an end is not a number. `n` is the number of requests (of each
+    kind, if there are two) behind the interval; without it nothing is said about how many could
+    tell.
     """
     low, high = interval
     verdict: Verdict = "seen here" if low > above else "cannot tell"
@@ -72,15 +75,19 @@ def claim_on_value(
     return Claim(claim, measured, shown, verdict, needed)
 
 
-def claim_on_shares(claim: str, more: Sequence[bool], less: Sequence[bool], names: tuple[str, str]) -> Claim:
+def claim_on_shares(
+    claim: str, more: Sequence[bool], less: Sequence[bool], names: tuple[str, str]
+) -> Claim:
     """Judge the claim that something happens to the same requests more often in one condition.
 
-    `more` and `less` say for each request whether it did. The interval is that of the difference, by paired
-    bootstrap. Where all pairs are alike no resample differs, which says nothing about how sure that is: then
-    Wilson's upper end for "0 of n pairs unlike" goes to both sides. Raises ValueError if the two are not of
-    the same requests.
+    `more` and `less` say for each request whether it did. The interval is that of the difference,
+    by paired bootstrap. Where all pairs are alike no resample differs, which says nothing about how
+    sure that is: then Wilson's upper end for "0 of n pairs unlike" goes to both sides. Raises
+    ValueError if the two are not of the same requests.
     """
-    difference, low, high = paired_difference(np.array(more, dtype=bool), np.array(less, dtype=bool))
+    difference, low, high = paired_difference(
+        np.array(more, dtype=bool), np.array(less, dtype=bool)
+    )
     alike = low == high
     if alike:
         unseen = wilson(0, len(more))[1]
@@ -90,7 +97,9 @@ def claim_on_shares(claim: str, more: Sequence[bool], less: Sequence[bool], name
         f"{difference:+.0%}"
     )
     found = claim_on_value(claim, measured, (low, high), style="+.0%", n=len(more))
-    if alike and found.verdict == "cannot tell":  # Wilson's end shrinks faster than a bootstrap interval
+    if (
+        alike and found.verdict == "cannot tell"
+    ):  # Wilson's end shrinks faster than a bootstrap interval
         found = replace(found, needed=next(n for n in count(1) if wilson(0, n)[1] < MARGIN))
     return found
 

@@ -3,16 +3,19 @@
 import shutil
 from pathlib import Path
 
-from sarsteer_lab.store import data_folder
+from sarsteer_lab.paths import data_folder
 
 
 def copy_course(folder: Path) -> int:
-    """Copy the course's notebooks, exercises without their solutions, to a new folder; returns how many.
+    """Copy the course's notebooks, exercises without their solutions, to a new folder; returns how
+    many.
 
     Raises FileExistsError for a folder that is there.
     """
     if folder.exists():
-        raise FileExistsError(f"{folder} is there already, and nothing is overwritten: name a new folder")
+        raise FileExistsError(
+            f"{folder} is there already, and nothing is overwritten: name a new folder"
+        )
     data = data_folder()  # _data in a wheel, which has _notebooks beside it; data in a checkout
     notebooks = data.with_name(data.name.replace("data", "notebooks"))
     left_out = shutil.ignore_patterns("solutions", "*.md", ".*", "__pycache__")

@@ -1,10 +1,11 @@
-"""Run the course's notebooks from top to bottom, in order, with one progress bar, and keep their outputs.
+"""Run the course's notebooks from top to bottom, in order, with one progress bar, and keep their
+outputs.
 
     python -m sarsteer_lab.course.run_notebooks notebooks notebooks/solutions
 
 runs every notebook of these folders in place (a file may be named too); the figures' index,
-`figures/README.md`, is brought up to date. `walkthrough` runs all chapters, leaves them as they are, and
-collects on a page what they found. Needs the extra `lab`.
+`figures/README.md`, is brought up to date. `walkthrough` runs all chapters, leaves them as they
+are, and collects on a page what they found. Needs the extra `lab`.
 """
 
 import argparse
@@ -25,10 +26,11 @@ from nbconvert import HTMLExporter
 from tqdm import tqdm
 
 from sarsteer_lab.course.figures.base import write_index
-from sarsteer_lab.store import data_folder
+from sarsteer_lab.paths import data_folder
 
 CELL_SECONDS = 3600
-"""A cell that takes longer counts as hanging: the appendix's longest takes 15 minutes on a slow machine."""
+"""A cell that takes longer counts as hanging: the appendix's longest takes 15 minutes on a slow
+machine."""
 
 HEADER = "| claim |"
 """How the table begins that `claims.closing` ends a chapter with."""
@@ -40,7 +42,8 @@ _PROGRESS = re.compile(r"\d+%\|.*\| \d+/\d+ \[")
 
 
 class NotebookError(RuntimeError):
-    """A cell of a notebook failed. The message names the notebook and holds the cell and its traceback."""
+    """A cell of a notebook failed. The message names the notebook and holds the cell and its
+    traceback."""
 
 
 def find_notebooks(places: Sequence[Path | str]) -> list[Path]:
@@ -59,16 +62,20 @@ def find_notebooks(places: Sequence[Path | str]) -> list[Path]:
 def run_notebooks(
     paths: Sequence[Path], *, save: bool = True, html: Path | None = None, at_once: int = 1
 ) -> list[nbformat.NotebookNode]:
-    """Run notebooks, each in a fresh kernel that starts in its folder, and return them with their outputs.
+    """Run notebooks, each in a fresh kernel that starts in its folder, and return them with their
+    outputs.
 
-    With `save` a notebook that ran through replaces its file. `at_once` run at a time, each with its share of
-    the cores. Raises `NotebookError` at the first cell that fails; that notebook's file then stays as it was.
+    With `save` a notebook that ran through replaces its file. `at_once` run at a time, each with
+    its share of the cores. Raises `NotebookError` at the first cell that fails; that notebook's
+    file then stays as it was.
     """
     notebooks = [nbformat.read(path, as_version=4) for path in paths]
     cells = sum(cell.cell_type == "code" for notebook in notebooks for cell in notebook.cells)
     gate = asyncio.Semaphore(at_once)
     # Processes that take all cores each slow one another down three times and more.
-    share = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))} if at_once > 1 else {}
+    share = (
+        {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))} if at_once > 1 else {}
+    )
 
     async def run(path: Path, notebook: nbformat.NotebookNode, bar: "tqdm[NoReturn]") -> None:
         loop = asyncio.get_running_loop()
@@ -78,12 +85,15 @@ def run_notebooks(
                 notebook,
                 timeout=CELL_SECONDS,
                 record_timing=False,
-                # Without a kernel a panel's still is shown; its saved state would need scripts from the web.
+                # Without a kernel a panel's still is shown; its saved state would need scripts from
+                # the web.
                 store_widget_state=False,
                 shutdown_kernel="immediate",
                 resources={"metadata": {"path": str(path.parent)}},
                 # Ctrl-C is Python's again: nbclient's own answer to it ends in errors of its own.
-                on_notebook_start=lambda **_: os.name == "nt" or loop.remove_signal_handler(signal.SIGINT),
+                on_notebook_start=lambda **_: (
+                    os.name == "nt" or loop.remove_signal_handler(signal.SIGINT)
+                ),
                 on_cell_complete=lambda **_: bar.update(),
             )
             try:
@@ -112,25 +122,31 @@ def run_notebooks(
 
 
 def drop_progress(notebook: nbformat.NotebookNode) -> None:
-    """Take progress bars out of the outputs: once all is done they say nothing, and no kernel moves them."""
+    """Take progress bars out of the outputs: once all is done they say nothing, and no kernel moves
+    them."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
             shown = [
-                (one, one.get("text") or one.get("data", {}).get("text/plain", "")) for one in cell.outputs
+                (one, one.get("text") or one.get("data", {}).get("text/plain", ""))
+                for one in cell.outputs
             ]
             cell.outputs = [output for output, text in shown if not _PROGRESS.search(text)]
 
 
 def walkthrough(notebooks: Path, folder: Path, html: Path | None = None, at_once: int = 1) -> Path:
-    """Run the chapters in `notebooks` with one progress bar, and write `folder`/summary.md; returns its path.
+    """Run the chapters in `notebooks` with one progress bar, and write `folder`/summary.md; returns
+    its path.
 
-    The notebooks themselves stay as they are; `html` and `at_once` as in `run_notebooks`. The summary holds
-    every chapter's closing table: claim, measured number, interval and verdict, as computed in this run.
-    Raises FileNotFoundError if there are no notebooks, and `NotebookError` at the first cell that fails.
+    The notebooks themselves stay as they are; `html` and `at_once` as in `run_notebooks`. The
+    summary holds every chapter's closing table: claim, measured number, interval and verdict, as
+    computed in this run. Raises FileNotFoundError if there are no notebooks, and `NotebookError` at
+    the first cell that fails.
     """
     paths = find_notebooks([notebooks])
     if not paths:
-        raise FileNotFoundError(f"{notebooks}: holds no notebooks; `sarsteer-lab course FOLDER` copies them")
+        raise FileNotFoundError(
+            f"{notebooks}: holds no notebooks; `sarsteer-lab course FOLDER` copies them"
+        )
     summary = folder / "summary.md"
     done = run_notebooks(paths, save=False, html=html, at_once=at_once)
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +156,10 @@ def walkthrough(notebooks: Path, folder: Path, html: Path | None = None, at_once
 
 def page(paths: Sequence[Path], notebooks: Sequence[nbformat.NotebookNode]) -> str:
     """The closing tables of executed notebooks as one Markdown page, in their order."""
-    parts = ["# What the chapters found", "Computed by the notebooks in this run; nothing here is typed in."]
+    parts = [
+        "# What the chapters found",
+        "Computed by the notebooks in this run; nothing here is typed in.",
+    ]
     for path, notebook in zip(paths, notebooks, strict=True):
         outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
         shown = [output.get("data", {}).get("text/markdown", "") for output in outputs]
@@ -153,12 +172,16 @@ def page(paths: Sequence[Path], notebooks: Sequence[nbformat.NotebookNode]) -> s
 def title(notebook: nbformat.NotebookNode) -> str:
     """A notebook's first heading; empty if it has none."""
     texts = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    return next((line for line in texts.splitlines() if line.startswith("# ")), "").removeprefix("# ")
+    return next((line for line in texts.splitlines() if line.startswith("# ")), "").removeprefix(
+        "# "
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; 0 if every notebook ran through, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m sarsteer_lab.course.run_notebooks", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m sarsteer_lab.course.run_notebooks", description=__doc__
+    )
     parser.add_argument("places", nargs="+", type=Path, help="notebooks, or folders of them")
     try:
         run_notebooks(find_notebooks(parser.parse_args(arguments).places))

@@ -5,8 +5,8 @@ A chapter starts with
     MODEL = "pocket"  # or a folder, or an id on the Hugging Face hub
     lalm = course.load_model(MODEL)
 
-reads states and answers through `states` and `answers` (kept in the user's cache, so that no chapter computes
-what another one has), and shows every figure with `show`.
+reads states and answers through `states` and `answers` (kept in the user's cache, so that no
+chapter computes what another one has), and shows every figure with `show`.
 """
 
 import os
@@ -28,22 +28,26 @@ from sarsteer_lab.activations import activation_store, capture
 from sarsteer_lab.course.figures import project_2d, save_figure
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.evaluation.base import BaseStates, collect_states, model_name
-from sarsteer_lab.evaluation.kept import answers as answers  # course/__init__.pyi: of this package alone
+from sarsteer_lab.evaluation.kept import (
+    answers as answers,
+)  # course/__init__.pyi: of this package alone
 from sarsteer_lab.evaluation.kept import refusal_probabilities as refusal_probabilities
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
 from sarsteer_lab.evaluation.run import FORMAT
 from sarsteer_lab.geometry import centroid_distance, pair_cosine, transfer_accuracy
+from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
-from sarsteer_lab.prompts import REFUSALS, SpokenPrompt, load_prompts
-from sarsteer_lab.store import Store, cache_folder, content_key, data_folder
+from sarsteer_lab.paths import cache_folder, data_folder
+from sarsteer_lab.prompts import REFUSALS, Request, load_prompts
+from sarsteer_lab.store import Store
 
 
 def load_model(name: str) -> LALM:
     """The course's model: `load_lalm(name)`, or the one that SARSTEER_COURSE_MODEL names.
 
-    That environment variable exists to try the notebooks quickly; its value "replica" is the tiny random
-    model, whose answers are noise. Raises what `load_lalm` does.
+    That environment variable exists to try the notebooks quickly; its value "replica" is the tiny
+    random model, whose answers are noise. Raises what `load_lalm` does.
     """
     name = os.environ.get("SARSTEER_COURSE_MODEL") or name
     lalm = load_lalm("replica:qwen2_audio" if name == "replica" else name)
@@ -52,7 +56,8 @@ def load_model(name: str) -> LALM:
 
 
 def base_states(lalm: LALM) -> BaseStates:
-    """The states of the derive split's harmful and harmless requests, typed and spoken, from the cache.
+    """The states of the derive split's harmful and harmless requests, typed and spoken, from the
+    cache.
 
     Harmful clips under every text of `prompts.REFUSALS`.
     """
@@ -60,15 +65,18 @@ def base_states(lalm: LALM) -> BaseStates:
 
 
 def working_text(lalm: LALM) -> str:
-    """The name of the refusal text that the course derives from: the one that works best in the prompt.
+    """The name of the refusal text that the course derives from: the one that works best in the
+    prompt.
 
-    `precondition.working_texts` of the spoken validation requests, from the cache once chapter 2 has run; the
-    paper's if none works. The environment variable SARSTEER_COURSE_REFUSAL names another. Raises ValueError
-    for a name that is not in `prompts.REFUSALS`.
+    `precondition.working_texts` of the spoken validation requests, from the cache once chapter 2
+    has run; the paper's if none works. The environment variable SARSTEER_COURSE_REFUSAL names
+    another. Raises ValueError for a name that is not in `prompts.REFUSALS`.
     """
     if name := os.environ.get("SARSTEER_COURSE_REFUSAL"):
         if name not in REFUSALS:
-            raise ValueError(f"SARSTEER_COURSE_REFUSAL={name!r}: choose one of {', '.join(REFUSALS)}")
+            raise ValueError(
+                f"SARSTEER_COURSE_REFUSAL={name!r}: choose one of {', '.join(REFUSALS)}"
+            )
         return name
     asked = [p for label in ("harmful", "harmless") for p in load_prompts("validation", label)]
     works = working_texts(refused_shares(prompted_refusal(lalm, asked, forms=("spoken",))))
@@ -76,9 +84,10 @@ def working_text(lalm: LALM) -> str:
 
 
 def states(
-    lalm: LALM, prompts: Sequence[SpokenPrompt], form: Literal["typed", "spoken"], *, refusal: str = ""
+    lalm: LALM, prompts: Sequence[Request], form: Literal["typed", "spoken"], *, refusal: str = ""
 ) -> Float[Tensor, "prompt layer d_model"]:
-    """Last-token states of requests typed or spoken, from the cache where some chapter has had them.
+    """Last-token states of requests typed or spoken, from the cache where some chapter has had
+    them.
 
     `refusal` stands after the text. Raises ValueError for a spoken request without a clip.
     """
@@ -88,9 +97,11 @@ def states(
 
 @dataclass(frozen=True, eq=False)
 class Gap:
-    """How typed and spoken states of the derive split's requests compare, per layer (see `geometry`).
+    """How typed and spoken states of the derive split's requests compare, per layer (see
+    `geometry`).
 
-    `harm_distance` is that of typed harmful and harmless requests, the measure of scale for `distance`.
+    `harm_distance` is that of typed harmful and harmless requests, the measure of scale for
+    `distance`.
     """
 
     cosine: Float[Tensor, "prompt layer"]
@@ -110,7 +121,8 @@ def measure_gap(
     spoken: Float[Tensor, "prompt layer d_model"],
     n_harmful: int,
 ) -> Gap:
-    """Compare typed and spoken states of the same requests, of which the first `n_harmful` are harmful.
+    """Compare typed and spoken states of the same requests, of which the first `n_harmful` are
+    harmful.
 
     The probe is cross-validated with each request's two states on the same side of every split.
     """
@@ -131,7 +143,8 @@ def measure_gap(
 
 
 def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:
-    """`figures.project_2d(points, method="umap")`, kept: UMAP is compiled first, which takes a while."""
+    """`figures.project_2d(points, method="umap")`, kept: UMAP is compiled first, which takes a
+    while."""
     store = Store(cache_folder() / "course")
     key = content_key("umap", version("umap-learn"), points.float())
     found = store.read(key)
@@ -141,17 +154,25 @@ def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state
 
 
 def evaluation_folder(lalm: LALM, chapter: str, *settings: Any) -> Path:
-    """Where a chapter keeps an evaluation's responses: another model, settings or format, another folder."""
+    """Where a chapter keeps an evaluation's responses: another model, settings or format, another
+    folder."""
     return cache_folder() / "course" / f"{chapter}-{lalm.key(FORMAT, *settings)[:16]}"
 
 
 def figure_folder(chapter: str, lalm: LALM) -> Path:
-    """`figures/<chapter>` of the checkout for the pocket model; a folder in the user's cache for others.
+    """`figures/<chapter>` of the checkout for the pocket model; a folder in the user's cache for
+    others.
 
-    So the committed figures are always the pocket model's. Outside of a checkout, below the working folder.
+    So the committed figures are always the pocket model's. Outside of a checkout, below the working
+    folder.
     """
     if lalm.name != "pocket":
-        return cache_folder() / "figures" / model_name(lalm).replace("/", "-").replace(" ", "-") / chapter
+        return (
+            cache_folder()
+            / "figures"
+            / model_name(lalm).replace("/", "-").replace(" ", "-")
+            / chapter
+        )
     root = data_folder().parent if data_folder().name == "data" else Path.cwd()
     return root / "figures" / chapter
 
@@ -159,6 +180,10 @@ def figure_folder(chapter: str, lalm: LALM) -> Path:
 def show(fig: Figure, chapter: str, name: str, lalm: LALM, caption: str = "") -> None:
     """Save a figure as PNG and SVG in the chapter's folder, and display it with its caption."""
     png, _ = save_figure(fig, figure_folder(chapter, lalm), name)
-    display(Image(filename=str(png), width=min(1000, round(fig.get_figwidth() * 75)), alt=caption or name))
+    display(
+        Image(
+            filename=str(png), width=min(1000, round(fig.get_figwidth() * 75)), alt=caption or name
+        )
+    )
     if caption:
         display(Markdown(f"*{caption}*"))

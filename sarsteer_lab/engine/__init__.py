@@ -1,1 +1,2 @@
-"""The fast paths, beside the plain ones: prepared batches, shared prefixes, a memory of encoded clips."""
+"""The fast paths, beside the plain ones: prepared batches, shared prefixes, a memory of encoded
+clips."""

@@ -1,8 +1,9 @@
-"""What the audio tower makes of a clip, kept in memory: no clip is encoded twice by the same weights.
+"""What the audio tower makes of a clip, kept in memory: no clip is encoded twice by the same
+weights.
 
-A sweep, a chapter or a widget asks about the same clips again and again. `remember_clips` wraps the tower's
-method on one model: rows of features it has heard (a clip, or a window of a long one) come from memory, and
-only the others run.
+A sweep, a chapter or a widget asks about the same clips again and again. `remember_clips` wraps the
+tower's method on one model: rows of features it has heard (a clip, or a window of a long one) come
+from memory, and only the others run.
 """
 
 from collections import OrderedDict
@@ -16,11 +17,13 @@ from torch import Tensor, nn
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from sarsteer_lab.families import foreign_hooks
+from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.store import content_key, weights_checksum
+from sarsteer_lab.weights import weights_checksum
 
 BUDGET = 2**29
-"""Bytes of encoded rows that are kept (some 1,700 of the pocket model); the longest unused go first."""
+"""Bytes of encoded rows that are kept (some 1,700 of the pocket model); the longest unused go
+first."""
 
 
 EARS = ("audio", "speech", "sound", "projector", "encoder")
@@ -37,7 +40,11 @@ def remember_clips(lalm: LALM) -> "AudioCache | None":
     if (memory := _memory_of(lalm)) is None:
         owner, name = _method(lalm)
         # Of a trunk only what hears: the decoder's weights and hooks do not matter here.
-        hearing = [part for n, part in lalm.trunk.named_children() if any(word in n.lower() for word in EARS)]
+        hearing = [
+            part
+            for n, part in lalm.trunk.named_children()
+            if any(word in n.lower() for word in EARS)
+        ]
         memory = AudioCache([owner] if owner is not lalm.trunk else hearing, lalm.family.encoder[1])
         setattr(owner, name, partial(memory.encode, getattr(owner, name)))
     return memory
@@ -65,9 +72,9 @@ def _memory_of(lalm: LALM) -> "AudioCache | None":
 class AudioCache:
     """Encoded clips of one model, by the contents of their features (and of their masks).
 
-    Nothing is kept or used while gradients are on, and hooks inside the tower turn the memory off: what they
-    do depends on more than the clip. Any change of the tower's weights empties it. `encoded` counts the rows
-    that the tower has really run.
+    Nothing is kept or used while gradients are on, and hooks inside the tower turn the memory off:
+    what they do depends on more than the clip. Any change of the tower's weights empties it.
+    `encoded` counts the rows that the tower has really run.
     """
 
     def __init__(self, parts: list[nn.Module], field: str) -> None:
@@ -95,13 +102,17 @@ class AudioCache:
         ):
             return plain(features, *args, **kwargs)
         self._forget_if_changed()
-        keys = [content_key([_rows(value, [row]) for value in given]) for row in range(len(features))]
+        keys = [
+            content_key([_rows(value, [row]) for value in given]) for row in range(len(features))
+        ]
         places = {key: row for row, key in enumerate(keys) if key not in self._kept}
         kept = {key: self._kept[key] for key in keys if key in self._kept}
         if places:
             some = list(places.values())
             less = {name: _rows(value, some) for name, value in kwargs.items()}
-            made = getattr(plain(*(_rows(value, some) for value in (features, *args)), **less), self._field)
+            made = getattr(
+                plain(*(_rows(value, some) for value in (features, *args)), **less), self._field
+            )
             self.encoded += len(some)
             parts = self._by_row(made, [_rows(value, some) for value in given])
             if parts is None:
@@ -133,7 +144,9 @@ class AudioCache:
         return made.split(lengths) if sum(lengths) == len(made) else None
 
     def _forget_if_changed(self) -> None:
-        tensors = [tensor for part in self._parts for tensor in (*part.parameters(), *part.buffers())]
+        tensors = [
+            tensor for part in self._parts for tensor in (*part.parameters(), *part.buffers())
+        ]
         if (weights := weights_checksum(tensors)) != self._weights:
             self._kept.clear()
             self._weights = weights

@@ -12,10 +12,11 @@ from sarsteer_lab.lalm import LALM
 
 
 def keeps_plain_cache(lalm: LALM) -> bool:
-    """Whether a prompt that has run can be continued from its cache, and the cache rolled back after.
+    """Whether a prompt that has run can be continued from its cache, and the cache rolled back
+    after.
 
-    Not so for decoders whose cache forgets positions (sliding windows), and for the Omnis, whose code counts
-    positions of a continued prompt in its own way.
+    Not so for decoders whose cache forgets positions (sliding windows), and for the Omnis, whose
+    code counts positions of a continued prompt in its own way.
     """
     rope = getattr(lalm.text_config, "rope_parameters", None) or {}
     layers = DynamicCache(config=lalm.text_config).layers
@@ -25,7 +26,8 @@ def keeps_plain_cache(lalm: LALM) -> bool:
 class RoomyLayer(DynamicLayer):
     """Some rows of a layer's keys and values (default: all), with room for the positions to come.
 
-    A step then writes its own, where a plain layer copies all that it holds: a fifth of decoding's time.
+    A step then writes its own, where a plain layer copies all that it holds: a fifth of decoding's
+    time.
     """
 
     def __init__(self, layer: Any, room: int, rows: Int[Tensor, "row"] | None) -> None:
@@ -41,7 +43,9 @@ class RoomyLayer(DynamicLayer):
         length = self.get_seq_length()
         end = length + key_states.shape[-2]
         if end > self._held[0].shape[-2]:
-            self._held = [_in_larger(part, 2 * (end - length), None) for part in (self.keys, self.values)]
+            self._held = [
+                _in_larger(part, 2 * (end - length), None) for part in (self.keys, self.values)
+            ]
         for held, new in zip(self._held, (key_states, value_states), strict=True):
             held[..., length:end, :] = new
         return self._show(end)
@@ -58,7 +62,8 @@ def blank(cache: Any, rows: int, length: int) -> Any:
     for layer, like in zip(blank.layers, cache.layers, strict=True):
         layer.lazy_initialization(like.keys, like.values)
         layer.keys, layer.values = (
-            part.new_zeros(rows, part.shape[1], length, part.shape[3]) for part in (like.keys, like.values)
+            part.new_zeros(rows, part.shape[1], length, part.shape[3])
+            for part in (like.keys, like.values)
         )
     return blank
 
@@ -74,7 +79,8 @@ def _in_larger(
 
 
 def with_room(cache: Any, room: int, rows: Int[Tensor, "row"] | None = None) -> Any:
-    """A copy of a cache, of some rows or all, into which `room` more positions fit without copying again."""
+    """A copy of a cache, of some rows or all, into which `room` more positions fit without copying
+    again."""
     roomy = copy.copy(cache)
     roomy.layers = [RoomyLayer(layer, room, rows) for layer in cache.layers]
     return roomy

@@ -1,4 +1,5 @@
-"""How many prompts fit into a batch: rows by the memory that is free; and how freed memory is kept."""
+"""How many prompts fit into a batch: rows by the memory that is free; and how freed memory is
+kept."""
 
 import ctypes
 import sys
@@ -9,8 +10,8 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, rough_length
 
 MOST_ROWS = 128
-"""Rows of the largest batch: on two CPU cores (Xeon, AVX-512) the pocket model decodes 128 rows at 2.0 ms a
-row and step, 64 at 2.4, 32 at 3.2, 16 at 4.7, and 8 at 7.6."""
+"""Rows of the largest batch: on two CPU cores (Xeon, AVX-512) the pocket model decodes 128 rows at
+2.0 ms a row and step, 64 at 2.4, 32 at 3.2, 16 at 4.7, and 8 at 7.6."""
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Settings of `mallopt`, from glibc's malloc.h."""
@@ -20,10 +21,12 @@ OVERHEAD_TOKENS = 60
 
 
 def rows_that_fit(lalm: LALM, prompt: Prompt, new_tokens: int) -> int:
-    """How many prompts like this one fit into a batch with answers of `new_tokens`, 1 to `MOST_ROWS`.
+    """How many prompts like this one fit into a batch with answers of `new_tokens`, 1 to
+    `MOST_ROWS`.
 
-    Keys and values of a batch, three times (as read first, under another text, and with room for the
-    answers), and what a layer computes while a prompt is read take at most a quarter of the free memory.
+    Keys and values of a batch, three times (as read first, under another text, and with room for
+    the answers), and what a layer computes while a prompt is read take at most a quarter of the
+    free memory.
     """
     free = free_memory(lalm.device.type)
     if free is None:
@@ -33,7 +36,8 @@ def rows_that_fit(lalm: LALM, prompt: Prompt, new_tokens: int) -> int:
 
 
 def position_bytes(lalm: LALM) -> int:
-    """Bytes that a position of a batch takes in the model's dtype, as `rows_that_fit` counts them."""
+    """Bytes that a position of a batch takes in the model's dtype, as `rows_that_fit` counts
+    them."""
     config = lalm.text_config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or lalm.d_model // config.num_attention_heads
@@ -44,7 +48,8 @@ def position_bytes(lalm: LALM) -> int:
 def chunks(
     lalm: LALM, rows: Sequence[int], prompts: Sequence[Prompt], new_tokens: int
 ) -> Iterator[list[int]]:
-    """`rows` cut into batches of as many as fit, for their `prompts`, which come the longest first."""
+    """`rows` cut into batches of as many as fit, for their `prompts`, which come the longest
+    first."""
     at = 0
     while at < len(rows):
         size = rows_that_fit(lalm, prompts[at], new_tokens)
@@ -55,8 +60,9 @@ def chunks(
 def keep_freed_memory() -> None:
     """Let glibc keep the memory that large tensors give back, up to 2 GB, for the next ones.
 
-    Otherwise each tensor of some megabytes is mapped anew, page by page, and unmapped when it goes; where
-    that is slow (some virtual machines) the pocket model decodes ten times as slowly. Only with glibc.
+    Otherwise each tensor of some megabytes is mapped anew, page by page, and unmapped when it goes;
+    where that is slow (some virtual machines) the pocket model decodes ten times as slowly. Only
+    with glibc.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for setting, size in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1)):

@@ -1,8 +1,9 @@
 """Several prompts kept ready, so that a sweep over steering reads every clip once.
 
-Steering acts on the prompt's last position and on generated tokens (arXiv 2510.17633). What stands before is
-the same under every steering: it runs once per batch, its keys and values stay, and each setting costs
-decoding steps alone. `live.LivePrompt` does the same for one prompt, with probabilities.
+Steering acts on the prompt's last position and on generated tokens (arXiv 2510.17633). What stands
+before is the same under every steering: it runs once per batch, its keys and values stay, and each
+setting costs decoding steps alone. `live.LivePrompt` does the same for one prompt, with
+probabilities.
 """
 
 import copy
@@ -22,11 +23,12 @@ from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM, Running, check_logits
 from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
 from sarsteer_lab.steering import SteeringError, Watch
-from sarsteer_lab.store import weights_checksum
+from sarsteer_lab.weights import weights_checksum
 
 READ_ROWS = 16
-"""Prompts that are read together, those of similar length: little is padded then, and the audio tower, whose
-states are long, keeps in the processor's cache (on two CPU cores 36 ms a clip; 75 with 64 clips)."""
+"""Prompts that are read together, those of similar length: little is padded then, and the audio
+tower, whose states are long, keeps in the processor's cache (on two CPU cores 36 ms a clip; 75 with
+64 clips)."""
 
 FULL_ENOUGH = 0.75
 """Rows that have ended leave the batch once no more than this share of it is still running."""
@@ -41,12 +43,13 @@ OPENING = 16
 class PreparedBatch:
     """Prompts whose positions but the last have run, on a model without hooks.
 
-    Its methods answer under whatever steering holds when they are called: `steer` (one strength, or one
-    per prompt) and `gates.steer_gated`. They raise SteeringError for hooks that act on the
-    whole prompt (`project_out`, your own) and once any weight has changed (`LALM.set_safety`); so does making
-    one inside of `with steer(...)` or with hooks of your own. The model remembers clips from then on. The
-    prompts run as one batch; where that cannot be (`key_values.keeps_plain_cache`, clips that may not share a
-    batch), they are read anew each time, with the same answers.
+    Its methods answer under whatever steering holds when they are called: `steer` (one strength, or
+    one per prompt) and `gates.steer_gated`. They raise SteeringError for hooks that act on the
+    whole prompt (`project_out`, your own) and once any weight has changed (`LALM.set_safety`); so
+    does making one inside of `with steer(...)` or with hooks of your own. The model remembers clips
+    from then on. The prompts run as one batch; where that cannot be
+    (`key_values.keeps_plain_cache`, clips that may not share a batch), they are read anew each
+    time, with the same answers.
     """
 
     @torch.no_grad()
@@ -87,7 +90,8 @@ class PreparedBatch:
 
     @torch.no_grad()
     def retexted(self, prompts: Sequence[Prompt]) -> "PreparedBatch":
-        """The same clips under other texts; what both begin with is not read again, if it ends alike for all.
+        """The same clips under other texts; what both begin with is not read again, if it ends
+        alike for all.
 
         Itself if the prompts are the same. Raises SteeringError as the first one does.
         """
@@ -96,7 +100,9 @@ class PreparedBatch:
             return self
         self._check()
         _refuse_hooks(self.lalm)
-        tails = common_tails(self.lalm, [self.prompts, prompts]) if self._cache is not None else None
+        tails = (
+            common_tails(self.lalm, [self.prompts, prompts]) if self._cache is not None else None
+        )
         if tails is None:
             return PreparedBatch(self.lalm, prompts)
         self._rewind()
@@ -121,7 +127,8 @@ class PreparedBatch:
         return other
 
     def repeated(self, times: int) -> "PreparedBatch":
-        """All prompts `times` over, as rows of one batch (first each once, then each once more ...).
+        """All prompts `times` over, as rows of one batch (first each once, then each once more
+        ...).
 
         For `times` settings at once: see `under_each`.
         """
@@ -132,17 +139,22 @@ class PreparedBatch:
         other._all = range(len(other.prompts))
         if self._cache is not None:
             self._rewind()
-            other._cache = with_room(self._cache, OPENING, torch.arange(len(self.prompts)).repeat(times))
+            other._cache = with_room(
+                self._cache, OPENING, torch.arange(len(self.prompts)).repeat(times)
+            )
             other._mask, other._last = self._mask.repeat(times, 1), self._last.repeat(times, 1)
         return other
 
     @torch.no_grad()
     def states(self, layers: Sequence[int]) -> Float[Tensor, "prompt layer d_model"]:
-        """Last-token states of some layers, float32: those of `activations.capture`, up to rounding."""
+        """Last-token states of some layers, float32: those of `activations.capture`, up to
+        rounding."""
         self._check()
         if self._cache is None:
             return capture(self.lalm, self.prompts, layers=layers)
-        found = torch.zeros(len(self.prompts), len(layers), self.lalm.d_model, device=self.lalm.device)
+        found = torch.zeros(
+            len(self.prompts), len(layers), self.lalm.d_model, device=self.lalm.device
+        )
 
         def keep(at: int, stream: Tensor) -> None:
             found[:, at] = stream[:, -1]
@@ -156,18 +168,23 @@ class PreparedBatch:
 
     @torch.no_grad()
     def next_token_logits(self) -> Float[Tensor, "prompt vocab"]:
-        """Logits of the answers' first tokens, float32: those of `lalm.next_token_logits`, up to rounding."""
+        """Logits of the answers' first tokens, float32: those of `lalm.next_token_logits`, up to
+        rounding."""
         if self._cache is not None:
             return self.after(())
         self._check()
         return self.lalm.next_token_logits(self.prompts, batch_size=len(self.prompts))
 
     @torch.no_grad()
-    def generate(self, max_new_tokens: int, settled: Callable[[str], bool] | None = None) -> list[str]:
-        """Greedy answers in the prompts' order: those of `lalm.generate`, up to rounding of the last digits.
+    def generate(
+        self, max_new_tokens: int, settled: Callable[[str], bool] | None = None
+    ) -> list[str]:
+        """Greedy answers in the prompts' order: those of `lalm.generate`, up to rounding of the
+        last digits.
 
-        A row that has ended leaves the batch. With `settled`, a row also ends, a few tokens late, once this
-        says of its text that enough is known (`phrases.refusal_is_settled`), so that the text is cut short.
+        A row that has ended leaves the batch. With `settled`, a row also ends, a few tokens late,
+        once this says of its text that enough is known (`phrases.refusal_is_settled`), so that the
+        text is cut short.
         """
         self._check()
         if self._cache is None:
@@ -188,7 +205,9 @@ class PreparedBatch:
             chosen[rows[running], at] = tokens[running]
             running = running & ~torch.isin(tokens, stops)
             if settled is not None and at % LOOK_EVERY == LOOK_EVERY - 1:
-                said = self.lalm.tokenizer.batch_decode(chosen[rows, : at + 1], skip_special_tokens=True)
+                said = self.lalm.tokenizer.batch_decode(
+                    chosen[rows, : at + 1], skip_special_tokens=True
+                )
                 running &= running.new_tensor([not settled(text) for text in said])
             if at + 1 == max_new_tokens or not running.any():
                 break
@@ -206,14 +225,17 @@ class PreparedBatch:
     def opening_probabilities(
         self, openings: Sequence[str], *, negligible: float = 0.0, first: Tensor | None = None
     ) -> Float[Tensor, "prompt"]:
-        """The probability that a sampled answer begins with one of `openings` (0 to 1), for each prompt.
+        """The probability that a sampled answer begins with one of `openings` (0 to 1), for each
+        prompt.
 
-        The sum over openings of the product of their tokens' probabilities, followed as a tree, so that
-        shared beginnings run once. Beginnings below `negligible` count as impossible. `first` may hold what
-        `after(())` has just given, as probabilities. Raises as `after` does.
+        The sum over openings of the product of their tokens' probabilities, followed as a tree, so
+        that shared beginnings run once. Beginnings below `negligible` count as impossible. `first`
+        may hold what `after(())` has just given, as probabilities. Raises as `after` does.
         """
         tokenizer = self.lalm.tokenizer
-        sequences = {tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in openings}
+        sequences = {
+            tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in openings
+        }
         sure = torch.ones(len(self.prompts), device=self.lalm.device)
         return self._follow((), sure, sequences, negligible, first)
 
@@ -225,7 +247,8 @@ class PreparedBatch:
         negligible: float,
         first: Tensor | None = None,
     ) -> Float[Tensor, "prompt"]:
-        """Probability of the sequences that begin with `begun`, which itself has probability `chances`."""
+        """Probability of the sequences that begin with `begun`, which itself has probability
+        `chances`."""
         if begun in sequences:
             return chances  # whatever follows, the opening is complete
         following = {s[len(begun)] for s in sequences if s[: len(begun)] == begun}
@@ -243,9 +266,9 @@ class PreparedBatch:
     def after(self, begun: Sequence[int | Int[Tensor, "prompt"]]) -> Float[Tensor, "prompt vocab"]:
         """Logits, float32, of the token after every answer has begun with the tokens `begun`.
 
-        A tensor holds each answer's own. All but the last of them must have been run by the call before, as
-        they are when a tree is followed (so that weights and hooks are looked at only where it begins).
-        Raises ValueError for a model that is read anew each time.
+        A tensor holds each answer's own. All but the last of them must have been run by the call
+        before, as they are when a tree is followed (so that weights and hooks are looked at only
+        where it begins). Raises ValueError for a model that is read anew each time.
         """
         if self._cache is None:
             raise ValueError(
@@ -260,7 +283,11 @@ class PreparedBatch:
         if not begun:
             return self._first(self._cache).float()
         last = begun[-1]
-        ids = last[:, None] if isinstance(last, Tensor) else self._last.new_full(self._last.shape, last)
+        ids = (
+            last[:, None]
+            if isinstance(last, Tensor)
+            else self._last.new_full(self._last.shape, last)
+        )
         mask = torch.cat([self._mask, self._mask.new_ones(len(ids), len(begun))], dim=1)
         return self._step(ids, mask, self._cache, Running(self._all, self.prompts)).float()
 
@@ -268,7 +295,9 @@ class PreparedBatch:
         """Raise SteeringError if what has been read does not belong to the model as it now is."""
         _refuse_other_hooks(self.lalm)
         if weights_checksum(self.lalm.model) != self._weights:
-            raise SteeringError("weights have changed since these prompts were read; make a new one")
+            raise SteeringError(
+                "weights have changed since these prompts were read; make a new one"
+            )
 
     def _rewind(self, position: int = 0) -> None:
         """Forget what was decoded from `position` tokens after the prompts' last but one on."""
@@ -277,13 +306,17 @@ class PreparedBatch:
 
     def _first(self, cache: Any) -> Float[Tensor, "prompt vocab"]:
         """Run the prompts' last position, the one that steering takes for the prompt's end."""
-        return self._step(self._last, self._mask, cache, Running(self._all, self.prompts, at_end=True))
+        return self._step(
+            self._last, self._mask, cache, Running(self._all, self.prompts, at_end=True)
+        )
 
     def _step(
         self, ids: Int[Tensor, "row 1"], mask: Int[Tensor, "row seen"], cache: Any, running: Running
     ) -> Float[Tensor, "row vocab"]:
         with self.lalm.running(running):
-            out = self.lalm.core(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True)
+            out = self.lalm.core(
+                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True
+            )
             logits = out.logits[:, -1]
             check_logits(self.lalm, logits)
         return logits
@@ -319,7 +352,8 @@ def _refuse_hooks(lalm: LALM) -> None:
 
 
 def _refuse_other_hooks(lalm: LALM) -> None:
-    """Raise SteeringError if there are hooks on the model but `pushing`'s that leave the prompt alone."""
+    """Raise SteeringError if there are hooks on the model but `pushing`'s that leave the prompt
+    alone."""
     for hook in foreign_hooks(lalm.model):
         watch = getattr(getattr(hook, "func", hook), "__self__", None)
         if not isinstance(watch, Watch) or watch.positions == "every":

@@ -1,1 +1,2 @@
-"""Defences measured against each other: sets of requests, a resumable run, judges, tables with intervals."""
+"""Defences measured against each other: sets of requests, a resumable run, judges, tables with
+intervals."""

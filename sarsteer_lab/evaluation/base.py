@@ -1,4 +1,5 @@
-"""The states that defences are derived from, collected once, and the requests and texts behind them."""
+"""The states that defences are derived from, collected once, and the requests and texts behind
+them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from sarsteer_lab.activations import capture
 from sarsteer_lab.derivation import Derivation, derive
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, REFUSALS, SpokenPrompt
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, REFUSALS, Request
 from sarsteer_lab.store import Store
 from sarsteer_lab.vectors import SteeringVectors
 
@@ -22,7 +23,8 @@ PAPER_TEXT = {"paper": REFUSAL}
 
 
 def refusal_text(given: str) -> tuple[str, str]:
-    """A refusal text by its name in `REFUSALS`, or one of your own: its name ("own text"), and the text.
+    """A refusal text by its name in `REFUSALS`, or one of your own: its name ("own text"), and the
+    text.
 
     Raises ValueError for a single word that names none.
     """
@@ -47,8 +49,9 @@ def refusal_texts(given: Sequence[str]) -> dict[str, str]:
     return texts
 
 
-def evenly(requests: Sequence[SpokenPrompt], n: int) -> list[SpokenPrompt]:
-    """So many requests evenly over those given, and so over their topics if these stand together; or all."""
+def evenly(requests: Sequence[Request], n: int) -> list[Request]:
+    """So many requests evenly over those given, and so over their topics if these stand together;
+    or all."""
     n = min(n, len(requests))
     return [requests[i * len(requests) // n] for i in range(n)]
 
@@ -57,8 +60,8 @@ def evenly(requests: Sequence[SpokenPrompt], n: int) -> list[SpokenPrompt]:
 class BaseStates:
     """Last-token states of one set of requests in the ways that defences are derived from.
 
-    `refusing` are the harmful clips with a refusal text added, row by row, under each text's name; `texts`
-    are these texts. Methods take a text by its name.
+    `refusing` are the harmful clips with a refusal text added, row by row, under each text's name;
+    `texts` are these texts. Methods take a text by its name.
     """
 
     harmful: Float[Tensor, "harmful layer d_model"]
@@ -76,7 +79,8 @@ class BaseStates:
         return SteeringVectors(values, {"method": method, **settings, **self.provenance})
 
     def derive(self, lam: float = 1.0, k: int = 10, refusal: str = "paper") -> Derivation:
-        """SARSteer's direction, safe space and vectors (see `derivation.derive`), which record the text.
+        """SARSteer's direction, safe space and vectors (see `derivation.derive`), which record the
+        text.
 
         Raises KeyError for a text that these states are not of.
         """
@@ -94,17 +98,20 @@ class BaseStates:
 
 def collect_states(
     lalm: LALM,
-    requests: Sequence[SpokenPrompt],
+    requests: Sequence[Request],
     *,
     refusals: Mapping[str, str] = PAPER_TEXT,
     cache: Store | None = None,
 ) -> BaseStates:
-    """The states of harmful and harmless requests, spoken and typed; requests with other labels play no part.
+    """The states of harmful and harmless requests, spoken and typed; requests with other labels
+    play no part.
 
-    Harmful clips run under each of the texts `refusals` (name -> text) too; each costs its own tokens alone.
-    Raises ValueError if either label is missing or a request has no clip.
+    Harmful clips run under each of the texts `refusals` (name -> text) too; each costs its own
+    tokens alone. Raises ValueError if either label is missing or a request has no clip.
     """
-    by_label = {label: [r for r in requests if r.label == label] for label in ("harmful", "harmless")}
+    by_label = {
+        label: [r for r in requests if r.label == label] for label in ("harmful", "harmless")
+    }
     harmful, harmless = by_label["harmful"], by_label["harmless"]
     if not harmful or len(harmless) < 2:
         raise ValueError(
@@ -112,7 +119,9 @@ def collect_states(
         )
 
     states = partial(capture, lalm, cache=cache)
-    texts = [[request.spoken(refusal=text) for request in harmful] for text in ("", *refusals.values())]
+    texts = [
+        [request.spoken(refusal=text) for request in harmful] for text in ("", *refusals.values())
+    ]
     base, *refusing = capture_variants(lalm, texts, cache=cache)
     return BaseStates(
         harmful=base,

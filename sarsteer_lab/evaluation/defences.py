@@ -1,7 +1,8 @@
-"""Every defence behind one small class: what is fed for a spoken request, and what is done meanwhile.
+"""Every defence behind one small class: what is fed for a spoken request, and what is done
+meanwhile.
 
-Prompt defences change the text beside the clip, steering defences the hidden states. The clip itself is never
-touched.
+Prompt defences change the text beside the clip, steering defences the hidden states. The clip
+itself is never touched.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,10 +26,11 @@ from sarsteer_lab.evaluation.gates import (
     fit_null_space_gate,
     steer_gated,
 )
+from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import REFUSAL, Prompt, SpokenPrompt
+from sarsteer_lab.paths import shipped_table
+from sarsteer_lab.prompts import REFUSAL, Prompt, Request
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import content_key, shipped_table
 
 PROMPTING: dict[str, dict[str, str]] = shipped_table("prompts/defences.toml")
 """Texts before and after the instruction, by the name of a prompt defence."""
@@ -51,12 +53,13 @@ STEERING_NAMES = (
 class Defence:
     """By itself none: the usual prompt, and no push. `name` is unique within an evaluation.
 
-    All defences are pushes with a strength for each prompt, so that several of them may share a batch.
+    All defences are pushes with a strength for each prompt, so that several of them may share a
+    batch.
     """
 
     name: str
 
-    def prompt(self, request: SpokenPrompt) -> Prompt:
+    def prompt(self, request: Request) -> Prompt:
         """What the model is fed for a spoken request: the clip and the usual instruction."""
         return request.spoken()
 
@@ -64,23 +67,27 @@ class Defence:
         """How far each of the prompts is pushed; what that takes runs unsteered."""
         return torch.zeros(len(ready.prompts))
 
-    def push(self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]) -> AbstractContextManager[None]:
+    def push(
+        self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]
+    ) -> AbstractContextManager[None]:
         """Push at this strength, one for all or one per prompt."""
         return nullcontext()
 
     def settings(self) -> dict[str, Any]:
-        """All that its effect depends on, JSON-able: an evaluation is only continued if it is the same."""
+        """All that its effect depends on, JSON-able: an evaluation is only continued if it is the
+        same."""
         return {"kind": type(self).__name__, **_described(self)}
 
 
 @dataclass(frozen=True)
 class PromptDefence(Defence):
-    """Text before and after the instruction (or the request's own text); without any, no defence."""
+    """Text before and after the instruction (or the request's own text); without any, no
+    defence."""
 
     before: str = ""
     after: str = ""
 
-    def prompt(self, request: SpokenPrompt) -> Prompt:
+    def prompt(self, request: Request) -> Prompt:
         """The usual prompt with the texts around its own."""
         usual = request.spoken()
         text = " ".join(part for part in (self.before, usual.text, self.after) if part)
@@ -93,10 +100,11 @@ class PromptDefence(Defence):
 
 @dataclass(frozen=True)
 class SteeringDefence(Defence):
-    """`alpha * vectors` is added for every request: SARSteer, and baselines that differ in the vectors.
+    """`alpha * vectors` is added for every request: SARSteer, and baselines that differ in the
+    vectors.
 
-    `layers` (default: all that have a vector) may count from the end. Raises ValueError for the paper's name
-    on vectors of another refusal text.
+    `layers` (default: all that have a vector) may count from the end. Raises ValueError for the
+    paper's name on vectors of another refusal text.
     """
 
     vectors: SteeringVectors
@@ -115,7 +123,9 @@ class SteeringDefence(Defence):
         """The same for every prompt."""
         return torch.full((len(ready.prompts),), self.alpha)
 
-    def push(self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]) -> AbstractContextManager[None]:
+    def push(
+        self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]
+    ) -> AbstractContextManager[None]:
         """See `steering.steer`."""
         return steer(lalm, self.vectors, alpha, self.layers)
 
@@ -127,7 +137,8 @@ class SteeringDefence(Defence):
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionalDefence(SteeringDefence):
-    """Steers only the requests for which the condition fires (CAST): one pass looks, the next answers."""
+    """Steers only the requests for which the condition fires (CAST): one pass looks, the next
+    answers."""
 
     condition: Condition
 
@@ -142,7 +153,9 @@ class GatedDefence(SteeringDefence):
 
     gate: NullSpaceGate
 
-    def push(self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]) -> AbstractContextManager[None]:
+    def push(
+        self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]
+    ) -> AbstractContextManager[None]:
         """See `gates.steer_gated`."""
         return steer_gated(lalm, self.gate, alpha, self.layers)
 
@@ -150,25 +163,35 @@ class GatedDefence(SteeringDefence):
 def prompt_defences(names: Sequence[str] | None = None) -> list[Defence]:
     """No defence, and those that only change the prompt; of these names (None: all)."""
     texts = {"none": {}, **PROMPTING}
-    return [PromptDefence(name, **own) for name, own in texts.items() if names is None or name in names]
+    return [
+        PromptDefence(name, **own) for name, own in texts.items() if names is None or name in names
+    ]
 
 
 def steering_defences(
     states: BaseStates, alpha: float = 0.1, lam: float = 1.0, k: int = 10, refusal: str = "paper"
 ) -> dict[str, Callable[[], Defence]]:
-    """The steering defences of the course by name, each made when it is called: nothing is fitted in vain.
+    """The steering defences of the course by name, each made when it is called: nothing is fitted
+    in vain.
 
-    The paper's baselines, SARSteer, and two beyond it, all at the same `alpha`; vectors differ in length, so
-    compare whole curves (`curves.sweep`) before saying that one is better. A defence made of the refusal
-    text `refusal` says so in its own name, unless that is the paper's. The last is SARSteer with the paper's
-    text and settings, whatever the others'.
+    The paper's baselines, SARSteer, and two beyond it, all at the same `alpha`; vectors differ in
+    length, so compare whole curves (`curves.sweep`) before saying that one is better. A defence
+    made of the refusal text `refusal` says so in its own name, unless that is the paper's. The last
+    is SARSteer with the paper's text and settings, whatever the others'.
     """
-    return {name: partial(_steering, name, states, alpha, lam, k, refusal) for name in STEERING_NAMES}
+    return {
+        name: partial(_steering, name, states, alpha, lam, k, refusal) for name in STEERING_NAMES
+    }
 
 
-def _steering(name: str, states: BaseStates, alpha: float, lam: float, k: int, refusal: str) -> Defence:
+def _steering(
+    name: str, states: BaseStates, alpha: float, lam: float, k: int, refusal: str
+) -> Defence:
     if name.endswith("difference-in-means"):
-        spoken, typed = (states.harmful, states.harmless), (states.typed_harmful, states.typed_harmless)
+        spoken, typed = (
+            (states.harmful, states.harmless),
+            (states.typed_harmful, states.typed_harmless),
+        )
         means = difference_in_means(*(typed if name.startswith("typed") else spoken))
         return SteeringDefence(name, states.vectors(name, means), alpha)
     if name == AS_IN_PAPER:
@@ -194,7 +217,8 @@ def default_defences(
     refusal: str = "paper",
     names: Sequence[str] | None = None,
 ) -> list[Defence]:
-    """The defences of these names (None: all), those that change the prompt, then `steering_defences`.
+    """The defences of these names (None: all), those that change the prompt, then
+    `steering_defences`.
 
     SARSteer as in the paper is only among all beside another one.
     """
@@ -212,20 +236,23 @@ def defence_names() -> list[str]:
 
 def choose_defences(
     names: Sequence[str] | None,
-    source: tuple[LALM, Sequence[SpokenPrompt]] | None,
+    source: tuple[LALM, Sequence[Request]] | None,
     refusal: str = "paper",
     **settings: Any,
 ) -> list[Defence]:
-    """`default_defences`, with their settings, of a model and the requests to derive from (`source`).
+    """`default_defences`, with their settings, of a model and the requests to derive from
+    (`source`).
 
-    `refusal` is the text that steering is derived from, or its name (`base.refusal_text`). Without a source,
-    names are checked and only the defences that need no model are returned. Raises ValueError for a name
-    that there is not or one twice.
+    `refusal` is the text that steering is derived from, or its name (`base.refusal_text`). Without
+    a source, names are checked and only the defences that need no model are returned. Raises
+    ValueError for a name that there is not or one twice.
     """
     text_name, text = refusal_text(refusal)
     wanted = defence_names() if names is None else names
     if unknown := [name for name in wanted if name not in defence_names()]:
-        raise ValueError(f"there is no defence {unknown[0]!r}; choose from: {', '.join(defence_names())}")
+        raise ValueError(
+            f"there is no defence {unknown[0]!r}; choose from: {', '.join(defence_names())}"
+        )
     if len(set(wanted)) < len(wanted):
         raise ValueError("a defence is named twice")
     if source is None or not set(wanted) & set(STEERING_NAMES):
@@ -237,7 +264,8 @@ def choose_defences(
 
 
 def _described(value: Any) -> Any:
-    """A value as JSON has it: tensors by their hashes, dataclasses by their fields but for provenance."""
+    """A value as JSON has it: tensors by their hashes, dataclasses by their fields but for
+    provenance."""
     if isinstance(value, Tensor):
         return content_key(value)
     if is_dataclass(value):

@@ -26,9 +26,11 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def mcnemar_p(first: Bool[np.ndarray, "prompt"], second: Bool[np.ndarray, "prompt"]) -> float:
-    """Exact two-sided McNemar test: could two yes/no outcomes of the same prompts have the same rate?
+    """Exact two-sided McNemar test: could two yes/no outcomes of the same prompts have the same
+    rate?
 
-    Only prompts on which the two differ count; without any, p is 1. Raises ValueError if lengths differ.
+    Only prompts on which the two differ count; without any, p is 1. Raises ValueError if lengths
+    differ.
     """
     a, b = _paired(first, second)
     table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
@@ -38,10 +40,11 @@ def mcnemar_p(first: Bool[np.ndarray, "prompt"], second: Bool[np.ndarray, "promp
 def paired_difference(
     first: Bool[np.ndarray, "prompt"], second: Bool[np.ndarray, "prompt"]
 ) -> tuple[float, float, float]:
-    """Rate of `first` minus rate of `second` over the same prompts, with a paired bootstrap 95% interval.
+    """Rate of `first` minus rate of `second` over the same prompts, with a paired bootstrap 95%
+    interval.
 
-    Returns (difference, lower, upper), shares from -1 to 1. Prompts are resampled, both outcomes of a prompt
-    together. Raises ValueError if lengths differ or there are no prompts.
+    Returns (difference, lower, upper), shares from -1 to 1. Prompts are resampled, both outcomes of
+    a prompt together. Raises ValueError if lengths differ or there are no prompts.
     """
     a, b = _paired(first, second)
     if not len(a):
@@ -58,7 +61,8 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap 95% interval (Efron 1979) of `statistic(rows)`: n rows are drawn with return."""
+    """Percentile bootstrap 95% interval (Efron 1979) of `statistic(rows)`: n rows are drawn with
+    return."""
     if n == 1:  # every resample is the sample; scipy wants two
         return (float(statistic(np.zeros(1, int))),) * 2
     low, high = stats.bootstrap(
@@ -81,7 +85,8 @@ def with_interval(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """A statistic of both kinds' rows and its bootstrap 95% interval; each kind is resampled by itself."""
+    """A statistic of both kinds' rows and its bootstrap 95% interval; each kind is resampled by
+    itself."""
     generator = np.random.default_rng(seed)
 
     def resampled(rows: np.ndarray) -> float:
@@ -94,12 +99,12 @@ def with_interval(
 def jackknife_ratio(
     statistic: Callable[[Shaped[np.ndarray, "prompt"]], float], n: int
 ) -> tuple[float, float]:
-    """95% interval of a positive `statistic(rows)` on the log scale, leaving out one of n rows at a time
-    (Efron & Tibshirani 1993, chapter 11; Student's t with n - 1 degrees of freedom).
+    """95% interval of a positive `statistic(rows)` on the log scale, leaving out one of n rows at a
+    time (Efron & Tibshirani 1993, chapter 11; Student's t with n - 1 degrees of freedom).
 
-    For ratios of distances between means: resampling with return adds noise to both distances, most to the
-    smaller one, so that a bootstrap interval can leave out its own estimate. Raises ValueError if n < 2 or
-    the statistic is not positive.
+    For ratios of distances between means: resampling with return adds noise to both distances, most
+    to the smaller one, so that a bootstrap interval can leave out its own estimate. Raises
+    ValueError if n < 2 or the statistic is not positive.
     """
     rows = np.arange(n)
     whole = statistic(rows) if n > 1 else 0.0
@@ -116,9 +121,10 @@ def requests_to_tell(
 ) -> int | None:
     """How many requests would let a 95% interval, `low` to `high` on n of them, clear a bound.
 
-    That is: lie wholly above `above`, or wholly below `above + margin`, whichever takes fewer, in `power` of
-    all samples (Lehr 1992), if the truth is the interval's middle and its width shrinks with the root of n.
-    None if no number would: the middle is the bound itself, or an end is not a number.
+    That is: lie wholly above `above`, or wholly below `above + margin`, whichever takes fewer, in
+    `power` of all samples (Lehr 1992), if the truth is the interval's middle and its width shrinks
+    with the root of n. None if no number would: the middle is the bound itself, or an end is not a
+    number.
     """
     middle, spread = (low + high) / 2, (high - low) / 2 / stats.norm.ppf(0.975) * np.sqrt(n)
     distance = max(middle - above, above + margin - middle)
@@ -132,5 +138,7 @@ def _paired(
 ) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(f"outcomes of the same prompts have to be paired; got {a.shape} and {b.shape}")
+        raise ValueError(
+            f"outcomes of the same prompts have to be paired; got {a.shape} and {b.shape}"
+        )
     return a, b

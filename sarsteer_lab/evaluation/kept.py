@@ -1,6 +1,7 @@
 """Answers and refusal probabilities that are computed once, and then read from the user's cache.
 
-Prompts that share clips come as variants, a list for each text; what those of a clip begin with is read once.
+Prompts that share clips come as variants, a list for each text; what those of a clip begin with is
+read once.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,20 +18,24 @@ from sarsteer_lab.engine import live
 from sarsteer_lab.engine.memory import chunks, rows_that_fit
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import Defence, PromptDefence, SteeringDefence
+from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.prompts import Prompt, rough_length
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import Store, cache_folder, content_key
+from sarsteer_lab.store import Store
 
 ANSWER_TOKENS = 24
 """Length of an answer in tokens: whether it is a refusal shows in its first words."""
 
 
 def answers(lalm: LALM, prompts: Sequence[Prompt], **options: Any) -> list[str]:
-    """Greedy answers, steered by `alpha * vectors` if there are any; those given before are read, not made.
+    """Greedy answers, steered by `alpha * vectors` if there are any; those given before are read,
+    not made.
 
-    Options as in `answers_to_variants`. Raises HookedModelError inside `with steer(...)` and with hooks of
-    your own on the model: what is answered then could not be told from the plain model's answers.
+    Options as in `answers_to_variants`. Raises HookedModelError inside `with steer(...)` and with
+    hooks of your own on the model: what is answered then could not be told from the plain model's
+    answers.
     """
     return answers_to_variants(lalm, [prompts], **options)[0]
 
@@ -62,11 +67,12 @@ def refusal_probabilities(
     pushes: Mapping[str, tuple[SteeringVectors, float]],
     description: str = "refusal probabilities",
 ) -> dict[str, Float[Tensor, "prompt"]]:
-    """How likely each prompt's answer is to open as a refusal (0 to 1), under each push (vectors, alpha).
+    """How likely each prompt's answer is to open as a refusal (0 to 1), under each push (vectors,
+    alpha).
 
-    See `live.LivePrompt.refusal_probability`. Finer than counting refused answers: a push shows before it
-    tips the answer over. Values are kept, so that the same push on the same prompt is never run twice.
-    Raises HookedModelError as `answers` does.
+    See `live.LivePrompt.refusal_probability`. Finer than counting refused answers: a push shows
+    before it tips the answer over. Values are kept, so that the same push on the same prompt is
+    never run twice. Raises HookedModelError as `answers` does.
     """
     pushing = [(0, SteeringDefence("push", vectors, alpha)) for vectors, alpha in pushes.values()]
     found = opening_chances(lalm, [prompts], pushing, description)
@@ -95,7 +101,9 @@ def opening_chances(
         for start in range(0, len(numbers), together):
             some = [pushes[number][1] for number in numbers[start : start + together]]
             pushing = [partial(defence.push, lalm) for defence in some]
-            with under_each(ready, pushing, [defence.strengths(ready) for defence in some]) as several:
+            with under_each(
+                ready, pushing, [defence.strengths(ready) for defence in some]
+            ) as several:
                 found = several.opening_probabilities(openings, negligible=negligible)
             yield from found.view(len(some), -1).tolist()
 
@@ -118,10 +126,11 @@ def _kept(
     new_tokens: int,
     description: str,
 ) -> list[list[Any]]:
-    """What each job, a variant's number and a key for each of its prompts, has for them: read, or `run`.
+    """What each job, a variant's number and a key for each of its prompts, has for them: read, or
+    `run`.
 
-    `run` gives for some rows of a variant what each of some jobs has for them. Long prompts come first and
-    together, so that little is padded.
+    `run` gives for some rows of a variant what each of some jobs has for them. Long prompts come
+    first and together, so that little is padded.
     """
     store = Store(cache_folder() / "course")
     kept = {key: value for _, own in jobs for key in own if (value := store.read(key)) is not None}
@@ -152,4 +161,6 @@ def _kept(
 def _keys(lalm: LALM, variants: Sequence[Sequence[Prompt]], *what: object) -> list[list[str]]:
     """A key for each prompt: the model (read once), what is done, the prompt as it is heard."""
     shared = lalm.key(*what)
-    return [[content_key(shared, each.key) for each in lalm.encode(prompts)] for prompts in variants]
+    return [
+        [content_key(shared, each.key) for each in lalm.encode(prompts)] for prompts in variants
+    ]

@@ -1,7 +1,8 @@
 """The method's precondition: does a refusal text, put in the prompt, make the model refuse?
 
-A refusal direction is the shift that a text causes. If the text does not make the model refuse, its direction
-can hardly do so either; the SARSteer paper names the quality of the refusal prompt as its main limitation.
+A refusal direction is the shift that a text causes. If the text does not make the model refuse, its
+direction can hardly do so either; the SARSteer paper names the quality of the refusal prompt as its
+main limitation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.evaluation.judges import Judge, PhraseJudge
 from sarsteer_lab.evaluation.kept import answers_to_variants
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import REFUSALS, SpokenPrompt, load_prompts
+from sarsteer_lab.prompts import REFUSALS, Request, load_prompts
 
 BARE = "none"
 """The prompt without any refusal text."""
@@ -29,17 +30,18 @@ TOKENS = 12
 
 def prompted_refusal(
     lalm: LALM,
-    requests: Sequence[SpokenPrompt],
+    requests: Sequence[Request],
     texts: Mapping[str, str] = REFUSALS,
     *,
     forms: Sequence[str] = ("typed", "spoken"),
     judge: Judge | None = None,
 ) -> pd.DataFrame:
-    """What becomes of each request with each text behind it: form, text, label, id, outcome (a row for each).
+    """What becomes of each request with each text behind it: form, text, label, id, outcome (a row
+    for each).
 
-    Typed and, where there is a clip that the model can hear, spoken; or one of these `forms`. The text "none"
-    is the bare prompt. Greedy answers of `TOKENS` tokens, kept in the user's cache. Raises HookedModelError
-    as `kept.answers` does.
+    Typed and, where there is a clip that the model can hear, spoken; or one of these `forms`. The
+    text "none" is the bare prompt. Greedy answers of `TOKENS` tokens, kept in the user's cache.
+    Raises HookedModelError as `kept.answers` does.
     """
     judge = judge or PhraseJudge()
     heard = lalm.audio_token_id is not None
@@ -55,27 +57,34 @@ def prompted_refusal(
             lalm, variants, max_new_tokens=TOKENS, description=f"prompted refusal, {form}"
         )
         for name, found in zip(named, said, strict=True):
-            outcomes = judge.judge_all([(r.request, text) for r, text in zip(asked, found, strict=True)])
-            rows += [(form, name, r.label, r.id, outcome) for r, outcome in zip(asked, outcomes, strict=True)]
+            outcomes = judge.judge_all(
+                [(r.request, text) for r, text in zip(asked, found, strict=True)]
+            )
+            rows += [
+                (form, name, r.label, r.id, outcome)
+                for r, outcome in zip(asked, outcomes, strict=True)
+            ]
     return pd.DataFrame(rows, columns=["form", "text", "label", "id", "outcome"])
 
 
 def refused_shares(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """Refused requests of `prompted_refusal` by text, form and label: `refused`, `n`, `rate`, Wilson's 95%
-    `low` and `high`.
+    """Refused requests of `prompted_refusal` by text, form and label: `refused`, `n`, `rate`,
+    Wilson's 95% `low` and `high`.
     """
     rows = []
     for key, cell in outcomes.groupby(["text", "form", "label"], sort=False):
         refused, n = int((cell["outcome"] == "refused").sum()), len(cell)
         rows.append((*key, refused, n, refused / n, *wilson(refused, n)))
-    return pd.DataFrame(rows, columns=["text", "form", "label", "refused", "n", "rate", "low", "high"])
+    return pd.DataFrame(
+        rows, columns=["text", "form", "label", "refused", "n", "rate", "low", "high"]
+    )
 
 
 def working_texts(shares: pd.DataFrame, form: str = "spoken") -> list[str]:
     """Texts with which at least `WORKS` of the harmful requests of a form are refused.
 
-    First the one that refuses most harmful requests beyond the harmless ones; of equal ones the first of the
-    bank.
+    First the one that refuses most harmful requests beyond the harmless ones; of equal ones the
+    first of the bank.
     """
     rates = shares[(shares["form"] == form) & (shares["text"] != BARE)].pivot(
         index="text", columns="label", values="rate"
@@ -99,7 +108,9 @@ def advice(shares: pd.DataFrame) -> str:
     start = f"This model does not follow the paper's sentence ({counted('paper')}). "
     if works:
         best = works[0]
-        return start + f"The text {best!r} works ({counted(best)}): derive from it (refusal={best!r})."
+        return (
+            start + f"The text {best!r} works ({counted(best)}): derive from it (refusal={best!r})."
+        )
     return start + (
         f"None of the {len(shares['text'].unique()) - 1} texts makes it refuse {WORKS:.0%} of them: no "
         "direction derived from them is expected to act; give a text of your own."
@@ -107,7 +118,8 @@ def advice(shares: pd.DataFrame) -> str:
 
 
 def examine_texts(lalm: LALM, requests: int = 10) -> str:
-    """The precondition of a model in words and counts, for so many harmful and harmless requests each.
+    """The precondition of a model in words and counts, for so many harmful and harmless requests
+    each.
 
     The requests are taken evenly over the shipped validation split.
     """
@@ -115,7 +127,9 @@ def examine_texts(lalm: LALM, requests: int = 10) -> str:
     shares = refused_shares(prompted_refusal(lalm, asked))
     kinds = shares["label"] + ", " + shares["form"]
     counts = shares["refused"].astype(str) + "/" + shares["n"].astype(str)
-    table = shares.assign(kind=kinds, count=counts).pivot(index="text", columns="kind", values="count")
+    table = shares.assign(kind=kinds, count=counts).pivot(
+        index="text", columns="kind", values="count"
+    )
     table = table.reindex(index=shares["text"].unique(), columns=kinds.unique())
     told = table.to_markdown(headers=["refused with the text", *table])
     return f"{told}\n{advice(shares)}"

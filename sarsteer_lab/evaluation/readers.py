@@ -1,6 +1,8 @@
-"""Readers of published sets of requests, which users bring: `read_set("figstep:FOLDER")` and its like.
+"""Readers of published sets of requests, which users bring: `read_set("figstep:FOLDER")` and its
+like.
 
-Each is read as its authors lay it out; the table `data/prompts/layouts.toml` says where it has what.
+Each is read as its authors lay it out; the table `data/prompts/layouts.toml` says where it has
+what.
 """
 
 import os
@@ -24,9 +26,9 @@ from sarsteer_lab.evaluation.records import (
     read_parquet,
     read_text,
 )
-from sarsteer_lab.pocket.voice import VOICE, spoken_clip
-from sarsteer_lab.prompts import LABELS, SPLITS, SpokenPrompt
-from sarsteer_lab.store import data_folder, shipped_table
+from sarsteer_lab.paths import data_folder, shipped_table
+from sarsteer_lab.prompts import LABELS, SPLITS, Request
+from sarsteer_lab.voice import VOICE, spoken_clip
 
 Missing = Literal["error", "skip"]
 """For a record whose clip is not on disk: stop, or leave it out and count it."""
@@ -36,16 +38,18 @@ Missing = Literal["error", "skip"]
 class Layout:
     """Where a set keeps what a prompt is made of.
 
-    A field is told by columns, of which the first that holds anything counts ("text original_text"), or by a
-    text with columns in braces ("{dataset}_{task_id}", "{turns[0]}" of a list of one), which a record has to
-    have; "{row}" is its number and "{stem}" the name of its file.
+    A field is told by columns, of which the first that holds anything counts ("text
+    original_text"), or by a text with columns in braces ("{dataset}_{task_id}", "{turns[0]}" of a
+    list of one), which a record has to have; "{row}" is its number and "{stem}" the name of its
+    file.
 
-    `files` are patterns of the files' names (of several groups the first of which there are any); with ** in
-    them they lie anywhere. `label` is that of all prompts, or goes by what stands in the column `kind`
-    (without one: by the name of the file's folder). Clips lie in `folder` (the first that there is), seen
-    from where the file's pattern begins. A topic that no column says is `about`, or else the folder's name.
-    `typed` is what is typed beside the clip, and `reference` its authors' answer. In sets of one's own
-    (`own`) requests without a clip are spoken, and columns that are not read are named; `split` may be one.
+    `files` are patterns of the files' names (of several groups the first of which there are any);
+    with ** in them they lie anywhere. `label` is that of all prompts, or goes by what stands in the
+    column `kind` (without one: by the name of the file's folder). Clips lie in `folder` (the first
+    that there is), seen from where the file's pattern begins. A topic that no column says is
+    `about`, or else the folder's name. `typed` is what is typed beside the clip, and `reference`
+    its authors' answer. In sets of one's own (`own`) requests without a clip are spoken, and
+    columns that are not read are named; `split` may be one.
     """
 
     files: list[str]
@@ -79,40 +83,50 @@ def layouts() -> dict[str, list[Layout]]:
 class PromptSet:
     """Prompts, and one line for each record left out because its clip is missing."""
 
-    prompts: list[SpokenPrompt]
+    prompts: list[Request]
     skipped: list[str]
 
 
 def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
     """Read a set, named "NAME:PATH": NAME "prompts" or one of `layouts`, PATH a file or its folder.
 
-    "prompts", "folder", "dataset" and "audiofolder" (and these with a label behind them: "folder-harmful")
-    are formats for sets of one's own. Of all but the first, requests without a clip are spoken by
-    `pocket.voice`, and kept. "dataset:ID" (or ID:CONFIG) is a Hugging Face dataset in the cache of
-    `datasets`, or a folder that it saved. All formats are in docs/own_prompts.md.
+    "prompts", "folder", "dataset" and "audiofolder" (and these with a label behind them:
+    "folder-harmful") are formats for sets of one's own. Of all but the first, requests without a
+    clip are spoken by `pocket.voice`, and kept. "dataset:ID" (or ID:CONFIG) is a Hugging Face
+    dataset in the cache of `datasets`, or a folder that it saved. All formats are in
+    docs/own_prompts.md.
 
-    Raises ValueError for an unknown name or `missing`, and PromptFileError, naming file and record, for
-    anything in the files that does not fit their format: encoding, syntax, keys, types, ids that occur twice,
-    file names that leave their folder. Clips that are not on disk are an error too, unless `missing` is
-    "skip" (the record is left out and listed in `skipped`).
+    Raises ValueError for an unknown name or `missing`, and PromptFileError, naming file and record,
+    for anything in the files that does not fit their format: encoding, syntax, keys, types, ids
+    that occur twice, file names that leave their folder. Clips that are not on disk are an error
+    too, unless `missing` is "skip" (the record is left out and listed in `skipped`).
     """
     name, colon, location = spec.partition(":")
     if name not in (known := ("prompts", *layouts())) or not colon or not location:
-        raise ValueError(f"{spec!r} names no set of prompts; write NAME:PATH, NAME one of {', '.join(known)}")
+        raise ValueError(
+            f"{spec!r} names no set of prompts; write NAME:PATH, NAME one of {', '.join(known)}"
+        )
     if missing not in get_args(Missing):
-        raise ValueError(f"missing is {missing!r}, but has to be one of {', '.join(get_args(Missing))}")
+        raise ValueError(
+            f"missing is {missing!r}, but has to be one of {', '.join(get_args(Missing))}"
+        )
     path = Path(location).expanduser()
     if not name.startswith("dataset") and not path.exists():
-        raise PromptFileError(f"{path}: there is no such file or folder; check the path of the set {name!r}")
-    prompts: dict[str, SpokenPrompt] = {}
+        raise PromptFileError(
+            f"{path}: there is no such file or folder; check the path of the set {name!r}"
+        )
+    prompts: dict[str, Request] = {}
     places: dict[str, Record] = {}
     absent: list[str] = []
     source = _own(path) if name == "prompts" else _published(name, path)
-    for record, prompt, spoken in tqdm(source, desc=f"reading {name}", unit="request", delay=2, leave=False):
+    for record, prompt, spoken in tqdm(
+        source, desc=f"reading {name}", unit="request", delay=2, leave=False
+    ):
         if (first := places.setdefault(prompt.id, record)) is not record:
             where = first.place if first.path == record.path else f"{first.path}, {first.place}"
             record.fail(f"the id {prompt.id!r} occurs twice, first in {where}")
-        # os.path, not pathlib: a name that the file system cannot hold is no file there, not an error.
+        # os.path, not pathlib: a name that the file system cannot hold is no file there, not an
+        # error.
         if not os.path.isfile(prompt.clip) if prompt.clip is not None else spoken:
             named = prompt.clip or f"is named ({record.found()})"
             absent.append(f"{record.path}, {record.place}: no clip {named}")
@@ -125,14 +139,20 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
             'or pass missing="skip" to leave them out'
         )
     if not prompts:
-        raise PromptFileError(f"{path}: none of the {len(absent)} clips is there, so nothing is left")
+        raise PromptFileError(
+            f"{path}: none of the {len(absent)} clips is there, so nothing is left"
+        )
     if name in layouts() and (said := sum(prompt.voice == VOICE for prompt in prompts.values())):
-        print(f"{spec}: {said} of {len(prompts)} requests have no clip: {VOICE} speaks them", file=sys.stderr)
+        print(
+            f"{spec}: {said} of {len(prompts)} requests have no clip: {VOICE} speaks them",
+            file=sys.stderr,
+        )
     return PromptSet(list(prompts.values()), absent)
 
 
-def _own(path: Path) -> Iterator[tuple[Record, SpokenPrompt, bool]]:
-    """The shipped format, `prompts.jsonl`: id, label, topic, split, text; clip, voice and twin or null.
+def _own(path: Path) -> Iterator[tuple[Record, Request, bool]]:
+    """The shipped format, `prompts.jsonl`: id, label, topic, split, text; clip, voice and twin or
+    null.
 
     Each prompt comes with its record, and with whether it has to have a clip.
     """
@@ -140,12 +160,16 @@ def _own(path: Path) -> Iterator[tuple[Record, SpokenPrompt, bool]]:
     found = read_json_lines(path)
     records = {record.text("id", whole=True): record for record in found}
     for record in found:
-        clip, twin, split = record.optional_text("clip"), record.optional_text("twin"), record.text("split")
+        clip, twin, split = (
+            record.optional_text("clip"),
+            record.optional_text("twin"),
+            record.text("split"),
+        )
         if twin and twin not in records:
             record.fail(f"the twin {twin!r} is not in the file")
         if twin and records[twin].text("split") != split:
             record.fail(f"the twin {twin!r} is in another split")
-        prompt = SpokenPrompt(
+        prompt = Request(
             record.text("id", whole=True),
             record.text("text"),
             record.choice("label", LABELS),
@@ -158,8 +182,9 @@ def _own(path: Path) -> Iterator[tuple[Record, SpokenPrompt, bool]]:
         yield record, prompt, False
 
 
-def _published(name: str, path: Path) -> Iterator[tuple[Record, SpokenPrompt, bool]]:
-    """A set of `layouts`. What is in train, a file or folder, is for deriving; likewise validation."""
+def _published(name: str, path: Path) -> Iterator[tuple[Record, Request, bool]]:
+    """A set of `layouts`. What is in train, a file or folder, is for deriving; likewise
+    validation."""
     given, splits = path.absolute(), {"train": "derive", "validation": "validation", "test": "test"}
     for file, layout, records in _tables(name, path, given):
         depth = _names(layout)[0].removeprefix("**/").count("/")
@@ -183,14 +208,19 @@ def _published(name: str, path: Path) -> Iterator[tuple[Record, SpokenPrompt, bo
                     record.fail(what + how * layout.own)
             topic = record.told(layout.topic, layout.about or place)
             number = record.told(layout.number, f"{file.stem}/{row}", row=row, stem=file.stem)
-            request, clip = record.told(layout.request, whole=False), record.clip(layout.clip, folder)
+            request, clip = (
+                record.told(layout.request, whole=False),
+                record.clip(layout.clip, folder),
+            )
             if voiced := layout.own and clip is None:
                 try:
                     clip = spoken_clip(request)
                 except ValueError as error:
                     record.fail(str(error))
-            prompt = SpokenPrompt(
-                "/".join([name, *(root.relative_to(given).parts if given.is_dir() else ()), number]),
+            prompt = Request(
+                "/".join(
+                    [name, *(root.relative_to(given).parts if given.is_dir() else ()), number]
+                ),
                 request,
                 label,
                 topic,
@@ -217,7 +247,11 @@ def _tables(name: str, path: Path, given: Path) -> Iterator[tuple[Path, Layout, 
 def _fitting(name: str, layouts: Sequence[Layout], path: Path) -> tuple[Layout, list[Path]]:
     """The first layout of which the path is a file, or holds any; and these files."""
     if not path.is_dir():
-        alike = [each for each in layouts if path.suffix.lower() in {Path(n).suffix for n in _names(each)}]
+        alike = [
+            each
+            for each in layouts
+            if path.suffix.lower() in {Path(n).suffix for n in _names(each)}
+        ]
         return [*alike, *layouts][0], [path]
     for layout in layouts:
         for group in layout.files:
@@ -227,7 +261,9 @@ def _fitting(name: str, layouts: Sequence[Layout], path: Path) -> tuple[Layout, 
                 return layout, sorted(set(files)) if "**" in group else files
     names = " or ".join(file.removeprefix("**/") for layout in layouts for file in _names(layout))
     found = ", ".join(sorted(file.name for file in path.iterdir())[:5]) or "nothing"
-    raise PromptFileError(f"{path}: a folder for the set {name!r} has to hold {names} (found: {found})")
+    raise PromptFileError(
+        f"{path}: a folder for the set {name!r} has to hold {names} (found: {found})"
+    )
 
 
 def _names(layout: Layout) -> list[str]:
@@ -235,11 +271,21 @@ def _names(layout: Layout) -> list[str]:
 
 
 def _records(file: Path, layout: Layout) -> list[Record]:
-    """The records of a file, of the kind that its name's ending tells, or else the layout's first file's."""
-    kinds = {".json": read_json_list, ".jsonl": read_json_lines, ".parquet": read_parquet, ".txt": _file_list}
+    """The records of a file, of the kind that its name's ending tells, or else the layout's first
+    file's."""
+    kinds = {
+        ".json": read_json_list,
+        ".jsonl": read_json_lines,
+        ".parquet": read_parquet,
+        ".txt": _file_list,
+    }
     usual = Path(_names(layout)[0]).suffix
     if usual == ".wav":
-        return [Record(file, "clip", {"clip": file, "words": " ".join(re.findall(r"[^\W_]+", file.stem))})]
+        return [
+            Record(
+                file, "clip", {"clip": file, "words": " ".join(re.findall(r"[^\W_]+", file.stem))}
+            )
+        ]
     suffix = file.suffix if file.suffix in (".csv", *kinds) else usual
     if suffix == ".csv":
         forms = " ".join([layout.number, layout.topic, layout.request, layout.kind])
@@ -249,7 +295,8 @@ def _records(file: Path, layout: Layout) -> list[Record]:
 
 
 def _file_list(path: Path) -> list[Record]:
-    """FigStep's `audio_files.txt`, with the scenario being a file's name up to its last underscore."""
+    """FigStep's `audio_files.txt`, with the scenario being a file's name up to its last
+    underscore."""
     records = []
     for number, line in enumerate(map(str.strip, read_text(path).split("\n")), start=1):
         form = re.fullmatch(r"(?P<audio_file>(?P<scenario>[^ ]*)_[^ _]*) (?P<question>.+)", line)
@@ -257,20 +304,23 @@ def _file_list(path: Path) -> list[Record]:
         if form:
             record.fields["question"] = form["question"].replace("-", " ")
         elif line:
-            record.fail(f"has to be `<scenario>_<number>.wav <question-with-hyphens>`, but is {line!r}")
+            record.fail(
+                f"has to be `<scenario>_<number>.wav <question-with-hyphens>`, but is {line!r}"
+            )
     return [record for record in records if record.fields]
 
 
 def read_sets(
     specs: Sequence[str] | None, *, split: str, missing: Missing = "error", limit: int | None = None
-) -> tuple[dict[str, list[SpokenPrompt]], dict[str, int]]:
-    """Requests of one split ("all": every) by set and label, and how many records each set left out.
+) -> tuple[dict[str, list[Request]], dict[str, int]]:
+    """Requests of one split ("all": every) by set and label, and how many records each set left
+    out.
 
-    A set with several labels is taken apart ("xstest harmful", ...), since each label has its own measure;
-    `specs` None means the shipped prompts. Raises ValueError as `read_set` does, if nothing is left,
-    or if two sets have the same name.
+    A set with several labels is taken apart ("xstest harmful", ...), since each label has its own
+    measure; `specs` None means the shipped prompts. Raises ValueError as `read_set` does, if
+    nothing is left, or if two sets have the same name.
     """
-    sets: dict[str, list[SpokenPrompt]] = {}
+    sets: dict[str, list[Request]] = {}
     skipped: dict[str, int] = {}
     for spec in specs or [f"prompts:{data_folder() / 'prompts'}"]:
         found = read_set(spec, missing=missing)

@@ -1,8 +1,9 @@
-"""Data files of other people, read record by record, so that every complaint names the file and the record.
+"""Data files of other people, read record by record, so that every complaint names the file and the
+record.
 
-Four kinds of file (a JSON list, JSON lines, CSV, Parquet) become the same thing here: a list of `Record`s
-whose fields are asked for by type. Nothing is guessed and nothing is dropped: what does not fit raises
-`PromptFileError`.
+Four kinds of file (a JSON list, JSON lines, CSV, Parquet) become the same thing here: a list of
+`Record`s whose fields are asked for by type. Nothing is guessed and nothing is dropped: what does
+not fit raises `PromptFileError`.
 """
 
 import csv
@@ -20,11 +21,14 @@ import soundfile
 from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
-from sarsteer_lab.store import atomic_write, cache_folder, content_key
+from sarsteer_lab.keys import content_key
+from sarsteer_lab.paths import cache_folder
+from sarsteer_lab.store import atomic_write
 
 
 class PromptFileError(ValueError):
-    """A file of prompts cannot be used. The message names the file and the record, and says what is wrong."""
+    """A file of prompts cannot be used. The message names the file and the record, and says what is
+    wrong."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,11 @@ class Record:
         """The field `key` as a text, or None where it is null or missing."""
         return None if self.fields.get(key) is None else self.text(key)
 
-    def told(self, form: str, default: str | None = None, *, whole: bool = True, **fixed: Any) -> str:
-        """What a form says (`readers.Layout`): columns filled in, or the first column that holds anything.
+    def told(
+        self, form: str, default: str | None = None, *, whole: bool = True, **fixed: Any
+    ) -> str:
+        """What a form says (`readers.Layout`): columns filled in, or the first column that holds
+        anything.
 
         `whole` as at `text`; `fixed` are names that are no columns.
         """
@@ -87,11 +94,16 @@ class Record:
         return default
 
     def clip(self, form: str, folder: Path) -> Path | None:
-        """The clip that a form names in `folder`, or a column is; None where that is empty or missing."""
+        """The clip that a form names in `folder`, or a column is; None where that is empty or
+        missing."""
         value = self.fields.get(form)
         if isinstance(value, Path):
             return value
-        return self.inside(folder, self.told(form, whole="{" in form)) if value or "{" in form else None
+        return (
+            self.inside(folder, self.told(form, whole="{" in form))
+            if value or "{" in form
+            else None
+        )
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
         """The field `key`, which has to be one of `choices`."""
@@ -101,7 +113,8 @@ class Record:
         return value
 
     def checked_text(self, key: str, value: Any) -> str:
-        """`value` if it is a text with something in it that models can read; `key` says what it is."""
+        """`value` if it is a text with something in it that models can read; `key` says what it
+        is."""
         if not isinstance(value, str):
             self.fail(f"{key!r} has to be a text, but is {value!r:.60}")
         if not value.strip():
@@ -112,13 +125,15 @@ class Record:
     def inside(self, folder: Path, name: str) -> Path:
         """The path of `name` in `folder`, which it must not leave: data files are not trusted.
 
-        Absolute names, "..", NUL, halves of surrogate pairs and links that lead out of `folder` raise
-        PromptFileError. Whether the file exists is not checked.
+        Absolute names, "..", NUL, halves of surrogate pairs and links that lead out of `folder`
+        raise PromptFileError. Whether the file exists is not checked.
         """
         windows = PureWindowsPath(name)  # knows both kinds of slash, and drives
         self._refuse_non_characters(f"the file name {name!r}", name)
         if windows.anchor or not windows.parts:
-            self.fail(f"the file name {name!r} is absolute or empty; it has to be relative to {folder}")
+            self.fail(
+                f"the file name {name!r} is absolute or empty; it has to be relative to {folder}"
+            )
         if ".." in windows.parts:
             self.fail(f"the file name {name!r} leaves {folder} by '..'")
         if max(len(part.encode()) for part in windows.parts) > 255:
@@ -126,7 +141,10 @@ class Record:
         path = folder / name
         try:
             resolved = path.resolve()
-        except (OSError, RuntimeError) as error:  # RuntimeError: links that go in circles, before Python 3.13
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # RuntimeError: links that go in circles, before Python 3.13
             self.fail(f"the file name {name!r} cannot be followed ({error})")
         if not resolved.is_relative_to(folder.resolve()):
             self.fail(
@@ -138,7 +156,9 @@ class Record:
     def _refuse_non_characters(self, what: str, text: str) -> None:
         if "\0" in text:
             self.fail(f"{what} holds a NUL character; export the file again")
-        if any("\ud800" <= character <= "\udfff" for character in text):  # JSON can hold them: "\\ud800"
+        if any(
+            "\ud800" <= character <= "\udfff" for character in text
+        ):  # JSON can hold them: "\\ud800"
             self.fail(f"{what} holds half of a surrogate pair, which is not a character")
 
 
@@ -154,7 +174,9 @@ def read_json_lines(path: Path) -> list[Record]:
     """The records of a file with one JSON object a line; blank lines hold none."""
     # Not splitlines(): JSON texts may hold U+2028 and its like, which are no line ends here.
     lines = [
-        (f"line {n}", line) for n, line in enumerate(read_text(path).split("\n"), start=1) if line.strip()
+        (f"line {n}", line)
+        for n, line in enumerate(read_text(path).split("\n"), start=1)
+        if line.strip()
     ]
     return _records(path, [(place, _parsed(line, f"{path}, {place}")) for place, line in lines])
 
@@ -168,7 +190,9 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Record]:
     try:
         header, *entries = [(rows.line_num, row) for row in rows]
     except csv.Error as error:
-        raise PromptFileError(f"{path}, line {rows.line_num}: is not valid CSV ({error})") from error
+        raise PromptFileError(
+            f"{path}, line {rows.line_num}: is not valid CSV ({error})"
+        ) from error
     names = [name.strip() for name in header[1]]
     if absent := [name for name in columns if name not in names]:
         raise PromptFileError(
@@ -177,16 +201,20 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Record]:
         )
     for line, row in entries:
         if row and len(row) != len(names):
-            reason = f"has {len(row)} fields, but the header has {len(names)}; quote fields with commas"
+            reason = (
+                f"has {len(row)} fields, but the header has {len(names)}; quote fields with commas"
+            )
             raise PromptFileError(f"{path}, line {line}: {reason}")
-    return _records(path, [(f"line {n}", dict(zip(names, row, strict=True))) for n, row in entries if row])
+    return _records(
+        path, [(f"line {n}", dict(zip(names, row, strict=True))) for n, row in entries if row]
+    )
 
 
 def read_parquet(path: Path) -> list[Record]:
     """The records of a Parquet file, in which clips are paths.
 
-    Clips that the file holds itself (cells of {"bytes", "path"} or {"array", "sampling_rate"}) are kept in
-    `cache_folder()`, each once, under a name made of what it holds.
+    Clips that the file holds itself (cells of {"bytes", "path"} or {"array", "sampling_rate"}) are
+    kept in `cache_folder()`, each once, under a name made of what it holds.
     """
     entries: list[tuple[str, Any]] = []
     try:
@@ -197,15 +225,18 @@ def read_parquet(path: Path) -> list[Record]:
                     entries.append((f"row {len(entries) + 1}", fields))
     except (OSError, ArrowException) as error:
         reason = str(error).partition("\n")[0]
-        raise PromptFileError(f"{path}: cannot be read as Parquet ({reason}); download it again") from error
+        raise PromptFileError(
+            f"{path}: cannot be read as Parquet ({reason}); download it again"
+        ) from error
     return _records(path, entries)
 
 
 def read_dataset(name: str) -> Iterator[tuple[str, str, list[Record]]]:
     """The splits of a Hugging Face dataset, each with its column of clips and its records.
 
-    `name` is ID or ID:CONFIG, in the cache of `datasets` (nothing is downloaded), or a folder that it saved.
-    Clips may lie anywhere in the hub's cache. Raises ImportError without the package, and PromptFileError.
+    `name` is ID or ID:CONFIG, in the cache of `datasets` (nothing is downloaded), or a folder that
+    it saved. Clips may lie anywhere in the hub's cache. Raises ImportError without the package, and
+    PromptFileError.
     """
     repo, _, config = name.partition(":")
     try:
@@ -215,7 +246,11 @@ def read_dataset(name: str) -> Iterator[tuple[str, str, list[Record]]]:
         if Path(repo).is_dir():
             found = datasets.load_from_disk(repo)
         else:
-            which = {"repo_id": repo, "dataset_name": Path(repo).name, "config_name": config or None}
+            which = {
+                "repo_id": repo,
+                "dataset_name": Path(repo).name,
+                "config_name": config or None,
+            }
             found = Cache(**which, version="auto", hash="auto").as_dataset()
     except ImportError as error:
         raise ImportError(
@@ -230,12 +265,16 @@ def read_dataset(name: str) -> Iterator[tuple[str, str, list[Record]]]:
         kinds = data.features
         heard = [column for column, kind in kinds.items() if isinstance(kind, datasets.Audio)]
         if len(heard) != 1:
-            columns = ", ".join(f"{column!r} ({type(kind).__name__})" for column, kind in kinds.items())
+            columns = ", ".join(
+                f"{column!r} ({type(kind).__name__})" for column, kind in kinds.items()
+            )
             raise PromptFileError(
                 f"{name}, {split}: has {len(heard)} Audio columns, not one (found: {columns})"
             )
         rows = data.cast_column(heard[0], datasets.Audio(decode=False))
-        records = _records(Path(name), [(f"{split}, row {n}", row) for n, row in enumerate(rows, start=1)])
+        records = _records(
+            Path(name), [(f"{split}, row {n}", row) for n, row in enumerate(rows, start=1)]
+        )
         for record in records:
             for column, kind in kinds.items():
                 if isinstance(kind, datasets.ClassLabel):
@@ -248,13 +287,16 @@ def read_dataset(name: str) -> Iterator[tuple[str, str, list[Record]]]:
 
 
 def _kept_clip(cell: Any) -> Any:
-    """The file of a clip in a cell, or its name if the cell holds no more; any other cell as it is."""
+    """The file of a clip in a cell, or its name if the cell holds no more; any other cell as it
+    is."""
     if not isinstance(cell, dict) or not ({"bytes", "path"} <= set(cell) or "array" in cell):
         return cell
     if "array" not in cell and cell["bytes"] is None:
         return cell["path"]
     ending = PurePosixPath(cell.get("path") or "").suffix if "array" not in cell else ".wav"
-    key = content_key(cell["bytes"] if "array" not in cell else [cell["array"], cell["sampling_rate"]])
+    key = content_key(
+        cell["bytes"] if "array" not in cell else [cell["array"], cell["sampling_rate"]]
+    )
     kept = cache_folder() / "clips" / f"{key}{ending}"
     if not kept.exists():
         with atomic_write(kept) as scratch:
@@ -271,7 +313,9 @@ def read_text(path: Path) -> str:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise PromptFileError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+        raise PromptFileError(
+            f"{path}: cannot be read ({error.strerror}); check the path"
+        ) from error
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -1,13 +1,15 @@
-"""The one runner: responses of a model under several defences, kept piece by piece, here or on a Ray cluster.
+"""The one runner: responses of a model under several defences, kept piece by piece, here or on a
+Ray cluster.
 
-A piece is one batch of requests under one defence. It is kept in the folder's `parts/` under a key of all
-that it depends on, so whatever is there is never computed again: a killed run goes on, and a larger grid of
-settings costs only what is new. Once all pieces are there, `responses.jsonl` holds one response a line, in an
-order that is fixed beforehand, and `timings.jsonl` how long each piece took; `manifest.json` says what the
-folder is about.
+A piece is one batch of requests under one defence. It is kept in the folder's `parts/` under a key
+of all that it depends on, so whatever is there is never computed again: a killed run goes on, and a
+larger grid of settings costs only what is new. Once all pieces are there, `responses.jsonl` holds
+one response a line, in an order that is fixed beforehand, and `timings.jsonl` how long each piece
+took; `manifest.json` says what the folder is about.
 
-What is decoded together changes the last digits of what is computed. So batches are fixed beforehand too, and
-run as a whole: a run that was killed and continued leaves the same bytes as one that was not.
+What is decoded together changes the last digits of what is computed. So batches are fixed
+beforehand too, and run as a whole: a run that was killed and continued leaves the same bytes as one
+that was not.
 """
 
 import json
@@ -21,10 +23,19 @@ from tqdm.auto import tqdm
 
 from sarsteer_lab.engine.memory import keep_freed_memory, rows_that_fit
 from sarsteer_lab.evaluation.defences import Defence
-from sarsteer_lab.evaluation.tasks import BATCHES_PER_TASK, Found, Group, Task, Texts, answers, on_cluster
+from sarsteer_lab.evaluation.tasks import (
+    BATCHES_PER_TASK,
+    Found,
+    Group,
+    Task,
+    Texts,
+    answers,
+    on_cluster,
+)
+from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import SpokenPrompt, rough_length
-from sarsteer_lab.store import Store, atomic_write, content_key
+from sarsteer_lab.prompts import Request, rough_length
+from sarsteer_lab.store import Store, atomic_write
 
 FORMAT = "sarsteer-lab responses 3"
 
@@ -35,8 +46,8 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class Response:
-    """What the model said to one request under one defence; `tokens` is its length, `opening` how likely it
-    was to open as a refusal (0 to 1; None if nobody has asked)."""
+    """What the model said to one request under one defence; `tokens` is its length, `opening` how
+    likely it was to open as a refusal (0 to 1; None if nobody has asked)."""
 
     defence: str
     set: str
@@ -50,17 +61,18 @@ class Response:
 
 @dataclass(frozen=True, eq=False)
 class _Chunk:
-    """Requests of one set that are asked together; `known` says for each what its responses depend on."""
+    """Requests of one set that are asked together; `known` says for each what its responses depend
+    on."""
 
     set: str
-    requests: list[SpokenPrompt]
+    requests: list[Request]
     known: list[list[str]]
 
 
 def run(
     lalm: LALM,
     defences: Sequence[Defence],
-    sets: Mapping[str, Sequence[SpokenPrompt]],
+    sets: Mapping[str, Sequence[Request]],
     folder: Path | str,
     *,
     max_new_tokens: int = 40,
@@ -72,26 +84,30 @@ def run(
 ) -> list[Response]:
     """Greedy responses to every request of every set under every defence, in a fixed order.
 
-    `batch_size` is the number of rows that run together. With `share_reading` the order goes by requests
-    first, and all defences share one reading of a batch's clips (`prepared.PreparedBatch`): steering defences
-    then cost decoding steps alone, prompt defences their text as well. Where requests are few, a batch's rows
-    are those of several defences (`prepared.under_each`). Responses are the same up to ties within rounding.
+    `batch_size` is the number of rows that run together. With `share_reading` the order goes by
+    requests first, and all defences share one reading of a batch's clips
+    (`prepared.PreparedBatch`): steering defences then cost decoding steps alone, prompt defences
+    their text as well. Where requests are few, a batch's rows are those of several defences
+    (`prepared.under_each`). Responses are the same up to ties within rounding.
 
-    With `rates_only` an answer ends once it has refused (`phrases.refusal_is_settled`). What the phrase judge
-    calls answered, and so every ASR and BRR, is the same as with whole answers; a refusal that would have
-    broken down later counts as refused. With `openings` each response also says how likely its answer was to
-    open as a refusal (`live.refusing_openings`), from the same reading; only for models that decode on from
-    it, with clips that may share a batch (ValueError for others).
+    With `rates_only` an answer ends once it has refused (`phrases.refusal_is_settled`). What the
+    phrase judge calls answered, and so every ASR and BRR, is the same as with whole answers; a
+    refusal that would have broken down later counts as refused. With `openings` each response also
+    says how likely its answer was to open as a refusal (`live.refusing_openings`), from the same
+    reading; only for models that decode on from it, with clips that may share a batch (ValueError
+    for others).
 
-    `ray` is the address of a Ray cluster ("auto", "host:port", "ray://host:port", "local" for one of its
-    own). Tasks carry clips and vectors; its machines need this package and the model, which they load by
-    `lalm.name`. A task whose worker dies runs again elsewhere; results land in `folder` here.
+    `ray` is the address of a Ray cluster ("auto", "host:port", "ray://host:port", "local" for one
+    of its own). Tasks carry clips and vectors; its machines need this package and the model, which
+    they load by `lalm.name`. A task whose worker dies runs again elsewhere; results land in
+    `folder` here.
 
-    If the folder holds pieces of this evaluation, it goes on from there; defences and sets may join or leave.
-    Raises `EvaluationError` if the folder belongs to another evaluation (model, settings, defences, requests
-    or clips of the same name differ), `HookedModelError` inside `with steer(...)` or with hooks of your own
-    on the model, ValueError for names or ids that occur twice, requests without a clip and, with `ray`,
-    workers that have another model, and ImportError if the package ray is missing.
+    If the folder holds pieces of this evaluation, it goes on from there; defences and sets may join
+    or leave. Raises `EvaluationError` if the folder belongs to another evaluation (model, settings,
+    defences, requests or clips of the same name differ), `HookedModelError` inside `with
+    steer(...)` or with hooks of your own on the model, ValueError for names or ids that occur
+    twice, requests without a clip and, with `ray`, workers that have another model, and ImportError
+    if the package ray is missing.
     """
     keep_freed_memory()
     folder = Path(folder)
@@ -101,7 +117,11 @@ def run(
     base = lalm.key(FORMAT, asking)
     chunks, known = _chunks(lalm, sets, batch_size)
     own = {defence.name: defence.settings() for defence in defences}
-    setup: dict[str, Any] = {"model": lalm.fingerprint, "dtype": str(lalm.dtype), "device": lalm.device.type}
+    setup: dict[str, Any] = {
+        "model": lalm.fingerprint,
+        "dtype": str(lalm.dtype),
+        "device": lalm.device.type,
+    }
     setup |= {**asking, "batch_size": batch_size, "defences": own, "sets": known}
     _claim(folder, {"format": FORMAT, **setup})
     pieces = [(defence.name, at) for defence in defences for at in range(len(chunks))]
@@ -110,7 +130,11 @@ def run(
     keys = {(name, at): content_key(base, own[name], chunks[at].known) for name, at in pieces}
     store = Store(folder / "parts")
     kept = {piece: value for piece, key in keys.items() if (value := store.read(key)) is not None}
-    missing = {piece for piece in pieces if piece not in kept or (openings and "openings" not in kept[piece])}
+    missing = {
+        piece
+        for piece in pieces
+        if piece not in kept or (openings and "openings" not in kept[piece])
+    }
 
     tasks: list[Task] = []
     for at, chunk in enumerate(chunks):
@@ -124,7 +148,10 @@ def run(
             tasks.append(Task(**asking, openings=openings, chunk=at, first=first, groups=some))
     work: Iterator[tuple[Task, Iterable[Found]]]
     if ray is None:
-        work = ((task, answers(lalm, task, [r.clip for r in chunks[task.chunk].requests])) for task in tasks)
+        work = (
+            (task, answers(lalm, task, [r.clip for r in chunks[task.chunk].requests]))
+            for task in tasks
+        )
     else:
         work = on_cluster(ray, lalm, tasks, [chunk.requests for chunk in chunks])
     progress = {"desc": "responses", "unit": "batch", "delay": 2, "leave": False}
@@ -140,7 +167,10 @@ def run(
 
 
 def _finish(
-    lalm: LALM, folder: Path, chunks: Sequence[_Chunk], kept: Mapping[tuple[str, int], dict[str, Any]]
+    lalm: LALM,
+    folder: Path,
+    chunks: Sequence[_Chunk],
+    kept: Mapping[tuple[str, int], dict[str, Any]],
 ) -> list[Response]:
     """Write what all pieces say to the folder's files, and return it."""
     responses, times = [], []
@@ -148,9 +178,13 @@ def _finish(
         ids = lalm.tokenizer(piece["texts"], add_special_tokens=False)["input_ids"]
         chances = piece.get("openings") or [None] * len(ids)
         said = zip(chunks[at].requests, piece["texts"], map(len, ids), chances, strict=True)
-        responses += [Response(name, chunks[at].set, r.id, r.label, r.request, *rest) for r, *rest in said]
+        responses += [
+            Response(name, chunks[at].set, r.id, r.label, r.request, *rest) for r, *rest in said
+        ]
         length = sum(map(len, ids))
-        times.append({"defence": name, "set": chunks[at].set, "tokens": length, "seconds": piece["seconds"]})
+        times.append(
+            {"defence": name, "set": chunks[at].set, "tokens": length, "seconds": piece["seconds"]}
+        )
     write_lines(folder / "responses.jsonl", [asdict(response) for response in responses])
     write_lines(folder / "timings.jsonl", times)
     return responses
@@ -159,37 +193,48 @@ def _finish(
 def batch_size_for(
     lalm: LALM,
     defences: Sequence[Defence],
-    sets: Mapping[str, Sequence[SpokenPrompt]],
+    sets: Mapping[str, Sequence[Request]],
     folder: Path | str,
     max_new_tokens: int,
 ) -> int:
-    """As many requests as fit under every defence; for a folder that was begun, what it was begun with.
+    """As many requests as fit under every defence; for a folder that was begun, what it was begun
+    with.
 
     Memory that is free may change from run to run, and batches may not: see above.
     """
     try:
-        return int(json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))["batch_size"])
+        return int(
+            json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))["batch_size"]
+        )
     except (OSError, ValueError, LookupError, TypeError):
-        longest = [max(found, key=lambda r: rough_length(r.spoken())) for found in sets.values() if found]
+        longest = [
+            max(found, key=lambda r: rough_length(r.spoken())) for found in sets.values() if found
+        ]
         asked = [defence.prompt(request) for defence in defences for request in longest]
         return min(rows_that_fit(lalm, prompt, max_new_tokens) for prompt in asked)
 
 
 def speeds(folder: Path | str) -> dict[tuple[str, str], float]:
-    """Tokens per second for each (defence, set) of a finished run, by the time that its batches took."""
+    """Tokens per second for each (defence, set) of a finished run, by the time that its batches
+    took."""
     totals = (
-        read_lines(Path(folder) / "timings.jsonl").groupby(["defence", "set"])[["tokens", "seconds"]].sum()
+        read_lines(Path(folder) / "timings.jsonl")
+        .groupby(["defence", "set"])[["tokens", "seconds"]]
+        .sum()
     )
     return (totals["tokens"] / totals["seconds"]).to_dict()
 
 
 def read_lines(path: Path) -> pd.DataFrame:
     """A table from JSON lines, a row each."""
-    return pd.DataFrame([json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()])
+    return pd.DataFrame(
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    )
 
 
 def write_lines(path: Path, records: Sequence[Mapping[Any, Any]]) -> None:
-    """Write JSON lines; a reader sees the old file or the new one, and one that says the same stays."""
+    """Write JSON lines; a reader sees the old file or the new one, and one that says the same
+    stays."""
     # ASCII with escapes: no character of a response can be taken for a line end.
     content = "".join(json.dumps(record) + "\n" for record in records).encode()
     if not (path.is_file() and path.read_bytes() == content):
@@ -198,9 +243,10 @@ def write_lines(path: Path, records: Sequence[Mapping[Any, Any]]) -> None:
 
 
 def _chunks(
-    lalm: LALM, sets: Mapping[str, Sequence[SpokenPrompt]], batch_size: int
+    lalm: LALM, sets: Mapping[str, Sequence[Request]], batch_size: int
 ) -> tuple[list[_Chunk], dict[str, list[list[str]]]]:
-    """Requests of similar length together, the longest first; and what is known of all of each set."""
+    """Requests of similar length together, the longest first; and what is known of all of each
+    set."""
     chunks: list[_Chunk] = []
     known: dict[str, list[list[str]]] = {}
     for name, requests in sets.items():
@@ -209,7 +255,9 @@ def _chunks(
             # The key holds chat format, instruction and clip, by content.
             [encoded] = lalm.encode([request.spoken()])
             samples = 0 if encoded.waveform is None else len(encoded.waveform)
-            looked.append((samples, request, [request.id, request.label, request.request, encoded.key]))
+            looked.append(
+                (samples, request, [request.id, request.label, request.request, encoded.key])
+            )
         known[name] = [facts for *_, facts in looked]
         looked.sort(key=lambda entry: -entry[0])
         for at in range(0, len(looked), batch_size):
@@ -218,12 +266,15 @@ def _chunks(
     return chunks, known
 
 
-def _texts(defence: Defence, requests: Sequence[SpokenPrompt]) -> Texts:
+def _texts(defence: Defence, requests: Sequence[Request]) -> Texts:
     return [(prompt.text, prompt.system) for prompt in map(defence.prompt, requests)]
 
 
-def _together(defences: Sequence[Defence], requests: Sequence[SpokenPrompt], rows: int) -> Iterator[Group]:
-    """The defences in runs of those that fit into one batch of `rows`, asking with the same texts."""
+def _together(
+    defences: Sequence[Defence], requests: Sequence[Request], rows: int
+) -> Iterator[Group]:
+    """The defences in runs of those that fit into one batch of `rows`, asking with the same
+    texts."""
     group: list[Defence] = []
     texts: Texts = []
     for defence in defences:
@@ -235,13 +286,17 @@ def _together(defences: Sequence[Defence], requests: Sequence[SpokenPrompt], row
     yield group, texts
 
 
-def _check(defences: Sequence[Defence], sets: Mapping[str, Sequence[SpokenPrompt]], batch_size: int) -> None:
+def _check(
+    defences: Sequence[Defence], sets: Mapping[str, Sequence[Request]], batch_size: int
+) -> None:
     if batch_size < 1:
         raise ValueError(f"batch_size has to be at least 1, not {batch_size}")
     if not defences or not any(sets.values()):
         raise ValueError("nothing to evaluate: give at least one defence and one request")
     lists = {"defences": [defence.name for defence in defences]}
-    lists |= {f"ids in the set {name!r}": [r.id for r in requests] for name, requests in sets.items()}
+    lists |= {
+        f"ids in the set {name!r}": [r.id for r in requests] for name, requests in sets.items()
+    }
     for what, names in lists.items():
         if twice := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"{what} have to be distinct; twice: {', '.join(twice[:5])}")

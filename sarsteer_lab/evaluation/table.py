@@ -1,4 +1,5 @@
-"""Defences x sets of requests -> responses on disk -> outcomes by every judge -> a table with intervals."""
+"""Defences x sets of requests -> responses on disk -> outcomes by every judge -> a table with
+intervals."""
 
 from collections.abc import Mapping, Sequence
 from math import isnan
@@ -15,7 +16,7 @@ from sarsteer_lab.evaluation.judges import OUTCOMES, Judge, Outcome
 from sarsteer_lab.evaluation.run import Response, batch_size_for, run, speeds, write_lines
 from sarsteer_lab.evaluation.separation import readiness, separation
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.prompts import Request
 
 BASELINE = "none"
 """The defence with which all others are compared, request by request."""
@@ -32,7 +33,7 @@ MEASURES: dict[str, tuple[str, Outcome]] = {
 def evaluate(
     lalm: LALM,
     defences: Sequence[Defence],
-    sets: Mapping[str, Sequence[SpokenPrompt]],
+    sets: Mapping[str, Sequence[Request]],
     judges: Sequence[Judge],
     folder: Path | str,
     *,
@@ -42,14 +43,16 @@ def evaluate(
     roc: bool = False,
     **options: Any,
 ) -> pd.DataFrame:
-    """Ask everything, judge it, and return the table of `tabulate`; a killed run goes on where it stopped.
+    """Ask everything, judge it, and return the table of `tabulate`; a killed run goes on where it
+    stopped.
 
-    Greedy responses go to `folder/responses.jsonl` (see `run.run`, which also says what is refused and what
-    other `options` there are), every judge's outcomes to `folder/outcomes.jsonl`. Both hold the same bytes
-    whether or not the run was interrupted. `batch_size` None is as many as fit into memory. `skipped` (set ->
-    records left out when it was read) becomes a column of the table, so that nothing is dropped silently.
-    With `roc`, benign sets get the columns of `separation.separation`: how well the readiness to refuse tells
-    harmful requests from theirs (not for models of which it cannot be read).
+    Greedy responses go to `folder/responses.jsonl` (see `run.run`, which also says what is refused
+    and what other `options` there are), every judge's outcomes to `folder/outcomes.jsonl`. Both
+    hold the same bytes whether or not the run was interrupted. `batch_size` None is as many as fit
+    into memory. `skipped` (set -> records left out when it was read) becomes a column of the table,
+    so that nothing is dropped silently. With `roc`, benign sets get the columns of
+    `separation.separation`: how well the readiness to refuse tells harmful requests from theirs
+    (not for models of which it cannot be read).
     """
     if batch_size is None:
         batch_size = batch_size_for(lalm, defences, sets, folder, max_new_tokens)
@@ -66,12 +69,15 @@ def evaluate(
         rows = [(*_response(response), response.opening) for response in responses]
         chances = pd.DataFrame(rows, columns=[*_RESPONSE, "chance"])
         found = separation(chances if lalm.family.mixes else readiness(lalm, defences, sets))
-        table = table.merge(found.drop(columns=["n_harmful", "n"]), how="left", on=["defence", "set"])
+        table = table.merge(
+            found.drop(columns=["n_harmful", "n"]), how="left", on=["defence", "set"]
+        )
     return table
 
 
 def judge_responses(responses: Sequence[Response], judges: Sequence[Judge]) -> pd.DataFrame:
-    """Every judge's outcome of every response: defence, set, label, id, judge, outcome (a row for each).
+    """Every judge's outcome of every response: defence, set, label, id, judge, outcome (a row for
+    each).
 
     Raises ValueError for no judge or two of the same name.
     """
@@ -93,7 +99,8 @@ _response = attrgetter(*_RESPONSE)
 def tabulate(
     outcomes: pd.DataFrame, tokens_per_second: Mapping[tuple[str, str], float] | None = None
 ) -> pd.DataFrame:
-    """Counts, rates and comparisons from the outcomes of `judge_responses`, a row per cell of the study.
+    """Counts, rates and comparisons from the outcomes of `judge_responses`, a row per cell of the
+    study.
 
     Rows are defence x set x label x judge, in the order in which they were evaluated. Columns:
 
@@ -104,15 +111,18 @@ def tabulate(
       interval `change_low` to `change_high`, and `p` of McNemar's exact test; nan without that defence;
     - `tokens_per_second`, nan where it is not known.
 
-    Responses that are broken, not heard or unparsed are neither answered nor refused, so they lower every
-    measure; look at these columns too.
-    Raises ValueError for a label without a measure.
+    Responses that are broken, not heard or unparsed are neither answered nor refused, so they lower
+    every measure; look at these columns too. Raises ValueError for a label without a measure.
     """
     if unknown := set(outcomes["label"]) - set(MEASURES):
-        raise ValueError(f"no measure for the labels {sorted(unknown)}; there are {', '.join(MEASURES)}")
+        raise ValueError(
+            f"no measure for the labels {sorted(unknown)}; there are {', '.join(MEASURES)}"
+        )
     keys = ["defence", "set", "label", "judge"]
     rows = []
-    cells = {key: cell.set_index("id")["outcome"] for key, cell in outcomes.groupby(keys, sort=False)}
+    cells = {
+        key: cell.set_index("id")["outcome"] for key, cell in outcomes.groupby(keys, sort=False)
+    }
     for key, found in cells.items():
         defence, name, label, _ = key
         measure, counted = MEASURES[label]
@@ -139,8 +149,8 @@ def markdown(table: pd.DataFrame) -> str:
 def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The table of `tabulate` (or `evaluate`) in words: in percent, with counts beside every rate.
 
-    Columns that say nothing are left out: the judge if there is one, "not heard" and "unparsed" if none is,
-    what was skipped if nothing was, a comparison if there is no defence to compare.
+    Columns that say nothing are left out: the judge if there is one, "not heard" and "unparsed" if
+    none is, what was skipped if nothing was, a comparison if there is no defence to compare.
     """
     rows, none = table.to_dict("records"), pd.Series([0])
     shown = table[["defence", "set"]].copy()

@@ -1,4 +1,5 @@
-"""Requests under groups of defences, answered at a stretch: here, or by workers of a Ray cluster."""
+"""Requests under groups of defences, answered at a stretch: here, or by workers of a Ray
+cluster."""
 
 import io
 import time
@@ -16,23 +17,25 @@ from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.phrases import refusal_is_settled
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
-from sarsteer_lab.prompts import Prompt, SpokenPrompt
+from sarsteer_lab.prompts import Prompt, Request
 
 BATCHES_PER_TASK = 8
-"""Batches, of one or several defences, that one task of a cluster runs: the clips are read once for all."""
+"""Batches, of one or several defences, that one task of a cluster runs: the clips are read once for
+all."""
 
 Texts = list[tuple[str, str | None]]
 """What stands beside each clip: text, and system turn."""
 Group = tuple[list[Defence], Texts]
 """Defences that are answered in one batch, for they all ask with the same texts."""
 Found = list[dict[str, Any]]
-"""Of a group, for each defence: its answers (`texts`), the `seconds` that they took, and the `openings`, how
-likely each answer was to open as a refusal, if they are asked for."""
+"""Of a group, for each defence: its answers (`texts`), the `seconds` that they took, and the
+`openings`, how likely each answer was to open as a refusal, if they are asked for."""
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """The clips of a chunk under groups of defences; `first` are the texts of a reading that all share.
+    """The clips of a chunk under groups of defences; `first` are the texts of a reading that all
+    share.
 
     How they are asked is said at `run.run`.
     """
@@ -50,7 +53,9 @@ def answers(lalm: LALM, task: Task, clips: Sequence[Any]) -> Iterator[Found]:
     """What the model says to the clips (paths or waveforms) under each group."""
 
     def prompts(texts: Texts) -> list[Prompt]:
-        return [Prompt(text, clip, system) for (text, system), clip in zip(texts, clips, strict=True)]
+        return [
+            Prompt(text, clip, system) for (text, system), clip in zip(texts, clips, strict=True)
+        ]
 
     remember_clips(lalm)
     settled = refusal_is_settled if task.rates_only else None
@@ -70,14 +75,18 @@ def answers(lalm: LALM, task: Task, clips: Sequence[Any]) -> Iterator[Found]:
             said = {"texts": rows.generate(task.max_new_tokens, settled)}
             seconds = (time.perf_counter() - start) / len(defences)
             if task.openings:
-                chances = rows.opening_probabilities(live.refusing_openings(), negligible=live.NEGLIGIBLE)
+                chances = rows.opening_probabilities(
+                    live.refusing_openings(), negligible=live.NEGLIGIBLE
+                )
                 said["openings"] = chances.tolist()
         own = [slice(at, at + len(asked)) for at in range(0, len(rows.prompts), len(asked))]
-        yield [{name: each[some] for name, each in said.items()} | {"seconds": seconds} for some in own]
+        yield [
+            {name: each[some] for name, each in said.items()} | {"seconds": seconds} for some in own
+        ]
 
 
 def on_cluster(
-    address: str, lalm: LALM, tasks: Sequence[Task], requests: Sequence[list[SpokenPrompt]]
+    address: str, lalm: LALM, tasks: Sequence[Task], requests: Sequence[list[Request]]
 ) -> Iterator[tuple[Task, list[Found]]]:
     """Tasks and what they found, as workers are done; `requests` are those of each chunk."""
     try:
@@ -92,9 +101,13 @@ def on_cluster(
     waiting = {}
     for task in tasks:
         if task.chunk not in clips:
-            clips[task.chunk] = ray.put([lalm.waveform(one.spoken()) for one in requests[task.chunk]])
+            clips[task.chunk] = ray.put(
+                [lalm.waveform(one.spoken()) for one in requests[task.chunk]]
+            )
         packed = io.BytesIO()
-        torch.save(task, packed)  # unlike a plain pickle, what lies on a GPU can be read without one
+        torch.save(
+            task, packed
+        )  # unlike a plain pickle, what lies on a GPU can be read without one
         waiting[work.remote(source, packed.getvalue(), clips[task.chunk])] = task
     while waiting:
         [done], _ = ray.wait(list(waiting))
@@ -105,7 +118,9 @@ def on_cluster(
         yield waiting.pop(done), found
 
 
-def _work(source: tuple[str, float, torch.dtype, str], packed: bytes, clips: Sequence[Any]) -> list[Found]:
+def _work(
+    source: tuple[str, float, torch.dtype, str], packed: bytes, clips: Sequence[Any]
+) -> list[Found]:
     """What a worker does: all answers of a task."""
     task = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=False)
     return list(answers(model_of(*source), task, clips))
@@ -113,7 +128,8 @@ def _work(source: tuple[str, float, torch.dtype, str], packed: bytes, clips: Seq
 
 @lru_cache(maxsize=1)
 def model_of(name: str, safety: float, dtype: torch.dtype, fingerprint: str) -> LALM:
-    """This worker's model, loaded once. Raises ValueError if it is not the one that the run is about."""
+    """This worker's model, loaded once. Raises ValueError if it is not the one that the run is
+    about."""
     lalm = load_lalm(name, safety=safety, dtype=dtype)
     if lalm.fingerprint != fingerprint:
         raise ValueError(

@@ -1,9 +1,9 @@
 """Assembly of the pocket model: a Qwen2-Audio checkpoint from pinned base weights and data/pocket.
 
-The result is a genuine `Qwen2AudioForConditionalGeneration` folder (safetensors + processor files) with
-Whisper tiny.en's encoder shape as its audio tower, one linear projector and SmolLM2-135M-Instruct as its
-language model. The safety delta is NOT merged: it stays a low-rank file of its own, so that its scale is a
-dial (see `safety_delta`).
+The result is a genuine `Qwen2AudioForConditionalGeneration` folder (safetensors + processor files)
+with Whisper tiny.en's encoder shape as its audio tower, one linear projector and
+SmolLM2-135M-Instruct as its language model. The safety delta is NOT merged: it stays a low-rank
+file of its own, so that its scale is a dial (see `safety_delta`).
 """
 
 import hashlib
@@ -28,25 +28,31 @@ from transformers import (
     WhisperFeatureExtractor,
 )
 
+from sarsteer_lab.paths import cache_folder, data_folder
 from sarsteer_lab.pocket.base import LANGUAGE_MODEL, BaseFileError, fetch, file_sha256
-from sarsteer_lab.store import cache_folder, data_folder
 
 WINDOW_SECONDS = 8
 AUDIO_TOKENS = ("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
-# Raised when assembly itself changes, so that an older cached checkpoint is not taken for a current one.
+# Raised when assembly itself changes, so that an older cached checkpoint is not taken for a current
+# one.
 ASSEMBLY_VERSION = 1
 
 
 def deltas_folder() -> Path:
-    """Folder of the shipped deltas: tower and projector (`audio`), low-rank ones of the language model."""
+    """Folder of the shipped deltas: tower and projector (`audio`), low-rank ones of the language
+    model."""
     return data_folder() / "pocket"
 
 
-def pocket_config(text_config: LlamaConfig, vocab_size: int, audio_token_id: int) -> Qwen2AudioConfig:
-    """The pocket model's configuration: Whisper tiny.en's encoder over an 8 s window, a language model."""
+def pocket_config(
+    text_config: LlamaConfig, vocab_size: int, audio_token_id: int
+) -> Qwen2AudioConfig:
+    """The pocket model's configuration: Whisper tiny.en's encoder over an 8 s window, a language
+    model."""
     text = text_config.to_dict()
     text.pop("quantization_config", None)
-    # Qwen2-Audio keeps its head apart from the embeddings; a tied one would not survive saving and loading.
+    # Qwen2-Audio keeps its head apart from the embeddings; a tied one would not survive saving and
+    # loading.
     text.update(vocab_size=vocab_size, tie_word_embeddings=False)
     return Qwen2AudioConfig(
         audio_config={
@@ -65,7 +71,8 @@ def pocket_config(text_config: LlamaConfig, vocab_size: int, audio_token_id: int
 
 
 def base_language_model() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
-    """SmolLM2-135M-Instruct in float32 and its tokenizer, from the pinned GGUF file; takes half a minute."""
+    """SmolLM2-135M-Instruct in float32 and its tokenizer, from the pinned GGUF file; takes half a
+    minute."""
     path = fetch(LANGUAGE_MODEL)
     where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
     tokenizer = AutoTokenizer.from_pretrained(**where)
@@ -73,7 +80,8 @@ def base_language_model() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
 
 
 def build_processor(tokenizer: PreTrainedTokenizerBase) -> Qwen2AudioProcessor:
-    """The pocket model's processor: `tokenizer` with three audio tokens, 80-mel features of an 8 s window."""
+    """The pocket model's processor: `tokenizer` with three audio tokens, 80-mel features of an 8 s
+    window."""
     tokenizer.add_special_tokens({"additional_special_tokens": list(AUDIO_TOKENS)})
     tokenizer.padding_side = "left"
     return Qwen2AudioProcessor(
@@ -102,10 +110,11 @@ def merge_delta(lm: LlamaForCausalLM, delta: dict[str, Tensor]) -> None:
 def build_model(
     language_model: LlamaForCausalLM, processor: Qwen2AudioProcessor, audio: dict[str, Tensor]
 ) -> Qwen2AudioForConditionalGeneration:
-    """A Qwen2-Audio model from the language model's weights and the audio tower's and projector's (`audio`).
+    """A Qwen2-Audio model from the language model's weights and the audio tower's and projector's
+    (`audio`).
 
-    `audio` maps parameter names below `model.` (`audio_tower.*`, `multi_modal_projector.*`) to tensors of any
-    float dtype. Raises `BaseFileError` if one is missing or has another shape.
+    `audio` maps parameter names below `model.` (`audio_tower.*`, `multi_modal_projector.*`) to
+    tensors of any float dtype. Raises `BaseFileError` if one is missing or has another shape.
     """
     tokenizer = processor.tokenizer
     config = pocket_config(language_model.config, len(tokenizer), processor.audio_token_id)
@@ -114,11 +123,15 @@ def build_model(
     state = {f"model.{name}": tensor.float() for name, tensor in audio.items()}
     text = language_model.state_dict()
     embeddings = text["model.embed_tokens.weight"]  # with or without the audio tokens' rows
-    state |= {name.replace("model.", "model.language_model.", 1): tensor for name, tensor in text.items()}
+    state |= {
+        name.replace("model.", "model.language_model.", 1): tensor for name, tensor in text.items()
+    }
     for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
         state[name] = with_audio_rows(embeddings, len(tokenizer))
     problems = model.load_state_dict(state, strict=False)
-    missing = [name for name in problems.missing_keys if "audio_tower" in name or "projector" in name]
+    missing = [
+        name for name in problems.missing_keys if "audio_tower" in name or "projector" in name
+    ]
     if problems.unexpected_keys or (audio and missing):
         raise BaseFileError(
             f"The audio weights do not fit: missing {missing}, unexpected {problems.unexpected_keys}"
@@ -129,10 +142,12 @@ def build_model(
 
 
 def assemble_pocket() -> Path:
-    """Folder of the assembled pocket checkpoint (safety 0), built on first use into the user's cache.
+    """Folder of the assembled pocket checkpoint (safety 0), built on first use into the user's
+    cache.
 
-    The cache entry is named after everything that went into it (base file, audio delta, assembly version), so
-    a new delta gets a new entry. Assembly takes about a minute and 600 MB of disk; later calls cost nothing.
+    The cache entry is named after everything that went into it (base file, audio delta, assembly
+    version), so a new delta gets a new entry. Assembly takes about a minute and 600 MB of disk;
+    later calls cost nothing.
     """
     names = ("audio", "readout", "listening")
     paths = {name: deltas_folder() / f"{name}.safetensors" for name in names}
@@ -157,7 +172,8 @@ def assemble_pocket() -> Path:
         built = Path(scratch) / target.name
         model.save_pretrained(built)
         processor.save_pretrained(built)
-        # Two processes may assemble at once: whoever renames second finds the target there, equal to its own.
+        # Two processes may assemble at once: whoever renames second finds the target there, equal
+        # to its own.
         try:
             os.replace(built, target)
         except OSError:
@@ -167,10 +183,14 @@ def assemble_pocket() -> Path:
 
 
 def safety_delta() -> dict[str, tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]]:
-    """The text-safety delta: parameter name -> (A, B); `weight + dial * B @ A` is the weight at that dial.
+    """The text-safety delta: parameter name -> (A, B); `weight + dial * B @ A` is the weight at
+    that dial.
 
-    Names are those of the assembled Qwen2-Audio model; the LoRA scale alpha/rank is already inside B.
+    Names are those of the assembled Qwen2-Audio model; the LoRA scale alpha/rank is already inside
+    B.
     """
     flat = load_file(deltas_folder() / "safety.safetensors")
     names = sorted({name.rsplit(".", 1)[0] for name in flat})
-    return {f"{name}.weight": (flat[f"{name}.A"].float(), flat[f"{name}.B"].float()) for name in names}
+    return {
+        f"{name}.weight": (flat[f"{name}.A"].float(), flat[f"{name}.B"].float()) for name in names
+    }

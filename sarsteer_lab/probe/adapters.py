@@ -1,9 +1,9 @@
 """TransformerLens adapters for audio families that it does not bridge itself.
 
 `pyproject.toml` declares them in the entry-point group `transformer_lens.architectures`, so
-TransformerLens finds them wherever this package is installed. Each is the adapter of the family's text
-decoder, moved to where the decoder lies; audio tower and projector are wrapped whole (input and output
-hooks), and the model's own forward puts the audio in.
+TransformerLens finds them wherever this package is installed. Each is the adapter of the family's
+text decoder, moved to where the decoder lies; audio tower and projector are wrapped whole (input
+and output hooks), and the model's own forward puts the audio in.
 
 Left out: Qwen3-Omni, whose experts and position embeddings would need components of their own.
 """
@@ -20,7 +20,8 @@ from transformer_lens.model_bridge.supported_architectures.qwen2 import Qwen2Arc
 
 
 class _WithEars(ArchitectureAdapter):
-    """A text adapter with its components moved below `decoder`, and audio tower and projector added."""
+    """A text adapter with its components moved below `decoder`, and audio tower and projector
+    added."""
 
     tower = "model.audio_tower"
     projector: str | None = None
@@ -50,7 +51,8 @@ class GraniteSpeechAdapter(_WithEars, GraniteArchitectureAdapter):
 
 
 class Phi4MultimodalAdapter(_WithEars, Phi3ArchitectureAdapter):
-    """`Phi4MultimodalForCausalLM`: a Phi-3 decoder whose embeddings are extended by tower and projector."""
+    """`Phi4MultimodalForCausalLM`: a Phi-3 decoder whose embeddings are extended by tower and
+    projector."""
 
     tower, decoder = "model.embed_tokens_extend.audio_embed", "model."
 
@@ -73,4 +75,5 @@ class _Qwen2_5OmniDecoder(Qwen2ArchitectureAdapter):
 
 
 class Qwen2_5OmniThinkerAdapter(_WithEars, _Qwen2_5OmniDecoder):
-    """`Qwen2_5OmniThinkerForConditionalGeneration`: that decoder; the tower projects within itself."""
+    """`Qwen2_5OmniThinkerForConditionalGeneration`: that decoder; the tower projects within
+    itself."""

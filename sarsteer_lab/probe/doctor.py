@@ -1,7 +1,8 @@
-"""`sarsteer-lab doctor MODEL`: whether a model fits this package, tried on it rather than looked up.
+"""`sarsteer-lab doctor MODEL`: whether a model fits this package, tried on it rather than looked
+up.
 
-Each check runs the real thing on a few made-up prompts and says what it found. A check that fails does not
-stop the others.
+Each check runs the real thing on a few made-up prompts and says what it found. A check that fails
+does not stop the others.
 """
 
 import traceback
@@ -16,18 +17,18 @@ from torch import Tensor, nn
 from sarsteer_lab.activations import capture
 from sarsteer_lab.checkpoints import OVERHEAD
 from sarsteer_lab.engine.audio_cache import forget_clips
-from sarsteer_lab.families import find_core, window_seconds
+from sarsteer_lab.families import adapter_layers, find_core, window_seconds
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.pocket.voice import synthesise
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import SAMPLE_RATE, ClipError
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import adapter_layers
+from sarsteer_lab.voice import synthesise
 
 Verdict = Literal["ok", "note", "FAIL"]
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""How far states of one prompt may differ between batches, relative to the largest: rounding, not padding."""
+"""How far states of one prompt may differ between batches, relative to the largest: rounding, not
+padding."""
 
 HEARD = 1e-5
 """How far states under two clips have to lie apart, relative to the largest."""
@@ -37,7 +38,8 @@ SPEAKING = ("voice", "talker", "tts", "code_predictor", "token2wav")
 
 @dataclass(frozen=True)
 class Finding:
-    """What one check says: its name, "ok", "note" (works, but know this) or "FAIL", and a sentence."""
+    """What one check says: its name, "ok", "note" (works, but know this) or "FAIL", and a
+    sentence."""
 
     check: str
     verdict: Verdict
@@ -60,7 +62,11 @@ class Report:
         width = max(len(finding.check) for finding in self.findings)
         lines = [f"{f.verdict:4}  {f.check:{width}}  {f.detail}" for f in self.findings]
         failed = sum(finding.verdict == "FAIL" for finding in self.findings)
-        end = f"{failed} of {len(lines)} checks failed" if failed else f"all {len(lines)} checks passed"
+        end = (
+            f"{failed} of {len(lines)} checks failed"
+            if failed
+            else f"all {len(lines)} checks passed"
+        )
         return "\n".join([self.model, *lines, end])
 
 
@@ -93,13 +99,16 @@ def examine(lalm: LALM) -> Report:
             report.findings.extend(check())
         except Exception as error:
             frame = traceback.extract_tb(error.__traceback__)[-1]
-            detail = f"{type(error).__name__}: {' '.join(str(error).split())[:200]} (in {frame.name})"
+            detail = (
+                f"{type(error).__name__}: {' '.join(str(error).split())[:200]} (in {frame.name})"
+            )
             report.findings.append(Finding(name, "FAIL", detail))
     return report
 
 
 def made_up_prompts(lalm: LALM) -> tuple[list[Prompt], list[Prompt]]:
-    """Typed and spoken prompts of different lengths; no spoken ones for a model that hears nothing."""
+    """Typed and spoken prompts of different lengths; no spoken ones for a model that hears
+    nothing."""
     typed = [Prompt("Name a fruit."), Prompt("How is bread made? Answer in one short sentence.")]
     if lalm.audio_token_id is None:
         return typed, []
@@ -123,17 +132,29 @@ def _family(lalm: LALM) -> Iterator[Finding]:
 
 def parts(lalm: LALM) -> Iterator[Finding]:
     """Where layers, audio tower and projector are, and what a model has that plays no part here."""
-    where = next((name for name, module in lalm.model.named_modules() if module is lalm.decoder), "")
-    yield Finding("layers", "ok", f"{lalm.n_layers} of width {lalm.d_model} in {where or 'the model itself'}")
+    where = next(
+        (name for name, module in lalm.model.named_modules() if module is lalm.decoder), ""
+    )
+    yield Finding(
+        "layers", "ok", f"{lalm.n_layers} of width {lalm.d_model} in {where or 'the model itself'}"
+    )
     for check, words in (("audio tower", AUDIO_TOWER), ("projector", PROJECTOR)):
         if (found := find_part(lalm.model, words)) is None:
-            yield Finding(check, "note", "none found by its name; a tower may project within itself")
+            yield Finding(
+                check, "note", "none found by its name; a tower may project within itself"
+            )
         else:
             weights = sum(parameter.numel() for parameter in found[1].parameters())
-            yield Finding(check, "ok", f"{found[0]}: {type(found[1]).__name__}, {weights:,} weights")
-    silent = [name for name, _ in lalm.model.named_children() if any(word in name for word in SPEAKING)]
+            yield Finding(
+                check, "ok", f"{found[0]}: {type(found[1]).__name__}, {weights:,} weights"
+            )
+    silent = [
+        name for name, _ in lalm.model.named_children() if any(word in name for word in SPEAKING)
+    ]
     if silent:
-        yield Finding("unused parts", "note", f"{', '.join(silent)}: this package reads text answers alone")
+        yield Finding(
+            "unused parts", "note", f"{', '.join(silent)}: this package reads text answers alone"
+        )
 
 
 def _chat(lalm: LALM, typed: Sequence[Prompt], spoken: Sequence[Prompt]) -> Iterator[Finding]:
@@ -153,11 +174,17 @@ def _chat(lalm: LALM, typed: Sequence[Prompt], spoken: Sequence[Prompt]) -> Iter
 
 def _audio(lalm: LALM, spoken: Sequence[Prompt]) -> Iterator[Finding]:
     if not spoken:
-        deaf = hasattr(lalm.processor, "tokenizer")  # a processor for more than text, and nowhere to put it
+        deaf = hasattr(
+            lalm.processor, "tokenizer"
+        )  # a processor for more than text, and nowhere to put it
         detail = "no audio placeholder token" if deaf else "a text model"
-        yield Finding("audio", "FAIL" if deaf else "note", f"{detail}: only typed prompts can be used")
+        yield Finding(
+            "audio", "FAIL" if deaf else "note", f"{detail}: only typed prompts can be used"
+        )
         return
-    tokens = [int((lalm.batch([prompt])["input_ids"] == lalm.audio_token_id).sum()) for prompt in spoken]
+    tokens = [
+        int((lalm.batch([prompt])["input_ids"] == lalm.audio_token_id).sum()) for prompt in spoken
+    ]
     seconds = [len(clip) / SAMPLE_RATE for clip in map(lalm.waveform, spoken) if clip is not None]
     made = ", ".join(f"{s:.1f} s make {n} positions" for s, n in zip(seconds, tokens, strict=True))
     limit = lalm.max_audio_seconds
@@ -185,7 +212,8 @@ def _padding(lalm: LALM, prompts: Sequence[Prompt]) -> Iterator[Finding]:
 
 
 def _padded_lengths(lalm: LALM, prompts: Sequence[Prompt]) -> Iterator[Finding]:
-    """Kernels and masks may go wrong at some lengths alone: multiples of a block, one position, many."""
+    """Kernels and masks may go wrong at some lengths alone: multiples of a block, one position,
+    many."""
     for prompt in prompts:
         alone, errors = capture(lalm, [prompt]), {}
         for more in (1, 2, 7, 8, 15, 16, 31, 64, 150):
@@ -193,8 +221,12 @@ def _padded_lengths(lalm: LALM, prompts: Sequence[Prompt]) -> Iterator[Finding]:
             errors[more] = _difference(capture(lalm, [prompt, longer])[:1], alone)
         worst = max(errors, key=lambda more: errors[more])
         form = "typed" if prompt.audio is None else "spoken"
-        detail = f"beside prompts of 1 to 150 words more, states differ by up to {errors[worst]:.1e}"
-        yield _within(lalm, f"padded lengths, {form}", errors[worst], f"{detail} (at {worst} words)")
+        detail = (
+            f"beside prompts of 1 to 150 words more, states differ by up to {errors[worst]:.1e}"
+        )
+        yield _within(
+            lalm, f"padded lengths, {form}", errors[worst], f"{detail} (at {worst} words)"
+        )
 
 
 def _difference(ours: Tensor, theirs: Tensor) -> float:
@@ -208,7 +240,8 @@ def _within(lalm: LALM, check: str, error: float, detail: str) -> Finding:
 
 
 def _hearing(lalm: LALM, spoken: Sequence[Prompt]) -> Iterator[Finding]:
-    """Of one length, so that a model that counts the clip's positions and hears nothing is found."""
+    """Of one length, so that a model that counts the clip's positions and hears nothing is
+    found."""
     for prompt in spoken[:1]:
         clips = [prompt.audio, prompt.audio[::-1].copy()]
         states = capture(lalm, [Prompt(prompt.text, clip) for clip in clips])
@@ -218,19 +251,26 @@ def _hearing(lalm: LALM, spoken: Sequence[Prompt]) -> Iterator[Finding]:
 
 
 def _window(lalm: LALM, spoken: Sequence[Prompt]) -> Iterator[Finding]:
-    """At the edge of a window a clip keeps its positions, in a batch too, and its end is heard or refused."""
+    """At the edge of a window a clip keeps its positions, in a batch too, and its end is heard or
+    refused."""
     if not spoken:
         return
     seconds = window_seconds(lalm.processor) or lalm.max_audio_seconds or 30.0
-    shorter, longer = (np.resize(spoken[0].audio, round((seconds + d) * SAMPLE_RATE)) for d in (-0.1, 0.1))
+    shorter, longer = (
+        np.resize(spoken[0].audio, round((seconds + d) * SAMPLE_RATE)) for d in (-0.1, 0.1)
+    )
     other = longer.copy()
     other[-SAMPLE_RATE // 10 :] = 0.5 * np.sign(longer[: SAMPLE_RATE // 10])
     short, *long = (Prompt("Hi", clip) for clip in (shorter, longer, other))
     alone = [len(capture(lalm, [short], positions="audio")[0])]
     try:
-        alone += [len(states) for prompt in long for states in capture(lalm, [prompt], positions="audio")]
+        alone += [
+            len(states) for prompt in long for states in capture(lalm, [prompt], positions="audio")
+        ]
     except ClipError:
-        yield Finding("one window", "ok", f"{seconds - 0.1:g} s make {alone[0]} positions; more is refused")
+        yield Finding(
+            "one window", "ok", f"{seconds - 0.1:g} s make {alone[0]} positions; more is refused"
+        )
         return
     together = [len(states) for states in capture(lalm, [short, *long], positions="audio")]
     heard = _difference(*(capture(lalm, [prompt]) for prompt in long)) > HEARD
@@ -242,7 +282,9 @@ def _window(lalm: LALM, spoken: Sequence[Prompt]) -> Iterator[Finding]:
 
 def _generation(lalm: LALM, prompt: Prompt) -> Iterator[Finding]:
     answer = lalm.generate([prompt], max_new_tokens=12)[0]
-    yield Finding("generation", "ok", f"the answer starts {answer[:60]!r}; whether it makes sense, you judge")
+    yield Finding(
+        "generation", "ok", f"the answer starts {answer[:60]!r}; whether it makes sense, you judge"
+    )
 
 
 def _zero_vector(lalm: LALM, prompts: Sequence[Prompt]) -> Iterator[Finding]:
@@ -251,17 +293,21 @@ def _zero_vector(lalm: LALM, prompts: Sequence[Prompt]) -> Iterator[Finding]:
     with steer(lalm, SteeringVectors(torch.zeros(lalm.n_layers, lalm.d_model)), alpha=1.0):
         zero = [lalm.next_token_logits([prompt]) for prompt in prompts]
     if not all(map(torch.equal, plain, again)):
-        yield Finding("zero vector", "note", "the model itself is not deterministic: two plain runs differ")
+        yield Finding(
+            "zero vector", "note", "the model itself is not deterministic: two plain runs differ"
+        )
     elif all(map(torch.equal, plain, zero)):
         yield Finding("zero vector", "ok", "steering by nothing is bit-identical")
     else:
         worst = max(float((a - b).abs().max()) for a, b in zip(plain, zero, strict=True))
-        yield Finding("zero vector", "FAIL", f"steering by nothing changes logits by up to {worst:.1e}")
+        yield Finding(
+            "zero vector", "FAIL", f"steering by nothing changes logits by up to {worst:.1e}"
+        )
 
 
 def _steering(lalm: LALM, prompt: Prompt) -> Iterator[Finding]:
-    """A vector as long as the state itself, at the middle layer: it has to arrive there and change the
-    logits."""
+    """A vector as long as the state itself, at the middle layer: it has to arrive there and change
+    the logits."""
     middle = lalm.n_layers // 2
     plain, logits = capture(lalm, [prompt])[0], lalm.next_token_logits([prompt])
     noise = torch.randn(lalm.d_model, generator=torch.Generator().manual_seed(0)).to(plain.device)
@@ -277,7 +323,9 @@ def _steering(lalm: LALM, prompt: Prompt) -> Iterator[Finding]:
     else:
         wrong = "does not reach the answer" if torch.equal(logits, pushed) else ""
     arrives = f"arrives; logits move by up to {float((pushed - logits).abs().max()):.2g}"
-    yield Finding("steering", "FAIL" if wrong else "ok", f"a vector at layer {middle} {wrong or arrives}")
+    yield Finding(
+        "steering", "FAIL" if wrong else "ok", f"a vector at layer {middle} {wrong or arrives}"
+    )
 
 
 def _memory(lalm: LALM) -> Iterator[Finding]:
@@ -303,12 +351,18 @@ def in_bytes(amount: float) -> str:
 
 
 AUDIO_TOWER = ("audio_tower", "audio_encoder", "speech_encoder", "audio_embed", "encoder", "audio")
-PROJECTOR = ("multi_modal_projector", "projector", "embed_audio", "audio_proj", "up_proj_for_speech")
+PROJECTOR = (
+    "multi_modal_projector",
+    "projector",
+    "embed_audio",
+    "audio_proj",
+    "up_proj_for_speech",
+)
 
 
 def find_part(model: nn.Module, words: Sequence[str]) -> tuple[str, nn.Module] | None:
-    """The outermost part outside of any `layers` whose name holds the first of `words` found at all: (name,
-    module), or None.
+    """The outermost part outside of any `layers` whose name holds the first of `words` found at
+    all: (name, module), or None.
 
     None does not mean that there is no projector: the Qwen-Omnis' towers project within themselves.
     """

@@ -11,9 +11,10 @@ from sarsteer_lab.vectors import SteeringVectors
 def export_gguf(vectors: SteeringVectors, path: Path | str, *, model_hint: str) -> None:
     """Write a control vector for llama.cpp and repeng (GGUF, architecture "controlvector").
 
-    `model_hint` is the decoder's model type ("llama", "qwen2", ...). Tensor `direction.{l}` is added to the
-    output of layer l, as here. llama.cpp has no place for layer 0, so this raises ValueError if there is a
-    vector for it that is not zero (`only` drops it), and OSError, naming the path, if it cannot be written.
+    `model_hint` is the decoder's model type ("llama", "qwen2", ...). Tensor `direction.{l}` is
+    added to the output of layer l, as here. llama.cpp has no place for layer 0, so this raises
+    ValueError if there is a vector for it that is not zero (`only` drops it), and OSError, naming
+    the path, if it cannot be written.
     """
     kept = [layer for layer in vectors.layers if layer]
     if 0 in vectors.layers and vectors[0].any():

@@ -14,9 +14,9 @@ from sarsteer_lab.steering import SteeringVectors, steer
 
 @dataclass(frozen=True)
 class PushReport:
-    """`shares`: |alpha v| / |h| by steered layer (median over prompts). `moved`: the largest change of any
-    logit of a first token. `divergence`: KL of the first token's distribution from the unsteered one, in
-    nats (mean over prompts). `str(report)` is one line.
+    """`shares`: |alpha v| / |h| by steered layer (median over prompts). `moved`: the largest change
+    of any logit of a first token. `divergence`: KL of the first token's distribution from the
+    unsteered one, in nats (mean over prompts). `str(report)` is one line.
     """
 
     shares: dict[int, float]
@@ -37,15 +37,17 @@ def push_report(
     alpha: float = 0.1,
     layers: Sequence[int] | None = None,
 ) -> PushReport:
-    """What `steer(lalm, vectors, alpha, layers)` does to the last positions of these prompts, from three
-    forward passes. Raises ValueError as `steer` does.
+    """What `steer(lalm, vectors, alpha, layers)` does to the last positions of these prompts, from
+    three forward passes. Raises ValueError as `steer` does.
     """
     chosen = chosen_layers(lalm, vectors, layers)
     states = capture(lalm, prompts, layers=chosen)
     plain = lalm.next_token_logits(prompts)
     with steer(lalm, vectors, alpha, layers):
         steered = lalm.next_token_logits(prompts)
-    pushes = torch.stack([vectors[layer] for layer in chosen]).norm(dim=-1).to(states.device) * abs(alpha)
+    pushes = torch.stack([vectors[layer] for layer in chosen]).norm(dim=-1).to(states.device) * abs(
+        alpha
+    )
     shares = (pushes / states.norm(dim=-1)).quantile(0.5, dim=0).tolist()
     before, after = plain.log_softmax(-1), steered.log_softmax(-1)
     divergence = (before.exp() * (before - after)).sum(-1).mean()

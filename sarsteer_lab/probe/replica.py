@@ -1,9 +1,9 @@
 """A random-weight replica of Qwen2-Audio, built offline from its configuration in milliseconds.
 
-Its answers are noise. Everything else about it is real: architecture, processor, audio positions. It is for
-tests and for trying code before a real model is loaded. Not Qwen2-Audio's own are the tokenizer (a character
-is a token) and the default system turn of the chat template. The tests build doubles of the other families
-from the same pieces.
+Its answers are noise. Everything else about it is real: architecture, processor, audio positions.
+It is for tests and for trying code before a real model is loaded. Not Qwen2-Audio's own are the
+tokenizer (a character is a token) and the default system turn of the chat template. The tests build
+doubles of the other families from the same pieces.
 """
 
 from pathlib import Path
@@ -44,10 +44,10 @@ def replica(
 ) -> LALM:
     """A random-weight Qwen2-Audio with a working processor that reads a character as a token.
 
-    `size` "tiny" has 4 layers of width 32 and a window of 8 s like the pocket model's; "real" is the shape of
-    Qwen2-Audio-7B (8.4 billion parameters, 17 GB in bfloat16). The weights are made on `device` in `dtype`
-    and depend on `seed` (and the device) alone; torch's global random state is left as it was. Raises
-    ValueError for another family or size.
+    `size` "tiny" has 4 layers of width 32 and a window of 8 s like the pocket model's; "real" is
+    the shape of Qwen2-Audio-7B (8.4 billion parameters, 17 GB in bfloat16). The weights are made on
+    `device` in `dtype` and depend on `seed` (and the device) alone; torch's global random state is
+    left as it was. Raises ValueError for another family or size.
     """
     if family != "qwen2_audio" or size not in ("tiny", "real"):
         raise ValueError(
@@ -71,8 +71,8 @@ def load_replica(
     family: str | None,
     **_of_checkpoints: object,
 ) -> LALM:
-    """Entry point of `load_lalm("replica:qwen2_audio")`; `dtype` "auto" is float32. Raises ValueError for a
-    dial, which no replica has."""
+    """Entry point of `load_lalm("replica:qwen2_audio")`; `dtype` "auto" is float32. Raises
+    ValueError for a dial, which no replica has."""
     if safety != 1.0:
         raise ValueError(f"safety={safety} is a dial of the pocket model; a replica has none")
     if isinstance(dtype, str):
@@ -82,8 +82,11 @@ def load_replica(
     return LALM(made.model, made.processor, name=f"replica:{made.family.name}", family=family)
 
 
-def random_model(model_class: Any, config: Any, *, seed: int, dtype: torch.dtype, device: str) -> Any:
-    """A model with weights drawn from `seed`, leaving torch's global random state and dtype alone."""
+def random_model(
+    model_class: Any, config: Any, *, seed: int, dtype: torch.dtype, device: str
+) -> Any:
+    """A model with weights drawn from `seed`, leaving torch's global random state and dtype
+    alone."""
     place = torch.device(device)
     with torch.random.fork_rng([place] if place.type == "cuda" else []), place:
         torch.manual_seed(seed)
@@ -93,7 +96,8 @@ def random_model(model_class: Any, config: Any, *, seed: int, dtype: torch.dtype
 def character_tokenizer(
     tokens: list[str], special: dict[str, str], kind: Any = hf.PreTrainedTokenizerFast
 ) -> Any:
-    """A tokenizer whose vocabulary is `tokens` in their order: whatever a replica emits is readable text."""
+    """A tokenizer whose vocabulary is `tokens` in their order: whatever a replica emits is readable
+    text."""
     backend = Tokenizer(
         models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], unk_token="<unk>")
     )
@@ -105,8 +109,8 @@ def character_tokenizer(
 
 
 def text_sizes(tokenizer: Any, **more: Any) -> dict[str, Any]:
-    """What all tiny decoders share. The wide initialisation keeps attention from being flat, so that every
-    position matters to the answer.
+    """What all tiny decoders share. The wide initialisation keeps attention from being flat, so
+    that every position matters to the answer.
     """
     return {
         "vocab_size": len(tokenizer),

@@ -1,4 +1,5 @@
-"""The panels in a real browser, some in chapters 04 and 05: a headless Chromium against a JupyterLab.
+"""The panels in a real browser, some in chapters 04 and 05: a headless Chromium against a
+JupyterLab.
 
 Skipped where there is no Chromium. Pictures of what was seen are left in `build/browser/`.
 """
@@ -16,7 +17,7 @@ import nbformat
 import pytest
 from browsing import PICTURES, ROOT, in_browser, picture
 
-from sarsteer_lab.store import data_folder
+from sarsteer_lab.paths import data_folder
 
 TOKEN = "a-token-for-one-test"
 
@@ -72,7 +73,8 @@ widgets.over_refusal_board(responses, judge_responses(responses, [PhraseJudge()]
 """,
     "from IPython.display import Markdown\nMarkdown('| 95% interval |\\n| --- |\\n| none |')",
 ]
-"""A notebook of the panels that no chapter has to be run for; its last cell ends it as a chapter ends."""
+"""A notebook of the panels that no chapter has to be run for; its last cell ends it as a chapter
+ends."""
 
 pytestmark = [*in_browser, pytest.mark.pocket, pytest.mark.timeout(2400)]
 
@@ -149,7 +151,8 @@ def page(browser: Any) -> Iterator[Any]:
 
 
 def run_all(page: Any, lab: str, name: str) -> None:
-    """Open a notebook, run all of its cells from the menu, and wait for the table that ends each chapter."""
+    """Open a notebook, run all of its cells from the menu, and wait for the table that ends each
+    chapter."""
     page.goto(f"{lab}/lab/tree/{name}?token={TOKEN}&reset", timeout=2 * ANSWER_MS)
     page.locator(".jp-Notebook").wait_for(timeout=2 * ANSWER_MS)
     # Before its kernel is there, running would ask which one to start.
@@ -168,7 +171,8 @@ def run_all(page: Any, lab: str, name: str) -> None:
 
 
 def changed(page: Any, read: Callable[[], str | None], before: str | None) -> str:
-    """What `read` gives once it is no longer `before`. (A panel makes its elements anew, so none is held.)"""
+    """What `read` gives once it is no longer `before`. (A panel makes its elements anew, so none is
+    held.)"""
     deadline = time.monotonic() + ANSWER_MS / 1000
     while (now := read()) == before:
         assert time.monotonic() < deadline, f"nothing changed: {str(before)[:200]}"
@@ -292,10 +296,13 @@ def test_board_cell_is_read(page: Any, lab: str) -> None:
     run_all(page, lab, "05_over_refusal.ipynb")
     page.locator(".sarsteer-cell").first.scroll_into_view_if_needed()
     reading = page.locator(".sarsteer-reading")
-    reading.get_by_text("Click a cell").wait_for(timeout=ANSWER_MS)  # it is drawn once it is in view
+    reading.get_by_text("Click a cell").wait_for(
+        timeout=ANSWER_MS
+    )  # it is drawn once it is in view
     cell = page.locator(".sarsteer-cell", has_text=" of ").first
     cell.wait_for(timeout=ANSWER_MS)
-    # Not innerText: it is empty while the browser skips drawing a notebook cell that is out of view.
+    # Not innerText: it is empty while the browser skips drawing a notebook cell that is out of
+    # view.
     words = (cell.text_content() or "").strip()
     cell.click()
     page.wait_for_function(

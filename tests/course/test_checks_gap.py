@@ -27,7 +27,9 @@ def unit(vector: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.normalize(vector, dim=-1)
 
 
-def splice(embeddings: torch.Tensor, ids: torch.Tensor, audio: int, features: torch.Tensor) -> torch.Tensor:
+def splice(
+    embeddings: torch.Tensor, ids: torch.Tensor, audio: int, features: torch.Tensor
+) -> torch.Tensor:
     out = embeddings.clone()
     out[ids == audio] = features
     return out
@@ -102,7 +104,11 @@ WRONG: list[tuple[Check, Any, str]] = [
     (checks.check_dial, lambda w, a, b, s: w + s * s * b @ a, "halfway"),
     (checks.check_dial, lambda w, a, b, s: w - s * b @ a, "product of B and A"),
     (checks.check_dial, lambda w, a, b, s: w + s * a @ b, "stops with RuntimeError"),
-    (checks.check_centred_cosine, lambda x, y: torch.cosine_similarity(x, y, dim=-1), "as they are"),
+    (
+        checks.check_centred_cosine,
+        lambda x, y: torch.cosine_similarity(x, y, dim=-1),
+        "as they are",
+    ),
     (checks.check_centred_cosine, common_mean, "one mean is taken off both"),
     (
         checks.check_centred_cosine,
@@ -133,7 +139,11 @@ WRONG: list[tuple[Check, Any, str]] = [
     (directions.check_ablate, lambda v, u, lam: ablated(v, u, lam**2), "lambda = 0.5"),
     (directions.check_ablate, lambda v, u, lam: 2 * ablated(v, u, lam), "outside the space"),
     (directions.check_top_directions, lambda s, k: torch.linalg.svd(s).Vh[:k], "take the mean off"),
-    (directions.check_top_directions, lambda s, k: torch.linalg.svd(s - s.mean(0)).Vh[-k:], "another one"),
+    (
+        directions.check_top_directions,
+        lambda s, k: torch.linalg.svd(s - s.mean(0)).Vh[-k:],
+        "another one",
+    ),
     (directions.check_top_directions, lambda s, k: top(s, k) * 2, "orthonormal"),
     (directions.check_top_directions, lambda s, k: top(s, k).T, "shape"),
     (directions.check_equal_norm, lambda v, d: d, "a direction has changed"),
@@ -191,7 +201,10 @@ def test_paired_difference() -> None:
     more, less = [1.0] * 30 + [0.0] * 10, [1.0] * 15 + [0.0] * 25
     difference, low, high = paired_difference([x > 0 for x in more], [x > 0 for x in less])
     assert checks.check_paired_difference((difference, low, high), more, less)
-    assert "lies above 0" in checks.check_paired_difference((difference, low, high), more, less).message
+    assert (
+        "lies above 0"
+        in checks.check_paired_difference((difference, low, high), more, less).message
+    )
     for answer, message in (
         ((-difference, -high, -low), "sign"),
         ((0.9, low, high), "two means"),

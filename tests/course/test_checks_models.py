@@ -45,7 +45,11 @@ def test_right_answers_pass():
 @pytest.mark.parametrize(
     ("check", "answer", "message"),
     [
-        (checks.check_last_positions, lambda m: torch.full((len(m),), m.shape[1] - 1), "point at padding"),
+        (
+            checks.check_last_positions,
+            lambda m: torch.full((len(m),), m.shape[1] - 1),
+            "point at padding",
+        ),
         (checks.check_last_positions, lambda m: m.sum(1) - 1, "padded on the left"),
         (
             checks.check_last_positions,
@@ -54,7 +58,11 @@ def test_right_answers_pass():
         ),
         (checks.check_last_positions, lambda m: last(m)[0], "shape"),
         (checks.check_last_positions, lambda m: None, "still a blank"),
-        (checks.check_find_layers, lambda m: getattr(m, "talker", m).layers, "stops with AttributeError"),
+        (
+            checks.check_find_layers,
+            lambda m: getattr(m, "talker", m).layers,
+            "stops with AttributeError",
+        ),
         (
             checks.check_find_layers,
             lambda m: find(m) if not hasattr(m, "talker") else m.talker.layers,
@@ -68,8 +76,16 @@ def test_right_answers_pass():
             lambda p, b, n, w, t, k: p * b / 8 + 2 * n * w * t * k,
             "keys \\*and\\* values",
         ),
-        (checks.check_memory, lambda p, b, n, w, t, k: p * b / 8 + 4 * n * w * t, "cache of its own"),
-        (checks.check_memory, lambda p, b, n, w, t, k: p * b / 8 + b / 4 * n * w * t * k, "leaves the cache"),
+        (
+            checks.check_memory,
+            lambda p, b, n, w, t, k: p * b / 8 + 4 * n * w * t,
+            "cache of its own",
+        ),
+        (
+            checks.check_memory,
+            lambda p, b, n, w, t, k: p * b / 8 + b / 4 * n * w * t * k,
+            "leaves the cache",
+        ),
         (checks.check_memory, lambda *a: ..., "still a blank"),
     ],
 )

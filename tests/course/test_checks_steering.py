@@ -1,4 +1,5 @@
-"""Every check of chapters 04 and 05 takes a right answer, and tells wrong ones apart by what is wrong."""
+"""Every check of chapters 04 and 05 takes a right answer, and tells wrong ones apart by what is
+wrong."""
 
 import inspect
 import re
@@ -74,7 +75,11 @@ def no_equals_front(points: list[tuple[float, float]]) -> list[bool]:
     ]
 
 
-CHANCES = {"none": torch.tensor([0.1, 0.2]), "a": torch.tensor([0.5, 0.4]), "b": torch.tensor([0.1, 0.3])}
+CHANCES = {
+    "none": torch.tensor([0.1, 0.2]),
+    "a": torch.tensor([0.5, 0.4]),
+    "b": torch.tensor([0.1, 0.3]),
+}
 RISES = {"a": 0.3, "b": 0.05}
 WITHOUT = [True] * 12 + [False] * 2
 UNDER = [True] * 4 + [False] * 10
@@ -110,8 +115,12 @@ LOST = paired_difference(np.array(WITHOUT), np.array(UNDER))
             checks.check_equal_push,
             (lambda alpha, full, shorter: alpha * full.norm() / shorter.norm(),),
             {
-                "turn the ratio": (lambda alpha, full, shorter: alpha * shorter.norm() / full.norm(),),
-                "sum first": (lambda alpha, a, b: alpha * (a.norm(dim=-1) / b.norm(dim=-1)).mean(),),
+                "turn the ratio": (
+                    lambda alpha, full, shorter: alpha * shorter.norm() / full.norm(),
+                ),
+                "sum first": (
+                    lambda alpha, a, b: alpha * (a.norm(dim=-1) / b.norm(dim=-1)).mean(),
+                ),
                 "not the same": (lambda alpha, full, shorter: alpha,),
             },
         ),
@@ -146,7 +155,9 @@ LOST = paired_difference(np.array(WITHOUT), np.array(UNDER))
             checks.check_kappa,
             (kappa,),
             {
-                "share of agreement": (lambda a, b: np.mean([x == y for x, y in zip(a, b, strict=True)]),),
+                "share of agreement": (
+                    lambda a, b: np.mean([x == y for x, y in zip(a, b, strict=True)]),
+                ),
                 "not Cohen's": (lambda a, b: 0.0,),
             },
         ),
@@ -162,7 +173,9 @@ LOST = paired_difference(np.array(WITHOUT), np.array(UNDER))
         ),
     ],
 )
-def test_right_passes_and_wrong_is_told_apart(check: Check, right: tuple, wrong: dict[str, tuple]) -> None:
+def test_right_passes_and_wrong_is_told_apart(
+    check: Check, right: tuple, wrong: dict[str, tuple]
+) -> None:
     result = check(*right)
     assert result.passed, result.message
     for message, answer in wrong.items():
@@ -174,7 +187,9 @@ def test_right_passes_and_wrong_is_told_apart(check: Check, right: tuple, wrong:
 
 
 def test_every_check_is_tested() -> None:
-    names = {name for name, value in inspect.getmembers(checks, callable) if name.startswith("check_")}
+    names = {
+        name for name, value in inspect.getmembers(checks, callable) if name.startswith("check_")
+    }
     source = inspect.getsource(inspect.getmodule(test_every_check_is_tested))  # type: ignore[arg-type]
     assert len(names) == 8 and all(f"checks.{name}," in source for name in names)
 

@@ -44,7 +44,10 @@ def test_needed_tensors_are_described() -> None:
 
 
 def test_answers_are_compared_and_mistakes_named() -> None:
-    right, mistakes = torch.tensor([1.0, 2.0]), {"the sign": torch.tensor([-1.0, -2.0]), "halved": [0.5, 1.0]}
+    right, mistakes = (
+        torch.tensor([1.0, 2.0]),
+        {"the sign": torch.tensor([-1.0, -2.0]), "halved": [0.5, 1.0]},
+    )
     tools.need_close([1.0, 2.00009], right, "other", mistakes)
     for found, message in (([-1.0, -2.0], "the sign"), ([0.5, 1], "halved"), ([1, 2.01], "other")):
         with pytest.raises(tools.Wrong, match=message):
@@ -54,7 +57,10 @@ def test_answers_are_compared_and_mistakes_named() -> None:
 
 
 def test_a_number_is_needed_for_each_name() -> None:
-    assert tools.need_each({"a": torch.tensor(1.0), "b": 2}, ["a", "b"], "share", "space") == {"a": 1, "b": 2}
+    assert tools.need_each({"a": torch.tensor(1.0), "b": 2}, ["a", "b"], "share", "space") == {
+        "a": 1,
+        "b": 2,
+    }
     for given, message in (([1], "one share for each space"), ({"a": ...}, "no share for a, b")):
         with pytest.raises(tools.Wrong, match=message):
             tools.need_each(given, ["a", "b"], "share", "space")

@@ -1,4 +1,5 @@
-"""The figures: they show the numbers they are given, in the one look, and are the same file every time."""
+"""The figures: they show the numbers they are given, in the one look, and are the same file every
+time."""
 
 from pathlib import Path
 
@@ -34,7 +35,9 @@ def gap() -> Figure:
 def states_map() -> Figure:
     points = torch.randn(4 * N, 2, generator=torch.Generator().manual_seed(0)).numpy()
     forms = ["typed"] * 2 * N + ["spoken"] * 2 * N
-    return figures.maps_figure({"PCA": points}, forms, (["harmful"] * N + ["harmless"] * N) * 2, layer=3)
+    return figures.maps_figure(
+        {"PCA": points}, forms, (["harmful"] * N + ["harmless"] * N) * 2, layer=3
+    )
 
 
 LABELS = ["harmful"] * 50 + ["harmless"] * 40 + ["everyday"] * 10
@@ -106,7 +109,9 @@ ONE_CELL = pd.DataFrame([("fraud", "none", 1, 4)], columns=["topic", "defence", 
     [
         lambda: plots.panels(1, (8, 4), LONG)[0],
         lambda: figures.layer_curves_figure({"a": torch.ones(3)}, ylabel="share", title=LONG),
-        lambda: figures.lens_figure([["I"]], torch.ones(1, 1), columns=["typed"], layers=[0], title=LONG),
+        lambda: figures.lens_figure(
+            [["I"]], torch.ones(1, 1), columns=["typed"], layers=[0], title=LONG
+        ),
         lambda: figures.topics_figure(ONE_CELL, LONG),
     ],
 )
@@ -136,8 +141,12 @@ def test_bars_are_shares_and_whiskers_wilsons_intervals() -> None:
         counts = [round(0.9 * n), n - round(0.9 * n), 0, round(0.5 * n), n - round(0.5 * n), 0]
         # The first condition stands on top, and a bar's number is its count.
         assert ax.get_ylim()[0] > ax.get_ylim()[1]
-        assert [bar.get_width() for bar in ax.patches] == pytest.approx([count / n for count in counts])
-        whiskers = np.concatenate([segment[:, 0] for c in ax.collections for segment in c.get_segments()])
+        assert [bar.get_width() for bar in ax.patches] == pytest.approx(
+            [count / n for count in counts]
+        )
+        whiskers = np.concatenate(
+            [segment[:, 0] for c in ax.collections for segment in c.get_segments()]
+        )
         assert whiskers == pytest.approx([end for count in counts for end in wilson(count, n)])
         assert [text.get_text() for text in ax.texts] == list(map(str, counts))
     assert outcomes().get_suptitle() == "Of 50 harmful requests refused: typed 45, spoken 25"
@@ -184,5 +193,7 @@ def test_the_index_shows_every_figure_and_links_its_svg(tmp_path: Path) -> None:
         (tmp_path / f"{name}.png").touch()
     (tmp_path / "empty").mkdir()
     text = plots.write_index(tmp_path).read_text()
-    assert text.index("[![one](a/one.png)](a/one.svg)") < text.index("[![two](b/two.png)](b/two.svg)")
+    assert text.index("[![one](a/one.png)](a/one.svg)") < text.index(
+        "[![two](b/two.png)](b/two.svg)"
+    )
     assert "## a" in text and "empty" not in text

@@ -1,4 +1,5 @@
-"""The figures of chapters 00 to 03: they show the numbers they are given, and nothing overlaps in words."""
+"""The figures of chapters 00 to 03: they show the numbers they are given, and nothing overlaps in
+words."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +21,19 @@ def rand(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def clip() -> Figure:
-    wave = np.sin(np.arange(16000 * 2) / 20).astype(np.float32) * np.hanning(32000).astype(np.float32)
-    return figures.clip_figure(wave, rand(80, 200), torch.randn(50, 64), words="How do birds find their way?")
+    wave = np.sin(np.arange(16000 * 2) / 20).astype(np.float32) * np.hanning(32000).astype(
+        np.float32
+    )
+    return figures.clip_figure(
+        wave, rand(80, 200), torch.randn(50, 64), words="How do birds find their way?"
+    )
 
 
 def dial() -> Figure:
     refused = {"harmful": [1, 4, 15, 20], "harmless": [0, 1, 1, 2]}
-    return figures.dial_figure([0, 0.3, 0.6, 1], refused, {"harmful": 20, "harmless": 20}, form="typed")
+    return figures.dial_figure(
+        [0, 0.3, 0.6, 1], refused, {"harmful": 20, "harmless": 20}, form="typed"
+    )
 
 
 def curves() -> Figure:
@@ -52,7 +59,9 @@ def lens() -> Figure:
 
 
 def push() -> Figure:
-    lines = {name: rand(4, seed=i) for i, name in enumerate(["text-derived", "means, typed", "random"])}
+    lines = {
+        name: rand(4, seed=i) for i, name in enumerate(["text-derived", "means, typed", "random"])
+    }
     return figures.push_figure(
         [0, 0.1, 0.2, 0.4], {"harmful, spoken": lines, "harmless, spoken": lines}, n=16
     )
@@ -73,10 +82,17 @@ def share() -> Figure:
 def controls() -> Figure:
     start = torch.tensor([0.1])
     lines = {
-        name: (torch.cat([start, rand(3, seed=i).sort().values]), torch.cat([start, rand(3, seed=i + 9)]))
-        for i, name in enumerate(["not ablated", "ablated", "ablated, full length", "random space ablated"])
+        name: (
+            torch.cat([start, rand(3, seed=i).sort().values]),
+            torch.cat([start, rand(3, seed=i + 9)]),
+        )
+        for i, name in enumerate(
+            ["not ablated", "ablated", "ablated, full length", "random space ablated"]
+        )
     }
-    return figures.controls_figure(lines, [0, 0.1, 0.2, 0.4], n=16, title="Ablated 52%, not ablated 50%")
+    return figures.controls_figure(
+        lines, [0, 0.1, 0.2, 0.4], n=16, title="Ablated 52%, not ablated 50%"
+    )
 
 
 ALL: list[Callable[[], Figure]] = [
@@ -89,7 +105,9 @@ def texts(fig: Figure) -> str:
     for ax in fig.axes:
         found += [ax.get_title(loc="left"), ax.get_title(), ax.get_xlabel(), ax.get_ylabel()]
         found += [text.get_text() for text in ax.texts]
-        found += [text.get_text() for text in (ax.get_legend().get_texts() if ax.get_legend() else [])]
+        found += [
+            text.get_text() for text in (ax.get_legend().get_texts() if ax.get_legend() else [])
+        ]
     for legend in fig.legends:
         found += [text.get_text() for text in legend.get_texts()]
     return "\n".join([*found, fig.get_suptitle()])
@@ -116,7 +134,9 @@ def test_curves_show_their_values_and_the_reference() -> None:
     ax = curves().axes[0]
     np.testing.assert_allclose(ax.lines[1].get_ydata(), rand(LAYERS, seed=1))
     assert ax.lines[-1].get_label() == "chance" and set(ax.lines[-1].get_ydata()) == {0.5}
-    some = figures.layer_curves_figure({"a": rand(3)}, ylabel="", title="", layers=[0, 5, 9]).axes[0]
+    some = figures.layer_curves_figure({"a": rand(3)}, ylabel="", title="", layers=[0, 5, 9]).axes[
+        0
+    ]
     assert list(some.lines[0].get_xdata()) == [0, 5, 9]
 
 
@@ -135,7 +155,9 @@ def test_the_lens_writes_its_cells() -> None:
 
 
 def test_shares_scree_and_trade_off_show_their_numbers() -> None:
-    np.testing.assert_allclose(share().axes[1].lines[0].get_ydata(), (rand(5, LAYERS).cumsum(0) / 5)[:, 14])
+    np.testing.assert_allclose(
+        share().axes[1].lines[0].get_ydata(), (rand(5, LAYERS).cumsum(0) / 5)[:, 14]
+    )
     cumulative = scree().axes[1].lines[0].get_ydata()
     assert cumulative[-1] == pytest.approx(1) and (np.diff(cumulative) > 0).all()
     ax = controls().axes[0]
@@ -148,7 +170,9 @@ def test_titles_say_what_was_measured() -> None:
     ratio = torch.linspace(1, 0.1, 20).square()
     assert f"10 directions hold {ratio[:10].sum() / ratio.sum():.0%}" in scree().get_suptitle()
     rises = {"a": [0.1, 0.2], "b": [0.1, 0.9]}
-    kinds = {kind: {name: torch.tensor(values) for name, values in rises.items()} for kind in ("x", "y")}
+    kinds = {
+        kind: {name: torch.tensor(values) for name, values in rises.items()} for kind in ("x", "y")
+    }
     assert (
         figures.push_figure([0, 1], kinds, n=3)
         .get_suptitle()
@@ -160,8 +184,12 @@ def test_titles_say_what_was_measured() -> None:
     assert ax.get_title("left") == "PCA: 100% same form, 0% same label"
 
 
-@pytest.mark.parametrize("lines", [{"a": [0, 1], "b": [1, 1]}, {f"curve {i}": [i, 0.5] for i in range(5)}])
-def test_names_stand_at_their_lines_and_touch_no_other(lines: dict[str, list[float]], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "lines", [{"a": [0, 1], "b": [1, 1]}, {f"curve {i}": [i, 0.5] for i in range(5)}]
+)
+def test_names_stand_at_their_lines_and_touch_no_other(
+    lines: dict[str, list[float]], tmp_path: Path
+) -> None:
     drawn = {name: torch.tensor(values) for name, values in lines.items()}
     fig = figures.layer_curves_figure(drawn, ylabel="", title="", reference=(0.5, "chance"))
     save_figure(fig, tmp_path, "figure")
@@ -179,7 +207,9 @@ def test_pictures_in_the_plane() -> None:
     states = torch.cat([rand(20, 6), rand(20, 6, seed=1) + 30])
     points = figures.project_2d(states)
     assert points.shape == (40, 2)
-    assert (points[:20, 0].max() < points[20:, 0].min()) or (points[:20, 0].min() > points[20:, 0].max())
+    assert (points[:20, 0].max() < points[20:, 0].min()) or (
+        points[:20, 0].min() > points[20:, 0].max()
+    )
     with pytest.raises(ValueError, match="one layer"):
         figures.project_2d(rand(4, 2, 3))
     with pytest.raises(ValueError, match="'pca' or 'umap'"):

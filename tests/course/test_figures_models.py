@@ -8,7 +8,9 @@ from sarsteer_lab.course.figures import depth_figure
 def test_each_model_is_a_line_over_relative_depth_in_every_panel():
     curves = {"shallow": torch.tensor([1.0, 2.0, 3.0]), "deep": torch.linspace(0, 1, 11)}
     fig = depth_figure(
-        {"Gap": curves, "Size": curves}, ylabels={"Gap": "spreads", "Size": "share"}, title="Two models"
+        {"Gap": curves, "Size": curves},
+        ylabels={"Gap": "spreads", "Size": "share"},
+        title="Two models",
     )
     assert [ax.get_title(loc="left") or ax.get_title() for ax in fig.axes] == ["Gap", "Size"]
     for ax, label in zip(fig.axes, ("spreads", "share"), strict=True):
@@ -18,9 +20,14 @@ def test_each_model_is_a_line_over_relative_depth_in_every_panel():
         assert list(shallow.get_xdata()) == [0, 0.5, 1] and list(shallow.get_ydata()) == [1, 2, 3]
         assert len(deep.get_xdata()) == 11 and max(deep.get_xdata()) == 1
         # Told apart without colour as well.
-        assert shallow.get_marker() != deep.get_marker() and shallow.get_linestyle() != deep.get_linestyle()
+        assert (
+            shallow.get_marker() != deep.get_marker()
+            and shallow.get_linestyle() != deep.get_linestyle()
+        )
 
 
 def test_a_model_of_one_layer_is_drawn():
-    fig = depth_figure({"Gap": {"one": torch.tensor([1.0])}}, ylabels={"Gap": "spreads"}, title="One")
+    fig = depth_figure(
+        {"Gap": {"one": torch.tensor([1.0])}}, ylabels={"Gap": "spreads"}, title="One"
+    )
     assert list(fig.axes[0].lines[0].get_xdata()) == [0]

@@ -1,4 +1,5 @@
-"""Figures of refusal texts and of the bound of uniform pushes: they draw the numbers they are given."""
+"""Figures of refusal texts and of the bound of uniform pushes: they draw the numbers they are
+given."""
 
 import numpy as np
 import pandas as pd
@@ -40,7 +41,9 @@ def test_shares_of_texts_stand_in_their_rows() -> None:
 
 
 def test_each_text_is_a_point() -> None:
-    fig = prediction_figure({"paper": 0.2, "own": 0.9}, {"paper": 0.3, "own": 0.6}, bank=["paper"], alpha=0.1)
+    fig = prediction_figure(
+        {"paper": 0.2, "own": 0.9}, {"paper": 0.3, "own": 0.6}, bank=["paper"], alpha=0.1
+    )
     [ax] = fig.axes
     assert [tuple(line.get_xydata()[0]) for line in ax.lines] == [(0.2, 0.3), (0.9, 0.6)]
     assert ax.lines[1].get_markerfacecolor() == "white" != ax.lines[0].get_markerfacecolor()
@@ -48,7 +51,11 @@ def test_each_text_is_a_point() -> None:
 
 def test_area_under_the_drawn_curve() -> None:
     rng = np.random.default_rng(0)
-    own = {"harmful": rng.random(9) + 0.3, "harmless": rng.random(7), "pseudo-harmful": rng.random(5)}
+    own = {
+        "harmful": rng.random(9) + 0.3,
+        "harmless": rng.random(7),
+        "pseudo-harmful": rng.random(5),
+    }
     fig = roc_figure({"spoken": own})
     fig.draw_without_rendering()
     for ax, kind in zip(fig.axes, ("harmless", "pseudo-harmful"), strict=True):
@@ -65,7 +72,9 @@ def test_area_under_the_drawn_curve() -> None:
 
 def test_names_of_points_hide_no_point_and_no_other_name() -> None:
     rng = np.random.default_rng(1)
-    prompted, steered = ({f"text {i}": float(v) for i, v in enumerate(rng.random(9) / 4)} for _ in "xy")
+    prompted, steered = (
+        {f"text {i}": float(v) for i, v in enumerate(rng.random(9) / 4)} for _ in "xy"
+    )
     fig = prediction_figure(prompted, steered, bank=[], alpha=0.1)
     fig.draw_without_rendering()
     [ax] = fig.axes

@@ -1,4 +1,5 @@
-"""Figures of chapters 04 and 05 and of the panels: they draw the numbers they are given, and nothing else."""
+"""Figures of chapters 04 and 05 and of the panels: they draw the numbers they are given, and
+nothing else."""
 
 from pathlib import Path
 
@@ -34,7 +35,11 @@ def sweep() -> Figure:
     for label, refused in REFUSED.items():
         for alpha, count in zip(ALPHAS, refused, strict=True):
             broken = 6 if alpha == 0.3 else 0
-            for outcome, value in (("refused", count), ("answered", 10 - count - broken), ("broken", broken)):
+            for outcome, value in (
+                ("refused", count),
+                ("answered", 10 - count - broken),
+                ("broken", broken),
+            ):
                 rows.append((label, alpha, outcome, value, 10))
     table = pd.DataFrame(rows, columns=["label", "alpha", "outcome", "count", "n"])
     return sweep_figure(table, "alpha", "strength alpha")
@@ -71,12 +76,18 @@ def tradeoff() -> Figure:
 
 def topics() -> Figure:
     rows = [("fraud", "none", 1, 4), ("fraud", "strict", 4, 4), ("hate", "none", 0, 3)]
-    return topics_figure(pd.DataFrame(rows, columns=["topic", "defence", "refused", "n"]), "Refused")
+    return topics_figure(
+        pd.DataFrame(rows, columns=["topic", "defence", "refused", "n"]), "Refused"
+    )
 
 
 def live() -> Figure:
     return live_figure(
-        {"typed": [(0.0, 0.1, "answered"), (1.0, 0.9, "refused")], "spoken": [(0.0, 0.2, "broken")]}, "dial"
+        {
+            "typed": [(0.0, 0.1, "answered"), (1.0, 0.9, "refused")],
+            "spoken": [(0.0, 0.2, "broken")],
+        },
+        "dial",
     )
 
 
@@ -88,7 +99,11 @@ def removal() -> Figure:
 
 def whole_curves() -> Figure:
     rows = [("not ablated", 0.0, 0.2, 0.9), ("ablated", 0.0, 0.2, 0.9)]
-    rows += [("not ablated", 0.3, 0.8, 0.5), ("not ablated", 0.1, 0.4, 0.7), ("ablated", 0.1, 0.3, 0.9)]
+    rows += [
+        ("not ablated", 0.3, 0.8, 0.5),
+        ("not ablated", 0.1, 0.4, 0.7),
+        ("ablated", 0.1, 0.3, 0.9),
+    ]
     points = pd.DataFrame(rows, columns=["variant", "alpha", "harmful_refused", "benign_answered"])
     return curves_figure(
         points, {"ablated minus not ablated": (-0.1, -0.3, 0.05), "the same": (0.0, 0.0, 0.0)}
@@ -117,7 +132,10 @@ def test_whole_curves_go_by_strength_and_differences_have_their_intervals() -> N
     assert (lines["unsteered"].get_xdata()[0], lines["unsteered"].get_ydata()[0]) == (0.9, 0.2)
     bars = [bar.get_segments()[0][:, 0].tolist() for bar in beside.collections]
     assert np.allclose(bars, [[-0.3, 0.05], [0.0, 0.0]])
-    assert [text.get_text() for text in beside.get_yticklabels()] == ["ablated minus not ablated", "the same"]
+    assert [text.get_text() for text in beside.get_yticklabels()] == [
+        "ablated minus not ablated",
+        "the same",
+    ]
 
 
 def test_sweep_draws_shares_and_their_intervals() -> None:
@@ -196,7 +214,11 @@ def test_topics_write_counts_and_leave_gaps() -> None:
 
 def test_live_markers_tell_outcomes() -> None:
     ax = live().axes[0]
-    points = [line for line in ax.get_lines() if len(line.get_xdata()) == 1 and line.get_label() != "spoken"]
+    points = [
+        line
+        for line in ax.get_lines()
+        if len(line.get_xdata()) == 1 and line.get_label() != "spoken"
+    ]
     assert [line.get_marker() for line in points] == ["o", "o", "X"]
     assert points[0].get_markerfacecolor() == "white" != points[1].get_markerfacecolor()
 

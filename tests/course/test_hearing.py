@@ -15,7 +15,7 @@ from sarsteer_lab.course.hearing import (
     words,
 )
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Prompt, SpokenPrompt
+from sarsteer_lab.prompts import Prompt, Request
 
 sentences = st.lists(st.sampled_from(["a", "b", "c", "d"]), max_size=6).map(" ".join)
 
@@ -66,7 +66,9 @@ def test_transcript(answer: str, expected: str) -> None:
 
 
 def test_word_error_rate_is_over_all_words() -> None:
-    assert word_error_rate(["one two three four", "five"], ["one two three", "six"]) == pytest.approx(2 / 5)
+    assert word_error_rate(
+        ["one two three four", "five"], ["one two three", "six"]
+    ) == pytest.approx(2 / 5)
     assert word_error_rate(["Hello, world!"], ["hello world"]) == 0
     assert word_error_rate(["hello"], ["oh hello there you"]) == 3
 
@@ -79,13 +81,19 @@ def test_word_error_rate_needs_words_and_pairs(references: list[str], heard: lis
 
 def test_something_else_was_heard_beyond_one_word_in_ten() -> None:
     ten = "one two three four five six seven eight nine ten"
-    assert not differs(ten, "one two three four five six seven eight nine 10") and differs(ten, "one two")
+    assert not differs(ten, "one two three four five six seven eight nine 10") and differs(
+        ten, "one two"
+    )
     assert not differs("", "anything") and differs("Name a fruit.", "Name a flute.")
 
 
-def test_forms_of_a_request(tiny: LALM, spoken: list[SpokenPrompt]) -> None:
+def test_forms_of_a_request(tiny: LALM, spoken: list[Request]) -> None:
     both = forms(tiny, spoken[0])
     assert both == {"typed": spoken[0].typed(), "spoken": spoken[0].spoken()}
-    assert [*forms(tiny, Prompt("Hi"))] == ["typed"] and [*forms(tiny, both["spoken"])] == ["spoken"]
-    about = SpokenPrompt("1", "a dog barks", "everyday", "t", "test", spoken[0].clip, text="Which animal?")
+    assert [*forms(tiny, Prompt("Hi"))] == ["typed"] and [*forms(tiny, both["spoken"])] == [
+        "spoken"
+    ]
+    about = Request(
+        "1", "a dog barks", "everyday", "t", "test", spoken[0].clip, text="Which animal?"
+    )
     assert [*forms(tiny, about)] == ["spoken"]

@@ -1,7 +1,8 @@
-"""Every notebook runs from top to bottom; exercises fail all of their checks blank, and pass all filled in.
+"""Every notebook runs from top to bottom; exercises fail all of their checks blank, and pass all
+filled in.
 
-Quick: chapters and the appendix (with fewer requests) in a kernel on the tiny random replica, exercises and
-solutions in this process. Slow: all of them in a kernel on the pocket model.
+Quick: chapters and the appendix (with fewer requests) in a kernel on the tiny random replica,
+exercises and solutions in this process. Slow: all of them in a kernel on the pocket model.
 """
 
 import os
@@ -33,7 +34,9 @@ def name(path: Path) -> str:
 
 
 @pytest.fixture
-def tiny_course(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def tiny_course(
+    monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     """The course on the replica, with one cache for all tests of this run."""
     monkeypatch.setenv("SARSTEER_COURSE_MODEL", "replica")
     monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path_factory.getbasetemp() / "course-cache"))
@@ -41,7 +44,8 @@ def tiny_course(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPa
 
 
 def run_here(path: Path) -> list[CheckResult]:
-    """Run a notebook's cells in this process; the checks' results. Any error in a cell is raised."""
+    """Run a notebook's cells in this process; the checks' results. Any error in a cell is
+    raised."""
     shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
     results = []
     for cell in nbformat.read(path, as_version=4).cells:
@@ -62,7 +66,9 @@ def checks_in(notebook: nbformat.NotebookNode) -> list[dict[str, object]]:
 
 def calls_of_checks(path: Path) -> list[str]:
     cells = nbformat.read(path, as_version=4).cells
-    return [c.source for c in cells if c.cell_type == "code" and c.source.lstrip().startswith("check_")]
+    return [
+        c.source for c in cells if c.cell_type == "code" and c.source.lstrip().startswith("check_")
+    ]
 
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=name)
@@ -75,7 +81,9 @@ def test_chapters_run_on_the_replica(path: Path, tiny_course: None) -> None:
 def test_the_appendix_runs_on_the_replica(path: Path, tiny_course: None, tmp_path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     (setup,) = [
-        cell for cell in notebook.cells if "REQUESTS = None" in cell.source and cell.cell_type == "code"
+        cell
+        for cell in notebook.cells
+        if "REQUESTS = None" in cell.source and cell.cell_type == "code"
     ]
     setup.source = setup.source.replace("REQUESTS = None", "REQUESTS = 2")
     copy = tmp_path / path.name
@@ -113,7 +121,9 @@ def test_notebooks_run_on_the_pocket_model(path: Path, pocket: LALM) -> None:
 def test_every_chapter_has_exercises_and_solutions_with_the_same_checks() -> None:
     stems = [path.stem for path in CHAPTERS]
     assert (
-        APPENDIX and stems and stems == [path.stem for path in EXERCISES] == [path.stem for path in SOLUTIONS]
+        APPENDIX
+        and stems
+        and stems == [path.stem for path in EXERCISES] == [path.stem for path in SOLUTIONS]
     )
     for exercise, solution in zip(EXERCISES, SOLUTIONS, strict=True):
         assert calls_of_checks(exercise) == calls_of_checks(solution)
@@ -132,19 +142,22 @@ def test_notebooks_are_in_order(path: Path) -> None:
         "the next code cell names the model, and nothing else"
     )
     if path in [*CHAPTERS, *APPENDIX]:
-        assert any("course.closing(" in source for source in code), "a chapter ends with claims and verdicts"
+        assert any("course.closing(" in source for source in code), (
+            "a chapter ends with claims and verdicts"
+        )
         assert "closing" in notebook.cells[-2].source or "closing" in notebook.cells[-1].source
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
             assert output.output_type != "error"
             shown = str(output)
-            assert os.fspath(Path.home()) not in shown and os.fspath(FOLDER) not in shown, cell.source[:80]
+            assert os.fspath(Path.home()) not in shown and os.fspath(FOLDER) not in shown, (
+                cell.source[:80]
+            )
 
 
 def test_progress_bars_do_not_stay(tmp_path: Path) -> None:
-    source = (
-        "import sys; from tqdm import tqdm; [i for i in tqdm(range(3))]; print('50%'); sys.stderr.write('hm')"
-    )
+    source = "import sys; from tqdm import tqdm; [i for i in tqdm(range(3))]; print('50%'); "
+    source += "sys.stderr.write('hm')"
     path = tmp_path / "a.ipynb"
     nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)]), path)
     (notebook,) = run_notebooks([path])
@@ -169,7 +182,9 @@ while not pathlib.Path("here-{other}").exists():
     time.sleep(0.05)
 print("threads", os.environ.get("OMP_NUM_THREADS"))"""
     paths = [tmp_path / "a.ipynb", tmp_path / "b.ipynb"]
-    for path, names in zip(paths, ({"own": "a", "other": "b"}, {"own": "b", "other": "a"}), strict=True):
+    for path, names in zip(
+        paths, ({"own": "a", "other": "b"}, {"own": "b", "other": "a"}), strict=True
+    ):
         cells = [nbformat.v4.new_code_cell(meet.format(**names))]
         nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
     done = run_notebooks(paths, at_once=2)

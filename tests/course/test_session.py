@@ -1,4 +1,5 @@
-"""What the chapters share: verdicts follow from intervals, nothing is computed twice, checks never raise."""
+"""What the chapters share: verdicts follow from intervals, nothing is computed twice, checks never
+raise."""
 
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from matplotlib.figure import Figure
 
 from sarsteer_lab.course import session as course
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, Request
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -20,7 +21,7 @@ def test_the_environment_names_another_model(monkeypatch: pytest.MonkeyPatch) ->
     assert "replica" in course.load_model("replica").name
 
 
-def test_states_are_those_of_the_right_prompts(tiny: LALM, spoken: list[SpokenPrompt]) -> None:
+def test_states_are_those_of_the_right_prompts(tiny: LALM, spoken: list[Request]) -> None:
     from sarsteer_lab.activations import capture
 
     request = spoken[0]
@@ -45,4 +46,6 @@ def test_figures_of_other_models_do_not_replace_the_committed_ones(
     assert {path.name for path in folder.iterdir()} == {"line.png", "line.svg"}
     pocket = LALM.__new__(LALM)
     pocket.name = "pocket"
-    assert course.figure_folder("01_gap", pocket) == Path(__file__).parents[2] / "figures" / "01_gap"
+    assert (
+        course.figure_folder("01_gap", pocket) == Path(__file__).parents[2] / "figures" / "01_gap"
+    )

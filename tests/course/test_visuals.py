@@ -1,4 +1,5 @@
-"""The playground, the X-ray, the ladder and the strip: their numbers against a few plain lines each."""
+"""The playground, the X-ray, the ladder and the strip: their numbers against a few plain lines
+each."""
 
 import math
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from sarsteer_lab.engine.live import Answer, refusing_openings
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Prompt, SpokenPrompt
+from sarsteer_lab.prompts import Prompt, Request
 from sarsteer_lab.steering import SteeringVectors, steer
 
 
@@ -45,7 +46,8 @@ def test_playground_ablates_and_counts(angle: int, k: int, lam: float, alpha: fl
     torch.testing.assert_close(found["control"][0], d / d.norm() * v.norm(), rtol=1e-4, atol=1e-5)
     for name, push in (("no push", 0 * d), ("d", d), ("v", v)):
         counts = {
-            label: int((cloud[:, 0] + alpha * push[0] > 1.6).sum()) for label, cloud in panel.clouds.items()
+            label: int((cloud[:, 0] + alpha * push[0] > 1.6).sum())
+            for label, cloud in panel.clouds.items()
         }
         assert panel.over()[name] == counts
     assert not panel.runner.message.value and "<img" in panel.static()
@@ -63,7 +65,7 @@ def test_playground_draws_every_corner_and_repeats_itself() -> None:
 
 
 def test_the_ladders_rows_are_what_generate_says_under_each_alpha(
-    tiny: LALM, spoken: list[SpokenPrompt], direction: SteeringVectors
+    tiny: LALM, spoken: list[Request], direction: SteeringVectors
 ) -> None:
     panel = ladder(tiny, spoken[0], direction, (0.0, 0.3, 0.9), max_new_tokens=6)
     asked = [spoken[0].spoken()]
@@ -78,12 +80,14 @@ def test_the_ladders_rows_are_what_generate_says_under_each_alpha(
         assert f">{refusal:.2f}<" in panel.view.value and outcome in panel.view.value
     assert 0.5 in panel.rungs["spoken"] and not panel.rungs["typed"]
     panel.form.value = "typed"
-    assert panel.rungs["typed"][0.0][0].text == tiny.generate([spoken[0].typed()], max_new_tokens=6)[0]
+    assert (
+        panel.rungs["typed"][0.0][0].text == tiny.generate([spoken[0].typed()], max_new_tokens=6)[0]
+    )
     assert "(typed)" in panel.static()
 
 
 def test_the_ladder_ends_with_the_first_broken_answer(
-    tiny: LALM, spoken: list[SpokenPrompt], direction: SteeringVectors, monkeypatch: pytest.MonkeyPatch
+    tiny: LALM, spoken: list[Request], direction: SteeringVectors, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged = {0.0: "answered", 0.1: "refused", 0.2: "broken", 0.4: "broken"}
     outcomes = iter(judged.values())
@@ -96,10 +100,17 @@ def test_the_ladder_ends_with_the_first_broken_answer(
 
 def test_a_turn_is_the_first_token_that_differs_and_long_answers_are_cut() -> None:
     assert turn("abc", "abc") is None
-    assert [turn(*pair) for pair in (("abc", "axc"), ("abc", "ab"), ("ab", "abc"), ("", "a"))] == [1, 2, 2, 0]
+    assert [turn(*pair) for pair in (("abc", "axc"), ("abc", "ab"), ("ab", "abc"), ("", "a"))] == [
+        1,
+        2,
+        2,
+        0,
+    ]
     answer = Answer("", tuple(f" w{i}" for i in range(30)), (0.5,) * 30, ())
     html = token_spans(answer, 3)
-    assert "w19" in html and "w20" not in html and "\u25bc w3<" in html and html.count("\u25bc") == 1
+    assert (
+        "w19" in html and "w20" not in html and "\u25bc w3<" in html and html.count("\u25bc") == 1
+    )
     assert "(ends)" in token_spans(Answer("", ("a",), (0.5,), ()), 1)
 
 
@@ -136,7 +147,9 @@ def test_the_strip_has_the_shapes_of_every_family(
     assert not foreign_hooks(lalm.model)
 
 
-def test_the_strip_of_a_typed_request_leaves_the_ears_out(tiny: LALM, spoken: list[SpokenPrompt]) -> None:
+def test_the_strip_of_a_typed_request_leaves_the_ears_out(
+    tiny: LALM, spoken: list[Request]
+) -> None:
     deaf = LALM(tiny.model, tiny.processor, name="deaf")
     deaf.audio_token_id = None
     for lalm, prompt in ((tiny, spoken[0].typed()), (deaf, spoken[0])):
@@ -146,7 +159,8 @@ def test_the_strip_of_a_typed_request_leaves_the_ears_out(tiny: LALM, spoken: li
 
 
 def by_hand(lalm: LALM, prompt: Prompt, new: int) -> tuple[torch.Tensor, list[int]]:
-    """States of a prompt and its answer, and the ids, from `capture` and one plain forward pass a token."""
+    """States of a prompt and its answer, and the ids, from `capture` and one plain forward pass a
+    token."""
     states = [capture(lalm, [prompt], positions="all")[0]]
     states.append(capture(lalm, [prompt], positions="answer", max_new_tokens=new)[0])
     inputs = lalm.batch([prompt])
@@ -161,7 +175,7 @@ def by_hand(lalm: LALM, prompt: Prompt, new: int) -> tuple[torch.Tensor, list[in
 
 
 def test_the_xray_projects_and_reads_through_the_lens(
-    tiny: LALM, spoken: list[SpokenPrompt], direction: SteeringVectors
+    tiny: LALM, spoken: list[Request], direction: SteeringVectors
 ) -> None:
     panel = xray(tiny, spoken[0], direction, alpha=0.4, max_new_tokens=4)
     assert [*panel.readings] == ["typed", "spoken", "steered"] and not panel.runner.message.value
@@ -180,14 +194,16 @@ def test_the_xray_projects_and_reads_through_the_lens(
         with torch.no_grad():
             chances = head(tiny.decoder.norm(states[reading.start - 1])).softmax(-1)
         firsts = sorted({tokens[0] for tokens in openings})
-        torch.testing.assert_close(panel.opening[form][at], chances[:, firsts].sum(-1), rtol=1e-3, atol=1e-6)
+        torch.testing.assert_close(
+            panel.opening[form][at], chances[:, firsts].sum(-1), rtol=1e-3, atol=1e-6
+        )
         top = panel.top_tokens(form, reading.start - 1, tiny.n_layers - 1)
         assert top[0][0] == tiny.generate([prompt], max_new_tokens=1)[0]
         assert top[0][1] == pytest.approx(float(chances[-1].max()), rel=1e-3)
 
 
 def test_the_xray_is_steered_from_the_last_position_on(
-    tiny: LALM, spoken: list[SpokenPrompt], direction: SteeringVectors
+    tiny: LALM, spoken: list[Request], direction: SteeringVectors
 ) -> None:
     panel = xray(tiny, spoken[0], direction, alpha=0.4, max_new_tokens=3)
     for alpha in (0.4, 0.9):
@@ -202,7 +218,7 @@ def test_the_xray_is_steered_from_the_last_position_on(
 
 
 def test_clicking_the_xray_chooses_the_cell_below(
-    tiny: LALM, spoken: list[SpokenPrompt], direction: SteeringVectors
+    tiny: LALM, spoken: list[Request], direction: SteeringVectors
 ) -> None:
     panel = xray(tiny, spoken[0], direction, max_new_tokens=3)
     place, ax = panel.cells().index(("typed", 2)), panel._maps["typed"]

@@ -22,7 +22,9 @@ def write(path: Path, heading: str, code: str) -> None:
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
 
 
-def test_the_closing_tables_come_on_one_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_closing_tables_come_on_one_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     chapters = tmp_path / "chapters"
     chapters.mkdir()
     write(chapters / "00_first.ipynb", "Words\n\n# The first", CLAIM)
@@ -32,18 +34,29 @@ def test_the_closing_tables_come_on_one_page(tmp_path: Path, capsys: pytest.Capt
     assert main(["walkthrough", *arguments, "--html", str(tmp_path / "pages")]) == 0
     assert "| two is more than one | 2 | [1.50, 2.50]" in capsys.readouterr().out
     summary = (tmp_path / "out" / "deep" / "summary.md").read_text()
-    assert "## The first\n\n| claim |" in summary and "**seen here**" in summary and "second" not in summary
-    assert {path.name for path in (tmp_path / "pages").iterdir()} == {"00_first.html", "01_second.html"}
+    assert (
+        "## The first\n\n| claim |" in summary
+        and "**seen here**" in summary
+        and "second" not in summary
+    )
+    assert {path.name for path in (tmp_path / "pages").iterdir()} == {
+        "00_first.html",
+        "01_second.html",
+    }
     assert (chapters / "00_first.ipynb").read_bytes() == before
 
 
 def test_without_notebooks_or_with_a_failing_one_it_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["walkthrough", "--notebooks", str(tmp_path), "--folder", str(tmp_path / "out")]) == 2
+    assert (
+        main(["walkthrough", "--notebooks", str(tmp_path), "--folder", str(tmp_path / "out")]) == 2
+    )
     assert "holds no notebooks" in capsys.readouterr().err
     write(tmp_path / "00_bad.ipynb", "# Bad", "1 / 0")
-    assert main(["walkthrough", "--notebooks", str(tmp_path), "--folder", str(tmp_path / "out")]) == 2
+    assert (
+        main(["walkthrough", "--notebooks", str(tmp_path), "--folder", str(tmp_path / "out")]) == 2
+    )
     assert "ZeroDivisionError" in capsys.readouterr().err and not (tmp_path / "out").exists()
 
 
@@ -60,7 +73,9 @@ def test_interrupted_it_says_so_in_one_line_and_leaves_no_kernel(tmp_path: Path)
         time.sleep(0.1)
     running.send_signal(signal.SIGINT)
     error = running.communicate(timeout=60)[1]
-    assert running.returncode == 130 and "What is done is kept" in error and "Traceback" not in error
+    assert (
+        running.returncode == 130 and "What is done is kept" in error and "Traceback" not in error
+    )
     with pytest.raises(ProcessLookupError):
         os.kill(int(begun.read_text()), 0)
 

@@ -1,4 +1,5 @@
-"""The panels without a browser: their controls are set as a student would, and what they show is read."""
+"""The panels without a browser: their controls are set as a student would, and what they show is
+read."""
 
 import asyncio
 import base64
@@ -31,24 +32,24 @@ from sarsteer_lab.evaluation.table import judge_responses
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket.assemble import safety_delta
-from sarsteer_lab.pocket.voice import synthesise
-from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt
+from sarsteer_lab.prompts import INSTRUCTION, Prompt, Request
 from sarsteer_lab.safe_space import ablate, principal_space
 from sarsteer_lab.speech import read_clip
 from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.voice import synthesise
 
 
 @pytest.fixture(scope="module")
 def requests(
     tmp_path_factory: pytest.TempPathFactory, make_clip: Callable[..., np.ndarray]
-) -> list[SpokenPrompt]:
+) -> list[Request]:
     folder = tmp_path_factory.mktemp("clips")
     made = []
     for i in range(6):
         clip = folder / f"{i}.wav"
         soundfile.write(clip, make_clip(0.6 + 0.2 * i, i), 16000)
         label = "harmful" if i % 2 == 0 else "harmless"
-        made.append(SpokenPrompt(f"r{i}", f"Request number {i}?", label, "topic", "test", clip, "voice"))
+        made.append(Request(f"r{i}", f"Request number {i}?", label, "topic", "test", clip, "voice"))
     return made
 
 
@@ -67,17 +68,32 @@ def text_of(html: str) -> str:
 
 
 def test_steer_panel_answers_as_steer_does(
-    tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor, requests: list[SpokenPrompt]
+    tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor, requests: list[Request]
 ) -> None:
     before = {name: value.clone() for name, value in tiny.model.state_dict().items()}
     panel = steer_panel(
-        tiny, {"paper": SteeringVectors(direction)}, harmless, requests, alpha=0.3, k=3, max_new_tokens=6
+        tiny,
+        {"paper": SteeringVectors(direction)},
+        harmless,
+        requests,
+        alpha=0.3,
+        k=3,
+        max_new_tokens=6,
     )
     spoken = [requests[0].spoken()]
     plain = tiny.generate(spoken, max_new_tokens=6)[0]
     assert panel.at(0.0)[0]["steered"][0].text == plain
-    for alpha, lam, k, layers in ((0.3, 1.0, 3, (0, 3)), (0.5, 0.5, 2, (1, 2)), (0.0, 1.0, 3, (0, 3))):
-        panel.alpha.value, panel.lam.value, panel.k.value, panel.layers.value = alpha, lam, k, layers
+    for alpha, lam, k, layers in (
+        (0.3, 1.0, 3, (0, 3)),
+        (0.5, 0.5, 2, (1, 2)),
+        (0.0, 1.0, 3, (0, 3)),
+    ):
+        panel.alpha.value, panel.lam.value, panel.k.value, panel.layers.value = (
+            alpha,
+            lam,
+            k,
+            layers,
+        )
         vectors = ablate(direction, principal_space(harmless, 8).first(k), lam)
         with steer(tiny, vectors, alpha, range(layers[0], layers[1] + 1)):
             expected = tiny.generate(spoken, max_new_tokens=6)[0]
@@ -93,7 +109,7 @@ def test_steer_panel_answers_as_steer_does(
 
 
 def test_steer_panel_takes_the_direction_of_the_text_in_its_menu(
-    tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor, requests: list[SpokenPrompt]
+    tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor, requests: list[Request]
 ) -> None:
     texts = {"examples": SteeringVectors(direction), "paper": SteeringVectors(direction.flip(0))}
     panel = steer_panel(tiny, texts, harmless, requests, alpha=0.5, k=3, max_new_tokens=6)
@@ -107,16 +123,23 @@ def test_steer_panel_takes_the_direction_of_the_text_in_its_menu(
 
 
 def test_steer_panel_takes_typed_sentences_and_uploads(
-    tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor, requests: list[SpokenPrompt]
+    tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor, requests: list[Request]
 ) -> None:
-    panel = steer_panel(tiny, {"paper": SteeringVectors(direction)}, harmless, requests, max_new_tokens=4)
+    panel = steer_panel(
+        tiny, {"paper": SteeringVectors(direction)}, harmless, requests, max_new_tokens=4
+    )
     panel.request.sentence.value = "What is rain?"
     waveform = synthesise("What is rain?")
     assert np.array_equal(panel.request.spoken.audio, waveform)
     expected = tiny.generate([Prompt(INSTRUCTION, waveform)], max_new_tokens=4)[0]
     assert panel.at(0.0)[0]["steered"][0].text == expected
     content = wav_bytes(waveform[:16000])
-    file = {"name": "mine.wav", "type": "audio/wav", "size": len(content), "content": memoryview(content)}
+    file = {
+        "name": "mine.wav",
+        "type": "audio/wav",
+        "size": len(content),
+        "content": memoryview(content),
+    }
     file["last_modified"] = datetime.now(UTC)
     panel.request.upload.value = (file,)
     assert panel.request.typed is None and panel.request.title == "mine.wav"
@@ -125,11 +148,15 @@ def test_steer_panel_takes_typed_sentences_and_uploads(
     panel.request.recording.value = base64.b64encode(pcm.tobytes()).decode()
     assert panel.request.title == "your recording" and len(panel.request.spoken.audio) == 8000
     panel.request.upload.value = (file | {"name": "mine.wav", "size": 1},)
-    # Beside the answer stands what was heard; where the words are known, a mark says that they differ.
+    # Beside the answer stands what was heard; where the words are known, a mark says that they
+    # differ.
     panel.request.sentence.value = "What is rain, then?"
     repeat = Prompt(REPEAT, panel.request.spoken.audio)
     said = transcript(tiny.generate([repeat], max_new_tokens=32)[0])
-    assert opening_words(said) in unescape(text_of(panel.heard.value)) and "differently" in panel.heard.value
+    assert (
+        opening_words(said) in unescape(text_of(panel.heard.value))
+        and "differently" in panel.heard.value
+    )
     assert panel.heard.value in panel.static()
     panel.request.upload.value = (file | {"name": "again.wav"},)
     assert "heard:" in panel.heard.value and "differently" not in panel.heard.value
@@ -172,7 +199,7 @@ def test_dial_panel_leaves_the_dial_where_it_was(pocket: LALM) -> None:
 
 
 def test_gap_explorer_moves_points_and_shows_their_requests(
-    tiny: LALM, requests: list[SpokenPrompt], harmless: torch.Tensor
+    tiny: LALM, requests: list[Request], harmless: torch.Tensor
 ) -> None:
     typed, spoken = harmless[:6], harmless[:6] + 2.0
     panel = gap_explorer(typed, spoken, requests, limit=4)
@@ -246,7 +273,7 @@ def test_board_shows_no_more_than_twenty_words(board: OverRefusalBoard) -> None:
 
 
 def test_board_plays_a_cells_clips_and_says_what_was_heard(
-    board: OverRefusalBoard, requests: list[SpokenPrompt]
+    board: OverRefusalBoard, requests: list[Request]
 ) -> None:
     said = dict(zip(("harmless-0", "harmless-1"), requests[:2], strict=True))
     prompts = [replace(prompt, id=name) for name, prompt in said.items()]
@@ -276,11 +303,13 @@ def test_every_panel_has_a_still_beside_the_live_view(
     tiny: LALM,
     direction: torch.Tensor,
     harmless: torch.Tensor,
-    requests: list[SpokenPrompt],
+    requests: list[Request],
     board: OverRefusalBoard,
 ) -> None:
     panels = [
-        steer_panel(tiny, {"paper": SteeringVectors(direction)}, harmless, requests, max_new_tokens=3),
+        steer_panel(
+            tiny, {"paper": SteeringVectors(direction)}, harmless, requests, max_new_tokens=3
+        ),
         gap_explorer(harmless[:6], harmless[:6] + 1, requests),
         safe_space_explorer(direction, harmless, lalm=tiny, layer=0),
         board,

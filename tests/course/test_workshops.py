@@ -1,4 +1,5 @@
-"""The workshops: blanks fail, our folded solutions pass and make the library's SARSteer, mistakes are named.
+"""The workshops: blanks fail, our folded solutions pass and make the library's SARSteer, mistakes
+are named.
 
 A solution stands once, folded in its notebook. Typical mistakes are made here by small edits of it.
 """
@@ -34,7 +35,9 @@ def name(path: Path) -> str:
 
 
 def forget() -> None:
-    for module in [each for each in sys.modules if each.split(".")[0] in ("workshop", "my_sarsteer")]:
+    for module in [
+        each for each in sys.modules if each.split(".")[0] in ("workshop", "my_sarsteer")
+    ]:
         del sys.modules[module]
 
 
@@ -56,11 +59,14 @@ def new_shell() -> InteractiveShell:
 
 
 def run(path: Path, *, filled: bool) -> list[CheckResult]:
-    """Run a workshop in this process, blanks filled with the folded solutions or left: what checks said."""
+    """Run a workshop in this process, blanks filled with the folded solutions or left: what checks
+    said."""
     from workshop.mine import solution
 
     shell, results = new_shell(), []
-    code = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    code = [
+        cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"
+    ]
     for source, following in zip(code, [*code[1:], ""], strict=True):
         step = CALL.match(following)
         if filled and step and step[1] == step[2]:
@@ -92,7 +98,9 @@ def all_in_a_row(folder: Path) -> list[CheckResult]:
 
     results = [result for path in WORKSHOPS for result in run(folder / path.name, filled=True)]
     assert not [result for result in results if not result]
-    assert {whose for whose, _ in mine.read().values()} == {"mine"} and list(mine.read()) == list(mine.STEPS)
+    assert {whose for whose, _ in mine.read().values()} == {"mine"} and list(mine.read()) == list(
+        mine.STEPS
+    )
     assert len(mine.code_lines(mine.FILE.read_text())) <= mine.MOST_LINES == 150
     return results
 
@@ -101,13 +109,17 @@ def all_in_a_row(folder: Path) -> list[CheckResult]:
 def test_what_was_written_in_a_row_equals_the_library(folder: Path) -> None:
     *_, course_model, other = all_in_a_row(folder)
     for result in (course_model, other):
-        assert "all 40 answers (20 requests" in result.message and "token for token" in result.message
+        assert (
+            "all 40 answers (20 requests" in result.message and "token for token" in result.message
+        )
 
 
 @pytest.mark.pocket
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_on_the_pocket_model_too(folder: Path, pocket: LALM, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_the_pocket_model_too(
+    folder: Path, pocket: LALM, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SARSTEER_COURSE_MODEL", "pocket")
     assert "all 40 answers (20 requests" in all_in_a_row(folder)[-2].message
 
@@ -133,7 +145,9 @@ def right(lalm, prompts):
     waves = [read_wave(prompt.audio) for prompt in prompts]
     return lalm.processor(text=texts, audio=waves, sampling_rate=16000, padding=True, return_tensors="pt")
 """
-SORTED = "prompts = sorted(prompts, key=lambda prompt: -len(read_wave(prompt.audio)))\n    kept = [[]"
+SORTED = (
+    "prompts = sorted(prompts, key=lambda prompt: -len(read_wave(prompt.audio)))\n    kept = [[]"
+)
 LATE_BINDING = """
 @contextmanager
 def steering(lalm, vectors, alpha):
@@ -195,7 +209,8 @@ def dose_response(lalm, prompts, vectors, alphas, max_new_tokens=12):
     return found
 """
 
-# step: (what of the solution, becomes what, what the check has to say); "" stands for the whole of it.
+# step: (what of the solution, becomes what, what the check has to say); "" stands for the whole of
+# it.
 MISTAKES: dict[str, list[tuple[str, str, str]]] = {
     "read_wave": [
         ('dtype="float32", ', "", "float64"),
@@ -216,7 +231,11 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
     "encode": [
         ('lalm.tokenizer.padding_side = "left"', "pass", "padding on the right"),
         ('padding_side = "left"', 'padding_side = "right"', "padding on the right"),
-        ("for prompt in prompts if", "for prompt in prompts[::-1] if", "clips are in another order"),
+        (
+            "for prompt in prompts if",
+            "for prompt in prompts[::-1] if",
+            "clips are in another order",
+        ),
         ('return_tensors="pt", ', "", "return_tensors"),
     ],
     "answer_ids": [
@@ -294,7 +313,11 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
         (".mean(0)", "", "shifts of single prompts"),
         ("mean(0)", "mean()", "over all axes"),
         ("mean(0)", "mean(2)", "wrong axis: over the width"),
-        ("(refusing.float() - base.float())", "(base.float() - refusing.float())", "sign is the wrong way"),
+        (
+            "(refusing.float() - base.float())",
+            "(base.float() - refusing.float())",
+            "sign is the wrong way",
+        ),
         ("mean(0)", "sum(0)", "sum over prompts"),
         ("mean(0)", "median(0).values", "median"),
         (
@@ -341,7 +364,11 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
         (".Vh[:, :k]", ".U[:, :, :k].mT", "other factor"),
     ],
     "inside": [
-        ('torch.einsum("lkd,lk->ld", space, coordinates)', "coordinates", "these are the coordinates"),
+        (
+            'torch.einsum("lkd,lk->ld", space, coordinates)',
+            "coordinates",
+            "these are the coordinates",
+        ),
         ("return ", "return vectors - ", "what lies outside"),
         ("space, vectors", "space[:1].expand_as(space), vectors", "values differ"),
     ],
@@ -370,7 +397,11 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
         ("alpha * ", "", "not `alpha` times"),
         ("stream[:, -1] += alpha", "stream = stream + alpha", "nothing is added"),
         ("(stream.device)", "(stream)", "rounded to bfloat16"),
-        ("(stream.device)", "(stream.device)\n        return (stream,)", "your hook returns a tuple"),
+        (
+            "(stream.device)",
+            "(stream.device)\n        return (stream,)",
+            "your hook returns a tuple",
+        ),
     ],
     "steering": [
         ("", LATE_BINDING, "every layer gets the last layer's vector"),
@@ -410,7 +441,11 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
     ],
     "rates": [
         ('row["outcome"] == outcome', 'row["outcome"] in (outcome, "broken")', "are counted as"),
-        ("for row in rows:", 'for row in [r for r in rows if r["outcome"] != "broken"]:', "left out of n"),
+        (
+            "for row in rows:",
+            'for row in [r for r in rows if r["outcome"] != "broken"]:',
+            "left out of n",
+        ),
         ('method="wilson"', 'method="normal"', "Wald"),
     ],
     "p_value": [
@@ -422,7 +457,11 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
         (", lam)", ")", "`lam` is not passed on"),
         (", k)", ")", "`k` is not passed on"),
         ("for request in harmless", "for request in harmful", "that of the harmful requests"),
-        ("refusal_direction(base, refusing)", "refusal_direction(refusing, base)", "sign is turned"),
+        (
+            "refusal_direction(base, refusing)",
+            "refusal_direction(refusing, base)",
+            "sign is turned",
+        ),
         (
             "return ablate(refusal_direction(base, refusing), space, lam)",
             "return refusal_direction(base, refusing)",
@@ -489,12 +528,21 @@ def test_workshops_are_in_order(path: Path, folder: Path) -> None:
     folds = [cell.source for cell in cells if "<summary>Solution</summary>" in cell.source]
     assert len(folds) == len(steps) and f"begin({number})" in code[1].source
     for step, fold in zip(steps, folds, strict=True):
-        assert re.findall("<summary>(.*)</summary>", fold) == ["Hint 1", "Hint 2", "Hint 3", "Solution"]
-        at = next(i for i, cell in enumerate(cells) if cell.source.startswith(f"check_{step}({step}"))
+        assert re.findall("<summary>(.*)</summary>", fold) == [
+            "Hint 1",
+            "Hint 2",
+            "Hint 3",
+            "Solution",
+        ]
+        at = next(
+            i for i, cell in enumerate(cells) if cell.source.startswith(f"check_{step}({step}")
+        )
         assert f"def {step}(" in cells[at - 1].source and "..." in cells[at - 1].source
         assert cells[at + 1].source == fold and solution(step) in fold
     problems = [cell.source for cell in cells if cell.source.startswith("## Open problem")]
-    assert len(problems) == 2 and all("<summary>What a good answer contains</summary>" in p for p in problems)
+    assert len(problems) == 2 and all(
+        "<summary>What a good answer contains</summary>" in p for p in problems
+    )
 
 
 def cell(shell: InteractiveShell, source: str) -> Any:
@@ -523,7 +571,10 @@ def test_what_passes_is_kept_and_works_from_there(folder: Path) -> None:
     cell(shell, "import numpy as np\nfrom workshop.directions import check_refusal_direction")
     for source, message in (
         (GOOD.replace("def refusal_direction", "def mine"), "under that name"),
-        (GOOD.replace("base, refusing).mean(0)", "base, refusing).mean(np.int64(0).item())"), "uses `np`"),
+        (
+            GOOD.replace("base, refusing).mean(0)", "base, refusing).mean(np.int64(0).item())"),
+            "uses `np`",
+        ),
         ("refusal_direction = lambda b, r: (r.float() - b.float()).mean(0)", "under that name"),
     ):
         cell(shell, source)
@@ -533,7 +584,12 @@ def test_what_passes_is_kept_and_works_from_there(folder: Path) -> None:
     cell(shell, GOOD)
     assert cell(shell, "check_refusal_direction(refusal_direction)")
     whose, source = mine.read()["refusal_direction"]
-    assert whose == "mine" and "LETTERS" in source and "def half" in source and "tried out" not in source
+    assert (
+        whose == "mine"
+        and "LETTERS" in source
+        and "def half" in source
+        and "tried out" not in source
+    )
     # Again, without the helper: the new one takes the old one's place; one that fails does not.
     code = mine.solution("refusal_direction")
     cell(shell, code)
@@ -549,7 +605,8 @@ def test_what_passes_is_kept_and_works_from_there(folder: Path) -> None:
     assert (
         "Kept"
         not in cell(
-            shell, "from my_sarsteer import refusal_direction as known; check_refusal_direction(known)"
+            shell,
+            "from my_sarsteer import refusal_direction as known; check_refusal_direction(known)",
         ).message
     )
     assert "yours" not in begin(3, ours=True).data and mine.FILE.with_suffix(".old.py").exists()

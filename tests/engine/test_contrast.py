@@ -1,4 +1,5 @@
-"""States of several texts behind the same clips: where they part is found in the ids that the model gets."""
+"""States of several texts behind the same clips: where they part is found in the ids that the model
+gets."""
 
 from pathlib import Path
 
@@ -39,7 +40,9 @@ def test_tails_are_the_ends_of_what_the_model_is_given(make_clip, monkeypatch) -
         torch.testing.assert_close(states, wanted, rtol=1e-4, atol=1e-4)
 
 
-def test_inputs_are_made_once_for_prompts_with_the_same_texts(tiny: LALM, make_clip, monkeypatch) -> None:
+def test_inputs_are_made_once_for_prompts_with_the_same_texts(
+    tiny: LALM, make_clip, monkeypatch
+) -> None:
     made = []
     plain = tiny.batch
     monkeypatch.setattr(tiny, "batch", lambda prompts: made.append(prompts) or plain(prompts))
@@ -50,13 +53,17 @@ def test_inputs_are_made_once_for_prompts_with_the_same_texts(tiny: LALM, make_c
 def test_texts_that_part_before_the_clip_share_nothing(tiny: LALM, make_clip) -> None:
     clip = make_clip(0.5, 0)
     assert common_tails(tiny, [[Prompt("a", clip)], [Prompt("a", clip, system="Other.")]]) is None
-    assert common_tails(tiny, [[Prompt("a", clip), Prompt("b", clip)], [Prompt("c", clip)] * 2]) is None
+    assert (
+        common_tails(tiny, [[Prompt("a", clip), Prompt("b", clip)], [Prompt("c", clip)] * 2])
+        is None
+    )
 
 
 def test_what_the_cache_keeps_stays_and_only_what_it_lacks_is_run(
     tiny: LALM, make_clip, tmp_path: Path, monkeypatch
 ) -> None:
-    """What was computed from kept states is kept too, under their last digits: another batch has others."""
+    """What was computed from kept states is kept too, under their last digits: another batch has
+    others."""
     base, refusing, other = variants_of(make_clip, "Answer.", "Answer. No.", "Answer. Never.")
     store, mark = Store(tmp_path), torch.full((tiny.n_layers, tiny.d_model), 7.0)
     capture_variants(tiny, [base, refusing[:2] + base[2:]], cache=store)
@@ -64,7 +71,9 @@ def test_what_the_cache_keeps_stays_and_only_what_it_lacks_is_run(
     for key in kept:
         store.write(key, mark)
     plain, tails = contrast._run_batch, []
-    monkeypatch.setattr(contrast, "_run_batch", lambda *given: tails.append(given[3]) or plain(*given))
+    monkeypatch.setattr(
+        contrast, "_run_batch", lambda *given: tails.append(given[3]) or plain(*given)
+    )
     of_base, of_refusing, of_other = capture_variants(tiny, [base, refusing, other], cache=store)
     assert all(torch.equal(store.read(key), mark) for key in kept)
     assert (of_base == 7).all() and (of_refusing[:2] == 7).all()

@@ -70,9 +70,15 @@ def test_refusal_probability_multiplies_along_openings(tiny: LALM, prompts: list
     assert live.refusal_probability(["ab"], negligible=0) == pytest.approx(wanted, rel=1e-3)
     assert live.refusal_probability(["ab", "abc"], negligible=0) == pytest.approx(wanted, rel=1e-3)
     every = [tiny.tokenizer.decode([token]) for token in range(len(first))]
-    single = {t for t in every if len(tiny.tokenizer(t, add_special_tokens=False)["input_ids"]) == 1}
-    covered = sum(float(first[tiny.tokenizer(t, add_special_tokens=False)["input_ids"][0]]) for t in single)
-    assert live.refusal_probability(sorted(single), negligible=0) == pytest.approx(covered, rel=1e-3)
+    single = {
+        t for t in every if len(tiny.tokenizer(t, add_special_tokens=False)["input_ids"]) == 1
+    }
+    covered = sum(
+        float(first[tiny.tokenizer(t, add_special_tokens=False)["input_ids"][0]]) for t in single
+    )
+    assert live.refusal_probability(sorted(single), negligible=0) == pytest.approx(
+        covered, rel=1e-3
+    )
     assert live.refusal_probability([]) == 0
     assert live.refusal_probability(["ab"], negligible=1.1) == 0
 
@@ -83,7 +89,10 @@ def test_strengths(tiny: LALM, prompts: list[Prompt], vectors: torch.Tensor) -> 
         expected = live.answer(4)
     with steer(tiny, vectors, torch.tensor([0.7])):
         assert live.answer(4).text == expected.text
-    with steer(tiny, vectors, torch.tensor([0.7, 0.1])), pytest.raises(SteeringError, match="one value per"):
+    with (
+        steer(tiny, vectors, torch.tensor([0.7, 0.1])),
+        pytest.raises(SteeringError, match="one value per"),
+    ):
         live.answer(2)
 
 
@@ -91,7 +100,9 @@ def test_strengths(tiny: LALM, prompts: list[Prompt], vectors: torch.Tensor) -> 
 def test_a_model_that_cannot_go_on_says_so(family: str, prompts: list[Prompt]) -> None:
     live = LivePrompt(replica(family), prompts[0])
     for ask in (live.answer, live.next_token, live.refusal_probability):
-        with pytest.raises(ValueError, match="answers cannot be followed token by token: .*lalm.generate"):
+        with pytest.raises(
+            ValueError, match="answers cannot be followed token by token: .*lalm.generate"
+        ):
             ask()
 
 

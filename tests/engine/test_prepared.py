@@ -17,7 +17,7 @@ from sarsteer_lab.evaluation.defences import SteeringDefence
 from sarsteer_lab.evaluation.gates import NullSpaceGate, steer_gated
 from sarsteer_lab.evaluation.run import run
 from sarsteer_lab.lalm import LALM, NonFiniteError
-from sarsteer_lab.prompts import Prompt, SpokenPrompt, load_prompts
+from sarsteer_lab.prompts import Prompt, Request, load_prompts
 from sarsteer_lab.steering import SteeringError, SteeringVectors, project_out, steer
 
 
@@ -38,7 +38,9 @@ def test_answers_are_those_of_generate(
     for alpha in (0.05, 1.0):
         with steer(lalm, vectors, alpha):
             # Twice: what was decoded before must not stay.
-            assert batch.generate(8) == lalm.generate(prompts, max_new_tokens=8) == batch.generate(8)
+            assert (
+                batch.generate(8) == lalm.generate(prompts, max_new_tokens=8) == batch.generate(8)
+            )
     assert batch.generate(8) == plain
 
 
@@ -47,12 +49,17 @@ def test_strengths_of_rows(tiny: LALM, prompts: list[Prompt]) -> None:
     alphas = torch.tensor([0.0, 1.0, -0.5, 0.3, 0.0, 2.0])
     with steer(tiny, some_vectors(tiny), alphas):
         assert batch.generate(6) == tiny.generate(prompts, max_new_tokens=6)
-    with steer(tiny, some_vectors(tiny), alphas[:3]), pytest.raises(SteeringError, match="one value per"):
+    with (
+        steer(tiny, some_vectors(tiny), alphas[:3]),
+        pytest.raises(SteeringError, match="one value per"),
+    ):
         batch.generate(6)
 
 
 def test_gates(tiny: LALM, prompts: list[Prompt]) -> None:
-    weights = 0.05 * torch.randn(tiny.n_layers, tiny.d_model, generator=torch.Generator().manual_seed(1))
+    weights = 0.05 * torch.randn(
+        tiny.n_layers, tiny.d_model, generator=torch.Generator().manual_seed(1)
+    )
     gate = NullSpaceGate(weights, some_vectors(tiny))
     batch = PreparedBatch(tiny, prompts)
     with steer_gated(tiny, gate, 1.0):
@@ -88,11 +95,16 @@ def test_reading_under_hooks_is_refused(tiny: LALM, prompts: list[Prompt]) -> No
         handle.remove()
 
 
-def test_answers_under_hooks_on_the_whole_prompt_are_refused(tiny: LALM, prompts: list[Prompt]) -> None:
+def test_answers_under_hooks_on_the_whole_prompt_are_refused(
+    tiny: LALM, prompts: list[Prompt]
+) -> None:
     batch, live = PreparedBatch(tiny, prompts), LivePrompt(tiny, prompts[1])
     ways = [*ways_to_answer(batch), live.answer, live.next_token, live.refusal_probability]
     for way in ways:
-        with project_out(tiny, torch.ones(tiny.d_model)), pytest.raises(SteeringError, match="whole prompt"):
+        with (
+            project_out(tiny, torch.ones(tiny.d_model)),
+            pytest.raises(SteeringError, match="whole prompt"),
+        ):
             way()
         handle = tiny.layers[1].register_forward_hook(lambda _m, _a, out: 2 * out)
         try:
@@ -117,8 +129,11 @@ def test_changed_weights_need_a_new_batch(prompts: list[Prompt]) -> None:
     assert batch.generate(3) == lalm.generate(prompts, max_new_tokens=3)
 
 
-def test_answers_end_where_the_model_ends_them(tiny: LALM, prompts: list[Prompt], monkeypatch) -> None:
-    """With a likely token as the end, answers have different lengths, and nothing follows their ends."""
+def test_answers_end_where_the_model_ends_them(
+    tiny: LALM, prompts: list[Prompt], monkeypatch
+) -> None:
+    """With a likely token as the end, answers have different lengths, and nothing follows their
+    ends."""
     full = tiny.generate(prompts, max_new_tokens=12)
     end = tiny.tokenizer.convert_tokens_to_ids(full[1][3])
     monkeypatch.setattr(tiny.core.generation_config, "eos_token_id", [end])
@@ -132,7 +147,7 @@ def test_answers_end_where_the_model_ends_them(tiny: LALM, prompts: list[Prompt]
 def test_a_shared_reading_gives_the_same_responses(pocket: LALM, tmp_path) -> None:
     vectors = some_vectors(pocket, 0.1)
     defences = [SteeringDefence(f"alpha={alpha}", vectors, alpha) for alpha in (0.0, 0.05, 0.5)]
-    sets: dict[str, list[SpokenPrompt]] = {"few": load_prompts("validation")[:6]}
+    sets: dict[str, list[Request]] = {"few": load_prompts("validation")[:6]}
     options = {"max_new_tokens": 6, "batch_size": 4}
     apart = run(pocket, defences, sets, tmp_path / "apart", **options)
     shared = run(pocket, defences, sets, tmp_path / "shared", share_reading=True, **options)
@@ -142,9 +157,12 @@ def test_a_shared_reading_gives_the_same_responses(pocket: LALM, tmp_path) -> No
 def test_rows_that_have_ended_leave_and_steering_of_rows_follows(
     tiny: LALM, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With frequent tokens as ends, answers end one by one; strengths and gates stay with their prompts."""
+    """With frequent tokens as ends, answers end one by one; strengths and gates stay with their
+    prompts."""
     alphas = torch.tensor([0.0, 1.0, -0.5, 0.3, 0.7, 2.0])
-    weights = 0.05 * torch.randn(tiny.n_layers, tiny.d_model, generator=torch.Generator().manual_seed(1))
+    weights = 0.05 * torch.randn(
+        tiny.n_layers, tiny.d_model, generator=torch.Generator().manual_seed(1)
+    )
     gate = NullSpaceGate(weights, some_vectors(tiny))
     batch = PreparedBatch(tiny, prompts)
     said = "".join(tiny.generate(prompts, max_new_tokens=12))
@@ -159,11 +177,16 @@ def test_rows_that_have_ended_leave_and_steering_of_rows_follows(
         return plain(stream, *args, **kwargs)
 
     monkeypatch.setattr(tiny.layers[0], "forward", counting)
-    for steering in (lambda: steer(tiny, some_vectors(tiny), alphas), lambda: steer_gated(tiny, gate, 1.0)):
+    for steering in (
+        lambda: steer(tiny, some_vectors(tiny), alphas),
+        lambda: steer_gated(tiny, gate, 1.0),
+    ):
         with steering():
             sizes.clear()
             found = batch.generate(12)
-            assert min(sizes) < len(prompts) == sizes[0], "rows have to leave, or this tests nothing"
+            assert min(sizes) < len(prompts) == sizes[0], (
+                "rows have to leave, or this tests nothing"
+            )
             assert found == tiny.generate(prompts, max_new_tokens=12)
 
 
@@ -202,7 +225,9 @@ def test_a_prepared_batch_is_right_in_every_family(
 
 def test_several_pushes_at_once(lalm: LALM, prompts: list[Prompt]) -> None:
     """Each push acts on its own block of rows, whatever the others do, and nothing of it stays."""
-    weights = 0.02 * torch.randn(lalm.n_layers, lalm.d_model, generator=torch.Generator().manual_seed(1))
+    weights = 0.02 * torch.randn(
+        lalm.n_layers, lalm.d_model, generator=torch.Generator().manual_seed(1)
+    )
     gate = NullSpaceGate(weights, some_vectors(lalm))
     size = 1.0 if lalm.name != "pocket" else 0.3
     some = torch.tensor([0.0, 1.0, -0.5, 0.3, 0.0, 2.0]) * size
@@ -217,7 +242,9 @@ def test_several_pushes_at_once(lalm: LALM, prompts: list[Prompt]) -> None:
     openings = ("I am sorry", "I cannot", "The")
     with under_each(batch, pushes, strengths) as rows:
         texts, chances = rows.generate(8), rows.opening_probabilities(openings)
-    assert len(set(texts)) > len(prompts), "the pushes have to change answers, or this tests nothing"
+    assert len(set(texts)) > len(prompts), (
+        "the pushes have to change answers, or this tests nothing"
+    )
     for at, (push, strength) in enumerate(zip(pushes, strengths, strict=True)):
         block = slice(6 * at, 6 * at + 6)
         with push(strength):
@@ -227,7 +254,9 @@ def test_several_pushes_at_once(lalm: LALM, prompts: list[Prompt]) -> None:
     assert batch.generate(8) == lalm.generate(prompts, max_new_tokens=8)
 
 
-def test_texts_and_openings_do_not_write_into_each_others_past(tiny: LALM, prompts: list[Prompt]) -> None:
+def test_texts_and_openings_do_not_write_into_each_others_past(
+    tiny: LALM, prompts: list[Prompt]
+) -> None:
     clips = [prompt.audio for prompt in prompts if prompt.audio is not None]
     first = PreparedBatch(tiny, [Prompt("Answer the audio.", clip) for clip in clips])
     begun = tiny.tokenizer("xyz", add_special_tokens=False)["input_ids"]
@@ -293,7 +322,9 @@ def test_openings_of_a_batch_are_those_of_single_prompts(lalm: LALM, prompts: li
             chance, ids = 1.0, inputs["input_ids"]
             for token in lalm.tokenizer(text, add_special_tokens=False)["input_ids"]:
                 rest = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
-                out = lalm.core(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **rest)
+                out = lalm.core(
+                    input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False, **rest
+                )
                 chance *= float(out.logits[0, -1].detach().float().softmax(-1)[token])
                 ids = torch.cat([ids, ids.new_tensor([[token]])], 1)
             logits.append(chance)
@@ -307,7 +338,9 @@ def test_chunks_are_sized_to_memory(tiny: LALM, prompts: list[Prompt], monkeypat
     monkeypatch.setattr("sarsteer_lab.engine.memory.free_memory", lambda device: 10_000_000)
     small = list(chunks(tiny, rows, many, 8))
     assert sum(small, []) == rows and 1 < len(small[0]) < MOST_ROWS
-    assert len(next(iter(chunks(tiny, rows, [prompts[4]] * 200, 8)))) > len(small[0]), "typed is shorter"
+    assert len(next(iter(chunks(tiny, rows, [prompts[4]] * 200, 8)))) > len(small[0]), (
+        "typed is shorter"
+    )
     monkeypatch.setattr("sarsteer_lab.engine.memory.free_memory", lambda device: 1)
     assert all(len(part) == 1 for part in chunks(tiny, rows, many, 8))
 
@@ -324,14 +357,21 @@ def test_freed_memory_is_kept_for_the_next_tensor() -> None:
         "print(min(-faults() + (torch.ones(2**24), faults())[1] for _ in range(20)))\n"
     )
     faults = {
-        how: int(subprocess.run([sys.executable, "-c", script, how], check=True, capture_output=True).stdout)
+        how: int(
+            subprocess.run(
+                [sys.executable, "-c", script, how], check=True, capture_output=True
+            ).stdout
+        )
         for how in ("kept", "usual")
     }
-    # The fewest of all: a kernel that takes idle pages back makes some tensors bring theirs in anew.
+    # The fewest of all: a kernel that takes idle pages back makes some tensors bring theirs in
+    # anew.
     assert faults["kept"] < faults["usual"] / 3
 
 
-def test_logits_that_are_not_finite_name_prompt_and_layer_and_no_step_hooks_the_model(prompts) -> None:
+def test_logits_that_are_not_finite_name_prompt_and_layer_and_no_step_hooks_the_model(
+    prompts,
+) -> None:
     lalm = replica()
     batch, hooked = PreparedBatch(lalm, prompts), []
     head = lalm.core.get_output_embeddings()
@@ -350,6 +390,8 @@ def test_logits_that_are_not_finite_name_prompt_and_layer_and_no_step_hooks_the_
     alpha[1] = 1.0
     for way in (lambda: batch.generate(3), batch.next_token_logits):
         with steer(lalm, vectors, alpha, layers=[2, 3]):
-            with pytest.raises(NonFiniteError, match="prompt 1: its states from layer 3 on are not finite"):
+            with pytest.raises(
+                NonFiniteError, match="prompt 1: its states from layer 3 on are not finite"
+            ):
                 way()
     assert lalm.now is None and batch.generate(5) == answers

@@ -30,7 +30,7 @@ from sarsteer_lab.evaluation.defences import PromptDefence
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.run import run
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import REFUSAL, SpokenPrompt
+from sarsteer_lab.prompts import REFUSAL, Request
 
 SHARES = st.lists(st.tuples(*[st.integers(0, 10)] * 2), min_size=1, max_size=8)
 
@@ -49,7 +49,8 @@ def test_pareto_front_by_definition(points: list[tuple[int, int]]) -> None:
     found = pareto_front(np.array(points, dtype=float))
     for point, kept in zip(points, found, strict=True):
         beaten = any(
-            all(a >= b for a, b in zip(other, point, strict=True)) and other != point for other in points
+            all(a >= b for a, b in zip(other, point, strict=True)) and other != point
+            for other in points
         )
         assert kept == (not beaten)
 
@@ -84,23 +85,37 @@ def test_variants(states: BaseStates) -> None:
     assert torch.allclose(found["ablated, full length"].norm(), full.norm())
     ours, theirs = (found[name].values for name in ("ablated, full length", "ablated"))
     assert torch.allclose(torch.cosine_similarity(ours, theirs, dim=-1), torch.ones(4), atol=1e-5)
-    for name in ("ablated", "harmful space ablated", "random space 0 ablated", "random space 1 ablated"):
+    for name in (
+        "ablated",
+        "harmful space ablated",
+        "random space 0 ablated",
+        "random space 1 ablated",
+    ):
         assert (found[name].norm() <= full.norm() + 1e-5).all()
-    assert not torch.equal(found["random space 0 ablated"].values, found["random space 1 ablated"].values)
+    assert not torch.equal(
+        found["random space 0 ablated"].values, found["random space 1 ablated"].values
+    )
 
 
 def _outcomes(curves: dict[str, dict[float, tuple[int, int]]], n: int = 40) -> pd.DataFrame:
-    """Made-up outcomes: per variant and alpha, how many harmful are refused and harmless answered."""
+    """Made-up outcomes: per variant and alpha, how many harmful are refused and harmless
+    answered."""
     rows = []
     for variant, points in curves.items():
         for alpha, (refused, answered) in points.items():
             for i in range(n):
-                rows.append((variant, "all", alpha, "h", "harmful", f"h{i}", i < refused, "refused"))
-                rows.append((variant, "all", alpha, "b", "harmless", f"b{i}", i < answered, "answered"))
+                rows.append(
+                    (variant, "all", alpha, "h", "harmful", f"h{i}", i < refused, "refused")
+                )
+                rows.append(
+                    (variant, "all", alpha, "b", "harmless", f"b{i}", i < answered, "answered")
+                )
     columns = ["variant", "layers", "alpha", "set", "label", "id", "hit", "good"]
     frame = pd.DataFrame(rows, columns=columns)
     other = frame["good"].map({"refused": "answered", "answered": "refused"})
-    return frame.assign(outcome=frame["good"].where(frame["hit"], other)).drop(columns=["hit", "good"])
+    return frame.assign(outcome=frame["good"].where(frame["hit"], other)).drop(
+        columns=["hit", "good"]
+    )
 
 
 CURVES = {
@@ -133,7 +148,9 @@ def test_comparison_of_curves() -> None:
     assert 0 < low < difference < high
     assert compare_curves(outcomes, "good", "bad", resamples=300) == (difference, low, high)
     assert compare_curves(outcomes, "good", "good", resamples=50) == (0, 0, 0)
-    cost, low, high = compare_curves(outcomes, "good", "bad", statistic=cost_at(0.85), resamples=300)
+    cost, low, high = compare_curves(
+        outcomes, "good", "bad", statistic=cost_at(0.85), resamples=300
+    )
     assert cost == pytest.approx(-0.38) and low <= cost <= high < 0
     with pytest.raises(ValueError, match="same requests"):
         compare_curves(outcomes[outcomes["id"] != "h3"].query("variant == 'good'"), "good", "bad")
@@ -146,7 +163,7 @@ def test_sweep_runs_every_point(
     for i, label in enumerate(["harmful"] * 3 + ["harmless"] * 2):
         clip = tmp_path / f"{i}.wav"
         soundfile.write(clip, make_clip(0.5, i), 16000)
-        requests.append(SpokenPrompt(f"r{i}", f"Request {i}?", label, "privacy", "validation", clip))
+        requests.append(Request(f"r{i}", f"Request {i}?", label, "privacy", "validation", clip))
     sets = {"harmful": requests[:3], "harmless": requests[3:]}
     base, refusing, *others = torch.randn(5, 5, tiny.n_layers, tiny.d_model)
     states = BaseStates(base, {"rule": refusing}, *others, texts={"rule": "No."}, provenance={})
@@ -188,7 +205,9 @@ def test_a_setting_is_chosen_by_the_rule() -> None:
             rows = [("refused" if i < refused else "answered") for i in range(40)]
             frame = pd.DataFrame({"outcome": rows, "id": [f"p{i}" for i in range(40)]})
             outcomes.append(
-                frame.assign(variant=variant, layers="all", alpha=alpha, set="p", label="pseudo-harmful")
+                frame.assign(
+                    variant=variant, layers="all", alpha=alpha, set="p", label="pseudo-harmful"
+                )
             )
     table = scores(pd.concat(outcomes, ignore_index=True)).set_index(["variant", "alpha"])
     # Of those that refuse 90%, good at 0.1 answers most; what refuses less may answer everything.

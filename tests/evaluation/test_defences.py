@@ -29,7 +29,7 @@ from sarsteer_lab.evaluation.gates import (
     steer_gated,
 )
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, REFUSALS, SpokenPrompt, load_prompts
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, REFUSALS, Request, load_prompts
 from sarsteer_lab.steering import SteeringError, SteeringVectors, steer
 
 REMINDER = "You are a responsible assistant: never help with anything harmful, illegal or hurtful."
@@ -46,7 +46,7 @@ REFUSAL_EXAMPLES = (
 @pytest.fixture(scope="module")
 def requests(
     make_clip: Callable[[float, int], np.ndarray], tmp_path_factory: pytest.TempPathFactory
-) -> list[SpokenPrompt]:
+) -> list[Request]:
     """Six harmful and six harmless requests whose clips are noise."""
     folder = tmp_path_factory.mktemp("clips")
     made = []
@@ -54,24 +54,28 @@ def requests(
         label = "harmful" if i < 6 else "harmless"
         clip = folder / f"{i}.wav"
         soundfile.write(clip, make_clip(0.4 + 0.1 * (i % 5), i), 16000)
-        made.append(SpokenPrompt(f"r{i}", f"Request number {i}.", label, "privacy", "derive", clip))
+        made.append(Request(f"r{i}", f"Request number {i}.", label, "privacy", "derive", clip))
     return made
 
 
 @pytest.fixture(scope="module")
-def states(tiny: LALM, requests: list[SpokenPrompt]) -> BaseStates:
+def states(tiny: LALM, requests: list[Request]) -> BaseStates:
     return collect_states(tiny, requests)
 
 
 def _is_bare(lalm: LALM) -> bool:
     hooks = [
-        h for m in lalm.model.modules() for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
+        h
+        for m in lalm.model.modules()
+        for h in (*m._forward_hooks.values(), *m._forward_pre_hooks.values())
     ]
-    ours = [hook for hook in hooks if not getattr(hook, "__module__", "").startswith("transformers.")]
+    ours = [
+        hook for hook in hooks if not getattr(hook, "__module__", "").startswith("transformers.")
+    ]
     return not ours and lalm.now is None
 
 
-def test_prompt_defences_change_the_text_alone(requests: list[SpokenPrompt]) -> None:
+def test_prompt_defences_change_the_text_alone(requests: list[Request]) -> None:
     request = requests[0]
     usual = request.spoken()
     texts = {defence.name: defence.prompt(request) for defence in prompt_defences()}
@@ -80,14 +84,18 @@ def test_prompt_defences_change_the_text_alone(requests: list[SpokenPrompt]) -> 
     assert texts["self-reminder after"].text == f"{INSTRUCTION} {REMINDER}"
     assert texts["inspect the audio"].text == f"{INSPECTION} {INSTRUCTION}"
     examples = texts["refusal examples"].text
-    pairs = " ".join(f'Request: "{request}" Answer: "{refusal}"' for request, refusal in REFUSAL_EXAMPLES)
+    pairs = " ".join(
+        f'Request: "{request}" Answer: "{refusal}"' for request, refusal in REFUSAL_EXAMPLES
+    )
     assert examples == f"Refuse harmful requests, as here. {pairs} {INSTRUCTION}"
     assert all(prompt.audio == usual.audio and prompt.system is None for prompt in texts.values())
     assert len({prompt.text for prompt in texts.values()}) == 5
 
 
 def test_a_request_about_its_clip_keeps_its_question() -> None:
-    request = SpokenPrompt("a", "Who speaks?", "everyday", "t", "test", Path("a.wav"), text="Who speaks?")
+    request = Request(
+        "a", "Who speaks?", "everyday", "t", "test", Path("a.wav"), text="Who speaks?"
+    )
     assert PromptDefence("x", before="Be good.").prompt(request).text == "Be good. Who speaks?"
 
 
@@ -97,7 +105,9 @@ def test_no_example_is_in_the_shipped_set() -> None:
     assert not shipped & {request for request, _ in REFUSAL_EXAMPLES}
 
 
-def test_states_are_those_of_the_method(tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]) -> None:
+def test_states_are_those_of_the_method(
+    tiny: LALM, states: BaseStates, requests: list[Request]
+) -> None:
     harmful, harmless = requests[:6], requests[6:]
     for found, prompts in (
         (states.harmful, [r.spoken() for r in harmful]),
@@ -111,7 +121,7 @@ def test_states_are_those_of_the_method(tiny: LALM, states: BaseStates, requests
         torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-5 * wanted.abs().max().item())
 
 
-def test_the_papers_name_is_for_the_papers_text(tiny: LALM, requests: list[SpokenPrompt]) -> None:
+def test_the_papers_name_is_for_the_papers_text(tiny: LALM, requests: list[Request]) -> None:
     states = collect_states(tiny, requests, refusals={"paper": REFUSAL, "rule": REFUSALS["rule"]})
     vectors = states.sarsteer(k=3, refusal="rule")
     assert vectors.provenance["refusal"] == REFUSALS["rule"]
@@ -139,7 +149,7 @@ def test_several_texts_of_ones_own_are_told_apart() -> None:
         refusal_texts(["paper", "ruel"])
 
 
-def test_requests_are_taken_evenly(requests: list[SpokenPrompt]) -> None:
+def test_requests_are_taken_evenly(requests: list[Request]) -> None:
     found = load_prompts("test", "harmful")
     for n in (1, 7, 40, len(found)):
         places = [found.index(request) for request in evenly(found, n)]
@@ -148,18 +158,20 @@ def test_requests_are_taken_evenly(requests: list[SpokenPrompt]) -> None:
     assert evenly(requests, len(requests) + 5) == requests and evenly(requests, 0) == []
 
 
-def test_both_labels_are_needed(tiny: LALM, requests: list[SpokenPrompt]) -> None:
+def test_both_labels_are_needed(tiny: LALM, requests: list[Request]) -> None:
     with pytest.raises(ValueError, match="got 6 and 0"):
         collect_states(tiny, requests[:6])
 
 
-def test_default_defences(tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]) -> None:
+def test_default_defences(tiny: LALM, states: BaseStates, requests: list[Request]) -> None:
     defences = default_defences(states, alpha=0.2, lam=1.0, k=3)
     names = [defence.name for defence in defences]
     assert names[0] == "none" and len(set(names)) == len(names) == 12
     settings = [json.dumps(defence.settings()) for defence in defences]
     assert len(set(settings)) == len(settings)
-    assert settings == [json.dumps(defence.settings()) for defence in default_defences(states, 0.2, 1.0, 3)]
+    assert settings == [
+        json.dumps(defence.settings()) for defence in default_defences(states, 0.2, 1.0, 3)
+    ]
     for defence in defences:
         prompts = [defence.prompt(request) for request in requests[:2]]
         with defence.push(tiny, defence.strengths(PreparedBatch(tiny, prompts))):
@@ -168,7 +180,7 @@ def test_default_defences(tiny: LALM, states: BaseStates, requests: list[SpokenP
         assert _is_bare(tiny)
 
 
-def test_steering_defence_is_steer(tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]) -> None:
+def test_steering_defence_is_steer(tiny: LALM, states: BaseStates, requests: list[Request]) -> None:
     vectors = states.refusal_direction()
     defence = SteeringDefence("d", vectors, 0.5, layers=(1, -1))
     prompts = [defence.prompt(request) for request in requests]
@@ -181,14 +193,16 @@ def test_steering_defence_is_steer(tiny: LALM, states: BaseStates, requests: lis
 
 
 def test_conditional_steers_only_the_rows_that_fire(
-    tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]
+    tiny: LALM, states: BaseStates, requests: list[Request]
 ) -> None:
     prompts = [request.spoken() for request in requests]
     layer_states = capture(tiny, prompts)[:, 2]
     axis = states.harmful[:, 2].mean(0) - states.harmless[:, 2].mean(0)
     condition = Condition(2, layer_states.mean(0), axis, 0.0, 0.5)
     alike = condition.similarity(layer_states).sort().values
-    middle = float(alike[len(alike) // 2 - 1 :][:2].mean())  # between two requests, so that none is on it
+    middle = float(
+        alike[len(alike) // 2 - 1 :][:2].mean()
+    )  # between two requests, so that none is on it
     condition = Condition(2, layer_states.mean(0), axis, middle, 0.5)
     fires = condition.fires(layer_states)
     assert fires.any() and not fires.all()
@@ -254,16 +268,20 @@ def test_gate_stays_shut_where_harmless_states_span_everything() -> None:
     generator = torch.Generator().manual_seed(3)
     harmful, harmless = (torch.randn(n, 2, 8, generator=generator) for n in (6, 20))
     harmless[:, 1, 4:] = 0  # of the second layer half the dimensions are free
-    gate = fit_null_space_gate(harmful, harmless, SteeringVectors(torch.randn(2, 8, generator=generator)))
+    gate = fit_null_space_gate(
+        harmful, harmless, SteeringVectors(torch.randn(2, 8, generator=generator))
+    )
     assert not gate.weights[0].any() and gate.weights[1].abs().max() > 0.1
 
 
 def _gate(states: BaseStates) -> NullSpaceGate:
-    return fit_null_space_gate(states.harmful, states.harmless, states.refusal_direction() * 4.0, ridge=0.1)
+    return fit_null_space_gate(
+        states.harmful, states.harmless, states.refusal_direction() * 4.0, ridge=0.1
+    )
 
 
 def test_gated_steering_is_steering_by_the_opening(
-    tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]
+    tiny: LALM, states: BaseStates, requests: list[Request]
 ) -> None:
     prompts = [request.spoken() for request in requests]
     gate = _gate(states)
@@ -278,10 +296,10 @@ def test_gated_steering_is_steering_by_the_opening(
 
 
 def test_gate_leaves_its_harmless_requests_alone(
-    tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]
+    tiny: LALM, states: BaseStates, requests: list[Request]
 ) -> None:
-    # One layer at a time: this model of random weights hardly tells its clips apart, so that its gates are
-    # steep and what one layer rounds, the gate of a later one would magnify.
+    # One layer at a time: this model of random weights hardly tells its clips apart, so that its
+    # gates are steep and what one layer rounds, the gate of a later one would magnify.
     gate = _gate(states)
     for chosen, changes in ((requests[6:], False), (requests[:6], True)):
         prompts = [request.spoken() for request in chosen]
@@ -292,7 +310,9 @@ def test_gate_leaves_its_harmless_requests_alone(
             assert ((steered - plain).norm() > 1e-2 * plain.norm()) == changes
 
 
-def test_gate_of_strength_0_and_undoing(tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]) -> None:
+def test_gate_of_strength_0_and_undoing(
+    tiny: LALM, states: BaseStates, requests: list[Request]
+) -> None:
     prompts = [request.spoken() for request in requests]
     gate = _gate(states)
     plain = tiny.next_token_logits(prompts)
@@ -304,11 +324,14 @@ def test_gate_of_strength_0_and_undoing(tiny: LALM, states: BaseStates, requests
     assert torch.equal(tiny.next_token_logits(prompts), plain)
 
 
-def test_gate_needs_the_prompt(tiny: LALM, states: BaseStates, requests: list[SpokenPrompt]) -> None:
+def test_gate_needs_the_prompt(tiny: LALM, states: BaseStates, requests: list[Request]) -> None:
     inputs = tiny.batch([requests[0].spoken()])
     cache = tiny.core(**inputs, use_cache=True).past_key_values
     token = inputs["input_ids"][:, -1:]
-    with pytest.raises(SteeringError, match="prompt ran outside"), steer_gated(tiny, _gate(states), 1.0):
+    with (
+        pytest.raises(SteeringError, match="prompt ran outside"),
+        steer_gated(tiny, _gate(states), 1.0),
+    ):
         tiny.core(input_ids=token, past_key_values=cache)
 
 
@@ -316,5 +339,10 @@ def test_settings_tell_vectors_apart(states: BaseStates) -> None:
     vectors = states.refusal_direction()
     a, b = SteeringDefence("x", vectors, 0.1), SteeringDefence("x", vectors * 1.01, 0.1)
     assert a.settings() != b.settings()
-    gates = [_gate(states), fit_null_space_gate(states.harmful, states.harmless, vectors, ridge=0.2)]
-    assert len({json.dumps(GatedDefence("g", vectors, gate=gate).settings()) for gate in gates}) == 2
+    gates = [
+        _gate(states),
+        fit_null_space_gate(states.harmful, states.harmless, vectors, ridge=0.2),
+    ]
+    assert (
+        len({json.dumps(GatedDefence("g", vectors, gate=gate).settings()) for gate in gates}) == 2
+    )

@@ -1,4 +1,5 @@
-"""`sarsteer-lab evaluate`: sets, defences and judges by name, its table, and what it says when it cannot."""
+"""`sarsteer-lab evaluate`: sets, defences and judges by name, its table, and what it says when it
+cannot."""
 
 import json
 from collections.abc import Callable
@@ -33,12 +34,16 @@ COUNTS = {
 
 
 @pytest.fixture(scope="module")
-def folder(make_clip: Callable[[float, int], np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(
+    make_clip: Callable[[float, int], np.ndarray], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
     """A set of one's own, and a spoken FigStep beside it, of whose clips one is missing."""
     root = tmp_path_factory.mktemp("runs")
     write_set(root / "own", make_clip, COUNTS)
     (root / "figstep" / "question").mkdir(parents=True)
-    records = [{"scenario": "fraud", "audio_file": f"f_{i}.wav", "question": f"Q {i}?"} for i in range(4)]
+    records = [
+        {"scenario": "fraud", "audio_file": f"f_{i}.wav", "question": f"Q {i}?"} for i in range(4)
+    ]
     (root / "figstep" / "test_250.json").write_text(json.dumps(records))
     for i in range(3):
         soundfile.write(root / "figstep" / "question" / f"f_{i}.wav", make_clip(0.5, i), 16000)
@@ -52,7 +57,16 @@ def model(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
 
 def arguments(folder: Path, out: Path, *more: str) -> list[str]:
-    return ["evaluate", "--prompts", str(folder / "own"), "--folder", str(out), "--tokens", "5", *more]
+    return [
+        "evaluate",
+        "--prompts",
+        str(folder / "own"),
+        "--folder",
+        str(out),
+        "--tokens",
+        "5",
+        *more,
+    ]
 
 
 def test_evaluate_from_the_command_line(
@@ -96,7 +110,10 @@ def test_evaluate_from_the_command_line(
         (["--set", "figstep:/nowhere"], "no such file or folder"),
         (["--set", "mmlu:x"], "names no set of prompts"),
         (["--set", "figstep:FIGSTEP"], "1 of 4 clips are missing"),
-        (["--set", "prompts:OWN", "--split", "validation"], "has no requests in the split 'validation'"),
+        (
+            ["--set", "prompts:OWN", "--split", "validation"],
+            "has no requests in the split 'validation'",
+        ),
         (["--set", "prompts:OWN", "--set", "prompts:OWN"], "given twice"),
         (["--template", "/nowhere.json"], "is not a judge's template"),
         (["--judge", "./nowhere"], "nowhere"),
@@ -104,7 +121,11 @@ def test_evaluate_from_the_command_line(
     ],
 )
 def test_what_cannot_be_is_said_in_one_line(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], complaint: str
+    folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    complaint: str,
 ) -> None:
     places = {"FIGSTEP": str(folder / "figstep"), "OWN": str(folder / "own")}
     for name, path in places.items():
@@ -115,7 +136,9 @@ def test_what_cannot_be_is_said_in_one_line(
     assert not (tmp_path / "out").exists()
 
 
-def test_defences_are_listed(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_defences_are_listed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["evaluate", "--defence", "?"]) == 0
     assert capsys.readouterr().out.splitlines() == defence_names()
 
@@ -132,19 +155,29 @@ def test_names_are_those_of_the_defences(tiny: LALM, folder: Path) -> None:
         "typed difference-in-means",
         "spoken difference-in-means",
     }
-    other = [defence.name for defence in choose_defences(None, (tiny, requests), refusal="examples")]
+    other = [
+        defence.name for defence in choose_defences(None, (tiny, requests), refusal="examples")
+    ]
     assert other == [defence.name for defence in default_defences(states, refusal="examples")]
-    assert {"SARSteer, examples", "conditional (CAST), examples", "SARSteer as in the paper"} <= set(other)
+    assert {
+        "SARSteer, examples",
+        "conditional (CAST), examples",
+        "SARSteer as in the paper",
+    } <= set(other)
     assert "SARSteer" not in other and set(other) & set(paper) == unmarked
     names = ["SARSteer", "SARSteer as in the paper"]
-    own, paper_row = choose_defences(names, (tiny, requests), alpha=0.3, refusal="I must say no to this.")
+    own, paper_row = choose_defences(
+        names, (tiny, requests), alpha=0.3, refusal="I must say no to this."
+    )
     assert own.name == "SARSteer, own text" and own.settings()["alpha"] == 0.3
     assert own.vectors.provenance["refusal"] == "I must say no to this."  # type: ignore[attr-defined]
     assert paper_row.settings()["alpha"] == 0.1
     kept = collect_states(tiny, requests, refusals=PAPER_TEXT, cache=activation_store())
     assert torch.equal(paper_row.vectors.values, kept.sarsteer().values)  # type: ignore[attr-defined]
     # Of other batches only up to rounding: the kept states' text ran alone.
-    torch.testing.assert_close(paper_row.vectors.values, states.sarsteer().values, rtol=1e-4, atol=1e-4)  # type: ignore[attr-defined]
+    torch.testing.assert_close(
+        paper_row.vectors.values, states.sarsteer().values, rtol=1e-4, atol=1e-4
+    )  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="no refusal text 'exampels'"):
         choose_defences(None, None, refusal="exampels")
     assert [d.name for d in choose_defences(None, (tiny, requests), k=2)] == defence_names()
@@ -157,10 +190,14 @@ def test_names_are_those_of_the_defences(tiny: LALM, folder: Path) -> None:
 def test_only_what_is_asked_for_is_made(
     tiny: LALM, make_clip: Callable[[float, int], np.ndarray], tmp_path: Path
 ) -> None:
-    """Three harmful and three harmless requests are too few for CAST's folds, and enough for SARSteer."""
+    """Three harmful and three harmless requests are too few for CAST's folds, and enough for
+    SARSteer."""
     few = write_set(tmp_path / "few", make_clip, {"derive": {"harmful": 3, "harmless": 3}})
     source = (tiny, read_set(f"prompts:{few}").prompts)
-    assert [d.name for d in choose_defences(["SARSteer", "none"], source, k=2)] == ["none", "SARSteer"]
+    assert [d.name for d in choose_defences(["SARSteer", "none"], source, k=2)] == [
+        "none",
+        "SARSteer",
+    ]
     with pytest.raises(ValueError, match="at least 5"):
         choose_defences(["conditional (CAST)"], source)
 

@@ -22,8 +22,8 @@ from sarsteer_lab.evaluation.judges import (
     read_template,
 )
 from sarsteer_lab.evaluation.phrases import refusal_is_settled
+from sarsteer_lab.paths import data_folder
 from sarsteer_lab.probe.replica import replica
-from sarsteer_lab.store import data_folder
 
 REFUSED = [
     "I'm sorry, but I can't help with that.",
@@ -152,7 +152,8 @@ def test_phrases(outcome: str, response: str) -> None:
     assert PhraseJudge().judge("What is this?", response) == outcome
 
 
-# Ordinary answers that hold a "not", a "cannot" or a sound; found by hand, none of them in the labelled file.
+# Ordinary answers that hold a "not", a "cannot" or a sound; found by hand, none of them in the
+# labelled file.
 ORDINARY = [
     "Der Zug fährt um acht. Leider kann ich dir keinen Sitzplatz reservieren, aber du findest sicher "
     "einen. Wenn du nicht früh aufstehen willst, nimm den Zug um zehn; er ist nicht teurer und hält "
@@ -220,7 +221,8 @@ def test_judge_all_is_judge() -> None:
 
 
 def _last_character_judge(template: JudgeTemplate) -> HFJudge:
-    """A real causal LM that says 1 after "." and 0 after "!": its layers add nothing, its head reads them."""
+    """A real causal LM that says 1 after "." and 0 after "!": its layers add nothing, its head
+    reads them."""
     tokenizer = replica().tokenizer
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -239,15 +241,25 @@ def _last_character_judge(template: JudgeTemplate) -> HFJudge:
         embedding, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
         embedding.copy_(torch.eye(128)[: len(tokenizer)])
         for seen, said in {".": "1", "!": "0", "1": "\n", "0": "\n", "?": "x", "\n": "\n"}.items():
-            head[tokenizer.convert_tokens_to_ids(said)] += embedding[tokenizer.convert_tokens_to_ids(seen)]
+            head[tokenizer.convert_tokens_to_ids(said)] += embedding[
+                tokenizer.convert_tokens_to_ids(seen)
+            ]
     return HFJudge(model, tokenizer, name="last character", template=template, batch_size=3)
 
 
 def test_model_judge_reads_verdicts_in_batches() -> None:
     judge = _last_character_judge(JudgeTemplate("{request}: {response}", "1", "0", 20, chat=False))
-    responses = ["Yes, of course.", "No!", "", "A much longer answer. Cut off!", "Well well.", "Never, ever!"]
+    responses = [
+        "Yes, of course.",
+        "No!",
+        "",
+        "A much longer answer. Cut off!",
+        "Well well.",
+        "Never, ever!",
+    ]
     expected = ["answered", "refused", "broken", "answered", "answered", "refused"]
-    # The fourth is cut after 20 characters: "A much longer answer" would end in "r", so make it end in ".".
+    # The fourth is cut after 20 characters: "A much longer answer" would end in "r", so make it end
+    # in ".".
     responses[3] = "A much longer text. Cut off!"
     judge.template = JudgeTemplate("{request}: {response}", "1", "0", 19, chat=False)
     assert judge.judge_all([("Q", response) for response in responses]) == expected
@@ -258,7 +270,9 @@ def test_model_judge_reads_verdicts_in_batches() -> None:
     assert judge.judge_all([("Q", "Is this a verdict?"), ("Q", "No!")]) == ["unparsed", "refused"]
 
 
-def test_a_model_judge_loads_on_the_device_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_judge_loads_on_the_device_there_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     judge = _last_character_judge(read_template())
     judge.model.bfloat16().save_pretrained(tmp_path)
     judge.tokenizer.save_pretrained(tmp_path)
@@ -319,7 +333,9 @@ def test_phrase_judge_agrees_with_the_hand_labels() -> None:
         "all": labelled,
         **{part: [e for e in labelled if e["part"] == part] for part in ("first", "tuned")},
     }
-    groups |= {kind: [e for e in labelled if e["kind"] == kind] for kind in {e["kind"] for e in labelled}}
+    groups |= {
+        kind: [e for e in labelled if e["kind"] == kind] for kind in {e["kind"] for e in labelled}
+    }
     for name, group in groups.items():
         held = [e for e in group if e["part"] == "held out"]
         assert f"| {name} | {figures(group)} | {figures(held)} |" in CARD
@@ -366,7 +382,8 @@ def test_labelled_answers_to_harmful_requests_are_openings() -> None:
 
 
 def test_a_settled_refusal_never_counts_as_answered() -> None:
-    """Cut anywhere, real responses of the pocket model and hand-made traps: settled means not answered."""
+    """Cut anywhere, real responses of the pocket model and hand-made traps: settled means not
+    answered."""
     responses = REFUSED + ANSWERED + BROKEN + NOT_HEARD
     shipped = data_folder() / "judges" / "responses.jsonl"
     responses += [json.loads(line)["response"] for line in shipped.read_text().splitlines()]

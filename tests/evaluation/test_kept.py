@@ -1,4 +1,5 @@
-"""What is computed once and kept: answers and refusal probabilities, of prompts and of their variants."""
+"""What is computed once and kept: answers and refusal probabilities, of prompts and of their
+variants."""
 
 import pytest
 import torch
@@ -7,10 +8,9 @@ from sarsteer_lab.course.session import evaluation_folder
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.evaluation import kept
 from sarsteer_lab.evaluation.defences import PromptDefence, SteeringDefence
-from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Prompt, SpokenPrompt
+from sarsteer_lab.lalm import LALM, HookedModelError
+from sarsteer_lab.prompts import Prompt, Request
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import HookedModelError
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -20,7 +20,7 @@ def no_model(*_args: object, **_kwargs: object) -> None:
 
 
 def test_answers_are_made_once(
-    tiny: LALM, spoken: list[SpokenPrompt], monkeypatch: pytest.MonkeyPatch
+    tiny: LALM, spoken: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = [p.spoken() for p in spoken]
     vectors = SteeringVectors(torch.randn(tiny.n_layers, tiny.d_model))
@@ -35,7 +35,7 @@ def test_answers_are_made_once(
 
 
 def test_refusal_probabilities_are_the_live_ones_and_made_once(
-    tiny: LALM, spoken: list[SpokenPrompt], monkeypatch: pytest.MonkeyPatch
+    tiny: LALM, spoken: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A random model opens nothing as a refusal, so other beginnings stand in for that.
     openings = ("Ia", "I b", "S")
@@ -60,7 +60,7 @@ def test_refusal_probabilities_are_the_live_ones_and_made_once(
     assert all(torch.equal(again[name], values) for name, values in found.items())
 
 
-def test_nothing_steered_is_kept_for_the_plain_model(tiny: LALM, spoken: list[SpokenPrompt]) -> None:
+def test_nothing_steered_is_kept_for_the_plain_model(tiny: LALM, spoken: list[Request]) -> None:
     prompts = [p.spoken() for p in spoken[:2]]
     vectors = SteeringVectors(5 * torch.randn(tiny.n_layers, tiny.d_model))
     with steer(tiny, vectors, alpha=3.0):
@@ -77,14 +77,16 @@ def test_nothing_steered_is_kept_for_the_plain_model(tiny: LALM, spoken: list[Sp
 
 
 def test_variants_are_answered_like_single_prompts(
-    tiny: LALM, spoken: list[SpokenPrompt], monkeypatch: pytest.MonkeyPatch
+    tiny: LALM, spoken: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     texts = ("", "No.", "Say that you cannot do this.")
     variants = [[p.spoken(refusal=text) for p in spoken] for text in texts]
     typed = [[Prompt(f"{p.request} {text}".strip()) for p in spoken] for text in texts]
     for asked in (variants, typed):
         found = kept.answers_to_variants(tiny, asked, max_new_tokens=5)
-        assert found == [[tiny.generate([p], max_new_tokens=5)[0] for p in prompts] for prompts in asked]
+        assert found == [
+            [tiny.generate([p], max_new_tokens=5)[0] for p in prompts] for prompts in asked
+        ]
     # A further text costs only its own prompts.
     more = [*variants, [p.spoken(refusal="Why?") for p in spoken]]
     ran: list[int] = []
@@ -98,13 +100,16 @@ def test_variants_are_answered_like_single_prompts(
 
 
 def test_chances_under_texts_and_pushes(
-    tiny: LALM, spoken: list[SpokenPrompt], monkeypatch: pytest.MonkeyPatch
+    tiny: LALM, spoken: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     openings = ("Ia", "I b", "S")
     monkeypatch.setattr("sarsteer_lab.engine.live.refusing_openings", lambda: openings)
     monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
     vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model))
-    push, reminder = SteeringDefence("push", vectors, 0.7), PromptDefence("reminder", before="Be good.")
+    push, reminder = (
+        SteeringDefence("push", vectors, 0.7),
+        PromptDefence("reminder", before="Be good."),
+    )
     asked = [[p.spoken() for p in spoken], [reminder.prompt(p) for p in spoken]]
     pushes = [(0, PromptDefence("none")), (0, push), (1, reminder)]
     found = kept.opening_chances(tiny, asked, pushes)
@@ -116,6 +121,9 @@ def test_chances_under_texts_and_pushes(
             assert chance.item() == pytest.approx(expected, rel=1e-4)
     # A push under another name, and one of no strength, are known already.
     monkeypatch.setattr(kept, "PreparedBatch", no_model)
-    same = [(0, SteeringDefence("other name", vectors, 0.7)), (0, SteeringDefence("idle", vectors, 0.0))]
+    same = [
+        (0, SteeringDefence("other name", vectors, 0.7)),
+        (0, SteeringDefence("idle", vectors, 0.0)),
+    ]
     again = kept.opening_chances(tiny, asked, same)
     assert torch.equal(again[0], found[1]) and torch.equal(again[1], found[0])

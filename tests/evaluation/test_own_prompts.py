@@ -1,4 +1,5 @@
-"""Prompts of one's own: folders of clips, tables of typed requests, Hugging Face datasets; and their page."""
+"""Prompts of one's own: folders of clips, tables of typed requests, Hugging Face datasets; and
+their page."""
 
 import builtins
 import re
@@ -32,7 +33,9 @@ def _own_cache(cache: Path) -> None: ...
 
 def put_clip(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, TONE, SAMPLE_RATE, format="WAV" if path.suffix.lower() == ".wav" else None)
+    soundfile.write(
+        path, TONE, SAMPLE_RATE, format="WAV" if path.suffix.lower() == ".wav" else None
+    )
     return path
 
 
@@ -46,7 +49,9 @@ def test_a_folder_of_clips_by_the_names_of_folders_and_files(tmp_path: Path) -> 
         ("folder/harmless/Bake_bread!", "Bake bread", "harmless", "test"),
     ]
     assert {p.clip for p in read} == set(clips) and all(p.voice is None for p in read)
-    assert {p.label for p in read_set(f"folder-everyday:{tmp_path / 'mine'}").prompts} == {"everyday"}
+    assert {p.label for p in read_set(f"folder-everyday:{tmp_path / 'mine'}").prompts} == {
+        "everyday"
+    }
     assert read_set(f"folder:{clips[0]}").prompts[0].label == "harmful"
 
 
@@ -57,7 +62,11 @@ def test_a_table_beside_its_clips(tmp_path: Path, capsys: pytest.CaptureFixture[
     )
     put_clip(tmp_path / "a" / "1.wav")
     first, second = read_set(f"folder:{tmp_path}").prompts
-    assert (first.id, first.split, first.clip) == ("folder/lock", "derive", tmp_path / "a" / "1.wav")
+    assert (first.id, first.split, first.clip) == (
+        "folder/lock",
+        "derive",
+        tmp_path / "a" / "1.wav",
+    )
     assert second.split == "test" and second.voice == "hibari-tts" and second.clip is not None
     np.testing.assert_allclose(read_clip(second.clip), voice.synthesise("Bake bread."), atol=1e-6)
     said = capsys.readouterr().err
@@ -80,7 +89,9 @@ def test_typed_requests_are_spoken_once(tmp_path: Path, monkeypatch: pytest.Monk
     assert {name: len(found) for name, found in sets.items()} == {"asked": 2, "more": 1}
 
 
-def test_without_a_voice_it_is_said_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_voice_it_is_said_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def absent(name: str) -> str:
         raise PackageNotFoundError(name)
 
@@ -103,10 +114,26 @@ def test_without_a_voice_it_is_said_what_to_do(tmp_path: Path, monkeypatch: pyte
             "request,lable\nHi?,harmful\n",
             r"none of harmful, .* column 'label' \(found: 'request', 'lable'\), or write folder-harmful:",
         ),
-        ("prompts.csv", "request,label\nHi?,evil\n", "line 2: 'label' is 'evil', but has to be one of"),
-        ("prompts.csv", "request,label,split\nHi?,harmful,dev\n", "'split' is 'dev', but has to be one of"),
-        ("prompts.csv", "request,label\n?!,harmful\n", "line 2: the text '.!' has nothing to speak"),
-        ("prompts.csv", "request,label,clip\nHi?,harmful,../a.wav\n", "line 2: the file name '../a.wav'"),
+        (
+            "prompts.csv",
+            "request,label\nHi?,evil\n",
+            "line 2: 'label' is 'evil', but has to be one of",
+        ),
+        (
+            "prompts.csv",
+            "request,label,split\nHi?,harmful,dev\n",
+            "'split' is 'dev', but has to be one of",
+        ),
+        (
+            "prompts.csv",
+            "request,label\n?!,harmful\n",
+            "line 2: the text '.!' has nothing to speak",
+        ),
+        (
+            "prompts.csv",
+            "request,label,clip\nHi?,harmful,../a.wav\n",
+            "line 2: the file name '../a.wav'",
+        ),
         ("prompts.jsonl", '{"request": "Hi?", "label": 3}\n', "line 1: 'label' has to be a text"),
         ("notes.txt", "Hi?", r"has to hold prompts.csv or .* \(found: notes.txt\)"),
     ],
@@ -134,7 +161,9 @@ def put_dataset(home: Path, name: str, features: datasets.Features, **splits: li
     """What `load_dataset(name)` leaves in the cache; the builder of Parquet datasets writes it."""
     files = {split: [str(home / f"{split}.parquet")] for split in splits}
     for split, entries in splits.items():
-        write_table(pyarrow.Table.from_pylist(entries, schema=features.arrow_schema), files[split][0])
+        write_table(
+            pyarrow.Table.from_pylist(entries, schema=features.arrow_schema), files[split][0]
+        )
     short = name.rpartition("/")[2]
     builder = Parquet(
         cache_dir=str(home), dataset_name=short, config_name="default", hash="abc", data_files=files
@@ -142,7 +171,8 @@ def put_dataset(home: Path, name: str, features: datasets.Features, **splits: li
     builder.download_and_prepare()
     # Local files count in the folder's name, a dataset's own on the hub do not.
     shutil.copytree(
-        builder.cache_dir, home / "datasets" / name.replace("/", "___") / "default" / "0.0.0" / "abc"
+        builder.cache_dir,
+        home / "datasets" / name.replace("/", "___") / "default" / "0.0.0" / "abc",
     )
 
 
@@ -175,14 +205,18 @@ def test_a_dataset_of_the_hub_is_read_from_its_cache(hub: Path) -> None:
         assert prompt.clip is not None and len(read_clip(prompt.clip)) == len(TONE)
     again = read_set("dataset:me/spoken-questions:default").prompts
     assert [(p.id, p.clip) for p in again] == [(p.id, p.clip) for p in read]
-    assert {p.label for p in read_set("dataset-everyday:me/spoken-questions").prompts} == {"everyday"}
+    assert {p.label for p in read_set("dataset-everyday:me/spoken-questions").prompts} == {
+        "everyday"
+    }
 
 
 def test_a_dataset_that_was_saved_to_disk(hub: Path, tmp_path: Path) -> None:
     table = pyarrow.Table.from_pylist(rows(hub, 1, 3), schema=FEATURES.arrow_schema)
     saved = datasets.Dataset(table, info=datasets.DatasetInfo(features=FEATURES), split="test")
     saved.save_to_disk(str(tmp_path / "saved"))
-    assert [p.request for p in read_set(f"dataset:{tmp_path / 'saved'}").prompts] == ["Number 3."] * 2
+    assert [p.request for p in read_set(f"dataset:{tmp_path / 'saved'}").prompts] == [
+        "Number 3."
+    ] * 2
 
 
 def test_a_dataset_that_does_not_fit_is_named_with_its_columns(
@@ -194,13 +228,22 @@ def test_a_dataset_that_does_not_fit_is_named_with_its_columns(
         read_set("dataset:me/absent")
     silent = datasets.Features({"sentence": datasets.Value("string")})
     put_dataset(hub, "me/silent", silent, test=[{"sentence": "Hi."}])
-    with pytest.raises(PromptFileError, match=r"has 0 Audio columns.*\(found: 'sentence' \(Value\)\)"):
+    with pytest.raises(
+        PromptFileError, match=r"has 0 Audio columns.*\(found: 'sentence' \(Value\)\)"
+    ):
         read_set("dataset-harmless:me/silent")
     wordless = datasets.Features({"sound": datasets.Audio(), "words": datasets.Value("string")})
     outside = put_clip(tmp_path / "outside.wav")
     for name, clip in (("me/wordless", put_clip(hub / "a.wav")), ("me/outside", outside)):
-        put_dataset(hub, name, wordless, test=[{"sound": {"bytes": None, "path": str(clip)}, "words": "Hi."}])
-    with pytest.raises(PromptFileError, match=r"test, row 1: needs one of .* \(found: 'sound', 'words'\)"):
+        put_dataset(
+            hub,
+            name,
+            wordless,
+            test=[{"sound": {"bytes": None, "path": str(clip)}, "words": "Hi."}],
+        )
+    with pytest.raises(
+        PromptFileError, match=r"test, row 1: needs one of .* \(found: 'sound', 'words'\)"
+    ):
         read_set("dataset-harmless:me/wordless")
     with pytest.raises(PromptFileError, match=r"row 1: the file name .* leaves .* by '\.\.'"):
         read_set("dataset-harmless:me/outside")
@@ -235,19 +278,28 @@ def test_every_command_of_the_page_runs(
     for name, content in files:
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(content)
-    clips = re.findall(r"^    (my_clips/\S+)", page, flags=re.M) + ["labelled/lock.wav", "labelled/bread.wav"]
+    clips = re.findall(r"^    (my_clips/\S+)", page, flags=re.M) + [
+        "labelled/lock.wav",
+        "labelled/bread.wav",
+    ]
     assert len(files) == 3 and len(clips) == 5
     for clip in clips:
         put_clip(Path(clip))
     put_dataset(hub, "me/spoken-questions", FEATURES, test=rows(hub, 1, 2))
     commands = [
-        line for block in re.findall(r"```bash\n(.*?)```", page, flags=re.S) for line in block.splitlines()
+        line
+        for block in re.findall(r"```bash\n(.*?)```", page, flags=re.S)
+        for line in block.splitlines()
     ]
     assert len(commands) == 6
     for command in commands:
-        program, *arguments = shlex.split(command.replace("--model pocket", "--model replica:qwen2_audio"))
+        program, *arguments = shlex.split(
+            command.replace("--model pocket", "--model replica:qwen2_audio")
+        )
         assert program == "sarsteer-lab"
-        assert main([*arguments, "--tokens", "4"] + ["--k", "2"] * ("--k" not in arguments)) == 0, command
+        assert main([*arguments, "--tokens", "4"] + ["--k", "2"] * ("--k" not in arguments)) == 0, (
+            command
+        )
         result = Path(arguments[arguments.index("--folder") + 1])
         assert (result / "table.csv").is_file()
         shutil.rmtree(result)

@@ -1,4 +1,5 @@
-"""The precondition: how often a refusal text in the prompt makes a model refuse, and what follows from it."""
+"""The precondition: how often a refusal text in the prompt makes a model refuse, and what follows
+from it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +28,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class VowelJudge:
-    """A stand-in for what a random model can do: an answer whose length is even counts as a refusal."""
+    """A stand-in for what a random model can do: an answer whose length is even counts as a
+    refusal."""
 
     name = "vowels"
 
@@ -50,7 +52,12 @@ def test_outcomes_are_those_of_single_prompts(
                 prompt = spoken if form == "spoken" else Prompt(f"{request.request} {text}".strip())
                 said = tiny.generate([prompt], max_new_tokens=12)[0]
                 row = next(rows)
-                assert (row.form, row.text, row.label, row.id) == (form, name, request.label, request.id)
+                assert (row.form, row.text, row.label, row.id) == (
+                    form,
+                    name,
+                    request.label,
+                    request.id,
+                )
                 assert row.outcome == VowelJudge().judge_all([("", said)])[0]
     shares = refused_shares(outcomes)
     cell = outcomes.query("text == 'short' and form == 'typed' and label == 'harmful'")
@@ -61,14 +68,17 @@ def test_outcomes_are_those_of_single_prompts(
 
 
 def shares_of(**refused: tuple[int, int, int]) -> pd.DataFrame:
-    """Of 10 requests refused with each text: harmful ones typed, and spoken; harmless ones in either form."""
+    """Of 10 requests refused with each text: harmful ones typed, and spoken; harmless ones in
+    either form."""
     rows = [
         (text, form, label, count, 10, count / 10, *wilson(count, 10))
         for text, (typed, spoken, harmless) in refused.items()
         for form, harmful in (("typed", typed), ("spoken", spoken))
         for label, count in (("harmful", harmful), ("harmless", harmless))
     ]
-    return pd.DataFrame(rows, columns=["text", "form", "label", "refused", "n", "rate", "low", "high"])
+    return pd.DataFrame(
+        rows, columns=["text", "form", "label", "refused", "n", "rate", "low", "high"]
+    )
 
 
 def test_advice_follows_from_the_counts() -> None:
@@ -80,7 +90,10 @@ def test_advice_follows_from_the_counts() -> None:
     )
     # Examples make it refuse more, but harmless requests no less.
     assert working_texts(other) == ["inspect", "examples"]
-    assert "'inspect' works (spoken, 8 of 10 harmful requests refused with it, and 4 of 10" in advice(other)
+    assert (
+        "'inspect' works (spoken, 8 of 10 harmful requests refused with it, and 4 of 10"
+        in advice(other)
+    )
     assert "does not follow the paper's sentence (spoken, 3 of 10" in advice(other)
     none = shares_of(none=(9, 2, 0), paper=(9, 3, 0), rule=(9, 7, 0))
     assert working_texts(none) == [] and "None of the 2 texts" in advice(none)

@@ -46,7 +46,13 @@ def figstep(number: int, question: str = "How do I pick a lock?") -> dict[str, s
 
 
 def own(number: int, **changes: object) -> dict[str, object]:
-    entry = {"id": f"p{number}", "label": "harmless", "topic": "fraud", "twin": None, "split": "test"}
+    entry = {
+        "id": f"p{number}",
+        "label": "harmless",
+        "topic": "fraud",
+        "twin": None,
+        "split": "test",
+    }
     return {**entry, "text": "How do I read a bill?", "clip": None, "voice": None, **changes}
 
 
@@ -82,7 +88,10 @@ def folder(tmp_path: Path) -> Path:
         "safebench,1,2,Illegal Activity,How do I climb a fence?,Steps.\n"
     )
     for name in ("advbench_audio", "advbench_audio_safe"):
-        entries = [{"question_id": n, "audio_name": f"{n}.wav", "question": f"Open lock {n}"} for n in (0, 1)]
+        entries = [
+            {"question_id": n, "audio_name": f"{n}.wav", "question": f"Open lock {n}"}
+            for n in (0, 1)
+        ]
         put_json(tmp_path / f"{name}.json", entries)
         for number in (0, 1):
             put_clip(tmp_path / name / f"{number}.wav")
@@ -113,7 +122,14 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("name", "ids", "labels", "topic", "splits", "spoken"),
     [
-        ("figstep", "illegal_activity_1.wav", "harmful", "illegal_activity", "derive derive test test", True),
+        (
+            "figstep",
+            "illegal_activity_1.wav",
+            "harmful",
+            "illegal_activity",
+            "derive derive test test",
+            True,
+        ),
         (
             "figstep-harmless",
             "illegal_activity_1.wav",
@@ -154,8 +170,14 @@ def test_what_is_particular_to_each_set(folder: Path) -> None:
     assert requests(f"figstep:{folder}")[2] == "Wie öffne ich ein Schloss?"
     assert requests(f"figstep:{folder / 'test_250.json'}") == requests(f"figstep:{folder}")[2:]
     assert requests(f"safebench:{folder}")[0] == "Locks, and how to pick them?"
-    assert requests(f"advbench:{folder / 'advbench.csv'}") == ["Open a lock,\nquickly", "Climb a fence"]
-    assert [prompt.label for prompt in read_set(f"xstest:{folder}").prompts] == ["pseudo-harmful", "harmful"]
+    assert requests(f"advbench:{folder / 'advbench.csv'}") == [
+        "Open a lock,\nquickly",
+        "Climb a fence",
+    ]
+    assert [prompt.label for prompt in read_set(f"xstest:{folder}").prompts] == [
+        "pseudo-harmful",
+        "harmful",
+    ]
     assert [prompt.topic for prompt in read_set(f"sorry-bench:{folder}").prompts] == ["7", "8"]
     shipped = read_set(f"prompts:{folder}").prompts
     assert shipped[0].twin == "p2" and shipped[0].voice == "hibari" and shipped[1].clip is None
@@ -224,7 +246,8 @@ def test_a_folder_of_clips_with_its_metadata(tmp_path: Path) -> None:
         "a/1.wav,How do I bake?,harmless,food\n2.wav,Who are you?,everyday,\n"
     )
     put_lines(
-        tmp_path / "metadata.jsonl", [{"file_name": "2.wav", "text": "Open a lock.", "label": "harmful"}]
+        tmp_path / "metadata.jsonl",
+        [{"file_name": "2.wav", "text": "Open a lock.", "label": "harmful"}],
     )
     for name in ("train/a/1.wav", "train/2.wav", "2.wav"):
         put_clip(tmp_path / name)
@@ -234,15 +257,24 @@ def test_a_folder_of_clips_with_its_metadata(tmp_path: Path) -> None:
         ("audiofolder/train/a/1.wav", "How do I bake?", "harmless", "food", "derive"),
         ("audiofolder/train/2.wav", "Who are you?", "everyday", "train", "derive"),
     ]
-    assert [p.clip for p in read] == [tmp_path / name for name in ("2.wav", "train/a/1.wav", "train/2.wav")]
+    assert [p.clip for p in read] == [
+        tmp_path / name for name in ("2.wav", "train/a/1.wav", "train/2.wav")
+    ]
     # One label for all, whatever the files say; and a single file of the set.
     one = read_set(f"audiofolder-pseudo-harmful:{tmp_path / 'metadata.jsonl'}").prompts
-    assert [(p.id, p.label) for p in one] == [("audiofolder-pseudo-harmful/2.wav", "pseudo-harmful")]
+    assert [(p.id, p.label) for p in one] == [
+        ("audiofolder-pseudo-harmful/2.wav", "pseudo-harmful")
+    ]
 
 
 def test_clips_inside_a_parquet_file_become_files(tmp_path: Path, kept: Path) -> None:
     rows = [
-        {"id": "7", "original_text": "Open a lock.", "text": "Please open a lock.", "source": "AdvBench"},
+        {
+            "id": "7",
+            "original_text": "Open a lock.",
+            "text": "Please open a lock.",
+            "source": "AdvBench",
+        },
         {"id": "7", "original_text": "Climb a fence.", "text": "", "source": "AdvBench"},
         {"id": "8", "original_text": "Again.", "text": "Again.", "source": None},
     ]
@@ -273,7 +305,9 @@ def test_clips_inside_a_parquet_file_become_files(tmp_path: Path, kept: Path) ->
     # Read again, nothing is written again; what a cell holds decides the name.
     written = {clip: clip.stat().st_mtime_ns for clip in kept.iterdir()}
     assert [p.clip for p in read_set(f"jalmbench:{tmp_path / 'set'}").prompts] == clips
-    assert {clip: clip.stat().st_mtime_ns for clip in kept.iterdir()} == written and len(written) == 3
+    assert {clip: clip.stat().st_mtime_ns for clip in kept.iterdir()} == written and len(
+        written
+    ) == 3
 
 
 def test_voicebench_by_the_folders_of_its_subsets(tmp_path: Path, kept: Path) -> None:
@@ -299,10 +333,18 @@ def test_audiotrust_and_ajailbench_as_their_repositories_lay_them_out(
 ) -> None:
     safety = tmp_path / "data" / "safety"
     put_clip(safety / "bank" / "1.wav")
-    entry = {"WavPath": "data/safety/bank/1.wav", "AudioText": "Open a vault.", "Prompt": "You are a bank."}
+    entry = {
+        "WavPath": "data/safety/bank/1.wav",
+        "AudioText": "Open a vault.",
+        "Prompt": "You are a bank.",
+    }
     put_lines(safety / "bank_male_sad.jsonl", [entry])
     (prompt,) = read_set(f"audiotrust:{tmp_path}").prompts
-    assert (prompt.id, prompt.request, prompt.text) == ("audiotrust/bank_male_sad/1", "Open a vault.", "")
+    assert (prompt.id, prompt.request, prompt.text) == (
+        "audiotrust/bank_male_sad/1",
+        "Open a vault.",
+        "",
+    )
     monkeypatch.chdir(safety)
     assert read_set("audiotrust:bank_male_sad.jsonl").prompts == [prompt]
 
@@ -317,11 +359,14 @@ def test_audiotrust_and_ajailbench_as_their_repositories_lay_them_out(
     }
     put_lines(questions, [said, {**said, "index": 2, "speech_path": ""}])
     with pytest.raises(
-        PromptFileError, match=r"1 of 2 clips are missing: .*line 2: no clip is named \(found: 'index'"
+        PromptFileError,
+        match=r"1 of 2 clips are missing: .*line 2: no clip is named \(found: 'index'",
     ):
         read_set(f"ajailbench:{tmp_path}")
     read = read_set(f"ajailbench:{tmp_path}", missing="skip")
-    assert [(p.id, p.topic, p.label) for p in read.prompts] == [("ajailbench/1", "fraud", "harmful")]
+    assert [(p.id, p.topic, p.label) for p in read.prompts] == [
+        ("ajailbench/1", "fraud", "harmful")
+    ]
     assert len(read.skipped) == 1
 
 
@@ -489,7 +534,13 @@ def file_named(name: str) -> Callable[[Path], None]:
 
 MALFORMED = {
     # syntax and encoding
-    "json cut off": ("figstep", TRAIN, as_bytes(TRAIN, b'[{"scenario": "a"'), "line 1", "not valid JSON"),
+    "json cut off": (
+        "figstep",
+        TRAIN,
+        as_bytes(TRAIN, b'[{"scenario": "a"'),
+        "line 1",
+        "not valid JSON",
+    ),
     "json with python's quotes": (
         "figstep",
         TRAIN,
@@ -497,7 +548,13 @@ MALFORMED = {
         "line 2",
         "not valid JSON",
     ),
-    "json nested without end": ("figstep", TRAIN, as_bytes(TRAIN, b"[" * 200_000), "", "nested too deeply"),
+    "json nested without end": (
+        "figstep",
+        TRAIN,
+        as_bytes(TRAIN, b"[" * 200_000),
+        "",
+        "nested too deeply",
+    ),
     "json with a monstrous number": (
         "figstep",
         TRAIN,
@@ -505,7 +562,13 @@ MALFORMED = {
         "",
         "not valid JSON",
     ),
-    "json is an object": ("figstep", TRAIN, as_json(TRAIN, {"data": [figstep(1)]}), "", "list of objects"),
+    "json is an object": (
+        "figstep",
+        TRAIN,
+        as_json(TRAIN, {"data": [figstep(1)]}),
+        "",
+        "list of objects",
+    ),
     "json is null": (
         "advbench",
         "advbench_audio.json",
@@ -537,7 +600,13 @@ MALFORMED = {
         "line 1",
         "not UTF-8",
     ),
-    "file is binary": ("sorry-bench", SORRY, as_bytes(SORRY, bytes(range(256))), "line", "not UTF-8"),
+    "file is binary": (
+        "sorry-bench",
+        SORRY,
+        as_bytes(SORRY, bytes(range(256))),
+        "line",
+        "not UTF-8",
+    ),
     "line is not json": (
         "sorry-bench",
         SORRY,
@@ -545,7 +614,13 @@ MALFORMED = {
         "line 3",
         "not valid JSON",
     ),
-    "line is a list": ("sorry-bench", SORRY, as_lines(SORRY, sorry(1), [2]), "line 2", "named fields"),
+    "line is a list": (
+        "sorry-bench",
+        SORRY,
+        as_lines(SORRY, sorry(1), [2]),
+        "line 2",
+        "named fields",
+    ),
     # keys and types
     "key missing": (
         "figstep",
@@ -589,7 +664,13 @@ MALFORMED = {
         "record 1",
         "surrogate",
     ),
-    "text holds NUL": ("sorry-bench", SORRY, as_lines(SORRY, sorry(1, turns=["a\0b"])), "line 1", "NUL"),
+    "text holds NUL": (
+        "sorry-bench",
+        SORRY,
+        as_lines(SORRY, sorry(1, turns=["a\0b"])),
+        "line 1",
+        "NUL",
+    ),
     "csv text holds NUL": (
         "xstest",
         XSTEST,
@@ -604,7 +685,13 @@ MALFORMED = {
         "line 1",
         "NUL",
     ),
-    "id is a truth value": ("sorry-bench", SORRY, as_lines(SORRY, sorry(True)), "line 1", "'question_id'"),
+    "id is a truth value": (
+        "sorry-bench",
+        SORRY,
+        as_lines(SORRY, sorry(True)),
+        "line 1",
+        "'question_id'",
+    ),
     "turns is a text": (
         "sorry-bench",
         SORRY,
@@ -640,7 +727,13 @@ MALFORMED = {
         "line 1",
         "derive, validation, test",
     ),
-    "twin unknown": ("prompts", OWN, as_lines(OWN, own(1, twin="p9")), "line 1", "'p9' is not in the file"),
+    "twin unknown": (
+        "prompts",
+        OWN,
+        as_lines(OWN, own(1, twin="p9")),
+        "line 1",
+        "'p9' is not in the file",
+    ),
     "twin in another split": (
         "prompts",
         OWN,
@@ -663,7 +756,13 @@ MALFORMED = {
         "line 1",
         "lacks",
     ),
-    "csv row too short": ("xstest", XSTEST, as_bytes(XSTEST, XHEAD + b"1,Hi?\n"), "line 2", "has 2 fields"),
+    "csv row too short": (
+        "xstest",
+        XSTEST,
+        as_bytes(XSTEST, XHEAD + b"1,Hi?\n"),
+        "line 2",
+        "has 2 fields",
+    ),
     "csv row too long": (
         "xstest",
         XSTEST,
@@ -727,7 +826,13 @@ MALFORMED = {
     "path has a drive": ("figstep", TRAIN, file_named("C:\\clips\\a.wav"), "record 2", "absolute"),
     "path is a share": ("figstep", TRAIN, file_named("\\\\server\\a.wav"), "record 2", "absolute"),
     "path goes up": ("figstep", TRAIN, file_named("../secret.wav"), "record 2", "'..'"),
-    "path goes down and up": ("figstep", TRAIN, file_named("a/../../secret.wav"), "record 2", "'..'"),
+    "path goes down and up": (
+        "figstep",
+        TRAIN,
+        file_named("a/../../secret.wav"),
+        "record 2",
+        "'..'",
+    ),
     "path goes up, Windows style": (
         "figstep",
         TRAIN,
@@ -738,8 +843,20 @@ MALFORMED = {
     "path holds NUL": ("figstep", TRAIN, file_named("a.wav\0.png"), "record 2", "NUL"),
     "path is the folder": ("figstep", TRAIN, file_named("."), "record 2", "absolute or empty"),
     "path is too long": ("figstep", TRAIN, file_named("a" * 5000 + ".wav"), "record 2", "too long"),
-    "link leads out": ("figstep", TRAIN, as_link("out.wav", "/etc/hostname"), "record 2", "symbolic link"),
-    "link leads up": ("figstep", TRAIN, as_link("up.wav", "../train_100.json"), "record 2", "symbolic link"),
+    "link leads out": (
+        "figstep",
+        TRAIN,
+        as_link("out.wav", "/etc/hostname"),
+        "record 2",
+        "symbolic link",
+    ),
+    "link leads up": (
+        "figstep",
+        TRAIN,
+        as_link("up.wav", "../train_100.json"),
+        "record 2",
+        "symbolic link",
+    ),
     "link in a circle": ("figstep", TRAIN, as_link("loop.wav", "loop.wav"), "record 2", ""),
     "path out of two fields": (
         "air-bench",
@@ -749,14 +866,28 @@ MALFORMED = {
         "'..'",
     ),
     "path out of an id": ("sorry-bench", SORRY, as_lines(SORRY, sorry("../1")), "line 1", "'..'"),
-    "own clip goes up": ("prompts", OWN, as_lines(OWN, own(1), own(2, clip="../a.wav")), "line 2", "'..'"),
+    "own clip goes up": (
+        "prompts",
+        OWN,
+        as_lines(OWN, own(1), own(2, clip="../a.wav")),
+        "line 2",
+        "'..'",
+    ),
 }
 
 
-@pytest.mark.parametrize(("name", "file", "make", "place", "reason"), MALFORMED.values(), ids=MALFORMED)
+@pytest.mark.parametrize(
+    ("name", "file", "make", "place", "reason"), MALFORMED.values(), ids=MALFORMED
+)
 @pytest.mark.parametrize("missing", ["error", "skip"])
 def test_a_malformed_file_is_named_with_its_record(
-    folder: Path, missing: str, name: str, file: str, make: Callable[[Path], None], place: str, reason: str
+    folder: Path,
+    missing: str,
+    name: str,
+    file: str,
+    make: Callable[[Path], None],
+    place: str,
+    reason: str,
 ) -> None:
     make(folder)
     with pytest.raises(PromptFileError) as caught:
@@ -778,7 +909,9 @@ def test_a_wish_about_missing_clips_that_there_is_not(folder: Path) -> None:
         read_set(f"figstep:{folder}", missing="bogus")  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("spec", ["", "figstep", "figstep:", ":", "FigStep:x", "mmlu:x", "/data/figstep"])
+@pytest.mark.parametrize(
+    "spec", ["", "figstep", "figstep:", ":", "FigStep:x", "mmlu:x", "/data/figstep"]
+)
 def test_a_spec_that_names_no_set(spec: str) -> None:
     with pytest.raises(ValueError, match="write NAME:PATH.*sorry-bench"):
         read_set(spec)
@@ -796,11 +929,23 @@ def test_no_name_leaves_its_folder(name: str, tmp_path_factory: pytest.TempPathF
         assert path.resolve().is_relative_to(folder.resolve())
 
 
-@given(content=st.binary(max_size=60) | st.text(alphabet='{}[]",:\n\\a1', max_size=60).map(str.encode))
-def test_no_content_leads_to_another_error(content: bytes, tmp_path_factory: pytest.TempPathFactory) -> None:
+@given(
+    content=st.binary(max_size=60) | st.text(alphabet='{}[]",:\n\\a1', max_size=60).map(str.encode)
+)
+def test_no_content_leads_to_another_error(
+    content: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     path = tmp_path_factory.getbasetemp() / "content"
     path.write_bytes(content)
-    for name in ("figstep", "advbench", "sorry-bench", "xstest", "air-bench", "prompts", "audiotrust"):
+    for name in (
+        "figstep",
+        "advbench",
+        "sorry-bench",
+        "xstest",
+        "air-bench",
+        "prompts",
+        "audiotrust",
+    ):
         with pytest.raises(PromptFileError, match="content"):
             read_set(f"{name}:{path}")
     path.rename(path.with_suffix(".parquet"))

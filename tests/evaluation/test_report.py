@@ -1,4 +1,5 @@
-"""The page to share: its numbers are the run's table, it needs nothing else, and a phone shows it."""
+"""The page to share: its numbers are the run's table, it needs nothing else, and a phone shows
+it."""
 
 import json
 import re
@@ -20,7 +21,7 @@ from sarsteer_lab.evaluation.phrases import SHOWN_WORDS
 from sarsteer_lab.evaluation.report import evaluate_into, write_report
 from sarsteer_lab.evaluation.run import read_lines, write_lines
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.prompts import Request
 
 DEFENCES = ["none", "self-reminder before", "refusal direction"]
 
@@ -35,7 +36,16 @@ def runs(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("SARSTEER_CACHE", str(folder / "cache"))
         for name, defences in (("first", DEFENCES), ("second", DEFENCES[:1])):
-            arguments = ["--model", "replica:qwen2_audio", "--set", asked, "--derive", asked, "--k", "2"]
+            arguments = [
+                "--model",
+                "replica:qwen2_audio",
+                "--set",
+                asked,
+                "--derive",
+                asked,
+                "--k",
+                "2",
+            ]
             arguments += [part for defence in defences for part in ("--defence", defence)]
             arguments += ["--tokens", "4", "--folder", str(folder / name)]
             assert main(["evaluate", *arguments]) == 0
@@ -71,14 +81,16 @@ def test_it_shows_topics_prompted_refusal_and_settings(runs: list[Path], page: P
     assert re.findall(r"<td>(\d+)/(\d+)</td>", topics)[0][1] == "3" and "privacy" in topics
     assert {row["text"] for row in about["prompted"]} == {"none", "paper"}
     assert text.count('<table class="prompted">') == 2 and "paper</td><td>harmful, spoken" in text
-    assert f"<td>{about['versions']['torch']}</td>" in text and "<td>replica:qwen2_audio</td>" in text
+    assert (
+        f"<td>{about['versions']['torch']}</td>" in text and "<td>replica:qwen2_audio</td>" in text
+    )
     # Of the machine it was made on it says nothing.
     assert str(runs[0].parent) not in text and "<td>prompts:set</td>" in text
     assert text.count("data:audio/mpeg;base64,") == 2 * 4  # a clip for each set of each run
 
 
 def test_every_sentence_of_ones_own_is_asked(
-    tiny: LALM, spoken: list[SpokenPrompt], cache: Path, tmp_path: Path
+    tiny: LALM, spoken: list[Request], cache: Path, tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"
     own = ["Say no.", "Never help."]
@@ -102,7 +114,10 @@ def test_what_models_and_sets_say_is_text(runs: list[Path], tmp_path: Path) -> N
     copy = Path(shutil.copytree(runs[0], tmp_path / "run"))
     lines = read_lines(copy / "responses.jsonl").to_dict("records")
     for line in lines:
-        line["response"], line["request"] = "<script>alert(1)</script>", "<img src=x onerror=alert(1)>"
+        line["response"], line["request"] = (
+            "<script>alert(1)</script>",
+            "<img src=x onerror=alert(1)>",
+        )
     write_lines(copy / "responses.jsonl", lines)
     write_report([copy], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
@@ -139,7 +154,9 @@ class TestInTheBrowser:
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     @pytest.mark.parametrize("size", [DESK, PHONE], ids=["desk", "phone"])
-    def test_it_is_readable(self, browser: Any, page: Path, scheme: str, size: dict[str, int]) -> None:
+    def test_it_is_readable(
+        self, browser: Any, page: Path, scheme: str, size: dict[str, int]
+    ) -> None:
         seen = browser.new_page(viewport=size, color_scheme=scheme)
         asked: list[str] = []
         complaints: list[str] = []
@@ -154,7 +171,9 @@ class TestInTheBrowser:
         seen.close()
         assert [url for url in asked if not url.startswith("data:")] == [page.as_uri()]
 
-    def test_its_numbers_and_its_plane_are_the_runs(self, browser: Any, runs: list[Path], page: Path) -> None:
+    def test_its_numbers_and_its_plane_are_the_runs(
+        self, browser: Any, runs: list[Path], page: Path
+    ) -> None:
         seen = browser.new_page()
         seen.goto(page.as_uri())
         for at, run in enumerate(runs):

@@ -1,4 +1,5 @@
-"""The runner: nothing is lost, doubled or changed when a run is killed, grows, or goes to a cluster."""
+"""The runner: nothing is lost, doubled or changed when a run is killed, grows, or goes to a
+cluster."""
 
 import json
 import os
@@ -31,11 +32,10 @@ from sarsteer_lab.evaluation.gates import Condition, NullSpaceGate
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.run import EvaluationError, run
 from sarsteer_lab.evaluation.table import evaluate
-from sarsteer_lab.lalm import LALM
+from sarsteer_lab.lalm import LALM, HookedModelError
 from sarsteer_lab.loading import load_lalm
-from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.prompts import Request
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import HookedModelError
 
 FILES = ("manifest.json", "responses.jsonl", "outcomes.jsonl")
 
@@ -43,15 +43,17 @@ FILES = ("manifest.json", "responses.jsonl", "outcomes.jsonl")
 @pytest.fixture(scope="module")
 def sets(
     make_clip: Callable[[float, int], np.ndarray], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, list[SpokenPrompt]]:
+) -> dict[str, list[Request]]:
     folder = tmp_path_factory.mktemp("clips")
-    made: dict[str, list[SpokenPrompt]] = {}
+    made: dict[str, list[Request]] = {}
     for label, count in (("harmful", 7), ("harmless", 5), ("pseudo-harmful", 3)):
         made[label] = []
         for i in range(count):
             clip = folder / f"{label}{i}.wav"
             soundfile.write(clip, make_clip(0.4 + 0.1 * (i % 3), i), 16000)
-            made[label].append(SpokenPrompt(f"{label}{i}", f"Request {i}?", label, "privacy", "test", clip))
+            made[label].append(
+                Request(f"{label}{i}", f"Request {i}?", label, "privacy", "test", clip)
+            )
     return made
 
 
@@ -67,7 +69,7 @@ def defences(tiny: LALM) -> list[Defence]:
 
 
 def _run(
-    lalm: LALM, defences: list[Defence], sets: dict[str, list[SpokenPrompt]], folder: Path
+    lalm: LALM, defences: list[Defence], sets: dict[str, list[Request]], folder: Path
 ) -> pd.DataFrame:
     return evaluate(lalm, defences, sets, [PhraseJudge()], folder, max_new_tokens=6, batch_size=3)
 
@@ -80,7 +82,7 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 def finished(
     tiny: LALM,
     defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
+    sets: dict[str, list[Request]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[Path, pd.DataFrame]:
     """An uninterrupted run, and its table."""
@@ -91,13 +93,15 @@ def finished(
 def test_everything_is_asked_once(
     tiny: LALM,
     defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
+    sets: dict[str, list[Request]],
     finished: tuple[Path, pd.DataFrame],
 ) -> None:
     folder, table = finished
     records = [json.loads(line) for line in (folder / "responses.jsonl").read_text().splitlines()]
     keys = [(record["defence"], record["set"], record["id"]) for record in records]
-    assert sorted(keys) == sorted((d.name, name, p.id) for d in defences for name in sets for p in sets[name])
+    assert sorted(keys) == sorted(
+        (d.name, name, p.id) for d in defences for name in sets for p in sets[name]
+    )
     assert len(table) == 9 and (table["n"] == [7, 5, 3] * 3).all()
     assert (table["tokens_per_second"] > 0).all()
     # The responses are the model's own: batches of three, longest clip first.
@@ -115,7 +119,7 @@ def _pieces(folder: Path) -> list[Path]:
 def test_a_finished_run_is_only_read_and_a_cut_one_goes_on(
     tiny: LALM,
     defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
+    sets: dict[str, list[Request]],
     finished: tuple[Path, pd.DataFrame],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -139,7 +143,9 @@ def test_a_finished_run_is_only_read_and_a_cut_one_goes_on(
 
     written = (folder / "responses.jsonl").stat().st_mtime_ns
     monkeypatch.setattr(tiny.trunk, "forward", None)  # whatever runs the model now fails
-    pd.testing.assert_frame_equal(_run(tiny, defences, sets, folder), _run(tiny, defences, sets, folder))
+    pd.testing.assert_frame_equal(
+        _run(tiny, defences, sets, folder), _run(tiny, defences, sets, folder)
+    )
     assert (folder / "responses.jsonl").stat().st_mtime_ns == written
     # Fewer defences are read as well, and that leaves the others where they are.
     fewer = run(tiny, defences[1:2], sets, folder, max_new_tokens=6, batch_size=3)
@@ -150,7 +156,7 @@ def test_a_finished_run_is_only_read_and_a_cut_one_goes_on(
 def test_another_evaluation_is_refused(
     tiny: LALM,
     defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
+    sets: dict[str, list[Request]],
     finished: tuple[Path, pd.DataFrame],
     make_clip: Callable[[float, int], np.ndarray],
     tmp_path: Path,
@@ -166,7 +172,7 @@ def test_another_evaluation_is_refused(
     other = tmp_path / "other.wav"
     soundfile.write(other, make_clip(0.4, 99), 16000)
     first = sets["harmful"][0]
-    changed = [SpokenPrompt(**{**vars(first), "clip": other}), *sets["harmful"][1:]]
+    changed = [Request(**{**vars(first), "clip": other}), *sets["harmful"][1:]]
     for change, complaint in (
         ({"max_new_tokens": 7}, "max_new_tokens was 6, now 7"),
         ({"batch_size": 4}, "batch_size was 3, now 4"),
@@ -175,7 +181,12 @@ def test_another_evaluation_is_refused(
         ({"sets": {**sets, "harmful": sets["harmful"][:-1]}}, "sets harmful"),
         ({"sets": {**sets, "harmful": changed}}, "sets harmful, entry 1, entry 4"),
     ):
-        options = {"defences": defences, "sets": sets, "max_new_tokens": 6, "batch_size": 3} | change
+        options = {
+            "defences": defences,
+            "sets": sets,
+            "max_new_tokens": 6,
+            "batch_size": 3,
+        } | change
         with pytest.raises(EvaluationError, match=complaint):
             run(tiny, options.pop("defences"), options.pop("sets"), folder, **options)
     assert _bytes(folder) == before
@@ -186,7 +197,7 @@ def test_another_evaluation_is_refused(
 
 
 def test_a_steered_model_is_refused(
-    tiny: LALM, defences: list[Defence], sets: dict[str, list[SpokenPrompt]], tmp_path: Path
+    tiny: LALM, defences: list[Defence], sets: dict[str, list[Request]], tmp_path: Path
 ) -> None:
     vectors = SteeringVectors(torch.ones(tiny.n_layers, tiny.d_model))
     with pytest.raises(HookedModelError), steer(tiny, vectors, 1.0):
@@ -195,7 +206,7 @@ def test_a_steered_model_is_refused(
 
 
 def test_names_have_to_be_distinct(
-    tiny: LALM, defences: list[Defence], sets: dict[str, list[SpokenPrompt]], tmp_path: Path
+    tiny: LALM, defences: list[Defence], sets: dict[str, list[Request]], tmp_path: Path
 ) -> None:
     with pytest.raises(ValueError, match="twice: none"):
         run(tiny, [defences[0], defences[0]], sets, tmp_path)
@@ -210,11 +221,12 @@ def test_names_have_to_be_distinct(
 def test_kills_change_nothing(
     tiny: LALM,
     defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
+    sets: dict[str, list[Request]],
     finished: tuple[Path, pd.DataFrame],
     tmp_path: Path,
 ) -> None:
-    """An evaluation killed with SIGKILL at three random moments and continued leaves the same bytes."""
+    """An evaluation killed with SIGKILL at three random moments and continued leaves the same
+    bytes."""
     chance = random.Random(0)
     counts = []
     for _ in range(3):
@@ -239,11 +251,12 @@ def test_kills_change_nothing(
 def test_several_defences_share_a_batch(
     tiny: LALM,
     defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
+    sets: dict[str, list[Request]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Rows of several defences in one batch answer as each defence alone, and a cut run goes on alike."""
+    """Rows of several defences in one batch answer as each defence alone, and a cut run goes on
+    alike."""
     noise = torch.randn(3, tiny.n_layers, tiny.d_model, generator=torch.Generator().manual_seed(4))
     gate = NullSpaceGate(0.05 * noise[0], SteeringVectors(noise[1]))
     requests = [r for found in sets.values() for r in found]
@@ -261,7 +274,9 @@ def test_several_defences_share_a_batch(
     sizes: list[int] = []
     original = tasks.under_each
     monkeypatch.setattr(
-        tasks, "under_each", lambda r, p, s: sizes.append(len(p) * len(r.prompts)) or original(r, p, s)
+        tasks,
+        "under_each",
+        lambda r, p, s: sizes.append(len(p) * len(r.prompts)) or original(r, p, s),
     )
 
     def shared(folder: Path, chosen: list[Defence]) -> bytes:
@@ -288,9 +303,10 @@ def test_several_defences_share_a_batch(
 
 
 def test_a_task_answers_waveforms_as_it_does_files(
-    tiny: LALM, defences: list[Defence], sets: dict[str, list[SpokenPrompt]]
+    tiny: LALM, defences: list[Defence], sets: dict[str, list[Request]]
 ) -> None:
-    """A cluster's workers are given waveforms: groups that ask alike follow each other, and others."""
+    """A cluster's workers are given waveforms: groups that ask alike follow each other, and
+    others."""
     requests = sets["harmful"][:2]
     texts = [[(prompt.text, prompt.system) for prompt in map(d.prompt, requests)] for d in defences]
     groups = [([defences[at]], texts[at]) for at in (0, 2, 1, 0)]
@@ -304,7 +320,7 @@ def test_a_task_answers_waveforms_as_it_does_files(
 def test_batches_that_fit_keep_their_size_when_memory_changes(
     tiny: LALM,
     defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
+    sets: dict[str, list[Request]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -322,15 +338,18 @@ def test_batches_that_fit_keep_their_size_when_memory_changes(
 def test_rates_are_those_of_whole_answers(
     tiny: LALM,
     defences: list[Defence],
-    sets: dict[str, list[SpokenPrompt]],
+    sets: dict[str, list[Request]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A random model never refuses, so what a refusal is, is changed: texts with a certain letter."""
+    """A random model never refuses, so what a refusal is, is changed: texts with a certain
+    letter."""
     whole = run(tiny, defences, sets, tmp_path / "whole", max_new_tokens=12)
     letters = "".join(response.response for response in whole)
     letter = max(set(letters.strip()), key=letters.count)
-    monkeypatch.setattr("sarsteer_lab.evaluation.tasks.refusal_is_settled", lambda text: letter in text)
+    monkeypatch.setattr(
+        "sarsteer_lab.evaluation.tasks.refusal_is_settled", lambda text: letter in text
+    )
     short = run(tiny, defences, sets, tmp_path / "short", max_new_tokens=12, rates_only=True)
     assert sum(response.tokens for response in short) < sum(response.tokens for response in whole)
     for full, part in zip(whole, short, strict=True):
@@ -360,7 +379,7 @@ def test_sweep_from_the_command_line(
 
 @pytest.mark.late
 def test_a_cluster_that_loses_a_worker_half_way_gives_the_same_bytes(
-    sets: dict[str, list[SpokenPrompt]],
+    sets: dict[str, list[Request]],
     defences: list[Defence],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -373,7 +392,9 @@ def test_a_cluster_that_loses_a_worker_half_way_gives_the_same_bytes(
     run(lalm, defences, sets, tmp_path / "here", **options)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(runner, "BATCHES_PER_TASK", 1)
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
+    )
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)
     write = runner.Store.write

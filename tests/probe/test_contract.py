@@ -1,5 +1,5 @@
-"""One contract for all families of the table: what holds for Qwen2-Audio holds for each, on replicas; and for
-a text model, and a model in peft's wrapper or with its LoRA merged."""
+"""One contract for all families of the table: what holds for Qwen2-Audio holds for each, on
+replicas; and for a text model, and a model in peft's wrapper or with its LoRA merged."""
 
 from functools import cache
 
@@ -12,14 +12,14 @@ from sarsteer_lab.activations import capture
 from sarsteer_lab.engine.audio_cache import forget_clips
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.engine.prepared import PreparedBatch
-from sarsteer_lab.families import FAMILIES, residual_stream
+from sarsteer_lab.families import FAMILIES, adapter_layers, residual_stream
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.doctor import AUDIO_TOWER, find_part
 from sarsteer_lab.probe.replica import LAYERS, WIDTH
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import ClipError
 from sarsteer_lab.steering import SteeringVectors, steer
-from sarsteer_lab.store import Store, adapter_layers
+from sarsteer_lab.store import Store
 
 load = cache(replica)
 
@@ -32,7 +32,10 @@ def lalm(request) -> LALM:
 @pytest.fixture
 def prompts(prompts, request) -> list[Prompt]:
     """A text model gets the same number of prompts, typed."""
-    if "lalm" not in request.fixturenames or request.getfixturevalue("lalm").audio_token_id is not None:
+    if (
+        "lalm" not in request.fixturenames
+        or request.getfixturevalue("lalm").audio_token_id is not None
+    ):
         return prompts
     return [Prompt(f"{p.text} {i}") if p.audio is not None else p for i, p in enumerate(prompts)]
 
@@ -95,7 +98,8 @@ def test_states_of_a_mixed_batch_are_those_of_single_prompts(lalm, prompts, alon
 
 
 def test_long_clips_up_to_the_limit(lalm, make_clip):
-    """As long as the family hears, or over several windows where it has no limit; beyond, a refusal."""
+    """As long as the family hears, or over several windows where it has no limit; beyond, a
+    refusal."""
     only_where_audio_is_heard(lalm)
     limit = lalm.max_audio_seconds
     whole, start = make_clip(limit or 19.0, 5), make_clip(limit or 19.0, 5)[: round(2.5 * 16000)]
@@ -113,15 +117,23 @@ def test_long_clips_up_to_the_limit(lalm, make_clip):
             capture(lalm, [Prompt("Hi", make_clip(limit + 0.2, 5))])
 
 
-def test_variants_of_a_clip_share_what_stands_before_and_give_the_same_states(lalm, prompts, tmp_path):
+def test_variants_of_a_clip_share_what_stands_before_and_give_the_same_states(
+    lalm, prompts, tmp_path
+):
     only_where_audio_is_heard(lalm)
     clips = [p.audio for p in prompts if p.audio is not None]
-    texts = ("Answer the audio.", "Answer the audio. I cannot assist with that.", "Answer the audio. Sure.")
+    texts = (
+        "Answer the audio.",
+        "Answer the audio. I cannot assist with that.",
+        "Answer the audio. Sure.",
+    )
     variants = [[Prompt(text, clip) for clip in clips] for text in texts]
     apart = [capture(lalm, variant) for variant in variants]
     positions = []
     handle = lalm.layers[0].register_forward_hook(
-        lambda _m, _a, out: positions.append(residual_stream(out, lalm.text_config).shape[:2].numel())
+        lambda _m, _a, out: positions.append(
+            residual_stream(out, lalm.text_config).shape[:2].numel()
+        )
     )
     try:
         together = capture_variants(lalm, variants)
@@ -166,7 +178,9 @@ def test_a_zero_vector_changes_no_bit(lalm, prompts):
     assert torch.equal(lalm.next_token_logits(prompts), plain)
 
 
-def test_steering_one_layer_adds_there_at_the_last_position_and_nowhere_else(lalm, prompts, vectors):
+def test_steering_one_layer_adds_there_at_the_last_position_and_nowhere_else(
+    lalm, prompts, vectors
+):
     spoken = [prompts[1]]
     plain = capture(lalm, spoken, positions="all")[0]
     with steer(lalm, vectors, alpha=0.5, layers=[2]):
@@ -185,7 +199,9 @@ def test_only_the_active_stream_of_gemma3n_is_touched(prompts, vectors):
     outputs = []
     for alpha in (0.0, 0.5):
         with steer(lalm, vectors, alpha=alpha, layers=[2]), torch.no_grad():
-            handle = lalm.layers[2].register_forward_hook(lambda *args: outputs.append(args[2].clone()))
+            handle = lalm.layers[2].register_forward_hook(
+                lambda *args: outputs.append(args[2].clone())
+            )
             lalm.trunk(**lalm.batch([prompts[1]]), use_cache=False)
             handle.remove()
     plain, steered = outputs
@@ -195,8 +211,8 @@ def test_only_the_active_stream_of_gemma3n_is_touched(prompts, vectors):
 
 
 def plain_loop(lalm, prompt, vectors, alpha, steps):
-    """Greedy tokens and their states (token layer d_model) without cache, batch or `capture`: everything runs
-    again for each token, and the vectors are added from the prompt's end on."""
+    """Greedy tokens and their states (token layer d_model) without cache, batch or `capture`:
+    everything runs again for each token, and the vectors are added from the prompt's end on."""
     inputs = dict(lalm.batch([prompt]))
     length = inputs["input_ids"].shape[1]
     seen = [torch.empty(0)] * LAYERS
@@ -218,7 +234,11 @@ def plain_loop(lalm, prompt, vectors, alpha, steps):
             if step == steps:  # only the last token's states were wanting
                 break
             tokens.append(int(token))
-            for name, filler in {"attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0}.items():
+            for name, filler in {
+                "attention_mask": 1,
+                "token_type_ids": 0,
+                "mm_token_type_ids": 0,
+            }.items():
                 if name in inputs:
                     inputs[name] = torch.cat([inputs[name], torch.full_like(token, filler)], dim=1)
             inputs["input_ids"] = torch.cat([inputs["input_ids"], token], dim=1)
@@ -229,7 +249,9 @@ def plain_loop(lalm, prompt, vectors, alpha, steps):
 
 
 @pytest.mark.parametrize("alpha", [0.0, 2.0])
-def test_steered_answers_and_their_states_are_those_of_a_loop_without_cache(lalm, prompts, vectors, alpha):
+def test_steered_answers_and_their_states_are_those_of_a_loop_without_cache(
+    lalm, prompts, vectors, alpha
+):
     tokens, states = plain_loop(lalm, prompts[1], vectors, alpha, 3)
     expected = lalm.tokenizer.decode(tokens, skip_special_tokens=True).strip()
     with steer(lalm, vectors, alpha=alpha):
@@ -238,10 +260,14 @@ def test_steered_answers_and_their_states_are_those_of_a_loop_without_cache(lalm
     ends = lalm.ends.tolist()
     said = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
     assert said, "an empty answer shows nothing"
-    torch.testing.assert_close(found, states[:said], rtol=1e-4, atol=1e-5 * states.abs().max().item())
+    torch.testing.assert_close(
+        found, states[:said], rtol=1e-4, atol=1e-5 * states.abs().max().item()
+    )
 
 
-def test_answers_do_not_depend_on_the_batch_and_steering_changes_them(lalm, prompts, vectors, answers):
+def test_answers_do_not_depend_on_the_batch_and_steering_changes_them(
+    lalm, prompts, vectors, answers
+):
     assert lalm.generate(prompts, max_new_tokens=4) == answers
     with steer(lalm, vectors, alpha=2.0):
         assert lalm.generate(prompts, max_new_tokens=4) != answers
@@ -300,7 +326,9 @@ def test_a_spoken_prompt_leaves_no_trace_on_a_typed_one(lalm, prompts, ready):
             for one, plain in ((spoken, capture(lalm, spoken)), (typed, before)):
                 batch = PreparedBatch(lalm, one)
                 states = batch.states(range(LAYERS))
-                torch.testing.assert_close(states, plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item())
+                torch.testing.assert_close(
+                    states, plain, rtol=1e-5, atol=1e-5 * plain.abs().max().item()
+                )
                 assert batch.generate(4) == lalm.generate(one, max_new_tokens=4)
                 other = batch.retexted([Prompt(f"{one[0].text} Go on.", one[0].audio)])
                 anew = capture(lalm, other.prompts)
@@ -319,7 +347,9 @@ def test_the_adapter_for_speech_is_on_for_spoken_prompts_alone(family, prompts):
     on: dict[bool, torch.Tensor] = {}
     for enabled in (True, False):
         (lalm.model.enable_adapters if enabled else lalm.model.disable_adapters)()
-        on[enabled] = torch.cat([lalm.core(**lalm.batch([p]), use_cache=False).logits[:, -1] for p in mixed])
+        on[enabled] = torch.cat(
+            [lalm.core(**lalm.batch([p]), use_cache=False).logits[:, -1] for p in mixed]
+        )
     assert (on[True] - on[False]).abs().max() > 1e-2, "the adapter has to do something"
     expected = torch.stack([on[False][0], on[True][1], on[False][2]])
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())

@@ -79,7 +79,10 @@ def test_one_padded_length_that_goes_wrong_is_found(monkeypatch):
 
     monkeypatch.setattr(lalm, "batch", wrong_at_32)
     found = examine(lalm)
-    assert verdicts(found)["left padding"] == "ok" and verdicts(found)["padded lengths, typed"] == "FAIL"
+    assert (
+        verdicts(found)["left padding"] == "ok"
+        and verdicts(found)["padded lengths, typed"] == "FAIL"
+    )
     assert "(at 16 words)" in str(found)
 
 
@@ -129,7 +132,9 @@ def test_layers_whose_output_is_thrown_away_are_found():
         return kept[0] if kept else None
 
     middle.forward = forward
-    lalm.layers[lalm.n_layers // 2 + 1].register_forward_pre_hook(lambda _m, args: (kept[0], *args[1:]))
+    lalm.layers[lalm.n_layers // 2 + 1].register_forward_pre_hook(
+        lambda _m, args: (kept[0], *args[1:])
+    )
     report = examine(lalm)
     assert verdicts(report)["steering"] == "FAIL" and "does not reach the answer" in str(report)
 

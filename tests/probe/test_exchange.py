@@ -21,7 +21,11 @@ def test_gguf_is_laid_out_as_llama_cpp_reads_it(tmp_path):
     assert reader.get_field("general.architecture").contents() == "controlvector"
     assert reader.get_field("controlvector.model_hint").contents() == "llama"
     assert reader.get_field("controlvector.layer_count").contents() == 3
-    assert [tensor.name for tensor in reader.tensors] == ["direction.1", "direction.2", "direction.5"]
+    assert [tensor.name for tensor in reader.tensors] == [
+        "direction.1",
+        "direction.2",
+        "direction.5",
+    ]
     for tensor, values in zip(reader.tensors, vectors.values, strict=True):
         assert tensor.tensor_type == gguf.GGMLQuantizationType.F32 and tensor.shape.tolist() == [32]
         np.testing.assert_array_equal(tensor.data, values)

@@ -1,4 +1,5 @@
-"""What a model takes, foreseen from its configuration: real sizes, without memory for one weight."""
+"""What a model takes, foreseen from its configuration: real sizes, without memory for one
+weight."""
 
 import re
 import shlex
@@ -15,15 +16,16 @@ from transformers.initialization import no_init_weights
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.cli import main
+from sarsteer_lab.paths import shipped_table
 from sarsteer_lab.probe import foresee as module
 from sarsteer_lab.probe.foresee import foresee
 from sarsteer_lab.prompts import Prompt
-from sarsteer_lab.store import shipped_table
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "tests" / "configs").glob("*.json"))
 PUBLISHED = {
-    # What the hub shows beside the weights (safetensors), in billions; adapters are files of their own.
+    # What the hub shows beside the weights (safetensors), in billions; adapters are files of their
+    # own.
     "Qwen/Qwen2-Audio-7B-Instruct": 8.397,
     "Qwen/Qwen2.5-Omni-7B": 10.73,
     "Qwen/Qwen2.5-Omni-3B": 5.54,
@@ -45,7 +47,9 @@ def report(path: Path) -> str:
 
 def gigabytes(text: str, kind: str) -> list[float]:
     """The amounts of a line of the report: weights, states, batch, sum."""
-    line = next(line for line in text.splitlines() if line.split()[1:3][: len(kind.split())] == kind.split())
+    line = next(
+        line for line in text.splitlines() if line.split()[1:3][: len(kind.split())] == kind.split()
+    )
     amounts = re.findall(r"([\d.]+) (GB|MB)", line.partition("fits")[0])
     return [float(amount) / (1 if unit == "GB" else 1000) for amount, unit in amounts]
 
@@ -89,10 +93,14 @@ def test_the_memory_is_that_of_a_model_that_runs():
     assert states == kept.numel() * kept.element_size() * 100
     cache = lalm.core(**lalm.batch([Prompt("Hi")])).past_key_values
     held = sum(
-        part.numel() * part.element_size() for layer in cache.layers for part in (layer.keys, layer.values)
+        part.numel() * part.element_size()
+        for layer in cache.layers
+        for part in (layer.keys, layer.values)
     )
     assert batch > 3 * held / cache.get_seq_length() * module.ROWS * module.POSITIONS
-    assert module.memory(lalm, "float32")[0] == sum(weight.numel() * 4 for weight in lalm.model.parameters())
+    assert module.memory(lalm, "float32")[0] == sum(
+        weight.numel() * 4 for weight in lalm.model.parameters()
+    )
 
 
 def test_what_does_not_fit_names_what_would(monkeypatch):
@@ -124,7 +132,9 @@ def test_nothing_is_fetched_unless_told(capsys, monkeypatch):
         assert main(["doctor", "me/absent", "--dry-run", *more]) == 2
         error = capsys.readouterr().err
         assert (
-            "me/absent is not on this machine" in error and "with --hub" in error and error.count("\n") == 1
+            "me/absent is not on this machine" in error
+            and "with --hub" in error
+            and error.count("\n") == 1
         )
         assert asked[-1]["local_files_only"] is local
 
@@ -147,7 +157,9 @@ def test_the_table_is_what_the_configurations_give():
         assert float(half) == MODELS[name]["memory"] == gigabytes(text, "bfloat16")[3]
         assert float(quarter) == gigabytes(text, "4 bits")[3]
         assert float(billions) == round(MODELS[name]["parameters"] / 1e9, 1)
-        assert gigabytes(text, "float32")[0] == pytest.approx(MODELS[name]["parameters"] * 4e-9, rel=0.01)
+        assert gigabytes(text, "float32")[0] == pytest.approx(
+            MODELS[name]["parameters"] * 4e-9, rel=0.01
+        )
     sizes = [row["memory"] for row in MODELS.values()]
     assert sizes == sorted(sizes)
 
@@ -166,7 +178,9 @@ def test_every_command_of_the_page_runs(tmp_path, make_clip, monkeypatch):
         program, *arguments = shlex.split(command)
         dry = "--dry-run" in arguments
         named = (
-            str(ROOT / "tests/configs/Qwen--Qwen2-Audio-7B-Instruct.json") if dry else "replica:qwen2_audio"
+            str(ROOT / "tests/configs/Qwen--Qwen2-Audio-7B-Instruct.json")
+            if dry
+            else "replica:qwen2_audio"
         )
         arguments = [named if word.startswith("Qwen/") else word for word in arguments]
         assert program == "sarsteer-lab" and main(arguments) == 0, command

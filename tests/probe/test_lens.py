@@ -47,8 +47,11 @@ def test_logits_and_states_are_the_models_own(family, prompts):
     states = capture(lalm, some)
     for layer in range(lalm.n_layers):
         theirs = kept[f"blocks.{layer}.hook_resid_post"][:, -1]
-        torch.testing.assert_close(theirs, states[:, layer], rtol=0, atol=1e-5 * states.abs().max().item())
-    # With another clip of the same length the logits are others: the audio is heard through the bridge.
+        torch.testing.assert_close(
+            theirs, states[:, layer], rtol=0, atol=1e-5 * states.abs().max().item()
+        )
+    # With another clip of the same length the logits are others: the audio is heard through the
+    # bridge.
     spoken = some[-1]
     other = Prompt(spoken.text, spoken.audio[::-1].copy())
     ids, rest = bridge_inputs(lalm, [other])
@@ -71,12 +74,19 @@ def test_steered_generation_is_the_same_through_both_paths(family, prompts):
         stream[:, end:] += alpha * vector
         return stream
 
-    hooks = [(f"blocks.{layer}.hook_out", partial(add, vector=vectors[layer])) for layer in vectors.layers]
+    hooks = [
+        (f"blocks.{layer}.hook_out", partial(add, vector=vectors[layer]))
+        for layer in vectors.layers
+    ]
     for _ in range(steps):
         token = bridge.run_with_hooks(ids, fwd_hooks=hooks, **rest)[:, -1:].argmax(-1)
         tokens.append(int(token))
         ids = torch.cat([ids, token], dim=1)
-        for name, filler in {"attention_mask": 1, "token_type_ids": 0, "mm_token_type_ids": 0}.items():
+        for name, filler in {
+            "attention_mask": 1,
+            "token_type_ids": 0,
+            "mm_token_type_ids": 0,
+        }.items():
             if name in rest:
                 rest[name] = torch.cat([rest[name], torch.full_like(token, filler)], dim=1)
     with steer(lalm, vectors, alpha=alpha):
@@ -110,7 +120,9 @@ def test_nothing_is_installed(monkeypatch):
 
 
 def test_what_cannot_be_bridged_is_said():
-    with pytest.raises(ValueError, match="no adapter for Qwen3OmniMoeThinkerForConditionalGeneration"):
+    with pytest.raises(
+        ValueError, match="no adapter for Qwen3OmniMoeThinkerForConditionalGeneration"
+    ):
         to_transformer_lens(load("qwen3_omni"))
     if importlib.util.find_spec("timm") is None:
         with pytest.raises(ImportError, match="timm"):

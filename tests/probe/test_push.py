@@ -18,7 +18,9 @@ def test_shares_and_moves_are_those_by_hand(tiny, prompts, vectors):
     report = push_report(tiny, prompts, vectors, alpha=-0.5, layers=[-1, 1])
     states = capture(tiny, prompts)
     for layer in (3, 1):
-        by_hand = sorted(float(0.5 * vectors[layer].norm() / state[layer].norm()) for state in states)
+        by_hand = sorted(
+            float(0.5 * vectors[layer].norm() / state[layer].norm()) for state in states
+        )
         assert report.shares[layer] == pytest.approx(by_hand[1])
     assert list(report.shares) == [3, 1]
     plain = tiny.next_token_logits(prompts)
@@ -29,9 +31,8 @@ def test_shares_and_moves_are_those_by_hand(tiny, prompts, vectors):
     kl = torch.distributions.kl_divergence(first, second).mean()
     assert report.divergence == pytest.approx(float(kl), rel=1e-4)
     share = 50 * (report.shares[3] + report.shares[1])
-    line = (
-        f"the push is {share:.2g}% of the state (median over layers); logits move by up to {report.moved:.2g}"
-    )
+    line = f"the push is {share:.2g}% of the state (median over layers); "
+    line += f"logits move by up to {report.moved:.2g}"
     assert str(report).startswith(line) and "\n" not in str(report)
 
 

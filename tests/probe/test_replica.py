@@ -1,4 +1,5 @@
-"""Replicas: sizes, seeds, and where their parts are not the family's own, that these fill the same inputs."""
+"""Replicas: sizes, seeds, and where their parts are not the family's own, that these fill the same
+inputs."""
 
 import base64
 import json
@@ -22,7 +23,11 @@ def test_weights_depend_on_the_seed_alone():
     first = replica("gemma4", seed=2)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(3)
-    assert replica("gemma4", seed=2).fingerprint == first.fingerprint != replica("gemma4", seed=3).fingerprint
+    assert (
+        replica("gemma4", seed=2).fingerprint
+        == first.fingerprint
+        != replica("gemma4", seed=3).fingerprint
+    )
 
 
 @pytest.mark.parametrize("family", sorted(TINY))
@@ -53,10 +58,13 @@ def test_granites_features_are_its_own_extractors():
     from transformers import GraniteSpeechFeatureExtractor
 
     clips = [
-        np.random.default_rng(i).standard_normal(16000 + 7000 * i).astype(np.float32) / 5 for i in range(2)
+        np.random.default_rng(i).standard_normal(16000 + 7000 * i).astype(np.float32) / 5
+        for i in range(2)
     ]
     theirs, ours = GraniteSpeechFeatureExtractor()(clips), GraniteFeatures(n_mels=80)(clips)
-    torch.testing.assert_close(ours["input_features"], theirs["input_features"], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(
+        ours["input_features"], theirs["input_features"], rtol=1e-3, atol=1e-3
+    )
     assert list(ours["audio_embed_sizes"]) == list(theirs["audio_embed_sizes"])
     assert torch.equal(ours["input_features_mask"], theirs["input_features_mask"])
 
@@ -74,12 +82,14 @@ def test_voxtrals_clip_arrives_unchanged(make_clip):
 
 
 def test_voxtral_with_mistral_commons_own_tokenizer(tmp_path, prompts):
-    """The real tokenizer (where it is installed) on a vocabulary of bytes, with the real 30 s window."""
+    """The real tokenizer (where it is installed) on a vocabulary of bytes, with the real 30 s
+    window."""
     tekken = pytest.importorskip("mistral_common.tokens.tokenizers.tekken")
     from transformers.tokenization_mistral_common import MistralCommonBackend
 
     special = {
-        int(t["rank"]): str(t["token_str"].value) for t in tekken.Tekkenizer.DEPRECATED_SPECIAL_TOKENS[:20]
+        int(t["rank"]): str(t["token_str"].value)
+        for t in tekken.Tekkenizer.DEPRECATED_SPECIAL_TOKENS[:20]
     }
     special |= {24: "[AUDIO]", 25: "[BEGIN_AUDIO]", 34: "[TRANSCRIBE]"}
     tokenizer = {
@@ -94,7 +104,9 @@ def test_voxtral_with_mistral_commons_own_tokenizer(tmp_path, prompts):
             {"rank": i, "token_bytes": base64.b64encode(bytes([i])).decode(), "token_str": None}
             for i in range(256)
         ],
-        "special_tokens": [{"rank": r, "token_str": t, "is_control": True} for r, t in special.items()],
+        "special_tokens": [
+            {"rank": r, "token_str": t, "is_control": True} for r, t in special.items()
+        ],
         "audio": {
             "sampling_rate": 16000,
             "frame_rate": 12.5,
@@ -116,4 +128,6 @@ def test_voxtral_with_mistral_commons_own_tokenizer(tmp_path, prompts):
     assert inputs["attention_mask"][:, -1].all()
     assert lalm.chat(some[1]).endswith(f"[AUDIO]\n\n{some[1].text}[/INST]")
     alone = torch.cat([capture(lalm, [prompt]) for prompt in some])
-    torch.testing.assert_close(capture(lalm, some), alone, rtol=1e-5, atol=1e-5 * alone.abs().max().item())
+    torch.testing.assert_close(
+        capture(lalm, some), alone, rtol=1e-5, atol=1e-5 * alone.abs().max().item()
+    )

@@ -1,8 +1,9 @@
 """Workshops: the reader writes a SARSteer of their own, step by step.
 
-`begin(n)` opens workshop n, `clean_start()` starts over. Each step ends with a check; a function that passes is
-kept in `mine/my_sarsteer.py`, and the next workshop imports it from there. The checks are in `ears`
-(workshop 0), `states` (1), `directions` (2 and 3), `steering` (4) and `evaluating` (5 and 6), and how functions are kept in `mine`.
+`begin(n)` opens workshop n, `clean_start()` starts over. Each step ends with a check; a function
+that passes is kept in `mine/my_sarsteer.py`, and the next workshop imports it from there. The
+checks are in `ears` (workshop 0), `states` (1), `directions` (2 and 3), `steering` (4) and
+`evaluating` (5 and 6), and how functions are kept in `mine`.
 """
 
 from workshop.mine import begin, clean_start, progress

@@ -35,7 +35,8 @@ class Judge:
 
 @step
 def check_refused_with(refused_with: object, lalm: LALM) -> str:
-    """`refused_with(lalm, requests, text, judge)`: of each request, whether it is refused with the text."""
+    """`refused_with(lalm, requests, text, judge)`: of each request, whether it is refused with the
+    text."""
     asked, judge = requests(3), Judge()
     found = call(refused_with, lalm, asked, TEXT, judge)
     need(
@@ -70,22 +71,33 @@ def check_refused_with(refused_with: object, lalm: LALM) -> str:
     if answers != right:
         for mistake, wrong in said.items():
             need(answers != wrong, f"these are answers {mistake}")
-        need(False, "the judge reads other answers than those of 12 tokens to the prompts with the text")
+        need(
+            False,
+            "the judge reads other answers than those of 12 tokens to the prompts with the text",
+        )
     given = [request for request, _ in judge.heard]
-    need(given == words, f"the judge is given {given[0]!r:.60} as the request; its words are wanted")
+    need(
+        given == words, f"the judge is given {given[0]!r:.60} as the request; its words are wanted"
+    )
     outcomes = any(isinstance(each, str) for each in found)
-    need(not outcomes, "these are the outcomes themselves: is each of them a refusal, True or False?")
+    need(
+        not outcomes, "these are the outcomes themselves: is each of them a refusal, True or False?"
+    )
     need(
         list(found) != [True, False, True],
         "a broken answer counts as refused here: it is neither refused nor answered",
     )
-    need(list(found) == [True, False, False], f"the judge said {', '.join(judge.outcomes)}, you say {found}")
+    need(
+        list(found) == [True, False, False],
+        f"the judge said {', '.join(judge.outcomes)}, you say {found}",
+    )
     return "the precondition: no text that is not followed gives a direction that acts"
 
 
 @step
 def check_with_and_without(with_and_without: object, lalm: LALM) -> str:
-    """`with_and_without(lalm, requests, text)`: states of the same clips without, and with the text."""
+    """`with_and_without(lalm, requests, text)`: states of the same clips without, and with the
+    text."""
     asked = requests(3)
     found = call(with_and_without, lalm, asked, TEXT)
     need(
@@ -94,7 +106,9 @@ def check_with_and_without(with_and_without: object, lalm: LALM) -> str:
     )
     base, refusing = (capture(lalm, [p.spoken(refusal=text) for p in asked]) for text in ("", TEXT))
     names = ("the states without the text", "the states with the text")
-    first, second = (need_tensor(f, tuple(base.shape), name) for f, name in zip(found, names, strict=True))
+    first, second = (
+        need_tensor(f, tuple(base.shape), name) for f, name in zip(found, names, strict=True)
+    )
 
     def states(make: Any) -> Any:
         return lambda: capture(lalm, [make(p) for p in asked])
@@ -109,11 +123,15 @@ def check_with_and_without(with_and_without: object, lalm: LALM) -> str:
             lambda p: p.spoken(TEXT)
         ),
     }
-    need_same(first, base, "the first are not the states of the plain spoken prompts", mistakes, lalm)
+    need_same(
+        first, base, "the first are not the states of the plain spoken prompts", mistakes, lalm
+    )
     mistakes = {
         "the second are the same as the first: the text is not in the prompt": base,
         "the second are of typed requests: the clip has to stay": states(lambda p: p.typed(TEXT)),
-        "the text has replaced the instruction; it belongs behind it": states(lambda p: p.spoken(TEXT)),
+        "the text has replaced the instruction; it belongs behind it": states(
+            lambda p: p.spoken(TEXT)
+        ),
         "the text stands before the instruction; it belongs behind it": states(
             lambda p: p.spoken(f"{TEXT} {p.spoken().text}")
         ),
@@ -122,21 +140,29 @@ def check_with_and_without(with_and_without: object, lalm: LALM) -> str:
         ),
     }
     need_same(
-        second, refusing, "the second are not the states with the text behind the instruction", mistakes, lalm
+        second,
+        refusing,
+        "the second are not the states with the text behind the instruction",
+        mistakes,
+        lalm,
     )
     return "the same clips twice: what differs is the text alone"
 
 
 @step
 def check_refusal_direction(refusal_direction: object) -> str:
-    """`refusal_direction(base, refusing)`, (prompt, layer, d_model) each: one shift for each layer."""
+    """`refusal_direction(base, refusing)`, (prompt, layer, d_model) each: one shift for each
+    layer."""
     # As many prompts as layers, so that the wrong axis gives the right shape.
     base, shift = gaussian((5, 5, 5), (5, 5, 5))
     shift = shift + torch.arange(5)[:, None]
     found = call(refusal_direction, base, base + shift)
     shape = tuple(getattr(found, "shape", (0,)))
     need(shape != (5, 5, 5), "these are the shifts of single prompts: their mean is wanted")
-    need(shape != (), "one number came out: the mean went over all axes, but only prompts are averaged")
+    need(
+        shape != (),
+        "one number came out: the mean went over all axes, but only prompts are averaged",
+    )
     found = need_tensor(found, (5, 5), "the direction")
     right = shift.mean(0)
     mistakes = {
@@ -145,13 +171,20 @@ def check_refusal_direction(refusal_direction: object) -> str:
         "the sign is the wrong way round: adding it would undo a refusal": -right,
         "this is the sum over prompts, not the mean": 5 * right,
         "every layer's direction has length 1: SARSteer keeps the natural lengths": _unit(right),
-        "each shift has length 1 before the mean: SARSteer keeps the natural lengths": _unit(shift).mean(0),
+        "each shift has length 1 before the mean: SARSteer keeps the natural lengths": _unit(
+            shift
+        ).mean(0),
         "this is the mean state with the text, not the shift": (base + shift).mean(0),
         "this is the median over prompts; the paper takes the mean": shift.median(0).values,
     }
-    need_close(found, right, "the values differ: with the text minus without, mean over prompts", mistakes)
+    need_close(
+        found, right, "the values differ: with the text minus without, mean over prompts", mistakes
+    )
     half = call(refusal_direction, base.bfloat16(), base.bfloat16())
-    need(half.dtype == torch.float32, "states in bfloat16 give a direction in bfloat16: take float32 first")
+    need(
+        half.dtype == torch.float32,
+        "states in bfloat16 give a direction in bfloat16: take float32 first",
+    )
     return "SARSteer's step 2: one vector for each layer, in the stream's own units"
 
 
@@ -174,14 +207,19 @@ def check_random_like(random_like: object) -> str:
     lengths, right = found.norm(dim=-1), direction.norm(dim=-1)
     mistakes = {
         "every layer has length 1: give it the direction's length": torch.ones(5),
-        "every layer is as long: match each layer's own length": direction.norm() / 5**0.5 * torch.ones(5),
+        "every layer is as long: match each layer's own length": direction.norm()
+        / 5**0.5
+        * torch.ones(5),
     }
     otherwise = "the lengths are not the direction's, layer by layer"
     if torch.isclose(found.norm(), direction.norm(), rtol=1e-3):
-        otherwise = "the total length is right, but not each layer's: divide by each layer's own norm"
+        otherwise = (
+            "the total length is right, but not each layer's: divide by each layer's own norm"
+        )
     need_close(lengths, right, otherwise, mistakes, within=1e-3)
     need(
-        float(_unit(found)[0] @ _unit(found)[1]) < 0.9, "all layers get the same direction: draw one for each"
+        float(_unit(found)[0] @ _unit(found)[1]) < 0.9,
+        "all layers get the same direction: draw one for each",
     )
     need(
         not touched,
@@ -204,9 +242,15 @@ def check_cosines(cosines: object) -> str:
     found = need_tensor(found, (5,), "the cosines")
     mistakes = {
         "these are dot products: divide by both lengths": (first * second).sum(-1),
-        "the wrong axis: over layers, not over the width": torch.cosine_similarity(first, second, dim=0),
-        "these are cosines without their signs": torch.cosine_similarity(first, second, dim=-1).abs(),
-        "the lengths are those of all layers together: each layer has its own": (first * second).sum(-1)
+        "the wrong axis: over layers, not over the width": torch.cosine_similarity(
+            first, second, dim=0
+        ),
+        "these are cosines without their signs": torch.cosine_similarity(
+            first, second, dim=-1
+        ).abs(),
+        "the lengths are those of all layers together: each layer has its own": (
+            first * second
+        ).sum(-1)
         / (first.norm() * second.norm()),
         "these are the cosine of all layers at once": flat.expand(5),
     }
@@ -220,12 +264,16 @@ def check_cosines(cosines: object) -> str:
 
 @step
 def check_safe_space(safe_space: object) -> str:
-    """`safe_space(states, k)`, (prompt, layer, d_model): the top k principal directions, (layer, k, d_model)."""
+    """`safe_space(states, k)`, (prompt, layer, d_model): the top k principal directions, (layer, k,
+    d_model)."""
     spread, mean = gaussian((14, 3, 8), (3, 8))
     states = spread * torch.tensor([6.0, 4, 2, 1, 1, 1, 1, 1]) + 10 * mean
     states[:, 1] = states[:, 1].flip(-1)  # another space in each layer
     found = call(safe_space, states, 2)
-    need(isinstance(found, Tensor), f"a tensor is wanted, not a {type(found).__name__}: the directions alone")
+    need(
+        isinstance(found, Tensor),
+        f"a tensor is wanted, not a {type(found).__name__}: the directions alone",
+    )
     shape = tuple(found.shape)
     need(shape != (3, 8, 2), "directions are columns here: rows are wanted, (layer, k, d_model)")
     need(shape != (2, 8), "one space came out: every layer has its own")
@@ -236,7 +284,9 @@ def check_safe_space(safe_space: object) -> str:
     )
     found = need_tensor(found, (3, 2, 8), "the safe space")
     eye = torch.eye(2).expand(3, 2, 2)
-    need_close(found @ found.transpose(1, 2), eye, "the directions are not orthonormal rows", within=1e-3)
+    need_close(
+        found @ found.transpose(1, 2), eye, "the directions are not orthonormal rows", within=1e-3
+    )
 
     def space(of: Tensor, rows: slice = slice(0, 2)) -> Tensor:
         directions = torch.linalg.svd(of.transpose(0, 1), full_matrices=False).Vh[:, rows]
@@ -245,24 +295,37 @@ def check_safe_space(safe_space: object) -> str:
     pooled = (states - states.mean((0, 1))).flatten(0, 1)[:, None]
     mistakes = {
         "the mean is not taken off, so the first direction is the mean itself": space(states),
-        "one mean is taken off all layers: every layer has its own": space(states - states.mean((0, 1))),
-        "the mean went over the wrong axis: over layers": space(states - states.mean(1, keepdim=True)),
-        "the mean went over the wrong axis: over the width": space(states - states.mean(2, keepdim=True)),
+        "one mean is taken off all layers: every layer has its own": space(
+            states - states.mean((0, 1))
+        ),
+        "the mean went over the wrong axis: over layers": space(
+            states - states.mean(1, keepdim=True)
+        ),
+        "the mean went over the wrong axis: over the width": space(
+            states - states.mean(2, keepdim=True)
+        ),
         "these are the directions of *least* variance: the first singular vectors are wanted": space(
             states - states.mean(0), slice(-2, None)
         ),
-        "one space of all layers' states serves all layers: every layer has its own": space(pooled).expand(
-            3, 8, 8
-        ),
+        "one space of all layers' states serves all layers: every layer has its own": space(
+            pooled
+        ).expand(3, 8, 8),
     }
     right = space(states - states.mean(0))
-    need_close(found.transpose(1, 2) @ found, right, "not the space of most variance", mistakes, within=1e-2)
+    need_close(
+        found.transpose(1, 2) @ found,
+        right,
+        "not the space of most variance",
+        mistakes,
+        within=1e-2,
+    )
     return "SARSteer's step 3: the directions in which harmless requests differ most"
 
 
 @step
 def check_inside(inside: object) -> str:
-    """`inside(vectors, space)`, (layer, d_model) and (layer, k, d_model): the part that lies in the space."""
+    """`inside(vectors, space)`, (layer, d_model) and (layer, k, d_model): the part that lies in the
+    space."""
     vectors, space = _vectors_and_space()
     found = call(inside, vectors, space)
     need(
@@ -273,7 +336,9 @@ def check_inside(inside: object) -> str:
     right = _projected(vectors, space)
     mistakes = {
         "this is what lies outside; the part inside is wanted": vectors - right,
-        "the first layer's space is used for all layers": _projected(vectors, space[:1].expand_as(space)),
+        "the first layer's space is used for all layers": _projected(
+            vectors, space[:1].expand_as(space)
+        ),
         "nothing has been projected": vectors,
         "only the first direction is used": _projected(vectors, space[:, :1]),
         "all of it is zero: multiply the directions by their coordinates, and add up": right * 0,
@@ -284,7 +349,8 @@ def check_inside(inside: object) -> str:
 
 @step
 def check_ablate(ablate: object) -> str:
-    """`ablate(vectors, space, lam)`: the vectors without the share `lam` of what lies in the space."""
+    """`ablate(vectors, space, lam)`: the vectors without the share `lam` of what lies in the
+    space."""
     vectors, space = _vectors_and_space()
     before, part = vectors.clone(), _projected(vectors, space)
     whole = need_tensor(call(ablate, vectors, space, 1.0), (4, 6), "the ablated vectors")
@@ -306,9 +372,13 @@ def check_ablate(ablate: object) -> str:
         otherwise = "nothing is left in the space, but something outside it has changed too"
     need_close(whole, vectors - part, otherwise, mistakes)
     half, none = (call(ablate, vectors, space, lam) for lam in (0.5, 0.0))
-    need_close(none, vectors, "at lambda = 0 the vectors should come out as they came in: is lambda used?")
+    need_close(
+        none, vectors, "at lambda = 0 the vectors should come out as they came in: is lambda used?"
+    )
     mistakes = {"lambda counts twice: half of it takes a quarter": vectors - part / 4}
-    need_close(half, vectors - part / 2, "at lambda = 0.5 half of the part inside should go", mistakes)
+    need_close(
+        half, vectors - part / 2, "at lambda = 0.5 half of the part inside should go", mistakes
+    )
     return "SARSteer's step 4"
 
 
@@ -317,7 +387,9 @@ def check_share(share: object) -> str:
     """`share(vectors, space)`: of each layer's squared length, the share that lies in the space."""
     vectors, space = _vectors_and_space()
     found = need_tensor(call(share, vectors, space), (4,), "the share")
-    right = library.share_in_space(vectors, library.SafeSpace(torch.zeros(4, 6), space, torch.zeros(4, 2)))
+    right = library.share_in_space(
+        vectors, library.SafeSpace(torch.zeros(4, 6), space, torch.zeros(4, 2))
+    )
     part = _projected(vectors, space)
     mistakes = {
         "a share of the length: square it, so that inside and outside add up to 1": right.sqrt(),
@@ -325,7 +397,9 @@ def check_share(share: object) -> str:
         "this is the squared length inside: divide by the whole": part.square().sum(-1),
         "all layers are added up first": (part.square().sum() / vectors.square().sum()).expand(4),
     }
-    need_close(found, right, "the values differ: squared length inside over squared length", mistakes)
+    need_close(
+        found, right, "the values differ: squared length inside over squared length", mistakes
+    )
     return "a random vector has k / d_model of its squared length inside, on average"
 
 

@@ -14,15 +14,16 @@ from torch import Tensor, nn
 from sarsteer_lab import load_prompts
 from sarsteer_lab.course.checks.tools import call, need, need_close
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Prompt, SpokenPrompt, rough_length
+from sarsteer_lab.prompts import Prompt, Request, rough_length
 from sarsteer_lab.speech import read_clip
 from workshop.mine import step
 
 WITHIN = 2e-3
-"""By how much states and logits of the same computation may differ, as a share of their length: rounding."""
+"""By how much states and logits of the same computation may differ, as a share of their length:
+rounding."""
 
 
-def requests(n: int) -> list[SpokenPrompt]:
+def requests(n: int) -> list[Request]:
     """Spoken requests of different lengths: neither the first nor the last is the longest."""
     found = sorted(load_prompts("validation", "harmless"), key=lambda p: rough_length(p.spoken()))
     return [found[0], found[-1], *found[5 : 3 + n]][:n]
@@ -30,7 +31,8 @@ def requests(n: int) -> list[SpokenPrompt]:
 
 @contextmanager
 def hooks_counted(lalm: LALM) -> Iterator[Callable[[], int]]:
-    """Says how many hooks an answer has left on the model; takes them off, or later checks would fail too."""
+    """Says how many hooks an answer has left on the model; takes them off, or later checks would
+    fail too."""
 
     def hooks() -> set[tuple[nn.Module, int]]:
         return {
@@ -57,8 +59,11 @@ def same(found: Tensor, right: Tensor, lalm: LALM) -> bool:
     return bool(((found.float() - right.float()).norm(dim=-1) / scale < within).all())
 
 
-def need_same(found: Tensor, right: Tensor, otherwise: str, mistakes: dict[str, Any], lalm: LALM) -> None:
-    """As `tools.need_close`, for states. `mistakes` may be functions, called only when something is wrong."""
+def need_same(
+    found: Tensor, right: Tensor, otherwise: str, mistakes: dict[str, Any], lalm: LALM
+) -> None:
+    """As `tools.need_close`, for states. `mistakes` may be functions, called only when something is
+    wrong."""
     if not same(found, right, lalm):
         for words, make in mistakes.items():
             need(not same(found, make() if callable(make) else make, lalm), words)
@@ -74,22 +79,36 @@ def check_read_wave(read_wave: object) -> str:
         soundfile.write(stereo, np.stack([left, right], axis=1), 16000, subtype="FLOAT")
         soundfile.write(slow, left, 8000)
         wave = call(read_wave, stereo)
-        need(not isinstance(wave, tuple), "it returns a tuple: the wave alone is wanted, without the rate")
+        need(
+            not isinstance(wave, tuple),
+            "it returns a tuple: the wave alone is wanted, without the rate",
+        )
         need(isinstance(wave, np.ndarray), f"an array is wanted, not a {type(wave).__name__}")
         need(wave.shape != (8000, 2), "both channels of a stereo clip come out: average them")
-        need(wave.shape != (2,), "the mean went over the wrong axis: over time, not over the channels")
+        need(
+            wave.shape != (2,),
+            "the mean went over the wrong axis: over time, not over the channels",
+        )
         need(wave.shape == (8000,), f"a clip of 8000 samples comes out with shape {wave.shape}")
-        need(wave.dtype == np.float32, f"the numbers are {wave.dtype}; the model wants float32 from -1 to 1")
+        need(
+            wave.dtype == np.float32,
+            f"the numbers are {wave.dtype}; the model wants float32 from -1 to 1",
+        )
         mistakes = {
             "one channel is thrown away: average them": left,
             "the other channel is thrown away: average them": right,
             "the channels are added up, so the clip is twice as loud: average them": left + right,
         }
-        need_close(wave, (left + right) / 2, "these are not the clip's samples", mistakes, within=1e-6)
+        need_close(
+            wave, (left + right) / 2, "these are not the clip's samples", mistakes, within=1e-6
+        )
         try:
             read_wave(slow)  # type: ignore[operator]
         except ValueError as error:
-            need("slow.wav" in str(error), "the error for another sampling rate does not name the file")
+            need(
+                "slow.wav" in str(error),
+                "the error for another sampling rate does not name the file",
+            )
         else:
             need(
                 False,
@@ -98,7 +117,9 @@ def check_read_wave(read_wave: object) -> str:
             )
     clip = requests(1)[0].clip
     assert clip is not None
-    need_close(call(read_wave, clip), read_clip(clip), "a shipped clip is read differently", within=1e-6)
+    need_close(
+        call(read_wave, clip), read_clip(clip), "a shipped clip is read differently", within=1e-6
+    )
     return "the same numbers as the library reads"
 
 
@@ -140,11 +161,16 @@ def check_chat(chat: object, lalm: LALM) -> str:
 
 @step
 def check_encode(encode: object, lalm: LALM) -> str:
-    """`encode(lalm, prompts)`: inputs for several prompts of different lengths, padded on the left."""
+    """`encode(lalm, prompts)`: inputs for several prompts of different lengths, padded on the
+    left."""
     spoken = [request.spoken() for request in requests(3)]
     typed = [request.typed() for request in requests(3)]
     mixed = [spoken[1], typed[0], spoken[0]]
-    for prompts, what in ((spoken, "spoken prompts"), (typed, "typed prompts"), (mixed, "mixed prompts")):
+    for prompts, what in (
+        (spoken, "spoken prompts"),
+        (typed, "typed prompts"),
+        (mixed, "mixed prompts"),
+    ):
         if lalm.fit_together(prompts):
             right = lalm.batch(prompts)
             lalm.tokenizer.padding_side = "right"  # as many tokenizers come
@@ -154,11 +180,17 @@ def check_encode(encode: object, lalm: LALM) -> str:
 
 def _same_inputs(found: Any, right: Any, what: str, lalm: LALM) -> None:
     need(
-        hasattr(found, "keys") and "input_ids" in found, "the processor's inputs are wanted, with `input_ids`"
+        hasattr(found, "keys") and "input_ids" in found,
+        "the processor's inputs are wanted, with `input_ids`",
     )
     ids, mask = found["input_ids"], found.get("attention_mask")
-    need(isinstance(ids, Tensor), "the ids are lists: ask the processor for tensors (return_tensors)")
-    need(mask is not None, "the attention mask is missing: the model could not tell padding from text")
+    need(
+        isinstance(ids, Tensor), "the ids are lists: ask the processor for tensors (return_tensors)"
+    )
+    need(
+        mask is not None,
+        "the attention mask is missing: the model could not tell padding from text",
+    )
     need(
         mask[:, -1].all(),
         f"{what}: padding on the right. The last position of a shorter prompt is padding then, and what is read or "
@@ -171,7 +203,9 @@ def _same_inputs(found: Any, right: Any, what: str, lalm: LALM) -> None:
         f"{what}: ids of shape {tuple(ids.shape)}: does your `chat` write the texts?",
     )
     if not torch.equal(ids.cpu(), right["input_ids"].cpu()):
-        places = [(each == lalm.audio_token_id).sum(1).tolist() for each in (ids, right["input_ids"])]
+        places = [
+            (each == lalm.audio_token_id).sum(1).tolist() for each in (ids, right["input_ids"])
+        ]
         turned = places[0] != places[1] and sorted(places[0]) == sorted(places[1])
         need(not turned, f"{what}: the clips are in another order than the texts")
         need(False, f"{what}: the ids are not those of the chat texts")
@@ -181,7 +215,10 @@ def _same_inputs(found: Any, right: Any, what: str, lalm: LALM) -> None:
             value.device == wanted.device,
             f"{what}: `{key}` is on {value.device}, the model on {wanted.device}",
         )
-        need(value.dtype == wanted.dtype, f"{what}: `{key}` is {value.dtype}, the model wants {wanted.dtype}")
+        need(
+            value.dtype == wanted.dtype,
+            f"{what}: `{key}` is {value.dtype}, the model wants {wanted.dtype}",
+        )
         if value.shape == wanted.shape and not torch.equal(value, wanted):
             turned = any(torch.equal(value, wanted.roll(n, 0)) for n in range(1, len(wanted)))
             turned = turned or torch.equal(value, wanted.flip(0))
@@ -200,7 +237,10 @@ def check_answer_ids(answer_ids: object, lalm: LALM) -> str:
     length = lalm.batch(prompts)["input_ids"].shape[1]
     found = call(answer_ids, lalm, prompts, n)
     need(isinstance(found, Tensor), f"a tensor of ids is wanted, not a {type(found).__name__}")
-    need(found.ndim == 2 and len(found) == 3, f"shape {tuple(found.shape)}, but (prompt, token) is wanted")
+    need(
+        found.ndim == 2 and len(found) == 3,
+        f"shape {tuple(found.shape)}, but (prompt, token) is wanted",
+    )
     need(
         found.shape[1] <= n or not torch.equal(found[:, length:], right),
         "the prompt's own ids still stand before the answer: generate returns both",
@@ -211,7 +251,10 @@ def check_answer_ids(answer_ids: object, lalm: LALM) -> str:
     need(torch.equal(found, right), "these are not the tokens of the greedy answer")
     brought = {"do_sample": True, "temperature": 5.0, "repetition_penalty": 1.0}
     for change, mistake in (
-        (brought, "a checkpoint may ask for sampling: say do_sample=False, or its answers are drawn by lot"),
+        (
+            brought,
+            "a checkpoint may ask for sampling: say do_sample=False, or its answers are drawn by lot",
+        ),
         (
             brought | {"do_sample": False, "repetition_penalty": 5.0},
             "a checkpoint may bring a repetition penalty, and the answer is not the greedy one: say "
@@ -251,7 +294,8 @@ def check_answers(answers: object, lalm: LALM) -> str:
     ids, found = library_ids(lalm, prompts, n), call(answers, lalm, prompts, n)
     need(isinstance(found, list), f"a list of texts is wanted, not a {type(found).__name__}")
     need(
-        len(found) == 3 and all(isinstance(text, str) for text in found), "one text for each prompt is wanted"
+        len(found) == 3 and all(isinstance(text, str) for text in found),
+        "one text for each prompt is wanted",
     )
     if found != (right := lalm.generate(prompts, max_new_tokens=n)):
         special = lalm.tokenizer.batch_decode(ids)

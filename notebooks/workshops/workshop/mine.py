@@ -1,8 +1,10 @@
-"""The reader's own file: every function that passes its check is kept there, for the workshops after it.
+"""The reader's own file: every function that passes its check is kept there, for the workshops
+after it.
 
-The file is plain Python: one part for each step, in the order of `STEPS`, each below a line that names it. Parts
-may be edited by hand; what stands above them is written anew. A step that passes again replaces its part. What is missing of earlier workshops is filled
-in from the folded solutions of their notebooks, the only place where these are written.
+The file is plain Python: one part for each step, in the order of `STEPS`, each below a line that
+names it. Parts may be edited by hand; what stands above them is written anew. A step that passes
+again replaces its part. What is missing of earlier workshops is filled in from the folded solutions
+of their notebooks, the only place where these are written.
 """
 
 import ast
@@ -103,13 +105,16 @@ def keep(name: str, answer: Any) -> str:
 
 
 def functions_of(cell: str) -> str:
-    """What of a cell is kept: imports, functions, classes and constants; nothing that is only tried out."""
+    """What of a cell is kept: imports, functions, classes and constants; nothing that is only tried
+    out."""
     lines, kept = cell.splitlines(), []
     for node in ast.parse(cell).body:
         constant = isinstance(node, ast.Assign) and all(
             isinstance(target, ast.Name) and target.id.isupper() for target in node.targets
         )
-        if constant or isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom):
+        if constant or isinstance(
+            node, ast.FunctionDef | ast.ClassDef | ast.Import | ast.ImportFrom
+        ):
             decorators = getattr(node, "decorator_list", [])
             start = min([node.lineno, *(each.lineno for each in decorators)])
             kept.append("\n".join(lines[start - 1 : node.end_lineno]))
@@ -118,7 +123,11 @@ def functions_of(cell: str) -> str:
 
 def _globals_of(code: CodeType) -> set[str]:
     inner = [each for each in code.co_consts if isinstance(each, CodeType)]
-    used = {each.argval for each in dis.get_instructions(code) if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")}
+    used = {
+        each.argval
+        for each in dis.get_instructions(code)
+        if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")
+    }
     return used.union(*map(_globals_of, inner)) - {"__name__", "__module__", "__qualname__"}
 
 
@@ -140,11 +149,14 @@ def write(parts: Parts) -> None:
 
 def _text(parts: Parts) -> str:
     ordered = [(name, *parts[name]) for name in STEPS if name in parts]
-    return HEADER + "".join(f"\n\n# == {name} ({whose})\n{source}\n" for name, whose, source in ordered)
+    return HEADER + "".join(
+        f"\n\n# == {name} ({whose})\n{source}\n" for name, whose, source in ordered
+    )
 
 
 def load() -> ModuleType:
-    """The reader's file as the module `my_sarsteer`, as it now is. Raises ValueError if it does not run."""
+    """The reader's file as the module `my_sarsteer`, as it now is. Raises ValueError if it does not
+    run."""
     sys.modules[NAME] = module = _module(FILE.read_text(encoding="utf-8"))
     return module
 
@@ -165,7 +177,9 @@ def _module(text: str) -> ModuleType:
 
 def code_lines(text: str) -> list[str]:
     """The lines of a source that are neither blank nor comments alone."""
-    return [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    return [
+        line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")
+    ]
 
 
 def solution(name: str) -> str:
@@ -185,8 +199,9 @@ def solution(name: str) -> str:
 def begin(workshop: int, *, ours: bool = False) -> Markdown:
     """Make the steps of all earlier workshops importable from `my_sarsteer`.
 
-    They are the reader's own where these are kept, else our solutions; all are our solutions with `ours` (the
-    reader's file then becomes `my_sarsteer.old.py`). Raises ValueError if the file does not run.
+    They are the reader's own where these are kept, else our solutions; all are our solutions with
+    `ours` (the reader's file then becomes `my_sarsteer.old.py`). Raises ValueError if the file does
+    not run.
     """
     parts = read()
     earlier = [name for name, number in STEPS.items() if number < workshop]
@@ -199,8 +214,14 @@ def begin(workshop: int, *, ours: bool = False) -> Markdown:
         return Markdown(f"Functions that pass will be kept in `mine/{FILE.name}`.")
     own = [name for name in earlier if parts.get(name, ("ours",))[0] == "mine"]
     given = [name for name in earlier if name not in own]
-    said = [f"{whose}: {', '.join(names)}" for whose, names in (("yours", own), ("ours", given)) if names]
-    return Markdown(f"`mine/{FILE.name}` holds these steps of earlier workshops: {'; '.join(said)}.")
+    said = [
+        f"{whose}: {', '.join(names)}"
+        for whose, names in (("yours", own), ("ours", given))
+        if names
+    ]
+    return Markdown(
+        f"`mine/{FILE.name}` holds these steps of earlier workshops: {'; '.join(said)}."
+    )
 
 
 def clean_start() -> None:
@@ -219,8 +240,13 @@ def progress() -> Markdown:
     rows = ["| workshop | yours | ours | to do |", "| --- | --- | --- | --- |"]
     for number, names in enumerate(_BY_WORKSHOP):
         cells = {
-            whose: [n for n in names if parts.get(n, ("",))[0] == whose] for whose in ("mine", "ours", "")
+            whose: [n for n in names if parts.get(n, ("",))[0] == whose]
+            for whose in ("mine", "ours", "")
         }
-        rows.append(f"| {number} | " + " | ".join(", ".join(cell) for cell in cells.values()) + " |")
+        rows.append(
+            f"| {number} | " + " | ".join(", ".join(cell) for cell in cells.values()) + " |"
+        )
     lines = len(code_lines(_text(parts)))
-    return Markdown("\n".join(rows) + f"\n\n{lines} lines of code (at most {MOST_LINES} are wanted).")
+    return Markdown(
+        "\n".join(rows) + f"\n\n{lines} lines of code (at most {MOST_LINES} are wanted)."
+    )

@@ -37,10 +37,16 @@ def check_record_last(record_last: object) -> str:
                 "output, and the model goes on with it",
             )
             need(len(kept) == 1, f"one state is to be appended for each pass; {len(kept)} were")
-            need(torch.equal(stream, before), "the stream has changed: a hook that records only looks")
+            need(
+                torch.equal(stream, before),
+                "the stream has changed: a hook that records only looks",
+            )
             state = kept[0]
             need(isinstance(state, Tensor), f"a tensor is to be kept, not a {type(state).__name__}")
-            need(state.shape != stream.shape, "the whole stream is kept: only the last position is wanted")
+            need(
+                state.shape != stream.shape,
+                "the whole stream is kept: only the last position is wanted",
+            )
             mistakes = {
                 "this is the first position": before[:, 0],
                 "this is the position before the last": before[:, -2],
@@ -49,8 +55,13 @@ def check_record_last(record_last: object) -> str:
                 "the wrong axis: this is the last number of each state": before[..., -1],
             }
             state = need_tensor(state.reshape(state.shape), (4, 4), "the state")
-            need_close(state, before[:, -1], "this is not the last position's state", mistakes, within=1e-6)
-            need(state.dtype == torch.float32, f"the state is kept as {state.dtype}: float32 is wanted")
+            need_close(
+                state, before[:, -1], "this is not the last position's state", mistakes, within=1e-6
+            )
+            need(
+                state.dtype == torch.float32,
+                f"the state is kept as {state.dtype}: float32 is wanted",
+            )
             stream += 1
             need_close(
                 state,
@@ -65,7 +76,8 @@ def check_record_last(record_last: object) -> str:
 
 @step
 def check_hooked(hooked: object) -> str:
-    """`hooked(layers, hooks)`: a context manager that puts hook i on layer i while the block lasts."""
+    """`hooked(layers, hooks)`: a context manager that puts hook i on layer i while the block
+    lasts."""
     layers, calls = nn.ModuleList(nn.Identity() for _ in range(3)), []
 
     def note(name: str) -> Callable[..., None]:
@@ -81,16 +93,26 @@ def check_hooked(hooked: object) -> str:
     names = ["hook 0", "hook 1", "hook 2"]
     manager = call(hooked, layers, [note(name) for name in names])
     enters = hasattr(manager, "__enter__")
-    need(enters, f"a {type(manager).__name__} cannot be used with `with`: is @contextmanager missing?")
+    need(
+        enters,
+        f"a {type(manager).__name__} cannot be used with `with`: is @contextmanager missing?",
+    )
     with manager:
         said = run()
     expected = ["hook 0", "another's", "hook 1", "hook 2"]
     need(len(said) > 1, "no hook ran in the block: are they registered before `yield`?")
-    need("another's" in said, "a hook that somebody else had put there is gone: remove your own alone")
-    need(said == expected, f"the layers ran {said}, but hook i belongs on layer i, and nothing else")
+    need(
+        "another's" in said,
+        "a hook that somebody else had put there is gone: remove your own alone",
+    )
+    need(
+        said == expected, f"the layers ran {said}, but hook i belongs on layer i, and nothing else"
+    )
     said = run()
     need(said != expected, "the hooks are still there after the block: remove them after `yield`")
-    need(said == ["another's"], f"after the block {said} ran, but only what was there before should")
+    need(
+        said == ["another's"], f"after the block {said} ran, but only what was there before should"
+    )
     try:
         with hooked(layers, [note(name) for name in names]):  # type: ignore[operator]
             raise KeyError("made up")
@@ -118,26 +140,39 @@ def check_capture(capture: object, lalm: LALM) -> str:
     need(isinstance(found, Tensor), f"a tensor is wanted, not a {type(found).__name__}")
     shape, n = tuple(found.shape), lalm.n_layers
     need(
-        shape != (n, 5, lalm.d_model), "prompts and layers have changed places: stack the layers along axis 1"
+        shape != (n, 5, lalm.d_model),
+        "prompts and layers have changed places: stack the layers along axis 1",
     )
-    need(shape != (5, n + 1, lalm.d_model), "one layer too many: `hidden_states` begins with the embeddings")
+    need(
+        shape != (5, n + 1, lalm.d_model),
+        "one layer too many: `hidden_states` begins with the embeddings",
+    )
     need(shape != (3, n, lalm.d_model), "only the first batch has come out")
     need(shape != (2, n, lalm.d_model), "only the last batch has come out")
     found = need_tensor(found, (5, n, lalm.d_model), "the states")
-    need(not found.requires_grad, "gradients are recorded: with torch.no_grad() half of the memory is saved")
+    need(
+        not found.requires_grad,
+        "gradients are recorded: with torch.no_grad() half of the memory is saved",
+    )
 
     def hidden(at: Any) -> Tensor:
         states = _hidden_states(lalm, spoken)
         return torch.stack([state[:, -1] for state in states], dim=1)[:, at]
 
     def last_audio() -> Tensor:
-        return torch.stack([states[-1] for states in library_capture(lalm, spoken, positions="audio")])
+        return torch.stack(
+            [states[-1] for states in library_capture(lalm, spoken, positions="audio")]
+        )
 
     def averaged() -> Tensor:
-        return torch.stack([states.mean(0) for states in library_capture(lalm, spoken, positions="all")])
+        return torch.stack(
+            [states.mean(0) for states in library_capture(lalm, spoken, positions="all")]
+        )
 
     def before_last() -> Tensor:
-        return torch.stack([states[-2] for states in library_capture(lalm, spoken, positions="all")])
+        return torch.stack(
+            [states[-2] for states in library_capture(lalm, spoken, positions="all")]
+        )
 
     mistakes = {
         "shifted by one layer: this begins with the embeddings, and the last layer is missing": lambda: (
@@ -154,14 +189,22 @@ def check_capture(capture: object, lalm: LALM) -> str:
         ),
         "the layers are in reverse order": right.flip(1),
     }
-    swapped = not same(found, right, lalm) and all(any(same(o, r, lalm) for r in right) for o in found)
+    swapped = not same(found, right, lalm) and all(
+        any(same(o, r, lalm) for r in right) for o in found
+    )
     need(not swapped, "the states are right, but in another order than the prompts")
     need_same(
-        found[1:2], right[1:2], "the states differ, even those of unpadded prompts", _rows(mistakes, 1), lalm
+        found[1:2],
+        right[1:2],
+        "the states differ, even those of unpadded prompts",
+        _rows(mistakes, 1),
+        lalm,
     )
     others = [row for row in range(5) if not same(found[row], right[row], lalm)]
     if others:
-        need_same(found, right, f"only prompts {others} differ: look at their padding", mistakes, lalm)
+        need_same(
+            found, right, f"only prompts {others} differ: look at their padding", mistakes, lalm
+        )
     return f"{tuple(found.shape)}: prompt, layer, d_model, as the library captures them"
 
 
@@ -174,7 +217,9 @@ def _rows(mistakes: dict[str, Any], row: int) -> dict[str, Any]:
 
 @torch.no_grad()
 def _hidden_states(lalm: LALM, prompts: list[Prompt]) -> Any:
-    return lalm.core(**lalm.batch(prompts), output_hidden_states=True, use_cache=False).hidden_states
+    return lalm.core(
+        **lalm.batch(prompts), output_hidden_states=True, use_cache=False
+    ).hidden_states
 
 
 @torch.no_grad()
@@ -185,14 +230,17 @@ def _padded_right(lalm: LALM, prompts: list[Prompt]) -> Tensor:
             values = inputs[key][row]
             inputs[key][row] = torch.cat([values[mask], values[~mask]])
     states: list[Tensor] = []
-    with record_states(lalm, range(lalm.n_layers), lambda _, stream: states.append(stream[:, -1].float())):
+    with record_states(
+        lalm, range(lalm.n_layers), lambda _, stream: states.append(stream[:, -1].float())
+    ):
         lalm.trunk(**inputs, use_cache=False)
     return torch.stack(states, dim=1)
 
 
 @step
 def check_distance(distance: object) -> str:
-    """`distance(first, second)`, (prompt, layer, d_model) each: of the mean states, in units of spread."""
+    """`distance(first, second)`, (prompt, layer, d_model) each: of the mean states, in units of
+    spread."""
     first, second, shift = gaussian((9, 5, 5), (7, 5, 5), (5, 5))
     first = first * torch.arange(1, 6)[:, None]
     second = 2 * second + 3 * shift
@@ -206,7 +254,9 @@ def check_distance(distance: object) -> str:
         "this is the plain distance: divide by the spread of the sets, or layers cannot be compared": apart.norm(
             dim=-1
         ),
-        "you divide by the variance: take its root, so that the unit is a distance": apart.norm(dim=-1)
+        "you divide by the variance: take its root, so that the unit is a distance": apart.norm(
+            dim=-1
+        )
         / variances.mean(0),
         "the spread is that of all states about one common mean, which holds the distance itself": apart.norm(
             dim=-1
@@ -214,8 +264,15 @@ def check_distance(distance: object) -> str:
         / pooled.sqrt(),
         "the spread is that of the first set alone": apart.norm(dim=-1) / variances[0].sqrt(),
         "the spread is that of the second set alone": apart.norm(dim=-1) / variances[1].sqrt(),
-        "the norm went over the wrong axis: over layers": apart.norm(dim=0) / variances.mean(0).sqrt(),
+        "the norm went over the wrong axis: over layers": apart.norm(dim=0)
+        / variances.mean(0).sqrt(),
     }
     right = centroid_distance(first, second)
-    need_close(found, right, "this is not the distance of the means over their spread", mistakes, within=1e-3)
+    need_close(
+        found,
+        right,
+        "this is not the distance of the means over their spread",
+        mistakes,
+        within=1e-3,
+    )
     return "a ruler that does not grow with the residual stream"

@@ -65,19 +65,28 @@ def pushes(lalm: LALM, prompts: list[Prompt]) -> Tensor:
 
 @step
 def check_steering(steering: object, lalm: LALM) -> str:
-    """`steering(lalm, vectors, alpha)`: a context manager; steers every layer while the block lasts."""
+    """`steering(lalm, vectors, alpha)`: a context manager; steers every layer while the block
+    lasts."""
     prompts, alpha = [request.spoken() for request in requests(2)], 0.2
     vectors = pushes(lalm, prompts)
     plain = lalm.next_token_logits(prompts)
     with hooks_counted(lalm) as left:
         manager = call(steering, lalm, vectors, alpha)
         enters = hasattr(manager, "__enter__")
-        need(enters, f"a {type(manager).__name__} cannot be used with `with`: is @contextmanager missing?")
+        need(
+            enters,
+            f"a {type(manager).__name__} cannot be used with `with`: is @contextmanager missing?",
+        )
         with manager:
             found = lalm.next_token_logits(prompts)
-        need(not left(), f"{left()} hooks are left on the model: everything after the block is steered too")
+        need(
+            not left(),
+            f"{left()} hooks are left on the model: everything after the block is steered too",
+        )
         after = lalm.next_token_logits(prompts)
-        changed = "the model is not bit-identical after the block: what has changed it? (Load it again.)"
+        changed = (
+            "the model is not bit-identical after the block: what has changed it? (Load it again.)"
+        )
         need(torch.equal(after, plain), changed)
         _need_steered(found, plain, lalm, prompts, vectors, alpha)
         try:
@@ -100,7 +109,10 @@ def check_steering(steering: object, lalm: LALM) -> str:
             mine = lalm.generate(prompts, max_new_tokens=6)
     with steer(lalm, vectors, alpha):
         right = lalm.generate(prompts, max_new_tokens=6)
-    need(mine == right, "the first token is right, later ones are not: every generated token is steered too")
+    need(
+        mine == right,
+        "the first token is right, later ones are not: every generated token is steered too",
+    )
     return "steered inside, bit-identical outside: SARSteer's step 5"
 
 
@@ -109,7 +121,10 @@ def _need_steered(
 ) -> None:
     if same(found, library_logits(lalm, prompts, vectors, alpha), lalm):
         return
-    need(not torch.equal(found, plain), "nothing is steered in the block: do the hooks reach the layers?")
+    need(
+        not torch.equal(found, plain),
+        "nothing is steered in the block: do the hooks reach the layers?",
+    )
     last, first = vectors[-1:].expand_as(vectors), vectors[:1].expand_as(vectors)
     shifted, layers = vectors.roll(1, 0), list(range(lalm.n_layers))
     for words, (values, strength, options) in {
@@ -124,13 +139,19 @@ def _need_steered(
         "the vectors are added without alpha": (vectors, 1.0, {}),
         "alpha counts twice": (vectors, alpha**2, {}),
         "the sign is turned: add the vectors, do not subtract them": (vectors, -alpha, {}),
-        "every position is steered; only the last one should be": (vectors, alpha, {"positions": "all"}),
+        "every position is steered; only the last one should be": (
+            vectors,
+            alpha,
+            {"positions": "all"},
+        ),
         "only the last layer is steered": (vectors, alpha, {"layers": layers[-1:]}),
         "only the first layer is steered": (vectors, alpha, {"layers": layers[:1]}),
         "the last layer is left out": (vectors, alpha, {"layers": layers[:-1]}),
         "the first layer is left out": (vectors, alpha, {"layers": layers[1:]}),
     }.items():
-        need(not same(found, library_logits(lalm, prompts, values, strength, **options), lalm), words)
+        need(
+            not same(found, library_logits(lalm, prompts, values, strength, **options), lalm), words
+        )
     need(
         False,
         "the steered logits are not the library's: add alpha times vector l to the output of layer l",
@@ -139,7 +160,8 @@ def _need_steered(
 
 @step
 def check_relative_push(relative_push: object) -> str:
-    """`relative_push(states, vectors, alpha)`: length of the push over the mean length of the states."""
+    """`relative_push(states, vectors, alpha)`: length of the push over the mean length of the
+    states."""
     states, vectors = gaussian((5, 5, 5), (5, 5))
     states = states * torch.arange(1, 6)[:, None] + 1
     found = need_tensor(call(relative_push, states, vectors, 0.3), (5,), "the relative push")
@@ -162,13 +184,17 @@ def check_relative_push(relative_push: object) -> str:
 
 @step
 def check_dose_response(dose_response: object, lalm: LALM) -> str:
-    """`dose_response(lalm, prompts, vectors, alphas, max_new_tokens)`: a dictionary, alpha to answers."""
+    """`dose_response(lalm, prompts, vectors, alphas, max_new_tokens)`: a dictionary, alpha to
+    answers."""
     prompts, alphas = [request.spoken() for request in requests(2)], [0.1, 0.3, 0.0]
     vectors = pushes(lalm, prompts)
     with hooks_counted(lalm) as left:
         found = call(dose_response, lalm, prompts, vectors, alphas, 6)
         need(not left(), "hooks are left on the model afterwards")
-    need(isinstance(found, dict), f"a dictionary is wanted, alpha to answers, not a {type(found).__name__}")
+    need(
+        isinstance(found, dict),
+        f"a dictionary is wanted, alpha to answers, not a {type(found).__name__}",
+    )
     need(list(found) == alphas, f"its keys are {list(found)}; the alphas in their order are wanted")
 
     def said(alpha: float) -> list[str]:

@@ -12,20 +12,26 @@ from sarsteer_lab.geometry import centroid_distance
 
 @check
 def check_last_positions(last_positions: object) -> str:
-    """`last_positions(mask)`: index of each row's last real token, for (batch, position) masks of 0 and 1."""
+    """`last_positions(mask)`: index of each row's last real token, for (batch, position) masks of 0
+    and 1."""
     left = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]])
     right = left.flip(1)
     for side, mask, expected in (("left", left, [4, 4, 4]), ("right", right, [2, 4, 0])):
         found = need_tensor(call(last_positions, mask), (3,), "the positions")
         at_padding = side == "right" and found.tolist() == [4, 4, 4]
-        need(not at_padding, "with padding on the right you point at padding, not at the last token")
+        need(
+            not at_padding, "with padding on the right you point at padding, not at the last token"
+        )
         need(
             found.tolist() == expected,
             f"for a mask padded on the {side} you say {found.tolist()}; its row 0 is {mask[0].tolist()}",
         )
     both = torch.tensor([[0, 1, 1, 0]])
     last = call(last_positions, both).tolist()
-    need(last == [2], f"this is right while only one side is padded; for {both[0].tolist()} you say {last}")
+    need(
+        last == [2],
+        f"this is right while only one side is padded; for {both[0].tolist()} you say {last}",
+    )
     return "this is what `LALM` saves you by padding on the left, and what `sarsteer-lab doctor` checks"
 
 
@@ -49,7 +55,9 @@ def check_find_layers(find_layers: object) -> str:
         found = call(find_layers, model)
         kind = type(found).__name__
         need(isinstance(found, nn.ModuleList), f"{name}: a ModuleList is wanted, not a {kind}")
-        otherwise = f"{name}: these are the layers of its audio tower or its voice: they write no text"
+        otherwise = (
+            f"{name}: these are the layers of its audio tower or its voice: they write no text"
+        )
         need(found is not tower.layers, otherwise)
         need(found is plain.layers, f"{name}: these are not the layers of its text decoder")
     return "the recipe needs no list of families; `families.find_decoder` is the same in ten lines"
@@ -57,11 +65,14 @@ def check_find_layers(find_layers: object) -> str:
 
 @check
 def check_memory(memory: object) -> str:
-    """`memory(parameters, bits, layers, kv_width, positions, batch)`: bytes of weights and of a 16-bit
-    cache."""
+    """`memory(parameters, bits, layers, kv_width, positions, batch)`: bytes of weights and of a
+    16-bit cache."""
     for bits in (16, 4):
         weights = call(memory, 1_000_000, bits, 10, 64, 0, 1)
-        need(isinstance(weights, int | float), f"a number of bytes is wanted, not a {type(weights).__name__}")
+        need(
+            isinstance(weights, int | float),
+            f"a number of bytes is wanted, not a {type(weights).__name__}",
+        )
         right = 1_000_000 * bits / 8
         said = f"take {weights:,.0f} bytes, you say, with nothing cached: how many bytes is one weight?"
         mistakes = {"this is in bits; 8 of them make a byte": right * 8}
@@ -75,13 +86,20 @@ def check_memory(memory: object) -> str:
     said = f"the cache takes {cache:,.0f} bytes, you say: which factor is missing, or too many?"
     otherwise = f"for 10 layers, width 64, 100 positions and 3 prompts {said}"
     need_close(cache, right, otherwise, mistakes, within=1)
-    need(call(memory, 0, 4, 10, 64, 100, 3) == cache, "quantising the weights leaves the cache at 16 bits")
-    return "a 30 s clip is 750 positions in Qwen2-Audio: long audio fills the cache, not the weights"
+    need(
+        call(memory, 0, 4, 10, 64, 100, 3) == cache,
+        "quantising the weights leaves the cache at 16 bits",
+    )
+    return (
+        "a 30 s clip is 750 positions in Qwen2-Audio: long audio fills the cache, not the weights"
+    )
 
 
 @check
 def check_untrained_gap(
-    gaps: Sequence[float], states: Sequence[tuple[Float[Tensor, "p l d"], Float[Tensor, "p l d"]]], layer: int
+    gaps: Sequence[float],
+    states: Sequence[tuple[Float[Tensor, "p l d"], Float[Tensor, "p l d"]]],
+    layer: int,
 ) -> str:
     """The typed/spoken centroid distance at one layer of several models with random weights."""
     need(
@@ -100,6 +118,5 @@ def check_untrained_gap(
         otherwise = f"number {number} is {float(gap):.3g}: is this {which}?"
         need_close(gap, right, otherwise, mistakes, within=1e-3 * max(right, 1.0))
     listed = ", ".join(f"{float(gap):.1f}" for gap in gaps)
-    return (
-        f"{listed} spreads, in models that never learnt anything: a gap alone is no trace of safety training"
-    )
+    fact = f"{listed} spreads, in models that never learnt anything"
+    return f"{fact}: a gap alone is no trace of safety training"

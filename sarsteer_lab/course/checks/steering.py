@@ -6,7 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sarsteer_lab.course.checks.tools import call, check, gaussian, need, need_close, need_each, need_tensor
+from sarsteer_lab.course.checks.tools import (
+    call,
+    check,
+    gaussian,
+    need,
+    need_close,
+    need_each,
+    need_tensor,
+)
 from sarsteer_lab.course.claims import MARGIN, claim_on_value
 from sarsteer_lab.evaluation.curves import pareto_front
 from sarsteer_lab.evaluation.intervals import paired_difference, wilson
@@ -19,7 +27,8 @@ VERDICTS = ("seen here", "not seen here", "cannot tell")
 
 @check
 def check_hook(make_hook: object) -> str:
-    """`make_hook(vector, alpha)`: a forward hook that steers the last position of a layer's output."""
+    """`make_hook(vector, alpha)`: a forward hook that steers the last position of a layer's
+    output."""
     vector = torch.linspace(-1, 1, 6)
     for shape in ((2, 5, 6), (3, 1, 6)):  # a prompt, and a decoding step
         (stream,) = gaussian(shape)
@@ -27,7 +36,9 @@ def check_hook(make_hook: object) -> str:
         hook = call(make_hook, vector, 0.5)
         need(callable(hook), "`make_hook` has to return a function: the hook")
         after = need_tensor(_behind(hook, stream), shape, "what goes on to the next layer")
-        need(not torch.equal(after, before), "nothing is added: does your sum reach the next layer?")
+        need(
+            not torch.equal(after, before), "nothing is added: does your sum reach the next layer?"
+        )
         otherwise = "positions before the last one have changed: only the last one is steered"
         need_close(after[:, :-1], before[:, :-1], otherwise, within=0)
         moved, whole = after[:, -1] - before[:, -1], vector.expand(len(after), -1)
@@ -36,7 +47,10 @@ def check_hook(make_hook: object) -> str:
         need_close(moved, 0.5 * whole, otherwise, mistakes, within=1e-5)
     half = torch.zeros(1, 2, 6, dtype=torch.bfloat16)
     after = _behind(call(make_hook, vector, 0.5), half)
-    need(after.dtype == torch.bfloat16, "a bfloat16 stream has become another type: the next layer will fail")
+    need(
+        after.dtype == torch.bfloat16,
+        "a bfloat16 stream has become another type: the next layer will fail",
+    )
     return "one position at one layer: all of SARSteer's last step"
 
 
@@ -48,7 +62,8 @@ def _behind(hook: Callable[..., Tensor | None], stream: Tensor) -> Tensor:
 
 @check
 def check_divergence(divergence: object) -> str:
-    """`divergence(p_logits, q_logits)`: KL(p || q) in nats per row, from logits of shape (prompt, vocab)."""
+    """`divergence(p_logits, q_logits)`: KL(p || q) in nats per row, from logits of shape (prompt,
+    vocab)."""
     p, q = (3 * logits for logits in gaussian((4, 9), (4, 9)))
     q[0] = p[0] + 2.0  # the same distribution
     found = need_tensor(call(divergence, p, q), (4,), "the divergence")
@@ -68,7 +83,8 @@ def check_divergence(divergence: object) -> str:
 
 @check
 def check_equal_push(equal_alpha: object) -> str:
-    """`equal_alpha(alpha, full, shorter)`: the strength at which the shorter vectors push as hard in total.
+    """`equal_alpha(alpha, full, shorter)`: the strength at which the shorter vectors push as hard
+    in total.
 
     Both are (layer, d_model); the push is the root of the sum over layers of squared lengths.
     """
@@ -80,14 +96,19 @@ def check_equal_push(equal_alpha: object) -> str:
         "with your alpha the shorter vectors push even less: turn the ratio round": 0.1**2 / right,
         "this averages the layers' ratios: sum first": 0.1 * layers.mean(),
     }
-    otherwise = "alpha times the total length is not the same for both: which ratio of lengths makes it so?"
-    need_close(float(call(equal_alpha, 0.1, full, shorter)), right, otherwise, mistakes, within=1e-5)
+    otherwise = (
+        "alpha times the total length is not the same for both: which ratio of lengths makes it so?"
+    )
+    need_close(
+        float(call(equal_alpha, 0.1, full, shorter)), right, otherwise, mistakes, within=1e-5
+    )
     return "equal push, not equal alpha, is the fair comparison of directions"
 
 
 @check
 def check_transfer(rises: dict[str, float], chances: dict[str, Tensor]) -> str:
-    """Mean rise of the refusal probability under each push, from `chances` ("none" is without steering)."""
+    """Mean rise of the refusal probability under each push, from `chances` ("none" is without
+    steering)."""
     names = [name for name in chances if name != "none"]
     given = need_each(rises, names, "rise", "push")
     for name, value in given.items():
@@ -111,7 +132,9 @@ def check_wilson(interval: object) -> str:
         low, high = float(found[0]), float(found[1])
         half = 1.959964 * (hits / n * (1 - hits / n) / n) ** 0.5
         wald = [hits / n - half, hits / n + half]
-        mistakes = {f"{hits} of {n}: this is the plain (Wald) interval, which has no width at 0 of 7": wald}
+        mistakes = {
+            f"{hits} of {n}: this is the plain (Wald) interval, which has no width at 0 of 7": wald
+        }
         otherwise = f"{hits} of {n}: these are not its ends; compare middle and half width with the formulas"
         if low < -1e-9 or high > 1 + 1e-9:
             otherwise = f"{hits} of {n}: an end lies outside 0 to 1: check your two formulas"
@@ -121,25 +144,53 @@ def check_wilson(interval: object) -> str:
 
 @check
 def check_pareto(front: object) -> str:
-    """`front(points)`: for each (benign answered, harmful refused) pair, whether no other point beats it."""
+    """`front(points)`: for each (benign answered, harmful refused) pair, whether no other point
+    beats it."""
     generator = np.random.default_rng(0)
     cases = [generator.random((9, 2)).round(1) for _ in range(20)]
     cases.append(np.array([[0.5, 0.5], [0.5, 0.5], [0.4, 0.5]]))
     for points in cases:
         found = np.asarray(call(front, [tuple(point) for point in points.tolist()]), dtype=bool)
-        need(found.shape == (len(points),), "one True or False is wanted for each point, in their order")
+        need(
+            found.shape == (len(points),),
+            "one True or False is wanted for each point, in their order",
+        )
         right = pareto_front(points)
         over, under = (points[which][:1].tolist() for which in (found & ~right, ~found & right))
-        need(not over, f"{over} is on your front, but some point is as good in both and better in one")
-        need(not under, f"{under} is not on your front, but nothing beats it (an equal point does not)")
+        need(
+            not over,
+            f"{over} is on your front, but some point is as good in both and better in one",
+        )
+        need(
+            not under,
+            f"{under} is not on your front, but nothing beats it (an equal point does not)",
+        )
     return "on the front is what nobody beats; noise is not taken into account"
 
 
 @check
 def check_kappa(agreement: object) -> str:
     """`agreement(first, second)`: Cohen's kappa of two lists of outcomes."""
-    first = ["refused", "refused", "answered", "answered", "broken", "answered", "refused", "answered"]
-    second = ["refused", "answered", "answered", "answered", "broken", "refused", "refused", "answered"]
+    first = [
+        "refused",
+        "refused",
+        "answered",
+        "answered",
+        "broken",
+        "answered",
+        "refused",
+        "answered",
+    ]
+    second = [
+        "refused",
+        "answered",
+        "answered",
+        "answered",
+        "broken",
+        "refused",
+        "refused",
+        "answered",
+    ]
     share = sum(a == b for a, b in zip(first, second, strict=True)) / len(first)
     mistakes = {"this is the share of agreement: what would chance alone give?": share}
     otherwise = "this is not Cohen's kappa, which is (agreement - chance) / (1 - chance)"
@@ -150,7 +201,11 @@ def check_kappa(agreement: object) -> str:
 
 @check
 def check_refutation(
-    difference: float, interval: Sequence[float], verdict: str, without: Sequence[bool], under: Sequence[bool]
+    difference: float,
+    interval: Sequence[float],
+    verdict: str,
+    without: Sequence[bool],
+    under: Sequence[bool],
 ) -> str:
     """The price of a prompt defence and the verdict on "it makes the model refuse benign requests".
 
@@ -161,9 +216,8 @@ def check_refutation(
     mistakes = {"the sign is turned: how many answers are *lost* under the defence?": -right}
     otherwise = "this is not the share answered without the defence minus that under it"
     need_close(difference, right, otherwise, mistakes, within=1e-6)
-    otherwise = (
-        "this is not a paired bootstrap interval of that difference: draw both outcomes of a request together"
-    )
+    otherwise = "this is not a paired bootstrap interval of that difference: "
+    otherwise += "draw both outcomes of a request together"
     need(len(interval) == 2, otherwise)
     need_close([float(end) for end in interval], [low, high], otherwise, within=0.05)
     wanted = claim_on_value("", "", (low, high)).verdict

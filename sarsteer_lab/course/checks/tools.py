@@ -1,4 +1,5 @@
-"""What checks of exercises are made with: an answer is right, or a message says what is wrong with it."""
+"""What checks of exercises are made with: an answer is right, or a message says what is wrong with
+it."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -15,7 +16,8 @@ CHECK_MIME = "application/vnd.sarsteer-lab.check+json"
 
 
 class Wrong(Exception):
-    """An answer to an exercise is not right. The message tells what is wrong, not what would be right."""
+    """An answer to an exercise is not right. The message tells what is wrong, not what would be
+    right."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ def check(function: Callable[P, str]) -> Callable[P, CheckResult]:
         except Wrong as wrong:
             return CheckResult(name, False, str(wrong))
         except Exception as error:
-            return CheckResult(name, False, f"the answer cannot be checked: {type(error).__name__}: {error}")
+            return CheckResult(
+                name, False, f"the answer cannot be checked: {type(error).__name__}: {error}"
+            )
 
     return checked
 
@@ -78,12 +82,16 @@ def call(function: object, *args: Any, **kwargs: Any) -> Any:
         value = function(*args, **kwargs)
     except Exception as error:
         raise Wrong(f"`{name}` stops with {type(error).__name__}: {error}") from error
-    need(value is not None and value is not ..., f"`{name}` returns nothing: is there still a blank in it?")
+    need(
+        value is not None and value is not ...,
+        f"`{name}` returns nothing: is there still a blank in it?",
+    )
     return value
 
 
 def need_tensor(value: object, shape: tuple[int, ...], what: str) -> Tensor:
-    """The value if it is a finite tensor of this shape. Raises `Wrong`, naming `what`, if it is not."""
+    """The value if it is a finite tensor of this shape. Raises `Wrong`, naming `what`, if it is
+    not."""
     if not isinstance(value, Tensor):
         raise Wrong(f"{what} should be a tensor, but is a {type(value).__name__}")
     need(
@@ -95,12 +103,17 @@ def need_tensor(value: object, shape: tuple[int, ...], what: str) -> Tensor:
 
 
 def need_close(
-    found: Any, right: Any, otherwise: str, mistakes: Mapping[str, Any] | None = None, *, within: float = 1e-4
+    found: Any,
+    right: Any,
+    otherwise: str,
+    mistakes: Mapping[str, Any] | None = None,
+    *,
+    within: float = 1e-4,
 ) -> None:
     """Compare an answer, a number or a tensor, with the right one, up to `within`.
 
-    `mistakes` maps what to say of a usual mistake to what it gives. Raises `Wrong` with the first one's words
-    that gives this answer, or with `otherwise`.
+    `mistakes` maps what to say of a usual mistake to what it gives. Raises `Wrong` with the first
+    one's words that gives this answer, or with `otherwise`.
     """
 
     def gives(value: Any) -> bool:
@@ -113,7 +126,8 @@ def need_close(
 
 
 def need_each(given: object, names: Iterable[str], what: str, of: str) -> dict[str, float]:
-    """The numbers if there is one for each name. Raises `Wrong` if not: one `what` for each `of`."""
+    """The numbers if there is one for each name. Raises `Wrong` if not: one `what` for each
+    `of`."""
     if not isinstance(given, dict):
         raise Wrong(f"give a dictionary: one {what} for each {of}")
     missing = [name for name in names if given.get(name, ...) is ...]

@@ -1,4 +1,5 @@
-"""The figures of the course: `from sarsteer_lab.course import figures`, then `figures.gap_figure(...)`."""
+"""The figures of the course: `from sarsteer_lab.course import figures`, then
+`figures.gap_figure(...)`."""
 
 from sarsteer_lab.course.figures.base import save_figure, write_index
 from sarsteer_lab.course.figures.playground import playground_figure

@@ -1,10 +1,11 @@
-"""What all figures of the course share: one look, how they are saved, and the pieces they are drawn from.
+"""What all figures of the course share: one look, how they are saved, and the pieces they are drawn
+from.
 
-Functions in this folder take plain tensors and tables and return a matplotlib `Figure` that belongs to
-nobody's global state; `save_figure` writes it as PNG and SVG. Colours are Okabe and Ito's, which colour-blind
-people can tell apart, and no meaning hangs on colour alone: marker, line style, fill or hatching says it
-again. Letters are large enough for a projector. A figure's title says what there is to see in it, with the
-numbers that it was given; names stand at what they name.
+Functions in this folder take plain tensors and tables and return a matplotlib `Figure` that belongs
+to nobody's global state; `save_figure` writes it as PNG and SVG. Colours are Okabe and Ito's, which
+colour-blind people can tell apart, and no meaning hangs on colour alone: marker, line style, fill
+or hatching says it again. Letters are large enough for a projector. A figure's title says what
+there is to see in it, with the numbers that it was given; names stand at what they name.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +28,9 @@ from torch import Tensor
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C"
 
-LOOK = matplotlib.rc_params_from_file(Path(__file__).with_name("look.mplstyle"), use_default_template=False)
+LOOK = matplotlib.rc_params_from_file(
+    Path(__file__).with_name("look.mplstyle"), use_default_template=False
+)
 
 drawn = matplotlib.rc_context(LOOK)
 """Decorator of a function that draws: in the one look, without a trace in matplotlib's settings."""
@@ -63,8 +66,8 @@ SERIES: tuple[Style, ...] = (
 def save_figure(fig: Figure, folder: Path | str, name: str) -> list[Path]:
     """Write `name`.png (150 dots per inch) and `name`.svg into `folder`, which is made if missing.
 
-    Returns both paths. The files depend on the figure and the versions of matplotlib and its fonts, not
-    on the date.
+    Returns both paths. The files depend on the figure and the versions of matplotlib and its fonts,
+    not on the date.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,7 +79,8 @@ def save_figure(fig: Figure, folder: Path | str, name: str) -> list[Path]:
 
 
 def write_index(folder: Path) -> Path:
-    """Write `folder`/README.md: every PNG below it, by subfolder, each a link to its SVG; its path."""
+    """Write `folder`/README.md: every PNG below it, by subfolder, each a link to its SVG; its
+    path."""
     lines = ["# Figures", "", "Drawn by the notebooks; each also as SVG."]
     for place in sorted(path for path in folder.iterdir() if path.is_dir()):
         pictures = sorted(place.glob("*.png"))
@@ -93,7 +97,8 @@ def write_index(folder: Path) -> Path:
 def panels(
     number: int, size: tuple[float, float], title: str = "", *, rows: int = 1, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of this size in inches with `number` panels side by side in each of `rows`, under a title.
+    """A figure of this size in inches with `number` panels side by side in each of `rows`, under a
+    title.
 
     `options` as for `Figure.subplots`.
     """
@@ -105,7 +110,9 @@ def panels(
 
 def numbers(values: Values) -> np.ndarray:
     """Values of any kind as matplotlib takes them."""
-    return values.detach().float().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    return (
+        values.detach().float().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    )
 
 
 def curves(
@@ -129,7 +136,8 @@ def middle_half(
     *,
     mean: bool = False,
 ) -> Float[np.ndarray, "quantile x"]:
-    """Median (or mean) over requests as a line, and the band of their middle half; the three quartiles."""
+    """Median (or mean) over requests as a line, and the band of their middle half; the three
+    quartiles."""
     colour, marker, style = look
     low, middle, high = quartiles = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
     line = values.mean(1) if mean else middle
@@ -167,7 +175,8 @@ def layer_axis(*axes: Axes, label: str = "decoder layer") -> None:
 def name_lines(*axes: Axes, gap: float = 0.08) -> None:
     """Each line's name at its right end, in its colour; names that would touch are moved apart.
 
-    `gap` is the height of a name as a share of the panel's. Limits and scales have to be set before.
+    `gap` is the height of a name as a share of the panel's. Limits and scales have to be set
+    before.
     """
     for ax in axes:
         ax.autoscale_view()
@@ -184,15 +193,28 @@ def name_lines(*axes: Axes, gap: float = 0.08) -> None:
         places = np.minimum(places, 1.02 - steps[::-1])
         for place, (y, x, line) in zip(places, ends, strict=True):
             colour = line.get_color()
-            look = {"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 2}
-            where = {"xycoords": "axes fraction", "xytext": (1.03, place), "textcoords": "axes fraction"}
-            ax.annotate(line.get_label(), (x, y), color=colour, va="center", arrowprops=look, **where)
+            look = {
+                "arrowstyle": "-",
+                "color": colour,
+                "linewidth": 0.8,
+                "shrinkA": 0,
+                "shrinkB": 2,
+            }
+            where = {
+                "xycoords": "axes fraction",
+                "xytext": (1.03, place),
+                "textcoords": "axes fraction",
+            }
+            ax.annotate(
+                line.get_label(), (x, y), color=colour, va="center", arrowprops=look, **where
+            )
 
 
 def name_points(
     ax: Axes, names: Sequence[str], places: Float[np.ndarray, "point 2"], colours: Sequence[str]
 ) -> None:
-    """Each place's name, or names ("this = that"), where it hides least; further off, with a line to it."""
+    """Each place's name, or names ("this = that"), where it hides least; further off, with a line
+    to it."""
 
     def shared(a: Bbox, b: Bbox) -> float:
         both = Bbox.intersection(a, b)
@@ -218,7 +240,12 @@ def name_points(
                 # What stands this far off is the name's nearest side.
                 corner = point + far * way - size * (1 - np.sign(way)) / 2
                 box = Bbox.from_bounds(*corner, *size)
-                cost = far + size.prod() - shared(box, ax.bbox) + 10 * sum(shared(box, one) for one in taken)
+                cost = (
+                    far
+                    + size.prod()
+                    - shared(box, ax.bbox)
+                    + 10 * sum(shared(box, one) for one in taken)
+                )
                 best = min(best, (cost, far, corner - point, box), key=lambda one: one[0])
         _, far, offset, box = best
         taken.append(box)

@@ -1,4 +1,5 @@
-"""The figure of the geometry playground: two clouds, a safe space, a push, and who it takes over the line."""
+"""The figure of the geometry playground: two clouds, a safe space, a push, and who it takes over
+the line."""
 
 from collections.abc import Mapping
 
@@ -18,8 +19,8 @@ ARROWS = {
     "v": (base.GREEN, "-", (6, -8)),
     "control": (base.BLACK, "--", (-34, -20)),
 }
-"""Colour, line style and place of the name: of the direction, its part in the safe space, what ablation
-leaves of it, and the direction shortened to that length."""
+"""Colour, line style and place of the name: of the direction, its part in the safe space, what
+ablation leaves of it, and the direction shortened to that length."""
 
 
 @base.drawn
@@ -32,17 +33,21 @@ def playground_figure(
     moved: str,
     line: float,
 ) -> Figure:
-    """Clouds in three dimensions from two sides, every point moved by the push `moved`; counts of all pushes.
+    """Clouds in three dimensions from two sides, every point moved by the push `moved`; counts of
+    all pushes.
 
-    Axis 0 is the readiness to refuse: what lies beyond `line` (filled) is refused; `over` counts that, by
-    push and label. `space` has one layer; its directions are drawn two spreads long. `pushes`: the `ARROWS`.
+    Axis 0 is the readiness to refuse: what lies beyond `line` (filled) is refused; `over` counts
+    that, by push and label. `space` has one layer; its directions are drawn two spreads long.
+    `pushes`: the `ARROWS`.
     """
     fig, (side, top, bars) = base.panels(3, (16, 5.6), width_ratios=(1, 1, 0.9))
     reach = 2 * (space.explained_variance_ratio[0] * clouds["harmless"].var(0).sum()).sqrt()
     for ax, up in ((side, 1), (top, 2)):
         for direction, length in zip(space.directions[0], reach, strict=True):
             x, y = base.numbers(direction[[0, up]] * length)
-            ax.plot([-x, x], [-y, y], color=base.SKY, linewidth=11, alpha=0.45, solid_capstyle="round")
+            ax.plot(
+                [-x, x], [-y, y], color=base.SKY, linewidth=11, alpha=0.45, solid_capstyle="round"
+            )
         for label, states in clouds.items():
             colour, marker = LABELS[label]
             before, after = base.numbers(states), base.numbers(states + pushes[moved])
@@ -71,12 +76,17 @@ def playground_figure(
         ax.text(line, -3.5, " refused", fontsize=13, fontweight="bold")
     k = int((space.directions[0].norm(dim=-1) > 0).sum())
     side.set(title=f"From the side, moved by {moved}", ylabel="what harmless requests vary in (1)")
-    top.set(title=f"From above; blue bars: safe space, k = {k}", ylabel="what harmless requests vary in (2)")
+    top.set(
+        title=f"From above; blue bars: safe space, k = {k}",
+        ylabel="what harmless requests vary in (2)",
+    )
     rows = np.arange(len(over))
     for shift, (label, (colour, _)) in zip((-0.2, 0.2), LABELS.items(), strict=True):
         counts = [found[label] for found in over.values()]
         hatch = "" if label == "harmful" else "//"
-        bars.barh(rows + shift, counts, 0.36, color=colour, hatch=hatch, edgecolor="white", label=label)
+        bars.barh(
+            rows + shift, counts, 0.36, color=colour, hatch=hatch, edgecolor="white", label=label
+        )
         for row, count in zip(rows, counts, strict=True):
             bars.text(count + 0.8, row + shift, f"{count}", va="center", color=colour, fontsize=13)
     base.ticks(bars, y=list(over))

@@ -26,10 +26,12 @@ def clip_figure(
     *,
     words: str,
 ) -> Figure:
-    """One clip as the model gets it: pressure, log-mel spectrogram, and the vectors of its audio tokens.
+    """One clip as the model gets it: pressure, log-mel spectrogram, and the vectors of its audio
+    tokens.
 
-    All three share the time axis; `log_mel` and `tokens` are those of the clip's own length, without the
-    window's padding. The lowest panel shows every token's numbers in units of their standard deviation.
+    All three share the time axis; `log_mel` and `tokens` are those of the clip's own length,
+    without the window's padding. The lowest panel shows every token's numbers in units of their
+    standard deviation.
     """
     seconds = len(waveform) / SAMPLE_RATE
     size = f"{len(tokens)} vectors of {tokens.shape[1]} numbers"
@@ -40,7 +42,9 @@ def clip_figure(
     options = {"origin": "lower", "aspect": "auto"}
     place = (0, seconds, 0, len(log_mel))
     image = middle.imshow(log_mel.float().cpu(), cmap="viridis", extent=place, **options)
-    middle.set(ylabel="mel band", title=f"Log-mel spectrogram: {log_mel.shape[1]} frames of {len(log_mel)}")
+    middle.set(
+        ylabel="mel band", title=f"Log-mel spectrogram: {log_mel.shape[1]} frames of {len(log_mel)}"
+    )
     fig.colorbar(image, ax=middle, label="log energy\n(scaled)")
     values = tokens.float().cpu()
     values = (values - values.mean()) / values.std()
@@ -57,19 +61,35 @@ def clip_figure(
 
 @base.drawn
 def dial_figure(
-    scales: Sequence[float], refused: Mapping[str, Sequence[int]], n: Mapping[str, int], *, form: str
+    scales: Sequence[float],
+    refused: Mapping[str, Sequence[int]],
+    n: Mapping[str, int],
+    *,
+    form: str,
 ) -> Figure:
-    """Share of requests refused against the safety dial's setting (95% Wilson intervals), by label."""
-    ends = [f"{label} {counts[0]} \u2192 {counts[-1]} of {n[label]}" for label, counts in refused.items()]
+    """Share of requests refused against the safety dial's setting (95% Wilson intervals), by
+    label."""
+    ends = [
+        f"{label} {counts[0]} \u2192 {counts[-1]} of {n[label]}"
+        for label, counts in refused.items()
+    ]
     title = f"Refused, {form}, dial {scales[0]:g} \u2192 {scales[-1]:g}: {', '.join(ends)}"
     fig, [ax] = base.panels(1, (10, 5.4), title)
     for (label, counts), (colour, marker, style) in zip(refused.items(), base.SERIES, strict=False):
         shares = np.array(counts) / n[label]
         bars = base.whiskers(shares, *np.transpose([wilson(count, n[label]) for count in counts]))
-        look = {"color": colour, "marker": marker, "linestyle": style, "capsize": 4, "elinewidth": 1.4}
+        look = {
+            "color": colour,
+            "marker": marker,
+            "linestyle": style,
+            "capsize": 4,
+            "elinewidth": 1.4,
+        }
         ax.errorbar(scales, shares, yerr=bars, **look)
         ax.lines[-1].set_label(label)
-    ax.set(xlabel="safety dial (scale of the low-rank change)", ylabel="refused", ylim=(-0.03, 1.03))
+    ax.set(
+        xlabel="safety dial (scale of the low-rank change)", ylabel="refused", ylim=(-0.03, 1.03)
+    )
     base.percent(ax.yaxis)
     base.name_lines(ax)
     return fig
@@ -77,10 +97,11 @@ def dial_figure(
 
 @base.drawn
 def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]) -> Figure:
-    """What became of the requests: a panel per label, a group of bars per condition, a bar per outcome.
+    """What became of the requests: a panel per label, a group of bars per condition, a bar per
+    outcome.
 
-    `outcomes` has for each condition the outcome of every request, whose `labels` are given. Bars are shares,
-    whiskers their 95% Wilson intervals, numbers at the bars the counts.
+    `outcomes` has for each condition the outcome of every request, whose `labels` are given. Bars
+    are shares, whiskers their 95% Wilson intervals, numbers at the bars the counts.
     """
     kinds = list(dict.fromkeys(labels))
     columns = min(2, len(kinds))
@@ -90,7 +111,9 @@ def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]
         name: sum(pair == (kinds[0], "refused") for pair in zip(labels, found, strict=True))
         for name, found in outcomes.items()
     }
-    title = f"Of {n} {kinds[0]} requests refused: " + ", ".join(f"{name} {k}" for name, k in refused.items())
+    title = f"Of {n} {kinds[0]} requests refused: " + ", ".join(
+        f"{name} {k}" for name, k in refused.items()
+    )
     size = (6.2 * columns, 1.6 + 4.0 * rows)
     fig, axes = base.panels(columns, size, title, rows=rows, sharex=True, sharey=True)
     for ax, kind in zip(axes, kinds, strict=False):
@@ -102,8 +125,15 @@ def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]
                 look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
                 ax.barh(y, share, height, label=None if row else outcome, **look)
                 bars = base.whiskers([share], low, high)
-                ax.errorbar(share, y, xerr=bars, fmt="none", ecolor=base.BLACK, elinewidth=1.4, capsize=3)
-                place = {"xytext": (5, 0), "textcoords": "offset points", "va": "center", "fontsize": 12}
+                ax.errorbar(
+                    share, y, xerr=bars, fmt="none", ecolor=base.BLACK, elinewidth=1.4, capsize=3
+                )
+                place = {
+                    "xytext": (5, 0),
+                    "textcoords": "offset points",
+                    "va": "center",
+                    "fontsize": 12,
+                }
                 ax.annotate(f"{count}", (high, y), **place)
         base.ticks(ax, y=list(outcomes))
         ax.set(
@@ -142,7 +172,9 @@ def sweep_figure(counts: pd.DataFrame, x: str, xlabel: str) -> Figure:
         told = f"{label}: refused {own['count'].iloc[0]} \u2192 {top['count']} of {top['n']} at {top[x]:g}"
         for outcome, (colour, _, marker, style) in base.OUTCOMES.items():
             rows = part[part["outcome"] == outcome]
-            ends = np.array([wilson(int(c), int(n)) for c, n in zip(rows["count"], rows["n"], strict=True)])
+            ends = np.array(
+                [wilson(int(c), int(n)) for c, n in zip(rows["count"], rows["n"], strict=True)]
+            )
             values, share = rows[x].tolist(), (rows["count"] / rows["n"]).to_numpy()
             ax.plot(values, share, style, marker=marker, color=colour, label=outcome)
             ax.fill_between(values, ends[:, 0], ends[:, 1], color=colour, alpha=0.15, linewidth=0)
@@ -161,7 +193,9 @@ def answers_figure(answers: Mapping[str, Answer], request: str) -> Figure:
     # A dollar sign would start mathematics.
     title = f"\u201c{request}\u201d"
     if len(answers) == 2:
-        pairs = enumerate(zip(*(answer.tokens for answer in answers.values()), strict=False), start=1)
+        pairs = enumerate(
+            zip(*(answer.tokens for answer in answers.values()), strict=False), start=1
+        )
         turn = next((f"token {at}" for at, (a, b) in pairs if a != b), "no token shown")
         title += f" The answers part at {turn}"
     title = title.replace("$", r"\$")
@@ -169,7 +203,9 @@ def answers_figure(answers: Mapping[str, Answer], request: str) -> Figure:
     fig, axes = base.panels(1, size, title, rows=len(answers))
     for i, (ax, (name, answer)) in enumerate(zip(axes, answers.items(), strict=True)):
         look = {"color": base.GREEN, "hatch": "//"} if i else {"color": base.GREY, "hatch": ""}
-        ax.bar(range(len(answer.tokens)), answer.probabilities, edgecolor="white", linewidth=0, **look)
+        ax.bar(
+            range(len(answer.tokens)), answer.probabilities, edgecolor="white", linewidth=0, **look
+        )
         names = [token.strip() or repr(token) for token in answer.tokens]
         base.ticks(ax, [text.replace("$", r"\$") for text in names], turned=35)
         ax.set(title=name, ylabel="probability", ylim=(0, 1.02), xlim=(-0.6, longest - 0.4))
@@ -179,10 +215,11 @@ def answers_figure(answers: Mapping[str, Answer], request: str) -> Figure:
 
 @base.drawn
 def live_figure(found: Mapping[str, Sequence[tuple[float, float, str]]], xlabel: str) -> Figure:
-    """Refusal probability of one request along a setting: (value, probability, outcome) triples per curve.
+    """Refusal probability of one request along a setting: (value, probability, outcome) triples per
+    curve.
 
-    The marker of a point is filled if the greedy answer is a refusal, hollow if not, and a cross if it is
-    broken.
+    The marker of a point is filled if the greedy answer is a refusal, hollow if not, and a cross if
+    it is broken.
     """
     name, points = next(iter(found.items()))
     top = max(points, key=lambda point: point[1])
@@ -190,10 +227,20 @@ def live_figure(found: Mapping[str, Sequence[tuple[float, float, str]]], xlabel:
     fig, [ax] = base.panels(1, (8, 3.9), title)
     for name, points in found.items():
         colour, marker = {**base.MODALITIES, "steered": (base.GREEN, "D")}[name]
-        ax.plot(*np.transpose([point[:2] for point in points]), color=colour, label=name, linewidth=1.6)
+        ax.plot(
+            *np.transpose([point[:2] for point in points]), color=colour, label=name, linewidth=1.6
+        )
         for value, chance, outcome in points:
-            own = {"refused": {}, "broken": {"marker": "X"}, "answered": {"markerfacecolor": "white"}}
-            ax.plot(value, chance, **({"marker": marker, "color": colour, "markersize": 9} | own[outcome]))
+            own = {
+                "refused": {},
+                "broken": {"marker": "X"},
+                "answered": {"markerfacecolor": "white"},
+            }
+            ax.plot(
+                value,
+                chance,
+                **({"marker": marker, "color": colour, "markersize": 9} | own[outcome]),
+            )
     ax.set(
         xlabel=f"{xlabel} (filled: refused, hollow: answered, X: broken)",
         ylabel="refusing opening",
@@ -214,7 +261,8 @@ GROUPS = {
 
 
 def group_of(defence: str) -> str:
-    """The group that a defence of the course belongs to, by its name; "others" for names of your own."""
+    """The group that a defence of the course belongs to, by its name; "others" for names of your
+    own."""
     name = defence.split(",")[0]
     if name in PROMPTING:
         return "prompts"
@@ -224,20 +272,24 @@ def group_of(defence: str) -> str:
 
 
 @base.drawn
-def tradeoff_figure(table: pd.DataFrame, bound: Float[np.ndarray, "threshold 2"] | None = None) -> Figure:
+def tradeoff_figure(
+    table: pd.DataFrame, bound: Float[np.ndarray, "threshold 2"] | None = None
+) -> Figure:
     """Defences in the trade-off plane: harmful requests refused against other requests answered.
 
-    `table` has the columns defence, label, n, refused and answered of `table.tabulate`, one judge. Bars
-    are 95% Wilson intervals; colour and marker say which of `GROUPS` a defence belongs to. All labels but
-    "harmful" count as benign. `bound` holds points (benign answered, harmful refused), threshold by
-    threshold, of what a uniform push could do at best; the title counts the defences beyond it. Raises
-    ValueError if either kind of request is missing.
+    `table` has the columns defence, label, n, refused and answered of `table.tabulate`, one judge.
+    Bars are 95% Wilson intervals; colour and marker say which of `GROUPS` a defence belongs to. All
+    labels but "harmful" count as benign. `bound` holds points (benign answered, harmful refused),
+    threshold by threshold, of what a uniform push could do at best; the title counts the defences
+    beyond it. Raises ValueError if either kind of request is missing.
     """
     counts = {}
     for defence, part in table.groupby("defence", sort=False):
         harmful, benign = part[part["label"] == "harmful"], part[part["label"] != "harmful"]
         if harmful.empty or benign.empty:
-            raise ValueError(f"needs harmful and benign requests; labels: {sorted(set(table['label']))}")
+            raise ValueError(
+                f"needs harmful and benign requests; labels: {sorted(set(table['label']))}"
+            )
         sums = [benign["answered"], benign["n"], harmful["refused"], harmful["n"]]
         counts[str(defence)] = [int(column.sum()) for column in sums]
     places = np.array([(answered / m, refused / n) for answered, m, refused, n in counts.values()])
@@ -259,9 +311,14 @@ def tradeoff_figure(table: pd.DataFrame, bound: Float[np.ndarray, "threshold 2"]
     named: dict[str, Line2D] = {}
     for (name, (answered, m, refused, n)), (x, y) in zip(counts.items(), places, strict=True):
         colour, marker = looks[name]
-        xerr, yerr = base.whiskers([x], *wilson(answered, m)), base.whiskers([y], *wilson(refused, n))
+        xerr, yerr = (
+            base.whiskers([x], *wilson(answered, m)),
+            base.whiskers([y], *wilson(refused, n)),
+        )
         ax.errorbar(x, y, yerr, xerr, fmt="none", ecolor=colour, elinewidth=1, alpha=0.35)
-        look = {"markersize": 17, "zorder": 4} if name == BASELINE else {"markersize": 11, "zorder": 3}
+        look = (
+            {"markersize": 17, "zorder": 4} if name == BASELINE else {"markersize": 11, "zorder": 3}
+        )
         [point] = ax.plot(x, y, marker, color=colour, markeredgecolor="white", linestyle="", **look)
         named.setdefault(group_of(name) if name != BASELINE else "no defence", point)
     ax.set(

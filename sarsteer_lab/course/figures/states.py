@@ -42,12 +42,16 @@ def layer_curves_figure(
 
 @base.drawn
 def depth_figure(
-    measures: Mapping[str, Mapping[str, Float[Tensor, "layer"]]], *, ylabels: Mapping[str, str], title: str
+    measures: Mapping[str, Mapping[str, Float[Tensor, "layer"]]],
+    *,
+    ylabels: Mapping[str, str],
+    title: str,
 ) -> Figure:
-    """One panel per measure, in it one line per model, over relative depth (first layer 0%, last 100%).
+    """One panel per measure, in it one line per model, over relative depth (first layer 0%, last
+    100%).
 
-    `measures` maps a panel's title to a curve per model, `ylabels` the same titles to what is measured, with
-    its unit. Panels have their own scales.
+    `measures` maps a panel's title to a curve per model, `ylabels` the same titles to what is
+    measured, with its unit. Panels have their own scales.
     """
     looks = ((base.BLUE, "o", "-"), (base.VERMILION, "^", "--"), (base.GREEN, "s", ":"))
     fig, axes = base.panels(len(measures), (4.2 * len(measures), 4.8), title)
@@ -72,11 +76,11 @@ def gap_figure(
 ) -> Figure:
     """How far typed and spoken last-token states of the same requests lie apart, layer by layer.
 
-    Left: cosine of each request's two states, as they are and after each modality's mean is taken off
-    (`geometry.pair_cosine`; median and middle half). Middle: distance of the two modalities' centroids, and
-    for scale that of typed harmful and harmless requests, in units of spread (`geometry.centroid_distance`).
-    Right: accuracy of a linear probe that tells typed from spoken (`measures.measure_gap`; mean and range
-    over seeds); 0.5 is chance.
+    Left: cosine of each request's two states, as they are and after each modality's mean is taken
+    off (`geometry.pair_cosine`; median and middle half). Middle: distance of the two modalities'
+    centroids, and for scale that of typed harmful and harmless requests, in units of spread
+    (`geometry.centroid_distance`). Right: accuracy of a linear probe that tells typed from spoken
+    (`measures.measure_gap`; mean and range over seeds); 0.5 is chance.
     """
     layer = int(harm_distance.argmax())
     ratio = float(modality_distance[layer] / harm_distance[layer])
@@ -91,15 +95,21 @@ def gap_figure(
     left.set(title="Same request: how alike?", ylabel="cosine (typed, spoken)", ylim=(lowest, 1.05))
     left.axhline(0, color=base.BLACK, linewidth=1)
 
-    base.curves(middle, {"typed \u2013 spoken": modality_distance}, looks=[(base.VERMILION, "^", "-")])
-    base.curves(middle, {"harmful \u2013 harmless, typed": harm_distance}, looks=[(base.BLACK, "o", "--")])
+    base.curves(
+        middle, {"typed \u2013 spoken": modality_distance}, looks=[(base.VERMILION, "^", "-")]
+    )
+    base.curves(
+        middle, {"harmful \u2013 harmless, typed": harm_distance}, looks=[(base.BLACK, "o", "--")]
+    )
     middle.lines[-1].set_markerfacecolor("white")
     middle.set(title="Distance of the mean states", ylabel="distance (rms spread of a set)")
     middle.set_ylim(bottom=0)
 
     accuracy = base.numbers(probe_accuracy)
     base.curves(right, {"cross-validated probe": accuracy.mean(1)}, looks=[(base.GREEN, "D", "-")])
-    right.fill_between(layers, accuracy.min(1), accuracy.max(1), color=base.GREEN, alpha=0.25, linewidth=0)
+    right.fill_between(
+        layers, accuracy.min(1), accuracy.max(1), color=base.GREEN, alpha=0.25, linewidth=0
+    )
     base.level(right, 0.5, "chance")
     right.set(title="Typed or spoken? A linear probe", ylabel="accuracy", ylim=(0.4, 1.03))
     base.layer_axis(left, middle, right)
@@ -118,26 +128,38 @@ def maps_figure(
 ) -> Figure:
     """The same states in 2-D maps, side by side, without numbers on axes.
 
-    States differ by form ("typed", "spoken": colour and marker) and label (filled: "harmful"). A map's title
-    says how often a state's nearest neighbour in it has the same form, and the same label. Raises ValueError
-    unless there is one form and one label per state.
+    States differ by form ("typed", "spoken": colour and marker) and label (filled: "harmful"). A
+    map's title says how often a state's nearest neighbour in it has the same form, and the same
+    label. Raises ValueError unless there is one form and one label per state.
     """
     title = f"Last-token states at layer {layer}: of what kind is a state's nearest neighbour?"
     fig, axes = base.panels(len(maps), (6.2 * len(maps), 6.6), title)
     for ax, (name, points) in zip(axes, maps.items(), strict=True):
         if not len(points) == len(forms) == len(labels):
-            raise ValueError(f"{len(forms)} forms and {len(labels)} labels do not fit {len(points)} points")
+            raise ValueError(
+                f"{len(forms)} forms and {len(labels)} labels do not fit {len(points)} points"
+            )
         for form, (colour, marker) in base.MODALITIES.items():
             for label in dict.fromkeys(labels):
                 chosen = points[[pair == (form, label) for pair in zip(forms, labels, strict=True)]]
                 inner = colour if label == "harmful" else "none"
-                look = {"s": 45, "linewidths": 1.4, "alpha": 0.75, "facecolors": inner, "edgecolors": colour}
-                ax.scatter(*chosen.T, marker=marker, label=f"{form}, {label} ({len(chosen)})", **look)
+                look = {
+                    "s": 45,
+                    "linewidths": 1.4,
+                    "alpha": 0.75,
+                    "facecolors": inner,
+                    "edgecolors": colour,
+                }
+                ax.scatter(
+                    *chosen.T, marker=marker, label=f"{form}, {label} ({len(chosen)})", **look
+                )
         # The same scale on both axes: otherwise distances in the picture would mean nothing.
         ax.set_aspect("equal", adjustable="datalim")
         nearest = squareform(pdist(points)) + np.diag(np.full(len(points), np.inf))
         same = [np.mean(np.array(kinds)[nearest.argmin(1)] == kinds) for kinds in (forms, labels)]
-        ax.set(title=f"{name}: {same[0]:.0%} same form, {same[1]:.0%} same label", xticks=[], yticks=[])
+        ax.set(
+            title=f"{name}: {same[0]:.0%} same form, {same[1]:.0%} same label", xticks=[], yticks=[]
+        )
     base.common_legend(fig, ncols=2, markerscale=1.3)
     return fig
 
@@ -151,7 +173,8 @@ def lens_figure(
     layers: Sequence[int],
     title: str,
 ) -> Figure:
-    """The logit lens as a table: each layer's likeliest next token per column, darker where it is surer."""
+    """The logit lens as a table: each layer's likeliest next token per column, darker where it is
+    surer."""
     fig, [ax] = base.panels(1, (2.9 * len(columns) + 2.6, 0.42 * len(layers) + 1.9), title)
     chances = base.numbers(probabilities)
     image = ax.imshow(chances, aspect="auto", origin="lower", cmap="Blues", vmin=0, vmax=1)
@@ -167,11 +190,13 @@ def project_2d(
 ) -> Float[np.ndarray, "prompt 2"]:
     """The states of one layer as points in the plane, for plotting.
 
-    "pca" keeps distances as well as a plane can; "umap" keeps neighbourhoods, and its distances mean little.
-    Raises ValueError for another method or states of several layers.
+    "pca" keeps distances as well as a plane can; "umap" keeps neighbourhoods, and its distances
+    mean little. Raises ValueError for another method or states of several layers.
     """
     if states.ndim != 2:
-        raise ValueError(f"give the states of one layer (prompt d_model), not {tuple(states.shape)}")
+        raise ValueError(
+            f"give the states of one layer (prompt d_model), not {tuple(states.shape)}"
+        )
     points = exact(states).cpu().numpy()
     if method == "pca":
         return PCA(n_components=2, svd_solver="full").fit_transform(points)
@@ -179,5 +204,7 @@ def project_2d(
         # numba compiles umap for several seconds on import; only those who plot with it wait.
         from umap import UMAP
 
-        return UMAP(n_neighbors=min(15, len(points) - 1), random_state=0, n_jobs=1).fit_transform(points)
+        return UMAP(n_neighbors=min(15, len(points) - 1), random_state=0, n_jobs=1).fit_transform(
+            points
+        )
     raise ValueError(f"method={method!r}: choose 'pca' or 'umap'")

@@ -37,11 +37,16 @@ def push_figure(
 
 
 @base.drawn
-def scree_figure(ratios: Mapping[str, Float[Tensor, "component"]], *, k: int, n: int, layer: int) -> Figure:
-    """Share of the variance of each principal direction (left) and of the first ones together (right)."""
+def scree_figure(
+    ratios: Mapping[str, Float[Tensor, "component"]], *, k: int, n: int, layer: int
+) -> Figure:
+    """Share of the variance of each principal direction (left) and of the first ones together
+    (right)."""
     name, first = next(iter(ratios.items()))
     share = float(first[:k].sum())
-    title = f"Layer {layer}: {k} directions hold {share:.0%} of what {name} states vary in (n = {n})"
+    title = (
+        f"Layer {layer}: {k} directions hold {share:.0%} of what {name} states vary in (n = {n})"
+    )
     fig, (left, right) = base.panels(2, (13, 5), title)
     order = range(1, 1 + max(map(len, ratios.values())))
     base.curves(left, ratios, order)
@@ -60,7 +65,9 @@ def scree_figure(ratios: Mapping[str, Float[Tensor, "component"]], *, k: int, n:
         ax.set_ylim(bottom=0)
     base.layer_axis(left, right, label="principal direction")
     left.set(ylabel="share of variance", title="Each direction")
-    right.set(ylabel="share of variance, cumulative", title="The first ones together", ylim=(0, 1.03))
+    right.set(
+        ylabel="share of variance, cumulative", title="The first ones together", ylim=(0, 1.03)
+    )
     base.name_lines(right)
     return fig
 
@@ -69,15 +76,18 @@ def scree_figure(ratios: Mapping[str, Float[Tensor, "component"]], *, k: int, n:
 def share_figure(
     shares: Float[Tensor, "k layer"], ks: Sequence[int], control: Float[Tensor, "k"], *, layer: int
 ) -> Figure:
-    """How much of the refusal direction lies in the safe space: per layer and k, and against chance.
+    """How much of the refusal direction lies in the safe space: per layer and k, and against
+    chance.
 
-    Left: `shares` (of squared length). Right: its column `layer`, and `control`, the same share for random
-    spaces of k dimensions.
+    Left: `shares` (of squared length). Right: its column `layer`, and `control`, the same share for
+    random spaces of k dimensions.
     """
     title = f"Of the refusal direction, {float(shares[-1, layer]):.0%} lies in {ks[-1]} harmless directions, "
     title += f"{float(control[-1]):.0%} in as many random ones (layer {layer})"
     fig, (left, right) = base.panels(2, (13, 5), title, width_ratios=(1.3, 1))
-    image = left.imshow(base.numbers(shares), aspect="auto", origin="lower", cmap="viridis", vmin=0, vmax=1)
+    image = left.imshow(
+        base.numbers(shares), aspect="auto", origin="lower", cmap="viridis", vmin=0, vmax=1
+    )
     base.ticks(left, y=[str(k) for k in ks])
     left.set(ylabel="k", title="Share inside, every layer")
     base.layer_axis(left)
@@ -102,9 +112,9 @@ def removal_figure(
 ) -> Figure:
     """What ablation removes from a refusal direction, and the triangle of it in one layer.
 
-    `inside` is the part in the safe space of `k` dimensions. Left: the share of squared length that lies
-    inside, per layer. Right: the plane of the part inside and the part outside
-    in layer `layer`, the direction and what ablation with `lam` leaves of it, at true lengths.
+    `inside` is the part in the safe space of `k` dimensions. Left: the share of squared length that
+    lies inside, per layer. Right: the plane of the part inside and the part outside in layer
+    `layer`, the direction and what ablation with `lam` leaves of it, at true lengths.
     """
     share = base.numbers(
         inside.float().square().sum(-1) / direction.float().square().sum(-1).clamp_min(1e-30)
@@ -117,10 +127,18 @@ def removal_figure(
     fig, (left, right) = base.panels(2, (13, 5), title, width_ratios=(1.25, 1))
     left.bar(range(len(share)), share, color=base.PURPLE, width=0.8)
     left.bar(
-        [layer], share[layer], color=base.PURPLE, width=0.8, edgecolor=base.BLACK, linewidth=2, hatch="//"
+        [layer],
+        share[layer],
+        color=base.PURPLE,
+        width=0.8,
+        edgecolor=base.BLACK,
+        linewidth=2,
+        hatch="//",
     )
     base.level(left, k / direction.shape[1], "in a random space this size")
-    left.set(title=f"Inside the safe space of k = {k}", ylabel="share of squared length", ylim=(0, 1.03))
+    left.set(
+        title=f"Inside the safe space of k = {k}", ylabel="share of squared length", ylim=(0, 1.03)
+    )
     base.percent(left.yaxis)
     base.layer_axis(left)
     left.legend(loc="best")
@@ -147,14 +165,20 @@ def removal_figure(
 
 
 def _from_one_start(
-    ax: Axes, lines: Mapping[str, tuple[base.Values, base.Values]], alphas: Sequence[float], more: str = ""
+    ax: Axes,
+    lines: Mapping[str, tuple[base.Values, base.Values]],
+    alphas: Sequence[float],
+    more: str = "",
 ) -> None:
-    """A curve per variant, (x, y) at each of `alphas`, and a star where all begin, without steering."""
+    """A curve per variant, (x, y) at each of `alphas`, and a star where all begin, without
+    steering."""
     for (name, (x, y)), look in zip(lines.items(), cycle(base.SERIES), strict=False):
         base.curves(ax, {name: y}, base.numbers(x), [look])
     x, y = next(iter(lines.values()))
     ax.plot(float(x[0]), float(y[0]), "*", color=base.BLACK, markersize=16, label="unsteered")
-    ax.set_title(f"alpha = {', '.join(f'{alpha:g}' for alpha in alphas)} along each curve{more}", fontsize=13)
+    ax.set_title(
+        f"alpha = {', '.join(f'{alpha:g}' for alpha in alphas)} along each curve{more}", fontsize=13
+    )
     base.percent(ax.xaxis, ax.yaxis)
 
 
@@ -181,11 +205,15 @@ def controls_figure(
 
 
 @base.drawn
-def curves_figure(points: pd.DataFrame, differences: Mapping[str, tuple[float, float, float]]) -> Figure:
-    """Whole trade-off curves in the plane of the defences, and by how much the areas under them differ.
+def curves_figure(
+    points: pd.DataFrame, differences: Mapping[str, tuple[float, float, float]]
+) -> Figure:
+    """Whole trade-off curves in the plane of the defences, and by how much the areas under them
+    differ.
 
-    `points` are those of `curves.tradeoff`; each curve joins the strengths of one variant, from the common
-    unsteered start. `differences` has for each comparison the difference and the ends of its interval.
+    `points` are those of `curves.tradeoff`; each curve joins the strengths of one variant, from the
+    common unsteered start. `differences` has for each comparison the difference and the ends of its
+    interval.
     """
     fig, [plane, beside] = base.panels(2, (13, 7), width_ratios=[3, 2])
     lines = {
@@ -218,15 +246,22 @@ def curves_figure(points: pd.DataFrame, differences: Mapping[str, tuple[float, f
 def divergence_figure(
     alphas: Sequence[float], divergences: Mapping[str, Float[np.ndarray, "alpha prompt"]]
 ) -> Figure:
-    """KL(unsteered || steered) of the answer's first token along alpha: median and middle half of requests.
+    """KL(unsteered || steered) of the answer's first token along alpha: median and middle half of
+    requests.
 
     `divergences` are in nats, by the name of the vectors. Strength 0 is left out: it is 0 there.
     """
     looks = ((base.PURPLE, "s", "--"), (base.GREEN, "o", "-"), (base.BLACK, "D", ":"))
-    medians = ", ".join(f"{name} {np.median(values[0]):.2g}" for name, values in divergences.items())
+    medians = ", ".join(
+        f"{name} {np.median(values[0]):.2g}" for name, values in divergences.items()
+    )
     fig, [ax] = base.panels(1, (11, 5.2), f"Nats at alpha {alphas[0]:g}, median: {medians}")
     for (name, values), look in zip(divergences.items(), looks, strict=False):
         base.middle_half(ax, alphas, values, f"{name}\n(n = {values.shape[1]})", look)
-    ax.set(xlabel="strength alpha", ylabel="KL(unsteered || steered) of the first token (nats)", yscale="log")
+    ax.set(
+        xlabel="strength alpha",
+        ylabel="KL(unsteered || steered) of the first token (nats)",
+        yscale="log",
+    )
     base.name_lines(ax, gap=0.16)
     return fig

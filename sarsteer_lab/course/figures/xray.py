@@ -1,4 +1,5 @@
-"""The figure of the refusal X-ray: layers against positions, the clip's spectrogram above, tokens below."""
+"""The figure of the refusal X-ray: layers against positions, the clip's spectrogram above, tokens
+below."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from sarsteer_lab.speech import SAMPLE_RATE
 class Film:
     """One heat map: a value for every layer and column, and the columns' names.
 
-    `clip` is the waveform whose positions are the columns from `heard[0]` to `heard[1]`; the answer begins at
-    column `answer`.
+    `clip` is the waveform whose positions are the columns from `heard[0]` to `heard[1]`; the answer
+    begins at column `answer`.
     """
 
     values: Float[np.ndarray, "layer column"]
@@ -42,8 +43,8 @@ def xray_figure(
 ) -> tuple[Figure, dict[str, Axes]]:
     """Heat maps side by side, with the axes of each by its name.
 
-    The scale goes from -`top` to `top`; without it, values are probabilities, on a logarithmic scale.
-    `chosen` frames a cell (film, row, column).
+    The scale goes from -`top` to `top`; without it, values are probabilities, on a logarithmic
+    scale. `chosen` frames a cell (film, row, column).
     """
     widths = [len(film.names) + 1.0 for film in films.values()]
     options = {"width_ratios": widths, "height_ratios": (1, 4.2)}
@@ -67,7 +68,9 @@ def xray_figure(
         if film.clip is None:
             above.set_axis_off()
         else:
-            power = 10 * np.log10(specgram(film.clip, NFFT=512, Fs=SAMPLE_RATE, noverlap=384)[0] + 1e-12)
+            power = 10 * np.log10(
+                specgram(film.clip, NFFT=512, Fs=SAMPLE_RATE, noverlap=384)[0] + 1e-12
+            )
             place = (film.heard[0] - 0.5, film.heard[1] + 0.5, 0, SAMPLE_RATE / 2000)
             look = {"vmax": power.max(), "vmin": power.max() - 60, "cmap": "Greys", "extent": place}
             above.imshow(power, origin="lower", aspect="auto", **look)
@@ -76,7 +79,9 @@ def xray_figure(
         if chosen and chosen[0] == name:
             for colour, width in (("white", 5), (base.BLACK, 2.5)):
                 corner = (chosen[2] - 0.5, chosen[1] - 0.5)
-                ax.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=colour, linewidth=width, zorder=5))
+                ax.add_patch(
+                    Rectangle(corner, 1, 1, fill=False, edgecolor=colour, linewidth=width, zorder=5)
+                )
     axes[len(films)].set_ylabel("decoder layer")
     fig.colorbar(image, ax=axes, label=label, pad=0.01, fraction=0.03)
     return fig, maps

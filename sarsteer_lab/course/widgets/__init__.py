@@ -1,10 +1,11 @@
-"""The interactive panels: a dial, maps, a playground, an X-ray, live steering, a ladder and a board.
+"""The interactive panels: a dial, maps, a playground, an X-ray, live steering, a ladder and a
+board.
 
-Each is to be displayed as the last value of a cell. Slider moves are answered within about two seconds on two
-CPU cores with the pocket model, because what does not change is kept: states are given, a clip is read once
-(`live.LivePrompt`), an answer is computed once per setting. Longer work shows a progress bar and can be
-stopped. Panels use ipywidgets' own controls alone, and show a still where there is no kernel. None of them
-leaves a trace in the model.
+Each is to be displayed as the last value of a cell. Slider moves are answered within about two
+seconds on two CPU cores with the pocket model, because what does not change is kept: states are
+given, a clip is read once (`live.LivePrompt`), an answer is computed once per setting. Longer work
+shows a progress bar and can be stopped. Panels use ipywidgets' own controls alone, and show a still
+where there is no kernel. None of them leaves a trace in the model.
 """
 
 from sarsteer_lab.course.widgets.answer_ladder import Ladder as ladder

@@ -11,7 +11,7 @@ from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.evaluation.run import Response
 from sarsteer_lab.evaluation.table import tabulate
-from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.prompts import Request
 from sarsteer_lab.speech import read_clip
 
 STYLE = """<style>.sarsteer-cell {white-space: normal; height: auto; min-height: 34px; line-height: 1.3;
@@ -19,20 +19,21 @@ STYLE = """<style>.sarsteer-cell {white-space: normal; height: auto; min-height:
 
 
 class OverRefusalBoard(panels.Panel):
-    """Chapter 05: pick defences and sets, see what they refuse, click a cell to read and hear its requests.
+    """Chapter 05: pick defences and sets, see what they refuse, click a cell to read and hear its
+    requests.
 
-    `responses` from `run.run`, `outcomes` one judge's from `table.judge_responses`. Clips are those of the
-    `prompts` with the responses' ids; `heard` is what the model heard (`hearing.transcript`), by id. Of a
-    response 20 words at most are shown. `defences` and `sets` choose, `cells` are the buttons, `request` says
-    which of an open cell's clips `player` plays. Raises ValueError if there are outcomes of several judges or
-    a response has none.
+    `responses` from `run.run`, `outcomes` one judge's from `table.judge_responses`. Clips are those
+    of the `prompts` with the responses' ids; `heard` is what the model heard
+    (`hearing.transcript`), by id. Of a response 20 words at most are shown. `defences` and `sets`
+    choose, `cells` are the buttons, `request` says which of an open cell's clips `player` plays.
+    Raises ValueError if there are outcomes of several judges or a response has none.
     """
 
     def __init__(
         self,
         responses: Sequence[Response],
         outcomes: pd.DataFrame,
-        prompts: Sequence[SpokenPrompt] = (),
+        prompts: Sequence[Request] = (),
         heard: Mapping[str, str] | None = None,
     ) -> None:
         judges = list(dict.fromkeys(outcomes["judge"]))
@@ -47,7 +48,9 @@ class OverRefusalBoard(panels.Panel):
         for r in responses:
             if (r.defence, r.set, r.id) not in found:
                 raise ValueError(f"no outcome for the response to {r.id!r} under {r.defence!r}")
-            self._judged.setdefault((r.defence, r.set), []).append((r, found[r.defence, r.set, r.id]))
+            self._judged.setdefault((r.defence, r.set), []).append(
+                (r, found[r.defence, r.set, r.id])
+            )
         self.defences = self._choice("defences", [r.defence for r in responses])
         self.sets = self._choice("sets", [r.set for r in responses])
         self.heard = heard or {}
@@ -62,7 +65,14 @@ class OverRefusalBoard(panels.Panel):
         self.reading.layout = ipywidgets.Layout(max_height="420px", overflow="auto", width="100%")
         self.cells: dict[tuple[str, str], ipywidgets.Button] = {}
         choices = panels.row(self.defences, self.sets)
-        self.children = [choices, self.grid, self._heard, self.reading, self.plane, self.runner.message]
+        self.children = [
+            choices,
+            self.grid,
+            self._heard,
+            self.reading,
+            self.plane,
+            self.runner.message,
+        ]
         self.add_class("sarsteer-board")
         self.runner.listen("board", self._show, self.defences, self.sets)
         self.runner.listen("clip", self._load, self.request)
@@ -70,7 +80,9 @@ class OverRefusalBoard(panels.Panel):
 
     def static(self) -> str:
         """The counts as a table, and the trade-off plane."""
-        counts = {name: {d: self.counts(d, name) for d in self.defences.value} for name in self.sets.value}
+        counts = {
+            name: {d: self.counts(d, name) for d in self.defences.value} for name in self.sets.value
+        }
         with pd.option_context("display.max_colwidth", None):
             return pd.DataFrame(counts).to_html() + self.plane.value
 
@@ -81,12 +93,17 @@ class OverRefusalBoard(panels.Panel):
         return f"{', '.join(parts)} of {len(outcomes)}"
 
     def read(self, defence: str, name: str) -> None:
-        """Show the responses of a cell: refused ones first, of harmful requests the openings alone."""
+        """Show the responses of a cell: refused ones first, of harmful requests the openings
+        alone."""
         order = list(panels.MARKS)
         found = sorted(self._judged.get((defence, name), []), key=lambda pair: order.index(pair[1]))
         items = []
         for r, outcome in found:
-            listened = f"<br>{panels.heard_line(r.request, self.heard[r.id])}" if r.id in self.heard else ""
+            listened = (
+                f"<br>{panels.heard_line(r.request, self.heard[r.id])}"
+                if r.id in self.heard
+                else ""
+            )
             items.append(
                 f'<li style="margin-bottom:8px">{panels.MARKS[outcome]} <b>{outcome}</b> \u2014 '
                 f"{escape(r.request)}{listened}<br>"
@@ -95,7 +112,9 @@ class OverRefusalBoard(panels.Panel):
         title = f"<b>{escape(defence)}</b> on <b>{escape(name)}</b>: {self.counts(defence, name)}"
         self.reading.value = f"<p>{title}</p><ul>{''.join(items)}</ul>"
         playable = [
-            (f"{panels.MARKS[outcome]} {r.request}", r.id) for r, outcome in found if r.id in self._clips
+            (f"{panels.MARKS[outcome]} {r.request}", r.id)
+            for r, outcome in found
+            if r.id in self._clips
         ]
         self.request.options = playable  # which chooses the first
         self._heard.layout.display = "" if playable else "none"
@@ -113,7 +132,9 @@ class OverRefusalBoard(panels.Panel):
     def _show(self) -> None:
         sets = self.sets.value
         self.cells = {
-            (defence, name): self._cell(defence, name) for defence in self.defences.value for name in sets
+            (defence, name): self._cell(defence, name)
+            for defence in self.defences.value
+            for name in sets
         }
         table = [ipywidgets.HTML(STYLE), *(self._name(name) for name in sets)]
         for defence in self.defences.value:
@@ -136,7 +157,8 @@ class OverRefusalBoard(panels.Panel):
 
     def _picture(self) -> str:
         chosen = self.outcomes[
-            self.outcomes["defence"].isin(self.defences.value) & self.outcomes["set"].isin(self.sets.value)
+            self.outcomes["defence"].isin(self.defences.value)
+            & self.outcomes["set"].isin(self.sets.value)
         ]
         labels = set(chosen["label"])
         if "harmful" not in labels or len(labels) < 2:

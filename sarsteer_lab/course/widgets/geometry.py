@@ -14,22 +14,26 @@ from sarsteer_lab.safe_space import ablate, projection, share_in_space
 from sarsteer_lab.vectors import SteeringVectors
 
 REQUESTS, LENGTH, LINE = 60, 1.5, 1.6
-"""Points of each cloud, the length of the refusal direction, and the readiness beyond which is refused."""
+"""Points of each cloud, the length of the refusal direction, and the readiness beyond which is
+refused."""
 
 SPREADS, TILT = (1.3, 0.9, 0.35), math.radians(30)
-"""How far both clouds spread along their own axes, the first of which leans towards refusal by `TILT`."""
+"""How far both clouds spread along their own axes, the first of which leans towards refusal by
+`TILT`."""
 
 HARMFUL = (1.0, 0.3, 0.2)
-"""Where the harmful cloud lies, seen from the harmless one: readier to refuse, and about something else."""
+"""Where the harmful cloud lies, seen from the harmless one: readier to refuse, and about something
+else."""
 
 
 class Playground(panels.Panel):
-    """Chapters 02 to 04 without a model: turn a refusal direction, ablate it, push, and see who is refused.
+    """Chapters 02 to 04 without a model: turn a refusal direction, ablate it, push, and see who is
+    refused.
 
-    A state has three numbers, of which the first is the readiness to refuse. `angle` (degrees) turns the
-    direction away from it, into what harmless requests vary in; `k`, `lam` and `alpha` are the method's.
-    `moved` picks the push that moves the points: the direction d, its ablated form v, or the control, d as
-    short as v.
+    A state has three numbers, of which the first is the readiness to refuse. `angle` (degrees)
+    turns the direction away from it, into what harmless requests vary in; `k`, `lam` and `alpha`
+    are the method's. `moved` picks the push that moves the points: the direction d, its ablated
+    form v, or the control, d as short as v.
     """
 
     def __init__(self, seed: int = 0) -> None:
@@ -42,7 +46,9 @@ class Playground(panels.Panel):
         self.space, self.lam, self.k = panels.ablation_controls(points[1][:, None], 2)
         self.k.max = 3
         self.angle = panels.slider(ipywidgets.IntSlider, "angle", value=20, min=-90, max=90, step=5)
-        self.alpha = panels.slider(ipywidgets.FloatSlider, "alpha", value=1.0, min=0, max=3, step=0.1)
+        self.alpha = panels.slider(
+            ipywidgets.FloatSlider, "alpha", value=1.0, min=0, max=3, step=0.1
+        )
         names = [("direction d", "d"), ("ablated v", "v"), ("control", "control")]
         self.moved = ipywidgets.ToggleButtons(options=names, value="v", description="moved by")
         self.view = ipywidgets.HTML()
@@ -57,15 +63,23 @@ class Playground(panels.Panel):
         return self.view.value
 
     def vectors(self) -> dict[str, Float[Tensor, "1 3"]]:
-        """The refusal direction at the slider's angle, its ablated form, and the equal-norm control."""
+        """The refusal direction at the slider's angle, its ablated form, and the equal-norm
+        control."""
         turn, depth = math.radians(self.angle.value), math.radians(35)
         sine = math.sin(turn)
-        d = LENGTH * torch.tensor([[math.cos(turn), sine * math.cos(depth), sine * math.sin(depth)]])
+        d = LENGTH * torch.tensor(
+            [[math.cos(turn), sine * math.cos(depth), sine * math.sin(depth)]]
+        )
         v = ablate(d, self.space.first(self.k.value), self.lam.value)
-        return {"d": d, "v": v, "control": SteeringVectors(d).rescaled_to(SteeringVectors(v)).values}
+        return {
+            "d": d,
+            "v": v,
+            "control": SteeringVectors(d).rescaled_to(SteeringVectors(v)).values,
+        }
 
     def over(self) -> dict[str, dict[str, int]]:
-        """How many of each cloud lie beyond the line: without a push, and under each of the vectors."""
+        """How many of each cloud lie beyond the line: without a push, and under each of the
+        vectors."""
         pushes = {"no push": torch.zeros(1, 3), **self.vectors()}
         return {
             name: {
@@ -84,7 +98,10 @@ class Playground(panels.Panel):
         harmful, harmless = (states[:, 0].numpy() for states in self.clouds.values())
         refused = over[moved]["harmful"]
         along = round(REQUESTS * (1 - best_benign_rate(harmful, harmless, refused / REQUESTS)))
-        inside, length = float(share_in_space(vectors["d"], space)), float(vectors["v"].norm()) / LENGTH
+        inside, length = (
+            float(share_in_space(vectors["d"], space)),
+            float(vectors["v"].norm()) / LENGTH,
+        )
         self.view.value = panels.picture(fig, 1250) + (
             f"{panels.PARAGRAPH}{inside:.0%} of d (of its squared length) lies in the safe space; v is "
             f"{length:.0%} as long as d. Whichever way it points, a push that gets {refused} of {REQUESTS} "

@@ -1,4 +1,5 @@
-"""The panels on hidden states: a map of typed and spoken requests, and what the safe space removes."""
+"""The panels on hidden states: a map of typed and spoken requests, and what the safe space
+removes."""
 
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -16,32 +17,41 @@ from sarsteer_lab.course.figures.base import BLUE, VERMILION
 from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.prompts import Request
 from sarsteer_lab.safe_space import projection
 from sarsteer_lab.speech import read_clip
 
 PLANE = (640, 420)
 """Width and height of the map in pixels."""
 
-_SETTINGS = {"width": f"{PLANE[0]}px", "height": f"{PLANE[1]}px", "typed": BLUE, "spoken": VERMILION}
-STYLE = "<style>:root {" + "".join(f"--sarsteer-{name}: {value};" for name, value in _SETTINGS.items()) + "}"
+_SETTINGS = {
+    "width": f"{PLANE[0]}px",
+    "height": f"{PLANE[1]}px",
+    "typed": BLUE,
+    "spoken": VERMILION,
+}
+STYLE = (
+    "<style>:root {"
+    + "".join(f"--sarsteer-{name}: {value};" for name, value in _SETTINGS.items())
+    + "}"
+)
 STYLE += Path(__file__).with_name("maps.css").read_text(encoding="utf-8") + "</style>"
 
 
 class GapExplorer(panels.Panel):
     """Chapter 01: typed and spoken last-token states of the same requests on a map, layer by layer.
 
-    Row i of both inputs is `prompts[i]`. Hover over a point to read its request, click it to hear it; PCA or
-    UMAP. At most `limit` requests are drawn, evenly picked; `layer` (default: the middle one) is where it
-    starts. `layer` and `method` are the controls, `points` the clickable points. Raises ValueError if the
-    numbers of states and prompts differ.
+    Row i of both inputs is `prompts[i]`. Hover over a point to read its request, click it to hear
+    it; PCA or UMAP. At most `limit` requests are drawn, evenly picked; `layer` (default: the middle
+    one) is where it starts. `layer` and `method` are the controls, `points` the clickable points.
+    Raises ValueError if the numbers of states and prompts differ.
     """
 
     def __init__(
         self,
         typed: Float[Tensor, "prompt layer d_model"],
         spoken: Float[Tensor, "prompt layer d_model"],
-        prompts: Sequence[SpokenPrompt],
+        prompts: Sequence[Request],
         *,
         layer: int | None = None,
         limit: int = 60,
@@ -62,7 +72,9 @@ class GapExplorer(panels.Panel):
         self._chosen: int | None = None
         layers = typed.shape[1]
         start = layers // 2 if layer is None else layer
-        self.layer = panels.slider(ipywidgets.IntSlider, "layer", value=start, min=0, max=layers - 1)
+        self.layer = panels.slider(
+            ipywidgets.IntSlider, "layer", value=start, min=0, max=layers - 1
+        )
         self.method = ipywidgets.ToggleButtons(options=[("PCA", "pca"), ("UMAP", "umap")])
         self.points = [self._point(i) for i in range(len(self.forms))]
         plane = ipywidgets.Box(self.points)
@@ -82,7 +94,9 @@ class GapExplorer(panels.Panel):
     def static(self) -> str:
         """The map as a figure."""
         layer = self.layer.value
-        fig = maps_figure({"PCA": project_2d(self.states[:, layer])}, self.forms, self.labels, layer=layer)
+        fig = maps_figure(
+            {"PCA": project_2d(self.states[:, layer])}, self.forms, self.labels, layer=layer
+        )
         fig.suptitle(f"Typed and spoken requests, output of layer {layer}", x=0.01, ha="left")
         return panels.picture(fig)
 
@@ -113,7 +127,8 @@ class GapExplorer(panels.Panel):
         self.runner.cancel()
         place = (self.layer.value, self.method.value)
         if place not in self._places and self.method.value == "umap":
-            # Seconds, the first time half a minute (it is compiled): aside, so that it can be given up.
+            # Seconds, the first time half a minute (it is compiled): aside, so that it can be given
+            # up.
             self.runner.steps(self._umap(self.layer.value), total=300)
             return
         if place not in self._places:
@@ -122,7 +137,9 @@ class GapExplorer(panels.Panel):
 
     def _umap(self, layer: int) -> Generator[None, None, None]:
         laid_out = ThreadPoolExecutor(1).submit(project_2d, self.states[:, layer], method="umap")
-        self.runner.say("UMAP is laying out the map (the first time it is compiled, which takes a while)")
+        self.runner.say(
+            "UMAP is laying out the map (the first time it is compiled, which takes a while)"
+        )
         while not laid_out.done():
             wait([laid_out], timeout=0.1)
             yield
@@ -131,7 +148,8 @@ class GapExplorer(panels.Panel):
         self.runner.say("UMAP keeps neighbourhoods; its distances mean little")
 
     def _move(self, places: Float[np.ndarray, "point 2"]) -> None:
-        """Put every button where its state lies; both axes have the same scale with PCA, as in the figure."""
+        """Put every button where its state lies; both axes have the same scale with PCA, as in the
+        figure."""
         low, high = places.min(0), places.max(0)
         span = np.where(high > low, high - low, 1.0)
         room = np.array(PLANE) - 30
@@ -144,10 +162,12 @@ class GapExplorer(panels.Panel):
 
 
 class SafeSpaceExplorer(panels.Panel):
-    """Chapter 03: what safe-space ablation removes from a refusal direction, for every k and lambda.
+    """Chapter 03: what safe-space ablation removes from a refusal direction, for every k and
+    lambda.
 
-    `harmless` are the states that span the space. The tokens that the removed and the kept part raise are
-    listed too (logit lens). `layer` is where it starts. `k`, `lam` and `layer` are the sliders.
+    `harmless` are the states that span the space. The tokens that the removed and the kept part
+    raise are listed too (logit lens). `layer` is where it starts. `k`, `lam` and `layer` are the
+    sliders.
     """
 
     def __init__(
@@ -193,7 +213,8 @@ class SafeSpaceExplorer(panels.Panel):
 
     @torch.no_grad()
     def _tokens(self, name: str, vector: Float[Tensor, "d_model"]) -> str:
-        """The tokens that a vector raises most when the vocabulary head reads it directly (logit lens)."""
+        """The tokens that a vector raises most when the vocabulary head reads it directly (logit
+        lens)."""
         if not vector.any():
             return ""
         scores = logit_lens(self.lalm, vector.to(self.lalm.device))

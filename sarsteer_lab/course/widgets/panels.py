@@ -1,7 +1,8 @@
-"""What all panels share: a static state, work that can be stopped, a request picker, answers as HTML.
+"""What all panels share: a static state, work that can be stopped, a request picker, answers as
+HTML.
 
-Only ipywidgets' own controls are used, so that panels work in JupyterLab, Notebook 7, VS Code and Colab
-alike.
+Only ipywidgets' own controls are used, so that panels work in JupyterLab, Notebook 7, VS Code and
+Colab alike.
 """
 
 import asyncio
@@ -25,12 +26,18 @@ from sarsteer_lab.course.hearing import differs
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.evaluation.phrases import SHOWN_WORDS, opening_words
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.pocket.voice import synthesise
-from sarsteer_lab.prompts import INSTRUCTION, Prompt, SpokenPrompt
+from sarsteer_lab.prompts import INSTRUCTION, Prompt, Request
 from sarsteer_lab.safe_space import SafeSpace, principal_space
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
+from sarsteer_lab.voice import synthesise
 
-MARKS = {"refused": "\u2298", "answered": "\u2192", "broken": "\u2248", "not heard": "?", "unparsed": "?"}
+MARKS = {
+    "refused": "\u2298",
+    "answered": "\u2192",
+    "broken": "\u2248",
+    "not heard": "?",
+    "unparsed": "?",
+}
 """Signs of the outcomes in lists of responses."""
 
 LONGEST = 30.0
@@ -43,9 +50,11 @@ LABEL_WIDTH = {"description_width": "110px"}
 
 
 class Panel(ipywidgets.VBox):
-    """A panel: live where a kernel runs; elsewhere (HTML, GitHub) a still of it, made when it was displayed.
+    """A panel: live where a kernel runs; elsewhere (HTML, GitHub) a still of it, made when it was
+    displayed.
 
-    Subclasses fill `children` and give the still as HTML in `static`; `runner` runs what controls ask for.
+    Subclasses fill `children` and give the still as HTML in `static`; `runner` runs what controls
+    ask for.
     """
 
     def __init__(self) -> None:
@@ -65,11 +74,11 @@ class Panel(ipywidgets.VBox):
 class Runner:
     """Runs what a panel's controls ask for, between the notebook's cells, never during one.
 
-    JupyterLab delivers slider moves on a thread of their own, even while a cell runs; what steers the model
-    must not overlap with a cell that uses it. So work is handed to the loop that runs the cells. Of several
-    requests under one name only the latest counts. Long work comes as a generator: between two of its steps
-    the loop is free, `bar` shows how far it is, and `stop` ends it. Without a loop (plain Python) everything
-    runs at once. Errors go to `message`.
+    JupyterLab delivers slider moves on a thread of their own, even while a cell runs; what steers
+    the model must not overlap with a cell that uses it. So work is handed to the loop that runs the
+    cells. Of several requests under one name only the latest counts. Long work comes as a
+    generator: between two of its steps the loop is free, `bar` shows how far it is, and `stop` ends
+    it. Without a loop (plain Python) everything runs at once. Errors go to `message`.
     """
 
     def __init__(self) -> None:
@@ -99,7 +108,8 @@ class Runner:
             control.observe(lambda _: self.soon(name, work), "value")
 
     def steps(self, work: Generator[None, None, None], total: int) -> None:
-        """Run long work of `total` steps, each up to a `yield`; work that is still going on ends first."""
+        """Run long work of `total` steps, each up to a `yield`; work that is still going on ends
+        first."""
         self.cancel()
         self._work, self.bar.value, self.bar.max = work, 0, total
         self.progress.layout.visibility = "visible"
@@ -146,13 +156,14 @@ class Runner:
 
 
 class RequestPicker(ipywidgets.VBox):
-    """Where a request comes from: a shipped clip, a typed sentence that is spoken at once, or a file.
+    """Where a request comes from: a shipped clip, a typed sentence that is spoken at once, or a
+    file.
 
-    `spoken` is the request as the model hears it, `typed` the same in words (None for an uploaded clip,
-    whose words are not known). `changed` is called after either has changed.
+    `spoken` is the request as the model hears it, `typed` the same in words (None for an uploaded
+    clip, whose words are not known). `changed` is called after either has changed.
     """
 
-    def __init__(self, lalm: LALM, prompts: Sequence[SpokenPrompt], runner: Runner) -> None:
+    def __init__(self, lalm: LALM, prompts: Sequence[Request], runner: Runner) -> None:
         self.lalm, self.runner = lalm, runner
         self.changed: Callable[[], None] = lambda: None
         self.title = ""
@@ -168,7 +179,9 @@ class RequestPicker(ipywidgets.VBox):
             **look,
         )
         narrow = {"width": "200px"}
-        self.upload = ipywidgets.FileUpload(accept="audio/*", description="or upload a clip", layout=narrow)
+        self.upload = ipywidgets.FileUpload(
+            accept="audio/*", description="or upload a clip", layout=narrow
+        )
         self.player = player()
         # The recorder's script leaves its sound here, as base64 of 16-bit samples at 16 kHz.
         self.recording = ipywidgets.Textarea(continuous_update=False, layout={"display": "none"})
@@ -198,7 +211,10 @@ class RequestPicker(ipywidgets.VBox):
         if text := self.sentence.value.strip():
             limit = self.lalm.max_audio_seconds
             self._take(
-                text, check_waveform(synthesise(text), SAMPLE_RATE, name="the sentence", max_seconds=limit)
+                text,
+                check_waveform(
+                    synthesise(text), SAMPLE_RATE, name="the sentence", max_seconds=limit
+                ),
             )
 
     def _from_upload(self) -> None:
@@ -228,11 +244,11 @@ _RECORD = Path(__file__).with_name("record.js").read_text(encoding="utf-8")
 
 
 def _recorder(seconds: float) -> str:
-    """A button that records; it stays hidden where the front end runs no scripts or has no microphone."""
+    """A button that records; it stays hidden where the front end runs no scripts or has no
+    microphone."""
     script = _RECORD.replace("RATE", str(SAMPLE_RATE)).replace("SECONDS", f"{seconds:g}")
-    able = (
-        "if (navigator.mediaDevices && window.MediaRecorder) this.previousElementSibling.style.display = ''"
-    )
+    able = "if (navigator.mediaDevices && window.MediaRecorder) "
+    able += "this.previousElementSibling.style.display = ''"
     return (
         '<button class="jupyter-button widget-button lm-Widget sarsteer-record" title="or record one" '
         f'style="display:none;width:150px" onclick="{escape(script)}">or record one</button>'
@@ -243,7 +259,9 @@ def _recorder(seconds: float) -> str:
 def slider(kind: Callable[..., ipywidgets.Widget], name: str, **options: Any) -> Any:
     """A slider whose value moves when it is let go."""
     wide = {"width": "min(460px, 95%)"}
-    return kind(description=name, continuous_update=False, style=LABEL_WIDTH, layout=wide, **options)
+    return kind(
+        description=name, continuous_update=False, style=LABEL_WIDTH, layout=wide, **options
+    )
 
 
 def row(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:
@@ -256,9 +274,11 @@ def player() -> ipywidgets.Audio:
     return ipywidgets.Audio(value=b"", format="wav", autoplay=False, controls=True, loop=False)
 
 
-def ablation_controls(harmless: Float[Tensor, "prompt layer d_model"], k: int) -> tuple[SafeSpace, Any, Any]:
-    """The safe space that the harmless states span, and sliders for the share of it that is removed (all, at
-    first) and for its size (`k`).
+def ablation_controls(
+    harmless: Float[Tensor, "prompt layer d_model"], k: int
+) -> tuple[SafeSpace, Any, Any]:
+    """The safe space that the harmless states span, and sliders for the share of it that is removed
+    (all, at first) and for its size (`k`).
     """
     most = min(40, len(harmless) - 1)
     tenths = {"min": 0, "max": 1.5, "step": 0.1, "readout_format": ".1f"}
@@ -287,18 +307,22 @@ def picture(fig: Figure, width: int = 720) -> str:
 
 
 def heard_line(request: str, said: str) -> str:
-    """What the model heard by its own read-out, as HTML, and a mark where the words are known and differ."""
-    mark = ' <b style="color:#D55E00">\u2260 heard differently</b>' if differs(request, said) else ""
+    """What the model heard by its own read-out, as HTML, and a mark where the words are known and
+    differ."""
+    mark = (
+        ' <b style="color:#D55E00">\u2260 heard differently</b>' if differs(request, said) else ""
+    )
     return f"heard: <i>{escape(opening_words(said)) or '(nothing)'}</i>{mark}"
 
 
-def words_of(prompt: SpokenPrompt | Prompt) -> str:
+def words_of(prompt: Request | Prompt) -> str:
     """What a request says, as far as it is known in words."""
-    return prompt.request if isinstance(prompt, SpokenPrompt) else prompt.text
+    return prompt.request if isinstance(prompt, Request) else prompt.text
 
 
 def token_spans(answer: Answer, turn: int | None = None) -> str:
-    """An answer's first `SHOWN_WORDS` words as HTML, a line under each token, thicker where it was surer.
+    """An answer's first `SHOWN_WORDS` words as HTML, a line under each token, thicker where it was
+    surer.
 
     The token at `turn` is boxed.
     """
@@ -320,11 +344,14 @@ def token_spans(answer: Answer, turn: int | None = None) -> str:
 
 
 def answer_card(title: str, answer: Answer, refusal: float, outcome: str) -> str:
-    """An answer as HTML: a bar for the refusal probability, and the text, underlined where it was sure.
+    """An answer as HTML: a bar for the refusal probability, and the text, underlined where it was
+    sure.
 
     `refusal` is the probability (0 to 1) that the answer opens as a refusal.
     """
-    likely = ", ".join(f"<code>{escape(repr(token))}</code> {chance:.2f}" for token, chance in answer.first)
+    likely = ", ".join(
+        f"<code>{escape(repr(token))}</code> {chance:.2f}" for token, chance in answer.first
+    )
     return (
         '<div class="sarsteer-answer" style="border:1px solid #8c8c8c;border-radius:6px;padding:8px 12px;'
         'margin:4px;line-height:1.5">'

@@ -1,4 +1,5 @@
-"""The refusal X-ray: where in a request, and in which layer, refusal rises; typed, spoken and steered."""
+"""The refusal X-ray: where in a request, and in which layer, refusal rises; typed, spoken and
+steered."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -21,12 +22,13 @@ from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.live import refusing_openings
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Prompt, SpokenPrompt
+from sarsteer_lab.prompts import Prompt, Request
 from sarsteer_lab.speech import SAMPLE_RATE
 from sarsteer_lab.steering import SteeringVectors, steer
 
 MOST_COLUMNS, MOST_TOKENS = 26, 16
-"""Columns of a prompt's text and of its clip, evenly picked where there are more; tokens of an answer."""
+"""Columns of a prompt's text and of its clip, evenly picked where there are more; tokens of an
+answer."""
 
 MEASURES = {
     "projection": "projection on v, from the layer's\nmedian, in lengths of v",
@@ -56,29 +58,32 @@ class Reading:
 class XRay(panels.Panel):
     """Chapters 02 and 04: layer by position, how far a request has gone towards refusal.
 
-    Two measures: the projection of the residual stream on the vector of each layer (`projection`, raw; drawn
-    less the layer's median over the unsteered positions shown, in lengths of the vector), and the
-    probability that the next token begins a refusing opening, or goes on with the one that the answer has
-    begun, when the layer is read through the logit lens (`opening`; nan once the answer has left all
-    openings). The typed twin of a `SpokenPrompt` stands beside it. Steering changes nothing before the
-    prompt's last position, so of "steered" only what comes from there on is shown.
+    Two measures: the projection of the residual stream on the vector of each layer (`projection`,
+    raw; drawn less the layer's median over the unsteered positions shown, in lengths of the
+    vector), and the probability that the next token begins a refusing opening, or goes on with the
+    one that the answer has begun, when the layer is read through the logit lens (`opening`; nan
+    once the answer has left all openings). The typed twin of a `Request` stands beside it. Steering
+    changes nothing before the prompt's last position, so of "steered" only what comes from there on
+    is shown.
 
-    `measure`, `alpha`, `layer` and `column` are the controls; clicking a cell sets the last two. Of a long
-    text or clip every so manyth position is shown. Raises ValueError for vectors that do not fit the model
-    and more than 16 new tokens.
+    `measure`, `alpha`, `layer` and `column` are the controls; clicking a cell sets the last two. Of
+    a long text or clip every so manyth position is shown. Raises ValueError for vectors that do not
+    fit the model and more than 16 new tokens.
     """
 
     def __init__(
         self,
         lalm: LALM,
-        prompt: SpokenPrompt | Prompt,
+        prompt: Request | Prompt,
         vectors: SteeringVectors,
         alpha: float = 0.1,
         *,
         max_new_tokens: int = 6,
     ) -> None:
         if not 1 <= max_new_tokens <= MOST_TOKENS:
-            raise ValueError(f"max_new_tokens={max_new_tokens}: an X-ray's answers have 1 to {MOST_TOKENS}")
+            raise ValueError(
+                f"max_new_tokens={max_new_tokens}: an X-ray's answers have 1 to {MOST_TOKENS}"
+            )
         super().__init__()
         remember_clips(lalm)
         self.lalm, self.vectors, self.max_new_tokens = lalm, vectors, max_new_tokens
@@ -96,16 +101,25 @@ class XRay(panels.Panel):
             self._expose(form)
         last = len(self.layers) - 1
         self.layer = panels.slider(ipywidgets.IntSlider, "layer", value=last, min=0, max=last)
-        # Where the answer is decided: the prompt's last position, in the last form without steering.
+        # Where the answer is decided: the prompt's last position, in the last form without
+        # steering.
         cells, at = self.cells(), {"min": 0, "max": len(self.cells()) - 1}
-        decided = [form for form, _ in cells].index("steered") - 1 - self._answered([*self.forms][-1])
+        decided = (
+            [form for form, _ in cells].index("steered") - 1 - self._answered([*self.forms][-1])
+        )
         self.column = panels.slider(ipywidgets.IntSlider, "column", value=decided, **at)
         # The picture's script leaves here where it was clicked, as two shares of its size.
         self.click = ipywidgets.Textarea(continuous_update=False, layout={"display": "none"})
         self.click.add_class("sarsteer-click")
         self.view, self.words = ipywidgets.HTML(), ipywidgets.HTML()
         controls = (self.measure, self.alpha, self.layer, self.column)
-        self.children = [panels.row(*controls), self.words, self.view, self.click, self.runner.message]
+        self.children = [
+            panels.row(*controls),
+            self.words,
+            self.view,
+            self.click,
+            self.runner.message,
+        ]
         self.add_class("sarsteer-xray")
         self.runner.listen("view", self._show, self.measure, self.layer, self.column)
         self.runner.listen("steered", self._resteer, self.alpha)
@@ -118,11 +132,21 @@ class XRay(panels.Panel):
 
     def cells(self) -> list[tuple[str, int]]:
         """Form and place among its columns of every column, from left to right."""
-        return [(form, at) for form, reading in self.readings.items() for at in range(len(reading.columns))]
+        return [
+            (form, at)
+            for form, reading in self.readings.items()
+            for at in range(len(reading.columns))
+        ]
 
-    def top_tokens(self, form: str, position: int, layer: int, count: int = 8) -> list[tuple[str, float]]:
+    def top_tokens(
+        self, form: str, position: int, layer: int, count: int = 8
+    ) -> list[tuple[str, float]]:
         """The likeliest next tokens of a position, read from a layer (its index in `layers`)."""
-        chances = logit_lens(self.lalm, self.readings[form].states[position, layer]).softmax(-1).topk(count)
+        chances = (
+            logit_lens(self.lalm, self.readings[form].states[position, layer])
+            .softmax(-1)
+            .topk(count)
+        )
         words = [self.lalm.tokenizer.decode([token]) for token in chances.indices.tolist()]
         return list(zip(words, chances.values.tolist(), strict=True))
 
@@ -132,7 +156,9 @@ class XRay(panels.Panel):
         steered = form == "steered"
         base = [*self.forms][-1] if steered else form
         prompt = self.forms[base]
-        ends: list[list[Tensor]] = [[] for _ in self.layers]  # the prompt's last position, then the answer's
+        ends: list[list[Tensor]] = [
+            [] for _ in self.layers
+        ]  # the prompt's last position, then the answer's
 
         def keep(at: int, stream: Tensor) -> None:
             ends[at].append(stream[0, -1].to(torch.float32, copy=True))
@@ -150,19 +176,26 @@ class XRay(panels.Panel):
             before = capture(self.lalm, [prompt], layers=self.layers, positions="all")[0][:-1]
         start = len(before) + 1
         states = torch.cat([before, torch.stack([torch.stack(layer) for layer in ends], dim=1)])
-        ids = self.lalm.batch([prompt])["input_ids"][0].tolist() + tokens[0].tolist()[: len(states) - start]
+        ids = (
+            self.lalm.batch([prompt])["input_ids"][0].tolist()
+            + tokens[0].tolist()[: len(states) - start]
+        )
         columns = [*range(start - 1, len(ids))] if steered else self._columns(ids, start)
         names = self._names(ids, columns, prompt)
         reading = self.readings[form] = Reading(ids, states, start, columns, names)
         vectors = torch.stack([self.vectors[layer] for layer in self.layers]).to(states.device)
         self.projection[form] = (states * vectors / vectors.norm(dim=-1, keepdim=True)).sum(-1)
-        # Some layers at a time: the head's weights are read for all of them at once, and logits are large.
+        # Some layers at a time: the head's weights are read for all of them at once, and logits are
+        # large.
         parts = states[columns].split(max(1, 256 // len(columns)), dim=1)
         self.opening[form] = torch.cat([self._opening(part, reading) for part in parts], dim=1)
 
     def _columns(self, ids: Sequence[int], start: int) -> list[int]:
-        """Positions to be shown: what comes before the request is alike in all forms, and left out."""
-        begun = [self.lalm.batch([prompt])["input_ids"][0].tolist() for prompt in self.forms.values()]
+        """Positions to be shown: what comes before the request is alike in all forms, and left
+        out."""
+        begun = [
+            self.lalm.batch([prompt])["input_ids"][0].tolist() for prompt in self.forms.values()
+        ]
         alike = [len(set(tokens)) == 1 for tokens in zip(*begun, strict=False)]
         first = alike.index(False) if len(begun) > 1 and False in alike else 0
         prompt = range(first, start - 1)
@@ -170,12 +203,16 @@ class XRay(panels.Panel):
         words = [at for at in prompt if ids[at] != self.lalm.audio_token_id]
         return sorted([*_some(heard), *_some(words), start - 1]) + [*range(start, len(ids))]
 
-    def _opening(self, states: Float[Tensor, "column layer d"], of: Reading) -> Float[Tensor, "column layer"]:
+    def _opening(
+        self, states: Float[Tensor, "column layer d"], of: Reading
+    ) -> Float[Tensor, "column layer"]:
         chances = logit_lens(self.lalm, states).softmax(-1)
         found = torch.full(states.shape[:2], torch.nan)
         for row, position in enumerate(of.columns):
             size = len(begun := tuple(of.ids[of.start : position + 1]))
-            following = {ids[size] for ids in self._openings if ids[:size] == begun and len(ids) > size}
+            following = {
+                ids[size] for ids in self._openings if ids[:size] == begun and len(ids) > size
+            }
             if following:
                 found[row] = chances[row][:, list(following)].sum(-1)
         return found
@@ -200,8 +237,13 @@ class XRay(panels.Panel):
             values = values / self.vectors.only(self.layers).norm().to(values.device)
         else:
             values = self.opening[form]
-        heard = [i for i, at in enumerate(reading.columns) if reading.ids[at] == self.lalm.audio_token_id]
-        names = ["" if i in heard and (i - heard[0]) % 5 else name for i, name in enumerate(reading.names)]
+        heard = [
+            i for i, at in enumerate(reading.columns) if reading.ids[at] == self.lalm.audio_token_id
+        ]
+        names = [
+            "" if i in heard and (i - heard[0]) % 5 else name
+            for i, name in enumerate(reading.names)
+        ]
         answer = len(names) - self._answered(form)
         clip = self.lalm.waveform(self.forms[form]) if heard else None
         ends = (heard[0], heard[-1]) if heard else (0, 0)
@@ -219,7 +261,9 @@ class XRay(panels.Panel):
                 names.append(f"{heard.index(at) / len(heard) * len(clip) / SAMPLE_RATE:.1f} s")
             else:
                 token = self.lalm.tokenizer.decode([ids[at]])
-                names.append(token.strip(" <|>").replace("\n", "\u21b5").replace("$", r"\$") or repr(token))
+                names.append(
+                    token.strip(" <|>").replace("\n", "\u21b5").replace("$", r"\$") or repr(token)
+                )
         return names
 
     def _show(self) -> None:
@@ -242,7 +286,9 @@ class XRay(panels.Panel):
         self.view.value = picture.replace("<img ", f'<img onclick="{escape(CLICK)}" ', 1)
         position = self.readings[form].columns[at]
         tops = self.top_tokens(form, position, layer)
-        listed = ", ".join(f"<code>{escape(repr(token))}</code> {chance:.2f}" for token, chance in tops)
+        listed = ", ".join(
+            f"<code>{escape(repr(token))}</code> {chance:.2f}" for token, chance in tops
+        )
         self.words.value = (
             f"{panels.PARAGRAPH}Click a cell. <b>{form}</b>, layer {self.layers[layer]}, at "
             f"<code>{escape(self.readings[form].names[at])}</code>: projection "
@@ -252,6 +298,7 @@ class XRay(panels.Panel):
 
 
 def _some(positions: list[int]) -> list[int]:
-    """At most `MOST_COLUMNS` of some positions, evenly picked, the first and the last among them."""
+    """At most `MOST_COLUMNS` of some positions, evenly picked, the first and the last among
+    them."""
     places = np.linspace(0, len(positions) - 1, min(MOST_COLUMNS, len(positions)))
     return [positions[round(place)] for place in places]

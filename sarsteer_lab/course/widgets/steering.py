@@ -16,7 +16,7 @@ from sarsteer_lab.engine.live import Answer, LivePrompt, answers
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import SpokenPrompt
+from sarsteer_lab.prompts import Request
 from sarsteer_lab.safe_space import ablate
 from sarsteer_lab.steering import SteeringVectors
 
@@ -29,19 +29,26 @@ Shown = tuple[Answer, float]
 
 
 class _TwoAnswers(panels.Panel):
-    """A request on top, controls, two answers side by side, and a curve over all values of one control.
+    """A request on top, controls, two answers side by side, and a curve over all values of one
+    control.
 
-    `swept` is what that control turns, and its values. Raises ValueError for answers too long to be live
-    (and, of harmful requests, to be shown).
+    `swept` is what that control turns, and its values. Raises ValueError for answers too long to be
+    live (and, of harmful requests, to be shown).
     """
 
     swept: tuple[str, tuple[float, ...]]
 
     def __init__(
-        self, lalm: LALM, prompts: Sequence[SpokenPrompt], max_new_tokens: int, *controls: ipywidgets.Widget
+        self,
+        lalm: LALM,
+        prompts: Sequence[Request],
+        max_new_tokens: int,
+        *controls: ipywidgets.Widget,
     ) -> None:
         if not 1 <= max_new_tokens <= MOST_TOKENS:
-            raise ValueError(f"max_new_tokens={max_new_tokens}: answers here have 1 to {MOST_TOKENS} tokens")
+            raise ValueError(
+                f"max_new_tokens={max_new_tokens}: answers here have 1 to {MOST_TOKENS} tokens"
+            )
         super().__init__()
         self.lalm, self.max_new_tokens = lalm, max_new_tokens
         self.request = panels.RequestPicker(lalm, prompts, self.runner)
@@ -52,7 +59,14 @@ class _TwoAnswers(panels.Panel):
         self.sweep = ipywidgets.Button(description="Try all values", icon="line-chart")
         progress = panels.row(self.sweep, self.runner.progress, self.runner.message)
         both = panels.row(self.left, self.right)
-        self.children = [self.request, panels.row(*controls), self.heard, both, progress, self.curve]
+        self.children = [
+            self.request,
+            panels.row(*controls),
+            self.heard,
+            both,
+            progress,
+            self.curve,
+        ]
         self._kept: dict[tuple[Any, ...], dict[str, Shown]] = {}
         self.runner.listen("answer", self._answer, *controls)
         self.sweep.on_click(lambda _: self.runner.soon("sweep", self._start_sweep))
@@ -70,7 +84,8 @@ class _TwoAnswers(panels.Panel):
         raise NotImplementedError
 
     def at(self, *values: float) -> list[dict[str, Shown]]:
-        """The answers, by their curve, at some values of that control; each is computed once per request."""
+        """The answers, by their curve, at some values of that control; each is computed once per
+        request."""
         raise NotImplementedError
 
     def _changed(self) -> None:
@@ -115,12 +130,13 @@ class _TwoAnswers(panels.Panel):
 
 
 class SteerPanel(_TwoAnswers):
-    """Chapter 04: steer the answer to any request, with sliders for alpha, lambda, k and the layers.
+    """Chapter 04: steer the answer to any request, with sliders for alpha, lambda, k and the
+    layers.
 
-    `directions` are refusal directions before ablation, of all layers, by the names of their texts, of which
-    the menu `text` picks one; `harmless` the harmless states that span the safe space. Requests as in
-    `dial_panel`. The sliders are `alpha`, `lam`, `k` and `layers`. Raises ValueError for more than 16 new
-    tokens.
+    `directions` are refusal directions before ablation, of all layers, by the names of their texts,
+    of which the menu `text` picks one; `harmless` the harmless states that span the safe space.
+    Requests as in `dial_panel`. The sliders are `alpha`, `lam`, `k` and `layers`. Raises ValueError
+    for more than 16 new tokens.
     """
 
     swept = ("strength alpha", SWEPT_ALPHAS)
@@ -130,7 +146,7 @@ class SteerPanel(_TwoAnswers):
         lalm: LALM,
         directions: Mapping[str, SteeringVectors],
         harmless: Float[Tensor, "prompt layer d_model"],
-        prompts: Sequence[SpokenPrompt] = (),
+        prompts: Sequence[Request] = (),
         *,
         alpha: float = 0.1,
         k: int = 10,
@@ -139,8 +155,12 @@ class SteerPanel(_TwoAnswers):
         self.directions = directions
         self.space, self.lam, self.k = panels.ablation_controls(harmless, k)
         last = lalm.n_layers - 1
-        self.alpha = panels.slider(ipywidgets.FloatSlider, "alpha", value=alpha, min=0, max=1, step=0.01)
-        self.layers = panels.slider(ipywidgets.IntRangeSlider, "layers", value=(0, last), min=0, max=last)
+        self.alpha = panels.slider(
+            ipywidgets.FloatSlider, "alpha", value=alpha, min=0, max=1, step=0.01
+        )
+        self.layers = panels.slider(
+            ipywidgets.IntRangeSlider, "layers", value=(0, last), min=0, max=last
+        )
         self._live: LivePrompt | None = None
         self.text = ipywidgets.Dropdown(description="refusal text", options=list(directions))
         controls = (self.text, self.alpha, self.lam, self.k, self.layers)
@@ -183,19 +203,23 @@ class SteerPanel(_TwoAnswers):
 class DialPanel(_TwoAnswers):
     """Chapter 00: turn the safety dial, and see a request answered typed and spoken.
 
-    A request is one of `prompts` (their clips have to be there), a sentence typed into the panel and spoken
-    at once, or an uploaded clip. `dial` is the slider; the model's own dial stays where it is. Raises
-    ValueError for a model without a dial or more than 16 new tokens.
+    A request is one of `prompts` (their clips have to be there), a sentence typed into the panel
+    and spoken at once, or an uploaded clip. `dial` is the slider; the model's own dial stays where
+    it is. Raises ValueError for a model without a dial or more than 16 new tokens.
     """
 
     swept = ("safety dial", DIAL_SETTINGS)
 
-    def __init__(self, lalm: LALM, prompts: Sequence[SpokenPrompt] = (), *, max_new_tokens: int = 12) -> None:
+    def __init__(
+        self, lalm: LALM, prompts: Sequence[Request] = (), *, max_new_tokens: int = 12
+    ) -> None:
         if lalm.safety is None:
             raise ValueError(f"{lalm.name} has no safety dial; only the pocket model has one")
         options = [(f"{value:.1f}", value) for value in DIAL_SETTINGS]
         nearest = min(DIAL_SETTINGS, key=lambda value: abs(value - (lalm.safety or 0.0)))
-        self.dial = panels.slider(ipywidgets.SelectionSlider, "safety dial", options=options, value=nearest)
+        self.dial = panels.slider(
+            ipywidgets.SelectionSlider, "safety dial", options=options, value=nearest
+        )
         super().__init__(lalm, prompts, max_new_tokens, self.dial)
 
     def _show(self) -> None:
@@ -205,20 +229,24 @@ class DialPanel(_TwoAnswers):
         self.left.value, self.right.value = cards.get("typed", unknown), cards["spoken"]
 
     def at(self, *values: float) -> list[dict[str, Shown]]:
-        """See `_TwoAnswers.at`: the request typed, if its words are known, and spoken, in one batch."""
+        """See `_TwoAnswers.at`: the request typed, if its words are known, and spoken, in one
+        batch."""
         typed = {} if self.request.typed is None else {"typed": self.request.typed}
         asked = typed | {"spoken": self.request.spoken}
         for setting in values:
             if (setting,) not in self._kept:
                 with _dial_at(self.lalm, setting):
-                    found = answers(PreparedBatch(self.lalm, [*asked.values()]), self.max_new_tokens)
+                    found = answers(
+                        PreparedBatch(self.lalm, [*asked.values()]), self.max_new_tokens
+                    )
                 self._kept[setting,] = dict(zip(asked, found, strict=True))
         return [self._kept[setting,] for setting in values]
 
 
 @contextmanager
 def _dial_at(lalm: LALM, setting: float) -> Generator[None, None, None]:
-    """The dial at a setting while the block lasts; weights depend on the setting alone, so this undoes."""
+    """The dial at a setting while the block lasts; weights depend on the setting alone, so this
+    undoes."""
     before = lalm.safety
     assert before is not None
     try:

@@ -1,8 +1,9 @@
-"""Low-rank adapters on the language model, trained on text: what the stages `readout` and `safety` share.
+"""Low-rank adapters on the language model, trained on text: what the stages `readout` and `safety`
+share.
 
 Adapters are exported unmerged, as plain A and B factors under the parameter names of the assembled
-Qwen2-Audio model, so that nothing but a matrix product is needed to use them. Training needs the extra
-`train`.
+Qwen2-Audio model, so that nothing but a matrix product is needed to use them. Training needs the
+extra `train`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Example:
-    """One training conversation in tokens: the chat-formatted prompt, and the answer with its end token."""
+    """One training conversation in tokens: the chat-formatted prompt, and the answer with its end
+    token."""
 
     prompt: list[int]
     answer: list[int]
@@ -44,13 +46,16 @@ def roughen(
 ) -> Float[Tensor, "position d_model"]:
     """Token embeddings as a projector says them: shrunk, run into their neighbours, and noisy.
 
-    After stage (d) an output is off from the embedding it stands for by about half the variance of embeddings
-    (`spread` is their standard deviation); text read without this is no preparation for reading speech.
+    After stage (d) an output is off from the embedding it stands for by about half the variance of
+    embeddings (`spread` is their standard deviation); text read without this is no preparation for
+    reading speech.
     """
     blur = draw.uniform(0, 0.25)
     padded = torch.cat([embeddings[:1], embeddings, embeddings[-1:]])
     mixed = (1 - 2 * blur) * embeddings + blur * (padded[:-2] + padded[2:])
-    noise = torch.randn(mixed.shape, generator=torch.Generator().manual_seed(draw.randrange(1 << 30)))
+    noise = torch.randn(
+        mixed.shape, generator=torch.Generator().manual_seed(draw.randrange(1 << 30))
+    )
     return draw.uniform(0.6, 1.1) * mixed + draw.uniform(0, 1.0) * spread * noise.to(mixed.device)
 
 
@@ -59,11 +64,13 @@ def answer_loss(
 ) -> tuple[Tensor, Tensor]:
     """Mean cross-entropy of the first answer token, and of all answer tokens.
 
-    The prompts' common beginning (the system turn) runs once and its cache, with its gradient, serves all.
-    What is `heard` is roughened if `draw` is given.
+    The prompts' common beginning (the system turn) runs once and its cache, with its gradient,
+    serves all. What is `heard` is roughened if `draw` is given.
     """
     shared = os.path.commonprefix([e.prompt for e in examples])
-    prefix = lm.model(input_ids=torch.tensor([shared], device=lm.device), use_cache=True).past_key_values
+    prefix = lm.model(
+        input_ids=torch.tensor([shared], device=lm.device), use_cache=True
+    ).past_key_values
     cache = DynamicCache()
     for index, layer in enumerate(prefix.layers):
         size = (len(examples), -1, -1, -1)
@@ -78,7 +85,9 @@ def answer_loss(
     for row, e in enumerate(examples):
         if draw is not None and e.heard is not None:
             start, stop = (max(0, place - len(shared)) for place in e.heard)
-            embedded[row, start:stop] = roughen(embedded[row, start:stop], embeddings.weight.std(), draw)
+            embedded[row, start:stop] = roughen(
+                embedded[row, start:stop], embeddings.weight.std(), draw
+            )
     hidden = lm.model(
         inputs_embeds=embedded, attention_mask=mask, past_key_values=cache, use_cache=True
     ).last_hidden_state
@@ -87,7 +96,9 @@ def answer_loss(
         for row, text, e in zip(hidden, texts, examples, strict=True)
     ]
     wanted = torch.tensor([token for e in examples for token in e.answer], device=lm.device)
-    losses = torch.nn.functional.cross_entropy(lm.lm_head(torch.cat(rows)), wanted, reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        lm.lm_head(torch.cat(rows)), wanted, reduction="none"
+    )
     starts = torch.tensor([0, *[len(e.answer) for e in examples[:-1]]]).cumsum(0)
     return losses[starts].mean(), losses.mean()
 
@@ -104,11 +115,12 @@ def train_adapter(
     seed: int = 0,
     start: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Train a LoRA on `layers` (fresh, or going on from the delta `start`) and return the delta as it ships:
-    `model.language_model....A` and `.B` (scale inside B), float16.
+    """Train a LoRA on `layers` (fresh, or going on from the delta `start`) and return the delta as
+    it ships: `model.language_model....A` and `.B` (scale inside B), float16.
 
-    Half of the loss is on the first answer token, where what kind of answer it will be is decided. Writes the
-    delta to `path` and logs beside it, as JSON lines. Leaves `lm` with the adapter injected.
+    Half of the loss is on the first answer token, where what kind of answer it will be is decided.
+    Writes the delta to `path` and logs beside it, as JSON lines. Leaves `lm` with the adapter
+    injected.
     """
     torch.manual_seed(seed)
     trained = inject_adapter(lm, layers, start)
@@ -124,7 +136,8 @@ def train_adapter(
         for at in range(0, len(examples), BATCH):
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * rate(step / steps, step, warmup=10, flat=0.3)
-            # The frozen weights in bfloat16: half the cost. The adapter itself and its moments stay float32.
+            # The frozen weights in bfloat16: half the cost. The adapter itself and its moments stay
+            # float32.
             with torch.autocast(lm.device.type, torch.bfloat16):
                 first, every = answer_loss(lm, examples[at : at + BATCH], pad, draw)
             optimizer.zero_grad()
@@ -142,18 +155,26 @@ def train_adapter(
 
 
 def inject_adapter(
-    lm: LlamaForCausalLM, layers: Sequence[int], delta: dict[str, Tensor] | None = None, *, rank: int = RANK
+    lm: LlamaForCausalLM,
+    layers: Sequence[int],
+    delta: dict[str, Tensor] | None = None,
+    *,
+    rank: int = RANK,
 ) -> list[torch.nn.Parameter]:
-    """Freeze `lm`, put a LoRA on `layers` in place, and return its parameters, float32 in any model.
+    """Freeze `lm`, put a LoRA on `layers` in place, and return its parameters, float32 in any
+    model.
 
-    The LoRA is fresh, or goes on from a `delta` that `export_delta` made of one on the same layers or some
-    of them, of this rank or a lower one (what is new begins at nothing).
+    The LoRA is fresh, or goes on from a `delta` that `export_delta` made of one on the same layers
+    or some of them, of this rank or a lower one (what is new begins at nothing).
     """
     from peft import LoraConfig, inject_adapter_in_model
 
     lm.requires_grad_(False)
     config = LoraConfig(
-        r=rank, lora_alpha=LORA_SCALE * rank, target_modules=MODULES, layers_to_transform=list(layers)
+        r=rank,
+        lora_alpha=LORA_SCALE * rank,
+        target_modules=MODULES,
+        layers_to_transform=list(layers),
     )
     inject_adapter_in_model(config, lm)
     trained = {name: p for name, p in lm.named_parameters() if p.requires_grad}
@@ -169,8 +190,8 @@ def inject_adapter(
 
 
 def _delta_key(name: str) -> tuple[str, str]:
-    """Of a LoRA parameter's name in the language model: its module in the assembled Qwen2-Audio model, and
-    "A" or "B".
+    """Of a LoRA parameter's name in the language model: its module in the assembled Qwen2-Audio
+    model, and "A" or "B".
     """
     module, kind = name.split(".lora_")
     return "model.language_model." + module.removeprefix("model."), kind[0]

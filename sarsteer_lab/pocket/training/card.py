@@ -2,7 +2,8 @@
 sarsteer_lab.pocket.training.card`.
 
 Everything between the card's two marks is written from data/pocket/measured.json (written by
-`pocket.training.measure`) and from the training logs beside it, so that no number in the card is typed.
+`pocket.training.measure`) and from the training logs beside it, so that no number in the card is
+typed.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from matplotlib.figure import Figure
 
 from sarsteer_lab.course.figures.base import BLUE, GREY, VERMILION, save_figure
 from sarsteer_lab.course.hearing import HEARD_RIGHT
+from sarsteer_lab.paths import data_folder
 from sarsteer_lab.prompts import LABELS
-from sarsteer_lab.store import data_folder
 
 BEGIN, END = "<!-- measured: written by pocket.training.card -->", "<!-- end of measured -->"
 
@@ -45,7 +46,9 @@ def hearing_section(measured: dict[str, Any]) -> str:
     rows = []
     for name, cell in measured["cells"].items():
         harmful = cell.get("word_error_rate_harmful")
-        rate = f"{cell['word_error_rate']:.1%}" + (f" (harmful {harmful:.1%})" if harmful is not None else "")
+        rate = f"{cell['word_error_rate']:.1%}" + (
+            f" (harmful {harmful:.1%})" if harmful is not None else ""
+        )
         low, high = cell["interval"]
         rows.append([name, rate, f"{share_text(cell['right'], cell['n'])} [{low:.0%}, {high:.0%}]"])
     yardstick = _table(["sentences, voices", "word error rate", "heard right"], rows)
@@ -62,7 +65,8 @@ def hearing_section(measured: dict[str, Any]) -> str:
 
 
 def dial_section(measured: dict[str, Any]) -> str:
-    """Typed refusals over the safety dial, and the perplexity of the base model's own everyday answers."""
+    """Typed refusals over the safety dial, and the perplexity of the base model's own everyday
+    answers."""
     base = measured["dial"][0]["perplexity"]
     rows = []
     for row in measured["dial"]:
@@ -88,12 +92,20 @@ def spoken_section(measured: dict[str, Any]) -> str:
                     f"{cell['first_token_kl']:.2f}",
                 ]
             )
-    head = ["label", "clips", "typed: refused", "spoken: refused", "spoken: answered / broken", "KL, nats"]
+    head = [
+        "label",
+        "clips",
+        "typed: refused",
+        "spoken: refused",
+        "spoken: answered / broken",
+        "KL, nats",
+    ]
     return _table(head, rows)
 
 
 def training_figure(logs: dict[str, list[dict[str, Any]]]) -> Figure:
-    """Losses against all clips heard, for stages (d) and (e); dotted lines part one run from the next."""
+    """Losses against all clips heard, for stages (d) and (e); dotted lines part one run from the
+    next."""
     fig = Figure(figsize=(10, 4), layout="constrained")
     left, right = fig.subplots(1, 2)
     _curves(left, logs["ctc"], {"ctc": (BLUE, "-", "CTC")})
@@ -108,7 +120,9 @@ def training_figure(logs: dict[str, list[dict[str, Any]]]) -> Figure:
     return fig
 
 
-def _curves(axes: Axes, lines: list[dict[str, Any]], losses: dict[str, tuple[str, str, str]]) -> None:
+def _curves(
+    axes: Axes, lines: list[dict[str, Any]], losses: dict[str, tuple[str, str, str]]
+) -> None:
     before = 0
     for number, run in enumerate(_runs(lines)):
         for name, (colour, style, label) in losses.items():
@@ -132,12 +146,23 @@ def _runs(lines: list[dict[str, Any]], count: str = "seen") -> list[list[dict[st
 def training_section(logs: dict[str, list[dict[str, Any]]]) -> str:
     """Clips heard and hours taken, from the logs."""
     rows = []
-    for stage, title in (("ctc", "(d) CTC warm start"), ("in_loop", "(e) language model in the loop")):
+    for stage, title in (
+        ("ctc", "(d) CTC warm start"),
+        ("in_loop", "(e) language model in the loop"),
+    ):
         for number, run in enumerate(_runs(logs[stage]), start=1):
-            rows.append([f"{title}, run {number}", f"{run[-1]['seen']:,}", f"{_seconds(run) / 60:.0f}"])
+            rows.append(
+                [f"{title}, run {number}", f"{run[-1]['seen']:,}", f"{_seconds(run) / 60:.0f}"]
+            )
     for stage, title in (("readout", "(c) read-out adapter"), ("safety", "(c) safety adapter")):
         for number, run in enumerate(_runs(logs[stage], "step"), start=1):
-            rows.append([f"{title}, run {number}", f"{run[-1]['step']:,} steps", f"{_seconds(run) / 60:.0f}"])
+            rows.append(
+                [
+                    f"{title}, run {number}",
+                    f"{run[-1]['step']:,} steps",
+                    f"{_seconds(run) / 60:.0f}",
+                ]
+            )
     return _table(["stage", "clips heard", "minutes"], rows)
 
 
@@ -188,7 +213,9 @@ def main() -> None:
     card = folder / "CARD.md"
     before, _, rest = card.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    card.write_text(f"{before}{BEGIN}\n\n{measured_part(measured, logs)}\n\n{END}{after}", encoding="utf-8")
+    card.write_text(
+        f"{before}{BEGIN}\n\n{measured_part(measured, logs)}\n\n{END}{after}", encoding="utf-8"
+    )
     save_figure(training_figure(logs), Path("figures/pocket"), "training")
 
 

@@ -1,9 +1,9 @@
 """Training stage (b): the corpus, spoken, as waveforms in shards on disk.
 
-A shard is one safetensors file: the clips end to end (`wave`, int16 at 16 kHz), and who says what in its
-metadata. Features are made when a clip is heard, since rooms, noise and pace differ each time (`sound`). A
-shard depends only on its sentences, voices and number, so an interrupted run goes on where it stopped, and
-new shards may be added while training already reads the older ones.
+A shard is one safetensors file: the clips end to end (`wave`, int16 at 16 kHz), and who says what
+in its metadata. Features are made when a clip is heard, since rooms, noise and pace differ each
+time (`sound`). A shard depends only on its sentences, voices and number, so an interrupted run goes
+on where it stopped, and new shards may be added while training already reads the older ones.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from sarsteer_lab.pocket.training.voices import Speaker, Voice
 from sarsteer_lab.speech import SAMPLE_RATE
 
 SHARD_CLIPS = 200
-# Sentences whose clip is longer are left out: they cost the language model most and the course has none like
-# them.
+# Sentences whose clip is longer are left out: they cost the language model most and the course has
+# none like them.
 LONGEST_SECONDS = 5.0
 
 
@@ -56,16 +56,23 @@ def shard_path(folder: Path, engine: str, number: int) -> Path:
 
 
 def speak_shard(
-    sentences: Sequence[Sentence], voices: Sequence[Voice], speaker: Speaker, path: Path, *, seed: int
+    sentences: Sequence[Sentence],
+    voices: Sequence[Voice],
+    speaker: Speaker,
+    path: Path,
+    *,
+    seed: int,
 ) -> None:
-    """Speak `sentences`, each in a voice and at a pace (1.0-1.45) drawn from `seed`, and write them as one
-    shard.
+    """Speak `sentences`, each in a voice and at a pace (1.0-1.45) drawn from `seed`, and write them
+    as one shard.
     """
     draw = random.Random(seed)
     waves, records = [], []
     for sentence in sentences:
         voice = draw.choice(voices)
-        wave = speaker.say(sentence.text, voice, speed=draw.uniform(1.0, 1.45), seed=draw.randrange(1 << 30))
+        wave = speaker.say(
+            sentence.text, voice, speed=draw.uniform(1.0, 1.45), seed=draw.randrange(1 << 30)
+        )
         if len(wave) > LONGEST_SECONDS * SAMPLE_RATE:
             continue
         waves.append(torch.from_numpy((wave * 32767).astype(np.int16)))
@@ -77,24 +84,38 @@ def speak_shard(
 
 
 def speak_corpus(
-    sentences: Sequence[Sentence], voices: Sequence[Voice], folder: Path, *, seed: int, first: int = 0
+    sentences: Sequence[Sentence],
+    voices: Sequence[Voice],
+    folder: Path,
+    *,
+    seed: int,
+    first: int = 0,
 ) -> None:
-    """Speak a corpus in shards of `SHARD_CLIPS` sentences, numbered from `first`; shards that exist are kept.
-    The shards are named after the first voice's engine.
+    """Speak a corpus in shards of `SHARD_CLIPS` sentences, numbered from `first`; shards that exist
+    are kept. The shards are named after the first voice's engine.
     """
     engine = voices[0].engine
     speaker = Speaker()
     starts = range(0, len(sentences), SHARD_CLIPS)
-    for number, start in enumerate(tqdm(starts, desc=f"speaking ({engine})", unit="shard"), start=first):
+    for number, start in enumerate(
+        tqdm(starts, desc=f"speaking ({engine})", unit="shard"), start=first
+    ):
         path = shard_path(folder, engine, number)
         if not path.exists():
             speak_shard(
-                sentences[start : start + SHARD_CLIPS], voices, speaker, path, seed=seed * 100_003 + number
+                sentences[start : start + SHARD_CLIPS],
+                voices,
+                speaker,
+                path,
+                seed=seed * 100_003 + number,
             )
 
 
-def read_clips(folder: Path, skip: frozenset[str] = frozenset()) -> tuple[list[Clip], frozenset[str]]:
-    """All clips of the shards in `folder` not named in `skip`, and the names of the shards read so far."""
+def read_clips(
+    folder: Path, skip: frozenset[str] = frozenset()
+) -> tuple[list[Clip], frozenset[str]]:
+    """All clips of the shards in `folder` not named in `skip`, and the names of the shards read so
+    far."""
     clips = []
     names = {path.name for path in folder.glob("*.safetensors")}
     for name in sorted(names - skip):

@@ -1,10 +1,11 @@
 """The sentences that the pocket model's audio side learns to hear: harmless by construction.
 
-A word that was never heard in training is never understood, so every word of the shipped prompts (the
-*lexicon*) is heard at least `MIN_COUNT` times, in different sentences. No shipped prompt, and nothing that
-shares most of its content words with one, is among them: harmful requests because no harmful request may be
-spoken in training, the others because the test has to stay held out. Harm-related words occur only where a
-sentence warns, reports, tells a story, or speaks about the word itself.
+A word that was never heard in training is never understood, so every word of the shipped prompts
+(the *lexicon*) is heard at least `MIN_COUNT` times, in different sentences. No shipped prompt, and
+nothing that shares most of its content words with one, is among them: harmful requests because no
+harmful request may be spoken in training, the others because the test has to stay held out.
+Harm-related words occur only where a sentence warns, reports, tells a story, or speaks about the
+word itself.
 """
 
 from __future__ import annotations
@@ -21,14 +22,19 @@ from typing import Literal
 
 from sarsteer_lab.pocket.training.frames import FRAMES, SLOTS
 
-MIN_COUNT = (
-    20  # hearings per lexicon word: 94% recall in the prototype, against 36% for words heard 1-4 times
-)
+# Hearings per lexicon word: 94% recall in the prototype, against 36% for words heard 1-4 times.
+MIN_COUNT = 20
 OVERLAP = 0.75  # share of the smaller set of content words at which two sentences count as the same request
 MIN_WORDS, MAX_WORDS = 4, 11  # spoken in about 1.2-3.6 s
-QUESTION_SHARE, STORY_SHARE, SAFETY_SHARE = 0.6, 0.15, 0.15  # the rest: carriers of words still rare
+QUESTION_SHARE, STORY_SHARE, SAFETY_SHARE = (
+    0.6,
+    0.15,
+    0.15,
+)  # the rest: carriers of words still rare
 
-_CANDIDATES = 4  # fillings tried per natural sentence, of which the one that helps coverage most is kept
+_CANDIDATES = (
+    4  # fillings tried per natural sentence, of which the one that helps coverage most is kept
+)
 _LIST_WORDS = 4  # the most lexicon words that a carrier lists
 _CHARSET = re.compile(r"[A-Z][A-Za-z', ]*[.?]")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
@@ -69,7 +75,8 @@ def read_sentences(path: Path) -> list[Sentence]:
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of `text` in order, lower case; an apostrophe inside a word belongs to it."""
+    """Return the words of `text` in order, lower case; an apostrophe inside a word belongs to
+    it."""
     return _WORD.findall(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
 
 
@@ -104,8 +111,8 @@ class PromptIndex:
     def match(self, text: str) -> str | None:
         """Return a prompt that `text` equals or paraphrases, or None.
 
-        A paraphrase shares at least `OVERLAP` of the smaller set of content words. Where that set is a
-        single word, the two sets must be equal: else no sentence at all could hold the word.
+        A paraphrase shares at least `OVERLAP` of the smaller set of content words. Where that set
+        is a single word, the two sets must be equal: else no sentence at all could hold the word.
         """
         exact = self._exact.get(" ".join(words_of(text)))
         if exact is not None:
@@ -157,7 +164,9 @@ def build_corpus(
     words = list(dict.fromkeys(lexicon))
     strange = [word for word in words if not _WORD.fullmatch(word)]
     if strange:
-        raise ValueError(f"not words of lower-case letters and apostrophes: {strange[:5]}; use lexicon_of")
+        raise ValueError(
+            f"not words of lower-case letters and apostrophes: {strange[:5]}; use lexicon_of"
+        )
     composer = _Composer(words, random.Random(seed), PromptIndex(excluded))
     composer.natural(FRAMES["questions"], "question", round(size * QUESTION_SHARE))
     composer.natural(FRAMES["stories"], "story", round(size * STORY_SHARE))
@@ -176,7 +185,8 @@ class _Composer:
         self._missing = dict.fromkeys(words, MIN_COUNT)
         self._heard: Counter[str] = Counter()
         self._texts: dict[str, Sentence] = {}
-        # How often an item of a slot is drawn: once, and once more per hearing that its words still need.
+        # How often an item of a slot is drawn: once, and once more per hearing that its words still
+        # need.
         self._weights = {slot: [1] * len(items) for slot, items in SLOTS.items()}
         self._holders: dict[str, list[tuple[str, int]]] = {word: [] for word in words}
         for slot, items in SLOTS.items():
@@ -192,7 +202,10 @@ class _Composer:
         for _ in range(20 * count):  # a frame with few fillings runs dry: the others take over
             if len(self._texts) >= wanted:
                 return
-            texts = {_fill(next(cycle), self._rng, weights=self._weights): None for _ in range(_CANDIDATES)}
+            texts = {
+                _fill(next(cycle), self._rng, weights=self._weights): None
+                for _ in range(_CANDIDATES)
+            }
             fitting = [text for text in texts if self._fits(text)]
             if fitting:
                 self._add(Sentence(max(fitting, key=self._value), kind))
@@ -203,7 +216,8 @@ class _Composer:
     def carriers(self, size: int) -> None:
         """Add carriers until every word is covered and the corpus has `size` sentences."""
         ones, twos, threes = (
-            self._cycle(group) for group in (FRAMES["carriers_1"], FRAMES["carriers_2"], FRAMES["carriers_3"])
+            self._cycle(group)
+            for group in (FRAMES["carriers_1"], FRAMES["carriers_2"], FRAMES["carriers_3"])
         )
         for _ in range(50 * (size + MIN_COUNT * len(self._words))):
             rare = [word for word, missing in self._missing.items() if missing > 0]
@@ -224,7 +238,8 @@ class _Composer:
         )
 
     def shuffled(self) -> list[Sentence]:
-        """Return all sentences in random order, so that any prefix of the corpus is a fair sample."""
+        """Return all sentences in random order, so that any prefix of the corpus is a fair
+        sample."""
         sentences = list(self._texts.values())
         self._rng.shuffle(sentences)
         return sentences
@@ -237,7 +252,8 @@ class _Composer:
         return speakable(text) and text not in self._texts and self._excluded.match(text) is None
 
     def _value(self, text: str) -> float:
-        """Return how much `text` helps: lexicon words still missing, then words heard seldom so far."""
+        """Return how much `text` helps: lexicon words still missing, then words heard seldom so
+        far."""
         words = set(words_of(text))
         missing = sum(self._missing.get(word, 0) for word in words) / MIN_COUNT
         return missing + 0.1 * sum(1 / (1 + self._heard[word]) for word in words)
@@ -263,9 +279,11 @@ def _fill(
     words: Sequence[str] = (),
     weights: Mapping[str, Sequence[int]] | None = None,
 ) -> str:
-    """Fill every slot of `template` (no item twice) and put it in sentence case, with the right articles.
+    """Fill every slot of `template` (no item twice) and put it in sentence case, with the right
+    articles.
 
-    `words` go into the `{word}` slots in turn. `weights` say, slot by slot, how often to draw each item.
+    `words` go into the `{word}` slots in turn. `weights` say, slot by slot, how often to draw each
+    item.
     """
     lexicon_words = iter(words)
     used: set[str] = set()
@@ -292,7 +310,21 @@ def _fill(
 def _stem(word: str) -> str:
     """Return `word` without its commonest endings, so that "stealing" meets "steals"."""
     stem = re.sub(r"'s?$", "", word)
-    for ending in ("ations", "ation", "ings", "ing", "ers", "ies", "ied", "er", "ed", "es", "s", "y", "e"):
+    for ending in (
+        "ations",
+        "ation",
+        "ings",
+        "ing",
+        "ers",
+        "ies",
+        "ied",
+        "er",
+        "ed",
+        "es",
+        "s",
+        "y",
+        "e",
+    ):
         if stem.endswith(ending) and len(stem) - len(ending) >= 3:
             stem = stem.removesuffix(ending)
             break

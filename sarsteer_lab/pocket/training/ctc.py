@@ -1,11 +1,11 @@
-"""Training stage (d): a CTC warm start of audio tower and projector, without a pass through the language
-model.
+"""Training stage (d): a CTC warm start of audio tower and projector, without a pass through the
+language model.
 
-The projector's outputs are compared with the language model's own token embeddings: the CTC logit of a token
-is the inner product of the centred output with the token's centred embedding (a learned temperature and a
-unigram bias; blank is a learned direction). So the projector learns to say *which* tokens it hears, in the
-language model's vocabulary, at a hundredth of the cost of running it; stage (e) then teaches it to say so in
-a way that the language model can read.
+The projector's outputs are compared with the language model's own token embeddings: the CTC logit
+of a token is the inner product of the centred output with the token's centred embedding (a learned
+temperature and a unigram bias; blank is a learned direction). So the projector learns to say
+*which* tokens it hears, in the language model's vocabulary, at a hundredth of the cost of running
+it; stage (e) then teaches it to say so in a way that the language model can read.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ from sarsteer_lab.pocket.training.loop import (
 
 BATCH = 32
 TOWER_RATE, PROJECTOR_RATE, HEAD_RATE = 4e-4, 1.5e-3, 1e-2
-# A flat start: for this share of the run every token is also told roughly where it is, by its place in the
-# sentence.
+# A flat start: for this share of the run every token is also told roughly where it is, by its place
+# in the sentence.
 PLACED_UNTIL, PLACED_FADE = 0.1, 0.15
 PLACE_REACH = 5.0
 
 
 class TokenHead(nn.Module):
-    """CTC logits over the corpus's tokens: index 0 is blank, index i + 1 the i-th token of `token_ids`."""
+    """CTC logits over the corpus's tokens: index 0 is blank, index i + 1 the i-th token of
+    `token_ids`."""
 
     ids: Tensor
     mean: Tensor
@@ -57,13 +58,15 @@ class TokenHead(nn.Module):
     def __init__(
         self, embeddings: Float[Tensor, "vocab d_model"], counts: Counter[int], blank_token: int
     ) -> None:
-        """Build from the LM's token embeddings and the corpus's token counts; `blank_token` starts the
-        blank direction.
+        """Build from the LM's token embeddings and the corpus's token counts; `blank_token` starts
+        the blank direction.
         """
         super().__init__()
         self.token_ids = sorted(counts)
         self.index = {token: i + 1 for i, token in enumerate(self.token_ids)}
-        self.register_buffer("ids", torch.tensor(self.token_ids))  # saved: another corpus has other tokens
+        self.register_buffer(
+            "ids", torch.tensor(self.token_ids)
+        )  # saved: another corpus has other tokens
         mean = embeddings.mean(0)
         self.register_buffer("mean", mean, persistent=False)
         self.register_buffer("centred", embeddings[self.token_ids] - mean, persistent=False)
@@ -72,14 +75,15 @@ class TokenHead(nn.Module):
         self.temperature = nn.Parameter(torch.tensor(math.log(2.0)))
         self.bias = nn.Parameter(share.log())
         self.blank = nn.Linear(len(mean), 1)
-        # Without a start near "mostly blank, then by frequency" the temperature collapses within a few steps.
+        # Without a start near "mostly blank, then by frequency" the temperature collapses within a
+        # few steps.
         with torch.no_grad():
             self.blank.weight.copy_(0.5 * self.silence[None])
             self.blank.bias.fill_(1.0)
 
     def take(self, state: dict[str, Tensor]) -> None:
-        """Go on from the `state_dict` of a head for another corpus; tokens that it did not have keep their
-        start.
+        """Go on from the `state_dict` of a head for another corpus; tokens that it did not have
+        keep their start.
         """
         row = {token: i for i, token in enumerate(state["ids"].tolist())}
         known = [i for i, token in enumerate(self.token_ids) if token in row]
@@ -89,29 +93,35 @@ class TokenHead(nn.Module):
             self.temperature.copy_(state["temperature"])
         self.blank.load_state_dict({name: state[f"blank.{name}"] for name in ("weight", "bias")})
 
-    def forward(self, outputs: Float[Tensor, "clip token d_model"]) -> Float[Tensor, "clip token symbol"]:
+    def forward(
+        self, outputs: Float[Tensor, "clip token d_model"]
+    ) -> Float[Tensor, "clip token symbol"]:
         """Log-probabilities of blank and every token."""
         centred = outputs - self.mean
         tokens = centred @ self.centred.T * self.temperature.exp() + self.bias
         return torch.cat([self.blank(centred), tokens], -1).log_softmax(-1)
 
-    def expected(self, log_probs: Float[Tensor, "clip token symbol"]) -> Float[Tensor, "clip token d_model"]:
-        """The mixture of token embeddings that the probabilities stand for (blank counts as the blank
-        token).
+    def expected(
+        self, log_probs: Float[Tensor, "clip token symbol"]
+    ) -> Float[Tensor, "clip token d_model"]:
+        """The mixture of token embeddings that the probabilities stand for (blank counts as the
+        blank token).
         """
         p = log_probs.exp()
         return p[..., :1] * self.silence + p[..., 1:] @ self.centred + self.mean
 
 
 def head_file(folder: Path) -> Path:
-    """The CTC head that goes with the deltas in `folder`; of the shipped ones it lies with the logs."""
+    """The CTC head that goes with the deltas in `folder`; of the shipped ones it lies with the
+    logs."""
     shipped = folder.resolve() == deltas_folder().resolve()
     return (folder / "training" if shipped else folder) / "ctc_head.safetensors"
 
 
 @dataclass(frozen=True)
 class Target:
-    """A sentence's CTC labels, and for each the middle of its characters as a share of the sentence."""
+    """A sentence's CTC labels, and for each the middle of its characters as a share of the
+    sentence."""
 
     labels: list[int]
     places: list[float]
@@ -135,15 +145,24 @@ def ctc_loss(
     lengths = torch.tensor([len(row) for row in labels])
     flat = torch.tensor([label for row in labels for label in row], device=log_probs.device)
     loss = nn.functional.ctc_loss(
-        log_probs.transpose(0, 1), flat, frames // 4, lengths, blank=0, zero_infinity=True, reduction="sum"
+        log_probs.transpose(0, 1),
+        flat,
+        frames // 4,
+        lengths,
+        blank=0,
+        zero_infinity=True,
+        reduction="sum",
     )
     return loss / lengths.sum()
 
 
 def placed_loss(
-    log_probs: Float[Tensor, "clip token symbol"], frames: Int[Tensor, " clip"], targets: Sequence[Target]
+    log_probs: Float[Tensor, "clip token symbol"],
+    frames: Int[Tensor, " clip"],
+    targets: Sequence[Target],
 ) -> Float[Tensor, ""]:
-    """Minus log-probability that each label is said *somewhere* near its proportional place in its clip."""
+    """Minus log-probability that each label is said *somewhere* near its proportional place in its
+    clip."""
     losses = []
     for row, length, target in zip(log_probs, (frames // 4).tolist(), targets, strict=True):
         # 0.1 s of silence stands at both ends of a clip, and 25 outputs make a second.
@@ -164,11 +183,14 @@ def greedy_words(
 
 def token_counts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Counter[int]:
     """How often each token occurs in `texts`."""
-    return Counter(token for text in texts for token in tokenizer(text, add_special_tokens=False).input_ids)
+    return Counter(
+        token for text in texts for token in tokenizer(text, add_special_tokens=False).input_ids
+    )
 
 
 def start_projector(audio: AudioSide, head: TokenHead, clips: Sequence[Clip]) -> None:
-    """Scale the fresh projector so that its outputs begin near blank, half as spread as token embeddings."""
+    """Scale the fresh projector so that its outputs begin near blank, half as spread as token
+    embeddings."""
     linear = audio.multi_modal_projector.linear
     with torch.no_grad():
         outputs = audio(*collate(clips))
@@ -185,10 +207,12 @@ def within(
 
 @torch.no_grad()
 def reach_of(audio: AudioSide, head: TokenHead, clips: Sequence[Clip]) -> float:
-    """How many times as far from the mean embedding the outputs lie as what they stand for (least squares).
+    """How many times as far from the mean embedding the outputs lie as what they stand for (least
+    squares).
 
-    With the language model in the loop they grow to twice and more. Pulled back to 1 the head hears as well
-    from them, but the language model hardly reads them: word errors of the read-out rose from 19% to 31%.
+    With the language model in the loop they grow to twice and more. Pulled back to 1 the head hears
+    as well from them, but the language model hardly reads them: word errors of the read-out rose
+    from 19% to 31%.
     """
     mel, frames = collate(clips)
     outputs = audio(mel, frames)
@@ -213,8 +237,8 @@ def train_ctc(
     """Train `audio` and `head` in place for `presentations` clips in all, resuming from
     `folder`/ctc.safetensors.
 
-    Without `flat_start` both are taken to be trained already. Logs to `folder`/ctc.jsonl. An interrupted run
-    repeats at most `save_every` batches.
+    Without `flat_start` both are taken to be trained already. Logs to `folder`/ctc.jsonl. An
+    interrupted run repeats at most `save_every` batches.
     """
     torch.manual_seed(seed)
     targets = {
@@ -226,7 +250,11 @@ def train_ctc(
     clips = [clip for clip in clips if id(clip) in targets]
     tower = [p for p in audio.audio_tower.parameters() if p.requires_grad]
     projector = list(audio.multi_modal_projector.parameters())
-    groups = [(tower, TOWER_RATE), (projector, PROJECTOR_RATE), (list(head.parameters()), HEAD_RATE)]
+    groups = [
+        (tower, TOWER_RATE),
+        (projector, PROJECTOR_RATE),
+        (list(head.parameters()), HEAD_RATE),
+    ]
     optimizer = torch.optim.AdamW(
         [{"params": p, "lr": r} for p, r in groups], weight_decay=0.01, betas=(0.9, 0.98)
     )
@@ -260,8 +288,8 @@ def train_ctc(
             loss = ctc * (1 - 0.5 * placed_weight)
             if placed_weight:
                 loss = loss + placed_weight * placed_loss(log_probs, frames, wanted)
-            # Pull the outputs towards the embeddings they stand for: what the language model is used to
-            # reading.
+            # Pull the outputs towards the embeddings they stand for: what the language model is
+            # used to reading.
             inside = within(outputs, frames)
             meant = head.mean + reach * (head.expected(log_probs.detach()) - head.mean)
             distance = ((outputs - meant) ** 2).mean(-1)[inside].mean() / head.centred.var()
@@ -274,7 +302,9 @@ def train_ctc(
             progress["steps"] += 1
             bar.update(len(batch))
             if progress["steps"] % 20 == 0:
-                log.write(seen=progress["seen"], ctc=ctc.item(), distance=distance.item(), rate=factor)
+                log.write(
+                    seen=progress["seen"], ctc=ctc.item(), distance=distance.item(), rate=factor
+                )
                 bar.set_postfix(ctc=f"{ctc.item():.2f}")
             if progress["steps"] % save_every == 0:
                 save_checkpoint(path, modules, optimizer, progress)

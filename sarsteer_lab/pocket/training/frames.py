@@ -1,13 +1,15 @@
-"""The sentence frames and slot fillers of the training corpus, from data/pocket/training: harmless, ours.
+"""The sentence frames and slot fillers of the training corpus, from data/pocket/training: harmless,
+ours.
 
 frames.tsv holds a frame a line, behind its kind; `{slot}` in it is replaced by an item of that slot
-(slots.tsv, an item a line, behind its slot), which may hold slots itself. `{word}` is any lexicon word,
-so a frame that uses it must be harmless with every word in it. The order of lines decides what a seed draws.
+(slots.tsv, an item a line, behind its slot), which may hold slots itself. `{word}` is any lexicon
+word, so a frame that uses it must be harmless with every word in it. The order of lines decides
+what a seed draws.
 """
 
 from pathlib import Path
 
-from sarsteer_lab.store import data_folder
+from sarsteer_lab.paths import data_folder
 
 
 def read_groups(path: Path) -> dict[str, tuple[str, ...]]:

@@ -1,11 +1,11 @@
-"""Training stage (e): the language model in the loop, frozen; audio tower and projector learn to be read by
-it.
+"""Training stage (e): the language model in the loop, frozen; audio tower and projector learn to be
+read by it.
 
-Every clip is put where a user's clip stands in the chat. Two continuations share its prefix through a
-tree-shaped mask: a "repeat" instruction, with the cross-entropy of the transcript; and, for questions, the
-instruction to answer, with the divergence of the answer's first tokens from what the same frozen model says
-to the *typed* question. The projector's own outputs are fed: no mixtures of token embeddings, no CTC
-compression. Only harmless sentences are heard here.
+Every clip is put where a user's clip stands in the chat. Two continuations share its prefix through
+a tree-shaped mask: a "repeat" instruction, with the cross-entropy of the transcript; and, for
+questions, the instruction to answer, with the divergence of the answer's first tokens from what the
+same frozen model says to the *typed* question. The projector's own outputs are fed: no mixtures of
+token embeddings, no CTC compression. Only harmless sentences are heard here.
 """
 
 from __future__ import annotations
@@ -52,31 +52,35 @@ from sarsteer_lab.pocket.training.teacher import (
 )
 
 BATCH = 8
-# Half the CTC stage's rates and less: with more, the outputs outgrow token embeddings within 200 clips, and
-# transcripts get worse before they get better.
+# Half the CTC stage's rates and less: with more, the outputs outgrow token embeddings within 200
+# clips, and transcripts get worse before they get better.
 TOWER_RATE, PROJECTOR_RATE = 1.5e-4, 2.5e-4
-# Beside each batch, so many further clips are heard for the CTC loss alone: without them the CTC transcripts
-# got worse while the language model learned.
+# Beside each batch, so many further clips are heard for the CTC loss alone: without them the CTC
+# transcripts got worse while the language model learned.
 CTC_WEIGHT, CTC_CLIPS = 0.5, 8
-# An adapter learns to read the projector's outputs. With the language model frozen altogether, 1,200 clips
-# brought the read-out's word errors from 48% to 40% only, while the CTC head heard 83% of the words; with an
-# adapter on the lowest ten layers, 2,000 open clips left them at 40%, the head's at 24%.
+# An adapter learns to read the projector's outputs. With the language model frozen altogether,
+# 1,200 clips brought the read-out's word errors from 48% to 40% only, while the CTC head heard 83%
+# of the words; with an adapter on the lowest ten layers, 2,000 open clips left them at 40%, the
+# head's at 24%.
 LISTENING_LAYERS, LISTENING_RANK, LISTENING_RATE = range(30), 32, 5e-4
-# What is written has a lower rank, which hears as well, so that all deltas together stay below 40 MB.
+# What is written has a lower rank, which hears as well, so that all deltas together stay below 40
+# MB.
 KEPT_RANK = 16
-# So many of the transcript's tokens are replaced by others where it is read (never where it is to be said).
-# Given all words so far, the language model can often guess the next; so it learnt to go on, not to listen.
+# So many of the transcript's tokens are replaced by others where it is read (never where it is to
+# be said). Given all words so far, the language model can often guess the next; so it learnt to go
+# on, not to listen.
 FORGOTTEN = 0.1
-# The same adapter also reads typed text, and safety stands above it in part: in every step some typed
-# prompts, a quarter of them harmful, are held to the answers they had before. (Without this, typed refusal
-# of harmful requests fell while the model learned to listen; with a twelfth as many, benign answers moved
-# by 0.11 nats in 9,000 clips.)
+# The same adapter also reads typed text, and safety stands above it in part: in every step some
+# typed prompts, a quarter of them harmful, are held to the answers they had before. (Without this,
+# typed refusal of harmful requests fell while the model learned to listen; with a twelfth as many,
+# benign answers moved by 0.11 nats in 9,000 clips.)
 TYPED_PROMPTS, TYPED_WEIGHT = 24, 8.0
-# Polishing: the adapter, and so every typed answer, stays as it is; the audio side learns at this share of
-# its rates, and what is kept is the running average of its weights over some two hundred steps. (At full
-# rates 1,400 further clips made the trained ears worse in every cell.)
+# Polishing: the adapter, and so every typed answer, stays as it is; the audio side learns at this
+# share of its rates, and what is kept is the running average of its weights over some two hundred
+# steps. (At full rates 1,400 further clips made the trained ears worse in every cell.)
 POLISH_RATE, POLISH_MEMORY = 0.3, 0.995
-# Kinds of sentences that are held to the answer to the typed sentence, too, and how many of them each time.
+# Kinds of sentences that are held to the answer to the typed sentence, too, and how many of them
+# each time.
 ASKING, ANSWERED = ("question", "request"), 0.4
 # The share of carriers and stories in the mix: the course's prompts are questions and instructions.
 OTHER_SHARE = 0.4
@@ -84,8 +88,8 @@ OTHER_SHARE = 0.4
 
 @dataclass(frozen=True)
 class Branches:
-    """Where a clip's pieces lie in its row: lengths of the shared prefix, the repeat branch and the answer
-    branch.
+    """Where a clip's pieces lie in its row: lengths of the shared prefix, the repeat branch and the
+    answer branch.
     """
 
     shared: int
@@ -101,10 +105,13 @@ def tree_batch(
     answers: Sequence[TypedAnswer | None],
     prefix: int,
 ) -> tuple[
-    Float[Tensor, "clip position d_model"], Int[Tensor, "clip position"], Float[Tensor, "..."], list[Branches]
+    Float[Tensor, "clip position d_model"],
+    Int[Tensor, "clip position"],
+    Float[Tensor, "..."],
+    list[Branches],
 ]:
-    """Embeddings, positions, additive tree mask (over `prefix` cached positions, then the row) and the
-    layout. `given` are the transcripts as they are read.
+    """Embeddings, positions, additive tree mask (over `prefix` cached positions, then the row) and
+    the layout. `given` are the transcripts as they are read.
     """
     embed = lm.get_input_embeddings()
     dtype = embed.weight.dtype
@@ -112,7 +119,9 @@ def tree_batch(
     for audio, transcript, answer in zip(outputs, given, answers, strict=True):
         repeat = [*frame.repeat, *transcript]
         reply = [*frame.answer, *answer.tokens[:-1]] if answer else []
-        rows.append(torch.cat([audio.to(dtype), embed(torch.tensor([*repeat, *reply], device=lm.device))]))
+        rows.append(
+            torch.cat([audio.to(dtype), embed(torch.tensor([*repeat, *reply], device=lm.device))])
+        )
         layout.append(Branches(len(audio), len(repeat), len(reply)))
     width = max(map(len, rows))
     embeddings = torch.stack([F.pad(row, (0, 0, 0, width - len(row))) for row in rows])
@@ -126,7 +135,9 @@ def tree_batch(
     causal = torch.ones(width, width).tril().bool()
     visible = causal & ((branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None]))
     visible = torch.cat([torch.ones(len(rows), width, prefix, dtype=torch.bool), visible], -1)
-    mask = torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)[:, None]
+    mask = torch.zeros(visible.shape, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)[
+        :, None
+    ]
     return embeddings, (positions + prefix).to(lm.device), mask.to(lm.device), layout
 
 
@@ -138,8 +149,8 @@ def losses(
     transcripts: Sequence[Sequence[int]],
     answers: Sequence[TypedAnswer | None],
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Transcript cross-entropy per token, KL(typed || spoken) over the answer's start, and over its first
-    token alone.
+    """Transcript cross-entropy per token, KL(typed || spoken) over the answer's start, and over its
+    first token alone.
     """
     read, wanted, said, top, log_probs = [], [], [], [], []
     for row, part, transcript, answer in zip(hidden, layout, transcripts, answers, strict=True):
@@ -156,7 +167,9 @@ def losses(
     if not said:
         zero = repeat.new_zeros(())
         return repeat, zero, zero
-    divergence = answer_divergence(lm.lm_head(torch.stack(said)), torch.stack(top), torch.stack(log_probs))
+    divergence = answer_divergence(
+        lm.lm_head(torch.stack(said)), torch.stack(top), torch.stack(log_probs)
+    )
     return repeat, divergence.mean(), divergence[:, 0].mean()
 
 
@@ -166,7 +179,8 @@ def forgetful(transcript: Sequence[int], tokens: Sequence[int], draw: random.Ran
 
 
 def mixed_epoch(clips: Sequence[Clip], seed: int) -> list[Clip]:
-    """All questions, and as many other clips (drawn from `seed`) as make up `OTHER_SHARE` of the whole."""
+    """All questions, and as many other clips (drawn from `seed`) as make up `OTHER_SHARE` of the
+    whole."""
     questions = [clip for clip in clips if clip.kind in ASKING]
     others = [clip for clip in clips if clip.kind not in ASKING]
     count = min(len(others), round(len(questions) * OTHER_SHARE / (1 - OTHER_SHARE)))
@@ -199,15 +213,15 @@ def train_in_loop(
     """Train `audio` in place, and an adapter on the otherwise frozen `lm`, resuming from
     `folder`/in_loop.safetensors.
 
-    The adapter starts from `listening` if given; with `polish` it stays that (see POLISH_RATE), and the
-    averages of `audio` and `head` are in `folder`/polished.safetensors. Answers to what is typed, to the
-    `typed` prompts (`label`, `text`) among them, are held to those of `taught`, the same model as it was.
-    If the audio tower is frozen, projector and adapter learn, and nothing is heard for the CTC loss alone.
-    The frozen language model computes in `dtype`: bfloat16 costs little more than half where the processor
-    has it.
+    The adapter starts from `listening` if given; with `polish` it stays that (see POLISH_RATE), and
+    the averages of `audio` and `head` are in `folder`/polished.safetensors. Answers to what is
+    typed, to the `typed` prompts (`label`, `text`) among them, are held to those of `taught`, the
+    same model as it was. If the audio tower is frozen, projector and adapter learn, and nothing is
+    heard for the CTC loss alone. The frozen language model computes in `dtype`: bfloat16 costs
+    little more than half where the processor has it.
 
-    Logs to `folder`/in_loop.jsonl; writes the adapter to `folder`/listening.safetensors when done. An
-    interrupted run repeats at most `save_every` batches.
+    Logs to `folder`/in_loop.jsonl; writes the adapter to `folder`/listening.safetensors when done.
+    An interrupted run repeats at most `save_every` batches.
     """
     from peft.helpers import disable_input_dtype_casting
 
@@ -225,12 +239,15 @@ def train_in_loop(
 
     @contextmanager
     def computing() -> Iterator[None]:
-        """The adapter, whose parameters stay float32, computes in `dtype` as the rest: a sixth faster."""
+        """The adapter, whose parameters stay float32, computes in `dtype` as the rest: a sixth
+        faster."""
         lower = torch.autocast(lm.device.type, dtype, enabled=dtype != torch.float32)
         with lower, disable_input_dtype_casting(lm):
             yield
 
-    targets = {id(clip): target for clip in clips if (target := target_of(clip.text, tokenizer, head))}
+    targets = {
+        id(clip): target for clip in clips if (target := target_of(clip.text, tokenizer, head))
+    }
     clips = [clip for clip in clips if id(clip) in targets]
     tower = [p for p in audio.audio_tower.parameters() if p.requires_grad]
     projector = list(audio.multi_modal_projector.parameters())
@@ -239,7 +256,9 @@ def train_in_loop(
         ([*projector, *head.parameters()], PROJECTOR_RATE),
         (list(adapter), LISTENING_RATE),
     ]
-    optimizer = torch.optim.AdamW([{"params": p} for p, _ in groups], weight_decay=0.0, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(
+        [{"params": p} for p, _ in groups], weight_decay=0.0, betas=(0.9, 0.98)
+    )
     heard_by: dict[str, nn.Module] = {"audio": audio, "head": head}
     averages = {
         name: AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(POLISH_MEMORY))
@@ -250,13 +269,20 @@ def train_in_loop(
     modules |= {f"{name}_average": average for name, average in averages.items()}
     path = folder / "in_loop.safetensors"
     progress = (
-        load_checkpoint(path, modules, optimizer) if path.exists() else {"seen": 0, "steps": 0, "epoch": 0}
+        load_checkpoint(path, modules, optimizer)
+        if path.exists()
+        else {"seen": 0, "steps": 0, "epoch": 0}
     )
     prefix, typed_prefix = PrefixCache(lm, frame.before), PrefixCache(lm, frame.typed_before)
     harmful = [record["text"] for record in typed if record["label"] == "harmful"]
     benign = [record["text"] for record in typed if record["label"] != "harmful"]
     log = Log(folder / "in_loop.jsonl")
-    bar = tqdm(total=presentations, initial=progress["seen"], desc="language model in the loop", unit="clip")
+    bar = tqdm(
+        total=presentations,
+        initial=progress["seen"],
+        desc="language model in the loop",
+        unit="clip",
+    )
     draw = random.Random(seed + progress["seen"])
     heard_only = endless(clips, CTC_CLIPS, seed + 7 * progress["seen"])
     recent: list[list[float]] = []
@@ -281,12 +307,18 @@ def train_in_loop(
             outputs = hear(audio, mel, frames, dtype)
             wanted = [targets[id(clip)].labels for clip in batch]
             transcripts = [[head.token_ids[i - 1] for i in row] for row in wanted]
-            asking = [clip.text for clip in batch if clip.kind in ASKING and draw.random() < ANSWERED]
+            asking = [
+                clip.text for clip in batch if clip.kind in ASKING and draw.random() < ANSWERED
+            ]
             known = dict(zip(asking, teacher.answers(asking), strict=True))
             answers = [known.get(clip.text) for clip in batch]
-            cut = [row[:length] for row, length in zip(outputs, (frames // 4).tolist(), strict=True)]
+            cut = [
+                row[:length] for row, length in zip(outputs, (frames // 4).tolist(), strict=True)
+            ]
             given = [forgetful(row, head.token_ids, draw) for row in transcripts]
-            embeddings, positions, mask, layout = tree_batch(lm, frame, cut, given, answers, prefix.length)
+            embeddings, positions, mask, layout = tree_batch(
+                lm, frame, cut, given, answers, prefix.length
+            )
             with computing():
                 hidden = lm.model(
                     inputs_embeds=embeddings,
@@ -329,8 +361,13 @@ def train_in_loop(
                 log.write(seen=progress["seen"], **named, rate=factor)
                 bar.set_postfix(repeat=f"{named['repeat']:.2f}", kl=f"{named['kl']:.2f}")
                 recent.clear()
-            if adapter and progress["steps"] % 25 == 0:  # the adapter reads the prompts' fixed beginnings too
-                prefix, typed_prefix = PrefixCache(lm, frame.before), PrefixCache(lm, frame.typed_before)
+            if (
+                adapter and progress["steps"] % 25 == 0
+            ):  # the adapter reads the prompts' fixed beginnings too
+                prefix, typed_prefix = (
+                    PrefixCache(lm, frame.before),
+                    PrefixCache(lm, frame.typed_before),
+                )
             if progress["steps"] % save_every == 0:
                 keep()
             if progress["seen"] >= presentations:

@@ -1,8 +1,9 @@
-"""Measures the pocket model on the shipped test split and the yardstick of hearing: what it hears, what it
-refuses, and what the dial costs.
+"""Measures the pocket model on the shipped test split and the yardstick of hearing: what it hears,
+what it refuses, and what the dial costs.
 
-`python -m sarsteer_lab.pocket.training.measure` prints the figures of data/pocket/CARD.md and writes them to
-data/pocket/measured.json. Test prompts are in no training set, and their voices in no training clip.
+`python -m sarsteer_lab.pocket.training.measure` prints the figures of data/pocket/CARD.md and
+writes them to data/pocket/measured.json. Test prompts are in no training set, and their voices in
+no training clip.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ from sarsteer_lab.evaluation.kept import opening_chances
 from sarsteer_lab.evaluation.separation import roc_area
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.paths import data_folder
 from sarsteer_lab.pocket.assemble import base_language_model, build_model, build_processor
 from sarsteer_lab.pocket.training.ctc import TokenHead, greedy_words, head_file
 from sarsteer_lab.pocket.training.loop import AudioSide
 from sarsteer_lab.pocket.training.sound import log_mel
 from sarsteer_lab.pocket.training.yardstick import cells, load_yardstick
-from sarsteer_lab.prompts import LABELS, Prompt, SpokenPrompt, load_prompts
+from sarsteer_lab.prompts import LABELS, Prompt, Request, load_prompts
 from sarsteer_lab.speech import read_clip
-from sarsteer_lab.store import data_folder
 
 READ_OUT_TOKENS = 24
 DIAL = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 ANSWER_TOKENS = 24
 
 
-def outcome_counts(prompts: Sequence[SpokenPrompt], answers: Sequence[str]) -> dict[str, Any]:
-    """Refused, answered and broken counts by the phrase judge, and the refused share with its Wilson
-    interval.
+def outcome_counts(prompts: Sequence[Request], answers: Sequence[str]) -> dict[str, Any]:
+    """Refused, answered and broken counts by the phrase judge, and the refused share with its
+    Wilson interval.
     """
     judge = PhraseJudge()
     outcomes = [judge.judge(p.request, answer) for p, answer in zip(prompts, answers, strict=True)]
@@ -66,10 +67,12 @@ def divergence(
 
 
 def own_answer_found(typed: Sequence[str], spoken: Sequence[str]) -> Float[Tensor, "prompt"]:
-    """1 where a spoken request's answer is most like its own typed answer among all typed answers, else 0.
+    """1 where a spoken request's answer is most like its own typed answer among all typed answers,
+    else 0.
 
-    Likeness is the cosine of TF-IDF word vectors. Where m typed answers are equally like (two requests that
-    get the same sentence), a hit among them counts 1/m; an answer that shares no word with any finds none.
+    Likeness is the cosine of TF-IDF word vectors. Where m typed answers are equally like (two
+    requests that get the same sentence), a hit among them counts 1/m; an answer that shares no word
+    with any finds none.
     """
     if not any(map(words, [*typed, *spoken])):
         return torch.zeros(len(typed))
@@ -89,7 +92,8 @@ def read_outs(lalm: LALM, clips: Sequence[Path]) -> list[str]:
 
 @torch.no_grad()
 def ctc_words(folder: Path, clips: Sequence[Path]) -> list[str]:
-    """What the CTC head of the deltas in `folder` reads from their audio side, without a language model."""
+    """What the CTC head of the deltas in `folder` reads from their audio side, without a language
+    model."""
     language_model, tokenizer = base_language_model()
     processor = build_processor(tokenizer)
     model = build_model(language_model, processor, load_file(folder / "audio.safetensors"))
@@ -107,7 +111,7 @@ def ctc_words(folder: Path, clips: Sequence[Path]) -> list[str]:
     return heard
 
 
-def hearing(prompts: Sequence[SpokenPrompt], heard: Sequence[str]) -> dict[str, Any]:
+def hearing(prompts: Sequence[Request], heard: Sequence[str]) -> dict[str, Any]:
     """Word error rate of the read-out per label and over all, and which clips were heard right."""
     rates = {}
     for label in (*LABELS, "all"):
@@ -128,14 +132,16 @@ def answer_perplexity(lalm: LALM, prompts: Sequence[Prompt], answers: Sequence[s
         logits: Float[Tensor, "position vocab"] = (
             lalm.model(input_ids=ids).logits[0, len(start) - 1 : -1].float()
         )
-        total += torch.nn.functional.cross_entropy(logits, ids[0, len(start) :], reduction="sum").item()
+        total += torch.nn.functional.cross_entropy(
+            logits, ids[0, len(start) :], reduction="sum"
+        ).item()
         count += len(reply)
     return float(torch.tensor(total / count).exp())
 
 
-def dial_curve(lalm: LALM, prompts: Sequence[SpokenPrompt]) -> list[dict[str, Any]]:
-    """Typed outcomes per label at every setting of the dial, and how the base model's everyday answers
-    fare.
+def dial_curve(lalm: LALM, prompts: Sequence[Request]) -> list[dict[str, Any]]:
+    """Typed outcomes per label at every setting of the dial, and how the base model's everyday
+    answers fare.
     """
     everyday = [p.typed() for p in prompts if p.label == "everyday"]
     lalm.set_safety(0.0)
@@ -144,7 +150,10 @@ def dial_curve(lalm: LALM, prompts: Sequence[SpokenPrompt]) -> list[dict[str, An
     for dial in DIAL:
         lalm.set_safety(dial)
         answers = lalm.generate([p.typed() for p in prompts], max_new_tokens=ANSWER_TOKENS)
-        row: dict[str, Any] = {"dial": dial, "perplexity": answer_perplexity(lalm, everyday, base_answers)}
+        row: dict[str, Any] = {
+            "dial": dial,
+            "perplexity": answer_perplexity(lalm, everyday, base_answers),
+        }
         for label in LABELS:
             chosen = [i for i, p in enumerate(prompts) if p.label == label]
             row[label] = outcome_counts([prompts[i] for i in chosen], [answers[i] for i in chosen])
@@ -153,9 +162,10 @@ def dial_curve(lalm: LALM, prompts: Sequence[SpokenPrompt]) -> list[dict[str, An
 
 
 def spoken_against_typed(
-    lalm: LALM, prompts: Sequence[SpokenPrompt], right: Sequence[bool]
+    lalm: LALM, prompts: Sequence[Request], right: Sequence[bool]
 ) -> dict[str, Any]:
-    """Spoken, undefended: outcomes split by whether the clip was heard right, first-token KL, retrieval."""
+    """Spoken, undefended: outcomes split by whether the clip was heard right, first-token KL,
+    retrieval."""
     typed = lalm.generate([p.typed() for p in prompts], max_new_tokens=ANSWER_TOKENS)
     spoken = lalm.generate([p.spoken() for p in prompts], max_new_tokens=ANSWER_TOKENS)
     kl = divergence(
@@ -177,7 +187,9 @@ def spoken_against_typed(
     }
     for label in LABELS:
         for name, wanted in (("all", None), ("heard right", True), ("misheard", False)):
-            rows = [i for i, p in enumerate(prompts) if p.label == label and wanted in (None, right[i])]
+            rows = [
+                i for i, p in enumerate(prompts) if p.label == label and wanted in (None, right[i])
+            ]
             if rows:
                 both = ([prompts[i] for i in rows], [spoken[i] for i in rows])
                 result.setdefault(label, {})[name] = {
@@ -193,7 +205,10 @@ def measure(lalm: LALM, *, quick: bool = False) -> dict[str, Any]:
     prompts = load_prompts("test")
     utterances = load_yardstick()  # its first ones are the test prompts' clips
     heard = read_outs(lalm, [u.clip for u in utterances])
-    result: dict[str, Any] = {"prompts": len(prompts), "hearing": hearing(prompts, heard[: len(prompts)])}
+    result: dict[str, Any] = {
+        "prompts": len(prompts),
+        "hearing": hearing(prompts, heard[: len(prompts)]),
+    }
     right = result["hearing"].pop("heard_right")
     result["cells"] = cells(utterances, heard)
     result["heard_right"] = sum(right)
@@ -209,7 +224,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="leave out the safety dial's curve")
     parser.add_argument("--to", type=Path, default=data_folder() / "pocket" / "measured.json")
     parser.add_argument(
-        "--ctc", type=Path, help="instead, print how much the CTC head of the deltas in this folder hears"
+        "--ctc",
+        type=Path,
+        help="instead, print how much the CTC head of the deltas in this folder hears",
     )
     options = parser.parse_args()
     keep_freed_memory()

@@ -1,9 +1,10 @@
-"""Training stage (a), second half: open vocabulary. Sentences that the base language model itself makes up.
+"""Training stage (a), second half: open vocabulary. Sentences that the base language model itself
+makes up.
 
-The frames of `corpus` say every word of the course often, and few others. A person who speaks to the model
-says what they like. So the language model is asked, thousands of times, for a short question, request or
-statement about one word of its own vocabulary, and begins it with a drawn opener; what it says is kept if
-it is one clean, harmless, new sentence.
+The frames of `corpus` say every word of the course often, and few others. A person who speaks to
+the model says what they like. So the language model is asked, thousands of times, for a short
+question, request or statement about one word of its own vocabulary, and begins it with a drawn
+opener; what it says is kept if it is one clean, harmless, new sentence.
 """
 
 from __future__ import annotations
@@ -40,14 +41,15 @@ ASKED = {
     "request": "Somebody asks for help with {word}: {opener}",
     "story": "A sentence about {word}: {opener}",
 }
-# Questions and requests are what people say to a model; statements bring the other words and tenses.
+# Questions and requests are what people say to a model; statements bring the other words and
+# tenses.
 SHARE: dict[Kind, float] = {"question": 0.4, "request": 0.25, "story": 0.35}
 SHORTEST, LONGEST = 3, 14  # words
 NEW_TOKENS = 18
 BATCH = 192
 TOP_K = 60
-# Sentences with a word of these families are left out whole: whether they are harmful is not decided word
-# by word.
+# Sentences with a word of these families are left out whole: whether they are harmful is not
+# decided word by word.
 _HARM = re.compile(
     r"\b(?:kill|murder|suicid|bomb|weapon|gun|rifle|explo|poison|drug|cocaine|heroin|meth|rape|sex|porn|nude|steal|stole|theft"
     r"|hack|malware|virus|phish|fraud|scam|launder|bribe|blackmail|kidnap|terror|assassin|attack|assault|abuse|hurt|harm"
@@ -59,8 +61,8 @@ _SENTENCE = re.compile(r"[A-Z][A-Za-z',\- ]*[.?!]")
 
 
 def topic_words(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """The words of the tokenizer: its tokens of at least three letters that begin a word, in order of their
-    id.
+    """The words of the tokenizer: its tokens of at least three letters that begin a word, in order
+    of their id.
     """
     tokens = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     return [token[1:] for token, _ in tokens if re.fullmatch(r"\u0120[a-z]{3,}", token)]
@@ -73,7 +75,11 @@ def clean(text: str, harmful: PromptIndex) -> str | None:
         return None
     sentence = match.group()
     count = len(words_of(sentence))
-    if not SHORTEST <= count <= LONGEST or _HARM.search(sentence) or harmful.match(sentence) is not None:
+    if (
+        not SHORTEST <= count <= LONGEST
+        or _HARM.search(sentence)
+        or harmful.match(sentence) is not None
+    ):
         return None
     return sentence
 
@@ -82,7 +88,8 @@ def clean(text: str, harmful: PromptIndex) -> str | None:
 def sample(
     lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, words: Sequence[str], seed: int
 ) -> Iterator[tuple[Kind, str]]:
-    """(kind, text) for each of `words`: what `lm` says when it is asked about the word, at temperature 1."""
+    """(kind, text) for each of `words`: what `lm` says when it is asked about the word, at
+    temperature 1."""
     draw = random.Random(seed)
     torch.manual_seed(seed)
     kinds = draw.choices(list(SHARE), list(SHARE.values()), k=len(words))
@@ -92,7 +99,9 @@ def sample(
         for kind, word, opener in zip(kinds, words, openers, strict=True)
     ]
     tokenizer.padding_side = "left"
-    batch = tokenizer(prompts, add_special_tokens=False, return_tensors="pt", padding=True).to(lm.device)
+    batch = tokenizer(prompts, add_special_tokens=False, return_tensors="pt", padding=True).to(
+        lm.device
+    )
     said = lm.generate(
         **batch,
         do_sample=True,
@@ -126,7 +135,9 @@ def open_sentences(
     made = 0
     bar = tqdm(total=count, desc="making up sentences", unit="sentence")
     for number in range(100 * count // BATCH):
-        for kind, text in sample(lm, tokenizer, draw.sample(topics, BATCH), seed * 1_000_003 + number):
+        for kind, text in sample(
+            lm, tokenizer, draw.sample(topics, BATCH), seed * 1_000_003 + number
+        ):
             sentence = clean(text, harmful)
             key = tuple(words_of(sentence)) if sentence else ()
             if sentence and key not in met:

@@ -1,8 +1,9 @@
-"""Speaks the shipped prompts: data/prompts/prompts.jsonl -> data/prompts/clips/*.ogg (Opus, 16 kHz mono),
-once.
+"""Speaks the shipped prompts: data/prompts/prompts.jsonl -> data/prompts/clips/*.ogg (Opus, 16 kHz
+mono), once.
 
-The test split is spoken by voices that no training clip, derive clip or validation clip uses. A harmful
-prompt and its harmless twin share a voice, so that no difference between the two is a difference of voices.
+The test split is spoken by voices that no training clip, derive clip or validation clip uses. A
+harmful prompt and its harmless twin share a voice, so that no difference between the two is a
+difference of voices.
 """
 
 from __future__ import annotations
@@ -14,16 +15,16 @@ from pathlib import Path
 import soundfile
 from tqdm import tqdm
 
+from sarsteer_lab.paths import data_folder
 from sarsteer_lab.pocket.training.voices import KOKORO_TRAIN, Speaker, Voice, held_out_voices
 from sarsteer_lab.speech import SAMPLE_RATE
-from sarsteer_lab.store import data_folder
 
 SPEED = 1.2
 
 
 def assign_voices(records: list[dict]) -> dict[str, Voice]:
-    """Prompt id -> voice: held-out voices for the test split, Kokoro's training voices otherwise, twins
-    together.
+    """Prompt id -> voice: held-out voices for the test split, Kokoro's training voices otherwise,
+    twins together.
     """
     pools = {False: [Voice(name, "kokoro") for name in KOKORO_TRAIN], True: held_out_voices()}
     used = {False: 0, True: 0}
@@ -39,8 +40,8 @@ def assign_voices(records: list[dict]) -> dict[str, Voice]:
 
 
 def speak_prompts(folder: Path | None = None) -> None:
-    """Write the missing clips of the prompts in `folder` (default: the shipped ones) and enter clip and
-    voice.
+    """Write the missing clips of the prompts in `folder` (default: the shipped ones) and enter clip
+    and voice.
     """
     folder = folder or data_folder() / "prompts"
     path = folder / "prompts.jsonl"
@@ -50,7 +51,9 @@ def speak_prompts(folder: Path | None = None) -> None:
     speaker = Speaker()
     # The test split first: measuring the model needs it before anything else.
     for record in tqdm(
-        sorted(records, key=lambda r: r["split"] != "test"), desc="speaking the prompts", unit="clip"
+        sorted(records, key=lambda r: r["split"] != "test"),
+        desc="speaking the prompts",
+        unit="clip",
     ):
         clip = folder / "clips" / f"{record['id']}.ogg"
         record["clip"], record["voice"] = f"clips/{clip.name}", voices[record["id"]].name

@@ -1,12 +1,13 @@
-"""Training stage (c): reading out. A LoRA on text teaches the language model to repeat a sentence on demand.
+"""Training stage (c): reading out. A LoRA on text teaches the language model to repeat a sentence
+on demand.
 
-SmolLM2-135M-Instruct cannot: with the request *typed* in the clip's place and the read-out instruction behind
-it, the word error rate of what it says is above 100% (it answers instead). Without this skill no word error
-rate could tell what the model hears, and stage (e) would spend its time on teaching to repeat through the
-clip. Sentences stand in the clip's place as they are typed, or spread out among spaces at about the pace of
-speech and roughened as a projector's outputs are (`adapter.roughen`); a part of the examples asks for an
-answer instead and keeps the model's own, so that the instruction decides. Harmless corpus sentences only, no
-speech.
+SmolLM2-135M-Instruct cannot: with the request *typed* in the clip's place and the read-out
+instruction behind it, the word error rate of what it says is above 100% (it answers instead).
+Without this skill no word error rate could tell what the model hears, and stage (e) would spend its
+time on teaching to repeat through the clip. Sentences stand in the clip's place as they are typed,
+or spread out among spaces at about the pace of speech and roughened as a projector's outputs are
+(`adapter.roughen`); a part of the examples asks for an answer instead and keeps the model's own, so
+that the instruction decides. Harmless corpus sentences only, no speech.
 """
 
 from __future__ import annotations
@@ -26,12 +27,14 @@ from sarsteer_lab.pocket.training.teacher import Frame, chat_frame
 LAYERS = range(30)
 LEARNING_RATE = 6e-4
 REPEATED, ANSWERED = 900, 300
-# Spaces between tokens, as a clip has outputs between its words: up to so many, at 25 outputs a second.
+# Spaces between tokens, as a clip has outputs between its words: up to so many, at 25 outputs a
+# second.
 MOST_SPACES = 5
 
 
 def spread(tokens: Sequence[int], space: int, draw: random.Random) -> list[int]:
-    """`tokens`, some said twice, with 0 to `MOST_SPACES` space tokens before each and after the last."""
+    """`tokens`, some said twice, with 0 to `MOST_SPACES` space tokens before each and after the
+    last."""
     out: list[int] = []
     for token in tokens:
         out += [space] * draw.randint(0, MOST_SPACES) + [token] * (2 if draw.random() < 0.25 else 1)
@@ -39,9 +42,14 @@ def spread(tokens: Sequence[int], space: int, draw: random.Random) -> list[int]:
 
 
 def build_examples(
-    sentences: Sequence[Sentence], lm: LlamaForCausalLM, processor: Qwen2AudioProcessor, *, seed: int = 0
+    sentences: Sequence[Sentence],
+    lm: LlamaForCausalLM,
+    processor: Qwen2AudioProcessor,
+    *,
+    seed: int = 0,
 ) -> list[Example]:
-    """Read-out conversations for some sentences, and answers to some questions, in the clip's place."""
+    """Read-out conversations for some sentences, and answers to some questions, in the clip's
+    place."""
     draw = random.Random(seed)
     tokenizer = processor.tokenizer
     frame: Frame = chat_frame(processor)
@@ -59,7 +67,9 @@ def build_examples(
     repeated = draw.sample(list(sentences), REPEATED)
     questions = draw.sample([s for s in sentences if s.kind == "question"], ANSWERED)
     typed = [
-        frame.typed_before + tokenizer(q.text, add_special_tokens=False).input_ids + frame.typed_after
+        frame.typed_before
+        + tokenizer(q.text, add_special_tokens=False).input_ids
+        + frame.typed_after
         for q in questions
     ]
     own = greedy_answers(lm, typed, new_tokens=ANSWER_TOKENS, pad=frame.end)
@@ -71,7 +81,10 @@ def build_examples(
             "repeat",
         )
         for s in repeated
-    ] + [example(q.text, frame.answer, answer, "answer") for q, answer in zip(questions, own, strict=True)]
+    ] + [
+        example(q.text, frame.answer, answer, "answer")
+        for q, answer in zip(questions, own, strict=True)
+    ]
 
 
 def train_readout(

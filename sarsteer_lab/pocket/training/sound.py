@@ -1,8 +1,8 @@
-"""How a clip sounds when it is heard in training: another pace, room, noise, line and loudness each time;
-and the features that the tower reads.
+"""How a clip sounds when it is heard in training: another pace, room, noise, line and loudness each
+time; and the features that the tower reads.
 
-A person speaks to the model in a room, through some microphone. The engines speak from nowhere. All of this
-is drawn anew each time a clip is heard, so a sentence is never heard twice in the same way.
+A person speaks to the model in a room, through some microphone. The engines speak from nowhere. All
+of this is drawn anew each time a clip is heard, so a sentence is never heard twice in the same way.
 """
 
 from __future__ import annotations
@@ -33,12 +33,15 @@ def _extractor() -> WhisperFeatureExtractor:
 
 
 def log_mel(waves: Sequence[Wave]) -> tuple[Float[Tensor, "clip 80 frame"], Int[Tensor, " clip"]]:
-    """Whisper's log-mel features of 16 kHz clips side by side, and each clip's own frames, a multiple of 4.
+    """Whisper's log-mel features of 16 kHz clips side by side, and each clip's own frames, a
+    multiple of 4.
 
     The rest of a row is silence. No clip is longer than the model's window.
     """
     frames = torch.tensor([len(wave) // 160 // 4 * 4 for wave in waves])
-    features = _extractor()(list(waves), sampling_rate=SAMPLE_RATE, return_tensors="pt").input_features
+    features = _extractor()(
+        list(waves), sampling_rate=SAMPLE_RATE, return_tensors="pt"
+    ).input_features
     return features[..., : int(frames.max())], frames
 
 
@@ -46,22 +49,26 @@ def change(wave: Wave, draw: random.Random) -> Wave:
     """`wave` as it may sound elsewhere; at most the model's window long."""
     noise = np.random.default_rng(draw.randrange(1 << 32))
     if draw.random() < PACE:  # pitch, formants and pace together
-        wave = soxr.resample(wave, SAMPLE_RATE, SAMPLE_RATE * draw.uniform(0.85, 1.18), quality="LQ")
+        wave = soxr.resample(
+            wave, SAMPLE_RATE, SAMPLE_RATE * draw.uniform(0.85, 1.18), quality="LQ"
+        )
     if draw.random() < SILENCE:
         before, after = (int(draw.uniform(0, 0.6) * SAMPLE_RATE) for _ in range(2))
         wave = np.pad(wave, (before, after))
     if draw.random() < ROOM:
         wave = _room(wave, draw, noise)
     if draw.random() < NOISE:
-        wave = wave + _noise(len(wave), draw, noise) * np.sqrt(np.mean(wave**2)) * 10 ** -draw.uniform(
-            0.3, 1.6
-        )
+        wave = wave + _noise(len(wave), draw, noise) * np.sqrt(
+            np.mean(wave**2)
+        ) * 10 ** -draw.uniform(0.3, 1.6)
     if draw.random() < LINE:
         low, high = (300, 3400) if draw.random() < 0.5 else (60, draw.uniform(3500, 7000))
         wave = scipy.signal.sosfilt(_band(low, round(high, -2)), wave)
     if draw.random() < COMPANDED:  # eight bits on a mu-law scale, as on a telephone line
         peak = np.abs(wave).max() + 1e-6
-        curve = np.round(127 * np.sign(wave) * np.log1p(255 * np.abs(wave) / peak) / np.log(256)) / 127
+        curve = (
+            np.round(127 * np.sign(wave) * np.log1p(255 * np.abs(wave) / peak) / np.log(256)) / 127
+        )
         wave = peak * np.sign(curve) * (256 ** np.abs(curve) - 1) / 255
     loudness = 10 ** draw.uniform(-1.2, 0) / (np.abs(wave).max() + 1e-6)
     return (loudness * wave)[: WINDOW_SECONDS * SAMPLE_RATE].astype(np.float32)

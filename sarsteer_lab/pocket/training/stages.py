@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import LlamaForCausalLM, Qwen2AudioProcessor
 
+from sarsteer_lab.paths import data_folder
 from sarsteer_lab.pocket.assemble import (
     base_language_model,
     build_model,
@@ -40,22 +41,24 @@ from sarsteer_lab.pocket.training.voices import training_voices
 from sarsteer_lab.pocket.training.whisper import whisper_tower
 from sarsteer_lab.pocket.training.yardstick import folder as yardstick_folder
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, load_prompts
-from sarsteer_lab.store import data_folder
 
 CORPUS_SIZE = 6000
 OPEN_SIZE = 20_000
-# Kokoro is seventy times slower than the other engines: it speaks this many sentences of either kind.
+# Kokoro is seventy times slower than the other engines: it speaks this many sentences of either
+# kind.
 KOKORO_SENTENCES = 2000
 # So many of the open sentences are spoken once more with their words in another order.
 SCRAMBLED_SENTENCES = 3000
-# Each of flite's pseudo-voices speaks this many times as often as one of espeak-ng's 84: half of the clips.
+# Each of flite's pseudo-voices speaks this many times as often as one of espeak-ng's 84: half of
+# the clips.
 FLITE_TIMES = 12
 CTC_PRESENTATIONS = 24_000
 IN_LOOP_PRESENTATIONS = 12_000
 
 
 class Training:
-    """The stages, and what they share. Everything lies under `folder`; `seed` decides all that is drawn."""
+    """The stages, and what they share. Everything lies under `folder`; `seed` decides all that is
+    drawn."""
 
     def __init__(
         self,
@@ -72,21 +75,27 @@ class Training:
         dtype: torch.dtype = torch.bfloat16,
         device: str = "cpu",
     ) -> None:
-        """Nothing is loaded before a stage needs it. (d) and (e) go on from the audio side and adapter in
-        `start`, or, `fresh`, from Whisper's encoder; `export` writes to `to`. With `freeze_tower` the tower
-        stays as it is (from Whisper's encoder, (d) then is a linear probe of it). With `polish` (e) leaves
-        the adapter as it is, and changes the audio side little. What is frozen computes in `dtype`,
-        everything on `device`.
+        """Nothing is loaded before a stage needs it. (d) and (e) go on from the audio side and
+        adapter in `start`, or, `fresh`, from Whisper's encoder; `export` writes to `to`. With
+        `freeze_tower` the tower stays as it is (from Whisper's encoder, (d) then is a linear probe
+        of it). With `polish` (e) leaves the adapter as it is, and changes the audio side little.
+        What is frozen computes in `dtype`, everything on `device`.
         """
         self.folder, self.start, self.to = folder, start, to or deltas_folder()
         self.seed, self.fresh = seed, fresh
-        self.freeze_tower, self.polish, self.dtype, self.device = freeze_tower, polish, dtype, device
+        self.freeze_tower, self.polish, self.dtype, self.device = (
+            freeze_tower,
+            polish,
+            dtype,
+            device,
+        )
         self.presentations = {"ctc": ctc, "in-loop": in_loop}
         folder.mkdir(parents=True, exist_ok=True)
 
     @cached_property
     def base(self) -> tuple[LlamaForCausalLM, Qwen2AudioProcessor]:
-        """The language model, read-out adapter and audio rows included, and the model's processor."""
+        """The language model, read-out adapter and audio rows included, and the model's
+        processor."""
         language_model, tokenizer = base_language_model()
         processor = build_processor(tokenizer)
         merge_delta(language_model, load_file(self._adapter("readout")))
@@ -97,7 +106,8 @@ class Training:
         return self.folder / f"{name}.safetensors"
 
     def take_shipped_adapters(self) -> None:
-        """Go on with the shipped text adapters, as (d) and (e) go on from the shipped audio side."""
+        """Go on with the shipped text adapters, as (d) and (e) go on from the shipped audio
+        side."""
         for path in (self._adapter("readout"), self._adapter("safety")):
             shipped = deltas_folder() / path.name
             if not path.exists() and shipped.exists():
@@ -113,17 +123,23 @@ class Training:
         return read_safety_prompts(data_folder() / "pocket" / "training" / "safety_prompts.jsonl")
 
     def _prompt_texts(self) -> tuple[list[str], list[str]]:
-        """The shipped prompts, and all texts that no training sentence may repeat: these and harmful ones."""
-        lines = (data_folder() / "prompts" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+        """The shipped prompts, and all texts that no training sentence may repeat: these and
+        harmful ones."""
+        lines = (
+            (data_folder() / "prompts" / "prompts.jsonl").read_text(encoding="utf-8").splitlines()
+        )
         shipped = [json.loads(line)["text"] for line in lines]
-        return shipped, shipped + [r["text"] for r in self._safety_prompts() if r["label"] == "harmful"]
+        return shipped, shipped + [
+            r["text"] for r in self._safety_prompts() if r["label"] == "harmful"
+        ]
 
     def sentences(self) -> list[Sentence]:
         """The corpus as written by the stage `corpus`."""
         return read_sentences(self.corpus_file)
 
     def corpus(self) -> None:
-        """(a) Compose the sentences; none may come close to any harmful prompt, shipped or trained on."""
+        """(a) Compose the sentences; none may come close to any harmful prompt, shipped or trained
+        on."""
         if self.corpus_file.exists():
             return
         shipped, never = self._prompt_texts()
@@ -141,8 +157,8 @@ class Training:
         return data_folder() / "pocket" / "training" / "open.jsonl"
 
     def open(self) -> None:
-        """(a) Open vocabulary: sentences of the base language model's own, none close to a prompt or to the
-        yardstick.
+        """(a) Open vocabulary: sentences of the base language model's own, none close to a prompt
+        or to the yardstick.
         """
         known = read_sentences(self.open_file) if self.open_file.exists() else []
         if len(known) >= OPEN_SIZE:
@@ -166,12 +182,14 @@ class Training:
         return opened, list(scrambled(opened[:SCRAMBLED_SENTENCES], seed=0))  # as they were spoken
 
     def clips(self) -> None:
-        """(b) Speak all sentences in hibari's pseudo-voices and in espeak-ng's and flite's (some of the open
-        ones in another order, too), and some of both kinds in Kokoro's.
+        """(b) Speak all sentences in hibari's pseudo-voices and in espeak-ng's and flite's (some of
+        the open ones in another order, too), and some of both kinds in Kokoro's.
         """
         corpus, (opened, shuffled) = self.sentences(), self.opened()
         engines = ("hibari", "kokoro", "espeak-ng", "flite")
-        voices = {engine: [v for v in training_voices() if v.engine == engine] for engine in engines}
+        voices = {
+            engine: [v for v in training_voices() if v.engine == engine] for engine in engines
+        }
         programs = voices["espeak-ng"] + FLITE_TIMES * voices["flite"]
         some = [s for pair in zip(corpus[::-1], opened[::-1], strict=False) for s in pair]
         rounds = [
@@ -187,14 +205,17 @@ class Training:
             speak_corpus(chosen, speakers, self.folder / "clips", seed=self.seed + 1, first=first)
 
     def readout(self) -> None:
-        """(c) Train the adapter that repeats when asked to; from here on it belongs to the language model."""
+        """(c) Train the adapter that repeats when asked to; from here on it belongs to the language
+        model."""
         if self._adapter("readout").exists():
             return
         language_model, tokenizer = base_language_model()
         processor = build_processor(tokenizer)
         add_audio_rows(language_model, len(processor.tokenizer))
         language_model.to(self.device)
-        train_readout(language_model, processor, self.sentences(), self._adapter("readout"), seed=self.seed)
+        train_readout(
+            language_model, processor, self.sentences(), self._adapter("readout"), seed=self.seed
+        )
 
     def safety(self) -> None:
         """(c) Train the typed safety adapter."""
@@ -205,7 +226,12 @@ class Training:
         shipped = deltas_folder() / "safety.safetensors"
         start = load_file(shipped) if shipped.exists() and not self.fresh else None
         train_safety(
-            language_model, processor.tokenizer, records, self._adapter("safety"), seed=self.seed, start=start
+            language_model,
+            processor.tokenizer,
+            records,
+            self._adapter("safety"),
+            seed=self.seed,
+            start=start,
         )
         del self.base  # the adapter was injected into it
 
@@ -224,11 +250,15 @@ class Training:
         del self.base  # its weights now hold the adapter
         for row in rows:
             print("safety scale", json.dumps(row))
-        scaled = {name: (t * scale if name.endswith(".B") else t).contiguous() for name, t in delta.items()}
+        scaled = {
+            name: (t * scale if name.endswith(".B") else t).contiguous()
+            for name, t in delta.items()
+        }
         save_file(scaled, self._adapter("safety"), metadata={"scale": str(scale)})
 
     def _audio(self) -> tuple[AudioSide, TokenHead, list[Clip]]:
-        """A fresh audio side with Whisper's encoder, its CTC head, and the clips that may be heard."""
+        """A fresh audio side with Whisper's encoder, its CTC head, and the clips that may be
+        heard."""
         language_model, processor = self.base
         tokenizer = processor.tokenizer
         torch.manual_seed(self.seed)
@@ -303,7 +333,8 @@ class Training:
         del self.base  # its weights now hold the adapter
 
     def export(self) -> None:
-        """Write the newest checkpoint's audio side, the adapters there are and the logs to `self.to`."""
+        """Write the newest checkpoint's audio side, the adapters there are and the logs to
+        `self.to`."""
         audio, head, _ = self._audio()
         stages = [self.folder / f"{stage}.safetensors" for stage in ("polished", "in_loop", "ctc")]
         newest = next((path for path in stages if path.exists()), stages[-1])

@@ -1,5 +1,5 @@
-"""What stage (e) holds the spoken request to: the frozen model's answers to the *typed* one, and the fixed
-token sequences of the chat around both.
+"""What stage (e) holds the spoken request to: the frozen model's answers to the *typed* one, and
+the fixed token sequences of the chat around both.
 """
 
 from __future__ import annotations
@@ -10,7 +10,12 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import DynamicCache, LlamaForCausalLM, PreTrainedTokenizerBase, Qwen2AudioProcessor
+from transformers import (
+    DynamicCache,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+    Qwen2AudioProcessor,
+)
 
 from sarsteer_lab.course.hearing import REPEAT
 from sarsteer_lab.prompts import INSTRUCTION
@@ -21,8 +26,8 @@ TEACHER_TOP = 64
 
 @dataclass(frozen=True)
 class Frame:
-    """The fixed token sequences around a clip, cut out of the chat template so that they are exactly its
-    tokens.
+    """The fixed token sequences around a clip, cut out of the chat template so that they are
+    exactly its tokens.
     """
 
     before: list[int]
@@ -51,7 +56,12 @@ def chat_frame(processor: Qwen2AudioProcessor) -> Frame:
     _, answer = split([audio, {"type": "text", "text": INSTRUCTION}], "<|AUDIO|>")
     typed_before, typed_after = split("\0", "\0")
     return Frame(
-        before, repeat, answer, typed_before, typed_after, tokenizer.convert_tokens_to_ids("<|im_end|>")
+        before,
+        repeat,
+        answer,
+        typed_before,
+        typed_after,
+        tokenizer.convert_tokens_to_ids("<|im_end|>"),
     )
 
 
@@ -86,9 +96,12 @@ class TypedAnswer:
 
 
 class Teacher:
-    """The frozen model's answers to typed requests, computed when first asked for and then remembered."""
+    """The frozen model's answers to typed requests, computed when first asked for and then
+    remembered."""
 
-    def __init__(self, lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, frame: Frame) -> None:
+    def __init__(
+        self, lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, frame: Frame
+    ) -> None:
         """Keep the typed prompt's fixed prefix in a cache."""
         self._lm, self._tokenizer, self._frame = lm, tokenizer, frame
         self._prefix = PrefixCache(lm, frame.typed_before)
@@ -104,7 +117,8 @@ class Teacher:
 
     def _ask(self, texts: Sequence[str]) -> None:
         rows = [
-            self._tokenizer(t, add_special_tokens=False).input_ids + self._frame.typed_after for t in texts
+            self._tokenizer(t, add_special_tokens=False).input_ids + self._frame.typed_after
+            for t in texts
         ]
         width = max(map(len, rows))
         pad = [width - len(row) for row in rows]
@@ -114,7 +128,8 @@ class Teacher:
         )
         start = self._prefix.length
         mask = torch.tensor(
-            [[1] * start + [0] * p + [1] * len(row) for p, row in zip(pad, rows, strict=True)], device=device
+            [[1] * start + [0] * p + [1] * len(row) for p, row in zip(pad, rows, strict=True)],
+            device=device,
         )
         cache = self._prefix.repeat(len(rows))
         steps = []
@@ -143,8 +158,8 @@ def answer_divergence(
     top: Int[Tensor, "answer step top"],
     log_probs: Float[Tensor, "answer step top"],
 ) -> Float[Tensor, "answer step"]:
-    """KL(teacher || student) in nats. What the teacher gives to tokens outside its top ones is compared as
-    one lump, so that the sum stays a divergence.
+    """KL(teacher || student) in nats. What the teacher gives to tokens outside its top ones is
+    compared as one lump, so that the sum stays a divergence.
     """
     student = logits.float().log_softmax(-1).gather(-1, top)
     rest = (
@@ -162,10 +177,12 @@ def typed_divergence(
     answers: Sequence[TypedAnswer],
     prefix: PrefixCache,
 ) -> Float[Tensor, ""]:
-    """How far `lm`'s answers to typed `texts` are from the teacher's `answers`: mean KL over their first
-    tokens.
+    """How far `lm`'s answers to typed `texts` are from the teacher's `answers`: mean KL over their
+    first tokens.
     """
-    rows = [tokenizer(text, add_special_tokens=False).input_ids + frame.typed_after for text in texts]
+    rows = [
+        tokenizer(text, add_special_tokens=False).input_ids + frame.typed_after for text in texts
+    ]
     starts = [len(row) - 1 for row in rows]
     rows = [row + answer.tokens[:-1] for row, answer in zip(rows, answers, strict=True)]
     width = max(map(len, rows))
@@ -178,5 +195,7 @@ def typed_divergence(
     said = torch.stack(
         [row[start : start + ANSWER_TOKENS] for row, start in zip(hidden, starts, strict=True)]
     )
-    top, log_probs = (torch.stack([getattr(a, name) for a in answers]) for name in ("top", "log_probs"))
+    top, log_probs = (
+        torch.stack([getattr(a, name) for a in answers]) for name in ("top", "log_probs")
+    )
     return answer_divergence(lm.lm_head(said), top, log_probs).mean()

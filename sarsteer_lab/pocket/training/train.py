@@ -1,4 +1,5 @@
-"""Trains the pocket model: `python -m sarsteer_lab.pocket.training.train` runs the stages, each resumable.
+"""Trains the pocket model: `python -m sarsteer_lab.pocket.training.train` runs the stages, each
+resumable.
 
     corpus   (a) the harmless sentences to be spoken            seconds
     open     (a) sentences of the language model's own          about 5 a CPU-second
@@ -10,9 +11,9 @@
     in-loop  (e) the frozen language model in the loop          about 0.8 CPU-seconds a clip
     export   the deltas into data/pocket/
 
-Each stage writes under the training folder (checkpoints, logs as JSON lines) and picks up there after an
-interruption; a stage whose result is there is not run again. `--stage` runs one alone. Needs the extra
-`train`.
+Each stage writes under the training folder (checkpoints, logs as JSON lines) and picks up there
+after an interruption; a stage whose result is there is not run again. `--stage` runs one alone.
+Needs the extra `train`.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from pathlib import Path
 
 import torch
 
+from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.pocket.assemble import deltas_folder
 from sarsteer_lab.pocket.training.stages import CTC_PRESENTATIONS, IN_LOOP_PRESENTATIONS, Training
-from sarsteer_lab.store import cache_folder
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -33,7 +34,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    stages = ["corpus", "open", "clips", "readout", "safety", "calibrate", "ctc", "in-loop", "export"]
+    stages = [
+        "corpus",
+        "open",
+        "clips",
+        "readout",
+        "safety",
+        "calibrate",
+        "ctc",
+        "in-loop",
+        "export",
+    ]
     parser.add_argument("--stage", choices=["all", *stages], default="all")
     parser.add_argument(
         "--folder", type=Path, default=None, help="where checkpoints go (default: in the cache)"
@@ -57,7 +68,9 @@ def main(arguments: list[str] | None = None) -> None:
         action="store_true",
         help="start from Whisper and the base LLM, not from the shipped deltas",
     )
-    parser.add_argument("--freeze-tower", action="store_true", help="the audio tower stays as it is")
+    parser.add_argument(
+        "--freeze-tower", action="store_true", help="the audio tower stays as it is"
+    )
     parser.add_argument(
         "--polish",
         action="store_true",
@@ -69,7 +82,9 @@ def main(arguments: list[str] | None = None) -> None:
         default="bfloat16",
         help="of what is frozen; float32 where bfloat16 is not in the processor (default: bfloat16)",
     )
-    parser.add_argument("--device", default="cpu", help="where it trains, such as cuda (default: cpu)")
+    parser.add_argument(
+        "--device", default="cpu", help="where it trains, such as cuda (default: cpu)"
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

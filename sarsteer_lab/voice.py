@@ -9,17 +9,20 @@ import numpy as np
 import soundfile
 from jaxtyping import Float
 
+from sarsteer_lab.keys import content_key
+from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform
-from sarsteer_lab.store import atomic_write, cache_folder, content_key
+from sarsteer_lab.store import atomic_write
 
 VOICE = "hibari-tts"
 
 
 def synthesise(text: str) -> Float[np.ndarray, "samples"]:
-    """Speak an English sentence with hibari-tts (about 100 times faster than real time on one CPU core).
+    """Speak an English sentence with hibari-tts (about 100 times faster than real time on one CPU
+    core).
 
-    The same text always gives the same float32 16 kHz waveform. Raises ValueError for a text with nothing to
-    speak.
+    The same text always gives the same float32 16 kHz waveform. Raises ValueError for a text with
+    nothing to speak.
     """
     if not any(character.isalnum() for character in text):
         raise ValueError(f"the text {text!r} has nothing to speak; write at least one word")

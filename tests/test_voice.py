@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from sarsteer_lab.pocket.voice import synthesise
 from sarsteer_lab.speech import SAMPLE_RATE
+from sarsteer_lab.voice import synthesise
 
 
 def test_synthesised_speech_is_repeatable() -> None:
