@@ -67,7 +67,7 @@ class Store:
                 continue
             except (SafetensorError, ValueError, LookupError, TypeError, OSError) as error:
                 warnings.warn(
-                    f"{path} is damaged ({error}): what it held is computed again", stacklevel=3
+                    f"{path} is damaged ({error}): what it held is computed again", stacklevel=2
                 )
         return None
 
