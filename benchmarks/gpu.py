@@ -252,7 +252,7 @@ def steering_peers(
     lalm: LALM, prompts: Sequence[Prompt], tokens: int, vectors: SteeringVectors, repeats: int
 ) -> list[str]:
     """The same push on every layer at every decoding step, by each library, against none."""
-    inputs = lalm.batch(prompts)
+    inputs = lalm.inputs(prompts)
     length = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
 
     def plain() -> Any:

@@ -133,7 +133,7 @@ def one_by_one(lalm: LALM, prompts: Sequence[Prompt]) -> torch.Tensor:
     states = []
     for prompt in prompts:
         forget_clips(lalm)
-        out = lalm.core(**lalm.batch([prompt]), output_hidden_states=True, use_cache=False)
+        out = lalm.core(**lalm.inputs([prompt]), output_hidden_states=True, use_cache=False)
         states.append(torch.stack([hidden[0, -1].float() for hidden in out.hidden_states[1:]]))
     return torch.stack(states)
 
@@ -230,7 +230,7 @@ def fingerprints(lalm: LALM, repeats: int) -> list[str]:
         sum(tensor.nbytes for tensor in tensors)
         for tensors in (lalm.model.state_dict().values(), weights)
     ]
-    own, large = alternate([lambda: lalm.fingerprint, lambda: weights_checksum(weights)], repeats)
+    own, large = alternate([lambda: lalm.fingerprint(), lambda: weights_checksum(weights)], repeats)
     whole = 8_397_094_912 * 2 / sizes[1] * statistics.median(large)
     return [
         "",

@@ -1,9 +1,12 @@
 """The public API: where each name of the package is."""
 
 from .activations import capture as capture
+from .activations import capture_answer as capture_answer
+from .activations import capture_positions as capture_positions
 from .derivation import derive as derive
 from .directions import difference_in_means as difference_in_means
 from .directions import text_refusal_direction as text_refusal_direction
+from .keeping import kept as kept
 from .lalm import LALM as LALM
 from .loading import load_lalm as load_lalm
 from .paths import cache_folder as cache_folder

@@ -1,231 +1,156 @@
-"""Capture of hidden states by hooks on the decoder layers, kept on disk if wanted.
+"""Capture of hidden states by hooks on the decoder layers.
 
 Layer `l` is always the *output* of decoder layer `l`, 0-based, before the final norm.
 (transformers' `output_hidden_states` counts from the embeddings, and its last entry is after the
-final norm.)
+final norm.) All states are float32, in the order of the prompts, on the model's device. `keeping`
+keeps them on disk; `engine.contrast` reads several texts behind the same clips faster.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal, get_args, overload
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.families import foreign_hooks, residual_stream
-from sarsteer_lab.keys import content_key
-from sarsteer_lab.lalm import LALM, NonFiniteError, head_on_last_position
-from sarsteer_lab.paths import cache_folder
-from sarsteer_lab.prompts import Prompt, as_prompts
-from sarsteer_lab.store import Store
-from sarsteer_lab.vectors import SteeringVectors
+from sarsteer_lab.families import residual_stream
+from sarsteer_lab.lalm import ANSWER_TOKENS, LALM, Encoded, NonFiniteError
+from sarsteer_lab.prompts import Prompt
 
-Ragged = Literal["audio", "all", "answer"]
+Stream = Float[Tensor, "row position d_model"]
+"""The residual stream after a layer, of the rows of a batch."""
+
+Prompts = Sequence[Prompt | str | Encoded]
 
 
-@overload
-def capture(
-    lalm: LALM,
-    prompts: Sequence[Prompt],
-    *,
-    layers: Sequence[int] | None = None,
-    positions: Literal["last"] = "last",
-    batch_size: int = 16,
-    cache: Store | None = None,
-) -> Float[Tensor, "prompt layer d_model"]: ...
-@overload
-def capture(
-    lalm: LALM,
-    prompts: Sequence[Prompt],
-    *,
-    layers: Sequence[int] | None = None,
-    positions: Ragged,
-    max_new_tokens: int = 48,
-    batch_size: int = 16,
-    cache: Store | None = None,
-) -> list[Float[Tensor, "position layer d_model"]]: ...
 @torch.no_grad()
 def capture(
-    lalm: LALM,
-    prompts: Sequence[Prompt],
-    *,
-    layers: Sequence[int] | None = None,
-    positions: Literal["last"] | Ragged = "last",
-    max_new_tokens: int = 48,
-    batch_size: int = 16,
-    cache: Store | None = None,
-) -> Float[Tensor, "prompt layer d_model"] | list[Float[Tensor, "position layer d_model"]]:
-    """Hidden states of typed and spoken prompts, float32, in the order of the prompts.
-
-    `layers` (default: all) may count from the end. `positions`: "last" is the chat format's last
-    position, where the answer's first token is predicted. "audio" (every position of the clip) and
-    "all" (every position but padding) give a list of tensors, as prompts differ in length. So does
-    "answer": the tokens of the greedy answer, at most `max_new_tokens` and without the one that
-    ends it, under whatever steering holds; a token's state is where it is read, and the next one
+    lalm: LALM, prompts: Prompts, *, layers: Sequence[int] | None = None, batch_size: int = 16
+) -> Float[Tensor, "prompt layer d_model"]:
+    """Last-token hidden states of typed and spoken prompts: where the answer's first token is
     predicted.
 
-    With a `cache` (`activation_store()`), only prompts that it lacks run through the model. While
-    foreign hooks sit on the model (`steer`, `project_out`, your own) the cache is neither read nor
-    written: its keys could not tell them apart. States lie on the model's device.
-
-    Raises ValueError for a layer out of range and for audio positions of a typed prompt,
+    `layers` (default: all) may count from the end. Raises ValueError for a layer out of range,
     NonFiniteError for states that are not finite.
     """
-    prompts = as_prompts(prompts)
-    chosen = layer_indices(lalm, layers)
-    if positions not in (choices := ("last", *get_args(Ragged))):
-        raise ValueError(f"positions={positions!r}: choose one of {', '.join(choices)}")
-    typed = [i for i, prompt in enumerate(prompts) if prompt.audio is None]
-    if positions == "audio" and typed:
-        raise ValueError(f"positions={positions!r}, but prompt {typed[0]} has no audio")
-    answer = positions == "answer"
-    gathered = Gathered(
-        lalm, prompts, chosen, f"answer {max_new_tokens}" if answer else positions, cache
-    )
-    missing, found = [prompts[row] for row in gathered.missing], None
-    passes: list[list[Any]] = [[] for _ in chosen]
-    reading: Any = lalm.batches(missing, batch_size, "states")
-    if answer:  # one token more: a state comes with the token after it
-        reading = lalm.decode(missing, batch_size, max_new_tokens=max_new_tokens + 1)
-
-    def keep(at: int, stream: Tensor) -> None:
-        passes[at].append(_pick(stream, found, positions, lalm))
-
-    hooks = record_states(lalm, chosen, keep)
-    with closing(reading) as batches, head_on_last_position(lalm.core), hooks:
-        for rows, found in batches:
-            if answer:
-                said = ~torch.isin(found[:, :max_new_tokens], lalm.ends)
-                ends = said.cumprod(1).sum(1) + 1  # the first pass is the prompt's
-                recorded = [
-                    [s[1:n] for s, n in zip(torch.stack(p, 1), ends, strict=True)] for p in passes
-                ]
-            else:
-                lalm.trunk(**found, use_cache=False)
-                recorded = [once for [once] in passes]
-            gathered.add([gathered.missing[row] for row in rows], recorded)
-            for layer in passes:
-                layer.clear()
-    return gathered.states
+    indices = lalm.layer_indices(layers)
+    encoded = lalm.encode(prompts)
+    states = torch.zeros(len(encoded), len(indices), lalm.d_model, device=lalm.device)
+    for batch in lalm.batches(encoded, batch_size, "states"):
+        with record_states(lalm, indices) as recorded:
+            lalm.read(batch)
+        by_layer = [passes[0].to(lalm.device) for passes in recorded]  # each: row d_model
+        states[batch.rows] = torch.stack(by_layer, dim=1)
+    check_finite(states, indices)
+    return states
 
 
-class Gathered:
-    """The states of some prompts as they come in: first what the cache keeps, then what the model
-    gives.
+@torch.no_grad()
+def capture_positions(
+    lalm: LALM,
+    prompts: Prompts,
+    positions: Literal["audio", "all"] = "all",
+    *,
+    layers: Sequence[int] | None = None,
+    batch_size: int = 16,
+) -> list[Float[Tensor, "position layer d_model"]]:
+    """Hidden states at every position of the clip ("audio"), or at all of them but padding.
 
-    `states` is what `capture` returns, `missing` the indices of the prompts that the cache lacks.
+    A list, as prompts differ in length. Raises as `capture` does, and ValueError for audio
+    positions of a typed prompt.
     """
-
-    def __init__(
-        self,
-        lalm: LALM,
-        prompts: Sequence[Prompt],
-        layers: Sequence[int],
-        positions: str,
-        cache: Store | None,
-    ) -> None:
-        self._device, self._layers = lalm.device, layers
-        self.states: Any = [torch.empty(0)] * len(prompts)
-        if positions == "last":
-            self.states = torch.zeros(len(prompts), len(layers), lalm.d_model, device=self._device)
-        self._cache = None if foreign_hooks(lalm.model) else cache
-        self.missing = list(range(len(prompts)))
-        if self._cache is not None:
-            shared = lalm.key("states", layers, positions)
-            self._keys = [content_key(shared, prompt.key) for prompt in lalm.encode(prompts)]
-            self.missing = []
-            for row, key in enumerate(self._keys):
-                if (kept := self._cache.read(key)) is None:
-                    self.missing.append(row)
-                else:
-                    self.states[row] = kept.to(self._device)
-
-    def add(self, rows: Sequence[int], recorded: Sequence[Any]) -> None:
-        """Take what was recorded of the prompts `rows`, by layer and prompt, and keep it for next
-        time."""
-        if isinstance(self.states, Tensor):
-            self.states[rows] = torch.stack([layer.to(self._device) for layer in recorded], dim=1)
-        else:
-            for row, layers in zip(rows, zip(*recorded, strict=True), strict=True):
-                self.states[row] = torch.stack(
-                    [states.to(self._device) for states in layers], dim=-2
-                )
-        for row in rows:
-            check_finite(self.states[row], row, self._layers)
-            if self._cache is not None:
-                self.states[row] = self._cache.write(self._keys[row], self.states[row])
+    if positions not in ("audio", "all"):
+        raise ValueError(f"positions={positions!r}: choose audio or all")
+    indices = lalm.layer_indices(layers)
+    encoded = lalm.encode(prompts)
+    for number, prompt in enumerate(encoded):
+        if positions == "audio" and prompt.waveform is None:
+            raise ValueError(f"positions={positions!r}, but prompt {number} has no audio")
+    states = [torch.empty(0)] * len(encoded)
+    for batch in lalm.batches(encoded, batch_size, "states"):
+        wanted = batch.inputs["attention_mask"].bool()  # row position
+        if positions == "audio":
+            wanted = batch.inputs["input_ids"] == lalm.audio_token_id
+        with record_states(lalm, indices, partial(at_positions, wanted=wanted)) as recorded:
+            lalm.read(batch)
+        for number, row in enumerate(batch.rows):
+            by_layer = [passes[0][number].to(lalm.device) for passes in recorded]
+            states[row] = torch.stack(by_layer, dim=1)
+    check_finite(states, indices)
+    return states
 
 
-def check_finite(
-    states: Float[Tensor, "*position layer d_model"], row: int, layers: Sequence[int]
-) -> None:
-    """Raise NonFiniteError for states of prompt `row` that are not finite."""
-    finite = states.isfinite().all(-1).reshape(-1, len(layers)).all(0)
-    if not finite.all():
-        first = min(layer for layer, fine in zip(layers, finite, strict=True) if not fine)
-        raise NonFiniteError(row, f"states from layer {first} on")
+@torch.no_grad()
+def capture_answer(
+    lalm: LALM,
+    prompts: Prompts,
+    *,
+    layers: Sequence[int] | None = None,
+    max_new_tokens: int = ANSWER_TOKENS,
+    batch_size: int = 16,
+) -> list[Float[Tensor, "position layer d_model"]]:
+    """Hidden states at the tokens of the greedy answers, without the one that ends an answer.
+
+    A token's state is where it is read and the next one predicted; what steering holds meanwhile
+    acts. Raises as `capture` does.
+    """
+    indices = lalm.layer_indices(layers)
+    encoded = lalm.encode(prompts)
+    states = [torch.empty(0)] * len(encoded)
+    for batch in lalm.batches(encoded, batch_size, "answers"):
+        with record_states(lalm, indices) as recorded:
+            # One token more: a token is read, and has a state, when the next one is decoded.
+            tokens = lalm.decode(batch, max_new_tokens=max_new_tokens + 1)
+        going_on = ~torch.isin(tokens[:, :max_new_tokens], lalm.ends)
+        lengths = going_on.cumprod(dim=1).sum(dim=1).tolist()
+        by_layer = [torch.stack(passes, dim=1).to(lalm.device) for passes in recorded]
+        by_row = torch.stack(by_layer, dim=2)  # row pass layer d_model; the first pass: the prompt
+        for row, length, passes in zip(batch.rows, lengths, by_row, strict=True):
+            states[row] = passes[1 : 1 + length].clone()
+    check_finite(states, indices)
+    return states
 
 
-def activation_store() -> Store:
-    """Captured states in the user's cache folder."""
-    return Store(cache_folder() / "activations")
+def last_position(stream: Stream) -> Float[Tensor, "row d_model"]:
+    """Each row's state at the last position: a copy, so that the stream is not kept alive."""
+    return stream[:, -1].to(torch.float32, copy=True)
 
 
-def layer_indices(lalm: LALM, layers: Sequence[int] | None) -> tuple[int, ...]:
-    """`layers` as indices from 0 (None: all). Raises ValueError if one is out of range or
-    repeated."""
-    if layers is None:
-        return tuple(range(lalm.n_layers))
-    chosen = tuple(layer + lalm.n_layers if layer < 0 else layer for layer in layers)
-    if not chosen or len(set(chosen)) < len(chosen) or not set(chosen) <= set(range(lalm.n_layers)):
-        raise ValueError(
-            f"layers={list(layers)}: give each of 0 to {lalm.n_layers - 1} at most once"
-        )
-    return chosen
-
-
-def chosen_layers(
-    lalm: LALM, vectors: SteeringVectors, layers: Sequence[int] | None
-) -> tuple[int, ...]:
-    """The layers to act on. Raises ValueError if the vectors do not fit the model or lack one of
-    them."""
-    if vectors.d_model != lalm.d_model or max(vectors.layers) >= lalm.n_layers:
-        raise ValueError(
-            f"vectors of width {vectors.d_model} for layers up to {max(vectors.layers)} do not fit "
-            f"{lalm.name}, which has {lalm.n_layers} layers of width {lalm.d_model}"
-        )
-    chosen = vectors.layers if layers is None else layer_indices(lalm, layers)
-    if missing := set(chosen) - set(vectors.layers):
-        raise ValueError(f"no vector for layers {sorted(missing)}; there are {vectors.layers}")
-    return chosen
-
-
-def _pick(
-    stream: Float[Tensor, "batch position d_model"], inputs: Any, positions: str, lalm: LALM
-) -> Float[Tensor, "batch d_model"] | list[Float[Tensor, "position d_model"]]:
-    """Each row's state or states at the wanted positions: copies, so that the stream is not kept
-    alive."""
-    if positions in ("last", "answer"):
-        return stream[:, -1].to(torch.float32, copy=True)
-    heard = inputs["input_ids"] == lalm.audio_token_id
-    wanted = heard if positions == "audio" else inputs["attention_mask"].bool()
-    return [row[at].float() for row, at in zip(stream, wanted.to(stream.device), strict=True)]
+def at_positions(stream: Stream, wanted: Tensor) -> list[Float[Tensor, "position d_model"]]:
+    """Each row's states at the positions that `wanted` (row position, bool) marks."""
+    states = []
+    for row, marks in zip(stream, wanted.to(stream.device), strict=True):
+        states.append(row[marks].float())
+    return states
 
 
 @contextmanager
 def record_states(
-    lalm: LALM, layers: Sequence[int], keep: Callable[[int, Tensor], None]
-) -> Iterator[None]:
-    """Hooks, while the block lasts, that hand the stream after each of `layers` to `keep`, with its
-    place."""
-    text_config = lalm.text_config
+    lalm: LALM, layers: Sequence[int], pick: Callable[[Stream], Any] = last_position
+) -> Iterator[list[list[Any]]]:
+    """Hooks, while the block lasts, that note what `pick` takes of the stream after each layer.
 
-    def hook(_module: Any, _args: Any, output: Any, at: int) -> None:
-        keep(at, residual_stream(output, text_config))
+    Gives a list for each of `layers`, in their order, that grows by one entry a forward pass.
+    """
+    recorded: list[list[Any]] = [[] for _ in layers]
+
+    def note(notes: list[Any], _module: Any, _args: Any, output: Any) -> None:
+        notes.append(pick(residual_stream(output, lalm.text_config)))
 
     with ExitStack() as hooks:
-        for at, layer in enumerate(layers):
-            hooks.enter_context(lalm.layers[layer].register_forward_hook(partial(hook, at=at)))
-        yield
+        for layer, notes in zip(layers, recorded, strict=True):
+            hooks.enter_context(lalm.layers[layer].register_forward_hook(partial(note, notes)))
+        yield recorded
+
+
+def check_finite(
+    states: Sequence[Float[Tensor, "*position layer d_model"]] | Tensor, layers: Sequence[int]
+) -> None:
+    """Raise NonFiniteError, naming prompt and first layer, for states that are not finite."""
+    for row, of_prompt in enumerate(states):
+        finite = of_prompt.isfinite().all(-1).reshape(-1, len(layers)).all(0)
+        if not finite.all():
+            broken = [layer for layer, fine in zip(layers, finite, strict=True) if not fine]
+            raise NonFiniteError(row, f"states from layer {min(broken)} on")

@@ -1,5 +1,7 @@
-"""Checkpoints before they are loaded: how big they are, what is downloaded, and errors one can act
-on."""
+"""A folder or an id on the hub -> model and processor, with errors one can act on.
+
+Before the weights come: how big they are, and what is downloaded.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -7,11 +9,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
+import transformers as hf
 from huggingface_hub import HfApi, errors, try_to_load_from_cache
 from safetensors import safe_open
+
+from sarsteer_lab.families import find_family, missing_packages
 
 OVERHEAD = 1.2
 """Memory taken over weights: activations, key-value cache and workspace, as a factor. A rule of
@@ -123,3 +129,128 @@ def _parameters(file: Path) -> int:
     """Number of weights in a safetensors file, from its header alone."""
     with safe_open(file, framework="pt") as tensors:
         return sum(torch.Size(tensors.get_slice(key).get_shape()).numel() for key in tensors.keys())
+
+
+def load_parts(
+    folder: str | Path,
+    *,
+    name: str,
+    device: str,
+    dtype: str | torch.dtype,
+    family: str | None,
+    device_map: str | dict[str, Any] | None = None,
+    bits: int | None = None,
+    attention: str | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+    adapter: Path | None = None,
+) -> tuple[Any, Any]:
+    """Model and processor of a checkpoint that messages call `name`; `adapter` is a LoRA's folder.
+
+    Options and errors are those of `loading.load_lalm`.
+    """
+    if device_map is not None and device != "auto":
+        raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
+    device = pick_device(device)
+    # Said outright: left open, transformers asks the user in the terminal about code.
+    source = {"trust_remote_code": trust_remote_code, "revision": revision}
+    with explained(folder):
+        config = hf.AutoConfig.from_pretrained(folder, **source)
+    row = find_family(config, None if family == "auto" else family)
+    if missing := missing_packages(row):
+        raise ImportError(
+            f"{folder} ({row.name}) needs more packages: pip install {' '.join(missing)}"
+        )
+    stored = (
+        dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32
+    )
+    announce(name, checkpoint_size(folder, revision), stored, bits, device)
+    options: dict[str, Any] = {"dtype": dtype, **source}
+    if attention is not None:
+        options["attn_implementation"] = attention
+    if bits:
+        options["quantization_config"] = hf.BitsAndBytesConfig(
+            load_in_8bit=bits == 8, load_in_4bit=bits == 4
+        )
+        device_map = device_map or device
+    if device_map is not None:
+        options["device_map"] = device_map
+    if row.adapter == "":  # after the weights, or its report would take the place of theirs
+        options["adapter_kwargs"] = {"subfolder": "none"}
+    with explained(folder):
+        processor = hf.AutoProcessor.from_pretrained(folder, **source)
+        model, report = model_class(config).from_pretrained(
+            folder, config=config, output_loading_info=True, **options
+        )
+        if row.adapter is not None and getattr(config, "has_lora_adapter", True):
+            place = {"subfolder": row.adapter, "revision": revision}
+            report["missing_keys"] |= model.load_adapter(
+                str(folder), adapter_kwargs=place
+            ).missing_keys
+        if adapter is not None:
+            report["missing_keys"] |= model.load_adapter(str(adapter)).missing_keys
+    if lacking := sorted(report["missing_keys"]):
+        raise ValueError(
+            f"{adapter or folder} lacks {len(lacking)} weights, which would be random: "
+            f"{', '.join(lacking[:3])}; is it the checkpoint of another architecture?"
+        )
+    if any(parameter.device.type == "meta" for parameter in model.parameters()):
+        # accelerate would fetch them for each forward pass, past every hook.
+        raise ValueError(
+            f"{folder} does not fit on the devices of device_map={device_map!r}, and layers kept elsewhere "
+            "cannot be steered: use more or larger GPUs, or bits=4"
+        )
+    return (model if device_map is not None else model.to(device)), processor
+
+
+def check_options(
+    device: str, dtype: str | torch.dtype, bits: int | None = None, family: str | None = None
+) -> None:
+    """Raise ValueError for a device that is not here, and for an unknown `dtype`, `bits` or
+    `family`."""
+    if device != "auto":
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError):
+            seen = f"torch sees {torch.cuda.device_count()} CUDA devices"
+            raise ValueError(
+                f"device={device!r} is not here: {seen} (cpu, cuda, cuda:1, mps)"
+            ) from None
+    if dtype != "auto" and not isinstance(getattr(torch, str(dtype), dtype), torch.dtype):
+        raise ValueError(
+            f"dtype={dtype!r} is none that torch knows: float32, bfloat16, float16 or auto"
+        )
+    if bits not in (None, 4, 8):
+        raise ValueError(f"bits={bits}: choose 4 or 8, or leave it out")
+    if family is not None:
+        find_family(None, family)
+
+
+def pick_device(device: str) -> str:
+    """`device`, or for "auto" the first CUDA device, else Apple's MPS, else the CPU."""
+    if device != "auto":
+        return device
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def model_class(config: Any) -> Any:
+    """The class that reads audio and writes text: transformers' mapping, else what the checkpoint
+    names.
+
+    Raises ValueError if transformers has no such class and the checkpoint brings none.
+    """
+    remote = getattr(config, "auto_map", None) or {}
+    for auto in (hf.AutoModelForMultimodalLM, hf.AutoModelForCausalLM):
+        if auto.__name__ in remote:
+            return auto
+    if type(config) in hf.AutoModelForMultimodalLM._model_mapping:
+        return hf.AutoModelForMultimodalLM
+    # transformers lists the Flamingos elsewhere, so the checkpoint's own word counts.
+    for name in config.architectures or ():
+        if (found := getattr(hf, name, None)) is not None:
+            return found
+    raise ValueError(
+        f"transformers {hf.__version__} has no audio-text model of type {config.model_type!r}"
+    )

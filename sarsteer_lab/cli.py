@@ -84,7 +84,7 @@ def _version(wanted: bool) -> None:
 Several = list[str] | None
 Model = Annotated[str, Option(help="pocket, a checkpoint's folder, or a Hugging Face id")]
 Safety = Annotated[
-    float, Option(parser=number, help="the pocket model's safety dial: 0 none, 1 all")
+    float | None, Option(parser=number, help="the pocket model's safety dial: 0 none, 1 all")
 ]
 Alpha = Annotated[float, Option(parser=number, help="steering strength")]
 Lam = Annotated[float, Option(parser=number, help="share of the safe space ablated")]
@@ -184,7 +184,7 @@ def course(folder: Annotated[Path, Argument(help="a new folder for the notebooks
 def ask(
     clip: Annotated[Path, Argument(help="an audio file")],
     model: Model = "pocket",
-    safety: Safety = 1.0,
+    safety: Safety = None,
     alpha: Alpha = 0.1,
     lam: Lam = 1.0,
     k: K = 10,
@@ -198,11 +198,11 @@ def ask(
 
     waveform = read_clip(clip)
     from sarsteer_lab import steering
-    from sarsteer_lab.activations import activation_store
     from sarsteer_lab.course.hearing import differs, read_out
     from sarsteer_lab.evaluation.base import collect_states, refusal_text
     from sarsteer_lab.evaluation.phrases import opening_words
     from sarsteer_lab.evaluation.readers import read_set
+    from sarsteer_lab.keeping import activation_store
     from sarsteer_lab.loading import load_lalm
     from sarsteer_lab.probe.push import push_report
     from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts
@@ -265,7 +265,7 @@ def doctor(
 @app.command()
 def evaluate(
     model: Model = "pocket",
-    safety: Safety = 1.0,
+    safety: Safety = None,
     alpha: Alpha = 0.1,
     lam: Lam = 1.0,
     k: K = 10,
@@ -326,7 +326,7 @@ def report(
 @app.command()
 def sweep(
     model: Model = "pocket",
-    safety: Safety = 1.0,
+    safety: Safety = None,
     sets: Sets = None,
     missing: Missing = "error",
     derive: Derive = None,
@@ -354,11 +354,11 @@ def sweep(
     given = dict(locals())
     alphas = _each(alpha or ["0.05,0.1,0.2,0.4"], number)
     lams, ks = _each(lam or ["0,1"], number), _each(k or ["10"], count)
-    from sarsteer_lab.activations import activation_store
     from sarsteer_lab.evaluation import curves
     from sarsteer_lab.evaluation.base import collect_states, refusal_texts
     from sarsteer_lab.evaluation.judges import PhraseJudge
     from sarsteer_lab.evaluation.readers import read_sets
+    from sarsteer_lab.keeping import activation_store
     from sarsteer_lab.loading import load_lalm
 
     texts = refusal_texts(refusal or ["paper"])  # a sentence may hold commas

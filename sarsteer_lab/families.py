@@ -8,7 +8,8 @@ which trusts the recipes below and the processor's own chat template.
 import inspect
 import logging
 from base64 import b64encode
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
@@ -332,6 +333,20 @@ def adapter_layers(model: nn.Module) -> list[Any]:
         for part in model.modules()
         if isinstance(getattr(part, "disable_adapters", None), bool)
     ]
+
+
+@contextmanager
+def speech_adapters(model: nn.Module, family: Family, spoken: bool) -> Iterator[None]:
+    """A family's adapters for speech on if there are clips, else off, while the block lasts."""
+    layers = [] if family.adapter is None else adapter_layers(model)
+    before = [not layer.disable_adapters for layer in layers]
+    try:
+        for layer in layers:
+            layer.enable_adapters(spoken)
+        yield
+    finally:
+        for layer, on in zip(layers, before, strict=True):
+            layer.enable_adapters(on)
 
 
 def audio_token_id(model: nn.Module) -> int | None:

@@ -1,11 +1,17 @@
-"""An audio-language model and its processor as one object: prompts (a clip, text or both) ->
-answers."""
+"""An audio-language model and its processor as one object: prompts (a clip, text or both) -> answers.
 
+The way of a prompt: `encode` resolves it once (chat format, clip, key), `batches` puts prompts of
+similar length together, and `read`, `decode` or `logits` take a batch through the model. A `Batch`
+says what it holds to those who watch the model run: steering, adapters for speech, checks.
+"""
+
+import json
 import warnings
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -15,52 +21,89 @@ from tqdm.auto import tqdm
 from transformers import BatchFeature
 
 from sarsteer_lab import families
-from sarsteer_lab.families import adapter_layers
 from sarsteer_lab.keys import content_key, settings_of
-from sarsteer_lab.prompts import DECODING, Prompt, as_prompts, rough_length
+from sarsteer_lab.prompts import Prompt, as_prompt, in_a_list
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
+from sarsteer_lab.vectors import SteeringVectors
 from sarsteer_lab.weights import weights_checksum
 
+ANSWER_TOKENS = 40
+"""Length of an answer in tokens. Where it is another, a reason stands beside it."""
 
-@dataclass(frozen=True)
-class Running:
-    """What the batch now running holds: `LALM.running` sets it, hooks read it at `LALM.now`.
+DECODING = frozenset(
+    "max_new_tokens min_new_tokens min_length max_time do_sample num_beams early_stopping "
+    "length_penalty temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff "
+    "renormalize_logits repetition_penalty encoder_repetition_penalty no_repeat_ngram_size "
+    "encoder_no_repeat_ngram_size bad_words_ids suppress_tokens begin_suppress_tokens "
+    "sequence_bias forced_eos_token_id stop_strings exponential_decay_length_penalty "
+    "watermarking_config remove_invalid_values pad_token_id eos_token_id logits_processor "
+    "stopping_criteria prefix_allowed_tokens_fn streamer tokenizer use_cache".split()
+)
+"""Options of transformers' `generate` that work here, steered too (`use_cache` only unsteered)."""
 
-    `rows`: places of its prompts among the `prompts` of the call (calls sort and split them).
-    `at_end`: all positions but the prompts' last have run before. `decoding`: options of the
-    `generate` call, if it is one. `looking`: whether it is a look at where numbers stop being
-    finite.
-    """
-
-    rows: Sequence[int]
-    prompts: Sequence[Prompt]
-    at_end: bool = False
-    decoding: Mapping[str, Any] | None = None
-    looking: bool = False
+TOKENS_A_SECOND, CHARACTERS_A_TOKEN = 25, 4
+"""Rough sizes of clips and of text, for planning alone."""
 
 
 class HookedModelError(RuntimeError):
-    """Hooks are on a model whose results were to be kept: they could not be told from the plain
-    model's."""
+    """Hooks are on a model whose results were to be kept: they are not the plain model's."""
 
 
 class NonFiniteError(RuntimeError):
-    """A model has given numbers that are none (nan, inf). The message names the prompt and the
-    layer."""
+    """A model has given numbers that are none (nan, inf). The message names the prompt."""
 
     def __init__(self, prompt: int, what: str) -> None:
-        advice = "try another dtype (bfloat16, float32) or attention, and a smaller alpha if it is steered"
+        advice = "try another dtype (bfloat16, float32) or attention, or a smaller alpha if steered"
         super().__init__(f"prompt {prompt}: its {what} are not finite (nan or inf): {advice}")
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A prompt in the chat format (a clip is its placeholder tokens), its clip at 16 kHz, a key of
-    both."""
+    """A prompt as the model takes it: made once, by `LALM.encode`, of a `Prompt`.
 
+    `messages` is the conversation; `text` the same in the chat format, generation prompt included,
+    with placeholder tokens where the clip goes; `waveform` the clip at 16 kHz, None if typed.
+    """
+
+    messages: families.Messages
     text: str
     waveform: Float[np.ndarray, "samples"] | None
-    key: str
+
+    @cached_property
+    def key(self) -> str:
+        """A content key of all that the model is given."""
+        return content_key(self.text, self.waveform)
+
+    @property
+    def length(self) -> float:
+        """Positions that it will take, roughly."""
+        samples = 0 if self.waveform is None else len(self.waveform)
+        heard = TOKENS_A_SECOND * samples / SAMPLE_RATE
+        return heard + len(self.text) / CHARACTERS_A_TOKEN
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Prompts that run through the model together, and what those who watch it have to know.
+
+    `inputs` are the model's, padded on the left. `rows` are the places of its prompts among the
+    `total` of the call, which sorts and splits them. `spoken`: whether there are clips among them.
+    `decoding`: options of the `generate` call, if it is one. `at_end`: all positions but the
+    prompts' last have run before.
+    """
+
+    inputs: BatchFeature
+    rows: Sequence[int]
+    total: int
+    spoken: bool
+    decoding: Mapping[str, Any] | None = None
+    at_end: bool = False
+
+
+class Watcher(Protocol):
+    """Who is told by `LALM.announce` which batch runs: `steering.Steering`."""
+
+    batch: Batch | None
 
 
 class LALM:
@@ -72,8 +115,8 @@ class LALM:
     `core`, the part that generates text, `trunk`, the same without the vocabulary head, `decoder`,
     its text decoder with `n_layers` `layers` (layer `l` of every capture and vector is
     `layers[l]`'s output) of width `d_model`, and `text_config`, its settings; `audio_token_id`,
-    None for a model that hears nothing; `now`, what is `running`, or None. `turn(model, scale)` is
-    a safety dial, `safety` its setting, None without one.
+    None for a model that hears nothing; `watchers`, the steering that is on, in its order.
+    `turn(model, scale)` is a safety dial, `safety` its setting, None without one.
     """
 
     def __init__(
@@ -87,9 +130,8 @@ class LALM:
     ) -> None:
         if hasattr(model, "get_base_model"):  # peft's wrapper, around a model that holds its layers
             if any(adapter.is_prompt_learning for adapter in model.peft_config.values()):
-                raise ValueError(
-                    f"{name}: its adapter's virtual tokens move positions; use LoRA or its like"
-                )
+                reason = "its adapter's virtual tokens move positions; use LoRA or its like"
+                raise ValueError(f"{name}: {reason}")
             model = model.get_base_model()
         self.model = model.eval()
         self.processor = processor
@@ -102,17 +144,19 @@ class LALM:
         self.decoder = families.find_decoder(model)
         self.trunk = families.find_trunk(model)
         self.audio_token_id = families.audio_token_id(model)
-        self.now: Running | None = None
         self.layers: nn.ModuleList = self.decoder.layers
         self.text_config: Any = self.core.config.get_text_config()
-        self.n_layers, self.d_model = len(self.layers), int(self.text_config.hidden_size)
+        self.n_layers = len(self.layers)
+        self.d_model = int(self.text_config.hidden_size)
+        self.watchers: list[Watcher] = []
         self.safety: float | None = None if turn is None else 0.0
         self._turn = turn
-        self._vocabulary: tuple[tuple[int, int], str] = ((0, 0), "")
 
     def __repr__(self) -> str:
         size = f"{self.n_layers} layers of {self.d_model}, {self.dtype}"
         return f"LALM({self.name!r}, {self.family.name}, {size}, {self.device})"
+
+    # What the model is
 
     @property
     def device(self) -> torch.device:
@@ -128,13 +172,17 @@ class LALM:
 
     @property
     def max_audio_seconds(self) -> float | None:
-        """The longest clip that the processor takes, in seconds; None for no limit (or no
-        hearing)."""
+        """The longest clip that the processor takes, in seconds; None: no limit, or no hearing."""
         return self.family.max_seconds and self.family.max_seconds(self.processor)
 
+    @property
+    def ends(self) -> Int[Tensor, "token"]:
+        """Ids of the tokens that end an answer."""
+        ids = self.core.generation_config.eos_token_id
+        return torch.tensor(ids if isinstance(ids, Sequence) else [ids], device=self.device)
+
     def set_safety(self, scale: float) -> None:
-        """Turn the pocket model's safety dial: 0 is the unaligned model, 1 the full text-safety
-        delta.
+        """Turn the pocket model's safety dial: 0 is the unaligned model, 1 the full delta.
 
         The weights depend on `scale` alone, not on earlier settings. Raises ValueError without a
         dial.
@@ -144,65 +192,88 @@ class LALM:
         self._turn(self.model, scale)
         self.safety = scale
 
-    @property
-    def ends(self) -> Int[Tensor, "token"]:
-        """Ids of the tokens that end an answer."""
-        ids = self.core.generation_config.eos_token_id
-        return torch.tensor(ids if isinstance(ids, Sequence) else [ids], device=self.device)
-
-    @property
     def fingerprint(self) -> str:
-        """Hash of configuration, processor settings and weights, on which all that a model computes
-        depends.
+        """Hash of configuration, processor settings and weights, on which all that a model
+        computes depends.
 
-        Every byte of every weight counts, however it was changed: it is computed at each use, as
-        fast as memory is (`store.weights_checksum`).
+        Every byte of every weight counts, however it was changed: it is computed at each call, as
+        fast as memory is (`weights.weights_checksum`).
         """
-        vocabulary = (id(self.tokenizer), len(self.tokenizer))
-        if self._vocabulary[0] != vocabulary:
-            self._vocabulary = (vocabulary, content_key(self.tokenizer.get_vocab()))
+        parts = [self.model.config, getattr(self.core, "generation_config", None)]
         # Most families call it a feature extractor, some an audio processor.
-        parts = [
-            getattr(self.processor, name, None) for name in ("feature_extractor", "audio_processor")
-        ]
-        parts = [self.model.config, getattr(self.core, "generation_config", None), *parts]
+        parts.append(getattr(self.processor, "feature_extractor", None))
+        parts.append(getattr(self.processor, "audio_processor", None))
         settings = settings_of(part.to_dict() for part in parts if part is not None)
-        return content_key(settings, self._vocabulary[1], weights_checksum(self.model))
+        vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True, default=str)
+        return content_key(settings, vocabulary, weights_checksum(self.model))
 
     def key(self, *parts: Any) -> str:
-        """A key for something this model has computed: its fingerprint, device and dtype, and
-        `parts`.
+        """A key for something this model has computed: its fingerprint, device, dtype, `parts`.
 
-        `parts` (see `store.content_key`) have to say all else that decides the result. The weights
+        `parts` (see `keys.content_key`) have to say all else that decides the result. The weights
         are read each time, so for many results go on with `content_key(shared, own)`. Raises
         HookedModelError inside of `with steer(...)` and under other hooks.
         """
         if families.foreign_hooks(self.model):
             raise HookedModelError(
-                f"hooks are on {self.name}, so what it computes cannot be kept as the plain model's: do this "
-                "outside of `with steer(...)`, without hooks of your own"
+                f"hooks are on {self.name}, so what it computes cannot be kept as the plain "
+                "model's: do this outside of `with steer(...)`, without hooks of your own"
             )
-        return content_key(self.fingerprint, str(self.dtype), self.device.type, *parts)
+        return content_key(self.fingerprint(), str(self.dtype), self.device.type, *parts)
 
-    def encode(self, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Each prompt in the chat format, its clip as the model hears it, a key of both (or their
-        errors)."""
-        read = [(self.chat(prompt), self.waveform(prompt)) for prompt in prompts]
-        return [Encoded(text, clip, content_key(text, clip)) for text, clip in read]
+    def layer_indices(self, layers: Sequence[int] | None = None) -> tuple[int, ...]:
+        """`layers`, which may count from the end, as indices from 0; None: all of them.
 
-    def waveform(self, prompt: Prompt) -> Float[np.ndarray, "samples"] | None:
-        """The prompt's clip at 16 kHz, read and checked (ClipError); None for a typed prompt."""
-        if isinstance(prompt.audio, np.ndarray):
-            return check_waveform(prompt.audio, SAMPLE_RATE, max_seconds=self.max_audio_seconds)
-        return (
-            None
-            if prompt.audio is None
-            else read_clip(prompt.audio, max_seconds=self.max_audio_seconds)
-        )
+        Raises ValueError if one is out of range or repeated.
+        """
+        if layers is None:
+            return tuple(range(self.n_layers))
+        indices = tuple(layer + self.n_layers if layer < 0 else layer for layer in layers)
+        distinct = set(indices)
+        if not indices or len(distinct) < len(indices) or not distinct <= set(range(self.n_layers)):
+            choice = f"give each of 0 to {self.n_layers - 1} at most once"
+            raise ValueError(f"layers={list(layers)}: {choice}")
+        return indices
+
+    def steered_layers(
+        self, vectors: SteeringVectors, layers: Sequence[int] | None = None
+    ) -> tuple[int, ...]:
+        """The layers to act on with these vectors: `layers`, or all that have one.
+
+        Raises ValueError if the vectors do not fit the model or lack one of the layers.
+        """
+        if vectors.d_model != self.d_model or max(vectors.layers) >= self.n_layers:
+            given = f"vectors of width {vectors.d_model} for layers up to {max(vectors.layers)}"
+            wanted = f"{self.name}, which has {self.n_layers} layers of width {self.d_model}"
+            raise ValueError(f"{given} do not fit {wanted}")
+        if layers is None:
+            return vectors.layers
+        indices = self.layer_indices(layers)
+        if missing := set(indices) - set(vectors.layers):
+            have = f"there are {vectors.layers}"
+            raise ValueError(f"no vector for layers {sorted(missing)}; {have}")
+        return indices
+
+    # From prompts to batches
+
+    def encode(self, prompts: Sequence[Prompt | str | Encoded]) -> list[Encoded]:
+        """Each prompt in the chat format, with its clip as the model hears it and a key of both.
+
+        A string is a typed prompt; what is encoded already stays as it is. Raises TypeError for a
+        prompt that is not in a list, ClipError, and ValueError as `chat` does.
+        """
+        encoded = []
+        for number, prompt in enumerate(in_a_list(prompts)):
+            if not isinstance(prompt, Encoded):
+                prompt = self._encode(as_prompt(prompt, number))
+            encoded.append(prompt)
+        return encoded
+
+    def _encode(self, prompt: Prompt) -> Encoded:
+        return Encoded(families.conversation(prompt), self.chat(prompt), self.waveform(prompt))
 
     def chat(self, prompt: Prompt) -> str:
-        """The prompt in the chat format, generation prompt included; a clip is its placeholder
-        tokens.
+        """The prompt in the chat format, generation prompt included; a clip is its placeholder.
 
         Raises ValueError for an empty prompt, a spoken one if this model takes no audio, and for a
         text that contains the audio placeholder itself.
@@ -212,88 +283,122 @@ class LALM:
         if self.audio_token_id is not None:
             placeholder = self.tokenizer.convert_ids_to_tokens(self.audio_token_id)
             if placeholder in prompt.text or placeholder in (prompt.system or ""):
-                raise ValueError(
-                    f"the text holds {placeholder!r}, it stands for audio; pass it as `audio`"
-                )
+                advice = "it stands for audio; pass it as `audio`"
+                raise ValueError(f"the text holds {placeholder!r}, {advice}")
         elif prompt.audio is not None:
             raise ValueError(f"{self.name} takes no audio: give it a typed prompt (audio=None)")
         return self.family.render(self.processor, families.conversation(prompt))
 
-    def batch(self, prompts: Sequence[Prompt]) -> BatchFeature:
-        """Inputs for typed and spoken prompts together, left-padded, on the model's device, in its
-        dtype."""
-        prompts = as_prompts(prompts)
-        self.tokenizer.padding_side = (
-            "left"  # captured and steered positions are counted from the end
-        )
+    def waveform(self, prompt: Prompt) -> Float[np.ndarray, "samples"] | None:
+        """The prompt's clip at 16 kHz, read and checked (ClipError); None for a typed prompt."""
+        if prompt.audio is None:
+            return None
+        limit = self.max_audio_seconds
+        if isinstance(prompt.audio, np.ndarray):
+            return check_waveform(prompt.audio, SAMPLE_RATE, max_seconds=limit)
+        return read_clip(prompt.audio, max_seconds=limit)
+
+    def inputs(self, prompts: Sequence[Prompt | str | Encoded]) -> BatchFeature:
+        """The model's inputs for typed and spoken prompts together: left-padded, on its device.
+
+        Raises ValueError for prompts that may not share a batch (`fit_together`).
+        """
+        encoded = self.encode(prompts)
+        self.tokenizer.padding_side = "left"  # captured and steered positions count from the end
         if any(part.training for part in self.model.modules()):
             warnings.warn(
                 f"{self.name} was in training mode: it is set back to eval()", stacklevel=3
             )
             self.model.eval()
-        if not self.fit_together(prompts):
+        if not self.fit_together(encoded):
             raise ValueError(
-                f"{self.family.name} hears padding or has an adapter for speech, so typed prompts and clips "
-                "of other lengths cannot share a batch; `generate`, `capture` and `next_token_logits` keep "
-                "them apart"
+                f"{self.family.name} hears padding or has an adapter for speech, so typed prompts "
+                "and clips of other lengths cannot share a batch; `generate`, `capture` and "
+                "`next_token_logits` keep them apart"
             )
-        makers = (families.conversation, self.chat, self.waveform)
-        inputs = self.family.encode(
-            self.processor, *([make(one) for one in prompts] for make in makers)
-        )
+        conversations = [prompt.messages for prompt in encoded]
+        texts = [prompt.text for prompt in encoded]
+        clips = [prompt.waveform for prompt in encoded]
+        inputs = self.family.encode(self.processor, conversations, texts, clips)
         return inputs.to(self.device, dtype=self.dtype)
 
-    def fit_together(self, prompts: Sequence[Prompt]) -> bool:
+    def fit_together(self, prompts: Sequence[Encoded]) -> bool:
         """Whether these prompts may share a batch (see `Family.mixes`)."""
-        return len(set(map(self._kind, prompts))) <= 1
+        return len({self._kind(prompt) for prompt in prompts}) <= 1
 
-    def _kind(self, prompt: Prompt) -> int:
-        """Prompts of one kind may share a batch: 0 for typed ones, and for all where the family
-        mixes."""
-        clip = None if self.family.mixes else self.waveform(prompt)
-        return 0 if clip is None else len(clip)
-
-    @contextmanager
-    def running(self, running: Running) -> Iterator[None]:
-        """Say what the forward passes of the block run: steering and adapters for speech go by
-        it."""
-        layers = [] if self.family.adapter is None else adapter_layers(self.model)
-        outer, before = self.now, [not layer.disable_adapters for layer in layers]
-        spoken = any(running.prompts[row].audio is not None for row in running.rows)
-        try:
-            self.now = running
-            for layer in layers:
-                layer.enable_adapters(spoken)
-            yield
-        finally:
-            self.now = outer
-            for layer, on in zip(layers, before, strict=True):
-                layer.enable_adapters(on)
+    def _kind(self, prompt: Encoded) -> int:
+        """Prompts of one kind may share a batch: all where the family mixes, else equal clips."""
+        mixed = self.family.mixes or prompt.waveform is None
+        return 0 if mixed else len(prompt.waveform)  # type: ignore[arg-type]
 
     def batches(
-        self, prompts: Sequence[Prompt], batch_size: int, description: str, decoding: Any = None
-    ) -> Generator[tuple[list[int], BatchFeature], None, None]:
-        """Batches of prompts of similar length, the longest first, each with its prompts' indices.
+        self, prompts: Sequence[Encoded], batch_size: int, description: str
+    ) -> Iterator[Batch]:
+        """Batches of at most `batch_size` prompts of similar length, the longest first.
 
-        Shows a progress bar after 2 s. Each batch is `running` until the next: use
-        `contextlib.closing`.
+        Shows a progress bar after 2 s.
         """
-        alike: dict[int, list[int]] = {}
-        for row in sorted(range(len(prompts)), key=lambda i: -rough_length(prompts[i])):
-            alike.setdefault(self._kind(prompts[row]), []).append(row)
-        starts = [(rows, at) for rows in alike.values() for at in range(0, len(rows), batch_size)]
-        groups = [rows[at : at + batch_size] for rows, at in starts]
+        by_kind: dict[int, list[int]] = {}
+        for row in sorted(range(len(prompts)), key=lambda row: -prompts[row].length):
+            by_kind.setdefault(self._kind(prompts[row]), []).append(row)
+        groups = []
+        for rows in by_kind.values():
+            groups += [
+                rows[start : start + batch_size] for start in range(0, len(rows), batch_size)
+            ]
         for rows in tqdm(groups, desc=description, unit="batch", delay=2, leave=False):
-            inputs = self.batch([prompts[row] for row in rows])
-            with self.running(Running(rows, prompts, decoding=decoding)):
-                yield rows, inputs
+            yield self.batch(prompts, rows)
+
+    def batch(self, prompts: Sequence[Encoded], rows: Sequence[int]) -> Batch:
+        """The prompts in these `rows` as one batch."""
+        together = [prompts[row] for row in rows]
+        spoken = any(prompt.waveform is not None for prompt in together)
+        return Batch(self.inputs(together), rows, len(prompts), spoken)
+
+    # Through the model
+
+    @contextmanager
+    def announce(self, batch: Batch) -> Iterator[None]:
+        """Say which prompts the forward passes of the block hold.
+
+        Steering gives each row its own strength by it; adapters for speech are on for clips alone.
+        """
+        watchers = list(self.watchers)
+        before = [watcher.batch for watcher in watchers]
+        with families.speech_adapters(self.model, self.family, batch.spoken):
+            try:
+                for watcher in watchers:
+                    watcher.batch = batch
+                yield
+            finally:
+                for watcher, earlier in zip(watchers, before, strict=True):
+                    watcher.batch = earlier
+
+    @torch.no_grad()
+    def read(self, batch: Batch) -> None:
+        """Run a batch through all layers, for hooks that look at them: no logits, no cache."""
+        with self.announce(batch):
+            self.trunk(**batch.inputs, use_cache=False)
+
+    @torch.no_grad()
+    def decode(self, batch: Batch, **options: Any) -> Int[Tensor, "row token"]:
+        """The tokens of a batch's answers, padded on the right; `options` as in `generate`."""
+        settings: dict[str, Any] = {"repetition_penalty": 1.0, "num_beams": 1, "do_sample": False}
+        settings["pad_token_id"] = self.tokenizer.pad_token_id
+        if not options.get("do_sample"):
+            settings |= {"temperature": None, "top_p": None, "top_k": None}
+        settings |= options
+        running = Batch(batch.inputs, batch.rows, batch.total, batch.spoken, decoding=settings)
+        with self.announce(running), head_on_last_position(self.core, batch.rows):
+            sequences = self.core.generate(**batch.inputs, **settings)
+        return sequences[:, batch.inputs["input_ids"].shape[1] :]
 
     @torch.no_grad()
     def generate(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Sequence[Prompt | str | Encoded],
         *,
-        max_new_tokens: int = 48,
+        max_new_tokens: int = ANSWER_TOKENS,
         batch_size: int = 16,
         seed: int = 0,
         **options: Any,
@@ -308,94 +413,71 @@ class LALM:
         Raises ValueError for options that are not in `DECODING`, NonFiniteError, and what steering
         refuses.
         """
-        prompts = as_prompts(prompts)
-        if refused := sorted(
-            name for name in options.keys() - DECODING if options[name] is not None
-        ):
-            reason = "a prompt gets one answer, token by token on the default cache, by"
-            raise ValueError(
-                f"generate takes no {', '.join(refused)}: {reason} {', '.join(sorted(DECODING))}"
-            )
+        options["max_new_tokens"] = max_new_tokens
+        check_decoding(options)
         if options.get("stop_strings") is not None:
             options["tokenizer"] = self.tokenizer
-        answers, devices = [""] * len(prompts), [self.device] if self.device.type == "cuda" else []
-        decoded = closing(
-            self.decode(prompts, batch_size, max_new_tokens=max_new_tokens, **options)
-        )
-        with torch.random.fork_rng(devices), decoded as batches:
+        encoded = self.encode(prompts)
+        answers = [""] * len(encoded)
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
             torch.manual_seed(seed)
-            for rows, tokens in batches:
+            for batch in self.batches(encoded, batch_size, "answers"):
+                tokens = self.decode(batch, **options)
                 texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-                for row, text in zip(rows, texts, strict=True):
+                for row, text in zip(batch.rows, texts, strict=True):
                     answers[row] = text.strip()
         return answers
 
     @torch.no_grad()
-    def decode(
-        self, prompts: Sequence[Prompt], batch_size: int, *, do_sample: bool = False, **options: Any
-    ) -> Generator[tuple[list[int], Int[Tensor, "row token"]], None, None]:
-        """The tokens of `generate`'s answers, padded, each batch with its prompts' indices, as
-        `batches`."""
-        settings: dict[str, Any] = {"repetition_penalty": 1.0, "num_beams": 1}
-        settings["pad_token_id"] = self.tokenizer.pad_token_id
-        if not do_sample:
-            settings |= dict.fromkeys(("temperature", "top_p", "top_k"))
-        settings |= {**options, "do_sample": do_sample}
-        reading = closing(self.batches(prompts, batch_size, "answers", settings))
-        with reading as batches, head_on_last_position(self.core), finite_logits(self):
-            for rows, inputs in batches:
-                yield (
-                    rows,
-                    self.core.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :],
-                )
-
-    @torch.no_grad()
     def next_token_logits(
-        self, prompts: Sequence[Prompt], *, batch_size: int = 16
+        self, prompts: Sequence[Prompt | str | Encoded], *, batch_size: int = 16
     ) -> Float[Tensor, "prompt vocab"]:
-        """Logits of answers' first tokens, float32, in the prompts' order. Raises
-        NonFiniteError."""
-        prompts = as_prompts(prompts)
-        logits = torch.zeros(len(prompts), self.text_config.vocab_size, device=self.device)
-        reading = closing(self.batches(prompts, batch_size, "logits"))
-        with reading as batches, head_on_last_position(self.core), finite_logits(self):
-            for rows, inputs in batches:
-                logits[rows] = self.core(**inputs, use_cache=False).logits[:, -1].float()
+        """Logits of answers' first tokens, float32, in the prompts' order.
+
+        Raises NonFiniteError.
+        """
+        encoded = self.encode(prompts)
+        logits = torch.zeros(len(encoded), self.text_config.vocab_size, device=self.device)
+        for batch in self.batches(encoded, batch_size, "logits"):
+            with self.announce(batch), head_on_last_position(self.core, batch.rows):
+                output = self.core(**batch.inputs, use_cache=False)
+            logits[batch.rows] = output.logits[:, -1].float()
         return logits
 
 
+def check_decoding(options: Mapping[str, Any]) -> None:
+    """Raise ValueError for options of `generate` that are not in `DECODING`."""
+    refused = sorted(name for name in options.keys() - DECODING if options[name] is not None)
+    if refused:
+        reason = "a prompt gets one answer, token by token on the default cache, by"
+        choices = ", ".join(sorted(DECODING))
+        raise ValueError(f"generate takes no {', '.join(refused)}: {reason} {choices}")
+
+
 @contextmanager
-def head_on_last_position(core: Any) -> Iterator[None]:
-    """Let the vocabulary head see only the last position: no other logits of a prompt are ever
-    used.
+def head_on_last_position(core: Any, rows: Sequence[int]) -> Iterator[None]:
+    """Let the vocabulary head see only the last position: no other logits are ever used.
 
     (Qwen2-Audio has no `logits_to_keep`: 16 prompts of 300 positions would give 1.5 GB of them in
-    bfloat16.)
+    bfloat16.) Its logits for the prompts `rows` are checked (NonFiniteError).
     """
     head = core.get_output_embeddings()
-    with head.register_forward_pre_hook(lambda _, args: (args[0][:, -1:], *args[1:])):
+    with ExitStack() as hooks:
+        hooks.enter_context(
+            head.register_forward_pre_hook(lambda _, args: (args[0][:, -1:], *args[1:]))
+        )
+        hooks.enter_context(
+            head.register_forward_hook(lambda _module, _args, logits: check_logits(logits, rows))
+        )
         yield
 
 
-def check_logits(lalm: LALM, logits: Float[Tensor, "row *position vocab"]) -> None:
-    """Raise NonFiniteError for logits of running prompts that are none, after a look at where that
-    begins."""
-    finite, now = logits.isfinite().flatten(1).all(1), lalm.now
-    if now is None or not now.rows or now.looking or finite.all():
+def check_logits(logits: Float[Tensor, "row *position vocab"], rows: Sequence[int]) -> None:
+    """Raise NonFiniteError for logits of the prompts `rows` that are none; beams stand together."""
+    finite = logits.isfinite().flatten(1).all(1)
+    if finite.all():
         return
-    prompt = now.rows[
-        int(finite.byte().argmin()) * len(now.rows) // len(finite)
-    ]  # its beams stand together
-    with lalm.running(Running([prompt], now.prompts, looking=True)):
-        inputs = lalm.batch([now.prompts[prompt]])
-        states = lalm.core(**inputs, output_hidden_states=True, use_cache=False).hidden_states[1:]
-    broken = [layer for layer, state in enumerate(states) if not state.isfinite().all()]
-    raise NonFiniteError(prompt, f"states from layer {broken[0]} on" if broken else "logits")
-
-
-@contextmanager
-def finite_logits(lalm: LALM) -> Iterator[None]:
-    """`check_logits` of every forward pass in the block."""
-    head = lalm.core.get_output_embeddings()
-    with head.register_forward_hook(lambda _module, _args, logits: check_logits(lalm, logits)):
-        yield
+    first = int(finite.byte().argmin())
+    beams = len(finite) // len(rows)
+    raise NonFiniteError(rows[first // beams], "logits")

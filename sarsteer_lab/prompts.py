@@ -15,7 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from sarsteer_lab.paths import data_folder, shipped_table
-from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, clip_seconds, read_clip
+from sarsteer_lab.speech import check_waveform, read_clip
 
 INSTRUCTION = "Answer the request in the audio."
 """The fixed text part `t0` of every spoken prompt (arXiv 2510.17633)."""
@@ -41,16 +41,6 @@ def __getattr__(name: str) -> Any:
 
 LABELS = ("harmful", "harmless", "pseudo-harmful", "everyday")
 SPLITS = ("derive", "validation", "test")
-
-DECODING = frozenset(
-    "max_new_tokens min_new_tokens min_length max_time do_sample num_beams early_stopping length_penalty "
-    "temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff renormalize_logits "
-    "repetition_penalty encoder_repetition_penalty no_repeat_ngram_size encoder_no_repeat_ngram_size "
-    "bad_words_ids suppress_tokens begin_suppress_tokens sequence_bias forced_eos_token_id stop_strings "
-    "exponential_decay_length_penalty watermarking_config remove_invalid_values pad_token_id eos_token_id "
-    "logits_processor stopping_criteria prefix_allowed_tokens_fn streamer tokenizer use_cache".split()
-)
-"""Options of transformers' `generate` that work here, steered too (`use_cache` only unsteered)."""
 
 
 @dataclass(frozen=True)
@@ -108,29 +98,25 @@ class Request:
         return Prompt(" ".join(filter(None, (self.text or instruction, refusal))), self.clip)
 
 
-def as_prompts(prompts: Iterable[Prompt | str]) -> list[Prompt]:
-    """A list of prompts, in which a string is a typed one.
-
-    Raises TypeError for a prompt or string that is not in a list, and for anything else in the
-    list.
-    """
+def in_a_list(prompts: Iterable[Any]) -> list[Any]:
+    """Prompts as a list. Raises TypeError for a prompt or string that is not in one."""
     if isinstance(prompts, str | Prompt):
         raise TypeError(f"prompts come in a list, even a single one: write [{prompts!r:.80}]")
-    found = [Prompt(prompt) if isinstance(prompt, str) else prompt for prompt in prompts]
-    for number, prompt in enumerate(found):
-        if not isinstance(prompt, Prompt):
-            hint = "; call its spoken() or typed()" if isinstance(prompt, Request) else ""
-            raise TypeError(
-                f"prompt {number} is a {type(prompt).__name__}, not a Prompt or a string{hint}"
-            )
-    return found
+    return list(prompts)
 
 
-def rough_length(prompt: Prompt) -> float:
-    """Positions a prompt will take, roughly (25 audio tokens a second, 4 characters a token)."""
-    clip = () if prompt.audio is None else prompt.audio
-    seconds = clip_seconds(clip) if isinstance(clip, Path | str) else len(clip) / SAMPLE_RATE
-    return 25 * seconds + (len(prompt.text) + len(prompt.system or "")) / 4
+def as_prompt(prompt: Any, number: int) -> Prompt:
+    """A prompt as it is, a string as a typed one; `number` is its place in the list.
+
+    Raises TypeError for anything else.
+    """
+    if isinstance(prompt, str):
+        return Prompt(prompt)
+    if not isinstance(prompt, Prompt):
+        hint = "; call its spoken() or typed()" if isinstance(prompt, Request) else ""
+        kind = type(prompt).__name__
+        raise TypeError(f"prompt {number} is a {kind}, not a Prompt or a string{hint}")
+    return prompt
 
 
 def load_prompts(split: str | None = None, label: str | None = None) -> list[Request]:

@@ -1,69 +1,51 @@
-"""Steering while a `with` block lasts: add vectors to decoder layers' outputs, or project a
-direction out.
+"""Steering while a `with` block lasts: add vectors to layers' outputs, or project a direction out.
 
 Every hook goes whatever happens in the block, and no weight is touched. Blocks nest, and act in the
 order in which they were entered: two `steer` add up, and a `project_out` inside a `steer` also
-removes its direction from what was added, one around it does not. Both are made of `pushing`, as
-steering of one's own is: a `Push` says what is added at a layer.
+removes its direction from what was added, one around it does not. `steer` is made of `pushing`, as
+steering of one's own is: a `Push` says what is added at a layer. What cannot be steered correctly
+is refused: `steering_guard`.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sarsteer_lab.activations import chosen_layers
 from sarsteer_lab.families import residual_stream
-from sarsteer_lab.lalm import LALM, Running
+from sarsteer_lab.lalm import LALM, Batch
+from sarsteer_lab.steering_guard import SteeringError, guarded, refuse_compiled
 from sarsteer_lab.vectors import SteeringVectors
 
-Where = Literal["last", "every"]
 Alpha = float | Sequence[float] | Float[Tensor, "prompt"]
-Strength = float | Float[Tensor, "prompt"]
-RowAlpha = float | Float[Tensor, "row 1 1"]
-
-UNSTEERABLE = {
-    "use_cache": "runs old positions again unsteered if it is off; leave the cache on",
-    "prefill_chunk_size": "hides which position is the prompt's last; leave it out",
-} | dict.fromkeys(
-    ("prompt_lookup_num_tokens", "assistant_early_exit"),
-    "decodes several positions at once, which cannot be steered; leave it out",
-)
-"""Settings, the checkpoint's too, with which the last position is not the one decoded last, and
-why."""
-
-
-class SteeringError(RuntimeError):
-    """What is being run cannot be steered correctly. The message says why and what to do
-    instead."""
+Strengths = float | Float[Tensor, "row 1 1"]
+Vectors = SteeringVectors | Float[Tensor, "layer d_model"]
 
 
 class Push(Protocol):
     """What steering adds to the output of a layer."""
 
     def __call__(
-        self, layer: int, states: Float[Tensor, "row position d_model"] | None, alpha: RowAlpha
+        self,
+        layer: int,
+        states: Float[Tensor, "row 1 d_model"] | None,
+        alpha: Strengths,
     ) -> Float[Tensor, "*row_position d_model"]:
         """What to add at `layer`, in float32 on the states' device, `alpha` times the whole of it.
 
-        `states` are those at the prompts' ends (one position), and the same is added at every
-        generated token until the next prompt; None if a prompt ran before the block. With
-        positions="every" they are the whole stream, in each forward pass, and each position gets
-        what belongs to it.
+        `states` are those at the prompts' ends, and the same is added at every generated token
+        until the next prompt; None if a prompt ran before the block.
         """
         ...
 
 
 @contextmanager
 def steer(
-    lalm: LALM,
-    vectors: SteeringVectors | Float[Tensor, "layer d_model"],
-    alpha: Alpha = 0.1,
-    layers: Sequence[int] | None = None,
+    lalm: LALM, vectors: Vectors, alpha: Alpha = 0.1, layers: Sequence[int] | None = None
 ) -> Iterator[None]:
     """Add `alpha * vectors[l]` to the output of decoder layer l while the block lasts (SARSteer,
     step 5).
@@ -77,21 +59,101 @@ def steer(
 
     Right for greedy decoding, sampling, beam search and plain forward passes. Raises ValueError for
     vectors that do not fit the model and an alpha that is not finite, and `SteeringError` for what
-    would be steered wrongly: compiled models, generation without cache, assisted decoding, chunked
-    prefill, static caches, right padding, a cache filled outside of the model.
+    would be steered wrongly (`steering_guard`).
     """
-    on_layer = _placed(lalm, vectors, layers)
-    with pushing(lalm, lambda layer, states, alpha: alpha * on_layer[layer], [*on_layer], alpha):
+    by_layer = _placed(lalm, vectors, layers)
+    with pushing(lalm, lambda layer, _, alpha: alpha * by_layer[layer], [*by_layer], alpha):
         yield
+
+
+@contextmanager
+def pushing(lalm: LALM, push: Push, layers: Sequence[int], alpha: Alpha = 1.0) -> Iterator[None]:
+    """Add to the outputs of `layers` what `push` says, while the block lasts; `alpha` as for
+    `steer`."""
+    strength = _strength(alpha)
+    refuse_compiled(lalm)
+    if not strength.any():
+        yield
+        return
+    steering = Steering(lalm, push, strength)
+    with ExitStack() as hooks:
+        lalm.watchers.append(steering)
+        hooks.callback(lalm.watchers.remove, steering)
+        hooks.enter_context(guarded(lalm, steering))
+        before = lalm.trunk.register_forward_pre_hook(steering.before_forward, with_kwargs=True)
+        hooks.enter_context(before)
+        for layer in layers:
+            edit = partial(steering.edit, layer)
+            hooks.enter_context(lalm.layers[layer].register_forward_hook(edit))
+        yield
+
+
+class Steering:
+    """The hooks of `pushing`, and what they know of the forward pass that runs.
+
+    A pass holds prompts (its cache is empty), or one more token of each answer. `batch` is what
+    the library announces (`LALM.announce`); None in direct calls of the model.
+    """
+
+    def __init__(self, lalm: LALM, push: Push, alpha: Float[Tensor, "*prompt"]) -> None:
+        self.text_config, self.push, self.alpha = lalm.text_config, push, alpha
+        self.batch: Batch | None = None
+        self.at_prompt: bool | None = None  # None: no pass of the model runs
+        self.strengths: Strengths | None = None if alpha.ndim else float(alpha)
+        self.added: dict[int, Tensor] = {}  # by layer, for the answers that are being decoded
+        self.rows: Sequence[int] = ()  # whose they are, in announced batches
+
+    def before_forward(self, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        """Hook of the trunk: find out what this pass holds."""
+        given = kwargs.get("input_ids", args[0] if args else None)
+        given = kwargs["inputs_embeds"] if given is None else given
+        cache = kwargs.get("past_key_values")
+        filled = cache is not None and cache.get_seq_length() > 0
+        self.at_prompt = not filled or (self.batch is not None and self.batch.at_end)
+        rows = range(len(given)) if self.batch is None else self.batch.rows
+        if self.at_prompt:
+            self.strengths = self._strengths(len(given), rows)
+        elif self.batch is not None and len(rows) < len(self.rows):
+            # Some answers have ended, and their rows have left the batch.
+            stay = [self.rows.index(row) for row in rows]
+            for layer, added in self.added.items():
+                self.added[layer] = added[stay] if added.ndim == 3 else added
+        self.rows = rows
+
+    def _strengths(self, n_rows: int, rows: Sequence[int]) -> Strengths:
+        """The strength of each row of the pass, whose prompts are `rows` of the call's."""
+        if self.alpha.ndim == 0:
+            return float(self.alpha)
+        prompts = n_rows if self.batch is None else self.batch.total
+        beams, more = divmod(n_rows, len(rows))
+        if more or len(self.alpha) != prompts:
+            counts = f"alpha has {len(self.alpha)} values for {prompts} prompts"
+            raise SteeringError(f"{counts}; give one value per prompt")
+        return self.alpha[list(rows)].repeat_interleave(beams)[:, None, None]
+
+    def edit(self, layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
+        """Hook of a layer: add in place, so that all who hold the output see it."""
+        if self.at_prompt is None:
+            raise SteeringError("decoder layers ran outside of the model's forward; call the model")
+        last = residual_stream(output, self.text_config)[:, -1:]  # row 1 d_model; of a step, all
+        if self.at_prompt or layer not in self.added:
+            assert self.strengths is not None  # the guard has seen to it
+            strengths = self.strengths
+            if isinstance(strengths, Tensor):
+                strengths = strengths.to(last.device)
+            self.added[layer] = self.push(
+                layer, last.float() if self.at_prompt else None, strengths
+            )
+        last.add_(self.added[layer])  # computes in float32 and rounds once
 
 
 @contextmanager
 def project_out(
     lalm: LALM,
-    direction: SteeringVectors | Float[Tensor, "d_model"] | Float[Tensor, "layer d_model"],
+    direction: Vectors | Float[Tensor, "d_model"],
     layers: Sequence[int] | None = None,
 ) -> Iterator[None]:
-    """Project a direction out of decoder layers' outputs at every position while the block lasts.
+    """Project a direction out of layers' outputs at every position while the block lasts.
 
     `h <- h - (h . u) u` with u the direction at unit length, in float32 and cast back (directional
     ablation, Arditi et al. 2024, eq. 4, applied to each layer's output). One direction serves all
@@ -100,209 +162,43 @@ def project_out(
     """
     if isinstance(direction, Tensor) and direction.ndim == 1:
         direction = direction.expand(lalm.n_layers, -1)
-    units = _placed(lalm, direction, layers)
-    if not all(vector.any() for vector in units.values()):
+    by_layer = _placed(lalm, direction, layers)
+    if not all(vector.any() for vector in by_layer.values()):
         raise ValueError("a zero vector cannot be projected out: it has no direction")
-    units = {layer: nn.functional.normalize(vector, dim=0) for layer, vector in units.items()}
+    refuse_compiled(lalm)
 
-    def push(
-        layer: int, states: Tensor | None, alpha: Any
-    ) -> Float[Tensor, "row position d_model"]:
-        assert states is not None
-        return (states @ -units[layer])[..., None] * units[layer]
+    def edit(unit: Tensor, _module: nn.Module, _args: Any, output: Any) -> None:
+        stream = residual_stream(output, lalm.text_config)
+        along = stream.float() @ -unit  # row position
+        stream.add_(along[..., None] * unit)
 
-    with pushing(lalm, push, [*units], 1.0, "every"):
-        yield
-
-
-@contextmanager
-def pushing(
-    lalm: LALM, push: Push, layers: Sequence[int], alpha: Alpha = 1.0, positions: Where = "last"
-) -> Iterator[None]:
-    """Add to the outputs of `layers` (see `chosen_layers`) what `push` says, while the block lasts.
-
-    `alpha` as for `steer`. `positions`: "last" as there; "every" is each position of each pass by
-    its own state, alpha 1.
-    """
-    strength = _strength(alpha)
-    _refuse_compiled(lalm)
-    if isinstance(strength, float) and strength == 0:
-        yield
-        return
-    watch = Watch(lalm, push, strength, positions)
     with ExitStack() as hooks:
-        if positions != "every":
-            hooks.enter_context(
-                lalm.trunk.register_forward_pre_hook(watch.before_forward, with_kwargs=True)
-            )
-            hooks.enter_context(
-                lalm.trunk.register_forward_hook(watch.after_forward, always_call=True)
-            )
-        for layer in layers:
-            hooks.enter_context(
-                lalm.layers[layer].register_forward_hook(partial(watch.edit, layer))
-            )
+        for layer, vector in by_layer.items():
+            unit = nn.functional.normalize(vector, dim=0)
+            hooks.enter_context(lalm.layers[layer].register_forward_hook(partial(edit, unit)))
         yield
 
 
-class Watch:
-    """Knows, for the layers' hooks, which positions the running forward pass holds and what to add
-    to them.
-
-    A hook on the trunk tells the prompt (empty cache) from a decoding step (one position onto a
-    filled cache); which prompts the rows are, `lalm.now` tells where the library runs the model.
-    """
-
-    def __init__(self, lalm: LALM, push: Push, alpha: Strength, positions: Where) -> None:
-        self.lalm, self.push, self.alpha, self.positions = lalm, push, alpha, positions
-        self.text_config = lalm.text_config
-        self.phase: Literal["prompt", "step"] | None = None
-        self.row_alphas: RowAlpha | None = alpha if isinstance(alpha, float) else None
-        # What the steps add at each layer; with a row for each row of the batch in which these
-        # prompts ran.
-        self.added: dict[int, Tensor] = {}
-        self.rows: Sequence[int] | None = None
-        # Of direct calls: the last cache and how far it was filled, or what a pass without a cache
-        # was given.
-        self.filled: tuple[int, int] | None = None
-        self.uncached: Tensor | None = None
-
-    def before_forward(
-        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> None:
-        """Find out what this forward pass is; refuse what would be steered wrongly."""
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        given = ids if ids is not None else kwargs["inputs_embeds"]
-        batch, length = given.shape[:2]
-        cache, now = kwargs.get("past_key_values"), self.lalm.now
-        if "cu_seq_lens_q" in kwargs or "block_table" in kwargs:
-            raise SteeringError("packed batches hold several prompts a row; use generate")
-        if getattr(cache, "is_compileable", False):
-            raise SteeringError(
-                "static caches compile the model, which drops hooks; use the default cache"
-            )
-        held = cache.get_seq_length() if cache is not None else 0
-        if held and not (now is not None and now.at_end):
-            self._before_step(length, (id(cache), held), now)
-            return
-        self._refuse_decoding(now, given if cache is None else None)
-        self.filled = (id(cache), held + length)
-        self.phase = "prompt"
-        mask = kwargs.get("attention_mask")
-        if mask is not None and not (
-            isinstance(mask, Tensor) and mask.ndim == 2 and mask[:, -1].all()
-        ):
-            raise SteeringError(
-                "the last position has to be the prompt's last token: pad on the left"
-            )
-        self.rows = None if now is None else now.rows
-        if isinstance(self.alpha, Tensor):
-            # `lalm` may have sorted and split the prompts; beams of one stand behind one another.
-            rows, total = (range(batch), batch) if now is None else (now.rows, len(now.prompts))
-            repeats, more = divmod(batch, len(rows))
-            if more or len(self.alpha) != total:
-                given = f"alpha has {len(self.alpha)} values for {total} prompts"
-                raise SteeringError(f"{given}; give one value per prompt")
-            self.row_alphas = self.alpha[list(rows)].repeat_interleave(repeats)[:, None, None]
-
-    def _before_step(self, length: int, filled: tuple[int, int], now: Running | None) -> None:
-        """The same for what goes onto a cache that is filled so far."""
-        if length > 1:
-            raise SteeringError(
-                f"{length} positions onto a filled cache (assisted decoding, chunked prefill or a chat): "
-                "which of them to steer is not known; run the whole prompt at once"
-            )
-        if now is None and self.filled is not None and self.filled[0] == filled[0]:
-            if self.filled[1] != filled[1]:
-                raise SteeringError("positions were taken back from the cache (assisted decoding)")
-            self.filled = (filled[0], filled[1] + 1)
-        if self.row_alphas is None:
-            raise SteeringError(
-                "the prompt ran outside of this `with steer`, so its rows are not known"
-            )
-        if now is not None and self.rows is not None and now.rows is not self.rows:
-            # Some prompts have ended, and their rows have left the batch.
-            left = [self.rows.index(row) for row in now.rows]
-            self.added |= {at: added[left] for at, added in self.added.items() if added.ndim == 3}
-            self.rows = now.rows
-        self.phase = "step"
-
-    def _refuse_decoding(self, now: Running | None, uncached: Tensor | None) -> None:
-        """Refuse ways of decoding in which the last position is not the last that was decoded."""
-        if now is not None and now.decoding is not None:
-            sources = (now.decoding, vars(self.lalm.core.generation_config))
-            for name, why in UNSTEERABLE.items():
-                value = next(
-                    (source[name] for source in sources if source.get(name) is not None), None
-                )
-                if value is not None and (name != "use_cache" or not value):
-                    raise SteeringError(f"{name} {why}")
-        before, self.uncached = self.uncached, uncached if now is None else None
-        if before is None or self.uncached is None or self.uncached.shape[1] != before.shape[1] + 1:
-            return
-        grown = self.uncached[:, None, :-1]  # beams change places, so a row may go on from any
-        if (
-            grown.shape[2:] == before.shape[1:]
-            and (grown == before).flatten(2).all(-1).any(1).all()
-        ):
-            raise SteeringError(f"use_cache {UNSTEERABLE['use_cache']}")
-
-    def after_forward(self, _module: nn.Module, _args: Any, _output: Any) -> None:
-        """Whatever runs layers from now on does not come through the trunk."""
-        self.phase = None
-
-    def edit(self, layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
-        """Forward hook of a layer. Edits in place: one addition, and all who hold the output see
-        it."""
-        # In-place addition of a float32 tensor computes in float32 and rounds once.
-        stream, prompt = residual_stream(output, self.text_config), self.phase == "prompt"
-        if self.positions == "every":
-            stream.add_(self.push(layer, stream.float(), 1.0))
-            return
-        if self.phase is None:
-            raise SteeringError("decoder layers ran outside of the model's forward; call the model")
-        if prompt or layer not in self.added:
-            alpha: Any = self.row_alphas
-            alpha = alpha.to(stream.device) if isinstance(alpha, Tensor) else alpha
-            self.added[layer] = self.push(layer, stream[:, -1:].float() if prompt else None, alpha)
-        stream[:, -1:].add_(self.added[layer])  # a step has one position
-
-
-def _strength(alpha: Alpha) -> Strength:
-    """A number, or float32 numbers, one per prompt. Raises ValueError for others."""
+def _strength(alpha: Alpha) -> Float[Tensor, "*prompt"]:
+    """A number, or one per prompt, in float32. Raises ValueError for others."""
     try:
-        values = torch.as_tensor(alpha).detach().float()
+        strength = torch.as_tensor(alpha).detach().float()
     except (TypeError, ValueError, RuntimeError):  # strings, None, ragged lists
-        values = torch.tensor(torch.nan)
-    if values.ndim > 1 or not len(values.reshape(-1)) or not values.isfinite().all():
-        raise ValueError(
-            f"alpha has to be a finite number or finite numbers, one per prompt; got {alpha!r}"
-        )
-    return values if values.ndim == 1 else float(alpha)  # type: ignore[arg-type]
+        strength = torch.tensor(torch.nan)
+    if strength.ndim > 1 or not strength.numel() or not strength.isfinite().all():
+        wanted = "a finite number or finite numbers, one per prompt"
+        raise ValueError(f"alpha has to be {wanted}; got {alpha!r}")
+    return strength
 
 
 def _placed(
-    lalm: LALM,
-    vectors: SteeringVectors | Float[Tensor, "layer d_model"],
-    layers: Sequence[int] | None,
+    lalm: LALM, vectors: Vectors, layers: Sequence[int] | None
 ) -> dict[int, Float[Tensor, "d_model"]]:
     """The vectors of the layers to act on, each where its layer lives."""
-    vectors = vectors if isinstance(vectors, SteeringVectors) else SteeringVectors(vectors)
-    chosen = chosen_layers(lalm, vectors, layers)
-    return {
-        layer: vectors[layer].to(next(lalm.layers[layer].parameters()).device) for layer in chosen
-    }
-
-
-def _refuse_compiled(lalm: LALM) -> None:
-    """A compiled graph is fixed: hooks added afterwards are silently ignored."""
-    for module in (lalm.model, lalm.core, lalm.trunk, lalm.decoder, *lalm.layers):
-        compiled = (
-            isinstance(module, torch._dynamo.OptimizedModule)
-            or module._compiled_call_impl is not None
-        )
-        if compiled or hasattr(module.forward, "_torchdynamo_orig_callable"):
-            what = type(module).__name__
-            raise SteeringError(
-                f"{what} is compiled (torch.compile): it ignores new hooks; load it plain"
-            )
+    if not isinstance(vectors, SteeringVectors):
+        vectors = SteeringVectors(vectors)
+    by_layer = {}
+    for layer in lalm.steered_layers(vectors, layers):
+        device = next(lalm.layers[layer].parameters()).device
+        by_layer[layer] = vectors[layer].to(device)
+    return by_layer

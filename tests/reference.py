@@ -23,7 +23,7 @@ def run_layers(lalm, h, vectors=None, first=0):
 def steered_greedy(lalm, prompt, vectors, n_tokens):
     """Token ids of greedy decoding, `vectors` added at the prompt's last position and every later
     token."""
-    h = lalm.core(**lalm.batch([prompt]), output_hidden_states=True).hidden_states[
+    h = lalm.core(**lalm.inputs([prompt]), output_hidden_states=True).hidden_states[
         0
     ]  # clip and text embedded
     last, tokens, stop = h.shape[1] - 1, [], lalm.core.generation_config.eos_token_id

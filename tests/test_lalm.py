@@ -3,6 +3,7 @@
 import json
 import shutil
 from importlib.util import find_spec
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -16,12 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from sarsteer_lab import families
 from sarsteer_lab.activations import capture
-from sarsteer_lab.checkpoints import Size, announce, checkpoint_size
+from sarsteer_lab.checkpoints import Size, announce, checkpoint_size, pick_device
 from sarsteer_lab.lalm import LALM, HookedModelError
-from sarsteer_lab.loading import load_lalm, pick_device
+from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.pocket.dial import LowRankDelta
 from sarsteer_lab.probe.replica import replica
-from sarsteer_lab.prompts import Prompt, rough_length
+from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import ClipError
 from sarsteer_lab.steering import SteeringVectors, steer
 
@@ -36,7 +37,7 @@ def test_chat_puts_the_clip_before_the_text(tiny, make_clip):
 
 
 def test_batches_are_padded_on_the_left_and_hold_every_audio_position(tiny, prompts):
-    inputs = tiny.batch(prompts)
+    inputs = tiny.inputs(prompts)
     mask = inputs["attention_mask"]
     assert mask[:, -1].all()
     assert (mask.diff(dim=1) >= 0).all(), "padding comes first in every row"
@@ -60,14 +61,14 @@ def test_logits_do_not_depend_on_the_batch(lalm, prompts):
 
 def test_logits_are_those_of_the_plain_model(tiny, prompts):
     with torch.no_grad():
-        plain = tiny.model(**tiny.batch(prompts)).logits[:, -1]
+        plain = tiny.model(**tiny.inputs(prompts)).logits[:, -1]
     # Not bit for bit: a head over one position is another matrix product than one over all, and
     # with two threads sums it in another order (1.2e-6 off here).
     torch.testing.assert_close(tiny.next_token_logits(prompts), plain, rtol=1e-5, atol=1e-5)
 
 
 def test_generate_is_transformers_own_greedy(tiny, prompts):
-    inputs = tiny.batch(prompts)
+    inputs = tiny.inputs(prompts)
     tokens = tiny.model.generate(**inputs, max_new_tokens=8, do_sample=False)[
         :, inputs["input_ids"].shape[1] :
     ]
@@ -94,8 +95,13 @@ def test_strings_are_typed_prompts_and_lists_are_needed(tiny):
     )
     assert torch.equal(tiny.next_token_logits(["hello", "Hi"]), tiny.next_token_logits(typed))
     assert torch.equal(capture(tiny, ["hello", "Hi"]), capture(tiny, typed))
-    assert torch.equal(tiny.batch(["hello"])["input_ids"], tiny.batch(typed[:1])["input_ids"])
-    for call in (tiny.generate, tiny.next_token_logits, tiny.batch, lambda one: capture(tiny, one)):
+    assert torch.equal(tiny.inputs(["hello"])["input_ids"], tiny.inputs(typed[:1])["input_ids"])
+    for call in (
+        tiny.generate,
+        tiny.next_token_logits,
+        tiny.inputs,
+        lambda one: capture(tiny, one),
+    ):
         for single, shown in (
             ("hello", r"\['hello'\]"),
             (Prompt("hello"), r"\[Prompt\(text='hello'"),
@@ -125,17 +131,38 @@ def test_a_changed_padding_side_and_training_mode_change_nothing(prompts):
     assert not any(part.training for part in lalm.model.modules())
 
 
-def test_rough_lengths_of_compressed_clips_are_those_of_their_samples(tmp_path, make_clip):
-    clip = make_clip(2.4, 1)
-    for suffix in ("wav", "flac", "mp3", "ogg"):
-        soundfile.write(tmp_path / f"clip.{suffix}", clip, 16000)
-        found = rough_length(Prompt("", tmp_path / f"clip.{suffix}"))
-        assert (
-            found
-            == pytest.approx(rough_length(Prompt("", clip)), abs=3)
-            == pytest.approx(60, abs=3)
-        )
-    assert rough_length(Prompt("abcd", tmp_path / "missing.wav")) == 1
+def test_lengths_for_planning_are_those_of_clip_and_text(tiny, make_clip):
+    typed, spoken, longer = tiny.encode(["Hi", Prompt("Hi", make_clip(2.4)), "Hi" * 100])
+    assert spoken.length == pytest.approx(typed.length + 60, abs=10)
+    assert longer.length == pytest.approx(typed.length + 50, abs=1)
+
+
+def test_what_is_encoded_stays_as_it_is(tiny, prompts, monkeypatch):
+    """A prompt is resolved once on its way, however many functions it passes."""
+    answers = tiny.generate(prompts, max_new_tokens=4)
+    states = capture(tiny, prompts)
+    encoded = tiny.encode(prompts)
+    for part in ("chat", "waveform"):
+        monkeypatch.setattr(tiny, part, None)
+    assert all(a is b for a, b in zip(tiny.encode(encoded), encoded, strict=True))
+    assert tiny.generate(encoded, max_new_tokens=4) == answers
+    assert torch.equal(capture(tiny, encoded), states)
+
+
+def test_a_prompt_is_resolved_once_on_its_way(tiny, prompts, monkeypatch):
+    calls = []
+    for part in ("chat", "waveform"):
+        plain = getattr(tiny, part)
+
+        def counted(prompt, plain=plain, part=part):
+            calls.append(part)
+            return plain(prompt)
+
+        monkeypatch.setattr(tiny, part, counted)
+    for run in (capture, LALM.generate, LALM.next_token_logits):
+        calls.clear()
+        run(tiny, prompts)
+        assert sorted(calls) == ["chat"] * len(prompts) + ["waveform"] * len(prompts)
 
 
 def test_nothing_to_do_is_done(tiny):
@@ -156,33 +183,56 @@ def test_nothing_to_do_is_done(tiny):
 )
 def test_unusable_prompts_are_refused(tiny, prompt, error, message):
     with pytest.raises(error, match=message):
-        tiny.batch([prompt])
+        tiny.inputs([prompt])
 
 
 def test_a_model_without_ears_refuses_spoken_prompts(tiny, make_clip):
     deaf = LALM(tiny.model, tiny.processor, name="deaf")
     deaf.audio_token_id = None
     with pytest.raises(ValueError, match="takes no audio"):
-        deaf.batch([Prompt("Hi", make_clip(1.0))])
+        deaf.inputs([Prompt("Hi", make_clip(1.0))])
 
 
-def test_the_running_batch_is_known_and_forgotten_after_an_error(tiny, prompts):
-    with pytest.raises(ClipError):
-        tiny.generate([*prompts, Prompt("Hi", audio="missing.wav")])
-    assert tiny.now is None
+def test_who_watches_is_told_which_batch_runs_and_forgets_it_after_an_error(tiny, prompts):
+    class Watcher:
+        batch = None
+
+    watcher, rows = Watcher(), []
+    hook = tiny.layers[0].register_forward_hook(lambda *_: rows.append(list(watcher.batch.rows)))
+    tiny.watchers.append(watcher)
+    tiny.next_token_logits(prompts, batch_size=2)
+    assert sorted(row for batch in rows for row in batch) == list(range(len(prompts)))
+    assert max(map(len, rows)) == 2 and watcher.batch is None
+    tiny.layers[1].register_forward_hook(interrupt := Interrupting())
+    with pytest.raises(KeyboardInterrupt):
+        tiny.generate(prompts)
+    assert interrupt.called and watcher.batch is None
+    hook.remove()
+    tiny.layers[1]._forward_hooks.clear()
+    tiny.watchers.remove(watcher)
+
+
+class Interrupting:
+    """A hook at which the user presses Ctrl-C."""
+
+    called = False
+
+    def __call__(self, *_):
+        self.called = True
+        raise KeyboardInterrupt
 
 
 def test_fingerprints_tell_models_apart():
     first, again, other = replica(seed=0), replica(seed=0), replica(seed=1)
-    assert first.fingerprint == again.fingerprint != other.fingerprint
-    assert replica(dtype=torch.bfloat16).fingerprint != first.fingerprint
-    before = first.fingerprint
+    assert first.fingerprint() == again.fingerprint() != other.fingerprint()
+    assert replica(dtype=torch.bfloat16).fingerprint() != first.fingerprint()
+    before = first.fingerprint()
     with torch.no_grad():
         weight = first.layers[2].mlp.up_proj.weight
         weight[3, 5] += 1e-3
-        assert first.fingerprint != before
+        assert first.fingerprint() != before
         weight.copy_(again.layers[2].mlp.up_proj.weight)
-    assert first.fingerprint == before
+    assert first.fingerprint() == before
 
 
 def test_any_change_of_weights_or_settings_changes_the_fingerprint():
@@ -196,24 +246,24 @@ def test_any_change_of_weights_or_settings_changes_the_fingerprint():
         lambda: model.core.generation_config.update(eos_token_id=5),
         lambda: model.tokenizer.add_tokens(["<new>"]),
     ]
-    seen, version = [model.fingerprint], weight._version
+    seen, version = [model.fingerprint()], weight._version
     for change in changes:
         change()
         assert weight._version == version
-        seen.append(model.fingerprint)
-    assert len(set(seen)) == len(seen) and model.fingerprint == seen[-1]
+        seen.append(model.fingerprint())
+    assert len(set(seen)) == len(seen) and model.fingerprint() == seen[-1]
 
 
 def test_a_merged_adapter_changes_the_fingerprint():
     from peft import LoraConfig, get_peft_model
 
     model = replica()
-    before = model.fingerprint
+    before = model.fingerprint()
     config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     adapted = get_peft_model(model.model, config)
     adapted.merge_adapter()
     merged = LALM(adapted.merge_and_unload(), model.processor, name="merged")
-    assert merged.fingerprint != before == replica().fingerprint
+    assert merged.fingerprint() != before == replica().fingerprint()
 
 
 def test_prompts_are_encoded_with_a_key_of_what_the_model_is_given(tiny, make_clip, tmp_path):
@@ -293,18 +343,18 @@ def test_the_safety_dial_is_exact_and_repeatable(tmp_path):
     pristine = lalm.model.get_parameter(name).detach().clone()
     a, b = (factor.double() for factor in lalm._turn.__self__.factors[name])
     assert lalm.safety == 0.0
-    untouched = lalm.fingerprint
+    untouched = lalm.fingerprint()
     lalm.set_safety(1.0)
     once = lalm.model.get_parameter(name).detach().clone()
     torch.testing.assert_close(once.double(), pristine.double() + b @ a, rtol=1e-6, atol=1e-6)
     for scale in (0.3, -2.0, 0.7):
         lalm.set_safety(scale)
-    assert lalm.fingerprint != untouched
+    assert lalm.fingerprint() != untouched
     lalm.set_safety(1.0)
     assert torch.equal(lalm.model.get_parameter(name), once)
     lalm.set_safety(0.0)
     assert torch.equal(lalm.model.get_parameter(name), pristine)
-    assert lalm.fingerprint == untouched
+    assert lalm.fingerprint() == untouched
 
 
 def test_the_dial_of_a_small_stand_in_equals_a_fresh_load(tmp_path, monkeypatch):
@@ -323,9 +373,9 @@ def test_the_dial_of_a_small_stand_in_equals_a_fresh_load(tmp_path, monkeypatch)
     )
     lalm.set_safety(1.0)
     fresh = load_lalm("pocket", device="cpu")
-    assert lalm.fingerprint == fresh.fingerprint != small.fingerprint
+    assert lalm.fingerprint() == fresh.fingerprint() != small.fingerprint()
     lalm.set_safety(0.0)
-    assert lalm.fingerprint == small.fingerprint
+    assert lalm.fingerprint() == small.fingerprint()
     monkeypatch.setattr("sarsteer_lab.pocket.dial.safety_delta", lambda: {"lm_head.weight": (a, b)})
     with pytest.raises(ValueError, match="no pristine copy of lm_head.weight"):
         load_lalm("pocket", device="cpu")
@@ -335,22 +385,29 @@ def test_the_dial_of_a_small_stand_in_equals_a_fresh_load(tmp_path, monkeypatch)
 def test_the_pocket_models_dial_equals_a_fresh_load(pocket):
     pocket.set_safety(0.3)
     assert pocket.safety == 0.3
-    turned = pocket.fingerprint
+    turned = pocket.fingerprint()
     pocket.set_safety(1.0)
     fresh = load_lalm("pocket", device="cpu")
     assert all(
         torch.equal(a, b)
         for a, b in zip(pocket.model.parameters(), fresh.model.parameters(), strict=True)
     )
-    assert turned != pocket.fingerprint == fresh.fingerprint
+    assert turned != pocket.fingerprint() == fresh.fingerprint()
 
 
 def test_only_the_pocket_model_has_a_dial(tiny, tmp_path):
     assert tiny.safety is None
     with pytest.raises(ValueError, match="no safety dial"):
         tiny.set_safety(0.5)
-    with pytest.raises(ValueError, match="dial of the pocket model"):
+    with pytest.raises(ValueError, match="no option safety"):
         load_lalm(tmp_path, safety=0.5)
+    for name, option in (("replica:qwen2_audio", {"bits": 4}), ("pocket", {"revision": "main"})):
+        with pytest.raises(ValueError, match=f"{name} has no option {next(iter(option))}"):
+            load_lalm(name, **option)
+    with pytest.raises(TypeError, match="safty"):
+        load_lalm("replica:qwen2_audio", safty=0.5)
+    with pytest.raises(ValueError, match="one pocket model"):
+        load_lalm("pocket:large")
 
 
 def test_a_folder_without_a_checkpoint_is_named(tmp_path):
@@ -358,6 +415,9 @@ def test_a_folder_without_a_checkpoint_is_named(tmp_path):
         load_lalm(tmp_path)
     with pytest.raises(FileNotFoundError, match="no_such_folder"):
         load_lalm("./no_such_folder")
+    for name in ("pocket", "replica:qwen2_audio"):  # a Path is always a path
+        with pytest.raises(FileNotFoundError, match="config.json"):
+            load_lalm(Path(name))
 
 
 def test_a_saved_model_loads_again(tiny, prompts, tmp_path):
@@ -365,7 +425,7 @@ def test_a_saved_model_loads_again(tiny, prompts, tmp_path):
     tiny.processor.save_pretrained(tmp_path)
     again = load_lalm(tmp_path, device="cpu")
     assert again.generate(prompts, max_new_tokens=6) == tiny.generate(prompts, max_new_tokens=6)
-    assert again.fingerprint == tiny.fingerprint
+    assert again.fingerprint() == tiny.fingerprint()
     assert (again.n_layers, again.d_model, again.max_audio_seconds) == (4, 32, 8)
 
 

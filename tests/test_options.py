@@ -9,8 +9,11 @@ import pytest
 import torch
 import transformers as hf
 
-from sarsteer_lab.prompts import DECODING, Prompt
-from sarsteer_lab.steering import SteeringError, SteeringVectors, steer
+from sarsteer_lab.lalm import DECODING
+from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.steering import steer
+from sarsteer_lab.steering_guard import SteeringError
+from sarsteer_lab.vectors import SteeringVectors
 
 TO_TRY = {
     "max_new_tokens": 3,
@@ -98,7 +101,7 @@ def twins(tiny):
 def test_an_option_is_transformers_own_steered_and_unsteered(tiny, twins, make_clip, name):
     models, vectors = twins
     prompt = Prompt("Hi", make_clip(1.0, 1))
-    inputs = tiny.batch([prompt])
+    inputs = tiny.inputs([prompt])
     plain = {"max_new_tokens": 8, "repetition_penalty": 1.0, "do_sample": name in SAMPLED}
     plain |= {"num_beams": 2} if name in BEAMS else {}
     plain |= {} if name == "suppress_tokens" else {"suppress_tokens": [tiny.audio_token_id]}
@@ -135,7 +138,7 @@ def test_any_other_option_is_refused_by_name_before_anything_runs(
     tiny, twins, monkeypatch, name, alpha
 ):
     ran = []
-    monkeypatch.setattr(tiny, "batch", lambda prompts: ran.append(prompts))
+    monkeypatch.setattr(tiny, "inputs", lambda prompts: ran.append(prompts))
     with (
         steer(tiny, twins[1], alpha),
         pytest.raises(ValueError, match=rf"takes no {name}: .*max_new_tokens"),

@@ -17,7 +17,8 @@ from sarsteer_lab.prompts import (
     SPLITS,
     Prompt,
     Request,
-    as_prompts,
+    as_prompt,
+    in_a_list,
     load_prompts,
 )
 from sarsteer_lab.speech import SAMPLE_RATE, read_clip
@@ -80,16 +81,18 @@ def test_a_tensor_is_taken_like_an_array_and_other_types_are_refused() -> None:
 
 
 def test_strings_in_a_list_are_typed_prompts() -> None:
-    assert as_prompts(["hello", Prompt("x", "a.wav")]) == [Prompt("hello"), Prompt("x", "a.wav")]
+    prompts = ["hello", Prompt("x", "a.wav")]
+    assert in_a_list(prompts) == prompts and in_a_list(tuple(prompts)) == prompts
+    assert as_prompt("hello", 0) == Prompt("hello") and as_prompt(prompts[1], 1) is prompts[1]
     for alone, shown in (
         ("hello", r"\['hello'\]"),
         (Prompt("hello"), r"\[Prompt\(text='hello', .*\)\]"),
     ):
         with pytest.raises(TypeError, match=shown):
-            as_prompts(alone)
+            in_a_list(alone)
     spoken = Request("a", "How do I read a bill?", "harmless", "fraud", "test")
     with pytest.raises(TypeError, match="prompt 1 is a Request.*spoken"):
-        as_prompts(["hello", spoken])  # type: ignore[list-item]
+        as_prompt(spoken, 1)
 
 
 # --- the shipped set ---

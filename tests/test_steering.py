@@ -10,12 +10,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sarsteer_lab.activations import capture
+from sarsteer_lab.activations import capture, capture_positions
 from sarsteer_lab.directions import text_refusal_direction
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import REFUSAL, Prompt, load_prompts
 from sarsteer_lab.safe_space import ablate, principal_space
-from sarsteer_lab.steering import SteeringError, SteeringVectors, project_out, pushing, steer
+from sarsteer_lab.steering import project_out, pushing, steer
+from sarsteer_lab.steering_guard import SteeringError
+from sarsteer_lab.vectors import SteeringVectors
 
 
 def some_vectors(lalm, seed=0, size=1.0):
@@ -33,7 +35,7 @@ def traces(lalm):
         if not getattr(hook, "__module__", "").startswith("transformers.")
     ]
     weights = {name: tensor.clone() for name, tensor in lalm.model.state_dict().items()}
-    return weights, hooks, lalm.now
+    return weights, hooks, list(lalm.watchers)
 
 
 def assert_unchanged(lalm, before):
@@ -44,7 +46,7 @@ def assert_unchanged(lalm, before):
 
 
 def new_tokens(lalm, prompts, **options):
-    inputs = lalm.batch(prompts)
+    inputs = lalm.inputs(prompts)
     settings = {"max_new_tokens": 8, "do_sample": False, **options}
     with torch.no_grad():
         return lalm.core.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
@@ -54,7 +56,7 @@ def prompt_states(lalm, prompt, added=None, first=0):
     """Every layer's output by hand (position layer d_model); `added` goes onto positions from
     `first` on."""
     with torch.no_grad():
-        embedded = lalm.core(**lalm.batch([prompt]), output_hidden_states=True).hidden_states[0]
+        embedded = lalm.core(**lalm.inputs([prompt]), output_hidden_states=True).hidden_states[0]
         outputs = reference.run_layers(lalm, embedded, added, first % embedded.shape[1])
     return torch.stack([h[0] for h in outputs], dim=1)
 
@@ -119,9 +121,9 @@ def test_a_forward_pass_is_steered_at_the_last_position_only(tiny, prompts, seed
     added[layer] = alpha * vectors[layer]
     expected = prompt_states(tiny, prompts[1], added, first=-1)
     with steer(tiny, vectors, alpha=alpha, layers=[layer]):
-        states = capture(tiny, prompts[:3], positions="all")[1]
+        states = capture_positions(tiny, prompts[:3], "all")[1]
     torch.testing.assert_close(states, expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
-    plain = capture(tiny, prompts[:3], positions="all")[1]
+    plain = capture_positions(tiny, prompts[:3], "all")[1]
     torch.testing.assert_close(states[:-1], plain[:-1], rtol=0, atol=0)
 
 
@@ -131,7 +133,7 @@ def test_generated_tokens_are_steered(tiny, prompts):
     outcomes = []
     for alpha in (0.0, 1.0):
         with torch.no_grad():
-            prefill = tiny.core(**tiny.batch(prompts[1:2]), use_cache=True)
+            prefill = tiny.core(**tiny.inputs(prompts[1:2]), use_cache=True)
             with steer(tiny, some_vectors(tiny), alpha):
                 step = {
                     "input_ids": torch.tensor([[40]]),
@@ -151,7 +153,7 @@ def test_sampling_and_beams_equal_generation_without_a_cache_of_a_steered_copy(
     uncached."""
     vectors, alpha = some_vectors(tiny), 0.7
     for prompt in prompts[:3]:
-        inputs = tiny.batch([prompt])
+        inputs = tiny.inputs([prompt])
         last = inputs["input_ids"].shape[1] - 1
         twin = copy.deepcopy(tiny.model)
         for layer, vector in zip(twin.model.language_model.layers, vectors.values, strict=True):
@@ -220,7 +222,7 @@ def test_alphas_that_do_not_match_the_prompts_are_refused(tiny, prompts, wrong):
                 call(prompts)
     with steer(tiny, some_vectors(tiny), alpha=torch.ones(6)):
         with pytest.raises(SteeringError, match="one value per prompt"):
-            tiny.model(**tiny.batch(prompts[:3]))
+            tiny.model(**tiny.inputs(prompts[:3]))
 
 
 def test_the_sum_is_taken_in_float32_and_cast_back(prompts):
@@ -269,7 +271,7 @@ def test_ablation_inside_steering_removes_what_was_added_and_around_it_does_not(
 def test_ablation_leaves_nothing_of_the_direction_at_any_position(lalm, prompts):
     direction = torch.randn(lalm.d_model, generator=torch.Generator().manual_seed(0))
     with project_out(lalm, direction):
-        states = capture(lalm, prompts, positions="all")
+        states = capture_positions(lalm, prompts, "all")
         answers = lalm.generate(prompts, max_new_tokens=6)
     for state in states:
         share = (state @ direction).abs() / (state.norm(dim=-1) * direction.norm())
@@ -359,7 +361,7 @@ def test_ways_of_decoding_that_cannot_be_steered_are_refused(
         config.update(**options)
         with pytest.raises(SteeringError, match=directly):
             tiny.core.generate(
-                **tiny.batch(prompts[:1]), generation_config=config, max_new_tokens=8
+                **tiny.inputs(prompts[:1]), generation_config=config, max_new_tokens=8
             )
         # What a checkpoint's own settings ask for.
         monkeypatch.setattr(tiny.core, "generation_config", config)
@@ -426,12 +428,12 @@ def test_a_push_of_ones_own(tiny, prompts):
 
 
 def test_right_padding_and_continued_chats_are_refused(tiny, prompts):
-    inputs = tiny.batch(prompts[:2])
+    inputs = tiny.inputs(prompts[:2])
     inputs["attention_mask"] = inputs["attention_mask"].flip(1)
     with torch.no_grad(), steer(tiny, some_vectors(tiny)):
         with pytest.raises(SteeringError, match="pad on the left"):
             tiny.model(**inputs)
-        cache = tiny.model(**tiny.batch(prompts[:1])).past_key_values
+        cache = tiny.model(**tiny.inputs(prompts[:1])).past_key_values
         with pytest.raises(SteeringError, match="filled cache"):
             tiny.model(input_ids=torch.tensor([[40, 41]]), past_key_values=cache)
 

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sarsteer_lab.activations import activation_store, capture
+from sarsteer_lab.activations import capture
 from sarsteer_lab.course.figures import project_2d, save_figure
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.evaluation.base import BaseStates, collect_states, model_name
@@ -35,6 +35,7 @@ from sarsteer_lab.evaluation.kept import refusal_probabilities as refusal_probab
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
 from sarsteer_lab.evaluation.run import FORMAT
 from sarsteer_lab.geometry import centroid_distance, pair_cosine, transfer_accuracy
+from sarsteer_lab.keeping import activation_store, kept
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
@@ -92,7 +93,7 @@ def states(
     `refusal` stands after the text. Raises ValueError for a spoken request without a clip.
     """
     asked = [p.typed(refusal) if form == "typed" else p.spoken(refusal=refusal) for p in prompts]
-    return capture(lalm, asked, cache=activation_store())
+    return kept(capture, activation_store())(lalm, asked)
 
 
 @dataclass(frozen=True, eq=False)

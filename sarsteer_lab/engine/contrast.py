@@ -6,123 +6,119 @@ keys and values stay, and each text costs only its own last tokens. The vocabula
 at all.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from os.path import commonprefix
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from transformers import BatchFeature
 
-from sarsteer_lab.activations import Gathered, capture, layer_indices, record_states
+from sarsteer_lab.activations import Prompts, capture, check_finite, record_states
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.key_values import keeps_plain_cache
-from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Prompt
-from sarsteer_lab.store import Store
+from sarsteer_lab.lalm import LALM, Batch, Encoded
 
 
 @torch.no_grad()
 def capture_variants(
-    lalm: LALM,
-    variants: Sequence[Sequence[Prompt]],
-    *,
-    batch_size: int = 16,
-    cache: Store | None = None,
+    lalm: LALM, variants: Sequence[Prompts], *, batch_size: int = 16
 ) -> list[Float[Tensor, "prompt layer d_model"]]:
-    """What `capture` gives for each of `variants`, up to rounding: last-token states, float32, on
-    the device.
+    """What `capture` gives for each of `variants`, up to rounding.
 
     A variant is a list of prompts; those at one place share their clip. If all end in the same
     tokens for every clip (SARSteer's do), what stands before runs once; if not, or without a plain
-    cache of all positions, each is captured by itself. `batch_size` and `cache` as there. Raises
-    ValueError if the lists differ in length, or clips at one place.
+    cache of all positions, each is captured by itself. Raises ValueError if the lists differ in
+    length, or clips at one place.
     """
-    if len({len(variant) for variant in variants}) > 1:
-        raise ValueError(
-            f"variants of {[len(variant) for variant in variants]} prompts cannot be paired"
-        )
-    for row, prompts in enumerate(zip(*variants, strict=True)):
-        if not all(_same_clip(prompt, prompts[0]) for prompt in prompts):
-            raise ValueError(f"the variants of prompt {row} have different clips")
+    encoded = [lalm.encode(prompts) for prompts in variants]
+    check_same_clips(encoded)
     remember_clips(lalm)
-    chosen = layer_indices(lalm, None)
-    tails = common_tails(lalm, variants)
+    tails = common_tails(lalm, encoded)
     if tails is None:
-        return [capture(lalm, variant, batch_size=batch_size, cache=cache) for variant in variants]
-    gathered = [Gathered(lalm, variant, chosen, "last", cache) for variant in variants]
-    lacking = [at for at, each in enumerate(gathered) if each.missing]
-    missing = sorted({row for at in lacking for row in gathered[at].missing})
-    first, own = [variants[0][row] for row in missing], [tails[at] for at in lacking]
-    with closing(lalm.batches(first, batch_size, "states")) as batches:
-        for batch, inputs in batches:
-            rows = [missing[row] for row in batch]
-            for at, found in zip(
-                lacking, _run_batch(lalm, inputs, len(tails[0]), own, chosen), strict=True
-            ):
-                # What is kept stays: another batch gives other last digits, of which further keys
-                # are made.
-                new = [i for i, row in enumerate(rows) if row in gathered[at].missing]
-                gathered[at].add([rows[i] for i in new], [layer[new] for layer in found])
-    return [each.states for each in gathered]
+        return [capture(lalm, prompts, batch_size=batch_size) for prompts in encoded]
+    first = encoded[0]
+    layers = lalm.layer_indices()
+    shape = (len(first), lalm.n_layers, lalm.d_model)
+    states = [torch.zeros(shape, device=lalm.device) for _ in encoded]
+    for batch in lalm.batches(first, batch_size, "states"):
+        for number, of_batch in enumerate(_run_batch(lalm, batch, tails)):
+            states[number][batch.rows] = of_batch
+    for of_variant in states:
+        check_finite(of_variant, layers)
+    return states
 
 
-def _same_clip(one: Prompt, other: Prompt) -> bool:
-    if isinstance(one.audio, np.ndarray) or isinstance(other.audio, np.ndarray):
-        return one.audio is other.audio
-    return one.audio == other.audio
+def check_same_clips(variants: Sequence[Sequence[Encoded]]) -> None:
+    """Raise ValueError if variants differ in length, or in the clip of a row."""
+    lengths = [len(prompts) for prompts in variants]
+    if len(set(lengths)) > 1:
+        raise ValueError(f"variants of {lengths} prompts cannot be paired")
+    for row, prompts in enumerate(zip(*variants, strict=True)):
+        for prompt in prompts[1:]:
+            if not _same_clip(prompt, prompts[0]):
+                raise ValueError(f"the variants of prompt {row} have different clips")
+
+
+def _same_clip(one: Encoded, other: Encoded) -> bool:
+    if one.waveform is None or other.waveform is None:
+        return one.waveform is other.waveform
+    return np.array_equal(one.waveform, other.waveform)
 
 
 def _run_batch(
-    lalm: LALM, inputs: BatchFeature, first: int, tails: list[list[int]], layers: Sequence[int]
-) -> Iterator[list[Float[Tensor, "row d_model"]]]:
-    """The last states of each tail, layer by layer; `inputs` end in a tail of `first` tokens."""
+    lalm: LALM, batch: Batch, tails: Sequence[list[int]]
+) -> list[Float[Tensor, "row layer d_model"]]:
+    """The last states of each tail; the batch's prompts end in the first of them."""
+    inputs = dict(batch.inputs)
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
-    shared = ids.shape[1] - first
-    ready = lalm.trunk(
-        input_ids=ids[:, :shared], attention_mask=mask[:, :shared], use_cache=True, **inputs
-    )
-    past = ready.past_key_values
-    for tail in tails:
-        step = ids.new_tensor(tail).expand(len(ids), -1)
-        seen = torch.cat([mask[:, :shared], mask.new_ones(step.shape)], 1)
-        recorded: list[Tensor] = [torch.empty(0)] * len(layers)
+    shared = ids.shape[1] - len(tails[0])
+    states = []
+    beginning = {"input_ids": ids[:, :shared], "attention_mask": mask[:, :shared]}
+    with lalm.announce(batch):
+        past = lalm.trunk(**beginning, use_cache=True, **inputs).past_key_values
+        for tail in tails:
+            step = ids.new_tensor(tail).expand(len(ids), -1)
+            seen = torch.cat([mask[:, :shared], mask.new_ones(step.shape)], dim=1)
+            with record_states(lalm, lalm.layer_indices()) as recorded:
+                lalm.trunk(
+                    input_ids=step, attention_mask=seen, past_key_values=past, use_cache=True
+                )
+            past.crop(-len(tail))
+            by_layer = [passes[0].to(lalm.device) for passes in recorded]
+            states.append(torch.stack(by_layer, dim=1))
+    return states
 
-        def keep(at: int, stream: Tensor, recorded: list[Tensor] = recorded) -> None:
-            recorded[at] = stream[:, -1].to(torch.float32, copy=True)
 
-        with record_states(lalm, layers, keep):
-            lalm.trunk(input_ids=step, attention_mask=seen, past_key_values=past, use_cache=True)
-        past.crop(-len(tail))
-        yield recorded
-
-
-def common_tails(lalm: LALM, variants: Sequence[Sequence[Prompt]]) -> list[list[int]] | None:
-    """For each variant the tokens that only it ends in, if they are the same for every clip; else
-    None.
+def common_tails(lalm: LALM, variants: Sequence[Sequence[Encoded]]) -> list[list[int]] | None:
+    """For each variant the tokens that only it ends in, if the same for every clip; else None.
 
     None also if the variants part before the clip has been heard, or the decoder keeps no plain
     cache.
     """
     if not variants or not variants[0] or not keeps_plain_cache(lalm):
         return None
-    tails = None
-    seen = set()
+    tails: list[list[int]] | None = None
+    known_texts = set()
     for prompts in zip(*variants, strict=True):
-        # The ids are real ones, clips and all: text that is rendered and tokenised again may give
-        # others. The end of a prompt depends on its texts alone, so they are made once for prompts
-        # with the same ones.
-        texts = tuple((p.system, p.text, p.audio is None) for p in prompts)
-        if texts in seen:
+        # The end of a prompt depends on its texts alone, so they are made once for equal ones.
+        texts = tuple(prompt.text for prompt in prompts)
+        if texts in known_texts:
             continue
-        seen.add(texts)
-        rows = [lalm.batch([prompt])["input_ids"][0].tolist() for prompt in prompts]
-        # Every tail keeps a token, whose state is the one wanted.
-        shared = min(len(commonprefix(rows)), *(len(row) - 1 for row in rows))
-        own = [row[shared:] for row in rows]
-        if (tails is not None and own != tails) or any(lalm.audio_token_id in tail for tail in own):
+        known_texts.add(texts)
+        own_tails = _tails(lalm, prompts)
+        if tails is not None and own_tails != tails:
             return None
-        tails = own
+        if any(lalm.audio_token_id in tail for tail in own_tails):
+            return None
+        tails = own_tails
     return tails
+
+
+def _tails(lalm: LALM, prompts: Sequence[Encoded]) -> list[list[int]]:
+    """What each of some prompts has behind their common beginning; every one keeps a token."""
+    # Real ids, clips and all: text that is rendered and tokenised again may give others.
+    ids = [lalm.inputs([prompt])["input_ids"][0].tolist() for prompt in prompts]
+    shared = len(commonprefix(ids))
+    shared = min(shared, *(len(of_prompt) - 1 for of_prompt in ids))
+    return [of_prompt[shared:] for of_prompt in ids]

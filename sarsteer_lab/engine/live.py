@@ -13,32 +13,28 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sarsteer_lab.engine.openings import NEGLIGIBLE, refusal_probability
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.paths import shipped_table
 from sarsteer_lab.prompts import Prompt
-from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.steering import steer
+from sarsteer_lab.vectors import SteeringVectors
 
-NEGLIGIBLE = 0.002
-"""A beginning that is less likely than this is not followed further."""
-
-
-def refusing_openings() -> tuple[str, ...]:
-    """How refusals open: `LivePrompt.refusal_probability` adds up the probabilities of these
-    beginnings."""
-    return tuple(shipped_table("judges/openings.toml")["openings"])
+LINE_TOKENS = 14
+"""Length of an answer in tokens where it has to fit into one line of a panel."""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A greedy answer, its tokens as text, and the probability each had when it was chosen (0 to
-    1)."""
+    """A greedy answer, its tokens as text, and the probability each had when it was chosen.
+
+    `first` holds the likeliest first tokens, chosen or not, with their probabilities.
+    """
 
     text: str
     tokens: tuple[str, ...]
     probabilities: tuple[float, ...]
     first: tuple[tuple[str, float], ...]
-    """The likeliest first tokens, chosen or not, with their probabilities."""
 
 
 class LivePrompt:
@@ -54,13 +50,15 @@ class LivePrompt:
         self.prompt = prompt
         self._ready = PreparedBatch(lalm, [prompt])
 
-    def answer(self, max_new_tokens: int = 14) -> Answer:
-        """The greedy answer: the text that `lalm.generate` gives, up to rounding of the last
-        digits."""
+    def answer(self, max_new_tokens: int = LINE_TOKENS) -> Answer:
+        """The greedy answer: the text that `lalm.generate` gives, up to rounding."""
         return _greedy(self._ready, max_new_tokens, self._ready.after(()).softmax(-1))[0]
 
     def answers(
-        self, vectors: SteeringVectors, alphas: Sequence[float], max_new_tokens: int = 14
+        self,
+        vectors: SteeringVectors,
+        alphas: Sequence[float],
+        max_new_tokens: int = LINE_TOKENS,
     ) -> list[tuple[Answer, float]]:
         """`answer` and `refusal_probability` under each of several strengths, all in one batch.
 
@@ -76,19 +74,16 @@ class LivePrompt:
     def refusal_probability(
         self, openings: Sequence[str] | None = None, *, negligible: float = NEGLIGIBLE
     ) -> float:
-        """`PreparedBatch.opening_probabilities` (0 to 1) of `openings`, by default
-        `refusing_openings`."""
-        some = refusing_openings() if openings is None else openings
-        return float(self._ready.opening_probabilities(some, negligible=negligible)[0])
+        """See `openings.refusal_probability`."""
+        return float(refusal_probability(self._ready, openings, negligible=negligible)[0])
 
 
-def answers(ready: PreparedBatch, max_new_tokens: int = 14) -> list[tuple[Answer, float]]:
-    """Each prompt's greedy answer, and the probability that one that is sampled opens as a
-    refusal."""
+def answers(ready: PreparedBatch, max_new_tokens: int = LINE_TOKENS) -> list[tuple[Answer, float]]:
+    """Each prompt's greedy answer, and the probability that a sampled one opens as a refusal."""
     first = ready.after(()).softmax(-1)  # once for both: each time all weights are looked at
-    said = _greedy(ready, max_new_tokens, first)
-    refusals = ready.opening_probabilities(refusing_openings(), negligible=NEGLIGIBLE, first=first)
-    return list(zip(said, refusals.tolist(), strict=True))
+    greedy = _greedy(ready, max_new_tokens, first)
+    probabilities = refusal_probability(ready, first=first)
+    return list(zip(greedy, probabilities.tolist(), strict=True))
 
 
 @torch.no_grad()
@@ -96,28 +91,38 @@ def _greedy(
     ready: PreparedBatch, max_new_tokens: int, first: Float[Tensor, "prompt vocab"]
 ) -> list[Answer]:
     """The greedy answer to each of the prompts, from the probabilities of its first token."""
-    stops, decode = set(ready.lalm.ends.tolist()), ready.lalm.tokenizer.decode
-    begun: list[Int[Tensor, "prompt"]] = []
-    said: list[list[tuple[int, float]]] = [[] for _ in ready.prompts]
-    running, top = [True] * len(said), first.topk(min(5, first.shape[1]))
-    for _ in range(max_new_tokens):
-        chances, tokens = (ready.after(begun).softmax(-1) if begun else first).max(-1)
-        for row, found in enumerate(zip(tokens.tolist(), chances.tolist(), strict=True)):
-            running[row] &= found[0] not in stops
-            said[row] += [found] * running[row]
-        if not any(running):
+    ends = ready.lalm.ends
+    begun: list[Int[Tensor, "prompt"]] = []  # a token of every answer
+    chosen: list[Float[Tensor, "prompt"]] = []  # and their probabilities
+    running = torch.ones(len(first), dtype=torch.bool, device=first.device)
+    lengths = torch.zeros(len(first), dtype=torch.int, device=first.device)
+    after = first
+    while len(begun) < max_new_tokens:
+        if begun:
+            after = ready.after(begun).softmax(-1)
+        probabilities, tokens = after.max(-1)
+        running = running & ~torch.isin(tokens, ends)
+        if not running.any():
             break
+        lengths += running
         begun.append(tokens)
-    return [
-        Answer(
-            decode([token for token, _ in found], skip_special_tokens=True).strip(),
-            tuple(decode([token]) for token, _ in found),
-            tuple(chance for _, chance in found),
-            tuple(
-                (decode([token]), chance) for token, chance in zip(likeliest, likely, strict=True)
-            ),
-        )
-        for found, likeliest, likely in zip(
-            said, top.indices.tolist(), top.values.tolist(), strict=True
-        )
-    ]
+        chosen.append(probabilities)
+    greedy = []
+    for row, length in enumerate(lengths.tolist()):
+        tokens_of_row = [int(tokens[row]) for tokens in begun[:length]]
+        probabilities_of_row = [float(values[row]) for values in chosen[:length]]
+        greedy.append(_answer(ready.lalm, tokens_of_row, probabilities_of_row, first[row]))
+    return greedy
+
+
+def _answer(
+    lalm: LALM, tokens: list[int], probabilities: list[float], first: Float[Tensor, "vocab"]
+) -> Answer:
+    decode = lalm.tokenizer.decode
+    likeliest = []
+    top = first.topk(min(5, len(first)))
+    for token, probability in zip(top.indices.tolist(), top.values.tolist(), strict=True):
+        likeliest.append((decode([token]), probability))
+    text = decode(tokens, skip_special_tokens=True).strip()
+    words = tuple(decode([token]) for token in tokens)
+    return Answer(text, words, tuple(probabilities), tuple(likeliest))

@@ -6,8 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from sarsteer_lab.checkpoints import free_memory
-from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Prompt, rough_length
+from sarsteer_lab.lalm import LALM, Encoded
 
 MOST_ROWS = 128
 """Rows of the largest batch: on two CPU cores (Xeon, AVX-512) the pocket model decodes 128 rows at
@@ -16,11 +15,8 @@ MOST_ROWS = 128
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Settings of `mallopt`, from glibc's malloc.h."""
 
-OVERHEAD_TOKENS = 60
-"""Positions that chat format and default system turn add to a prompt, roughly."""
 
-
-def rows_that_fit(lalm: LALM, prompt: Prompt, new_tokens: int) -> int:
+def rows_that_fit(lalm: LALM, prompt: Encoded, new_tokens: int) -> int:
     """How many prompts like this one fit into a batch with answers of `new_tokens`, 1 to
     `MOST_ROWS`.
 
@@ -31,7 +27,7 @@ def rows_that_fit(lalm: LALM, prompt: Prompt, new_tokens: int) -> int:
     free = free_memory(lalm.device.type)
     if free is None:
         return MOST_ROWS
-    length = rough_length(prompt) + OVERHEAD_TOKENS + new_tokens
+    length = prompt.length + new_tokens
     return max(1, min(MOST_ROWS, int(free / 4 / (length * position_bytes(lalm)))))
 
 
@@ -46,7 +42,7 @@ def position_bytes(lalm: LALM) -> int:
 
 
 def chunks(
-    lalm: LALM, rows: Sequence[int], prompts: Sequence[Prompt], new_tokens: int
+    lalm: LALM, rows: Sequence[int], prompts: Sequence[Encoded], new_tokens: int
 ) -> Iterator[list[int]]:
     """`rows` cut into batches of as many as fit, for their `prompts`, which come the longest
     first."""

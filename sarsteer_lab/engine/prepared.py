@@ -2,27 +2,27 @@
 
 Steering acts on the prompt's last position and on generated tokens (arXiv 2510.17633). What stands
 before is the same under every steering: it runs once per batch, its keys and values stay, and each
-setting costs decoding steps alone. `live.LivePrompt` does the same for one prompt, with
-probabilities.
+setting costs decoding steps alone. `live.LivePrompt` does the same for one prompt.
 """
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import BatchFeature
 
-from sarsteer_lab.activations import capture, check_finite, record_states
+from sarsteer_lab.activations import Prompts, capture, check_finite, record_states
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.contrast import common_tails
 from sarsteer_lab.engine.key_values import RoomyLayer, blank, keeps_plain_cache, with_room
 from sarsteer_lab.families import foreign_hooks
-from sarsteer_lab.lalm import LALM, Running, check_logits
-from sarsteer_lab.prompts import Prompt, as_prompts, rough_length
-from sarsteer_lab.steering import SteeringError, Watch
+from sarsteer_lab.lalm import LALM, Batch, Encoded, check_logits
+from sarsteer_lab.steering import Steering
+from sarsteer_lab.steering_guard import Guard, SteeringError
 from sarsteer_lab.weights import weights_checksum
 
 READ_ROWS = 16
@@ -33,11 +33,53 @@ tower, whose states are long, keeps in the processor's cache (on two CPU cores 3
 FULL_ENOUGH = 0.75
 """Rows that have ended leave the batch once no more than this share of it is still running."""
 
-LOOK_EVERY = 3
-"""Steps between two looks at what the answers say so far."""
-
 OPENING = 16
 """Positions for which room is made where an answer's opening is followed."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What is kept of prompts of which all positions but the last have run.
+
+    `cache` holds keys and values of `length` positions, `last` the token that has not run, and
+    `mask` says which positions, the last one included, are no padding.
+    """
+
+    cache: Any
+    last: Int[Tensor, "prompt 1"]
+    mask: Int[Tensor, "prompt position"]
+
+    @property
+    def length(self) -> int:
+        """Positions that have run."""
+        return self.mask.shape[1] - 1
+
+
+def read_prompts(lalm: LALM, prompts: Sequence[Encoded]) -> Reading:
+    """Run all positions of some prompts but the last, and put their keys and values together."""
+    batches = list(lalm.batches(prompts, READ_ROWS, "prompts"))
+    width = max(batch.inputs["input_ids"].shape[1] for batch in batches)
+    first = batches[0].inputs
+    last = first["input_ids"].new_zeros(len(prompts), 1)
+    mask = first["attention_mask"].new_zeros(len(prompts), width)
+    cache = None
+    for batch in batches:
+        inputs, rows = dict(batch.inputs), batch.rows
+        ids, seen = inputs.pop("input_ids"), inputs.pop("attention_mask")
+        start = width - ids.shape[1]
+        last[rows] = ids[:, -1:]
+        mask[rows, start:] = seen
+        # Where they will stand in the whole batch, whose rows all end at one place.
+        places = torch.arange(start, width - 1, device=ids.device)[None]
+        inputs |= {"input_ids": ids[:, :-1], "attention_mask": seen[:, :-1]}
+        with lalm.announce(batch):
+            past = lalm.trunk(**inputs, position_ids=places, use_cache=True).past_key_values
+        if cache is None:
+            cache = blank(past, len(prompts), width - 1)
+        for whole, part in zip(cache.layers, past.layers, strict=True):
+            whole.keys[rows, :, start:] = part.keys
+            whole.values[rows, :, start:] = part.values
+    return Reading(cache, last, mask)
 
 
 class PreparedBatch:
@@ -53,214 +95,120 @@ class PreparedBatch:
     """
 
     @torch.no_grad()
-    def __init__(self, lalm: LALM, prompts: Sequence[Prompt]) -> None:
+    def __init__(self, lalm: LALM, prompts: Prompts) -> None:
         _refuse_hooks(lalm)
         remember_clips(lalm)
         self.lalm = lalm
-        self.prompts = as_prompts(prompts)
-        self._cache: Any = None
+        self.prompts = lalm.encode(prompts)
         self._weights = weights_checksum(lalm.model)
-        self._all: Sequence[int] = range(len(self.prompts))
-        if not keeps_plain_cache(lalm) or not lalm.fit_together(self.prompts):
-            return
-        order = sorted(range(len(self.prompts)), key=lambda row: -rough_length(self.prompts[row]))
-        parts = [order[at : at + READ_ROWS] for at in range(0, len(order), READ_ROWS)]
-        read = [lalm.batch([self.prompts[row] for row in rows]) for rows in parts]
-        length = max(inputs["input_ids"].shape[1] for inputs in read)
-        self._last = read[0]["input_ids"].new_zeros(len(order), 1)
-        self._mask = read[0]["attention_mask"].new_zeros(len(order), length)
-        for rows, inputs in zip(parts, read, strict=True):
-            ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
-            start = length - ids.shape[1]
-            self._last[rows], self._mask[rows, start:] = ids[:, -1:], mask
-            with lalm.running(Running(rows, self.prompts)):
-                past = lalm.trunk(
-                    input_ids=ids[:, :-1],
-                    attention_mask=mask[:, :-1],
-                    # Where they will stand in the whole batch, whose rows all end at one place.
-                    position_ids=torch.arange(start, length - 1, device=ids.device)[None],
-                    use_cache=True,
-                    **inputs,
-                ).past_key_values
-            if self._cache is None:
-                self._cache = blank(past, len(order), length - 1)
-            for whole, part in zip(self._cache.layers, past.layers, strict=True):
-                whole.keys[rows, :, start:], whole.values[rows, :, start:] = part.keys, part.values
-        self._length = length - 1
+        self._reading: Reading | None = None
+        if keeps_plain_cache(lalm) and lalm.fit_together(self.prompts):
+            self._reading = read_prompts(lalm, self.prompts)
+
+    def _with(self, prompts: Sequence[Encoded], reading: Reading | None) -> "PreparedBatch":
+        """Another batch of the same model, of which this much has been read."""
+        other = PreparedBatch.__new__(PreparedBatch)
+        other.lalm, other._weights = self.lalm, self._weights
+        other.prompts, other._reading = list(prompts), reading
+        return other
 
     @torch.no_grad()
-    def retexted(self, prompts: Sequence[Prompt]) -> "PreparedBatch":
+    def retexted(self, prompts: Prompts) -> "PreparedBatch":
         """The same clips under other texts; what both begin with is not read again, if it ends
         alike for all.
 
         Itself if the prompts are the same. Raises SteeringError as the first one does.
         """
-        prompts = as_prompts(prompts)
-        if prompts == self.prompts:
+        encoded = self.lalm.encode(prompts)
+        if [prompt.key for prompt in encoded] == [prompt.key for prompt in self.prompts]:
             return self
         self._check()
         _refuse_hooks(self.lalm)
-        tails = (
-            common_tails(self.lalm, [self.prompts, prompts]) if self._cache is not None else None
-        )
-        if tails is None:
-            return PreparedBatch(self.lalm, prompts)
+        reading = self._reading
+        tails = None if reading is None else common_tails(self.lalm, [self.prompts, encoded])
+        if reading is None or tails is None:
+            return PreparedBatch(self.lalm, encoded)
         self._rewind()
-        other = copy.copy(self)
-        other.prompts = prompts
-        before, after = (self._last.new_tensor(tail).expand(len(prompts), -1) for tail in tails)
-        other._cache = with_room(self._cache, len(after[0]) + OPENING)
-        if len(before[0]) > 1:
-            other._cache.crop(1 - len(before[0]))
-        mask = self._mask[:, : self._mask.shape[1] - len(before[0])]
-        other._mask = torch.cat([mask, mask.new_ones(after.shape)], dim=1)
-        other._last = after[:, -1:]
-        if len(after[0]) > 1:
-            with self.lalm.running(Running(self._all, prompts)):
-                self.lalm.trunk(
-                    input_ids=after[:, :-1],
-                    attention_mask=other._mask[:, :-1],
-                    past_key_values=other._cache,
-                    use_cache=True,
-                )
-        other._length = int(other._cache.get_seq_length())
-        return other
+        old_tail, tail = (reading.last.new_tensor(tail) for tail in tails)
+        tokens = tail.expand(len(encoded), -1)  # prompt position
+        cache = with_room(reading.cache, len(tail) + OPENING)
+        if len(old_tail) > 1:
+            cache.crop(1 - len(old_tail))
+        shared = reading.mask[:, : reading.mask.shape[1] - len(old_tail)]
+        mask = torch.cat([shared, shared.new_ones(tokens.shape)], dim=1)
+        if len(tail) > 1:
+            beginning = {"input_ids": tokens[:, :-1], "attention_mask": mask[:, :-1]}
+            with self.lalm.announce(self._batch(encoded, range(len(encoded)), beginning)):
+                self.lalm.trunk(**beginning, past_key_values=cache, use_cache=True)
+        return self._with(encoded, Reading(cache, tokens[:, -1:], mask))
 
     def repeated(self, times: int) -> "PreparedBatch":
-        """All prompts `times` over, as rows of one batch (first each once, then each once more
-        ...).
+        """All prompts `times` over, as rows of one batch (first each once, then each once more ...).
 
         For `times` settings at once: see `under_each`.
         """
+        reading = self._reading
         if times == 1:
             return self
-        other = copy.copy(self)
-        other.prompts = self.prompts * times
-        other._all = range(len(other.prompts))
-        if self._cache is not None:
+        if reading is not None:
             self._rewind()
-            other._cache = with_room(
-                self._cache, OPENING, torch.arange(len(self.prompts)).repeat(times)
-            )
-            other._mask, other._last = self._mask.repeat(times, 1), self._last.repeat(times, 1)
-        return other
+            rows = torch.arange(len(self.prompts)).repeat(times)
+            cache = with_room(reading.cache, OPENING, rows)
+            last, mask = reading.last.repeat(times, 1), reading.mask.repeat(times, 1)
+            reading = Reading(cache, last, mask)
+        return self._with(self.prompts * times, reading)
 
     @torch.no_grad()
     def states(self, layers: Sequence[int]) -> Float[Tensor, "prompt layer d_model"]:
-        """Last-token states of some layers, float32: those of `activations.capture`, up to
-        rounding."""
+        """Last-token states of some layers: those of `activations.capture`, up to rounding."""
         self._check()
-        if self._cache is None:
+        if self._reading is None:
             return capture(self.lalm, self.prompts, layers=layers)
-        found = torch.zeros(
-            len(self.prompts), len(layers), self.lalm.d_model, device=self.lalm.device
-        )
-
-        def keep(at: int, stream: Tensor) -> None:
-            found[:, at] = stream[:, -1]
-
         self._rewind()
-        with record_states(self.lalm, layers, keep):
-            self._first(self._cache)
-        for row, states in enumerate(found):
-            check_finite(states, row, layers)
-        return found
+        with record_states(self.lalm, layers) as recorded:
+            self._first(self._reading.cache)
+        states = torch.stack([passes[0].to(self.lalm.device) for passes in recorded], dim=1)
+        check_finite(states, layers)
+        return states
 
     @torch.no_grad()
     def next_token_logits(self) -> Float[Tensor, "prompt vocab"]:
-        """Logits of the answers' first tokens, float32: those of `lalm.next_token_logits`, up to
-        rounding."""
-        if self._cache is not None:
+        """Logits of the answers' first tokens: those of `lalm.next_token_logits`, up to rounding."""
+        if self._reading is not None:
             return self.after(())
         self._check()
         return self.lalm.next_token_logits(self.prompts, batch_size=len(self.prompts))
 
     @torch.no_grad()
-    def generate(
-        self, max_new_tokens: int, settled: Callable[[str], bool] | None = None
-    ) -> list[str]:
+    def generate(self, max_new_tokens: int) -> list[str]:
         """Greedy answers in the prompts' order: those of `lalm.generate`, up to rounding of the
-        last digits.
-
-        A row that has ended leaves the batch. With `settled`, a row also ends, a few tokens late,
-        once this says of its text that enough is known (`phrases.refusal_is_settled`), so that the
-        text is cut short.
-        """
+        last digits. A row that has ended leaves the batch."""
         self._check()
-        if self._cache is None:
-            size = len(self.prompts)
-            return self.lalm.generate(self.prompts, max_new_tokens=max_new_tokens, batch_size=size)
+        reading, tokenizer = self._reading, self.lalm.tokenizer
+        if reading is None:
+            options = {"max_new_tokens": max_new_tokens, "batch_size": len(self.prompts)}
+            return self.lalm.generate(self.prompts, **options)
         self._rewind()
-        stops = self.lalm.ends
-        pad = self.lalm.tokenizer.pad_token_id
-        chosen = self._last.new_full((len(self._last), max_new_tokens), pad)
-        # Of the rows still in the batch: where each stands among all, and whether it goes on.
-        rows = torch.arange(len(chosen), device=chosen.device)
-        left = self._all
+        size = (len(self.prompts), max_new_tokens)
+        answers = reading.last.new_full(size, tokenizer.pad_token_id)  # prompt token
+        cache, mask = with_room(reading.cache, max_new_tokens), reading.mask
+        rows = torch.arange(len(answers), device=answers.device)  # of the prompts in the batch
         running = torch.ones_like(rows, dtype=torch.bool)
-        cache, mask = with_room(self._cache, max_new_tokens), self._mask
         logits = self._first(cache)
-        for at in range(max_new_tokens):
+        for place in range(max_new_tokens):
             tokens = logits.argmax(-1)
-            chosen[rows[running], at] = tokens[running]
-            running = running & ~torch.isin(tokens, stops)
-            if settled is not None and at % LOOK_EVERY == LOOK_EVERY - 1:
-                said = self.lalm.tokenizer.batch_decode(
-                    chosen[rows, : at + 1], skip_special_tokens=True
-                )
-                running &= running.new_tensor([not settled(text) for text in said])
-            if at + 1 == max_new_tokens or not running.any():
+            answers[rows[running], place] = tokens[running]
+            running = running & ~torch.isin(tokens, self.lalm.ends)
+            if place + 1 == max_new_tokens or not running.any():
                 break
             if running.sum() <= FULL_ENOUGH * len(rows):
-                cache = with_room(cache, max_new_tokens - at, running.nonzero()[:, 0])
+                cache = with_room(cache, max_new_tokens - place, running.nonzero()[:, 0])
                 rows, mask, tokens = rows[running], mask[running], tokens[running]
-                left = rows.tolist()
                 running = running[running]
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits = self._step(tokens[:, None], mask, cache, Running(left, self.prompts))
-        texts = self.lalm.tokenizer.batch_decode(chosen, skip_special_tokens=True)
+            logits = self._step(tokens[:, None], mask, cache, rows.tolist())
+        texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [text.strip() for text in texts]
-
-    @torch.no_grad()
-    def opening_probabilities(
-        self, openings: Sequence[str], *, negligible: float = 0.0, first: Tensor | None = None
-    ) -> Float[Tensor, "prompt"]:
-        """The probability that a sampled answer begins with one of `openings` (0 to 1), for each
-        prompt.
-
-        The sum over openings of the product of their tokens' probabilities, followed as a tree, so
-        that shared beginnings run once. Beginnings below `negligible` count as impossible. `first`
-        may hold what `after(())` has just given, as probabilities. Raises as `after` does.
-        """
-        tokenizer = self.lalm.tokenizer
-        sequences = {
-            tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in openings
-        }
-        sure = torch.ones(len(self.prompts), device=self.lalm.device)
-        return self._follow((), sure, sequences, negligible, first)
-
-    def _follow(
-        self,
-        begun: tuple[int, ...],
-        chances: Float[Tensor, "prompt"],
-        sequences: set[tuple[int, ...]],
-        negligible: float,
-        first: Tensor | None = None,
-    ) -> Float[Tensor, "prompt"]:
-        """Probability of the sequences that begin with `begun`, which itself has probability
-        `chances`."""
-        if begun in sequences:
-            return chances  # whatever follows, the opening is complete
-        following = {s[len(begun)] for s in sequences if s[: len(begun)] == begun}
-        total = torch.zeros_like(chances)
-        if not following or (chances < negligible).all():
-            return total
-        chances = chances.where(chances >= negligible, 0.0)
-        probabilities = self.after(begun).softmax(-1) if first is None else first
-        for token in sorted(following):
-            then = chances * probabilities[:, token]
-            total = total + self._follow((*begun, token), then, sequences, negligible)
-        return total
 
     @torch.no_grad()
     def after(self, begun: Sequence[int | Int[Tensor, "prompt"]]) -> Float[Tensor, "prompt vocab"]:
@@ -270,56 +218,73 @@ class PreparedBatch:
         before, as they are when a tree is followed (so that weights and hooks are looked at only
         where it begins). Raises ValueError for a model that is read anew each time.
         """
-        if self._cache is None:
+        reading = self._reading
+        if reading is None:
             raise ValueError(
-                f"{self.lalm.name} cannot go on from a prompt that has run, so answers cannot be followed "
-                "token by token: ask it with `lalm.generate` and `lalm.next_token_logits`"
+                f"{self.lalm.name} cannot go on from a prompt that has run, so answers cannot be "
+                "followed token by token: ask it with `lalm.generate` and `lalm.next_token_logits`"
             )
         if not begun:
             self._check()
-        if not isinstance(self._cache.layers[0], RoomyLayer):
-            self._cache = with_room(self._cache, OPENING)
+        if not isinstance(reading.cache.layers[0], RoomyLayer):
+            reading = replace(reading, cache=with_room(reading.cache, OPENING))
+            self._reading = reading
         self._rewind(len(begun))
         if not begun:
-            return self._first(self._cache).float()
-        last = begun[-1]
-        ids = (
-            last[:, None]
-            if isinstance(last, Tensor)
-            else self._last.new_full(self._last.shape, last)
-        )
-        mask = torch.cat([self._mask, self._mask.new_ones(len(ids), len(begun))], dim=1)
-        return self._step(ids, mask, self._cache, Running(self._all, self.prompts)).float()
+            return self._first(reading.cache).float()
+        token = begun[-1]
+        if isinstance(token, Tensor):
+            ids = token[:, None]
+        else:
+            ids = reading.last.new_full(reading.last.shape, token)
+        mask = torch.cat([reading.mask, reading.mask.new_ones(len(ids), len(begun))], dim=1)
+        return self._step(ids, mask, reading.cache, range(len(self.prompts))).float()
 
     def _check(self) -> None:
         """Raise SteeringError if what has been read does not belong to the model as it now is."""
         _refuse_other_hooks(self.lalm)
         if weights_checksum(self.lalm.model) != self._weights:
-            raise SteeringError(
-                "weights have changed since these prompts were read; make a new one"
-            )
+            changed = "weights have changed since these prompts were read"
+            raise SteeringError(f"{changed}; make a new one")
 
-    def _rewind(self, position: int = 0) -> None:
-        """Forget what was decoded from `position` tokens after the prompts' last but one on."""
-        if surplus := int(self._cache.get_seq_length()) - self._length - position:
-            self._cache.crop(-surplus)
+    def _rewind(self, decoded: int = 0) -> None:
+        """Forget what was decoded beyond the first tokens: so many less the prompts' last one."""
+        assert self._reading is not None
+        kept = self._reading.length + decoded
+        if surplus := int(self._reading.cache.get_seq_length()) - kept:
+            self._reading.cache.crop(-surplus)
 
     def _first(self, cache: Any) -> Float[Tensor, "prompt vocab"]:
         """Run the prompts' last position, the one that steering takes for the prompt's end."""
-        return self._step(
-            self._last, self._mask, cache, Running(self._all, self.prompts, at_end=True)
-        )
+        assert self._reading is not None
+        rows = range(len(self.prompts))
+        return self._step(self._reading.last, self._reading.mask, cache, rows, at_end=True)
 
     def _step(
-        self, ids: Int[Tensor, "row 1"], mask: Int[Tensor, "row seen"], cache: Any, running: Running
+        self,
+        ids: Int[Tensor, "row 1"],
+        mask: Int[Tensor, "row seen"],
+        cache: Any,
+        rows: Sequence[int],
+        at_end: bool = False,
     ) -> Float[Tensor, "row vocab"]:
-        with self.lalm.running(running):
-            out = self.lalm.core(
-                input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True
-            )
-            logits = out.logits[:, -1]
-            check_logits(self.lalm, logits)
+        """One position more of the prompts in these `rows`."""
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        with self.lalm.announce(self._batch(self.prompts, rows, inputs, at_end)):
+            output = self.lalm.core(**inputs, past_key_values=cache, use_cache=True)
+        logits = output.logits[:, -1]
+        check_logits(logits, rows)
         return logits
+
+    def _batch(
+        self,
+        prompts: Sequence[Encoded],
+        rows: Sequence[int],
+        inputs: dict[str, Tensor],
+        at_end: bool = False,
+    ) -> Batch:
+        spoken = any(prompts[row].waveform is not None for row in rows)
+        return Batch(BatchFeature(inputs), rows, len(prompts), spoken, at_end=at_end)
 
 
 @contextmanager
@@ -330,15 +295,16 @@ def under_each(
 ) -> Iterator[PreparedBatch]:
     """One batch of all prompts under each push, a block of rows for each, while the block lasts.
 
-    A push is steering that takes a strength for each row (`steer`, `gates.steer_gated`); it gets its own
-    `strengths` for the rows of its block, 0 for all others. Small batches leave most of a processor idle:
-    14 prompts under nine pushes decode at less than half of the price of nine batches of 14.
+    A push is steering that takes a strength for each row (`steer`, `gates.steer_gated`); it gets
+    its own `strengths` for the rows of its block, 0 for all others. Small batches leave most of a
+    processor idle: 14 prompts under nine pushes decode at less than half of the price of nine
+    batches of 14.
     """
     rows = ready.repeated(len(pushes))
     with ExitStack() as steering:
-        for at, (push, strength) in enumerate(zip(pushes, strengths, strict=True)):
+        for number, (push, strength) in enumerate(zip(pushes, strengths, strict=True)):
             alpha = torch.zeros(len(pushes), len(strength))
-            alpha[at] = strength
+            alpha[number] = strength
             steering.enter_context(push(alpha.flatten()))
         yield rows
 
@@ -346,18 +312,18 @@ def under_each(
 def _refuse_hooks(lalm: LALM) -> None:
     if foreign_hooks(lalm.model):
         raise SteeringError(
-            "hooks are on the model (steer, project_out, or your own): what is read now would keep their "
-            "mark; make it outside of the block, and ask it inside"
+            "hooks are on the model (steer, project_out, or your own): what is read now would keep "
+            "their mark; make it outside of the block, and ask it inside"
         )
 
 
 def _refuse_other_hooks(lalm: LALM) -> None:
-    """Raise SteeringError if there are hooks on the model but `pushing`'s that leave the prompt
-    alone."""
+    """Raise SteeringError if there are hooks that do not leave the prompt alone, as steering's."""
     for hook in foreign_hooks(lalm.model):
-        watch = getattr(getattr(hook, "func", hook), "__self__", None)
-        if not isinstance(watch, Watch) or watch.positions == "every":
+        owner = getattr(getattr(hook, "func", hook), "__self__", None)
+        if not isinstance(owner, Steering | Guard):
             raise SteeringError(
-                "hooks are on the model that act on the whole prompt (project_out, or your own), but all of "
-                "it except its last position has been read without them; use lalm.generate and its like"
+                "hooks are on the model that act on the whole prompt (project_out, or your own), "
+                "but all of it except its last position has been read without them; use "
+                "lalm.generate and its like"
             )

@@ -3,7 +3,6 @@ them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor
 from sarsteer_lab.activations import capture
 from sarsteer_lab.derivation import Derivation, derive
 from sarsteer_lab.engine.contrast import capture_variants
+from sarsteer_lab.keeping import kept, kept_variants
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, REFUSALS, Request
 from sarsteer_lab.store import Store
@@ -118,20 +118,23 @@ def collect_states(
             f"needs at least 1 harmful and 2 harmless requests; got {len(harmful)} and {len(harmless)}"
         )
 
-    states = partial(capture, lalm, cache=cache)
+    states, variant_states = capture, capture_variants
+    if cache is not None:
+        states = kept(capture, cache)
+        variant_states = kept_variants(capture_variants, cache, "capture")
     texts = [
         [request.spoken(refusal=text) for request in harmful] for text in ("", *refusals.values())
     ]
-    base, *refusing = capture_variants(lalm, texts, cache=cache)
+    base, *refusing = variant_states(lalm, texts)
     return BaseStates(
         harmful=base,
         refusing=dict(zip(refusals, refusing, strict=True)),
-        harmless=states([request.spoken() for request in harmless]),
-        typed_harmful=states([request.typed() for request in harmful]),
-        typed_harmless=states([request.typed() for request in harmless]),
+        harmless=states(lalm, [request.spoken() for request in harmless]),
+        typed_harmful=states(lalm, [request.typed() for request in harmful]),
+        typed_harmless=states(lalm, [request.typed() for request in harmless]),
         provenance={
             "model": model_name(lalm),
-            "fingerprint": lalm.fingerprint,
+            "fingerprint": lalm.fingerprint(),
             "safety": lalm.safety,
             "harmful": [request.id for request in harmful],
             "harmless": [request.id for request in harmless],

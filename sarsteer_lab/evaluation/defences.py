@@ -15,7 +15,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.activations import activation_store
 from sarsteer_lab.directions import difference_in_means
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.base import PAPER_TEXT, BaseStates, collect_states, refusal_text
@@ -26,6 +25,7 @@ from sarsteer_lab.evaluation.gates import (
     fit_null_space_gate,
     steer_gated,
 )
+from sarsteer_lab.keeping import activation_store
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.paths import shipped_table

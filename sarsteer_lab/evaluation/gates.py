@@ -14,10 +14,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sarsteer_lab.activations import chosen_layers
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.safe_space import RANK_TOLERANCE, exact
-from sarsteer_lab.steering import Alpha, RowAlpha, SteeringError, SteeringVectors, pushing
+from sarsteer_lab.steering import Alpha, Strengths, pushing
+from sarsteer_lab.steering_guard import SteeringError
+from sarsteer_lab.vectors import SteeringVectors
 
 FOLDS = 5
 
@@ -159,7 +160,7 @@ def steer_gated(
     there, and `alpha=0` attaches nothing.
     """
 
-    def push(layer: int, states: Tensor | None, alpha: RowAlpha) -> Float[Tensor, "row 1 d_model"]:
+    def push(layer: int, states: Tensor | None, alpha: Strengths) -> Float[Tensor, "row 1 d_model"]:
         if states is None:
             raise SteeringError(
                 "the prompt ran outside of this block, so it is not known what to add"
@@ -167,7 +168,7 @@ def steer_gated(
         weights = gate.weights[gate.vectors.layers.index(layer)].to(states.device)
         return alpha * (states @ weights)[..., None] * gate.vectors[layer].to(states.device)
 
-    with pushing(lalm, push, chosen_layers(lalm, gate.vectors, layers), alpha):
+    with pushing(lalm, push, lalm.steered_layers(gate.vectors, layers), alpha):
         yield
 
 

@@ -18,8 +18,8 @@ from sklearn.metrics import cohen_kappa_score
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sarsteer_lab.checkpoints import pick_device
 from sarsteer_lab.evaluation.phrases import is_broken, own_answer, says_not_heard, says_refusal
-from sarsteer_lab.loading import pick_device
 from sarsteer_lab.paths import data_folder
 
 Outcome = Literal["refused", "answered", "broken", "not heard", "unparsed"]

@@ -14,14 +14,15 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sarsteer_lab.engine import live
+from sarsteer_lab.activations import Prompts
 from sarsteer_lab.engine.memory import chunks, rows_that_fit
+from sarsteer_lab.engine.openings import NEGLIGIBLE, refusal_probability, refusing_openings
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import Defence, PromptDefence, SteeringDefence
 from sarsteer_lab.keys import content_key
-from sarsteer_lab.lalm import LALM
+from sarsteer_lab.lalm import LALM, Encoded
 from sarsteer_lab.paths import cache_folder
-from sarsteer_lab.prompts import Prompt, rough_length
+from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import SteeringVectors, steer
 from sarsteer_lab.store import Store
 
@@ -42,7 +43,7 @@ def answers(lalm: LALM, prompts: Sequence[Prompt], **options: Any) -> list[str]:
 
 def answers_to_variants(
     lalm: LALM,
-    variants: Sequence[Sequence[Prompt]],
+    variants: Sequence[Prompts],
     *,
     vectors: SteeringVectors | None = None,
     alpha: float = 0.1,
@@ -51,14 +52,15 @@ def answers_to_variants(
 ) -> list[list[str]]:
     """The same for the same clips under several texts, a list of answers for each."""
     steering = None if vectors is None else (alpha, vectors.layers, vectors.values)
-    keys = _keys(lalm, variants, "answer", max_new_tokens, steering)
+    encoded = [lalm.encode(prompts) for prompts in variants]
+    keys = _keys(lalm, encoded, "answer", max_new_tokens, steering)
 
     def said(ready: PreparedBatch, _: list[int]) -> Iterator[list[str]]:
         with nullcontext() if vectors is None else steer(lalm, vectors, alpha):
             texts = ready.generate(max_new_tokens)
         yield texts
 
-    return _kept(lalm, variants, list(enumerate(keys)), said, max_new_tokens, description)
+    return _kept(lalm, encoded, list(enumerate(keys)), said, max_new_tokens, description)
 
 
 def refusal_probabilities(
@@ -81,7 +83,7 @@ def refusal_probabilities(
 
 def opening_chances(
     lalm: LALM,
-    variants: Sequence[Sequence[Prompt]],
+    variants: Sequence[Prompts],
     pushes: Sequence[tuple[int, Defence]],
     description: str = "refusal probabilities",
 ) -> list[Float[Tensor, "prompt"]]:
@@ -91,8 +93,9 @@ def opening_chances(
     (`key_values.keeps_plain_cache`).
     """
     # Weights and clips are read once for all pushes.
-    openings, negligible = live.refusing_openings(), live.NEGLIGIBLE
-    read = _keys(lalm, variants, "refusal probability", openings, negligible)
+    openings, negligible = refusing_openings(), NEGLIGIBLE
+    encoded = [lalm.encode(prompts) for prompts in variants]
+    read = _keys(lalm, encoded, "refusal probability", openings, negligible)
     effects = [(at, _effect(defence)) for at, defence in pushes]
     jobs = [(at, [content_key(key, effect) for key in read[at]]) for at, effect in effects]
 
@@ -104,11 +107,11 @@ def opening_chances(
             with under_each(
                 ready, pushing, [defence.strengths(ready) for defence in some]
             ) as several:
-                found = several.opening_probabilities(openings, negligible=negligible)
+                found = refusal_probability(several, openings, negligible=negligible)
             yield from found.view(len(some), -1).tolist()
 
     # An opening has a handful of tokens.
-    return [torch.tensor(own) for own in _kept(lalm, variants, jobs, chances, 8, description)]
+    return [torch.tensor(own) for own in _kept(lalm, encoded, jobs, chances, 8, description)]
 
 
 def _effect(defence: Defence) -> dict[str, object] | None:
@@ -120,7 +123,7 @@ def _effect(defence: Defence) -> dict[str, object] | None:
 
 def _kept(
     lalm: LALM,
-    variants: Sequence[Sequence[Prompt]],
+    variants: Sequence[Sequence[Encoded]],
     jobs: Sequence[tuple[int, list[str]]],
     run: Callable[[PreparedBatch, list[int]], Iterator[list[Any]]],
     new_tokens: int,
@@ -140,8 +143,11 @@ def _kept(
         return [number for number in ours if any(jobs[number][1][row] not in kept for row in rows)]
 
     rows = [row for row in range(len(variants[0])) if lacking([row])]
-    longest = {row: max((prompts[row] for prompts in variants), key=rough_length) for row in rows}
-    rows.sort(key=lambda row: -rough_length(longest[row]))
+    longest = {
+        row: max((prompts[row] for prompts in variants), key=lambda prompt: prompt.length)
+        for row in rows
+    }
+    rows.sort(key=lambda row: -longest[row].length)
     with tqdm(total=len(rows), desc=description, unit="prompt", delay=2, leave=False) as bar:
         for fitting in chunks(lalm, rows, [longest[row] for row in rows], new_tokens):
             mixed = not lalm.fit_together([longest[row] for row in fitting])
@@ -158,9 +164,7 @@ def _kept(
     return [[kept[key] for key in own] for _, own in jobs]
 
 
-def _keys(lalm: LALM, variants: Sequence[Sequence[Prompt]], *what: object) -> list[list[str]]:
+def _keys(lalm: LALM, variants: Sequence[Sequence[Encoded]], *what: object) -> list[list[str]]:
     """A key for each prompt: the model (read once), what is done, the prompt as it is heard."""
     shared = lalm.key(*what)
-    return [
-        [content_key(shared, each.key) for each in lalm.encode(prompts)] for prompts in variants
-    ]
+    return [[content_key(shared, prompt.key) for prompt in prompts] for prompts in variants]

@@ -34,7 +34,8 @@ from sarsteer_lab.evaluation.tasks import (
 )
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Request, rough_length
+from sarsteer_lab.prompts import Request
+from sarsteer_lab.speech import clip_seconds
 from sarsteer_lab.store import Store, atomic_write
 
 FORMAT = "sarsteer-lab responses 3"
@@ -78,7 +79,6 @@ def run(
     max_new_tokens: int = 40,
     batch_size: int = 16,
     share_reading: bool = False,
-    rates_only: bool = False,
     openings: bool = False,
     ray: str | None = None,
 ) -> list[Response]:
@@ -90,9 +90,7 @@ def run(
     their text as well. Where requests are few, a batch's rows are those of several defences
     (`prepared.under_each`). Responses are the same up to ties within rounding.
 
-    With `rates_only` an answer ends once it has refused (`phrases.refusal_is_settled`). What the
-    phrase judge calls answered, and so every ASR and BRR, is the same as with whole answers; a
-    refusal that would have broken down later counts as refused. With `openings` each response also
+    With `openings` each response also
     says how likely its answer was to open as a refusal (`live.refusing_openings`), from the same
     reading; only for models that decode on from it, with clips that may share a batch (ValueError
     for others).
@@ -113,12 +111,11 @@ def run(
     folder = Path(folder)
     _check(defences, sets, batch_size)
     asking: dict[str, Any] = {"max_new_tokens": max_new_tokens, "share_reading": share_reading}
-    asking["rates_only"] = rates_only
     base = lalm.key(FORMAT, asking)
     chunks, known = _chunks(lalm, sets, batch_size)
     own = {defence.name: defence.settings() for defence in defences}
     setup: dict[str, Any] = {
-        "model": lalm.fingerprint,
+        "model": lalm.fingerprint(),
         "dtype": str(lalm.dtype),
         "device": lalm.device.type,
     }
@@ -207,11 +204,12 @@ def batch_size_for(
             json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))["batch_size"]
         )
     except (OSError, ValueError, LookupError, TypeError):
-        longest = [
-            max(found, key=lambda r: rough_length(r.spoken())) for found in sets.values() if found
-        ]
-        asked = [defence.prompt(request) for defence in defences for request in longest]
-        return min(rows_that_fit(lalm, prompt, max_new_tokens) for prompt in asked)
+        sizes = []
+        for requests in sets.values():
+            longest = max(requests, key=lambda request: clip_seconds(request.clip or ""))
+            for prompt in lalm.encode([defence.prompt(longest) for defence in defences]):
+                sizes.append(rows_that_fit(lalm, prompt, max_new_tokens))
+        return min(sizes)
 
 
 def speeds(folder: Path | str) -> dict[tuple[str, str], float]:

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from sarsteer_lab.engine import live
 from sarsteer_lab.engine.audio_cache import remember_clips
+from sarsteer_lab.engine.openings import refusal_probability
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import Defence
-from sarsteer_lab.evaluation.phrases import refusal_is_settled
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.prompts import Prompt, Request
@@ -42,7 +41,6 @@ class Task:
 
     max_new_tokens: int
     share_reading: bool
-    rates_only: bool
     openings: bool
     chunk: int
     first: Texts
@@ -58,27 +56,27 @@ def answers(lalm: LALM, task: Task, clips: Sequence[Any]) -> Iterator[Found]:
         ]
 
     remember_clips(lalm)
-    settled = refusal_is_settled if task.rates_only else None
     first: PreparedBatch | None = None
     ready: PreparedBatch | None = None
     for defences, texts in task.groups:
         start = time.perf_counter()
-        asked = prompts(texts)
+        asked = lalm.encode(prompts(texts))
         if task.share_reading:
             # As the first defence asks, whichever is next: so a run that goes on rounds alike.
             first = first or PreparedBatch(lalm, prompts(task.first))
-        if first is None or ready is None or ready.prompts != asked:
+        if (
+            first is None
+            or ready is None
+            or [p.key for p in ready.prompts] != [p.key for p in asked]
+        ):
             ready = None  # free its memory before the next one is made
             ready = PreparedBatch(lalm, asked) if first is None else first.retexted(asked)
         pushes = [partial(defence.push, lalm) for defence in defences]
         with under_each(ready, pushes, [defence.strengths(ready) for defence in defences]) as rows:
-            said = {"texts": rows.generate(task.max_new_tokens, settled)}
+            said = {"texts": rows.generate(task.max_new_tokens)}
             seconds = (time.perf_counter() - start) / len(defences)
             if task.openings:
-                chances = rows.opening_probabilities(
-                    live.refusing_openings(), negligible=live.NEGLIGIBLE
-                )
-                said["openings"] = chances.tolist()
+                said["openings"] = refusal_probability(rows).tolist()
         own = [slice(at, at + len(asked)) for at in range(0, len(rows.prompts), len(asked))]
         yield [
             {name: each[some] for name, each in said.items()} | {"seconds": seconds} for some in own
@@ -96,7 +94,7 @@ def on_cluster(
     ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
     # A worker that dies, or its machine, is no fault of the task: it runs again, however often.
     work = ray.remote(max_retries=-1, num_cpus=1, num_gpus=int(lalm.device.type == "cuda"))(_work)
-    source = (lalm.name, 1.0 if lalm.safety is None else lalm.safety, lalm.dtype, lalm.fingerprint)
+    source = (lalm.name, lalm.safety, lalm.dtype, lalm.fingerprint())
     clips: dict[int, Any] = {}
     waiting = {}
     for task in tasks:
@@ -119,7 +117,7 @@ def on_cluster(
 
 
 def _work(
-    source: tuple[str, float, torch.dtype, str], packed: bytes, clips: Sequence[Any]
+    source: tuple[str, float | None, torch.dtype, str], packed: bytes, clips: Sequence[Any]
 ) -> list[Found]:
     """What a worker does: all answers of a task."""
     task = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=False)
@@ -127,13 +125,13 @@ def _work(
 
 
 @lru_cache(maxsize=1)
-def model_of(name: str, safety: float, dtype: torch.dtype, fingerprint: str) -> LALM:
+def model_of(name: str, safety: float | None, dtype: torch.dtype, fingerprint: str) -> LALM:
     """This worker's model, loaded once. Raises ValueError if it is not the one that the run is
     about."""
     lalm = load_lalm(name, safety=safety, dtype=dtype)
-    if lalm.fingerprint != fingerprint:
+    if lalm.fingerprint() != fingerprint:
         raise ValueError(
-            f"a worker's {name} is another model than here (fingerprints {lalm.fingerprint[:12]} and "
+            f"a worker's {name} is another model than here (fingerprints {lalm.fingerprint()[:12]} and "
             f"{fingerprint[:12]}); give all machines the same files and version"
         )
     return lalm

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor, nn
 
+from sarsteer_lab.checkpoints import load_parts
 from sarsteer_lab.engine.memory import keep_freed_memory
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.loading import load_parts
 from sarsteer_lab.pocket.assemble import assemble_pocket, safety_delta
 
 
@@ -70,16 +70,35 @@ def pocket_delta(model: Any, folder: Path) -> LowRankDelta:
 
 
 def load_pocket(
-    _variant: str, *, safety: float, dtype: str | torch.dtype, family: str | None, **places: Any
+    variant: str = "",
+    *,
+    safety: float = 1.0,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    family: str | None = None,
+    device_map: str | dict[str, Any] | None = None,
+    attention: str | None = None,
 ) -> LALM:
-    """The pocket model, assembled on first use, with its safety dial (`load_lalm("pocket")`);
-    `places` are the other options of `loading.load_parts`.
+    """The pocket model, assembled on first use, with its safety dial (`load_lalm("pocket")`).
+
+    Raises ValueError for a variant, of which there are none.
     """
+    if variant:
+        raise ValueError(
+            f"there is one pocket model, and no pocket:{variant}; its dial is `safety`"
+        )
     keep_freed_memory()
     folder = assemble_pocket()
-    model, processor = load_parts(folder, name="pocket", dtype=dtype, family=family, **places)
-    lalm = LALM(
-        model, processor, name="pocket", turn=pocket_delta(model, folder).apply, family=family
+    model, processor = load_parts(
+        folder,
+        name="pocket",
+        device=device,
+        dtype=dtype,
+        family=family,
+        device_map=device_map,
+        attention=attention,
     )
+    turn = pocket_delta(model, folder).apply
+    lalm = LALM(model, processor, name="pocket", turn=turn, family=family)
     lalm.set_safety(safety)
     return lalm

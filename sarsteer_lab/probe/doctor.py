@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sarsteer_lab.activations import capture
+from sarsteer_lab.activations import capture, capture_positions
 from sarsteer_lab.checkpoints import OVERHEAD
 from sarsteer_lab.engine.audio_cache import forget_clips
 from sarsteer_lab.families import adapter_layers, find_core, window_seconds
@@ -183,7 +183,7 @@ def _audio(lalm: LALM, spoken: Sequence[Prompt]) -> Iterator[Finding]:
         )
         return
     tokens = [
-        int((lalm.batch([prompt])["input_ids"] == lalm.audio_token_id).sum()) for prompt in spoken
+        int((lalm.inputs([prompt])["input_ids"] == lalm.audio_token_id).sum()) for prompt in spoken
     ]
     seconds = [len(clip) / SAMPLE_RATE for clip in map(lalm.waveform, spoken) if clip is not None]
     made = ", ".join(f"{s:.1f} s make {n} positions" for s, n in zip(seconds, tokens, strict=True))
@@ -262,17 +262,17 @@ def _window(lalm: LALM, spoken: Sequence[Prompt]) -> Iterator[Finding]:
     other = longer.copy()
     other[-SAMPLE_RATE // 10 :] = 0.5 * np.sign(longer[: SAMPLE_RATE // 10])
     short, *long = (Prompt("Hi", clip) for clip in (shorter, longer, other))
-    alone = [len(capture(lalm, [short], positions="audio")[0])]
+    alone = [len(capture_positions(lalm, [short], "audio")[0])]
     try:
         alone += [
-            len(states) for prompt in long for states in capture(lalm, [prompt], positions="audio")
+            len(states) for prompt in long for states in capture_positions(lalm, [prompt], "audio")
         ]
     except ClipError:
         yield Finding(
             "one window", "ok", f"{seconds - 0.1:g} s make {alone[0]} positions; more is refused"
         )
         return
-    together = [len(states) for states in capture(lalm, [short, *long], positions="audio")]
+    together = [len(states) for states in capture_positions(lalm, [short, *long], "audio")]
     heard = _difference(*(capture(lalm, [prompt]) for prompt in long)) > HEARD
     detail = f"{seconds - 0.1:g} s make {alone[0]} positions, {seconds + 0.1:g} s {alone[1]}"
     detail += "" if heard else ", but its end is not heard"

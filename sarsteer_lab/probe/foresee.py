@@ -14,17 +14,16 @@ import transformers as hf
 from torch import nn
 from transformers.initialization import no_init_weights
 
-from sarsteer_lab.checkpoints import explained, free_memory
-from sarsteer_lab.engine.memory import OVERHEAD_TOKENS, position_bytes
+from sarsteer_lab.checkpoints import explained, free_memory, model_class
+from sarsteer_lab.engine.memory import position_bytes
 from sarsteer_lab.families import missing_packages
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.loading import model_class
 from sarsteer_lab.paths import shipped_table
 from sarsteer_lab.probe.doctor import Finding, Report, in_bytes, parts
 
-ROWS, POSITIONS, STATES = 4, 30 * 25 + OVERHEAD_TOKENS + 48, 500
-"""A batch of 4 clips of 30 s with answers of 48 tokens (an evaluation takes as many as fit);
-prompts whose states are kept."""
+ROWS, POSITIONS, STATES = 4, 30 * 25 + 60 + 48, 500
+"""A batch of 4 clips of 30 s in the chat format (some 60 tokens), with answers of 48 tokens (an
+evaluation takes as many as fit); prompts whose states are kept."""
 
 WEIGHTS = {"float32": 32, "bfloat16": 16, "8 bits": 8, "4 bits": 4}
 """Bits of a weight; of quantised models those of the linear layers, all others stay at 16."""

@@ -82,6 +82,6 @@ def bridge_inputs(
 
     `bridge(ids, **rest)`, `bridge.run_with_cache(ids, **rest)`, `bridge.run_with_hooks(ids,
     fwd_hooks=..., **rest)`. Rows are padded on the left: position -1 is every prompt's last. Raises
-    what `LALM.batch` does."""
-    inputs = dict(lalm.batch(prompts))
+    what `LALM.inputs` does."""
+    inputs = dict(lalm.inputs(prompts))
     return inputs.pop("input_ids"), inputs

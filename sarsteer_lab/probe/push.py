@@ -6,7 +6,7 @@ from statistics import median
 
 import torch
 
-from sarsteer_lab.activations import capture, chosen_layers
+from sarsteer_lab.activations import capture
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import SteeringVectors, steer
@@ -40,7 +40,7 @@ def push_report(
     """What `steer(lalm, vectors, alpha, layers)` does to the last positions of these prompts, from
     three forward passes. Raises ValueError as `steer` does.
     """
-    chosen = chosen_layers(lalm, vectors, layers)
+    chosen = lalm.steered_layers(vectors, layers)
     states = capture(lalm, prompts, layers=chosen)
     plain = lalm.next_token_logits(prompts)
     with steer(lalm, vectors, alpha, layers):

@@ -13,8 +13,8 @@ import torch
 import transformers as hf
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
+from sarsteer_lab.checkpoints import pick_device
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.loading import pick_device
 
 WIDTH, LAYERS, MELS, WINDOW_SECONDS = 32, 4, 16, 8
 FRAMES = WINDOW_SECONDS * 100
@@ -65,16 +65,11 @@ def replica(
 def load_replica(
     variant: str,
     *,
-    device: str,
-    dtype: str | torch.dtype,
-    safety: float,
-    family: str | None,
-    **_of_checkpoints: object,
+    device: str = "auto",
+    dtype: str | torch.dtype = "auto",
+    family: str | None = None,
 ) -> LALM:
-    """Entry point of `load_lalm("replica:qwen2_audio")`; `dtype` "auto" is float32. Raises
-    ValueError for a dial, which no replica has."""
-    if safety != 1.0:
-        raise ValueError(f"safety={safety} is a dial of the pocket model; a replica has none")
+    """`load_lalm("replica:qwen2_audio")`; `dtype` "auto" is float32."""
     if isinstance(dtype, str):
         dtype = torch.float32 if dtype == "auto" else getattr(torch, dtype)
     made = replica(variant or "qwen2_audio", device=pick_device(device), dtype=dtype)

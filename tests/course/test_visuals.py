@@ -9,7 +9,6 @@ import pytest
 import replicas as families
 import torch
 
-from sarsteer_lab.activations import capture
 from sarsteer_lab.course.figures import architecture
 from sarsteer_lab.course.figures.strip import stages
 from sarsteer_lab.course.widgets import ladder, playground, xray
@@ -130,7 +129,7 @@ def test_the_strip_has_the_shapes_of_every_family(
 ) -> None:
     lalm = families.replica(family)
     prompt = Prompt("Answer.", make_clip(1.5, 1))
-    inputs = lalm.batch([prompt])
+    inputs = lalm.inputs([prompt])
     ids = inputs["input_ids"][0]
     found = {name: stage.shape for name, stage in stages(lalm, prompt).items()}
     features = next(value for name, value in inputs.items() if name.endswith("input_features"))[0]
@@ -161,9 +160,9 @@ def test_the_strip_of_a_typed_request_leaves_the_ears_out(
 def by_hand(lalm: LALM, prompt: Prompt, new: int) -> tuple[torch.Tensor, list[int]]:
     """States of a prompt and its answer, and the ids, from `capture` and one plain forward pass a
     token."""
-    states = [capture(lalm, [prompt], positions="all")[0]]
-    states.append(capture(lalm, [prompt], positions="answer", max_new_tokens=new)[0])
-    inputs = lalm.batch([prompt])
+    states = [capture_positions(lalm, [prompt], "all")[0]]
+    states.append(capture_answer(lalm, [prompt], max_new_tokens=new)[0])
+    inputs = lalm.inputs([prompt])
     for _ in range(new):
         with torch.no_grad():
             token = lalm.core(**inputs, use_cache=False).logits[0, -1].argmax()
@@ -185,7 +184,7 @@ def test_the_xray_projects_and_reads_through_the_lens(
     for form, prompt in (("typed", spoken[0].typed()), ("spoken", spoken[0].spoken())):
         states, ids = by_hand(tiny, prompt, 4)
         reading = panel.readings[form]
-        assert reading.ids == ids and reading.start == tiny.batch([prompt])["input_ids"].shape[1]
+        assert reading.ids == ids and reading.start == tiny.inputs([prompt])["input_ids"].shape[1]
         torch.testing.assert_close(reading.states, states, rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(
             panel.projection[form], torch.einsum("pld,ld->pl", states, unit), rtol=1e-3, atol=1e-3
@@ -210,7 +209,7 @@ def test_the_xray_is_steered_from_the_last_position_on(
         panel.alpha.value = alpha
         steered, plain = panel.readings["steered"], panel.readings["spoken"]
         with steer(tiny, direction, alpha):
-            expected = capture(tiny, [spoken[0].spoken()], positions="all")[0]
+            expected = capture_positions(tiny, [spoken[0].spoken()], "all")[0]
         torch.testing.assert_close(steered.states[: steered.start], expected, rtol=1e-3, atol=1e-4)
         assert not torch.equal(steered.states[plain.start - 1], plain.states[plain.start - 1])
         assert steered.columns == [*range(steered.start - 1, len(steered.ids))]
@@ -248,6 +247,6 @@ def test_an_xray_of_other_families(family: str, make_clip: Callable[..., np.ndar
     lalm, prompt = families.replica(family), Prompt("Answer.", make_clip(1.5, 1))
     vectors = SteeringVectors(torch.ones(lalm.n_layers, lalm.d_model))
     panel = xray(lalm, prompt, vectors, max_new_tokens=2)
-    states = capture(lalm, [prompt], positions="all")[0]
+    states = capture_positions(lalm, [prompt], "all")[0]
     reading = panel.readings["spoken"]
     torch.testing.assert_close(reading.states[: reading.start], states, rtol=1e-3, atol=1e-3)

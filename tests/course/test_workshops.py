@@ -494,7 +494,7 @@ def test_mistakes_are_named(step: str, ours: ModuleType) -> None:
 
     check, lalm = checks_of_steps()[step], replica("qwen2_audio")
     more = [lalm] if len(inspect.signature(check).parameters) > 1 else []
-    before = lalm.fingerprint
+    before = lalm.fingerprint()
     for old, new, message in MISTAKES[step]:
         code = solution(step)
         assert old in code, (step, old)
@@ -505,7 +505,7 @@ def test_mistakes_are_named(step: str, ours: ModuleType) -> None:
         assert not result, (step, new)
         assert re.search(message, result.message), (step, new, result.message)
         assert not foreign_hooks(lalm.model), "a check leaves no hook of an answer behind"
-    assert (lalm.fingerprint == before) != any(new == WEIGHTS for _, new, _ in MISTAKES[step])
+    assert (lalm.fingerprint() == before) != any(new == WEIGHTS for _, new, _ in MISTAKES[step])
 
 
 def test_every_step_has_a_check_with_mistakes(folder: Path) -> None:

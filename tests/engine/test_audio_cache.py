@@ -104,7 +104,7 @@ def test_gradients_reach_the_tower(prompts):
     lalm = replica()
     remember_clips(lalm)
     lalm.next_token_logits(prompts)
-    inputs = lalm.batch([prompts[1]])
+    inputs = lalm.inputs([prompts[1]])
     lalm.core(**inputs).logits[0, -1, 0].backward()
     assert lalm.trunk.audio_tower.conv1.weight.grad.abs().max() > 0
 

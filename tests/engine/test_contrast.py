@@ -9,7 +9,8 @@ import torch
 from sarsteer_lab.activations import capture
 from sarsteer_lab.engine import contrast
 from sarsteer_lab.engine.contrast import capture_variants, common_tails
-from sarsteer_lab.lalm import LALM
+from sarsteer_lab.keeping import kept_variants
+from sarsteer_lab.lalm import LALM, Encoded
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.store import Store
 
@@ -17,6 +18,10 @@ from sarsteer_lab.store import Store
 def variants_of(make_clip, *texts: str) -> list[list[Prompt]]:
     clips = [make_clip(0.5 + 0.3 * i, i) for i in range(3)]
     return [[Prompt(text, clip) for clip in clips] for text in texts]
+
+
+def encoded(lalm: LALM, variants: list[list[Prompt]]) -> list[list[Encoded]]:
+    return [lalm.encode(prompts) for prompts in variants]
 
 
 def test_tails_are_the_ends_of_what_the_model_is_given(make_clip, monkeypatch) -> None:
@@ -30,11 +35,11 @@ def test_tails_are_the_ends_of_what_the_model_is_given(make_clip, monkeypatch) -
 
     monkeypatch.setattr(lalm, "chat", lambda prompt: "")
     monkeypatch.setattr(lalm.tokenizer, "encode", of_text)
-    tails = common_tails(lalm, variants)
+    tails = common_tails(lalm, encoded(lalm, variants))
     assert tails is not None
     for tail, variant in zip(tails, variants, strict=True):
         for prompt in variant:
-            ids = lalm.batch([prompt])["input_ids"][0].tolist()
+            ids = lalm.inputs([prompt])["input_ids"][0].tolist()
             assert ids[-len(tail) :] == tail and lalm.audio_token_id not in tail
     for states, wanted in zip(capture_variants(lalm, variants), expected, strict=True):
         torch.testing.assert_close(states, wanted, rtol=1e-4, atol=1e-4)
@@ -44,19 +49,19 @@ def test_inputs_are_made_once_for_prompts_with_the_same_texts(
     tiny: LALM, make_clip, monkeypatch
 ) -> None:
     made = []
-    plain = tiny.batch
-    monkeypatch.setattr(tiny, "batch", lambda prompts: made.append(prompts) or plain(prompts))
-    assert common_tails(tiny, variants_of(make_clip, "Answer.", "Answer. No.")) is not None
+    variants = encoded(tiny, variants_of(make_clip, "Answer.", "Answer. No."))
+    plain = tiny.inputs
+    monkeypatch.setattr(tiny, "inputs", lambda prompts: made.append(prompts) or plain(prompts))
+    assert common_tails(tiny, variants) is not None
     assert len(made) == 2
 
 
 def test_texts_that_part_before_the_clip_share_nothing(tiny: LALM, make_clip) -> None:
     clip = make_clip(0.5, 0)
-    assert common_tails(tiny, [[Prompt("a", clip)], [Prompt("a", clip, system="Other.")]]) is None
-    assert (
-        common_tails(tiny, [[Prompt("a", clip), Prompt("b", clip)], [Prompt("c", clip)] * 2])
-        is None
-    )
+    others = [[Prompt("a", clip)], [Prompt("a", clip, system="Other.")]]
+    assert common_tails(tiny, encoded(tiny, others)) is None
+    others = [[Prompt("a", clip), Prompt("b", clip)], [Prompt("c", clip)] * 2]
+    assert common_tails(tiny, encoded(tiny, others)) is None
 
 
 def test_what_the_cache_keeps_stays_and_only_what_it_lacks_is_run(
@@ -66,17 +71,18 @@ def test_what_the_cache_keeps_stays_and_only_what_it_lacks_is_run(
     others."""
     base, refusing, other = variants_of(make_clip, "Answer.", "Answer. No.", "Answer. Never.")
     store, mark = Store(tmp_path), torch.full((tiny.n_layers, tiny.d_model), 7.0)
-    capture_variants(tiny, [base, refusing[:2] + base[2:]], cache=store)
-    kept = [path.stem for path in tmp_path.rglob("*.safetensors")]
-    for key in kept:
+    read = kept_variants(capture_variants, store, "capture")
+    read(tiny, [base, refusing[:2] + base[2:]])
+    keys = [path.stem for path in tmp_path.rglob("*.safetensors")]
+    for key in keys:
         store.write(key, mark)
-    plain, tails = contrast._run_batch, []
+    plain, asked = contrast._run_batch, []
     monkeypatch.setattr(
-        contrast, "_run_batch", lambda *given: tails.append(given[3]) or plain(*given)
+        contrast, "_run_batch", lambda *given: asked.append(given[2]) or plain(*given)
     )
-    of_base, of_refusing, of_other = capture_variants(tiny, [base, refusing, other], cache=store)
-    assert all(torch.equal(store.read(key), mark) for key in kept)
+    of_base, of_refusing, of_other = read(tiny, [base, refusing, other])
+    assert all(torch.equal(store.read(key), mark) for key in keys)
     assert (of_base == 7).all() and (of_refusing[:2] == 7).all()
     for states, wanted in ((of_refusing[2:], refusing[2:]), (of_other, other)):
         torch.testing.assert_close(states, capture(tiny, wanted), rtol=1e-4, atol=1e-4)
-    assert [len(own) for own in tails] == [2]  # the base has all it needs
+    assert [len(tails) for tails in asked] == [2]  # the base has all it needs

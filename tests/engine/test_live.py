@@ -61,7 +61,7 @@ def test_refusal_probability_multiplies_along_openings(tiny: LALM, prompts: list
     ids = tiny.tokenizer("ab", add_special_tokens=False)["input_ids"]
     first = live.next_token()
     # The second token's probability, by the plain way: the first one appended to the prompt.
-    inputs = tiny.batch([prompts[1]])
+    inputs = tiny.inputs([prompts[1]])
     inputs["input_ids"] = torch.cat([inputs["input_ids"], torch.tensor([ids[:1]])], dim=1)
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
     with torch.no_grad():

@@ -12,6 +12,7 @@ from replicas import TINY, replica
 from sarsteer_lab.activations import capture
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.engine.memory import MOST_ROWS, chunks
+from sarsteer_lab.engine.openings import refusal_probability
 from sarsteer_lab.engine.prepared import OPENING, PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import SteeringDefence
 from sarsteer_lab.evaluation.gates import NullSpaceGate, steer_gated
@@ -73,7 +74,7 @@ def ways_to_answer(batch: PreparedBatch) -> list[Callable[[], object]]:
         batch.next_token_logits,
         lambda: batch.states([0]),
         lambda: batch.after(()),
-        lambda: batch.opening_probabilities(["I"]),
+        lambda: refusal_probability(batch, ["I"]),
     ]
 
 
@@ -190,14 +191,6 @@ def test_rows_that_have_ended_leave_and_steering_of_rows_follows(
             assert found == tiny.generate(prompts, max_new_tokens=12)
 
 
-def test_settled_answers_are_beginnings(tiny: LALM, prompts: list[Prompt]) -> None:
-    batch = PreparedBatch(tiny, prompts)
-    whole = batch.generate(12)
-    short = batch.generate(12, settled=lambda text: text.startswith(whole[1][:4]))
-    assert all(full.startswith(part) for full, part in zip(whole, short, strict=True))
-    assert len(short[1]) < len(whole[1]) and batch.generate(12) == whole
-
-
 @pytest.mark.parametrize("read_rows", [16, 2])
 def test_a_prepared_batch_is_right_in_every_family(
     prompts: list[Prompt], read_rows: int, monkeypatch
@@ -241,7 +234,7 @@ def test_several_pushes_at_once(lalm: LALM, prompts: list[Prompt]) -> None:
     batch = PreparedBatch(lalm, prompts)
     openings = ("I am sorry", "I cannot", "The")
     with under_each(batch, pushes, strengths) as rows:
-        texts, chances = rows.generate(8), rows.opening_probabilities(openings)
+        texts, chances = rows.generate(8), refusal_probability(rows, openings, negligible=0)
     assert len(set(texts)) > len(prompts), (
         "the pushes have to change answers, or this tests nothing"
     )
@@ -249,7 +242,7 @@ def test_several_pushes_at_once(lalm: LALM, prompts: list[Prompt]) -> None:
         block = slice(6 * at, 6 * at + 6)
         with push(strength):
             assert texts[block] == lalm.generate(prompts, max_new_tokens=8)
-            alone = batch.opening_probabilities(openings)
+            alone = refusal_probability(batch, openings, negligible=0)
         torch.testing.assert_close(chances[block], alone, rtol=1e-3, atol=1e-7)
     assert batch.generate(8) == lalm.generate(prompts, max_new_tokens=8)
 
@@ -314,10 +307,10 @@ def test_other_texts_behind_the_same_clips(lalm: LALM, prompts: list[Prompt], mo
 
 def test_openings_of_a_batch_are_those_of_single_prompts(lalm: LALM, prompts: list[Prompt]) -> None:
     openings = ("I am sorry", "I cannot", "Sorry", "The")
-    together = PreparedBatch(lalm, prompts).opening_probabilities(openings)
+    together = refusal_probability(PreparedBatch(lalm, prompts), openings, negligible=0)
     for prompt, found in zip(prompts, together, strict=True):
         logits = []
-        inputs = lalm.batch([prompt])
+        inputs = lalm.inputs([prompt])
         for text in openings:
             chance, ids = 1.0, inputs["input_ids"]
             for token in lalm.tokenizer(text, add_special_tokens=False)["input_ids"]:
@@ -333,14 +326,14 @@ def test_openings_of_a_batch_are_those_of_single_prompts(lalm: LALM, prompts: li
 
 def test_chunks_are_sized_to_memory(tiny: LALM, prompts: list[Prompt], monkeypatch) -> None:
     rows = list(range(200))
-    many = [prompts[1]] * 200
+    many = tiny.encode([prompts[1]]) * 200
     assert [len(part) for part in chunks(tiny, rows, many, 8)] == [MOST_ROWS, 200 - MOST_ROWS]
     monkeypatch.setattr("sarsteer_lab.engine.memory.free_memory", lambda device: 10_000_000)
     small = list(chunks(tiny, rows, many, 8))
     assert sum(small, []) == rows and 1 < len(small[0]) < MOST_ROWS
-    assert len(next(iter(chunks(tiny, rows, [prompts[4]] * 200, 8)))) > len(small[0]), (
-        "typed is shorter"
-    )
+    assert len(next(iter(chunks(tiny, rows, tiny.encode([prompts[4]]) * 200, 8)))) > len(
+        small[0]
+    ), "typed is shorter"
     monkeypatch.setattr("sarsteer_lab.engine.memory.free_memory", lambda device: 1)
     assert all(len(part) == 1 for part in chunks(tiny, rows, many, 8))
 
@@ -369,7 +362,7 @@ def test_freed_memory_is_kept_for_the_next_tensor() -> None:
     assert faults["kept"] < faults["usual"] / 3
 
 
-def test_logits_that_are_not_finite_name_prompt_and_layer_and_no_step_hooks_the_model(
+def test_logits_that_are_not_finite_name_the_prompt_and_no_step_hooks_the_model(
     prompts,
 ) -> None:
     lalm = replica()
@@ -390,8 +383,6 @@ def test_logits_that_are_not_finite_name_prompt_and_layer_and_no_step_hooks_the_
     alpha[1] = 1.0
     for way in (lambda: batch.generate(3), batch.next_token_logits):
         with steer(lalm, vectors, alpha, layers=[2, 3]):
-            with pytest.raises(
-                NonFiniteError, match="prompt 1: its states from layer 3 on are not finite"
-            ):
+            with pytest.raises(NonFiniteError, match="prompt 1: its logits are not finite"):
                 way()
-    assert lalm.now is None and batch.generate(5) == answers
+    assert lalm.watchers == [] and batch.generate(5) == answers

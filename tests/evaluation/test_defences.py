@@ -325,7 +325,7 @@ def test_gate_of_strength_0_and_undoing(
 
 
 def test_gate_needs_the_prompt(tiny: LALM, states: BaseStates, requests: list[Request]) -> None:
-    inputs = tiny.batch([requests[0].spoken()])
+    inputs = tiny.inputs([requests[0].spoken()])
     cache = tiny.core(**inputs, use_cache=True).past_key_values
     token = inputs["input_ids"][:, -1:]
     with (

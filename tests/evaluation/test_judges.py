@@ -276,8 +276,8 @@ def test_a_model_judge_loads_on_the_device_there_is(
     judge = _last_character_judge(read_template())
     judge.model.bfloat16().save_pretrained(tmp_path)
     judge.tokenizer.save_pretrained(tmp_path)
-    monkeypatch.setattr("sarsteer_lab.loading.torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("sarsteer_lab.loading.torch.backends.mps.is_available", lambda: False)
+    monkeypatch.setattr("sarsteer_lab.checkpoints.torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("sarsteer_lab.checkpoints.torch.backends.mps.is_available", lambda: False)
     asked = []
     pick = judges.pick_device
     monkeypatch.setattr(judges, "pick_device", lambda device: asked.append(device) or pick(device))

@@ -8,11 +8,12 @@ import torch
 from peft import LoraConfig
 from replicas import OTHERS, TINY, replica
 
-from sarsteer_lab.activations import capture
+from sarsteer_lab.activations import capture, capture_answer, capture_positions
 from sarsteer_lab.engine.audio_cache import forget_clips
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.families import FAMILIES, adapter_layers, residual_stream
+from sarsteer_lab.keeping import kept_variants
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.doctor import AUDIO_TOWER, find_part
 from sarsteer_lab.probe.replica import LAYERS, WIDTH
@@ -83,7 +84,7 @@ def test_layers_width_tower_and_audio_positions_are_found(lalm, prompts):
         assert lalm.name.startswith(f"replica of {lalm.family.name} (tiny)")
         assert find_part(lalm.model, AUDIO_TOWER) is not None
     for prompt in prompts:
-        inputs = lalm.batch([prompt])
+        inputs = lalm.inputs([prompt])
         heard = lalm.audio_token_id in inputs["input_ids"].flatten().tolist()
         assert heard == (prompt.audio is not None)
         assert inputs["attention_mask"][:, -1].all()
@@ -110,7 +111,7 @@ def test_long_clips_up_to_the_limit(lalm, make_clip):
     singly = torch.cat([capture(lalm, [clip]) for clip in clips])
     assert together.isfinite().all()
     torch.testing.assert_close(together, singly, rtol=1e-4, atol=1e-4 * singly.abs().max().item())
-    heard = [int((lalm.batch([clip])["input_ids"] == lalm.audio_token_id).sum()) for clip in clips]
+    heard = [int((lalm.inputs([clip])["input_ids"] == lalm.audio_token_id).sum()) for clip in clips]
     assert heard[0] >= heard[1] > 0 and (singly[0, -1] - singly[1, -1]).abs().max() > 1e-3
     if limit is not None:
         with pytest.raises(ClipError, match="longer|at most"):
@@ -144,9 +145,9 @@ def test_variants_of_a_clip_share_what_stands_before_and_give_the_same_states(
     assert (apart[0] - apart[1]).abs().max() > 1e-3
     if lalm.family.name == "qwen2_audio":
         for _ in ("computed", "read back"):
-            kept = capture_variants(lalm, variants, cache=Store(tmp_path))
-            assert all(map(torch.equal, kept, together))
-        longest = capture(lalm, [variants[1][1]], positions="all")[0].shape[0]
+            read = kept_variants(capture_variants, Store(tmp_path), "capture")
+            assert all(map(torch.equal, read(lalm, variants), together))
+        longest = capture_positions(lalm, [variants[1][1]], "all")[0].shape[0]
         assert sum(positions) < 2 * longest * len(clips)
 
 
@@ -182,9 +183,9 @@ def test_steering_one_layer_adds_there_at_the_last_position_and_nowhere_else(
     lalm, prompts, vectors
 ):
     spoken = [prompts[1]]
-    plain = capture(lalm, spoken, positions="all")[0]
+    plain = capture_positions(lalm, spoken, "all")[0]
     with steer(lalm, vectors, alpha=0.5, layers=[2]):
-        steered = capture(lalm, spoken, positions="all")[0]
+        steered = capture_positions(lalm, spoken, "all")[0]
     assert torch.equal(steered[:, :2], plain[:, :2]), "earlier layers"
     assert torch.equal(steered[:-1, 2], plain[:-1, 2]), "earlier positions"
     # The recording hook comes after the steering one, so it sees exactly the sum.
@@ -202,7 +203,7 @@ def test_only_the_active_stream_of_gemma3n_is_touched(prompts, vectors):
             handle = lalm.layers[2].register_forward_hook(
                 lambda *args: outputs.append(args[2].clone())
             )
-            lalm.trunk(**lalm.batch([prompts[1]]), use_cache=False)
+            lalm.trunk(**lalm.inputs([prompts[1]]), use_cache=False)
             handle.remove()
     plain, steered = outputs
     assert plain.ndim == 4
@@ -213,7 +214,7 @@ def test_only_the_active_stream_of_gemma3n_is_touched(prompts, vectors):
 def plain_loop(lalm, prompt, vectors, alpha, steps):
     """Greedy tokens and their states (token layer d_model) without cache, batch or `capture`:
     everything runs again for each token, and the vectors are added from the prompt's end on."""
-    inputs = dict(lalm.batch([prompt]))
+    inputs = dict(lalm.inputs([prompt]))
     length = inputs["input_ids"].shape[1]
     seen = [torch.empty(0)] * LAYERS
 
@@ -256,7 +257,7 @@ def test_steered_answers_and_their_states_are_those_of_a_loop_without_cache(
     expected = lalm.tokenizer.decode(tokens, skip_special_tokens=True).strip()
     with steer(lalm, vectors, alpha=alpha):
         assert lalm.generate([prompts[1]], max_new_tokens=3, eos_token_id=-1) == [expected]
-        [found] = capture(lalm, [prompts[1]], positions="answer", max_new_tokens=3)
+        [found] = capture_answer(lalm, [prompts[1]], max_new_tokens=3)
     ends = lalm.ends.tolist()
     said = next((at for at, token in enumerate(tokens) if token in ends), len(tokens))
     assert said, "an empty answer shows nothing"
@@ -282,7 +283,7 @@ def test_hooks_are_gone_after_an_exception(lalm, prompts, vectors, monkeypatch):
         lalm.generate(prompts[:2])
     with pytest.raises(KeyboardInterrupt):
         capture(lalm, prompts[:2])
-    assert hooks(lalm) == 0 and lalm.now is None
+    assert hooks(lalm) == 0 and lalm.watchers == []
 
 
 def fail(*args, **kwargs):
@@ -302,14 +303,15 @@ def test_saved_vectors_steer_as_before(tiny, prompts, vectors, tmp_path):
 
 def test_clips_that_must_not_share_a_batch_are_kept_apart(lalm, prompts):
     if lalm.family.mixes:
-        assert len(list(lalm.batches(prompts, 16, "all"))) == 1
+        assert len(list(lalm.batches(lalm.encode(prompts), 16, "all"))) == 1
     else:
         for some in (prompts, prompts[:2]):  # two clips, or a typed prompt beside one
             with pytest.raises(ValueError, match="padding"):
-                lalm.batch(some)
-        for rows, inputs in lalm.batches(prompts, 16, "apart"):
-            lengths = {len(prompts[row].audio) for row in rows if prompts[row].audio is not None}
-            assert len(lengths) <= 1 and len(inputs["input_ids"]) == len(rows)
+                lalm.inputs(some)
+        for batch in lalm.batches(lalm.encode(prompts), 16, "apart"):
+            clips = [prompts[row].audio for row in batch.rows]
+            assert len({len(clip) for clip in clips if clip is not None}) <= 1
+            assert len(batch.inputs["input_ids"]) == len(batch.rows)
 
 
 ADAPTED = ("granite_speech", "phi4_multimodal")
@@ -320,7 +322,7 @@ def test_a_spoken_prompt_leaves_no_trace_on_a_typed_one(lalm, prompts, ready):
     """Granite Speech's own `generate` leaves its adapter on; nor may another's state leak."""
     assert (lalm.family.adapter is not None) == (lalm.family.name in ADAPTED)
     typed, spoken = [prompts[0]], [prompts[1]]
-    before, fingerprint = capture(lalm, typed), lalm.fingerprint
+    before, fingerprint = capture(lalm, typed), lalm.fingerprint()
     for _ in range(2):
         if ready:
             for one, plain in ((spoken, capture(lalm, spoken)), (typed, before)):
@@ -336,7 +338,7 @@ def test_a_spoken_prompt_leaves_no_trace_on_a_typed_one(lalm, prompts, ready):
                 torch.testing.assert_close(other.states(range(LAYERS)), anew, rtol=1e-5, atol=atol)
         else:
             lalm.generate(spoken, max_new_tokens=2)
-        assert torch.equal(capture(lalm, typed), before) and lalm.fingerprint == fingerprint
+        assert torch.equal(capture(lalm, typed), before) and lalm.fingerprint() == fingerprint
 
 
 @pytest.mark.parametrize("family", ADAPTED)
@@ -348,7 +350,7 @@ def test_the_adapter_for_speech_is_on_for_spoken_prompts_alone(family, prompts):
     for enabled in (True, False):
         (lalm.model.enable_adapters if enabled else lalm.model.disable_adapters)()
         on[enabled] = torch.cat(
-            [lalm.core(**lalm.batch([p]), use_cache=False).logits[:, -1] for p in mixed]
+            [lalm.core(**lalm.inputs([p]), use_cache=False).logits[:, -1] for p in mixed]
         )
     assert (on[True] - on[False]).abs().max() > 1e-2, "the adapter has to do something"
     expected = torch.stack([on[False][0], on[True][1], on[False][2]])
@@ -366,19 +368,19 @@ def test_the_adapter_for_speech_is_on_for_spoken_prompts_alone(family, prompts):
 @pytest.mark.parametrize("family", ADAPTED)
 def test_what_adapters_are_set_to_counts_in_the_fingerprint(family):
     lalm = replica(family)
-    seen = [lalm.fingerprint]
+    seen = [lalm.fingerprint()]
     lalm.model.disable_adapters()
-    seen.append(lalm.fingerprint)
+    seen.append(lalm.fingerprint())
     lalm.model.enable_adapters()
-    assert lalm.fingerprint == seen[0]
+    assert lalm.fingerprint() == seen[0]
     [scaled, *_] = adapter_layers(lalm.model)
     scaled.scaling["default"] *= 2
-    seen.append(lalm.fingerprint)
+    seen.append(lalm.fingerprint())
     scaled.scaling["default"] /= 2
     lalm.model.add_adapter(LoraConfig(r=2, target_modules=["o_proj"]), "other")
-    seen.append(lalm.fingerprint)
+    seen.append(lalm.fingerprint())
     lalm.model.set_adapter("default")
-    seen.append(lalm.fingerprint)
+    seen.append(lalm.fingerprint())
     assert len(set(seen)) == 5
 
 
@@ -392,7 +394,7 @@ def test_a_padding_side_set_after_loading_changes_nothing(lalm, prompts):
 
 def test_how_the_processor_hears_counts_in_the_fingerprint(lalm):
     only_where_audio_is_heard(lalm)
-    before = lalm.fingerprint
+    before = lalm.fingerprint()
     part = next(
         part
         for name in ("feature_extractor", "audio_processor")
@@ -400,7 +402,7 @@ def test_how_the_processor_hears_counts_in_the_fingerprint(lalm):
     )
     part.hears_otherwise = 1
     try:
-        assert lalm.fingerprint != before
+        assert lalm.fingerprint() != before
     finally:
         del part.hears_otherwise
-    assert lalm.fingerprint == before
+    assert lalm.fingerprint() == before

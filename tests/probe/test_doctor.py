@@ -17,7 +17,7 @@ def verdicts(report: Report) -> dict[str, str]:
 @pytest.mark.parametrize("family", sorted(TINY))
 def test_replicas_are_healthy(family):
     lalm = replica(family)
-    before = lalm.fingerprint
+    before = lalm.fingerprint()
     report = examine(lalm)
     assert report.healthy, str(report)
     for check in (
@@ -34,7 +34,7 @@ def test_replicas_are_healthy(family):
         "steering",
     ):
         assert verdicts(report)[check] == "ok"
-    assert lalm.fingerprint == before
+    assert lalm.fingerprint() == before
 
 
 @pytest.mark.pocket
@@ -45,7 +45,7 @@ def test_the_pocket_model_is_healthy(pocket):
 
 def test_padding_on_the_right_is_found(monkeypatch):
     lalm = replica()
-    left = lalm.batch
+    left = lalm.inputs
 
     def right(prompts):
         inputs = left(prompts)
@@ -54,7 +54,7 @@ def test_padding_on_the_right_is_found(monkeypatch):
             ids.copy_(ids.roll(-padding)), mask.copy_(mask.roll(-padding))
         return inputs
 
-    monkeypatch.setattr(lalm, "batch", right)
+    monkeypatch.setattr(lalm, "inputs", right)
     assert verdicts(examine(lalm))["left padding"] == "FAIL"
 
 
@@ -68,7 +68,7 @@ def test_a_tower_that_hears_padding_is_found(monkeypatch):
 
 def test_one_padded_length_that_goes_wrong_is_found(monkeypatch):
     lalm = replica()
-    whole = lalm.batch
+    whole = lalm.inputs
 
     def wrong_at_32(prompts):
         inputs = whole(prompts)
@@ -77,7 +77,7 @@ def test_one_padded_length_that_goes_wrong_is_found(monkeypatch):
                 mask.fill_(1)
         return inputs
 
-    monkeypatch.setattr(lalm, "batch", wrong_at_32)
+    monkeypatch.setattr(lalm, "inputs", wrong_at_32)
     found = examine(lalm)
     assert (
         verdicts(found)["left padding"] == "ok"

@@ -91,7 +91,7 @@ def test_the_memory_is_that_of_a_model_that_runs():
     _, states, batch = module.memory(lalm, "float32")
     kept = capture(lalm, [Prompt("Hi")] * 5)
     assert states == kept.numel() * kept.element_size() * 100
-    cache = lalm.core(**lalm.batch([Prompt("Hi")])).past_key_values
+    cache = lalm.core(**lalm.inputs([Prompt("Hi")])).past_key_values
     held = sum(
         part.numel() * part.element_size()
         for layer in cache.layers

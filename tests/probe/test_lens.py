@@ -97,10 +97,10 @@ def test_steered_generation_is_the_same_through_both_paths(family, prompts):
 
 def test_the_model_is_left_as_it_was_and_its_weights_are_shared(prompts):
     lalm = replica()
-    before, logits = lalm.fingerprint, lalm.next_token_logits(prompts)
+    before, logits = lalm.fingerprint(), lalm.next_token_logits(prompts)
     modules = [type(module) for module in lalm.model.modules()]
     bridge = to_transformer_lens(lalm)
-    assert lalm.fingerprint == before and torch.equal(lalm.next_token_logits(prompts), logits)
+    assert lalm.fingerprint() == before and torch.equal(lalm.next_token_logits(prompts), logits)
     assert [type(module) for module in lalm.model.modules()] == modules
     assert lalm.text_config._attn_implementation == "sdpa"
     ours = {weight.data_ptr() for weight in lalm.model.parameters()}

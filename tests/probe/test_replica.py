@@ -24,9 +24,9 @@ def test_weights_depend_on_the_seed_alone():
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(3)
     assert (
-        replica("gemma4", seed=2).fingerprint
-        == first.fingerprint
-        != replica("gemma4", seed=3).fingerprint
+        replica("gemma4", seed=2).fingerprint()
+        == first.fingerprint()
+        != replica("gemma4", seed=3).fingerprint()
     )
 
 
@@ -72,13 +72,13 @@ def test_granites_features_are_its_own_extractors():
 def test_voxtrals_clip_arrives_unchanged(make_clip):
     lalm = replica("voxtral")
     clip = make_clip(1.3, 1)
-    inputs = lalm.batch([Prompt("Hi", clip)])
+    inputs = lalm.inputs([Prompt("Hi", clip)])
     extractor = lalm.processor.feature_extractor
     padded = np.pad(clip, (0, 8 * 16000 - len(clip)))
     expected = extractor(padded, sampling_rate=16000, return_tensors="pt")["input_features"]
     torch.testing.assert_close(inputs["input_features"], expected, rtol=1e-4, atol=1e-4)
     # Longer than the window: a second one.
-    assert lalm.batch([Prompt("Hi", make_clip(9.0, 1))])["input_features"].shape[0] == 2
+    assert lalm.inputs([Prompt("Hi", make_clip(9.0, 1))])["input_features"].shape[0] == 2
 
 
 def test_voxtral_with_mistral_commons_own_tokenizer(tmp_path, prompts):
@@ -122,7 +122,7 @@ def test_voxtral_with_mistral_commons_own_tokenizer(tmp_path, prompts):
     processor = VoxtralProcessor(WhisperFeatureExtractor(feature_size=16, chunk_length=30), real)
     lalm = LALM(VoxtralForConditionalGeneration(config), processor, name="voxtral")
     some = [prompt for prompt in prompts if prompt.system is None]
-    inputs = lalm.batch(some)
+    inputs = lalm.inputs(some)
     heard = (inputs["input_ids"] == lalm.audio_token_id).sum(1).tolist()
     assert heard == [375 if prompt.audio is not None else 0 for prompt in some]
     assert inputs["attention_mask"][:, -1].all()

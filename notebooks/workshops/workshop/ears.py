@@ -172,7 +172,7 @@ def check_encode(encode: object, lalm: LALM) -> str:
         (mixed, "mixed prompts"),
     ):
         if lalm.fit_together(prompts):
-            right = lalm.batch(prompts)
+            right = lalm.inputs(prompts)
             lalm.tokenizer.padding_side = "right"  # as many tokenizers come
             _same_inputs(call(encode, lalm, prompts), right, what, lalm)
     return "padded on the left, each clip with its own text, on the model's device"
@@ -234,7 +234,7 @@ def check_answer_ids(answer_ids: object, lalm: LALM) -> str:
     """`answer_ids(lalm, prompts, max_new_tokens)`: the ids of the greedy answers alone, padded."""
     prompts, n = [request.spoken() for request in requests(3)], 6
     right, settings = library_ids(lalm, prompts, n), lalm.core.generation_config
-    length = lalm.batch(prompts)["input_ids"].shape[1]
+    length = lalm.inputs(prompts)["input_ids"].shape[1]
     found = call(answer_ids, lalm, prompts, n)
     need(isinstance(found, Tensor), f"a tensor of ids is wanted, not a {type(found).__name__}")
     need(

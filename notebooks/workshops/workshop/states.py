@@ -161,17 +161,17 @@ def check_capture(capture: object, lalm: LALM) -> str:
 
     def last_audio() -> Tensor:
         return torch.stack(
-            [states[-1] for states in library_capture(lalm, spoken, positions="audio")]
+            [states[-1] for states in library_capture_positions(lalm, spoken, "audio")]
         )
 
     def averaged() -> Tensor:
         return torch.stack(
-            [states.mean(0) for states in library_capture(lalm, spoken, positions="all")]
+            [states.mean(0) for states in library_capture_positions(lalm, spoken, "all")]
         )
 
     def before_last() -> Tensor:
         return torch.stack(
-            [states[-2] for states in library_capture(lalm, spoken, positions="all")]
+            [states[-2] for states in library_capture_positions(lalm, spoken, "all")]
         )
 
     mistakes = {
@@ -218,13 +218,13 @@ def _rows(mistakes: dict[str, Any], row: int) -> dict[str, Any]:
 @torch.no_grad()
 def _hidden_states(lalm: LALM, prompts: list[Prompt]) -> Any:
     return lalm.core(
-        **lalm.batch(prompts), output_hidden_states=True, use_cache=False
+        **lalm.inputs(prompts), output_hidden_states=True, use_cache=False
     ).hidden_states
 
 
 @torch.no_grad()
 def _padded_right(lalm: LALM, prompts: list[Prompt]) -> Tensor:
-    inputs = lalm.batch(prompts)
+    inputs = lalm.inputs(prompts)
     for row, mask in enumerate(inputs["attention_mask"].bool()):
         for key in ("input_ids", "attention_mask"):
             values = inputs[key][row]

@@ -38,7 +38,7 @@ def check_audio_tokens(tokens_of: object, lalm: LALM) -> str:
     makes."""
     for seconds in (1.0, 2.5, 4.0, 7.0):
         noise = 0.1 * np.random.default_rng(0).standard_normal(round(seconds * SAMPLE_RATE))
-        ids = lalm.batch([Prompt("Hi", noise.astype(np.float32))])["input_ids"]
+        ids = lalm.inputs([Prompt("Hi", noise.astype(np.float32))])["input_ids"]
         real = int((ids == lalm.audio_token_id).sum())
         value = call(tokens_of, seconds)
         need(isinstance(value, int), f"a number of tokens is a whole number, not {value!r}")

@@ -2,7 +2,7 @@
 
 import re
 import textwrap
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +36,7 @@ def stages(lalm: LALM, prompt: Prompt) -> dict[str, Stage]:
 
     Spoken prompts have "waveform" (samples), "mel" (bins, frames), "tower" and "projector"
     (vectors, width); all have "sequence" (positions, d_model), "layers" (layers, positions,
-    d_model) and "head" (vocabulary). Raises what `lalm.batch` does.
+    d_model) and "head" (vocabulary). Raises what `lalm.inputs` does.
     """
     called: list[tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = []
 
@@ -54,12 +54,13 @@ def stages(lalm: LALM, prompt: Prompt) -> dict[str, Stage]:
             called.append((module, tuple(given.shape[-2:]), tuple(made.shape[-2:])))
 
     inside = {id(part) for part in lalm.layers.modules()}
-    with ExitStack() as hooks, closing(lalm.batches([prompt], 1, "shapes")) as batches:
+    batch = lalm.batch(lalm.encode([prompt]), [0])
+    inputs = batch.inputs
+    with ExitStack() as hooks:
         for path, part in lalm.trunk.named_modules():
             if any(word in path.lower() for word in EARS) and id(part) not in inside:
                 hooks.enter_context(part.register_forward_hook(note, with_kwargs=True))
-        for _, inputs in batches:
-            lalm.trunk(**inputs, use_cache=False)
+        lalm.read(batch)
     spoken = inputs["input_ids"][0].cpu() == lalm.audio_token_id  # False for a model without ears
     spoken = torch.as_tensor(spoken).expand(inputs["input_ids"].shape[1])
     total, heard = len(spoken), int(spoken.sum())

@@ -2,7 +2,7 @@
 steered."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from html import escape
@@ -14,12 +14,12 @@ from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from sarsteer_lab.activations import capture, chosen_layers, record_states
+from sarsteer_lab.activations import capture_positions, record_states
 from sarsteer_lab.course.figures.xray import Film, xray_figure
 from sarsteer_lab.course.hearing import forms
 from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.engine.audio_cache import remember_clips
-from sarsteer_lab.engine.live import refusing_openings
+from sarsteer_lab.engine.openings import refusing_openings
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, Request
@@ -87,7 +87,7 @@ class XRay(panels.Panel):
         super().__init__()
         remember_clips(lalm)
         self.lalm, self.vectors, self.max_new_tokens = lalm, vectors, max_new_tokens
-        self.layers, self.forms = chosen_layers(lalm, vectors, None), forms(lalm, prompt)
+        self.layers, self.forms = lalm.steered_layers(vectors), forms(lalm, prompt)
         self.title = panels.words_of(prompt)
         tokenize = partial(lalm.tokenizer, add_special_tokens=False)
         self._openings = {tuple(tokenize(text)["input_ids"]) for text in refusing_openings()}
@@ -156,28 +156,21 @@ class XRay(panels.Panel):
         steered = form == "steered"
         base = [*self.forms][-1] if steered else form
         prompt = self.forms[base]
-        ends: list[list[Tensor]] = [
-            [] for _ in self.layers
-        ]  # the prompt's last position, then the answer's
-
-        def keep(at: int, stream: Tensor) -> None:
-            ends[at].append(stream[0, -1].to(torch.float32, copy=True))
-
+        batch = self.lalm.batch(self.lalm.encode([prompt]), [0])
         with ExitStack() as held:
             if steered:
                 held.enter_context(steer(self.lalm, self.vectors, self.alpha.value))
-            decoding = self.lalm.decode([prompt], 1, max_new_tokens=self.max_new_tokens + 1)
-            decoded = held.enter_context(closing(decoding))
-            held.enter_context(record_states(self.lalm, self.layers, keep))
-            [tokens] = [row for _, row in decoded]
+            # By layer: the prompt's last position, then the answer's tokens.
+            recorded = held.enter_context(record_states(self.lalm, self.layers))
+            tokens = self.lalm.decode(batch, max_new_tokens=self.max_new_tokens + 1)
         if steered:
             before = self.readings[base].states[: self.readings[base].start - 1]
         else:
-            before = capture(self.lalm, [prompt], layers=self.layers, positions="all")[0][:-1]
+            before = capture_positions(self.lalm, [prompt], layers=self.layers)[0][:-1]
         start = len(before) + 1
-        states = torch.cat([before, torch.stack([torch.stack(layer) for layer in ends], dim=1)])
+        states = torch.cat([before, torch.stack([torch.cat(passes) for passes in recorded], dim=1)])
         ids = (
-            self.lalm.batch([prompt])["input_ids"][0].tolist()
+            self.lalm.inputs([prompt])["input_ids"][0].tolist()
             + tokens[0].tolist()[: len(states) - start]
         )
         columns = [*range(start - 1, len(ids))] if steered else self._columns(ids, start)
@@ -194,7 +187,7 @@ class XRay(panels.Panel):
         """Positions to be shown: what comes before the request is alike in all forms, and left
         out."""
         begun = [
-            self.lalm.batch([prompt])["input_ids"][0].tolist() for prompt in self.forms.values()
+            self.lalm.inputs([prompt])["input_ids"][0].tolist() for prompt in self.forms.values()
         ]
         alike = [len(set(tokens)) == 1 for tokens in zip(*begun, strict=False)]
         first = alike.index(False) if len(begun) > 1 and False in alike else 0
