@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from importlib.metadata import version
@@ -17,6 +18,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import sarsteer_lab
+from training import DATA, YARDSTICK
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -231,7 +233,11 @@ def test_a_wheel_carries_the_data_and_nothing_of_the_repository_besides(tmp_path
     beside += ("evaluation/report.html.jinja",)
     beside += ("course/widgets/maps.css", "course/widgets/record.js")
     assert {f"sarsteer_lab/{name}" for name in beside} <= set(names)
-    assert not [name for name in names if "pocket/training" in name or "solutions" in name]
+    assert not [name for name in names if "solutions" in name]
+    # Of the training nothing but the weights it left: neither its modules nor its data.
+    assert not [name for name in names if "training" in name or "yardstick" in name]
+    data = {file.name for folder in (DATA, YARDSTICK) for file in folder.rglob("*")}
+    assert len(data) > 400 and not data & {name.split("/")[-1] for name in names}
     # The named models' makers import without the training.
     show = "import sarsteer_lab, sarsteer_lab.loading, sarsteer_lab.pocket.dial, sarsteer_lab.probe.replica"
     show += "; print(sarsteer_lab.data_folder())"
@@ -244,6 +250,16 @@ def test_a_wheel_carries_the_data_and_nothing_of_the_repository_besides(tmp_path
         text=True,
     ).stdout
     assert Path(shown.strip()) == (tmp_path / "installed" / "sarsteer_lab" / "_data").resolve()
+
+
+def test_the_source_archive_carries_how_the_model_was_trained(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "-t", "sdist", "-d", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    [archive] = tmp_path.glob("*.tar.gz")
+    with tarfile.open(archive) as tar:
+        names = {name.partition("/")[2] for name in tar.getnames()}
+    wanted = {"training/train.py", "training/data/corpus.jsonl", "training/yardstick/sentences.txt"}
+    assert wanted <= names
 
 
 MODULE_LINES = 350

@@ -16,8 +16,8 @@ import soundfile
 from tqdm import tqdm
 
 from sarsteer_lab.paths import data_folder
-from sarsteer_lab.pocket.training.voices import KOKORO_TRAIN, Speaker, Voice, held_out_voices
 from sarsteer_lab.speech import SAMPLE_RATE
+from training.voices import KOKORO_TRAIN, Speaker, Voice, held_out_voices
 
 SPEED = 1.2
 

@@ -17,7 +17,7 @@ import torch
 from tqdm import tqdm
 from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
-from sarsteer_lab.pocket.training.corpus import Kind, PromptIndex, Sentence, words_of
+from training.corpus import Kind, PromptIndex, Sentence, words_of
 
 OPENERS = {
     "question": (

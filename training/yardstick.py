@@ -1,9 +1,9 @@
 """The yardstick of hearing: course or open sentences, in training voices or in engines that no
 training stage hears.
 
-`python -m sarsteer_lab.pocket.training.yardstick` speaks it once, into data/pocket/yardstick/
+`python -m training.yardstick` speaks it once, into training/yardstick/
 (needs the extra `train` and Debian's flite, festival and festvox-kallpc16k);
-`pocket.training.measure` then needs neither. The open sentences are the language model's own
+`training.measure` then needs neither. The open sentences are the language model's own
 (`open_text`); none is in the corpus, and none comes close to one that is.
 """
 
@@ -23,11 +23,11 @@ from tqdm import tqdm
 
 from sarsteer_lab.course.hearing import differs, word_error_rate
 from sarsteer_lab.evaluation.intervals import wilson
-from sarsteer_lab.paths import data_folder
-from sarsteer_lab.pocket.training.voices import Speaker, Voice, held_out_voices, yardstick_voices
 from sarsteer_lab.prompts import load_prompts
 from sarsteer_lab.speech import SAMPLE_RATE
 from sarsteer_lab.store import atomic_write
+from training import YARDSTICK
+from training.voices import Speaker, Voice, held_out_voices, yardstick_voices
 
 TEXTS, VOICES = ("course", "open"), ("training engines", "unheard engines")
 SPEED = 1.2
@@ -49,11 +49,6 @@ class Utterance:
     label: str = ""
 
 
-def folder() -> Path:
-    """Where the yardstick lies: utterances.jsonl and clips/."""
-    return data_folder() / "pocket" / "yardstick"
-
-
 def load_yardstick() -> list[Utterance]:
     """All clips of the four cells; the course's in training engines are the shipped test clips."""
     prompts = load_prompts("test")
@@ -62,9 +57,9 @@ def load_yardstick() -> list[Utterance]:
         for p in prompts
         if p.clip
     ]
-    lines = (folder() / "utterances.jsonl").read_text(encoding="utf-8").splitlines()
+    lines = (YARDSTICK / "utterances.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
-    return shipped + [Utterance(**{**r, "clip": folder() / "clips" / r["clip"]}) for r in records]
+    return shipped + [Utterance(**{**r, "clip": YARDSTICK / "clips" / r["clip"]}) for r in records]
 
 
 def cells(utterances: Sequence[Utterance], heard: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -101,7 +96,7 @@ def speak_yardstick(sentences: Sequence[str]) -> None:
     plan: list[tuple[Utterance, Voice]] = []
 
     def add(request: str, text: str, engines: str, voice: Voice, label: str = "") -> None:
-        clip = folder() / "clips" / f"{len(plan):03d}.ogg"
+        clip = YARDSTICK / "clips" / f"{len(plan):03d}.ogg"
         plan.append((Utterance(request, text, engines, voice.name, clip, label), voice))
 
     seen: Counter[str] = Counter()
@@ -122,7 +117,7 @@ def speak_yardstick(sentences: Sequence[str]) -> None:
                 soundfile.write(scratch, wave, SAMPLE_RATE, format="OGG", subtype="OPUS")
     records = [{**asdict(utterance), "clip": utterance.clip.name} for utterance, _ in plan]
     lines = "".join(json.dumps(record) + "\n" for record in records)
-    (folder() / "utterances.jsonl").write_text(lines, encoding="utf-8")
+    (YARDSTICK / "utterances.jsonl").write_text(lines, encoding="utf-8")
 
 
 def main() -> None:
@@ -131,7 +126,7 @@ def main() -> None:
     parser.add_argument(
         "--sentences",
         type=Path,
-        default=folder() / "sentences.txt",
+        default=YARDSTICK / "sentences.txt",
         help="the open sentences, one a line",
     )
     options = parser.parse_args()

@@ -23,24 +23,24 @@ from sarsteer_lab.pocket.assemble import (
     deltas_folder,
     merge_delta,
 )
-from sarsteer_lab.pocket.training.clips import Clip, read_clips, speak_corpus
-from sarsteer_lab.pocket.training.corpus import (
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, load_prompts
+from training import DATA, YARDSTICK
+from training.clips import Clip, read_clips, speak_corpus
+from training.corpus import (
     Sentence,
     build_corpus,
     check_harmless,
     lexicon_of,
     read_sentences,
 )
-from sarsteer_lab.pocket.training.ctc import TokenHead, head_file, token_counts, train_ctc
-from sarsteer_lab.pocket.training.lm_in_loop import train_in_loop
-from sarsteer_lab.pocket.training.loop import AudioSide, add_audio_rows, load_checkpoint
-from sarsteer_lab.pocket.training.open_text import open_sentences, scrambled
-from sarsteer_lab.pocket.training.readout import train_readout
-from sarsteer_lab.pocket.training.safety import choose_scale, read_safety_prompts, train_safety
-from sarsteer_lab.pocket.training.voices import training_voices
-from sarsteer_lab.pocket.training.whisper import whisper_tower
-from sarsteer_lab.pocket.training.yardstick import folder as yardstick_folder
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, load_prompts
+from training.ctc import TokenHead, head_file, token_counts, train_ctc
+from training.lm_in_loop import train_in_loop
+from training.loop import AudioSide, add_audio_rows, load_checkpoint
+from training.open_text import open_sentences, scrambled
+from training.readout import train_readout
+from training.safety import choose_scale, read_safety_prompts, train_safety
+from training.voices import training_voices
+from training.whisper import whisper_tower
 
 CORPUS_SIZE = 6000
 OPEN_SIZE = 20_000
@@ -117,10 +117,10 @@ class Training:
     @property
     def corpus_file(self) -> Path:
         """The sentences, one JSON object a line, as they were trained on."""
-        return data_folder() / "pocket" / "training" / "corpus.jsonl"
+        return DATA / "corpus.jsonl"
 
     def _safety_prompts(self) -> list[dict]:
-        return read_safety_prompts(data_folder() / "pocket" / "training" / "safety_prompts.jsonl")
+        return read_safety_prompts(DATA / "safety_prompts.jsonl")
 
     def _prompt_texts(self) -> tuple[list[str], list[str]]:
         """The shipped prompts, and all texts that no training sentence may repeat: these and
@@ -154,7 +154,7 @@ class Training:
     @property
     def open_file(self) -> Path:
         """The sentences that the base language model made up, as `corpus_file`."""
-        return data_folder() / "pocket" / "training" / "open.jsonl"
+        return DATA / "open.jsonl"
 
     def open(self) -> None:
         """(a) Open vocabulary: sentences of the base language model's own, none close to a prompt
@@ -163,7 +163,7 @@ class Training:
         known = read_sentences(self.open_file) if self.open_file.exists() else []
         if len(known) >= OPEN_SIZE:
             return
-        yardstick = (yardstick_folder() / "sentences.txt").read_text(encoding="utf-8").splitlines()
+        yardstick = (YARDSTICK / "sentences.txt").read_text(encoding="utf-8").splitlines()
         language_model, tokenizer = base_language_model()
         with self.open_file.open("a", encoding="utf-8") as file:
             for sentence in open_sentences(
@@ -340,7 +340,7 @@ class Training:
         newest = next((path for path in stages if path.exists()), stages[-1])
         progress = load_checkpoint(newest, {"audio": audio, "head": head})
         shipping = self.to == deltas_folder()
-        logs = self.to / "training" if shipping else self.to
+        logs = DATA if shipping else self.to
         logs.mkdir(parents=True, exist_ok=True)
         save_file(
             audio.audio_state(),

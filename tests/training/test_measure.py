@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from sarsteer_lab.pocket.training.measure import divergence, own_answer_found
-from sarsteer_lab.pocket.training.yardstick import TEXTS, VOICES, Utterance, cells, load_yardstick
+from training.measure import divergence, own_answer_found
+from training.yardstick import TEXTS, VOICES, Utterance, cells, load_yardstick
 
 
 def test_divergence_is_torchs() -> None:

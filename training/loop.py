@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from transformers import LlamaForCausalLM, Qwen2AudioForConditionalGeneration
 
 from sarsteer_lab.pocket.assemble import with_audio_rows
-from sarsteer_lab.pocket.training.clips import Clip
-from sarsteer_lab.pocket.training.sound import change, log_mel
-from sarsteer_lab.pocket.training.voices import KOKORO_TRAIN
+from training.clips import Clip
+from training.sound import change, log_mel
+from training.voices import KOKORO_TRAIN
 
 DROPOUT = 0.03
 # The share of clips that are heard in another place and pace; the others as the engine says them.

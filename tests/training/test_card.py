@@ -4,7 +4,9 @@ import json
 import re
 
 from sarsteer_lab.paths import data_folder
-from sarsteer_lab.pocket.training.card import (
+from sarsteer_lab.prompts import load_prompts
+from training import DATA
+from training.card import (
     BEGIN,
     END,
     _runs,
@@ -13,7 +15,6 @@ from sarsteer_lab.pocket.training.card import (
     read_logs,
     training_section,
 )
-from sarsteer_lab.prompts import load_prompts
 
 COUNTS = {
     "refused": 3,
@@ -87,5 +88,5 @@ def test_the_shipped_card_was_computed_from_the_shipped_measurements() -> None:
     measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
     card = (folder / "CARD.md").read_text(encoding="utf-8")
     found = re.search(re.escape(BEGIN) + r"\n\n(.*)\n\n" + re.escape(END), card, re.DOTALL)
-    assert found and found[1] == measured_part(measured, read_logs(folder / "training"))
+    assert found and found[1] == measured_part(measured, read_logs(DATA))
     assert measured["prompts"] == len(load_prompts("test"))

@@ -1,7 +1,7 @@
 """Measures the pocket model on the shipped test split and the yardstick of hearing: what it hears,
 what it refuses, and what the dial costs.
 
-`python -m sarsteer_lab.pocket.training.measure` prints the figures of data/pocket/CARD.md and
+`python -m training.measure` prints the figures of data/pocket/CARD.md and
 writes them to data/pocket/measured.json. Test prompts are in no training set, and their voices in
 no training clip.
 """
@@ -34,12 +34,12 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.paths import data_folder
 from sarsteer_lab.pocket.assemble import base_language_model, build_model, build_processor
-from sarsteer_lab.pocket.training.ctc import TokenHead, greedy_words, head_file
-from sarsteer_lab.pocket.training.loop import AudioSide
-from sarsteer_lab.pocket.training.sound import log_mel
-from sarsteer_lab.pocket.training.yardstick import cells, load_yardstick
 from sarsteer_lab.prompts import LABELS, Prompt, Request, load_prompts
 from sarsteer_lab.speech import read_clip
+from training.ctc import TokenHead, greedy_words, head_file
+from training.loop import AudioSide
+from training.sound import log_mel
+from training.yardstick import cells, load_yardstick
 
 READ_OUT_TOKENS = 24
 DIAL = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)

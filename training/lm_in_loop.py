@@ -27,10 +27,10 @@ from tqdm import tqdm
 from transformers import LlamaForCausalLM, Qwen2AudioProcessor
 
 from sarsteer_lab.pocket.assemble import merge_delta
-from sarsteer_lab.pocket.training.adapter import export_delta, inject_adapter, truncated
-from sarsteer_lab.pocket.training.clips import Clip
-from sarsteer_lab.pocket.training.ctc import TokenHead, ctc_loss, target_of
-from sarsteer_lab.pocket.training.loop import (
+from training.adapter import export_delta, inject_adapter, truncated
+from training.clips import Clip
+from training.ctc import TokenHead, ctc_loss, target_of
+from training.loop import (
     AudioSide,
     Log,
     balanced_epoch,
@@ -41,7 +41,7 @@ from sarsteer_lab.pocket.training.loop import (
     rate,
     save_checkpoint,
 )
-from sarsteer_lab.pocket.training.teacher import (
+from training.teacher import (
     Frame,
     PrefixCache,
     Teacher,

@@ -1,5 +1,4 @@
-"""The sentence frames and slot fillers of the training corpus, from data/pocket/training: harmless,
-ours.
+"""The sentence frames and slot fillers of the training corpus, in training/data: harmless, ours.
 
 frames.tsv holds a frame a line, behind its kind; `{slot}` in it is replaced by an item of that slot
 (slots.tsv, an item a line, behind its slot), which may hold slots itself. `{word}` is any lexicon
@@ -9,7 +8,7 @@ what a seed draws.
 
 from pathlib import Path
 
-from sarsteer_lab.paths import data_folder
+from training import DATA
 
 
 def read_groups(path: Path) -> dict[str, tuple[str, ...]]:
@@ -25,5 +24,5 @@ def read_groups(path: Path) -> dict[str, tuple[str, ...]]:
     return {group: tuple(texts) for group, texts in groups.items()}
 
 
-SLOTS = read_groups(data_folder() / "pocket" / "training" / "slots.tsv")
-FRAMES = read_groups(data_folder() / "pocket" / "training" / "frames.tsv")
+SLOTS = read_groups(DATA / "slots.tsv")
+FRAMES = read_groups(DATA / "frames.tsv")

@@ -22,7 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import DynamicCache, LlamaForCausalLM
 
-from sarsteer_lab.pocket.training.loop import Log, rate
+from training.loop import Log, rate
 
 RANK, LORA_SCALE = 8, 2
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]

@@ -20,7 +20,7 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from sarsteer_lab.pocket.training.frames import FRAMES, SLOTS
+from training.frames import FRAMES, SLOTS
 
 # Hearings per lexicon word: 94% recall in the prototype, against 36% for words heard 1-4 times.
 MIN_COUNT = 20
@@ -70,7 +70,7 @@ class Sentence:
 
 
 def read_sentences(path: Path) -> list[Sentence]:
-    """The sentences of a JSON Lines file, such as data/pocket/training/corpus.jsonl."""
+    """The sentences of a JSON Lines file, such as training/data/corpus.jsonl."""
     return [Sentence(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
 
 

@@ -1,4 +1,4 @@
-"""Trains the pocket model: `python -m sarsteer_lab.pocket.training.train` runs the stages, each
+"""Trains the pocket model: `python -m training.train` runs the stages, each
 resumable.
 
     corpus   (a) the harmless sentences to be spoken            seconds
@@ -26,7 +26,7 @@ import torch
 
 from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.pocket.assemble import deltas_folder
-from sarsteer_lab.pocket.training.stages import CTC_PRESENTATIONS, IN_LOOP_PRESENTATIONS, Training
+from training.stages import CTC_PRESENTATIONS, IN_LOOP_PRESENTATIONS, Training
 
 
 def main(arguments: list[str] | None = None) -> None:

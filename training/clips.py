@@ -23,9 +23,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
-from sarsteer_lab.pocket.training.corpus import Sentence
-from sarsteer_lab.pocket.training.voices import Speaker, Voice
 from sarsteer_lab.speech import SAMPLE_RATE
+from training.corpus import Sentence
+from training.voices import Speaker, Voice
 
 SHARD_CLIPS = 200
 # Sentences whose clip is longer are left out: they cost the language model most and the course has

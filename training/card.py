@@ -1,8 +1,7 @@
-"""The measured part of data/pocket/CARD.md and the figure of the training: `python -m
-sarsteer_lab.pocket.training.card`.
+"""The measured part of data/pocket/CARD.md, and the figure: `python -m training.card`.
 
 Everything between the card's two marks is written from data/pocket/measured.json (written by
-`pocket.training.measure`) and from the training logs beside it, so that no number in the card is
+`training.measure`) and from the training logs beside it, so that no number in the card is
 typed.
 """
 
@@ -20,8 +19,9 @@ from sarsteer_lab.course.figures.base import BLUE, GREY, VERMILION, save_figure
 from sarsteer_lab.course.hearing import HEARD_RIGHT
 from sarsteer_lab.paths import data_folder
 from sarsteer_lab.prompts import LABELS
+from training import DATA
 
-BEGIN, END = "<!-- measured: written by pocket.training.card -->", "<!-- end of measured -->"
+BEGIN, END = "<!-- measured: written by training.card -->", "<!-- end of measured -->"
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -209,7 +209,7 @@ def main() -> None:
     """Write the measured part into the card, and figures/pocket/training.png and .svg."""
     folder = data_folder() / "pocket"
     measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
-    logs = read_logs(folder / "training")
+    logs = read_logs(DATA)
     card = folder / "CARD.md"
     before, _, rest = card.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)

@@ -19,10 +19,10 @@ from pathlib import Path
 from torch import Tensor
 from transformers import LlamaForCausalLM, Qwen2AudioProcessor
 
-from sarsteer_lab.pocket.training.adapter import Example, train_adapter
-from sarsteer_lab.pocket.training.corpus import Sentence
-from sarsteer_lab.pocket.training.safety import ANSWER_TOKENS, greedy_answers
-from sarsteer_lab.pocket.training.teacher import Frame, chat_frame
+from training.adapter import Example, train_adapter
+from training.corpus import Sentence
+from training.safety import ANSWER_TOKENS, greedy_answers
+from training.teacher import Frame, chat_frame
 
 LAYERS = range(30)
 LEARNING_RATE = 6e-4

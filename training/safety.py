@@ -2,7 +2,7 @@
 refuse, and only to refuse.
 
 SmolLM2-135M-Instruct almost never refuses. The adapter is trained on our own typed prompts
-(data/pocket/training): a fixed family of refusals for the harmful ones, the base model's own greedy
+(training/data): a fixed family of refusals for the harmful ones, the base model's own greedy
 answers for all others, half of the loss on the first answer token, where refusing is decided. It is
 exported unmerged: its scale is the safety dial. Needs the extra `train`.
 """
@@ -21,8 +21,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerBase
 
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.pocket.assemble import merge_delta
-from sarsteer_lab.pocket.training.adapter import Example, train_adapter
 from sarsteer_lab.prompts import Request
+from training.adapter import Example, train_adapter
 
 LAYERS = list(range(10, 30))
 EPOCHS, FURTHER_EPOCHS, LEARNING_RATE = 2, 1, 6e-4

@@ -24,8 +24,9 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from sarsteer_lab.pocket.assemble import deltas_folder
-from sarsteer_lab.pocket.training.clips import Clip
-from sarsteer_lab.pocket.training.loop import (
+from training import DATA
+from training.clips import Clip
+from training.loop import (
     AudioSide,
     Log,
     balanced_epoch,
@@ -112,10 +113,9 @@ class TokenHead(nn.Module):
 
 
 def head_file(folder: Path) -> Path:
-    """The CTC head that goes with the deltas in `folder`; of the shipped ones it lies with the
-    logs."""
+    """The CTC head that goes with the deltas in `folder`; that of the shipped ones is in DATA."""
     shipped = folder.resolve() == deltas_folder().resolve()
-    return (folder / "training" if shipped else folder) / "ctc_head.safetensors"
+    return (DATA if shipped else folder) / "ctc_head.safetensors"
 
 
 @dataclass(frozen=True)

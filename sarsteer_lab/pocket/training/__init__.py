@@ -1,1 +1,0 @@
-"""How the pocket model was trained. Nothing imports it, and wheels leave it out."""
