@@ -33,26 +33,24 @@ from sarsteer_lab.pocket.base import LANGUAGE_MODEL, BaseFileError, fetch, file_
 
 WINDOW_SECONDS = 8
 AUDIO_TOKENS = ("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
-# Raised when assembly itself changes, so that an older cached checkpoint is not taken for a current
-# one.
+MERGED = ("readout", "listening")
+"""The low-rank deltas of the language model that become part of its weights."""
+# Raised when assembly itself changes: a cached checkpoint of an older one is then not taken.
 ASSEMBLY_VERSION = 1
 
 
 def deltas_folder() -> Path:
-    """Folder of the shipped deltas: tower and projector (`audio`), low-rank ones of the language
-    model."""
+    """Folder of the shipped deltas: tower and projector (`audio`), the low-rank ones."""
     return data_folder() / "pocket"
 
 
 def pocket_config(
     text_config: LlamaConfig, vocab_size: int, audio_token_id: int
 ) -> Qwen2AudioConfig:
-    """The pocket model's configuration: Whisper tiny.en's encoder over an 8 s window, a language
-    model."""
+    """The pocket model's configuration: Whisper tiny.en's encoder over 8 s, a language model."""
     text = text_config.to_dict()
     text.pop("quantization_config", None)
-    # Qwen2-Audio keeps its head apart from the embeddings; a tied one would not survive saving and
-    # loading.
+    # Qwen2-Audio keeps its head apart from the embeddings; a tied one is lost in saving.
     text.update(vocab_size=vocab_size, tie_word_embeddings=False)
     return Qwen2AudioConfig(
         audio_config={
@@ -71,23 +69,22 @@ def pocket_config(
 
 
 def base_language_model() -> tuple[LlamaForCausalLM, PreTrainedTokenizerBase]:
-    """SmolLM2-135M-Instruct in float32 and its tokenizer, from the pinned GGUF file; takes half a
-    minute."""
+    """SmolLM2-135M-Instruct (float32) and its tokenizer, from the pinned GGUF file, in 30 s."""
     path = fetch(LANGUAGE_MODEL)
-    where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
-    tokenizer = AutoTokenizer.from_pretrained(**where)
-    return AutoModelForCausalLM.from_pretrained(**where, dtype=torch.float32).eval(), tokenizer
+    source = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name}
+    tokenizer = AutoTokenizer.from_pretrained(**source)
+    language_model = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+    return language_model.eval(), tokenizer
 
 
 def build_processor(tokenizer: PreTrainedTokenizerBase) -> Qwen2AudioProcessor:
-    """The pocket model's processor: `tokenizer` with three audio tokens, 80-mel features of an 8 s
-    window."""
+    """The pocket model's processor: `tokenizer` with the audio tokens, 80-mel features of 8 s."""
     tokenizer.add_special_tokens({"additional_special_tokens": list(AUDIO_TOKENS)})
     tokenizer.padding_side = "left"
+    extractor = WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_SECONDS)
+    template = (deltas_folder() / "chat_template.jinja").read_text(encoding="utf-8")
     return Qwen2AudioProcessor(
-        feature_extractor=WhisperFeatureExtractor(feature_size=80, chunk_length=WINDOW_SECONDS),
-        tokenizer=tokenizer,
-        chat_template=(deltas_folder() / "chat_template.jinja").read_text(encoding="utf-8"),
+        feature_extractor=extractor, tokenizer=tokenizer, chat_template=template
     )
 
 
@@ -95,102 +92,113 @@ def with_audio_rows(
     embeddings: Float[Tensor, "base_vocab d_model"], vocab_size: int
 ) -> Float[Tensor, "vocab d_model"]:
     """Embeddings with rows for the audio tokens: the mean row, which keeps them unremarkable."""
-    rows = embeddings.mean(0, keepdim=True).expand(vocab_size - len(embeddings), -1)
-    return torch.cat([embeddings, rows])
+    mean = embeddings.mean(0, keepdim=True)  # (1, d_model)
+    added = vocab_size - len(embeddings)
+    return torch.cat([embeddings, mean.expand(added, -1)])
+
+
+def factors_of(
+    delta: dict[str, Tensor],
+) -> dict[str, tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]]:
+    """Module -> (A, B) in float32, from a low-rank delta's tensors `module.A` and `module.B`."""
+    factors = {}
+    for name in delta:
+        if name.endswith(".A"):
+            module = name.removesuffix(".A")
+            factors[module] = (delta[name].float(), delta[f"{module}.B"].float())
+    return factors
 
 
 @torch.no_grad()
 def merge_delta(lm: LlamaForCausalLM, delta: dict[str, Tensor]) -> None:
-    """Add a delta to the weights of a plain language model (float32)."""
-    for name in sorted({name.rsplit(".", 1)[0] for name in delta}):
-        weight = lm.get_parameter(name.replace("language_model.", "") + ".weight")
-        weight += (delta[f"{name}.B"].float() @ delta[f"{name}.A"].float()).to(weight.device)
+    """Add a delta, named after the assembled model, to a plain language model's weights."""
+    for module, (a, b) in factors_of(delta).items():
+        weight = lm.get_parameter(module.replace("language_model.", "") + ".weight")
+        weight += (b @ a).to(weight.device)
 
 
 def build_model(
     language_model: LlamaForCausalLM, processor: Qwen2AudioProcessor, audio: dict[str, Tensor]
 ) -> Qwen2AudioForConditionalGeneration:
-    """A Qwen2-Audio model from the language model's weights and the audio tower's and projector's
-    (`audio`).
+    """A Qwen2-Audio model from a language model's weights and an audio side's (`audio`).
 
     `audio` maps parameter names below `model.` (`audio_tower.*`, `multi_modal_projector.*`) to
-    tensors of any float dtype. Raises `BaseFileError` if one is missing or has another shape.
+    tensors of any float dtype; empty, it leaves the audio side random. Raises RuntimeError, naming
+    it, if one is missing, unknown or of another shape.
     """
     tokenizer = processor.tokenizer
-    config = pocket_config(language_model.config, len(tokenizer), processor.audio_token_id)
+    vocab_size = len(tokenizer)
+    config = pocket_config(language_model.config, vocab_size, processor.audio_token_id)
     torch.manual_seed(0)
     model = Qwen2AudioForConditionalGeneration(config).eval()
     state = {f"model.{name}": tensor.float() for name, tensor in audio.items()}
-    text = language_model.state_dict()
-    embeddings = text["model.embed_tokens.weight"]  # with or without the audio tokens' rows
-    state |= {
-        name.replace("model.", "model.language_model.", 1): tensor for name, tensor in text.items()
-    }
-    for name in ("model.language_model.embed_tokens.weight", "lm_head.weight"):
-        state[name] = with_audio_rows(embeddings, len(tokenizer))
-    problems = model.load_state_dict(state, strict=False)
-    missing = [
-        name for name in problems.missing_keys if "audio_tower" in name or "projector" in name
-    ]
-    if problems.unexpected_keys or (audio and missing):
-        raise BaseFileError(
-            f"The audio weights do not fit: missing {missing}, unexpected {problems.unexpected_keys}"
-        )
-    for name in ("pad_token_id", "eos_token_id", "bos_token_id"):
-        setattr(model.generation_config, name, getattr(tokenizer, name))
+    for name, tensor in language_model.state_dict().items():
+        state[name.replace("model.", "model.language_model.", 1)] = tensor
+    embeddings = state["model.language_model.embed_tokens.weight"]
+    # The base model has no rows for the audio tokens; one in training has them already.
+    rows = with_audio_rows(embeddings, vocab_size)
+    state["model.language_model.embed_tokens.weight"] = rows
+    state["lm_head.weight"] = rows
+    model.load_state_dict(state, strict=bool(audio))
+    generation = model.generation_config
+    generation.pad_token_id = tokenizer.pad_token_id
+    generation.eos_token_id = tokenizer.eos_token_id
+    generation.bos_token_id = tokenizer.bos_token_id
     return model
 
 
 def assemble_pocket() -> Path:
-    """Folder of the assembled pocket checkpoint (safety 0), built on first use into the user's
-    cache.
+    """Folder of the assembled pocket checkpoint (safety 0), built on first use into the cache.
 
-    The cache entry is named after everything that went into it (base file, audio delta, assembly
-    version), so a new delta gets a new entry. Assembly takes about a minute and 600 MB of disk;
-    later calls cost nothing.
+    The folder is named after everything that went into it (base file, deltas, assembly version),
+    so new deltas get a new one. Assembly takes about a minute and 600 MB of disk; later calls cost
+    nothing. Raises `BaseFileError` if a delta or the base file is missing.
     """
-    names = ("audio", "readout", "listening")
-    paths = {name: deltas_folder() / f"{name}.safetensors" for name in names}
-    for path in paths.values():
+    deltas = {name: deltas_folder() / f"{name}.safetensors" for name in ("audio", *MERGED)}
+    recipe: dict[str, object] = {"base": LANGUAGE_MODEL.sha256, "version": ASSEMBLY_VERSION}
+    for name, path in deltas.items():
         if not path.exists():
             raise BaseFileError(
                 f"{path} is missing: the checkout is incomplete (it is part of the pocket model)."
             )
-    recipe = {"base": LANGUAGE_MODEL.sha256, "version": ASSEMBLY_VERSION}
-    recipe |= {name: file_sha256(path) for name, path in paths.items()}
-    key = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16]
-    target = cache_folder() / "pocket" / key
-    if (target / "model.safetensors").exists():
-        return target
+        recipe[name] = file_sha256(path)
+    written = json.dumps(recipe, sort_keys=True).encode()
+    key = hashlib.sha256(written).hexdigest()[:16]
+    folder = cache_folder() / "pocket" / key
+    if not is_assembled(folder):
+        assemble_into(folder, deltas)
+    return folder
+
+
+def is_assembled(folder: Path) -> bool:
+    """Whether `folder` holds an assembled checkpoint."""
+    return (folder / "model.safetensors").exists()
+
+
+def assemble_into(folder: Path, deltas: dict[str, Path]) -> None:
+    """Write the checkpoint made of the files `deltas` as `folder`, whole or not at all."""
     language_model, tokenizer = base_language_model()
-    for name in ("readout", "listening"):
-        merge_delta(language_model, load_file(paths[name]))
+    for name in MERGED:
+        merge_delta(language_model, load_file(deltas[name]))
     processor = build_processor(tokenizer)
-    model = build_model(language_model, processor, load_file(paths["audio"]))
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".building-") as scratch:
-        built = Path(scratch) / target.name
+    model = build_model(language_model, processor, load_file(deltas["audio"]))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as scratch:
+        built = Path(scratch) / folder.name
         model.save_pretrained(built)
         processor.save_pretrained(built)
-        # Two processes may assemble at once: whoever renames second finds the target there, equal
-        # to its own.
+        # Two processes may assemble at once: the second to rename finds the same there already.
         try:
-            os.replace(built, target)
+            os.replace(built, folder)
         except OSError:
-            if not (target / "model.safetensors").exists():
+            if not is_assembled(folder):
                 raise
-    return target
 
 
 def safety_delta() -> dict[str, tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]]:
-    """The text-safety delta: parameter name -> (A, B); `weight + dial * B @ A` is the weight at
-    that dial.
+    """The text-safety delta: parameter name -> (A, B), named as in the assembled model.
 
-    Names are those of the assembled Qwen2-Audio model; the LoRA scale alpha/rank is already inside
-    B.
+    `weight + dial * B @ A` is the weight at that dial; the LoRA scale alpha/rank is inside B.
     """
-    flat = load_file(deltas_folder() / "safety.safetensors")
-    names = sorted({name.rsplit(".", 1)[0] for name in flat})
-    return {
-        f"{name}.weight": (flat[f"{name}.A"].float(), flat[f"{name}.B"].float()) for name in names
-    }
+    factors = factors_of(load_file(deltas_folder() / "safety.safetensors"))
+    return {f"{module}.weight": pair for module, pair in factors.items()}

