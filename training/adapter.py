@@ -1,5 +1,4 @@
-"""Low-rank adapters on the language model, trained on text: what the stages `readout` and `safety`
-share.
+"""Low-rank adapters on the language model, trained on text: what `readout` and `safety` share.
 
 Adapters are exported unmerged, as plain A and B factors under the parameter names of the assembled
 Qwen2-Audio model, so that nothing but a matrix product is needed to use them. Training needs the
@@ -22,7 +21,9 @@ from torch import Tensor
 from tqdm import tqdm
 from transformers import DynamicCache, LlamaForCausalLM
 
+from sarsteer_lab.pocket.assemble import factors_of
 from training.loop import Log, rate
+from training.tokens import padded
 
 RANK, LORA_SCALE = 8, 2
 MODULES = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -31,8 +32,7 @@ BATCH = 16
 
 @dataclass(frozen=True)
 class Example:
-    """One training conversation in tokens: the chat-formatted prompt, and the answer with its end
-    token."""
+    """One conversation in tokens: the chat-formatted prompt, the answer with its end token."""
 
     prompt: list[int]
     answer: list[int]
@@ -51,12 +51,13 @@ def roughen(
     reading speech.
     """
     blur = draw.uniform(0, 0.25)
-    padded = torch.cat([embeddings[:1], embeddings, embeddings[-1:]])
-    mixed = (1 - 2 * blur) * embeddings + blur * (padded[:-2] + padded[2:])
-    noise = torch.randn(
-        mixed.shape, generator=torch.Generator().manual_seed(draw.randrange(1 << 30))
-    )
-    return draw.uniform(0.6, 1.1) * mixed + draw.uniform(0, 1.0) * spread * noise.to(mixed.device)
+    repeated = torch.cat([embeddings[:1], embeddings, embeddings[-1:]])
+    neighbours = repeated[:-2] + repeated[2:]
+    mixed = (1 - 2 * blur) * embeddings + blur * neighbours
+    generator = torch.Generator().manual_seed(draw.randrange(1 << 30))
+    noise = torch.randn(mixed.shape, generator=generator).to(mixed.device)
+    size, loudness = draw.uniform(0.6, 1.1), draw.uniform(0, 1.0)
+    return size * mixed + loudness * spread * noise
 
 
 def answer_loss(
@@ -67,40 +68,44 @@ def answer_loss(
     The prompts' common beginning (the system turn) runs once and its cache, with its gradient,
     serves all. What is `heard` is roughened if `draw` is given.
     """
-    shared = os.path.commonprefix([e.prompt for e in examples])
-    prefix = lm.model(
-        input_ids=torch.tensor([shared], device=lm.device), use_cache=True
-    ).past_key_values
-    cache = DynamicCache()
-    for index, layer in enumerate(prefix.layers):
-        size = (len(examples), -1, -1, -1)
-        cache.update(layer.keys.expand(size), layer.values.expand(size), index)
-    texts = [e.prompt[len(shared) :] + e.answer for e in examples]
-    width = max(map(len, texts))
-    ids = torch.tensor([text + [pad] * (width - len(text)) for text in texts], device=lm.device)
-    read = [[1] * (len(shared) + len(text)) + [0] * (width - len(text)) for text in texts]
-    mask = torch.tensor(read, device=lm.device)
+    prefix = os.path.commonprefix([example.prompt for example in examples])
+    shared = len(prefix)
+    cache = repeated_cache(lm, prefix, len(examples))
+    texts = [example.prompt[shared:] + example.answer for example in examples]
+    ids, mask = padded(texts, pad, lm.device, cached=shared)
     embeddings = lm.get_input_embeddings()
-    embedded = embeddings(ids)
-    for row, e in enumerate(examples):
-        if draw is not None and e.heard is not None:
-            start, stop = (max(0, place - len(shared)) for place in e.heard)
-            embedded[row, start:stop] = roughen(
-                embedded[row, start:stop], embeddings.weight.std(), draw
-            )
+    embedded = embeddings(ids)  # (example, position, d_model)
+    for number, example in enumerate(examples):
+        if draw is not None and example.heard is not None:
+            start = max(0, example.heard[0] - shared)
+            stop = max(0, example.heard[1] - shared)
+            exact = embedded[number, start:stop]
+            embedded[number, start:stop] = roughen(exact, embeddings.weight.std(), draw)
     hidden = lm.model(
         inputs_embeds=embedded, attention_mask=mask, past_key_values=cache, use_cache=True
     ).last_hidden_state
-    rows = [
-        row[len(text) - len(e.answer) - 1 : len(text) - 1]
-        for row, text, e in zip(hidden, texts, examples, strict=True)
-    ]
-    wanted = torch.tensor([token for e in examples for token in e.answer], device=lm.device)
-    losses = torch.nn.functional.cross_entropy(
-        lm.lm_head(torch.cat(rows)), wanted, reduction="none"
-    )
-    starts = torch.tensor([0, *[len(e.answer) for e in examples[:-1]]]).cumsum(0)
+    said, wanted, starts = [], [], []
+    for row, text, example in zip(hidden, texts, examples, strict=True):
+        end = len(text) - 1  # what says a token stands before it
+        said.append(row[end - len(example.answer) : end])
+        starts.append(len(wanted))
+        wanted += example.answer
+    logits = lm.lm_head(torch.cat(said))
+    tokens = torch.tensor(wanted, device=lm.device)
+    losses = torch.nn.functional.cross_entropy(logits, tokens, reduction="none")
     return losses[starts].mean(), losses.mean()
+
+
+def repeated_cache(lm: Any, prefix: Sequence[int], rows: int) -> DynamicCache:
+    """The cache of `prefix`, run once with its gradient, for so many rows."""
+    ids = torch.tensor([prefix], device=lm.device)
+    layers = lm.model(input_ids=ids, use_cache=True).past_key_values.layers
+    cache = DynamicCache()
+    for index, layer in enumerate(layers):
+        keys = layer.keys.expand(rows, -1, -1, -1)
+        values = layer.values.expand(rows, -1, -1, -1)
+        cache.update(keys, values, index)
+    return cache
 
 
 def train_adapter(
@@ -115,12 +120,11 @@ def train_adapter(
     seed: int = 0,
     start: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Train a LoRA on `layers` (fresh, or going on from the delta `start`) and return the delta as
-    it ships: `model.language_model....A` and `.B` (scale inside B), float16.
+    """Train a LoRA on `layers`, fresh or from the delta `start`, and return the delta as it ships.
 
-    Half of the loss is on the first answer token, where what kind of answer it will be is decided.
-    Writes the delta to `path` and logs beside it, as JSON lines. Leaves `lm` with the adapter
-    injected.
+    That is `model.language_model....A` and `.B` (scale inside B), float16. Half of the loss is on
+    the first answer token, where what kind of answer it will be is decided. Writes the delta to
+    `path` and logs beside it, as JSON lines. Leaves `lm` with the adapter injected.
     """
     torch.manual_seed(seed)
     trained = inject_adapter(lm, layers, start)
@@ -133,13 +137,14 @@ def train_adapter(
     step = 0
     for epoch in range(epochs):
         draw.shuffle(examples)
-        for at in range(0, len(examples), BATCH):
+        for start_of_batch in range(0, len(examples), BATCH):
+            batch = examples[start_of_batch : start_of_batch + BATCH]
+            factor = rate(step / steps, step, warmup=10, flat=0.3)
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate * rate(step / steps, step, warmup=10, flat=0.3)
-            # The frozen weights in bfloat16: half the cost. The adapter itself and its moments stay
-            # float32.
+                group["lr"] = learning_rate * factor
+            # The frozen weights in bfloat16: half the cost. Adapter and moments stay float32.
             with torch.autocast(lm.device.type, torch.bfloat16):
-                first, every = answer_loss(lm, examples[at : at + BATCH], pad, draw)
+                first, every = answer_loss(lm, batch, pad, draw)
             optimizer.zero_grad()
             (0.5 * first + 0.5 * every).backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -161,8 +166,7 @@ def inject_adapter(
     *,
     rank: int = RANK,
 ) -> list[torch.nn.Parameter]:
-    """Freeze `lm`, put a LoRA on `layers` in place, and return its parameters, float32 in any
-    model.
+    """Freeze `lm`, put a LoRA on `layers` in place, and return its parameters, in float32.
 
     The LoRA is fresh, or goes on from a `delta` that `export_delta` made of one on the same layers
     or some of them, of this rank or a lower one (what is new begins at nothing).
@@ -181,43 +185,42 @@ def inject_adapter(
     for name, parameter in trained.items():
         parameter.data = parameter.data.float()
         if delta is not None:
-            key, kind = _delta_key(name)
-            if (known := delta.get(f"{key}.{kind}")) is None:
-                continue
-            rows, columns = known.shape
-            parameter.data[:rows, :columns] = known.float() / (LORA_SCALE if kind == "B" else 1.0)
+            key, scale = _delta_key(name)
+            if key in delta:
+                known = delta[key].float() / scale
+                rows, columns = known.shape
+                parameter.data[:rows, :columns] = known
     return list(trained.values())
 
 
-def _delta_key(name: str) -> tuple[str, str]:
-    """Of a LoRA parameter's name in the language model: its module in the assembled Qwen2-Audio
-    model, and "A" or "B".
-    """
-    module, kind = name.split(".lora_")
-    return "model.language_model." + module.removeprefix("model."), kind[0]
+def _delta_key(name: str) -> tuple[str, float]:
+    """Of a LoRA parameter: its name in a delta of the assembled model, and its scale there."""
+    module, factor = name.split(".lora_")  # "A.default.weight" or "B.default.weight"
+    kind = factor[0]
+    key = f"model.language_model.{module.removeprefix('model.')}.{kind}"
+    return key, LORA_SCALE if kind == "B" else 1.0
 
 
 def export_delta(lm: torch.nn.Module) -> dict[str, Tensor]:
-    """The injected adapter under the parameter names of the assembled Qwen2-Audio model, float16,
-    alpha/rank inside B.
-    """
+    """The injected adapter, named as in the assembled model, float16, alpha/rank inside B."""
     delta = {}
     for name, parameter in lm.named_parameters():
         if ".lora_" in name:
-            module, kind = _delta_key(name)
-            scale = LORA_SCALE if kind == "B" else 1.0
-            delta[f"{module}.{kind}"] = (parameter.detach() * scale).half().contiguous()
+            key, scale = _delta_key(name)
+            delta[key] = (parameter.detach() * scale).half().contiguous()
     return delta
 
 
 def truncated(delta: dict[str, Tensor], rank: int) -> dict[str, Tensor]:
     """`delta` with each product B A replaced by the nearest one of this rank."""
     short = {}
-    for name in (name.removesuffix(".A") for name in delta if name.endswith(".A")):
-        left, upper = torch.linalg.qr(delta[f"{name}.B"].float())
-        right, lower = torch.linalg.qr(delta[f"{name}.A"].float().T)
+    for module, (a, b) in factors_of(delta).items():
+        left, upper = torch.linalg.qr(b)
+        right, lower = torch.linalg.qr(a.T)
         u, sizes, v = torch.linalg.svd(upper @ lower.T, full_matrices=False)
         roots = sizes[:rank].sqrt()
-        short[f"{name}.A"] = (roots[:, None] * (v[:rank] @ right.T)).half().contiguous()
-        short[f"{name}.B"] = (left @ u[:, :rank] * roots).half().contiguous()
+        new_a = roots[:, None] * (v[:rank] @ right.T)
+        new_b = left @ u[:, :rank] * roots
+        short[f"{module}.A"] = new_a.half().contiguous()
+        short[f"{module}.B"] = new_b.half().contiguous()
     return short

@@ -25,8 +25,10 @@ BEGIN, END = "<!-- measured: written by training.card -->", "<!-- end of measure
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    lines = []
+    for cells in (head, ["---"] * len(head), *rows):
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
 
 
 def share_text(count: int, n: int) -> str:
@@ -34,46 +36,61 @@ def share_text(count: int, n: int) -> str:
     return f"{count}/{n} ({count / n:.0%})" if n else "0/0"
 
 
+def refused_text(counts: dict[str, Any]) -> str:
+    """How many of some answers refuse, as a share."""
+    return share_text(counts["refused"], counts["n"])
+
+
 def hearing_section(measured: dict[str, Any]) -> str:
     """What the model hears: word error rates, retrieval and first-token divergence."""
-    rates = measured["hearing"]["word_error_rate"]
     spoken = measured["spoken"]
-    table = _table(
-        ["word error rate of the read-out", *LABELS, "all"],
-        [["test clips, held-out voices", *(f"{rates[label]:.1%}" for label in (*LABELS, "all"))]],
-    )
-    found = round(spoken["retrieval"] * spoken["retrieval_n"])
+    right = share_text(measured["heard_right"], measured["prompts"])
+    count = spoken["retrieval_n"]
+    own = share_text(round(spoken["retrieval"] * count), count)
+    lines = [
+        f"- test clips heard right (at most {HEARD_RIGHT:.0%} of the words wrong): {right};",
+        f"- first-token KL(typed || spoken): {spoken['first_token_kl']:.2f} nats on average;",
+        "- area under the ROC curve of the refusing opening, harmful against harmless, spoken: "
+        f"{spoken['roc_area']:.2f};",
+        "- spoken benign requests whose answer is most like their own typed answer among "
+        f"{count}: {own} (ties count in part).",
+    ]
+    tables = [label_table(measured), yardstick_table(measured)]
+    return "\n\n".join([*tables, "\n".join(lines)])
+
+
+def label_table(measured: dict[str, Any]) -> str:
+    """Word error rates of the test clips, label by label."""
+    labels = [*LABELS, "all"]
+    rates = measured["hearing"]["word_error_rate"]
+    row = ["test clips, held-out voices"] + [f"{rates[label]:.1%}" for label in labels]
+    return _table(["word error rate of the read-out", *labels], [row])
+
+
+def yardstick_table(measured: dict[str, Any]) -> str:
+    """Word error rate and clips heard right in every cell of the yardstick."""
     rows = []
     for name, cell in measured["cells"].items():
-        harmful = cell.get("word_error_rate_harmful")
-        rate = f"{cell['word_error_rate']:.1%}" + (
-            f" (harmful {harmful:.1%})" if harmful is not None else ""
-        )
+        rate = f"{cell['word_error_rate']:.1%}"
+        if "word_error_rate_harmful" in cell:
+            rate += f" (harmful {cell['word_error_rate_harmful']:.1%})"
         low, high = cell["interval"]
-        rows.append([name, rate, f"{share_text(cell['right'], cell['n'])} [{low:.0%}, {high:.0%}]"])
-    yardstick = _table(["sentences, voices", "word error rate", "heard right"], rows)
-    return (
-        f"{table}\n\n{yardstick}\n\n"
-        f"- test clips heard right (at most {HEARD_RIGHT:.0%} of the words wrong): "
-        f"{share_text(measured['heard_right'], measured['prompts'])};\n"
-        f"- first-token KL(typed || spoken): {spoken['first_token_kl']:.2f} nats on average;\n"
-        f"- area under the ROC curve of the refusing opening, harmful against harmless, spoken: "
-        f"{spoken['roc_area']:.2f};\n"
-        f"- spoken benign requests whose answer is most like their own typed answer among "
-        f"{spoken['retrieval_n']}: {share_text(found, spoken['retrieval_n'])} (ties count in part)."
-    )
+        right = share_text(cell["right"], cell["n"])
+        rows.append([name, rate, f"{right} [{low:.0%}, {high:.0%}]"])
+    return _table(["sentences, voices", "word error rate", "heard right"], rows)
 
 
 def dial_section(measured: dict[str, Any]) -> str:
-    """Typed refusals over the safety dial, and the perplexity of the base model's own everyday
-    answers."""
+    """Typed refusals over the safety dial, and the perplexity of the base model's answers."""
     base = measured["dial"][0]["perplexity"]
     rows = []
-    for row in measured["dial"]:
-        refused = [share_text(row[label]["refused"], row[label]["n"]) for label in LABELS]
-        change = row["perplexity"] / base - 1
-        rows.append([f"{row['dial']:g}", *refused, f"{row['perplexity']:.2f} ({change:+.1%})"])
-    return _table(["dial", *(f"{label} refused" for label in LABELS), "perplexity"], rows)
+    for setting in measured["dial"]:
+        refused = [refused_text(setting[label]) for label in LABELS]
+        perplexity = setting["perplexity"]
+        change = perplexity / base - 1
+        rows.append([f"{setting['dial']:g}", *refused, f"{perplexity:.2f} ({change:+.1%})"])
+    head = [f"{label} refused" for label in LABELS]
+    return _table(["dial", *head, "perplexity"], rows)
 
 
 def spoken_section(measured: dict[str, Any]) -> str:
@@ -81,31 +98,17 @@ def spoken_section(measured: dict[str, Any]) -> str:
     rows = []
     for label in LABELS:
         for group, cell in measured["spoken"][label].items():
-            counts = cell["spoken"]
-            rows.append(
-                [
-                    label,
-                    group,
-                    share_text(cell["typed"]["refused"], cell["typed"]["n"]),
-                    share_text(counts["refused"], counts["n"]),
-                    f"{counts['answered']} / {counts['broken']}",
-                    f"{cell['first_token_kl']:.2f}",
-                ]
-            )
-    head = [
-        "label",
-        "clips",
-        "typed: refused",
-        "spoken: refused",
-        "spoken: answered / broken",
-        "KL, nats",
-    ]
-    return _table(head, rows)
+            typed, spoken = cell["typed"], cell["spoken"]
+            others = f"{spoken['answered']} / {spoken['broken']}"
+            divergence = f"{cell['first_token_kl']:.2f}"
+            refused = [refused_text(typed), refused_text(spoken)]
+            rows.append([label, group, *refused, others, divergence])
+    head = ["label", "clips", "typed: refused", "spoken: refused"]
+    return _table([*head, "spoken: answered / broken", "KL, nats"], rows)
 
 
 def training_figure(logs: dict[str, list[dict[str, Any]]]) -> Figure:
-    """Losses against all clips heard, for stages (d) and (e); dotted lines part one run from the
-    next."""
+    """Losses against all clips heard, for stages (d) and (e); dotted lines part the runs."""
     fig = Figure(figsize=(10, 4), layout="constrained")
     left, right = fig.subplots(1, 2)
     _curves(left, logs["ctc"], {"ctc": (BLUE, "-", "CTC")})
@@ -145,34 +148,29 @@ def _runs(lines: list[dict[str, Any]], count: str = "seen") -> list[list[dict[st
 
 def training_section(logs: dict[str, list[dict[str, Any]]]) -> str:
     """Clips heard and hours taken, from the logs."""
+    stages = [
+        ("ctc", "(d) CTC warm start", "seen", ""),
+        ("in_loop", "(e) language model in the loop", "seen", ""),
+        ("readout", "(c) read-out adapter", "step", " steps"),
+        ("safety", "(c) safety adapter", "step", " steps"),
+    ]
     rows = []
-    for stage, title in (
-        ("ctc", "(d) CTC warm start"),
-        ("in_loop", "(e) language model in the loop"),
-    ):
-        for number, run in enumerate(_runs(logs[stage]), start=1):
-            rows.append(
-                [f"{title}, run {number}", f"{run[-1]['seen']:,}", f"{_seconds(run) / 60:.0f}"]
-            )
-    for stage, title in (("readout", "(c) read-out adapter"), ("safety", "(c) safety adapter")):
-        for number, run in enumerate(_runs(logs[stage], "step"), start=1):
-            rows.append(
-                [
-                    f"{title}, run {number}",
-                    f"{run[-1]['step']:,} steps",
-                    f"{_seconds(run) / 60:.0f}",
-                ]
-            )
+    for stage, title, count, unit in stages:
+        for number, run in enumerate(_runs(logs[stage], count), start=1):
+            heard = f"{run[-1][count]:,}{unit}"
+            minutes = _seconds(run) / 60
+            rows.append([f"{title}, run {number}", heard, f"{minutes:.0f}"])
     return _table(["stage", "clips heard", "minutes"], rows)
 
 
 def _seconds(run: Sequence[dict[str, Any]]) -> float:
     """Time of a run, whose clock starts over where it was resumed."""
-    clocks = [0.0, *(line["seconds"] for line in run)]
-    return sum(
-        after - before if after >= before else after
-        for before, after in zip(clocks, clocks[1:], strict=False)
-    )
+    total = before = 0.0
+    for line in run:
+        clock = line["seconds"]
+        total += clock - before if clock >= before else clock
+        before = clock
+    return total
 
 
 def read_logs(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -186,23 +184,23 @@ def read_logs(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def measured_part(measured: dict[str, Any], logs: dict[str, list[dict[str, Any]]]) -> str:
     """All of the card that is computed, as Markdown."""
-    return "\n\n".join(
-        [
-            "## Training",
-            training_section(logs),
-            "## What it hears",
-            hearing_section(measured),
-            "## Typed refusals over the safety dial",
-            "Test split, greedy, first 24 tokens, phrase judge. Perplexity: of the answers that the model at "
-            "dial 0 gives to the everyday test requests; in brackets the change against dial 0.",
-            dial_section(measured),
-            "## Spoken and undefended, dial at 1",
-            f"*Heard right*: at most {HEARD_RIGHT:.0%} of the words of the clip's read-out are wrong (none "
-            "of up to nine). A misheard clip is answered differently for a reason that has nothing to do "
-            "with safety.",
-            spoken_section(measured),
-        ]
-    )
+    paragraphs = [
+        "## Training",
+        training_section(logs),
+        "## What it hears",
+        hearing_section(measured),
+        "## Typed refusals over the safety dial",
+        "Test split, greedy, first 24 tokens, phrase judge. Perplexity: of the answers that the "
+        "model at dial 0 gives to the everyday test requests; in brackets the change against "
+        "dial 0.",
+        dial_section(measured),
+        "## Spoken and undefended, dial at 1",
+        f"*Heard right*: at most {HEARD_RIGHT:.0%} of the words of the clip's read-out are wrong "
+        "(none of up to nine). A misheard clip is answered differently for a reason that has "
+        "nothing to do with safety.",
+        spoken_section(measured),
+    ]
+    return "\n\n".join(paragraphs)
 
 
 def main() -> None:
@@ -213,9 +211,8 @@ def main() -> None:
     card = folder / "CARD.md"
     before, _, rest = card.read_text(encoding="utf-8").partition(BEGIN)
     _, _, after = rest.partition(END)
-    card.write_text(
-        f"{before}{BEGIN}\n\n{measured_part(measured, logs)}\n\n{END}{after}", encoding="utf-8"
-    )
+    part = measured_part(measured, logs)
+    card.write_text(f"{before}{BEGIN}\n\n{part}\n\n{END}{after}", encoding="utf-8")
     save_figure(training_figure(logs), Path("figures/pocket"), "training")
 
 

@@ -9,7 +9,6 @@ on where it stopped, and new shards may be added while training already reads th
 from __future__ import annotations
 
 import json
-import os
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -24,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from sarsteer_lab.speech import SAMPLE_RATE
+from sarsteer_lab.store import atomic_write
 from training.corpus import Sentence
 from training.voices import Speaker, Voice
 
@@ -63,24 +63,21 @@ def speak_shard(
     *,
     seed: int,
 ) -> None:
-    """Speak `sentences`, each in a voice and at a pace (1.0-1.45) drawn from `seed`, and write them
-    as one shard.
-    """
+    """Write one shard: `sentences`, each in a voice and at a pace (1.0-1.45) drawn from `seed`."""
     draw = random.Random(seed)
     waves, records = [], []
     for sentence in sentences:
         voice = draw.choice(voices)
-        wave = speaker.say(
-            sentence.text, voice, speed=draw.uniform(1.0, 1.45), seed=draw.randrange(1 << 30)
-        )
+        speed, number = draw.uniform(1.0, 1.45), draw.randrange(1 << 30)
+        wave = speaker.say(sentence.text, voice, speed=speed, seed=number)
         if len(wave) > LONGEST_SECONDS * SAMPLE_RATE:
             continue
-        waves.append(torch.from_numpy((wave * 32767).astype(np.int16)))
+        whole = (wave * 32767).astype(np.int16)
+        waves.append(torch.from_numpy(whole))
         records.append({**asdict(sentence), "voice": voice.name, "samples": len(wave)})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file({"wave": torch.cat(waves)}, part, metadata={"clips": json.dumps(records)})
-    os.replace(part, path)
+    metadata = {"clips": json.dumps(records)}
+    with atomic_write(path) as part:
+        save_file({"wave": torch.cat(waves)}, part, metadata=metadata)
 
 
 def speak_corpus(
@@ -91,31 +88,25 @@ def speak_corpus(
     seed: int,
     first: int = 0,
 ) -> None:
-    """Speak a corpus in shards of `SHARD_CLIPS` sentences, numbered from `first`; shards that exist
-    are kept. The shards are named after the first voice's engine.
+    """Speak a corpus in shards of `SHARD_CLIPS` sentences, numbered from `first`.
+
+    Shards are named after the first voice's engine; those that exist are kept.
     """
     engine = voices[0].engine
     speaker = Speaker()
     starts = range(0, len(sentences), SHARD_CLIPS)
-    for number, start in enumerate(
-        tqdm(starts, desc=f"speaking ({engine})", unit="shard"), start=first
-    ):
+    bar = tqdm(starts, desc=f"speaking ({engine})", unit="shard")
+    for number, start in enumerate(bar, start=first):
         path = shard_path(folder, engine, number)
         if not path.exists():
-            speak_shard(
-                sentences[start : start + SHARD_CLIPS],
-                voices,
-                speaker,
-                path,
-                seed=seed * 100_003 + number,
-            )
+            chosen = sentences[start : start + SHARD_CLIPS]
+            speak_shard(chosen, voices, speaker, path, seed=seed * 100_003 + number)
 
 
 def read_clips(
     folder: Path, skip: frozenset[str] = frozenset()
 ) -> tuple[list[Clip], frozenset[str]]:
-    """All clips of the shards in `folder` not named in `skip`, and the names of the shards read so
-    far."""
+    """All clips of the shards in `folder` not named in `skip`, and the names of all shards read."""
     clips = []
     names = {path.name for path in folder.glob("*.safetensors")}
     for name in sorted(names - skip):
@@ -125,6 +116,7 @@ def read_clips(
         start = 0
         for record in records:
             stop = start + record["samples"]
-            clips.append(Clip(record["text"], record["kind"], record["voice"], wave[start:stop]))
+            clip = Clip(record["text"], record["kind"], record["voice"], wave[start:stop])
+            clips.append(clip)
             start = stop
     return clips, frozenset(names | skip)
