@@ -41,10 +41,10 @@ def test_chat_frame_is_the_processors_own_tokens(tiny: LALM) -> None:
     frame = chat_frame(tiny.processor)
     audio = tiny.audio_token_id
     wave = np.sin(np.arange(16000) / 20).astype(np.float32)
-    ids = tiny.batch([Prompt(INSTRUCTION, wave)])["input_ids"][0].tolist()
+    ids = tiny.inputs([Prompt(INSTRUCTION, wave)])["input_ids"][0].tolist()
     start, stop = ids.index(audio), len(ids) - ids[::-1].index(audio)
     assert (frame.before, frame.answer) == (ids[:start], ids[stop:])
-    typed = tiny.batch([Prompt("What is rain?")])["input_ids"][0].tolist()
+    typed = tiny.inputs([Prompt("What is rain?")])["input_ids"][0].tolist()
     words = tiny.tokenizer("What is rain?", add_special_tokens=False).input_ids
     assert frame.typed_before + words + frame.typed_after == typed
 
