@@ -179,12 +179,9 @@ def figure_folder(chapter: str, lalm: LALM) -> Path:
 
 
 def show(fig: Figure, chapter: str, name: str, lalm: LALM, caption: str = "") -> None:
-    """Save a figure as PNG and SVG in the chapter's folder, and display it with its caption."""
-    png, _ = save_figure(fig, figure_folder(chapter, lalm), name)
-    display(
-        Image(
-            filename=str(png), width=min(1000, round(fig.get_figwidth() * 75)), alt=caption or name
-        )
-    )
+    """Save a figure as PNG in the chapter's folder, and display it with its caption."""
+    picture = save_figure(fig, figure_folder(chapter, lalm), name)
+    width = min(1000, round(fig.get_figwidth() * 75))
+    display(Image(filename=str(picture), width=width, alt=caption or name))
     if caption:
         display(Markdown(f"*{caption}*"))

@@ -118,8 +118,8 @@ def test_figures_are_saved_the_same_every_time(make: object, tmp_path: Path) -> 
     before = dict(matplotlib.rcParams)
     contents = []
     for folder in ("a", "b"):
-        paths = save_figure(make(), tmp_path / folder, "figure")  # type: ignore[operator]
-        contents.append([path.read_bytes() for path in paths])
+        path = save_figure(make(), tmp_path / folder, "figure")  # type: ignore[operator]
+        contents.append(path.read_bytes())
     assert contents[0] == contents[1]
     assert dict(matplotlib.rcParams) == before
 

@@ -1,8 +1,7 @@
-"""What all figures of the course share: one look, how they are saved, and the pieces they are drawn
-from.
+"""What all figures of the course share: one look, how they are saved, what they are drawn from.
 
 Functions in this folder take plain tensors and tables and return a matplotlib `Figure` that belongs
-to nobody's global state; `save_figure` writes it as PNG and SVG. Colours are Okabe and Ito's, which
+to nobody's global state; `save_figure` writes it as PNG. Colours are Okabe and Ito's, which
 colour-blind people can tell apart, and no meaning hangs on colour alone: marker, line style, fill
 or hatching says it again. Letters are large enough for a projector. A figure's title says what
 there is to see in it, with the numbers that it was given; names stand at what they name.
@@ -63,32 +62,27 @@ SERIES: tuple[Style, ...] = (
 """Colour, marker and line style of a figure's series, in their order."""
 
 
-def save_figure(fig: Figure, folder: Path | str, name: str) -> list[Path]:
-    """Write `name`.png (150 dots per inch) and `name`.svg into `folder`, which is made if missing.
+def save_figure(fig: Figure, folder: Path | str, name: str) -> Path:
+    """Write `name`.png (150 dots per inch) into `folder`, made if missing; returns its path.
 
-    Returns both paths. The files depend on the figure and the versions of matplotlib and its fonts,
-    not on the date.
+    The file depends on the figure and the versions of matplotlib and its fonts, not on the date.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{name}.png", folder / f"{name}.svg"]
+    path = Path(folder) / f"{name}.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(LOOK):
-        fig.savefig(paths[0], dpi=150, metadata={"Software": None})
-        fig.savefig(paths[1], metadata={"Date": None, "Creator": None})
-    return paths
+        fig.savefig(path, dpi=150, metadata={"Software": None})
+    return path
 
 
 def write_index(folder: Path) -> Path:
-    """Write `folder`/README.md: every PNG below it, by subfolder, each a link to its SVG; its
-    path."""
-    lines = ["# Figures", "", "Drawn by the notebooks; each also as SVG."]
-    for place in sorted(path for path in folder.iterdir() if path.is_dir()):
-        pictures = sorted(place.glob("*.png"))
+    """Write `folder`/README.md, which shows every PNG by subfolder; returns its path."""
+    lines = ["# Figures", "", "Drawn by the notebooks."]
+    for chapter in sorted(path for path in folder.iterdir() if path.is_dir()):
+        pictures = sorted(chapter.glob("*.png"))
         if pictures:
-            lines += ["", f"## {place.name}", ""]
+            lines += ["", f"## {chapter.name}", ""]
         for picture in pictures:
-            name = f"{place.name}/{picture.stem}"
-            lines.append(f"[![{picture.stem}]({name}.png)]({name}.svg)")
+            lines.append(f"![{picture.stem}]({chapter.name}/{picture.name})")
     index = folder / "README.md"
     index.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return index
