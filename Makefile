@@ -1,8 +1,9 @@
 # On a fresh machine only Python >= 3.11 and make are needed: every target sets up .venv first.
 #
-#   make walkthrough   the main job: all chapters run, as pages in build/notebooks/; what they found on one page,
-#                      figures/walkthrough/summary.md; with AT_ONCE=2 two chapters at a time, once all is kept
-#   make notebooks     run all notebooks in order and keep their outputs and figures
+#   make walkthrough   the main job: all chapters run. In build/walkthrough/: what they found on one page, summary.md,
+#                      each chapter as a page, figures/; with AT_ONCE=2 two chapters at a time, once all is kept
+#   make notebooks     run all notebooks in order, and keep what is committed: their outputs, figures/ and the
+#                      summary in it
 #   make lab           JupyterLab on the notebooks
 #   make test          lint, types and the quick tests, two at a time
 #   make test-late     what the replica has been tried with on the pocket model too, and the cluster
@@ -41,7 +42,7 @@ $(VENV)/.stamp $(VENV)/.test-stamp: pyproject.toml constraints.txt
 	touch $(VENV)/.stamp $@
 
 walkthrough: venv
-	$(BIN)/sarsteer-lab walkthrough --html build/notebooks --at-once $(AT_ONCE)
+	$(BIN)/sarsteer-lab walkthrough --at-once $(AT_ONCE)
 
 notebooks: venv
 	$(BIN)/python -m sarsteer_lab.course.run_notebooks notebooks notebooks/appendix notebooks/solutions notebooks/exercises

@@ -115,6 +115,7 @@ Batch = Annotated[
     int | None, Option(parser=count, help="requests run together (default: as many as fit)")
 ]
 Folder = Annotated[Path, Option(callback=_results, help="where results go")]
+WALKTHROUGH = "where summary.md goes, beside it each chapter as a page and its figures in figures/"
 Text = Annotated[
     str | None, Option(help="the text beside the clip (default: to answer the request in it)")
 ]
@@ -151,10 +152,9 @@ def _program(
 @app.command()
 def walkthrough(
     notebooks: Annotated[Path, Option(help="the chapters")] = Path("notebooks"),
-    folder: Folder = Path("figures/walkthrough"),
-    html: Annotated[
-        Path | None, Option(help="also write each chapter as a page into this folder")
-    ] = None,
+    folder: Annotated[Path, Option(callback=_results, help=WALKTHROUGH)] = Path(
+        "build/walkthrough"
+    ),
     at_once: Annotated[
         int, Option(parser=count, help="chapters at a time: faster once all is kept")
     ] = 1,
@@ -162,14 +162,14 @@ def walkthrough(
         str | None, Option(help="a refusal text by name (default: one that works)")
     ] = None,
 ) -> None:
-    """The main job: all chapters run, and what they found on one page."""
+    """The main job: all chapters run; pages, figures and what they found in one folder."""
     if refusal is not None:
         os.environ["SARSTEER_COURSE_REFUSAL"] = refusal  # the chapters' kernels read it
     from sarsteer_lab.course.run_notebooks import walkthrough
 
-    summary = walkthrough(notebooks, folder, html, at_once)
+    summary = walkthrough(notebooks, folder, at_once)
     print(summary.read_text(encoding="utf-8"))
-    print(f"This page is {summary}" + (f", the chapters are in {html}" if html else ""))
+    print(f"This page is {summary}; chapters (*.html) and figures are beside it")
 
 
 @app.command()

@@ -7,8 +7,7 @@ from sarsteer_lab.paths import data_folder
 
 
 def copy_course(folder: Path) -> int:
-    """Copy the course's notebooks, exercises without their solutions, to a new folder; returns how
-    many.
+    """Copy the course's notebooks to a new folder, without solutions; returns how many.
 
     Raises FileExistsError for a folder that is there.
     """
@@ -16,7 +15,8 @@ def copy_course(folder: Path) -> int:
         raise FileExistsError(
             f"{folder} is there already, and nothing is overwritten: name a new folder"
         )
-    data = data_folder()  # _data in a wheel, which has _notebooks beside it; data in a checkout
+    data = data_folder()
+    # A checkout has notebooks beside data; a wheel has _notebooks beside _data.
     notebooks = data.with_name(data.name.replace("data", "notebooks"))
     left_out = shutil.ignore_patterns("solutions", "*.md", ".*", "__pycache__")
     shutil.copytree(notebooks, folder, ignore=left_out)

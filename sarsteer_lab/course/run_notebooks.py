@@ -1,11 +1,11 @@
-"""Run the course's notebooks from top to bottom, in order, with one progress bar, and keep their
-outputs.
+"""Run the course's notebooks from top to bottom, in order, with one progress bar.
 
     python -m sarsteer_lab.course.run_notebooks notebooks notebooks/solutions
 
-runs every notebook of these folders in place (a file may be named too); the figures' index,
-`figures/README.md`, is brought up to date. `walkthrough` runs all chapters, leaves them as they
-are, and collects on a page what they found. Needs the extra `lab`.
+runs every notebook of these folders (a file may be named too) and keeps its outputs in it. With
+the checkout's own notebooks it also renews what is committed of their results: the figures in
+figures/, their index there, and figures/walkthrough/summary.md. `walkthrough` runs the chapters
+and writes into one folder, nowhere else. Needs the extra `lab`.
 """
 
 import argparse
@@ -14,9 +14,9 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
@@ -26,24 +26,24 @@ from nbconvert import HTMLExporter
 from tqdm import tqdm
 
 from sarsteer_lab.course.figures.base import write_index
-from sarsteer_lab.paths import data_folder
+from sarsteer_lab.course.folders import FIGURES_VARIABLE, checkout
 
 CELL_SECONDS = 3600
-"""A cell that takes longer counts as hanging: the appendix's longest takes 15 minutes on a slow
-machine."""
+"""A cell that takes longer hangs: the appendix's longest takes 15 minutes on a slow machine."""
 
 HEADER = "| claim |"
 """How the table begins that `claims.closing` ends a chapter with."""
 
-FIGURES = data_folder().parent / "figures"
-"""The figures of a checkout, which the chapters write."""
+INTRODUCTION = """\
+# What the chapters found
+
+Computed by the notebooks in this run; nothing here is typed in."""
 
 _PROGRESS = re.compile(r"\d+%\|.*\| \d+/\d+ \[")
 
 
 class NotebookError(RuntimeError):
-    """A cell of a notebook failed. The message names the notebook and holds the cell and its
-    traceback."""
+    """A cell failed: the message names the notebook and holds the cell and its traceback."""
 
 
 def find_notebooks(places: Sequence[Path | str]) -> list[Path]:
@@ -51,55 +51,37 @@ def find_notebooks(places: Sequence[Path | str]) -> list[Path]:
 
     Raises FileNotFoundError for a place that is not there.
     """
-    found: list[Path] = []
+    paths: list[Path] = []
     for place in map(Path, places):
         if not place.exists():
             raise FileNotFoundError(f"{place}: there is no such notebook or folder")
-        found += sorted(place.glob("*.ipynb")) if place.is_dir() else [place]
-    return found
+        paths += sorted(place.glob("*.ipynb")) if place.is_dir() else [place]
+    return paths
 
 
 def run_notebooks(
-    paths: Sequence[Path], *, save: bool = True, html: Path | None = None, at_once: int = 1
+    paths: Sequence[Path],
+    *,
+    save: bool = True,
+    html: Path | None = None,
+    figures: Path | None = None,
+    at_once: int = 1,
 ) -> list[nbformat.NotebookNode]:
-    """Run notebooks, each in a fresh kernel that starts in its folder, and return them with their
-    outputs.
+    """Run notebooks, each in a fresh kernel that starts in its folder; returns them as run.
 
-    With `save` a notebook that ran through replaces its file. `at_once` run at a time, each with
-    its share of the cores. Raises `NotebookError` at the first cell that fails; that notebook's
-    file then stays as it was.
+    With `save` a notebook that ran through replaces its file; into the folder `html` each is
+    written as a page. Their figures go to the folder `figures` (None: as in JupyterLab, see
+    `folders.figures_folder`). `at_once` run at a time, each with its share of the cores. Raises
+    `NotebookError` at the first cell that fails; that notebook's file then stays as it was.
     """
     notebooks = [nbformat.read(path, as_version=4) for path in paths]
-    cells = sum(cell.cell_type == "code" for notebook in notebooks for cell in notebook.cells)
-    gate = asyncio.Semaphore(at_once)
-    # Processes that take all cores each slow one another down three times and more.
-    share = (
-        {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // at_once))} if at_once > 1 else {}
-    )
+    environment = kernel_environment(figures, at_once)
+    turns = asyncio.Semaphore(at_once)
 
-    async def run(path: Path, notebook: nbformat.NotebookNode, bar: "tqdm[NoReturn]") -> None:
-        loop = asyncio.get_running_loop()
-        async with gate:
+    async def run_in_turn(path: Path, notebook: nbformat.NotebookNode, bar: "tqdm[Any]") -> None:
+        async with turns:
             bar.set_description(path.stem)
-            client = NotebookClient(
-                notebook,
-                timeout=CELL_SECONDS,
-                record_timing=False,
-                # Without a kernel a panel's still is shown; its saved state would need scripts from
-                # the web.
-                store_widget_state=False,
-                shutdown_kernel="immediate",
-                resources={"metadata": {"path": str(path.parent)}},
-                # Ctrl-C is Python's again: nbclient's own answer to it ends in errors of its own.
-                on_notebook_start=lambda **_: (
-                    os.name == "nt" or loop.remove_signal_handler(signal.SIGINT)
-                ),
-                on_cell_complete=lambda **_: bar.update(),
-            )
-            try:
-                await client.async_execute(env=share | os.environ)
-            except (CellExecutionError, CellTimeoutError) as error:
-                raise NotebookError(f"{path}: {error}") from error
+            await execute(path, notebook, environment, bar)
         drop_progress(notebook)
         if save:
             nbformat.write(notebook, path)
@@ -109,37 +91,84 @@ def run_notebooks(
             (html / f"{path.stem}.html").write_text(page, encoding="utf-8")
 
     async def run_all() -> None:
-        with tqdm(total=cells, unit="cell") as bar:
-            async with asyncio.TaskGroup() as group:
+        cells = [cell for notebook in notebooks for cell in notebook.cells]
+        to_run = sum(cell.cell_type == "code" for cell in cells)
+        with tqdm(total=to_run, unit="cell") as bar:
+            async with asyncio.TaskGroup() as tasks:
                 for path, notebook in zip(paths, notebooks, strict=True):
-                    group.create_task(run(path, notebook, bar))
+                    tasks.create_task(run_in_turn(path, notebook, bar))
 
     try:
         run_sync(run_all)()
-    except BaseExceptionGroup as failed:  # the first; the others' kernels are shut down
-        raise failed.exceptions[0] from failed.exceptions[0].__cause__
+    except BaseExceptionGroup as failures:
+        first = failures.exceptions[0]  # the kernels of the others are shut down
+        raise first from first.__cause__
     return notebooks
 
 
+def kernel_environment(figures: Path | None, at_once: int) -> dict[str, str]:
+    """This process's environment, and what kernels are told: where figures go, and their cores."""
+    environment = dict(os.environ)
+    if figures is not None:
+        environment[FIGURES_VARIABLE] = str(figures.resolve())
+    if at_once > 1:
+        # Processes that take all cores each slow one another down three times and more.
+        share = max(1, (os.cpu_count() or 1) // at_once)
+        environment.setdefault("OMP_NUM_THREADS", str(share))
+    return environment
+
+
+async def execute(
+    path: Path, notebook: nbformat.NotebookNode, environment: Mapping[str, str], bar: "tqdm[Any]"
+) -> None:
+    """Run a notebook's cells in a new kernel, and put their outputs into it.
+
+    Raises `NotebookError` at the first cell that fails or hangs.
+    """
+    loop = asyncio.get_running_loop()
+
+    def free_ctrl_c(**_: Any) -> None:
+        # It is Python's again: nbclient's own answer to it ends in errors of its own.
+        if os.name != "nt":
+            loop.remove_signal_handler(signal.SIGINT)
+
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_SECONDS,
+        record_timing=False,
+        # Without a kernel a panel's still is shown; its saved state would need scripts from the web.
+        store_widget_state=False,
+        shutdown_kernel="immediate",
+        resources={"metadata": {"path": str(path.parent)}},
+        on_notebook_start=free_ctrl_c,
+        on_cell_complete=lambda **_: bar.update(),
+    )
+    try:
+        await client.async_execute(env=environment)
+    except (CellExecutionError, CellTimeoutError) as error:
+        raise NotebookError(f"{path}: {error}") from error
+
+
 def drop_progress(notebook: nbformat.NotebookNode) -> None:
-    """Take progress bars out of the outputs: once all is done they say nothing, and no kernel moves
-    them."""
+    """Take out progress bars: once all is done they say nothing, and no kernel moves them."""
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            shown = [
-                (one, one.get("text") or one.get("data", {}).get("text/plain", ""))
-                for one in cell.outputs
-            ]
-            cell.outputs = [output for output, text in shown if not _PROGRESS.search(text)]
+            cell.outputs = [output for output in cell.outputs if not is_progress(output)]
 
 
-def walkthrough(notebooks: Path, folder: Path, html: Path | None = None, at_once: int = 1) -> Path:
-    """Run the chapters in `notebooks` with one progress bar, and write `folder`/summary.md; returns
-    its path.
+def is_progress(output: nbformat.NotebookNode) -> bool:
+    """Whether an output shows a progress bar, as text or as a widget."""
+    text = output.get("text") or output.get("data", {}).get("text/plain", "")
+    return bool(_PROGRESS.search(text))
 
-    The notebooks themselves stay as they are; `html` and `at_once` as in `run_notebooks`. The
-    summary holds every chapter's closing table: claim, measured number, interval and verdict, as
-    computed in this run. Raises FileNotFoundError if there are no notebooks, and `NotebookError` at
+
+def walkthrough(notebooks: Path, folder: Path, at_once: int = 1) -> Path:
+    """Run the chapters in `notebooks` with one progress bar; returns the path of the summary.
+
+    Into `folder` go the summary, summary.md, with every chapter's closing table as computed in
+    this run (claim, measured number, interval, verdict); each chapter as a page, NAME.html; and
+    its figures, figures/NAME/*.png. The notebooks stay as they are; `at_once` as in
+    `run_notebooks`. Raises FileNotFoundError if there are no notebooks, and `NotebookError` at
     the first cell that fails.
     """
     paths = find_notebooks([notebooks])
@@ -147,34 +176,51 @@ def walkthrough(notebooks: Path, folder: Path, html: Path | None = None, at_once
         raise FileNotFoundError(
             f"{notebooks}: holds no notebooks; `sarsteer-lab course FOLDER` copies them"
         )
-    summary = folder / "summary.md"
-    done = run_notebooks(paths, save=False, html=html, at_once=at_once)
+    figures = folder / "figures"
+    executed = run_notebooks(paths, save=False, html=folder, figures=figures, at_once=at_once)
+    return write_summary(executed, folder)
+
+
+def write_results(repository: Path) -> None:
+    """Renew a checkout's committed index of figures and summary, from its notebooks as they are."""
+    figures = repository / "figures"
+    write_index(figures)
+    chapters = find_notebooks([repository / "notebooks"])
+    executed = [nbformat.read(path, as_version=4) for path in chapters]
+    write_summary(executed, figures / "walkthrough")
+
+
+def write_summary(notebooks: Sequence[nbformat.NotebookNode], folder: Path) -> Path:
+    """Write the closing tables of executed notebooks, in their order, to `folder`/summary.md."""
+    parts = [INTRODUCTION]
+    for notebook in notebooks:
+        tables = closing_tables(notebook)
+        if tables:
+            parts += [f"## {title(notebook)}", *tables]
     folder.mkdir(parents=True, exist_ok=True)
-    summary.write_text(page(paths, done), encoding="utf-8")
+    summary = folder / "summary.md"
+    summary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return summary
 
 
-def page(paths: Sequence[Path], notebooks: Sequence[nbformat.NotebookNode]) -> str:
-    """The closing tables of executed notebooks as one Markdown page, in their order."""
-    parts = [
-        "# What the chapters found",
-        "Computed by the notebooks in this run; nothing here is typed in.",
-    ]
-    for path, notebook in zip(paths, notebooks, strict=True):
-        outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-        shown = [output.get("data", {}).get("text/markdown", "") for output in outputs]
-        tables = [text for text in shown if text.startswith(HEADER)]
-        if tables:
-            parts += [f"## {title(notebook) or path.stem}", *tables]
-    return "\n\n".join(parts) + "\n"
+def closing_tables(notebook: nbformat.NotebookNode) -> list[str]:
+    """The tables of claims among an executed notebook's outputs, as Markdown."""
+    tables = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            text = output.get("data", {}).get("text/markdown", "")
+            if text.startswith(HEADER):
+                tables.append(text)
+    return tables
 
 
 def title(notebook: nbformat.NotebookNode) -> str:
-    """A notebook's first heading; empty if it has none."""
-    texts = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    return next((line for line in texts.splitlines() if line.startswith("# ")), "").removeprefix(
-        "# "
-    )
+    """A notebook's first heading."""
+    for cell in notebook.cells:
+        heading = re.search("^# (.+)", cell.source, flags=re.M)
+        if cell.cell_type == "markdown" and heading:
+            return heading[1]
+    return "A chapter without a title"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -183,10 +229,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m sarsteer_lab.course.run_notebooks", description=__doc__
     )
     parser.add_argument("places", nargs="+", type=Path, help="notebooks, or folders of them")
+    places = parser.parse_args(arguments).places
+    repository = checkout()
     try:
-        run_notebooks(find_notebooks(parser.parse_args(arguments).places))
-        if FIGURES.is_dir():
-            write_index(FIGURES)
+        paths = find_notebooks(places)
+        # Only the checkout's own notebooks write what is committed.
+        if repository and all(repository / "notebooks" in path.resolve().parents for path in paths):
+            run_notebooks(paths, figures=repository / "figures")
+            write_results(repository)
+        else:
+            run_notebooks(paths)
     except (NotebookError, FileNotFoundError) as error:
         print(error, file=sys.stderr)
         return 1

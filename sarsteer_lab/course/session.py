@@ -10,6 +10,7 @@ chapter computes what another one has), and shows every figure with `show`.
 """
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from tqdm.auto import tqdm
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.course.figures import project_2d, save_figure
+from sarsteer_lab.course.folders import figures_folder
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.evaluation.base import BaseStates, collect_states, model_name
 from sarsteer_lab.evaluation.kept import (
@@ -39,7 +41,7 @@ from sarsteer_lab.keeping import activation_store, kept
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
-from sarsteer_lab.paths import cache_folder, data_folder
+from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.prompts import REFUSALS, Request, load_prompts
 from sarsteer_lab.store import Store
 
@@ -161,21 +163,15 @@ def evaluation_folder(lalm: LALM, chapter: str, *settings: Any) -> Path:
 
 
 def figure_folder(chapter: str, lalm: LALM) -> Path:
-    """`figures/<chapter>` of the checkout for the pocket model; a folder in the user's cache for
-    others.
+    """The folder of a chapter's figures, in `folders.figures_folder`.
 
-    So the committed figures are always the pocket model's. Outside of a checkout, below the working
-    folder.
+    The pocket model's is named after the chapter alone; other models' lie in a folder each, so
+    that the committed figures are always the pocket model's.
     """
-    if lalm.name != "pocket":
-        return (
-            cache_folder()
-            / "figures"
-            / model_name(lalm).replace("/", "-").replace(" ", "-")
-            / chapter
-        )
-    root = data_folder().parent if data_folder().name == "data" else Path.cwd()
-    return root / "figures" / chapter
+    if lalm.name == "pocket":
+        return figures_folder() / chapter
+    model = re.sub("[/ ]", "-", model_name(lalm))
+    return figures_folder() / model / chapter
 
 
 def show(fig: Figure, chapter: str, name: str, lalm: LALM, caption: str = "") -> None:

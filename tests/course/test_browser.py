@@ -32,13 +32,6 @@ FEWER = {
 }
 """What the chapters ask here: it is the panels that are tried."""
 
-FIGURES_ELSEWHERE = """
-from pathlib import Path
-from sarsteer_lab.course import session
-session.figure_folder = lambda chapter, lalm: Path("figures", chapter)
-"""
-"""The checkout's figures are of the whole chapters."""
-
 VISUALS = [
     """
 from IPython.display import HTML
@@ -63,7 +56,9 @@ HTML(picture(figures.architecture(lalm, request), 1100))
     "widgets.xray(lalm, request, vectors, alpha=0.1, max_new_tokens=4)",
     "widgets.ladder(lalm, request, vectors, (0, 0.1, 0.3), max_new_tokens=8)",
     """
-asked = [p for label in ("harmful", "harmless", "pseudo-harmful") for p in load_prompts("test", label)[:3]]
+asked = []
+for label in ("harmful", "harmless", "pseudo-harmful"):
+    asked += load_prompts("test", label)[:3]
 long = "a reminder to inspect the audio before anything is answered"
 said = {"none": "Here is how.", long: "I'm sorry, but I can't help with that."}
 made = [(name, p, text) for name, text in said.items() for p in asked]
@@ -96,8 +91,6 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
                 for many, few in FEWER.items():
                     shortened.update({many} if many in cell.source else ())
                     cell.source = cell.source.replace(many, few)
-        first = next(cell for cell in notebook.cells if cell.cell_type == "code")
-        first.source = FIGURES_ELSEWHERE + first.source
         nbformat.write(notebook, folder / "notebooks" / path.name)
     cells = [nbformat.v4.new_code_cell(source.strip()) for source in VISUALS]
     made = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
@@ -122,6 +115,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command += [f"--{name}={value}" for name, value in options.items()]
     environment = os.environ | {
         "SARSTEER_COURSE_REFUSAL": "inspect",
+        "SARSTEER_FIGURES": str(folder / "figures"),
         "JUPYTER_CONFIG_DIR": str(folder),
         "JUPYTER_DATA_DIR": str(folder / "data"),
     }
@@ -267,7 +261,8 @@ def test_steer_panel_steers(page: Any, lab: str) -> None:
         for _ in range(10):
             handle.press("ArrowRight")
         page.wait_for_function(
-            "panel => panel.querySelectorAll('.sarsteer-answer')[1].textContent.includes('alpha = 0.10')",
+            "panel => panel.querySelectorAll('.sarsteer-answer')[1]"
+            ".textContent.includes('alpha = 0.10')",
             arg=panel.element_handle(),
             timeout=ANSWER_MS,
         )

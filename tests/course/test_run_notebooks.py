@@ -1,5 +1,4 @@
-"""Every notebook runs from top to bottom; exercises fail all of their checks blank, and pass all
-filled in.
+"""Every notebook runs from top to bottom; blank exercises fail every check, filled ones pass.
 
 Quick: chapters and the appendix (with fewer requests) in a kernel on the tiny random replica,
 exercises and solutions in this process. Slow: all of them in a kernel on the pocket model.
@@ -38,14 +37,15 @@ def tiny_course(
     monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[None]:
     """The course on the replica, with one cache for all tests of this run."""
+    kept = tmp_path_factory.getbasetemp()
     monkeypatch.setenv("SARSTEER_COURSE_MODEL", "replica")
-    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path_factory.getbasetemp() / "course-cache"))
+    monkeypatch.setenv("SARSTEER_CACHE", str(kept / "course-cache"))
+    monkeypatch.setenv("SARSTEER_FIGURES", str(kept / "course-figures"))
     yield
 
 
 def run_here(path: Path) -> list[CheckResult]:
-    """Run a notebook's cells in this process; the checks' results. Any error in a cell is
-    raised."""
+    """Run a notebook's cells in this process; the checks' results. A cell's error is raised."""
     shell = InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
     results = []
     for cell in nbformat.read(path, as_version=4).cells:

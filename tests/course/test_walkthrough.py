@@ -1,6 +1,7 @@
-"""The main job runs the chapters and collects their closing tables."""
+"""The main job runs the chapters, collects their closing tables, and leaves no trace in git."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,15 +12,87 @@ import nbformat
 import pytest
 
 from sarsteer_lab.cli import main
-from sarsteer_lab.course.run_notebooks import page, title
+from sarsteer_lab.course.figures import write_index
+from sarsteer_lab.course.run_notebooks import find_notebooks, title, write_summary
+
+ROOT = Path(__file__).resolve().parents[2]
 
 CLAIM = """from sarsteer_lab import course
-display(course.closing([course.claim_on_value("two is more than one", "2", (1.5, 2.5), above=1)]))"""
+two = course.claim_on_value("two is more than one", "2", (1.5, 2.5), above=1)
+display(course.closing([two]))"""
+
+COMMITTED_FIGURE = """from matplotlib.figure import Figure
+lalm = course.load_model("pocket")
+lalm.name = "pocket"  # the replica in place of the model whose figures are committed
+course.show(Figure(), "00_meet_the_model", "dial", lalm)"""
 
 
 def write(path: Path, heading: str, code: str) -> None:
     cells = [nbformat.v4.new_markdown_cell(heading), nbformat.v4.new_code_cell(code)]
     nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of this checkout in a git repository of its own, with one small chapter."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+    copy = tmp_path / "checkout"
+    for folder in ("sarsteer_lab", "figures"):
+        shutil.copytree(ROOT / folder, copy / folder)
+    (copy / "data").symlink_to(ROOT / "data")
+    (copy / "notebooks").mkdir()
+    write(
+        copy / "notebooks" / "00_small.ipynb", "# A small chapter", f"{CLAIM}\n{COMMITTED_FIGURE}"
+    )
+    shutil.copy(ROOT / ".gitignore", copy)
+    for command in (["git", "init", "--quiet"], ["git", "add", "."]):
+        subprocess.run(command, cwd=copy, check=True)
+    monkeypatch.setenv("PYTHONPATH", str(copy))
+    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SARSTEER_COURSE_MODEL", "replica")
+    monkeypatch.delenv("SARSTEER_FIGURES", raising=False)
+    return copy
+
+
+def python(checkout: Path, *arguments: str) -> None:
+    """Run Python in the checkout, on the package that lies there."""
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def git_status(checkout: Path) -> set[str]:
+    command = ["git", "status", "--porcelain", "--untracked-files=all"]
+    shown = subprocess.run(command, cwd=checkout, check=True, capture_output=True, text=True)
+    return set(shown.stdout.splitlines())
+
+
+def test_the_main_job_and_a_chapter_in_the_lab_leave_no_trace_in_git(checkout: Path) -> None:
+    before = git_status(checkout)
+    python(checkout, "-m", "sarsteer_lab", "walkthrough")
+    build = checkout / "build"
+    made = {str(path.relative_to(build)) for path in build.rglob("*") if path.is_file()}
+    pages = {"summary.md", "00_small.html", "figures/00_meet_the_model/dial.png"}
+    assert made == {f"walkthrough/{name}" for name in pages}
+    assert git_status(checkout) == before
+    # As Jupyter runs a notebook, which tells the kernel nothing.
+    python(checkout, "-m", "jupyter", "execute", "notebooks/00_small.ipynb")
+    assert (build / "figures" / "00_meet_the_model" / "dial.png").is_file()
+    assert git_status(checkout) == before
+
+
+def test_what_is_committed_changes_when_all_notebooks_are_run(checkout: Path) -> None:
+    before = git_status(checkout)
+    python(checkout, "-m", "sarsteer_lab.course.run_notebooks", "notebooks")
+    changed = {line.split()[1] for line in git_status(checkout) - before}
+    assert changed == {
+        "figures/00_meet_the_model/dial.png",
+        "figures/walkthrough/summary.md",
+        "notebooks/00_small.ipynb",
+    }
+    assert "## A small chapter" in (checkout / "figures" / "walkthrough" / "summary.md").read_text()
+    assert not (checkout / "build").exists()
 
 
 def test_the_closing_tables_come_on_one_page(
@@ -30,19 +103,14 @@ def test_the_closing_tables_come_on_one_page(
     write(chapters / "00_first.ipynb", "Words\n\n# The first", CLAIM)
     write(chapters / "01_second.ipynb", "# The second", "print('no table here')")
     before = (chapters / "00_first.ipynb").read_bytes()
-    arguments = ["--notebooks", str(chapters), "--folder", str(tmp_path / "out" / "deep")]
-    assert main(["walkthrough", *arguments, "--html", str(tmp_path / "pages")]) == 0
+    folder = tmp_path / "out" / "deep"
+    assert main(["walkthrough", "--notebooks", str(chapters), "--folder", str(folder)]) == 0
     assert "| two is more than one | 2 | [1.50, 2.50]" in capsys.readouterr().out
-    summary = (tmp_path / "out" / "deep" / "summary.md").read_text()
-    assert (
-        "## The first\n\n| claim |" in summary
-        and "**seen here**" in summary
-        and "second" not in summary
-    )
-    assert {path.name for path in (tmp_path / "pages").iterdir()} == {
-        "00_first.html",
-        "01_second.html",
-    }
+    summary = (folder / "summary.md").read_text()
+    assert "## The first\n\n| claim |" in summary and "**seen here**" in summary
+    assert "second" not in summary
+    written = {path.name for path in folder.iterdir()}
+    assert written == {"summary.md", "00_first.html", "01_second.html"}
     assert (chapters / "00_first.ipynb").read_bytes() == before
 
 
@@ -80,10 +148,17 @@ def test_interrupted_it_says_so_in_one_line_and_leaves_no_kernel(tmp_path: Path)
         os.kill(int(begun.read_text()), 0)
 
 
-def test_the_committed_chapters_all_have_a_closing_table() -> None:
-    folder = Path(__file__).resolve().parents[2] / "notebooks"
-    paths = sorted(folder.glob("0*.ipynb"))
-    found = page(paths, [nbformat.read(path, as_version=4) for path in paths])
-    assert len(paths) == 7 and all(
-        f"## {title(nbformat.read(p, as_version=4))}\n\n| claim" in found for p in paths
-    )
+def test_the_committed_results_are_those_of_the_committed_notebooks(tmp_path: Path) -> None:
+    notebooks = [nbformat.read(path, as_version=4) for path in find_notebooks([ROOT / "notebooks"])]
+    summary = write_summary(notebooks, tmp_path).read_text()
+    assert len(notebooks) == 7
+    for notebook in notebooks:
+        assert f"## {title(notebook)}\n\n| claim" in summary
+    committed = ROOT / "figures"
+    assert summary == (committed / "walkthrough" / "summary.md").read_text()
+    index = (committed / "README.md").read_text()
+    for picture in committed.glob("*/*.png"):
+        copy = tmp_path / picture.relative_to(committed)
+        copy.parent.mkdir(exist_ok=True)
+        copy.touch()
+    assert write_index(tmp_path).read_text() == index

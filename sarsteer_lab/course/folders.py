@@ -1,0 +1,31 @@
+"""Where the course reads and writes: its checkout, if there is one, and the folder of figures."""
+
+import os
+from pathlib import Path
+
+from sarsteer_lab.paths import data_folder
+
+FIGURES_VARIABLE = "SARSTEER_FIGURES"
+"""The environment variable that tells a chapter's kernel in which folder its figures go.
+
+`run_notebooks` sets it for the kernels that it starts: to build/walkthrough/figures in
+`make walkthrough`, to the committed figures/ in `make notebooks`. Nothing else sets it, so a
+chapter that is run in JupyterLab draws into build/figures.
+"""
+
+
+def checkout() -> Path | None:
+    """The repository that this package lies in; None where it is installed from a wheel."""
+    data = data_folder()
+    return data.parent if data.name == "data" else None
+
+
+def figures_folder() -> Path:
+    """Where figures go: what `SARSTEER_FIGURES` names, else build/figures.
+
+    The latter lies in the checkout, where git ignores it; without one, in the working folder.
+    """
+    named = os.environ.get(FIGURES_VARIABLE)
+    if named:
+        return Path(named).expanduser()
+    return (checkout() or Path.cwd()) / "build" / "figures"
