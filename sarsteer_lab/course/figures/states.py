@@ -175,7 +175,9 @@ def lens_figure(
 ) -> Figure:
     """The logit lens as a table: each layer's likeliest next token per column, darker where it is
     surer."""
-    fig, [ax] = base.panels(1, (2.9 * len(columns) + 2.6, 0.42 * len(layers) + 1.9), title)
+    width, height = 2.9 * len(columns) + 2.6, 0.42 * len(layers) + 1.9
+    # So high that the names of the axes keep clear of a long title.
+    fig, [ax] = base.panels(1, (width, max(3.5, height)), title)
     chances = base.numbers(probabilities)
     image = ax.imshow(chances, aspect="auto", origin="lower", cmap="Blues", vmin=0, vmax=1)
     base.cells(ax, words, chances > 0.6)
