@@ -1,5 +1,4 @@
-"""What the site is made of besides docs/*.md: notebooks, public names, findings; and formulas as
-MathML."""
+"""What the site shows besides docs/*.md: notebooks, public names, findings, formulas as MathML."""
 
 import html
 import re
@@ -22,8 +21,16 @@ GROUPS = {
 }
 """Sections of the site, by the folders of notebooks/ that they show. Solutions are not shown."""
 
+COPIED = {
+    "findings.md": "figures/walkthrough/summary.md",
+    "lecturer.md": "notebooks/LECTURER.md",
+}
+"""Pages that are files of the repository outside docs/."""
+
 ITEM = r" *(?:[-*]|\d+\.) "
 """How an entry of a list begins."""
+
+FORMULA = r'<(span|div) class="arithmatex">(?P<open>\\[(\[])(?P<tex>.*?)\\[)\]]</\1>'
 
 HOW_TO = ["own_prompts", "own_model", "models", "colab", "cluster", "llama_cpp", "report"]
 
@@ -33,35 +40,27 @@ def notebooks(group: str) -> list[Path]:
     return sorted((ROOT / "notebooks" / GROUPS[group]).glob("*.ipynb"))
 
 
-def heading(text: str) -> str:
-    """A page's first heading."""
-    return next(line.removeprefix("# ") for line in text.splitlines() if line.startswith("# "))
-
-
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
     """The order of the pages."""
-    shown = [f"{name}.md" for name in HOW_TO if (ROOT / "docs" / f"{name}.md").is_file()]
-    sections = {group: [f"{group}/{path.stem}.md" for path in notebooks(group)] for group in GROUPS}
     config.nav = ["index.md", "first_hour.md"]
-    config.nav += [{name.capitalize(): pages} for name, pages in sections.items() if pages]
-    config.nav += ["findings.md", {"How to": shown}, "api.md", "lecturer.md"]
+    for group in GROUPS:
+        pages = [f"{group}/{path.stem}.md" for path in notebooks(group)]
+        config.nav.append({group.capitalize(): pages})
+    how_to = [f"{name}.md" for name in HOW_TO]
+    config.nav += ["findings.md", {"How to": how_to}, "api.md", "lecturer.md"]
     return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the pages that are not written in docs/."""
-    pages: dict[str, str | bytes] = {
-        "findings.md": (ROOT / "figures" / "walkthrough" / "summary.md").read_text(
-            encoding="utf-8"
-        ),
-        "lecturer.md": (ROOT / "notebooks" / "LECTURER.md").read_text(encoding="utf-8"),
-        "api.md": "\n\n".join(["# The library", *api()]),
-    }
+    pages: dict[str, str | bytes] = {"api.md": "\n\n".join(["# The library", *api()])}
+    for page, source in COPIED.items():
+        pages[page] = (ROOT / source).read_text(encoding="utf-8")
     for group in GROUPS:
         for path in notebooks(group):
             pages |= notebook_page(path, group, config.extra["repository"])
-    for name, content in pages.items():
-        files.append(File.generated(config, name, content=content))
+    for page, content in pages.items():
+        files.append(File.generated(config, page, content=content))
     return files
 
 
@@ -75,48 +74,56 @@ def api() -> Iterator[str]:
 def notebook_page(path: Path, group: str, repository: str) -> dict[str, str | bytes]:
     """A notebook as a page with its pictures, and the notebook itself to take home."""
     notebook = nbformat.read(path, as_version=4)
-    whole = nbformat.writes(notebook)
+    pages: dict[str, str | bytes] = {}
+    if group != "workshops":  # which import what lies beside them
+        pages[f"{group}/{path.name}"] = nbformat.writes(notebook)
     # What installs is for those who run it.
     notebook.cells = [cell for cell in notebook.cells if cell.id != "install"]
-    folder = f"{path.stem}_files"
     for cell in notebook.cells:
         if cell.cell_type == "markdown":
             cell.source = as_jupyter_reads(cell.source)
-    exporter = MarkdownExporter()
-    resources = {"unique_key": "output", "output_files_dir": folder}
-    body, found = exporter.from_notebook_node(notebook, resources)
-    buttons = f"[Download the notebook]({path.name}){{ .md-button }}"
-    if repository:
-        place = path.relative_to(ROOT).as_posix()
-        colab = f"https://colab.research.google.com/github/{repository}/blob/main/{place}"
-        buttons = f"[Open in Colab]({colab}){{ .md-button .md-button--primary }} {buttons}"
-    buttons += " [on Colab or Kaggle](../colab.md)"
-    if group == "workshops":  # they import what lies beside them
-        buttons = "To work on it, copy the course: `sarsteer-lab course notebooks`."
-    first = f"# {heading(body)}\n"
-    body = body.replace(first, f"{first}\n{buttons}\n", 1)
+    names = {"unique_key": "output", "output_files_dir": f"{path.stem}_files"}
+    body, resources = MarkdownExporter().from_notebook_node(notebook, names)
     # Tables that pandas made bring a style of their own, for light pages alone.
     body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.S)
-    pages: dict[str, str | bytes] = {f"{group}/{path.stem}.md": body}
-    pages |= {f"{group}/{name}": data for name, data in found["outputs"].items()}
-    if group != "workshops":
-        pages[f"{group}/{path.name}"] = whole
+    title = re.search("^# .*\n", body, flags=re.M)
+    assert title, f"{path} has no heading"
+    above, below = body[: title.end()], body[title.end() :]
+    pages[f"{group}/{path.stem}.md"] = f"{above}\n{buttons(path, group, repository)}\n{below}"
+    for name, picture in resources["outputs"].items():
+        pages[f"{group}/{name}"] = picture
     return pages
 
 
+def buttons(path: Path, group: str, repository: str) -> str:
+    """How a reader gets a notebook to run it, in Markdown."""
+    if group == "workshops":
+        return "To work on it, copy the course: `sarsteer-lab course notebooks`."
+    shown = (
+        f"[Download the notebook]({path.name}){{ .md-button }} [on Colab or Kaggle](../colab.md)"
+    )
+    if not repository:
+        return shown
+    file = path.relative_to(ROOT).as_posix()
+    colab = f"https://colab.research.google.com/github/{repository}/blob/main/{file}"
+    return f"[Open in Colab]({colab}){{ .md-button .md-button--primary }} {shown}"
+
+
 def as_jupyter_reads(text: str) -> str:
-    """Markdown so written that MkDocs reads it as Jupyter does: a list may follow a line directly,
-    and what unfolds is Markdown too."""
+    """Markdown that MkDocs reads as Jupyter does.
+
+    A list may follow a line directly, and what unfolds is Markdown too.
+    """
     text = re.sub(rf"^(?!{ITEM})(.*\S.*)\n(?={ITEM})", r"\1\n\n", text, flags=re.M)
     return text.replace("<details><summary>", '<details markdown="1">\n<summary>')
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Formulas as MathML, which browsers draw by themselves."""
+    return re.sub(FORMULA, as_mathml, content, flags=re.S)
 
-    def drawn(match: re.Match[str]) -> str:
-        display = "block" if match["open"] == r"\[" else "inline"
-        return convert(html.unescape(match["tex"]), display=display)
 
-    form = r'<(?P<tag>span|div) class="arithmatex">(?P<open>\\[(\[])(?P<tex>.*?)\\[)\]]</(?P=tag)>'
-    return re.sub(form, drawn, content, flags=re.S)
+def as_mathml(formula: re.Match[str]) -> str:
+    """A match of `FORMULA` as MathML, in the line or on a line of its own."""
+    display = "block" if formula["open"] == r"\[" else "inline"
+    return convert(html.unescape(formula["tex"]), display=display)
