@@ -86,10 +86,9 @@ def notebook_page(path: Path, group: str, repository: str) -> dict[str, str | by
     body, resources = MarkdownExporter().from_notebook_node(notebook, names)
     # Tables that pandas made bring a style of their own, for light pages alone.
     body = re.sub(r"<style scoped>.*?</style>", "", body, flags=re.S)
-    title = re.search("^# .*\n", body, flags=re.M)
-    assert title, f"{path} has no heading"
-    above, below = body[: title.end()], body[title.end() :]
-    pages[f"{group}/{path.stem}.md"] = f"{above}\n{buttons(path, group, repository)}\n{below}"
+    heading_and_buttons = rf"\g<0>\n{buttons(path, group, repository)}\n"
+    body = re.sub("^# .*\n", heading_and_buttons, body, count=1, flags=re.M)
+    pages[f"{group}/{path.stem}.md"] = body
     for name, picture in resources["outputs"].items():
         pages[f"{group}/{name}"] = picture
     return pages

@@ -77,12 +77,12 @@ def save_figure(fig: Figure, folder: Path | str, name: str) -> Path:
 def write_index(folder: Path) -> Path:
     """Write `folder`/README.md, which shows every PNG by subfolder; returns its path."""
     lines = ["# Figures", "", "Drawn by the notebooks."]
-    for chapter in sorted(path for path in folder.iterdir() if path.is_dir()):
-        pictures = sorted(chapter.glob("*.png"))
-        if pictures:
-            lines += ["", f"## {chapter.name}", ""]
-        for picture in pictures:
-            lines.append(f"![{picture.stem}]({chapter.name}/{picture.name})")
+    chapter = ""
+    for picture in sorted(folder.glob("*/*.png")):
+        if picture.parent.name != chapter:
+            chapter = picture.parent.name
+            lines += ["", f"## {chapter}", ""]
+        lines.append(f"![{picture.stem}]({chapter}/{picture.name})")
     index = folder / "README.md"
     index.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return index
