@@ -16,9 +16,9 @@ from typing import Literal, get_args
 
 from tqdm.auto import tqdm
 
-from sarsteer_lab.evaluation.records import (
+from sarsteer_lab.evaluation.data_files import (
+    Entry,
     PromptFileError,
-    Record,
     read_csv,
     read_dataset,
     read_json_lines,
@@ -116,7 +116,7 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
             f"{path}: there is no such file or folder; check the path of the set {name!r}"
         )
     prompts: dict[str, Request] = {}
-    places: dict[str, Record] = {}
+    places: dict[str, Entry] = {}
     absent: list[str] = []
     source = _own(path) if name == "prompts" else _published(name, path)
     for record, prompt, spoken in tqdm(
@@ -150,7 +150,7 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
     return PromptSet(list(prompts.values()), absent)
 
 
-def _own(path: Path) -> Iterator[tuple[Record, Request, bool]]:
+def _own(path: Path) -> Iterator[tuple[Entry, Request, bool]]:
     """The shipped format, `prompts.jsonl`: id, label, topic, split, text; clip, voice and twin or
     null.
 
@@ -182,7 +182,7 @@ def _own(path: Path) -> Iterator[tuple[Record, Request, bool]]:
         yield record, prompt, False
 
 
-def _published(name: str, path: Path) -> Iterator[tuple[Record, Request, bool]]:
+def _published(name: str, path: Path) -> Iterator[tuple[Entry, Request, bool]]:
     """A set of `layouts`. What is in train, a file or folder, is for deriving; likewise
     validation."""
     given, splits = path.absolute(), {"train": "derive", "validation": "validation", "test": "test"}
@@ -233,7 +233,7 @@ def _published(name: str, path: Path) -> Iterator[tuple[Record, Request, bool]]:
             yield record, prompt, bool(layout.clip)
 
 
-def _tables(name: str, path: Path, given: Path) -> Iterator[tuple[Path, Layout, list[Record]]]:
+def _tables(name: str, path: Path, given: Path) -> Iterator[tuple[Path, Layout, list[Entry]]]:
     """The tables of a set; a dataset's splits are tables of these names in its folder."""
     if name.startswith("dataset"):
         for split, column, records in read_dataset(str(path)):
@@ -270,7 +270,7 @@ def _names(layout: Layout) -> list[str]:
     return " ".join(layout.files).split()
 
 
-def _records(file: Path, layout: Layout) -> list[Record]:
+def _records(file: Path, layout: Layout) -> list[Entry]:
     """The records of a file, of the kind that its name's ending tells, or else the layout's first
     file's."""
     kinds = {
@@ -282,7 +282,7 @@ def _records(file: Path, layout: Layout) -> list[Record]:
     usual = Path(_names(layout)[0]).suffix
     if usual == ".wav":
         return [
-            Record(
+            Entry(
                 file, "clip", {"clip": file, "words": " ".join(re.findall(r"[^\W_]+", file.stem))}
             )
         ]
@@ -294,13 +294,13 @@ def _records(file: Path, layout: Layout) -> list[Record]:
     return kinds[suffix](file)
 
 
-def _file_list(path: Path) -> list[Record]:
+def _file_list(path: Path) -> list[Entry]:
     """FigStep's `audio_files.txt`, with the scenario being a file's name up to its last
     underscore."""
     records = []
     for number, line in enumerate(map(str.strip, read_text(path).split("\n")), start=1):
         form = re.fullmatch(r"(?P<audio_file>(?P<scenario>[^ ]*)_[^ _]*) (?P<question>.+)", line)
-        records.append(record := Record(path, f"line {number}", form.groupdict() if form else {}))
+        records.append(record := Entry(path, f"line {number}", form.groupdict() if form else {}))
         if form:
             record.fields["question"] = form["question"].replace("-", " ")
         elif line:

@@ -18,9 +18,9 @@ from datasets.packaged_modules.parquet.parquet import Parquet
 from pyarrow.parquet import write_table
 from spoken_set import write_set
 
+from sarsteer_lab import voice
 from sarsteer_lab.cli import main
 from sarsteer_lab.evaluation.readers import PromptFileError, read_set, read_sets
-from sarsteer_lab.pocket import voice
 from sarsteer_lab.speech import SAMPLE_RATE, read_clip
 
 PAGE = Path(__file__).parents[2] / "docs" / "own_prompts.md"

@@ -17,8 +17,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pyarrow.parquet import write_table
 
+from sarsteer_lab.evaluation.data_files import Entry
 from sarsteer_lab.evaluation.readers import PromptFileError, layouts, read_set
-from sarsteer_lab.evaluation.records import Record
 from sarsteer_lab.prompts import LABELS, REFUSAL
 from sarsteer_lab.speech import SAMPLE_RATE, read_clip
 
@@ -922,7 +922,7 @@ def test_a_spec_that_names_no_set(spec: str) -> None:
 def test_no_name_leaves_its_folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.getbasetemp()
     try:
-        path = Record(folder / "x.json", "record 1", {}).inside(folder, name)
+        path = Entry(folder / "x.json", "record 1", {}).inside(folder, name)
     except PromptFileError as error:
         assert str(folder / "x.json") in str(error) and "record 1" in str(error)
     else:

@@ -2,7 +2,7 @@
 record.
 
 Four kinds of file (a JSON list, JSON lines, CSV, Parquet) become the same thing here: a list of
-`Record`s whose fields are asked for by type. Nothing is guessed and nothing is dropped: what does
+`Entry`s whose fields are asked for by type. Nothing is guessed and nothing is dropped: what does
 not fit raises `PromptFileError`.
 """
 
@@ -32,7 +32,7 @@ class PromptFileError(ValueError):
 
 
 @dataclass(frozen=True)
-class Record:
+class Entry:
     """One entry of a data file: its fields, and where it stands ("record 3", "line 17")."""
 
     path: Path
@@ -162,7 +162,7 @@ class Record:
             self.fail(f"{what} holds half of a surrogate pair, which is not a character")
 
 
-def read_json_list(path: Path) -> list[Record]:
+def read_json_list(path: Path) -> list[Entry]:
     """The records of a JSON file that is a list of objects; record 1 is the first."""
     entries = _parsed(read_text(path), str(path))
     if not isinstance(entries, list):
@@ -170,7 +170,7 @@ def read_json_list(path: Path) -> list[Record]:
     return _records(path, [(f"record {n}", entry) for n, entry in enumerate(entries, start=1)])
 
 
-def read_json_lines(path: Path) -> list[Record]:
+def read_json_lines(path: Path) -> list[Entry]:
     """The records of a file with one JSON object a line; blank lines hold none."""
     # Not splitlines(): JSON texts may hold U+2028 and its like, which are no line ends here.
     lines = [
@@ -181,7 +181,7 @@ def read_json_lines(path: Path) -> list[Record]:
     return _records(path, [(place, _parsed(line, f"{path}, {place}")) for place, line in lines])
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> list[Record]:
+def read_csv(path: Path, columns: Sequence[str]) -> list[Entry]:
     """The records of a comma-separated file whose header names at least `columns`.
 
     A record's place is the line it ends on (quoted fields may hold line breaks).
@@ -210,7 +210,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Record]:
     )
 
 
-def read_parquet(path: Path) -> list[Record]:
+def read_parquet(path: Path) -> list[Entry]:
     """The records of a Parquet file, in which clips are paths.
 
     Clips that the file holds itself (cells of {"bytes", "path"} or {"array", "sampling_rate"}) are
@@ -231,7 +231,7 @@ def read_parquet(path: Path) -> list[Record]:
     return _records(path, entries)
 
 
-def read_dataset(name: str) -> Iterator[tuple[str, str, list[Record]]]:
+def read_dataset(name: str) -> Iterator[tuple[str, str, list[Entry]]]:
     """The splits of a Hugging Face dataset, each with its column of clips and its records.
 
     `name` is ID or ID:CONFIG, in the cache of `datasets` (nothing is downloaded), or a folder that
@@ -337,11 +337,11 @@ def _parsed(text: str, where: str) -> Any:
         raise PromptFileError(f"{where}: is not valid JSON ({reason})") from error
 
 
-def _records(path: Path, entries: list[tuple[str, Any]]) -> list[Record]:
+def _records(path: Path, entries: list[tuple[str, Any]]) -> list[Entry]:
     """Records of places and what stands there."""
     if not entries:
         raise PromptFileError(f"{path}: holds no records; download or export it again")
-    records = [Record(path, place, entry) for place, entry in entries]
+    records = [Entry(path, place, entry) for place, entry in entries]
     for record in records:
         if not isinstance(record.fields, dict):
             record.fail(f"has to be an object with named fields, but is {record.fields!r:.60}")
