@@ -14,7 +14,7 @@ from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import mcnemar_p, paired_difference, wilson
 from sarsteer_lab.evaluation.judges import OUTCOMES, Judge, Outcome
 from sarsteer_lab.evaluation.run import Response, batch_size_for, run, speeds, write_lines
-from sarsteer_lab.evaluation.separation import readiness, separation
+from sarsteer_lab.evaluation.separation import refusal_probability_rows, separation
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Request
 
@@ -67,8 +67,10 @@ def evaluate(
     table = table.assign(skipped=[(skipped or {}).get(name, 0) for name in table["set"]])
     if roc:
         rows = [(*_response(response), response.opening) for response in responses]
-        chances = pd.DataFrame(rows, columns=[*_RESPONSE, "chance"])
-        found = separation(chances if lalm.family.mixes else readiness(lalm, defences, sets))
+        probabilities = pd.DataFrame(rows, columns=[*_RESPONSE, "refusal_probability"])
+        if not lalm.family.mixes:
+            probabilities = refusal_probability_rows(lalm, defences, sets)
+        found = separation(probabilities)
         table = table.merge(
             found.drop(columns=["n_harmful", "n"]), how="left", on=["defence", "set"]
         )

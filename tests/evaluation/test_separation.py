@@ -20,7 +20,7 @@ from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.readers import read_set
 from sarsteer_lab.evaluation.separation import (
     best_benign_rate,
-    readiness,
+    refusal_probability_rows,
     roc_area,
     separation,
     uniform_bound,
@@ -94,22 +94,29 @@ def sets(
     return {label: [p for p in found if p.label == label][:4] for label in ("harmful", "harmless")}
 
 
-def test_readiness_and_separation_of_defences(tiny: LALM, sets: dict[str, list[Request]]) -> None:
+def test_probabilities_and_separation_of_defences(
+    tiny: LALM, sets: dict[str, list[Request]]
+) -> None:
     vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model))
     defences = [
         PromptDefence("none"),
         PromptDefence("kind", before="Be kind."),
         SteeringDefence("push", vectors),
     ]
-    chances = readiness(tiny, defences, sets)
-    assert len(chances) == 3 * sum(map(len, sets.values()))
-    table = separation(chances)
+    probabilities = refusal_probability_rows(tiny, defences, sets)
+    assert len(probabilities) == 3 * sum(map(len, sets.values()))
+    table = separation(probabilities)
     assert list(table["defence"]) == ["none", "kind", "push"] and set(table["set"]) == {"harmless"}
-    own = chances[chances["defence"] == "push"].groupby("label")["chance"].apply(np.array)
+    own = (
+        probabilities[probabilities["defence"] == "push"]
+        .groupby("label")["refusal_probability"]
+        .apply(np.array)
+    )
     assert table["area"].iloc[2] == roc_area(own["harmful"], own["harmless"])
-    typed = readiness(tiny, defences[:2], sets, form="typed")
+    typed = refusal_probability_rows(tiny, defences[:2], sets, form="typed")
     assert (
-        typed["chance"][: len(typed) // 2].to_numpy() == typed["chance"][len(typed) // 2 :]
+        typed["refusal_probability"][: len(typed) // 2].to_numpy()
+        == typed["refusal_probability"][len(typed) // 2 :]
     ).all()
 
 
@@ -117,7 +124,7 @@ def test_an_evaluation_reads_openings_where_it_answers(
     tiny: LALM, sets: dict[str, list[Request]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the ROC columns no clip is read more often than without, and they are those of
-    `readiness`."""
+    `refusal_probability_rows`."""
     generator = torch.Generator().manual_seed(3)
     noise = torch.randn(2, tiny.n_layers, tiny.d_model, generator=generator)
     vectors = SteeringVectors(3 * noise[0])
@@ -145,7 +152,7 @@ def test_an_evaluation_reads_openings_where_it_answers(
     pd.testing.assert_frame_equal(
         table[plain.columns[:-2]], plain[plain.columns[:-2]]
     )  # but for its speed
-    expected = separation(readiness(tiny, defences, sets)).set_index("defence")
+    expected = separation(refusal_probability_rows(tiny, defences, sets)).set_index("defence")
     for column in ("area", "best_rate"):  # resamples of their intervals go by the order of the rows
         assert table[table["set"] == "harmful"][column].isna().all()
         own = table[table["set"] == "harmless"].set_index("defence")[column]
