@@ -1,82 +1,29 @@
-"""Readers of published sets of requests, which users bring: `read_set("figstep:FOLDER")` and its
-like.
+"""Readers of published sets of requests, which users bring: `read_set("figstep:FOLDER")`.
 
-Each is read as its authors lay it out; the table `data/prompts/layouts.toml` says where it has
-what.
+Each is read as its authors lay it out (`layouts.Layout`).
 """
 
 import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from tqdm.auto import tqdm
 
-from sarsteer_lab.evaluation.data_files import (
-    Entry,
-    PromptFileError,
-    read_csv,
-    read_dataset,
-    read_json_lines,
-    read_json_list,
-    read_parquet,
-    read_text,
-)
-from sarsteer_lab.paths import data_folder, shipped_table
+from sarsteer_lab.evaluation.data_files import Entry, PromptFileError, read_json_lines
+from sarsteer_lab.evaluation.layouts import Layout, layouts, tables
+from sarsteer_lab.paths import data_folder
 from sarsteer_lab.prompts import LABELS, SPLITS, Request
 from sarsteer_lab.voice import VOICE, spoken_clip
 
 Missing = Literal["error", "skip"]
 """For a record whose clip is not on disk: stop, or leave it out and count it."""
 
-
-@dataclass(frozen=True)
-class Layout:
-    """Where a set keeps what a prompt is made of.
-
-    A field is told by columns, of which the first that holds anything counts ("text
-    original_text"), or by a text with columns in braces ("{dataset}_{task_id}", "{turns[0]}" of a
-    list of one), which a record has to have; "{row}" is its number and "{stem}" the name of its
-    file.
-
-    `files` are patterns of the files' names (of several groups the first of which there are any);
-    with ** in them they lie anywhere. `label` is that of all prompts, or goes by what stands in the
-    column `kind` (without one: by the name of the file's folder). Clips lie in `folder` (the first
-    that there is), seen from where the file's pattern begins. A topic that no column says is
-    `about`, or else the folder's name. `typed` is what is typed beside the clip, and `reference`
-    its authors' answer. In sets of one's own (`own`) requests without a clip are spoken, and
-    columns that are not read are named; `split` may be one.
-    """
-
-    files: list[str]
-    request: str
-    label: str | dict[str, str]
-    clip: str = ""
-    number: str = "{stem}/{row}"
-    topic: str = "topic category type source"
-    about: str = ""
-    kind: str = ""
-    folder: str = "."
-    typed: str = ""
-    reference: str = ""
-    own: bool = False
-    split: str = ""
-
-
-@cache
-def layouts() -> dict[str, list[Layout]]:
-    """By the name of a set its layouts. Raises TypeError for a field that there is not."""
-    sets, found = shipped_table("prompts/layouts.toml"), {}
-    for name, rows in sets.items():
-        own = dict(rows[0])
-        if like := own.pop("like", None):
-            rows = [{**row, **own} for row in sets[like]]
-        found[name] = [Layout(**row) for row in rows]
-    return found
+SPLIT_NAMES = {"train": "derive", "validation": "validation", "test": "test"}
+"""What a file or folder of this name is for, in other people's sets."""
 
 
 @dataclass(frozen=True)
@@ -92,229 +39,162 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
 
     "prompts", "folder", "dataset" and "audiofolder" (and these with a label behind them:
     "folder-harmful") are formats for sets of one's own. Of all but the first, requests without a
-    clip are spoken by `pocket.voice`, and kept. "dataset:ID" (or ID:CONFIG) is a Hugging Face
-    dataset in the cache of `datasets`, or a folder that it saved. All formats are in
-    docs/own_prompts.md.
+    clip are spoken by `voice`, and kept. "dataset:ID" (or ID:CONFIG) is a Hugging Face dataset in
+    the cache of `datasets`, or a folder that it saved. All formats are in docs/own_prompts.md.
 
     Raises ValueError for an unknown name or `missing`, and PromptFileError, naming file and record,
     for anything in the files that does not fit their format: encoding, syntax, keys, types, ids
     that occur twice, file names that leave their folder. Clips that are not on disk are an error
     too, unless `missing` is "skip" (the record is left out and listed in `skipped`).
     """
-    name, colon, location = spec.partition(":")
-    if name not in (known := ("prompts", *layouts())) or not colon or not location:
-        raise ValueError(
-            f"{spec!r} names no set of prompts; write NAME:PATH, NAME one of {', '.join(known)}"
-        )
+    name, path = _location(spec)
     if missing not in get_args(Missing):
+        choices = ", ".join(get_args(Missing))
+        raise ValueError(f"missing is {missing!r}, but has to be one of {choices}")
+    source = _shipped_format(path) if name == "prompts" else _published(name, path)
+    requests: list[Request] = []
+    absent: list[str] = []
+    firsts: dict[str, Entry] = {}
+    progress = tqdm(source, desc=f"reading {name}", unit="request", delay=2, leave=False)
+    for entry, request, needs_clip in progress:
+        first = firsts.setdefault(request.id, entry)
+        if first is not entry:
+            where = f"{first.place} of {first.path}"
+            entry.fail(f"the id {request.id!r} occurs twice, first in {where}")
+        if _has_its_clip(request, needs_clip):
+            requests.append(request)
+        else:
+            clip = request.clip or f"is named {entry.columns()}"
+            absent.append(f"{entry.path}, {entry.place}: no clip {clip}")
+    if absent and missing == "error":
+        raise PromptFileError(
+            f"{len(absent)} of {len(firsts)} clips are missing: {'; '.join(absent[:3])}. "
+            'Put them there, or pass missing="skip" to leave them out'
+        )
+    if not requests:
+        count = f"none of the {len(absent)} clips is there"
+        raise PromptFileError(f"{path}: {count}, so nothing is left")
+    return PromptSet(requests, absent)
+
+
+def _location(spec: str) -> tuple[str, Path]:
+    """A set's name and its path, which is there (an id on the hub may be elsewhere)."""
+    name, _, location = spec.partition(":")
+    known = ["prompts", *layouts()]
+    if name not in known or not location:
+        choices = ", ".join(known)
         raise ValueError(
-            f"missing is {missing!r}, but has to be one of {', '.join(get_args(Missing))}"
+            f"{spec!r} names no set of prompts; write NAME:PATH, NAME one of {choices}"
         )
     path = Path(location).expanduser()
     if not name.startswith("dataset") and not path.exists():
-        raise PromptFileError(
-            f"{path}: there is no such file or folder; check the path of the set {name!r}"
-        )
-    prompts: dict[str, Request] = {}
-    places: dict[str, Entry] = {}
-    absent: list[str] = []
-    source = _own(path) if name == "prompts" else _published(name, path)
-    for record, prompt, spoken in tqdm(
-        source, desc=f"reading {name}", unit="request", delay=2, leave=False
-    ):
-        if (first := places.setdefault(prompt.id, record)) is not record:
-            where = first.place if first.path == record.path else f"{first.path}, {first.place}"
-            record.fail(f"the id {prompt.id!r} occurs twice, first in {where}")
-        # os.path, not pathlib: a name that the file system cannot hold is no file there, not an
-        # error.
-        if not os.path.isfile(prompt.clip) if prompt.clip is not None else spoken:
-            named = prompt.clip or f"is named ({record.found()})"
-            absent.append(f"{record.path}, {record.place}: no clip {named}")
-        else:
-            prompts[prompt.id] = prompt
-    if absent and missing == "error":
-        named = "; ".join(absent[:3]) + ("; ..." if len(absent) > 3 else "")
-        raise PromptFileError(
-            f"{len(absent)} of {len(places)} clips are missing: {named}. Put them there, "
-            'or pass missing="skip" to leave them out'
-        )
-    if not prompts:
-        raise PromptFileError(
-            f"{path}: none of the {len(absent)} clips is there, so nothing is left"
-        )
-    if name in layouts() and (said := sum(prompt.voice == VOICE for prompt in prompts.values())):
-        print(
-            f"{spec}: {said} of {len(prompts)} requests have no clip: {VOICE} speaks them",
-            file=sys.stderr,
-        )
-    return PromptSet(list(prompts.values()), absent)
+        advice = f"check the path of the set {name!r}"
+        raise PromptFileError(f"{path}: there is no such file or folder; {advice}")
+    return name, path
 
 
-def _own(path: Path) -> Iterator[tuple[Entry, Request, bool]]:
-    """The shipped format, `prompts.jsonl`: id, label, topic, split, text; clip, voice and twin or
-    null.
+def _has_its_clip(request: Request, needs_clip: bool) -> bool:
+    if request.clip is None:
+        return not needs_clip
+    # Not Path.is_file: a name that the file system cannot hold is no file there, not an error.
+    return os.path.isfile(request.clip)
 
-    Each prompt comes with its record, and with whether it has to have a clip.
+
+def _shipped_format(path: Path) -> Iterator[tuple[Entry, Request, bool]]:
+    """`prompts.jsonl`: id, label, topic, split and text; clip, voice and twin, or null.
+
+    Each request comes with its entry, and with whether it has to have a clip.
     """
-    _, [path] = _fitting("prompts", [Layout(["prompts.jsonl"], "text", "")], path)
-    found = read_json_lines(path)
-    records = {record.text("id", whole=True): record for record in found}
-    for record in found:
-        clip, twin, split = (
-            record.optional_text("clip"),
-            record.optional_text("twin"),
-            record.text("split"),
-        )
-        if twin and twin not in records:
-            record.fail(f"the twin {twin!r} is not in the file")
-        if twin and records[twin].text("split") != split:
-            record.fail(f"the twin {twin!r} is in another split")
-        prompt = Request(
-            record.text("id", whole=True),
-            record.text("text"),
-            record.choice("label", LABELS),
-            record.text("topic"),
-            record.choice("split", SPLITS),
-            clip=record.inside(path.parent, clip) if clip else None,
-            voice=record.optional_text("voice"),
-            twin=twin,
-        )
-        yield record, prompt, False
+    file = path / "prompts.jsonl" if path.is_dir() else path
+    entries = read_json_lines(file)
+    splits = {entry.text("id", whole=True): entry.text("split") for entry in entries}
+    for entry in entries:
+        key = entry.text("id", whole=True)
+        split = entry.choice("split", SPLITS)
+        twin = entry.told("twin", "")
+        if twin and twin not in splits:
+            entry.fail(f"the twin {twin!r} is not in the file")
+        if twin and splits[twin] != split:
+            entry.fail(f"the twin {twin!r} is in another split")
+        words, topic = entry.text("text"), entry.text("topic")
+        label = entry.choice("label", LABELS)
+        clip = entry.clip("clip", file.parent)
+        voice = entry.told("voice", "")
+        request = Request(key, words, label, topic, split, clip, voice or None, twin or None)
+        yield entry, request, False
 
 
 def _published(name: str, path: Path) -> Iterator[tuple[Entry, Request, bool]]:
-    """A set of `layouts`. What is in train, a file or folder, is for deriving; likewise
-    validation."""
-    given, splits = path.absolute(), {"train": "derive", "validation": "validation", "test": "test"}
-    for file, layout, records in _tables(name, path, given):
-        depth = _names(layout)[0].removeprefix("**/").count("/")
-        root, place = file.parents[depth], file.parent.name
-        folders = [root / folder.format(stem=file.stem) for folder in layout.folder.split()]
-        folder = next(filter(Path.is_dir, folders), folders[0])
-        split = splits.get(file.stem.partition("_")[0]) or splits.get(root.name, "test")
-        read = " ".join(value for value in vars(layout).values() if isinstance(value, str))
-        if layout.own and (more := sorted(set(records[0].fields) - set(re.findall(r"\w+", read)))):
-            print(f"{file}: columns that are not read: {', '.join(more)}", file=sys.stderr)
-        for row, record in enumerate(records, start=1):
-            label, kind = layout.label, layout.kind.strip("{}")
-            if isinstance(label, dict):
-                if kind and not (layout.own and record.fields.get(kind) in (None, "")):
-                    label = label[record.choice(kind, tuple(label))]
-                elif place in label:
-                    label = label[place]
-                else:
-                    what = f"lies in the folder {place!r}, which is none of {', '.join(label)}"
-                    how = f"; say it in a column 'label' ({record.found()}), or write {name}-harmful:{path}"
-                    record.fail(what + how * layout.own)
-            topic = record.told(layout.topic, layout.about or place)
-            number = record.told(layout.number, f"{file.stem}/{row}", row=row, stem=file.stem)
-            request, clip = (
-                record.told(layout.request, whole=False),
-                record.clip(layout.clip, folder),
+    """The same of a set of `layouts`."""
+    given, asked, voiced = path.absolute(), 0, 0
+    for file, layout, entries in tables(name, path):
+        root, clips = layout.root(file), layout.clips(file)
+        where = root.relative_to(given).parts if given.is_dir() else ()
+        usual_split = _usual_split(file.stem, root.name)
+        unread = set(entries[0].fields) - set(re.findall(r"\w+", layout.forms))
+        if layout.own and unread:
+            print(
+                f"{file}: columns that are not read: {', '.join(sorted(unread))}", file=sys.stderr
             )
-            if voiced := layout.own and clip is None:
-                try:
-                    clip = spoken_clip(request)
-                except ValueError as error:
-                    record.fail(str(error))
-            prompt = Request(
-                "/".join(
-                    [name, *(root.relative_to(given).parts if given.is_dir() else ()), number]
-                ),
-                request,
-                label,
-                topic,
-                record.choice(layout.split, SPLITS) if record.fields.get(layout.split) else split,
-                clip=clip,
-                voice=VOICE if voiced else None,
-                text=record.told(layout.typed, ""),
-                reference=record.told(layout.reference, ""),
+        for row, entry in enumerate(entries, start=1):
+            label = _label(entry, layout, file.parent.name, f"{name}-harmful:{path}")
+            topic = entry.told(layout.topic, layout.about or file.parent.name)
+            number = entry.told(layout.number, f"{file.stem}/{row}", row=row, stem=file.stem)
+            key = "/".join([name, *where, number])
+            words = entry.told(layout.request, whole=False)
+            split = usual_split
+            if entry.fields.get(layout.split):
+                split = entry.choice(layout.split, SPLITS)
+            clip = entry.clip(layout.clip, clips)
+            voice = None
+            if layout.own and clip is None:
+                clip, voice = _spoken(entry, words), VOICE
+            typed, reference = entry.told(layout.typed, ""), entry.told(layout.reference, "")
+            yield (
+                entry,
+                Request(key, words, label, topic, split, clip, voice, None, typed, reference),
+                bool(layout.clip),
             )
-            yield record, prompt, bool(layout.clip)
+            asked += 1
+            voiced += voice is not None
+    if voiced:
+        counts = f"{voiced} of {asked} requests have no clip"
+        print(f"{name}:{path}: {counts}: {VOICE} speaks them", file=sys.stderr)
 
 
-def _tables(name: str, path: Path, given: Path) -> Iterator[tuple[Path, Layout, list[Entry]]]:
-    """The tables of a set; a dataset's splits are tables of these names in its folder."""
-    if name.startswith("dataset"):
-        for split, column, records in read_dataset(str(path)):
-            yield given / split, replace(layouts()[name][0], clip=column), records
-        return
-    layout, files = _fitting(name, layouts()[name], given)
-    for file in files:
-        yield file, layout, _records(file, layout)
+def _label(entry: Entry, layout: Layout, folder: str, advice: str) -> str:
+    """The label that the layout, the entry's column or the file's folder says."""
+    labels, column = layout.label, layout.kind.strip("{}")
+    if isinstance(labels, str):
+        return labels
+    is_empty = entry.fields.get(column) in (None, "")
+    if column and not (layout.own and is_empty):
+        return labels[entry.choice(column, list(labels))]
+    if folder in labels:
+        return labels[folder]
+    reason = f"lies in the folder {folder!r}, which is none of {', '.join(labels)}"
+    if layout.own:
+        reason += f"; say it in a column 'label' {entry.columns()}, or write {advice}"
+    entry.fail(reason)
 
 
-def _fitting(name: str, layouts: Sequence[Layout], path: Path) -> tuple[Layout, list[Path]]:
-    """The first layout of which the path is a file, or holds any; and these files."""
-    if not path.is_dir():
-        alike = [
-            each
-            for each in layouts
-            if path.suffix.lower() in {Path(n).suffix for n in _names(each)}
-        ]
-        return [*alike, *layouts][0], [path]
-    for layout in layouts:
-        for group in layout.files:
-            # Recorders write .WAV too, which only some file systems find as .wav.
-            either = " ".join({group, group.upper()}) if group.startswith("**/*.") else group
-            if files := [file for pattern in either.split() for file in path.glob(pattern)]:
-                return layout, sorted(set(files)) if "**" in group else files
-    names = " or ".join(file.removeprefix("**/") for layout in layouts for file in _names(layout))
-    found = ", ".join(sorted(file.name for file in path.iterdir())[:5]) or "nothing"
-    raise PromptFileError(
-        f"{path}: a folder for the set {name!r} has to hold {names} (found: {found})"
-    )
+def _spoken(entry: Entry, words: str) -> Path:
+    try:
+        return spoken_clip(words)
+    except ValueError as error:
+        entry.fail(str(error))
 
 
-def _names(layout: Layout) -> list[str]:
-    return " ".join(layout.files).split()
-
-
-def _records(file: Path, layout: Layout) -> list[Entry]:
-    """The records of a file, of the kind that its name's ending tells, or else the layout's first
-    file's."""
-    kinds = {
-        ".json": read_json_list,
-        ".jsonl": read_json_lines,
-        ".parquet": read_parquet,
-        ".txt": _file_list,
-    }
-    usual = Path(_names(layout)[0]).suffix
-    if usual == ".wav":
-        return [
-            Entry(
-                file, "clip", {"clip": file, "words": " ".join(re.findall(r"[^\W_]+", file.stem))}
-            )
-        ]
-    suffix = file.suffix if file.suffix in (".csv", *kinds) else usual
-    if suffix == ".csv":
-        forms = " ".join([layout.number, layout.topic, layout.request, layout.kind])
-        needed = [key for key in re.findall(r"{(\w+)", forms) if key not in ("row", "stem")]
-        return read_csv(file, list(dict.fromkeys(needed)))
-    return kinds[suffix](file)
-
-
-def _file_list(path: Path) -> list[Entry]:
-    """FigStep's `audio_files.txt`, with the scenario being a file's name up to its last
-    underscore."""
-    records = []
-    for number, line in enumerate(map(str.strip, read_text(path).split("\n")), start=1):
-        form = re.fullmatch(r"(?P<audio_file>(?P<scenario>[^ ]*)_[^ _]*) (?P<question>.+)", line)
-        records.append(record := Entry(path, f"line {number}", form.groupdict() if form else {}))
-        if form:
-            record.fields["question"] = form["question"].replace("-", " ")
-        elif line:
-            record.fail(
-                f"has to be `<scenario>_<number>.wav <question-with-hyphens>`, but is {line!r}"
-            )
-    return [record for record in records if record.fields]
+def _usual_split(stem: str, folder: str) -> str:
+    """What is in train, a file or folder, is for deriving; likewise validation."""
+    start = stem.partition("_")[0]
+    return SPLIT_NAMES.get(start) or SPLIT_NAMES.get(folder, "test")
 
 
 def read_sets(
     specs: Sequence[str] | None, *, split: str, missing: Missing = "error", limit: int | None = None
 ) -> tuple[dict[str, list[Request]], dict[str, int]]:
-    """Requests of one split ("all": every) by set and label, and how many records each set left
-    out.
+    """Requests of a split ("all": every) by set and label, and how many records each left out.
 
     A set with several labels is taken apart ("xstest harmful", ...), since each label has its own
     measure; `specs` None means the shipped prompts. Raises ValueError as `read_set` does, if
@@ -323,26 +203,38 @@ def read_sets(
     sets: dict[str, list[Request]] = {}
     skipped: dict[str, int] = {}
     for spec in specs or [f"prompts:{data_folder() / 'prompts'}"]:
-        found = read_set(spec, missing=missing)
-        name, _, place = spec.partition(":")
-        if name in layouts() and layouts()[name][0].own:  # there may be several
-            name = Path(place).resolve().stem
-        chosen = [prompt for prompt in found.prompts if split in ("all", prompt.split)]
-        if not chosen:
-            splits = ", ".join(sorted({prompt.split for prompt in found.prompts}))
+        read = read_set(spec, missing=missing)
+        by_label: dict[str, list[Request]] = {}
+        for request in read.prompts:
+            if split in ("all", request.split):
+                by_label.setdefault(request.label, []).append(request)
+        if not by_label:
+            splits = ", ".join(sorted({request.split for request in read.prompts}))
             raise ValueError(f"{spec} has no requests in the split {split!r}; it has: {splits}")
-        if silent := [prompt.id for prompt in chosen if prompt.clip is None]:
-            raise ValueError(
-                f"{len(silent)} requests of {spec} have no clip ({silent[0]}, ...): an evaluation asks "
-                "spoken requests; record them, or write them as a set of your own, which is spoken "
-                "(docs/own_prompts.md)"
-            )
-        labels = list(dict.fromkeys(prompt.label for prompt in chosen))
-        for label in labels:
-            key = name if len(labels) == 1 else f"{name} {label}"
+        name = _short_name(spec)
+        for label, requests in by_label.items():
+            key = name if len(by_label) == 1 else f"{name} {label}"
             if key in sets:
                 raise ValueError(f"the set {name!r} is given twice; evaluate one after the other")
-            sets[key] = [prompt for prompt in chosen if prompt.label == label][:limit]
-            # Of a record that was left out only its place is known, so it counts for the whole set.
-            skipped[key] = len(found.skipped)
+            _refuse_silent(spec, requests)
+            sets[key] = requests[:limit]
+            # Of a record that was left out only its place is known: it counts for the whole set.
+            skipped[key] = len(read.skipped)
     return sets, skipped
+
+
+def _short_name(spec: str) -> str:
+    """The name of a set, or of the file or folder of a set of one's own: there may be several."""
+    name, _, path = spec.partition(":")
+    is_own = name in layouts() and layouts()[name][0].own
+    return Path(path).resolve().stem if is_own else name
+
+
+def _refuse_silent(spec: str, requests: Sequence[Request]) -> None:
+    silent = [request.id for request in requests if request.clip is None]
+    if silent:
+        raise ValueError(
+            f"{len(silent)} requests of {spec} have no clip ({silent[0]}, ...): an evaluation asks "
+            "spoken requests; record them, or write them as a set of your own, which is spoken "
+            "(docs/own_prompts.md)"
+        )

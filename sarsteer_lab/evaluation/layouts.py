@@ -1,0 +1,177 @@
+"""Where published sets of requests, and sets of one's own, keep what a request is made of.
+
+The table of all of them is `data/prompts/layouts.toml`.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from sarsteer_lab.evaluation.data_files import (
+    Entry,
+    PromptFileError,
+    read_csv,
+    read_dataset,
+    read_json_lines,
+    read_json_list,
+    read_parquet,
+    read_text,
+)
+from sarsteer_lab.paths import shipped_table
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a set keeps what a prompt is made of.
+
+    A field is told by columns, of which the first that holds anything counts ("text
+    original_text"), or by a text with columns in braces ("{dataset}_{task_id}", "{turns[0]}" of a
+    list of one), which an entry has to have; "{row}" is its number and "{stem}" the name of its
+    file.
+
+    `files` are patterns of the files' names (of several groups the first of which there are any);
+    with ** in them they lie anywhere. `label` is that of all prompts, or goes by what stands in the
+    column `kind` (without one: by the name of the file's folder). Clips lie in `folder` (the first
+    that there is), seen from where the file's pattern begins. A topic that no column says is
+    `about`, or else the folder's name. `typed` is what is typed beside the clip, and `reference`
+    its authors' answer. In sets of one's own (`own`) requests without a clip are spoken, and
+    columns that are not read are named; `split` may be one.
+    """
+
+    files: list[str]
+    request: str
+    label: str | dict[str, str]
+    clip: str = ""
+    number: str = "{stem}/{row}"
+    topic: str = "topic category type source"
+    about: str = ""
+    kind: str = ""
+    folder: str = "."
+    typed: str = ""
+    reference: str = ""
+    own: bool = False
+    split: str = ""
+
+    @property
+    def patterns(self) -> list[str]:
+        """The patterns of all groups of files."""
+        return " ".join(self.files).split()
+
+    @property
+    def forms(self) -> str:
+        """All that is said about columns, in one text."""
+        return " ".join(value for value in vars(self).values() if isinstance(value, str))
+
+    def root(self, file: Path) -> Path:
+        """The folder in which the pattern of one of its files begins."""
+        folders = self.patterns[0].removeprefix("**/").count("/")
+        return file.parents[folders]
+
+    def clips(self, file: Path) -> Path:
+        """The folder of the clips that one of its files names."""
+        names = self.folder.format(stem=file.stem).split()
+        folders = [self.root(file) / name for name in names]
+        return next(filter(Path.is_dir, folders), folders[0])
+
+
+@cache
+def layouts() -> dict[str, list[Layout]]:
+    """By the name of a set its layouts. Raises TypeError for a field that there is not."""
+    table = shipped_table("prompts/layouts.toml")
+    sets = {}
+    for name, rows in table.items():
+        changes = dict(rows[0])
+        model = changes.pop("like", None)
+        if model is not None:
+            rows = [{**row, **changes} for row in table[model]]
+        sets[name] = [Layout(**row) for row in rows]
+    return sets
+
+
+def tables(name: str, path: Path) -> Iterator[tuple[Path, Layout, list[Entry]]]:
+    """The tables of a set, file by file, each with its layout.
+
+    A dataset's splits are tables of these names in its folder. Raises PromptFileError.
+    """
+    if name.startswith("dataset"):
+        for split, clip, entries in read_dataset(str(path)):
+            yield path.absolute() / split, replace(layouts()[name][0], clip=clip), entries
+        return
+    layout, files = _fitting(name, path.absolute())
+    for file in files:
+        yield file, layout, _read(file, layout)
+
+
+def _fitting(name: str, path: Path) -> tuple[Layout, list[Path]]:
+    """The first layout of which the path is a file, or holds any; and these files."""
+    choices = layouts()[name]
+    if not path.is_dir():
+        for layout in choices:
+            if path.suffix.lower() in map(_suffix, layout.patterns):
+                return layout, [path]
+        return choices[0], [path]
+    wanted: list[str] = []
+    for layout in choices:
+        for group in layout.files:
+            files = _matching(path, group.split())
+            if files:
+                return layout, files
+            wanted += [pattern.removeprefix("**/") for pattern in group.split()]
+    there = ", ".join(sorted(file.name for file in path.iterdir())[:5])
+    needed = f"a folder for the set {name!r} has to hold {' or '.join(wanted)}"
+    raise PromptFileError(f"{path}: {needed} (found: {there or 'nothing'})")
+
+
+def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
+    """The files of these patterns, in their order; those that lie anywhere by their names."""
+    files: list[Path] = []
+    for pattern in patterns:
+        files += folder.glob(pattern)
+        if pattern.startswith("**/*."):
+            # Recorders write .WAV too, which only some file systems find as .wav.
+            files += folder.glob(pattern.upper())
+    return sorted(set(files)) if "**" in patterns[0] else files
+
+
+def _suffix(pattern: str) -> str:
+    return Path(pattern).suffix
+
+
+def _read(file: Path, layout: Layout) -> list[Entry]:
+    """The entries of a file of the kind that its ending, or else the layout's first pattern, says."""
+    usual = _suffix(layout.patterns[0])
+    if usual == ".wav":
+        words = re.findall(r"[^\W_]+", file.stem)
+        return [Entry(file, "clip", {"clip": file, "words": " ".join(words)})]
+    suffix = file.suffix if file.suffix in (".csv", *READERS) else usual
+    if suffix in READERS:
+        return READERS[suffix](file)
+    needed = re.findall(r"{(\w+)", layout.forms)
+    return read_csv(file, [column for column in needed if column not in ("row", "stem")])
+
+
+def _read_file_list(path: Path) -> list[Entry]:
+    """FigStep's `audio_files.txt`; a scenario is a file's name up to its last underscore."""
+    entries = []
+    for number, line in enumerate(read_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        entry = Entry(path, f"line {number}", {})
+        form = r"(?P<audio_file>(?P<scenario>[^ ]*)_[^ _]*) (?P<question>.+)"
+        fields = re.fullmatch(form, line.strip())
+        if fields is None:
+            wanted = "<scenario>_<number>.wav <question-with-hyphens>"
+            entry.fail(f"has to be `{wanted}`, but is {line.strip()!r}")
+        entry.fields.update(fields.groupdict(), question=fields["question"].replace("-", " "))
+        entries.append(entry)
+    return entries
+
+
+READERS = {
+    ".json": read_json_list,
+    ".jsonl": read_json_lines,
+    ".parquet": read_parquet,
+    ".txt": _read_file_list,
+}
