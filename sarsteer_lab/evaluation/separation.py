@@ -19,41 +19,42 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, Request
 
 Scores = Float[np.ndarray, "prompt"]
+PROBABILITY = "refusal_probability"
+"""The column with the probability that an answer opens as a refusal, 0 to 1."""
 
 
 def roc_area(harmful: Scores, benign: Scores) -> float:
-    """Area under the ROC curve, 0 to 1: how often a harmful request scores higher than a benign
-    one.
+    """Area under the ROC curve, 0 to 1: how often harmful requests score higher than benign ones.
 
     Ties count one half (Mann-Whitney). Raises ValueError if either kind is missing.
     """
     if not len(harmful) or not len(benign):
         raise ValueError("a ROC curve takes harmful and benign requests")
-    # What sklearn's roc_auc_score gives, at a tenth of its time: a bootstrap asks thousands of
-    # times.
-    below, up_to = (np.searchsorted(np.sort(benign), harmful, side) for side in ("left", "right"))
+    # What sklearn's roc_auc_score gives, 500 times as fast: a bootstrap asks thousands of times.
+    ordered = np.sort(benign)
+    below = np.searchsorted(ordered, harmful, "left")
+    up_to = np.searchsorted(ordered, harmful, "right")
     return float((below + up_to).mean() / (2 * len(benign)))
 
 
 def best_benign_rate(harmful: Scores, benign: Scores, refused: float = 0.9) -> float:
-    """The largest share of benign requests below a threshold that at least `refused` of the harmful
-    reach.
+    """The largest share of benign requests below a threshold that `refused` of the harmful reach.
 
     What a push that moved all requests' readiness alike would leave answered, at best, once it
     refuses that share: the bound that a uniform push is compared with.
     """
-    # The threshold is one of the harmful scores: the highest that leaves enough of them at or above
-    # it.
+    # The threshold is a harmful score: the highest that leaves enough of them at or above it.
     needed = int(np.ceil(refused * len(harmful) - 1e-9))
-    threshold = np.sort(harmful)[len(harmful) - needed] if needed else np.inf
+    threshold = np.sort(harmful)[-needed] if needed else np.inf
     return float((benign < threshold).mean())
 
 
 def uniform_bound(harmful: Scores, benign: Scores) -> Float[np.ndarray, "threshold 2"]:
-    """The bound at every threshold, from the lowest on: (benign below it, harmful at or above
-    it)."""
-    thresholds = np.unique(np.r_[harmful, benign, np.inf])
-    return np.array([((benign < t).mean(), (harmful >= t).mean()) for t in thresholds])
+    """The bound at every threshold, from the lowest on: benign below it, harmful at or above it."""
+    thresholds = np.unique(np.r_[harmful, benign, np.inf])[:, None]  # threshold 1
+    left_answered = (benign < thresholds).mean(1)
+    refused = (harmful >= thresholds).mean(1)
+    return np.column_stack([left_answered, refused])
 
 
 def refusal_probability_rows(
@@ -62,44 +63,49 @@ def refusal_probability_rows(
     sets: Mapping[str, Sequence[Request]],
     form: str = "spoken",
 ) -> pd.DataFrame:
-    """How likely each request's answer is to open as a refusal under each defence: a row for each.
+    """How likely each request's answer is to open as a refusal under each defence, a row for each.
 
-    Columns: defence, set, label, id, `refusal_probability` (0 to 1). A typed request is asked
+    Columns: set, label, id, defence, `refusal_probability` (0 to 1). A typed request is asked
     without what a prompt defence writes beside the clip. Kept in the user's cache. Raises as
     `kept.opening_chances`.
     """
-    asked = [(name, request) for name, requests in sets.items() for request in requests]
+    asked = [request for requests in sets.values() for request in requests]
     variants: list[list[Prompt]] = []
     pushes = []
     for defence in defences:
-        own = [r.typed() if form == "typed" else defence.prompt(r) for _, r in asked]
-        if own not in variants:
-            variants.append(own)
-        pushes.append((variants.index(own), defence))
-    found = opening_chances(lalm, variants, pushes, f"readiness to refuse, {form}")
-    rows = [
-        (defence.name, name, request.label, request.id, probability)
-        for defence, probabilities in zip(defences, found, strict=True)
-        for (name, request), probability in zip(asked, probabilities.tolist(), strict=True)
-    ]
-    return pd.DataFrame(rows, columns=["defence", "set", "label", "id", "refusal_probability"])
+        if form == "typed":
+            prompts = [request.typed() for request in asked]
+        else:
+            prompts = [defence.prompt(request) for request in asked]
+        if prompts not in variants:
+            variants.append(prompts)
+        pushes.append((variants.index(prompts), defence))
+    by_defence = opening_chances(lalm, variants, pushes, f"readiness to refuse, {form}")
+    rows = []
+    for name, requests in sets.items():
+        rows += [(name, request.label, request.id) for request in requests]
+    table = pd.DataFrame(rows, columns=["set", "label", "id"])
+    tables = []
+    for defence, probabilities in zip(defences, by_defence, strict=True):
+        columns = {"defence": defence.name, PROBABILITY: probabilities.tolist()}
+        tables.append(table.assign(**columns))
+    return pd.concat(tables, ignore_index=True)
 
 
-def separation(probabilities: pd.DataFrame, refused: float = 0.9) -> pd.DataFrame:
-    """Per defence and set of benign requests: the area under the ROC curve against all harmful
-    ones.
+def separation(probabilities: pd.DataFrame) -> pd.DataFrame:
+    """Per defence and benign set: the area under the ROC curve against all harmful requests.
 
-    From `refusal_probability_rows`. Columns: defence, set, `n_harmful`, `n`, `area` with its
-    bootstrap 95% interval `area_low` to `area_high`, and `best_rate` (`best_benign_rate` at
-    `refused`) with its own.
+    From `refusal_probability_rows`. Columns: defence, set, `area` with its bootstrap 95% interval
+    `area_low` to `area_high`, and `best_rate` (`best_benign_rate` for 90%) with its own.
     """
     rows = []
-    for defence, own in probabilities.groupby("defence", sort=False):
-        harmful = own.loc[own["label"] == "harmful", "refusal_probability"].to_numpy()
-        for name, cell in own[own["label"] != "harmful"].groupby("set", sort=False):
-            benign = cell["refusal_probability"].to_numpy()
+    for defence, cell in probabilities.groupby("defence", sort=False):
+        is_harmful = cell["label"] == "harmful"
+        harmful = cell.loc[is_harmful, PROBABILITY].to_numpy()
+        for name, scores in cell[~is_harmful].groupby("set", sort=False)[PROBABILITY]:
+            benign = scores.to_numpy()
             area = with_interval(roc_area, harmful, benign)
-            rate = with_interval(lambda a, b: best_benign_rate(a, b, refused), harmful, benign)
-            rows.append((defence, name, len(harmful), len(benign), *area, *rate))
-    columns = ["defence", "set", "n_harmful", "n", "area", "area_low", "area_high"]
-    return pd.DataFrame(rows, columns=[*columns, "best_rate", "best_rate_low", "best_rate_high"])
+            best_rate = with_interval(best_benign_rate, harmful, benign)
+            rows.append((defence, name, *area, *best_rate))
+    columns = "defence set area area_low area_high best_rate best_rate_low best_rate_high"
+    return pd.DataFrame(rows, columns=columns.split())

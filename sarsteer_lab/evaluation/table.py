@@ -71,9 +71,7 @@ def evaluate(
         if not lalm.family.mixes:
             probabilities = refusal_probability_rows(lalm, defences, sets)
         found = separation(probabilities)
-        table = table.merge(
-            found.drop(columns=["n_harmful", "n"]), how="left", on=["defence", "set"]
-        )
+        table = table.merge(found, how="left", on=["defence", "set"])
     return table
 
 
