@@ -26,22 +26,21 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
 
 
 def mcnemar_p(first: Bool[np.ndarray, "prompt"], second: Bool[np.ndarray, "prompt"]) -> float:
-    """Exact two-sided McNemar test: could two yes/no outcomes of the same prompts have the same
-    rate?
+    """Exact two-sided McNemar test: could two yes/no outcomes of the same prompts be as frequent?
 
     Only prompts on which the two differ count; without any, p is 1. Raises ValueError if lengths
     differ.
     """
     a, b = _paired(first, second)
-    table = [[int((a & b).sum()), int((a & ~b).sum())], [int((~a & b).sum()), int((~a & ~b).sum())]]
-    return min(1.0, float(mcnemar(table, exact=True).pvalue))
+    only_first = (a & ~b).sum()
+    only_second = (b & ~a).sum()
+    return float(mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
 
 
 def paired_difference(
     first: Bool[np.ndarray, "prompt"], second: Bool[np.ndarray, "prompt"]
 ) -> tuple[float, float, float]:
-    """Rate of `first` minus rate of `second` over the same prompts, with a paired bootstrap 95%
-    interval.
+    """Rate of `first` minus that of `second`, with a paired bootstrap 95% interval.
 
     Returns (difference, lower, upper), shares from -1 to 1. Prompts are resampled, both outcomes of
     a prompt together. Raises ValueError if lengths differ or there are no prompts.
@@ -49,9 +48,9 @@ def paired_difference(
     a, b = _paired(first, second)
     if not len(a):
         raise ValueError("no prompts to compare")
-    difference = a.astype(float) - b
-    low, high = bootstrap(lambda rows: float(difference[rows].mean()), len(a))
-    return float(difference.mean()), low, high
+    differences = a.astype(float) - b
+    low, high = bootstrap(lambda rows: differences[rows].mean(), len(a))
+    return float(differences.mean()), low, high
 
 
 def bootstrap(
@@ -61,19 +60,13 @@ def bootstrap(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Percentile bootstrap 95% interval (Efron 1979) of `statistic(rows)`: n rows are drawn with
-    return."""
+    """Percentile bootstrap 95% interval (Efron 1979) of `statistic(rows)`; n rows are drawn."""
     if n == 1:  # every resample is the sample; scipy wants two
-        return (float(statistic(np.zeros(1, int))),) * 2
-    low, high = stats.bootstrap(
-        (np.arange(n),),
-        statistic,
-        n_resamples=resamples,
-        confidence_level=0.95,
-        method="percentile",
-        vectorized=False,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
+        value = float(statistic(np.zeros(1, dtype=int)))
+        return value, value
+    options = {"n_resamples": resamples, "method": "percentile", "vectorized": False}
+    result = stats.bootstrap([np.arange(n)], statistic, rng=seed, **options)
+    low, high = result.confidence_interval
     return float(low), float(high)
 
 
@@ -83,54 +76,60 @@ def with_interval(
     benign: Float[np.ndarray, "benign ..."],
     *,
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> tuple[float, float, float]:
-    """A statistic of both kinds' rows and its bootstrap 95% interval; each kind is resampled by
-    itself."""
-    generator = np.random.default_rng(seed)
+    """A statistic of both kinds' rows and its bootstrap 95% interval; each kind is resampled."""
+    generator = np.random.default_rng(0)
+    n_benign = len(benign)
 
     def resampled(rows: np.ndarray) -> float:
-        return statistic(harmful[rows], benign[generator.integers(0, len(benign), len(benign))])
+        others = generator.integers(0, n_benign, n_benign)
+        return statistic(harmful[rows], benign[others])
 
-    low, high = bootstrap(resampled, len(harmful), resamples=resamples, seed=seed + 1)
+    low, high = bootstrap(resampled, len(harmful), resamples=resamples, seed=1)
     return statistic(harmful, benign), low, high
 
 
 def jackknife_ratio(
     statistic: Callable[[Shaped[np.ndarray, "prompt"]], float], n: int
 ) -> tuple[float, float]:
-    """95% interval of a positive `statistic(rows)` on the log scale, leaving out one of n rows at a
-    time (Efron & Tibshirani 1993, chapter 11; Student's t with n - 1 degrees of freedom).
+    """95% interval of a positive `statistic(rows)` on the log scale, leaving out a row at a time.
 
-    For ratios of distances between means: resampling with return adds noise to both distances, most
-    to the smaller one, so that a bootstrap interval can leave out its own estimate. Raises
-    ValueError if n < 2 or the statistic is not positive.
+    Efron & Tibshirani 1993, chapter 11, with Student's t of n - 1 degrees of freedom. For ratios of
+    distances between means: resampling with return adds noise to both distances, most to the
+    smaller one, so that a bootstrap interval can leave out its own estimate. Raises ValueError if
+    n < 2 or the statistic is not positive.
     """
+    complaint = "a log-scale interval needs at least two rows and a positive statistic"
+    if n < 2:
+        raise ValueError(complaint)
     rows = np.arange(n)
-    whole = statistic(rows) if n > 1 else 0.0
-    left = np.array([statistic(np.delete(rows, i)) for i in rows]) if whole > 0 else np.zeros(1)
-    if not (left > 0).all():
-        raise ValueError("a log-scale interval needs at least two rows and a positive statistic")
+    whole = statistic(rows)
+    left = np.array([statistic(np.delete(rows, row)) for row in rows])
+    if not (whole > 0 and (left > 0).all()):
+        raise ValueError(complaint)
     error = np.sqrt((n - 1) * np.log(left).var())
-    reach = float(stats.t.ppf(0.975, n - 1)) * error
-    return float(whole * np.exp(-reach)), float(whole * np.exp(reach))
+    factor = np.exp(stats.t.ppf(0.975, n - 1) * error)
+    return float(whole / factor), float(whole * factor)
 
 
 def requests_to_tell(
-    low: float, high: float, n: int, *, above: float = 0.0, margin: float = 0.0, power: float = 0.8
+    low: float, high: float, n: int, *, above: float = 0.0, margin: float = 0.0
 ) -> int | None:
     """How many requests would let a 95% interval, `low` to `high` on n of them, clear a bound.
 
     That is: lie wholly above `above`, or wholly below `above + margin`, whichever takes fewer, in
-    `power` of all samples (Lehr 1992), if the truth is the interval's middle and its width shrinks
-    with the root of n. None if no number would: the middle is the bound itself, or an end is not a
+    80% of all samples (Lehr 1992), if the truth is the interval's middle and its width shrinks with
+    the root of n. None if no number would: the middle is the bound itself, or an end is not a
     number.
     """
-    middle, spread = (low + high) / 2, (high - low) / 2 / stats.norm.ppf(0.975) * np.sqrt(n)
+    middle = (low + high) / 2
+    error = (high - middle) / stats.norm.ppf(0.975)
+    spread = error * np.sqrt(n)
     distance = max(middle - above, above + margin - middle)
     if not (distance > 0 and spread > 0):
         return None
-    return int(np.ceil(normal_sample_size_one_tail(distance, power, 0.025, spread)))
+    needed = normal_sample_size_one_tail(distance, 0.8, 0.025, spread)
+    return int(np.ceil(needed))
 
 
 def _paired(
@@ -138,7 +137,6 @@ def _paired(
 ) -> tuple[np.ndarray, np.ndarray]:
     a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
     if a.shape != b.shape or a.ndim != 1:
-        raise ValueError(
-            f"outcomes of the same prompts have to be paired; got {a.shape} and {b.shape}"
-        )
+        shapes = f"got {a.shape} and {b.shape}"
+        raise ValueError(f"outcomes of the same prompts have to be paired; {shapes}")
     return a, b
