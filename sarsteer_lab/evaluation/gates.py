@@ -1,5 +1,4 @@
-"""When to steer: a condition that fires or not (CAST), and a linear map that is silent on harmless
-states.
+"""When to steer: a condition that fires or not (CAST), and a map that is silent on harmless states.
 
 Both go beyond the SARSteer paper. They look at the prompt's last position, where harmless and
 harmful requests were compared when they were fitted, and what they decide there holds for the whole
@@ -25,12 +24,11 @@ FOLDS = 5
 
 @dataclass(frozen=True, eq=False)
 class Condition:
-    """A request is taken for harmful if the cosine of `h - centre` with `direction` exceeds
-    `threshold`.
+    """A request is taken for harmful if the cosine of `h - centre` with `direction` is high enough.
 
-    `h` is the output of decoder layer `layer` at the prompt's last position. `accuracy` is the
-    balanced accuracy, 0.5 to 1, on held-out folds of the states it was fitted to (it chose layer
-    and threshold, so it is a little flattering).
+    That is: above `threshold`. `h` is the output of decoder layer `layer` at the prompt's last
+    position. `accuracy` is the balanced accuracy, 0.5 to 1, on held-out folds of the states it was
+    fitted to (it chose layer and threshold, so it is a little flattering).
     """
 
     layer: int
@@ -52,43 +50,45 @@ def fit_condition(
     harmful: Float[Tensor, "harmful layer d_model"],
     harmless: Float[Tensor, "harmless layer d_model"],
 ) -> Condition:
-    """The layer and threshold that best tell harmful from harmless requests (CAST, Lee et al. 2024,
-    sec. 3).
+    """The layer and threshold that best tell harmful from harmless requests.
 
-    As in CAST, a condition vector per layer and a search over layers and thresholds. The vector is
-    the difference in means and states are seen from the midpoint of the two means: raw states share
-    so large a mean that all their cosines are alike. Layer and threshold are chosen by balanced
-    accuracy on 5 held-out folds, for in-sample scores would flatter the deepest layers; ties go to
-    the earlier layer. Raises ValueError for fewer than 5 states of a kind.
+    As in CAST (Lee et al. 2024, sec. 3), a condition vector per layer and a search over layers and
+    thresholds. The vector is the difference in means and states are seen from the midpoint of the
+    two means: raw states share so large a mean that all their cosines are alike. Layer and
+    threshold are chosen by balanced accuracy on 5 held-out folds, for in-sample scores would
+    flatter the deepest layers; ties go to the earlier layer. Raises ValueError for fewer than 5
+    states of a kind.
     """
-    if min(len(harmful), len(harmless)) < FOLDS or harmful.shape[1:] != harmless.shape[1:]:
+    counts = [len(harmful), len(harmless)]
+    if min(counts) < FOLDS or harmful.shape[1:] != harmless.shape[1:]:
+        shapes = f"{tuple(harmful.shape)} and {tuple(harmless.shape)}"
         raise ValueError(
-            f"needs at least {FOLDS} states of each kind with the same layers; got "
-            f"{tuple(harmful.shape)} and {tuple(harmless.shape)}"
+            f"needs at least {FOLDS} states of each kind with the same layers; got {shapes}"
         )
-    harmful, harmless = harmful.float(), harmless.float()
-    scores = [torch.empty(states.shape[:2], device=states.device) for states in (harmful, harmless)]
+    states = torch.cat([harmful, harmless]).float()  # prompt layer d_model
+    is_harmful = torch.arange(len(states)) < len(harmful)  # prompt
+    folds = torch.cat([torch.arange(count) % FOLDS for count in counts])  # prompt
+    scores = states.new_empty(states.shape[:2])  # prompt layer
     for fold in range(FOLDS):
-        held = [torch.arange(len(states)) % FOLDS == fold for states in (harmful, harmless)]
-        centre, direction = _axis(harmful[~held[0]], harmless[~held[1]])
-        for score, states, out in zip(scores, (harmful, harmless), held, strict=True):
-            score[out] = _cosine(states[out], centre, direction)
-    best = (-1.0, 0, 0.0)
-    for layer in range(harmful.shape[1]):
-        accuracy, threshold = _best_threshold(scores[0][:, layer], scores[1][:, layer])
-        if accuracy > best[0]:
-            best = (accuracy, layer, threshold)
-    accuracy, layer, threshold = best
-    centre, direction = _axis(harmful[:, layer], harmless[:, layer])
-    return Condition(layer, centre, direction, threshold, accuracy)
+        held_out = folds == fold
+        fitted = [states[is_harmful & ~held_out], states[~is_harmful & ~held_out]]
+        centre, direction = _axis(*fitted)
+        scores[held_out] = _cosine(states[held_out], centre, direction)
+    best_accuracy = -1.0
+    for layer in range(states.shape[1]):
+        accuracy, threshold = _best_threshold(scores[is_harmful, layer], scores[~is_harmful, layer])
+        if accuracy > best_accuracy:
+            best_accuracy, best_layer, best_threshold = accuracy, layer, threshold
+    centre, direction = _axis(states[is_harmful, best_layer], states[~is_harmful, best_layer])
+    return Condition(best_layer, centre, direction, best_threshold, best_accuracy)
 
 
 @dataclass(frozen=True, eq=False)
 class NullSpaceGate:
-    """Per layer a row `w`: the state `h` is pushed by `alpha * (w . h) * r`, with `r` the refusal
-    direction.
+    """Per layer a row `w`: the state `h` is pushed by `alpha * (w . h) * r`.
 
-    `w . h` is about 1 for harmful requests and, on the harmless states that it was fitted to, 0.
+    `r` is the refusal direction. `w . h` is about 1 for harmful requests and, on the harmless
+    states that it was fitted to, 0.
     """
 
     weights: Float[Tensor, "layer d_model"]
@@ -109,64 +109,64 @@ def fit_null_space_gate(
     k: int | None = None,
     ridge: float = 0.1,
 ) -> NullSpaceGate:
-    """The map of AlphaSteer (arXiv 2506.07022, eq. 8-12): refusal from harmful states, nothing from
-    harmless.
+    """The map of AlphaSteer: refusal from harmful states, nothing from harmless ones.
 
-    It solves `min |D P H_m - R|^2 + ridge |D P|^2`, where P projects onto the null space of the
-    harmless states and every column of R is the refusal vector `r`. So the solution has rank one,
-    and a row per layer is kept: `D P = r w^T` with `w = X^T (X X^T + ridge I)^-1 1`, X being the
-    harmful states after P.
+    It solves (arXiv 2506.07022, eq. 8-12) `min |D P H_m - R|^2 + ridge |D P|^2`, where P projects
+    onto the null space of the harmless states and every column of R is the refusal vector `r`. So
+    the solution has rank one, and a row per layer is kept: `D P = r w^T` with `w = X^T (X X^T +
+    ridge I)^-1 1`, X being the harmful states after P.
 
     P removes the span of the uncentred harmless states, or of their first `k` directions. `ridge`
     is in units of the mean squared length of X's rows. Float64, result in float32. Raises
     ValueError if shapes do not match.
     """
-    if harmful.shape[1:] != harmless.shape[1:] or harmful.shape[1:] != vectors.values.shape:
+    shapes = [harmful.shape[1:], harmless.shape[1:], vectors.values.shape]
+    if len(set(shapes)) > 1:
+        found = " and ".join(str(tuple(shape)) for shape in shapes)
         raise ValueError(
-            f"states of shape {tuple(harmful.shape)} and {tuple(harmless.shape)} and vectors of shape "
-            f"{tuple(vectors.values.shape)} are not of the same layers"
+            f"harmful and harmless states and vectors are not of the same layers: {found}"
         )
-    by_layer = exact(harmless).transpose(0, 1)
+    by_layer = exact(harmless).transpose(0, 1)  # layer harmless d_model
     _, singular, directions = torch.linalg.svd(by_layer, full_matrices=False)
-    present = singular > RANK_TOLERANCE * singular[:, :1]
-    span = torch.where(present[..., None], directions, 0.0)[:, :k]
-    target = exact(harmful).transpose(0, 1)
-    projected = target - target @ span.transpose(1, 2) @ span
-    gram = projected @ projected.transpose(1, 2)
-    scale = gram.diagonal(dim1=1, dim2=2).mean(1).clamp_min(torch.finfo(torch.float64).tiny)
-    eye = torch.eye(len(harmful), dtype=gram.dtype, device=gram.device)
-    ones = torch.ones(len(gram), len(harmful), 1, dtype=gram.dtype, device=gram.device)
-    dual = torch.linalg.solve(gram + ridge * scale[:, None, None] * eye, ones)
-    weights = (projected.transpose(1, 2) @ dual)[..., 0]
+    is_present = singular > RANK_TOLERANCE * singular[:, :1]  # layer rank
+    span = torch.where(is_present[..., None], directions, 0.0)[:, :k]  # layer k d_model
+    target = exact(harmful).transpose(0, 1)  # layer harmful d_model
+    in_span = target @ span.mT @ span
+    projected = target - in_span
+    gram = projected @ projected.mT  # layer harmful harmful
+    diagonal = gram.diagonal(dim1=1, dim2=2)  # layer harmful, a view
+    scale = diagonal.mean(1, keepdim=True).clamp_min(torch.finfo(gram.dtype).tiny)
+    diagonal += ridge * scale
+    dual = torch.linalg.solve(gram, torch.ones_like(diagonal))  # layer harmful
+    weights = torch.einsum("lh,lhd->ld", dual, projected)
     # Where the harmless states span all of the harmful ones, P leaves rounding alone: the gate
     # stays shut.
-    left = projected.square().sum((1, 2)) > RANK_TOLERANCE**2 * target.square().sum((1, 2))
-    return NullSpaceGate(
-        torch.where(left[:, None], weights, 0.0).float().to(harmful.device), vectors
-    )
+    left = projected.square().sum((1, 2))  # layer
+    is_rounding = left <= RANK_TOLERANCE**2 * target.square().sum((1, 2))
+    weights[is_rounding] = 0.0
+    return NullSpaceGate(weights.float().to(harmful.device), vectors)
 
 
 @contextmanager
 def steer_gated(
     lalm: LALM, gate: NullSpaceGate, alpha: Alpha = 0.1, layers: Sequence[int] | None = None
 ) -> Iterator[None]:
-    """Push each row by `alpha * (w . h) * r` while the block lasts, `h` being its state at the
-    prompt's end.
+    """Push each row by `alpha * (w . h) * r` while the block lasts.
 
-    The push is computed at the prompt's last position, layer by layer on the way up, and goes on
-    for every generated token: `steer` with a strength that each row and layer finds itself.
-    (AlphaSteer's code pushes the prompt alone, but all of its positions.) The same ways of decoding
-    are right and the same are refused as for `steer`; `alpha` may be one number per prompt as
-    there, and `alpha=0` attaches nothing.
+    `h` is the row's state at the prompt's end. The push is computed at the prompt's last position,
+    layer by layer on the way up, and goes on for every generated token: `steer` with a strength
+    that each row and layer finds itself. (AlphaSteer's code pushes the prompt alone, but all of its
+    positions.) The same ways of decoding are right and the same are refused as for `steer`; `alpha`
+    may be one number per prompt as there, and `alpha=0` attaches nothing.
     """
 
     def push(layer: int, states: Tensor | None, alpha: Strengths) -> Float[Tensor, "row 1 d_model"]:
         if states is None:
-            raise SteeringError(
-                "the prompt ran outside of this block, so it is not known what to add"
-            )
+            reason = "the prompt ran outside of this block"
+            raise SteeringError(f"{reason}, so it is not known what to add")
         weights = gate.weights[gate.vectors.layers.index(layer)].to(states.device)
-        return alpha * (states @ weights)[..., None] * gate.vectors[layer].to(states.device)
+        opening = (states @ weights)[..., None]
+        return alpha * opening * gate.vectors[layer].to(states.device)
 
     with pushing(lalm, push, lalm.steered_layers(gate.vectors, layers), alpha):
         yield
@@ -192,12 +192,12 @@ def _cosine(
 def _best_threshold(
     harmful: Float[Tensor, "harmful"], harmless: Float[Tensor, "harmless"]
 ) -> tuple[float, float]:
-    """Best balanced accuracy of "above the threshold is harmful", and the middle of its threshold's
-    gap."""
+    """Best balanced accuracy of "above it is harmful", and the middle of its threshold's gap."""
     values = torch.cat([harmful, harmless]).unique()
-    edges = torch.cat([values[:1] - 1, (values[1:] + values[:-1]) / 2])
-    hits = (harmful[:, None] > edges).float().mean(0)
-    passes = (harmless[:, None] <= edges).float().mean(0)
-    accuracy = (hits + passes) / 2
-    best = int(accuracy.argmax())
-    return float(accuracy[best]), float(edges[best])
+    middles = (values[1:] + values[:-1]) / 2
+    thresholds = torch.cat([values[:1] - 1, middles])
+    hits = (harmful[:, None] > thresholds).float().mean(0)  # threshold
+    passes = (harmless[:, None] <= thresholds).float().mean(0)  # threshold
+    accuracies = (hits + passes) / 2
+    best = int(accuracies.argmax())
+    return float(accuracies[best]), float(thresholds[best])
