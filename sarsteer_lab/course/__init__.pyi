@@ -16,3 +16,4 @@ from .session import show as show
 from .session import states as states
 from .session import umap_map as umap_map
 from .session import working_text as working_text
+from .tables import table as table

@@ -1,0 +1,73 @@
+"""Tables of the chapters: rows in, Markdown out, and no cell's text can break or enter the table."""
+
+import re
+from collections.abc import Mapping, Sequence
+from string import Formatter
+from typing import Any
+
+import pandas as pd
+from IPython.display import Markdown
+
+_MARKUP = re.compile(r"[`*<>&|~\[\]]|(?<![^\W_])_|_(?![^\W_])")
+"""What Markdown reads as markup within a line; an underscore inside a word is none."""
+
+_MATHS = re.compile(r"[\\$]")
+"""What begins a formula. MathJax looks for it in the finished page, but not across elements."""
+
+
+def escaped(text: str) -> str:
+    """A text, a model's answer for instance, as Markdown that shows it and does nothing else."""
+    text = _MARKUP.sub(lambda sign: f"&#{ord(sign[0])};", text)
+    text = _MATHS.sub(lambda sign: f"<span>&#{ord(sign[0])};</span>", text)
+    return " ".join(text.split())
+
+
+class _Template(Formatter):
+    """`str.format`, but for what it puts in: that is escaped."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        return escaped(super().format_field(value, format_spec))
+
+
+def _cell(value: Any, template: str) -> str:
+    if isinstance(value, Markdown):
+        return value.data
+    if value is None or value != value:  # not a number
+        return ""
+    if isinstance(value, bool):
+        value = "yes" if value else "no"
+    parts = value if isinstance(value, tuple) else (value,)
+    return _Template().format(template, *parts)
+
+
+def _line(cells: Sequence[str]) -> str:
+    one_line = (" ".join(cell.split()) for cell in cells)
+    return "| " + " | ".join(cell.replace("|", "&#124;") for cell in one_line) + " |"
+
+
+def table(
+    rows: Sequence[Mapping[str, Any]] | pd.DataFrame,
+    formats: Mapping[str, str] | None = None,
+    *,
+    note: str = "",
+) -> Markdown:
+    """A table with a line per row, and a column per key of the first row, which is its heading.
+
+    `formats` are templates of `str.format` by column: `"{:.0%}"`, `"<code>{!r}</code>"`, or for a
+    cell that is a tuple `"{:.2f} [{:.2f}, {:.2f}]"`. Templates, headings and `note`, which stands
+    below, are Markdown. What stands in a cell is text, and shown as it is; a cell that is to be
+    read as Markdown is an IPython `Markdown`. True and False are shown as yes and no, None and
+    numbers that are none as nothing.
+    """
+    formats = formats or {}
+    if isinstance(rows, pd.DataFrame):
+        headings, records = list(rows.columns), rows.to_dict("records")
+    else:
+        headings, records = list(rows[0]) if rows else [], list(rows)
+    lines = [_line(headings), "| --- |" + " --- |" * (len(headings) - 1)]
+    for record in records:
+        cells = [_cell(record.get(name), formats.get(name, "{}")) for name in headings]
+        lines.append(_line(cells))
+    if not records:
+        lines = ["*No rows.*"]
+    return Markdown("\n".join(lines) + (f"\n\n{note}" if note else ""))
