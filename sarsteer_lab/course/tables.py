@@ -1,4 +1,4 @@
-"""Tables of the chapters: rows in, Markdown out, and no cell's text can break or enter the table."""
+"""Tables of the chapters: rows in, Markdown out, and no cell's text can break the table."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -35,7 +35,7 @@ def _cell(value: Any, template: str) -> str:
     if value is None or value != value:  # not a number
         return ""
     if isinstance(value, bool):
-        value = "yes" if value else "no"
+        return "yes" if value else "no"
     parts = value if isinstance(value, tuple) else (value,)
     return _Template().format(template, *parts)
 
@@ -60,14 +60,11 @@ def table(
     numbers that are none as nothing.
     """
     formats = formats or {}
-    if isinstance(rows, pd.DataFrame):
-        headings, records = list(rows.columns), rows.to_dict("records")
-    else:
-        headings, records = list(rows[0]) if rows else [], list(rows)
+    records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else rows
+    headings = list(records[0]) if records else []
     lines = [_line(headings), "| --- |" + " --- |" * (len(headings) - 1)]
     for record in records:
         cells = [_cell(record.get(name), formats.get(name, "{}")) for name in headings]
         lines.append(_line(cells))
-    if not records:
-        lines = ["*No rows.*"]
-    return Markdown("\n".join(lines) + (f"\n\n{note}" if note else ""))
+    text = "\n".join(lines) if records else "*No rows.*"
+    return Markdown(f"{text}\n\n{note}" if note else text)
