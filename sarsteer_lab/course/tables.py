@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 from IPython.display import Markdown
 
-_MARKUP = re.compile(r"[`*<>&|~\[\]]|(?<![^\W_])_|_(?![^\W_])")
+_MARKUP = re.compile(r"[`*<&|~]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")
 """What Markdown reads as markup within a line; an underscore inside a word is none."""
 
 _MATHS = re.compile(r"[\\$]")
