@@ -1,117 +1,76 @@
 """Whether the bytes of a sound file are one whole recording: what decoders do not ask.
 
 libsndfile reads what is left of a file that was cut off, and the first of several recordings in one
-file, without a word. Sources: the RIFF and RF64 (EBU Tech 3306) layouts, RFC 3533 (Ogg), RFC 9639
-(FLAC), and the Xing header that MP3 encoders write.
+file, and says so in its log at most. Sources: that log, RFC 3533 (Ogg), RFC 9639 (FLAC), and the
+Xing header that MP3 encoders write.
 """
 
 import re
-import struct
+from io import BytesIO
+
+import soundfile
 
 STREAM = 0x7FFFF000
-"""Sizes from here on are what programs write that cannot know the size: this sox, 0xFFFFFFFF
-ffmpeg."""
+"""Sizes from here on stand for an unknown one: this is sox's, 0xFFFFFFFF ffmpeg's."""
+
+ENDLESS = 1 << 48
+"""More frames than that are libsndfile's way to say that it does not know how many there are."""
 
 SEVERAL = "holds several recordings one after the other; split it, or join them into one recording"
 
+# libsndfile's log: how many bytes the header promises for the samples (Wave64, RF64: for the file),
+# and how many there are.
+_SIZES = re.compile(r"(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)")
+
+# What a FLAC file begins with, and what stands in an MP3's first frame.
+_BEGINNINGS = (b'fLaC\0\0\0"', b'fLaC\x80\0\0"', bytes(9) + b"Xing\0\0\0", bytes(9) + b"Info\0\0\0")
+
+# The header of a page of Ogg: its flags (2: a recording begins, 4: it ends), and its segments.
+_PAGE = re.compile(rb"OggS\0(.).{20}(.)", re.DOTALL)
+
+# A WAV whose samples take 0 bytes: the size of the file stands behind "RIFF".
+_UNFINISHED = re.compile(rb"RIFF(.{4})WAVE.{0,4000}?data\0{4}", re.DOTALL)
+
 
 def flaw(content: bytes) -> str | None:
-    """What keeps a file's `content` from being one whole recording, or None; read on after "FILE:
-    "."""
-    if content[:4] in (b"RIFF", b"RIFX", b"RF64", b"FORM"):
-        return _cut_off(sum(_samples(content)), len(content))
-    if content[:4] == b"riff" and len(content) >= 24:  # Wave64: its size is that of the file
-        return _cut_off(struct.unpack_from("<Q", content, 16)[0], len(content))
-    if content[:4] == b".snd" and len(content) >= 12:
-        return _cut_off(sum(struct.unpack_from(">II", content, 4)), len(content))
-    if content[:4] == b"OggS":
+    """Why a file's `content` is not one whole recording, or None; it reads on after "FILE: "."""
+    if content.startswith(b"OggS"):
         return _flaw_of_ogg(content)
-    start = _after_id3(content, 0)
-    if content[start : start + 4] == b"fLaC":
-        if len(content) > start + 26 and not int.from_bytes(content[start + 21 : start + 26]) % (
-            1 << 36
-        ):
-            return "does not say how long it is (a FLAC stream); convert it to WAV or encode it to a file"
-        return SEVERAL if len(re.findall(b'fLaC[\0\x80]\0\0"', content)) > 1 else None
-    return _flaw_of_mp3(content, start)
+    if sum(map(content.count, _BEGINNINGS)) > 1:
+        return SEVERAL
+    try:
+        with soundfile.SoundFile(BytesIO(content)) as clip:
+            frames, log = clip.frames, clip.extra_info
+    except soundfile.SoundFileError:  # whoever reads it next says so
+        return None
+    if frames > ENDLESS:
+        return "does not say how long it is (a stream); convert it to WAV or encode it to a file"
+    for promised, there in _SIZES.findall(log):
+        if int(there) < int(promised) < STREAM:
+            return f"is cut off ({there} of {promised} bytes are there); copy or export it again"
+    return None
 
 
 def finished(content: bytes) -> bytes:
-    """`content` with the size that a WAV recorder leaves at 0 until it closes the file, if it never
-    did."""
-    start, size = _samples(content) if content[:4] == b"RIFF" else (0, 0)
-    # Nor is the RIFF size written then: in a finished file without samples it reaches to where they
-    # would be.
-    if not start or size or start < int.from_bytes(content[4:8], "little") + 8 < STREAM:
+    """`content`, where a WAV recorder never wrote the sizes, as libsndfile reads it to its end."""
+    header = _UNFINISHED.match(content)
+    if header is None:
         return content
-    return (
-        content[: start - 4]
-        + min(len(content) - start, STREAM).to_bytes(4, "little")
-        + content[start:]
-    )
-
-
-def _samples(content: bytes) -> tuple[int, int]:
-    """Where the chunk of samples starts and how many bytes it is said to take; (0, 0) if there is
-    none."""
-    order, at, long = ">" if content[:4] in (b"RIFX", b"FORM") else "<", 12, 0
-    while at + 8 <= len(content):
-        name, size = struct.unpack_from(f"{order}4sI", content, at)
-        if name in (b"data", b"SSND"):
-            return at + 8, long or size
-        if name == b"ds64" and at + 24 <= len(content):
-            (long,) = struct.unpack_from("<Q", content, at + 16)
-        at += 8 + size + size % 2
-    return 0, 0
-
-
-def _cut_off(promised: int, found: int) -> str | None:
-    if promised <= found or promised >= STREAM:
-        return None
-    return f"is cut off ({found} of {promised} bytes are there); copy or export it again"
+    size = int.from_bytes(header[1], "little") + 8
+    if header.end() < size < STREAM:  # a finished file without samples: other things come behind
+        return content
+    return content[:4] + (8).to_bytes(4, "little") + content[8:]
 
 
 def _flaw_of_ogg(content: bytes) -> str | None:
-    """Pages: 27 bytes and the sizes of their segments; flag 2 starts a recording, flag 4 ends
-    it."""
-    at, flags, data = 0, 0, False
-    while (at := content.find(b"OggS", at)) >= 0:
-        if at + 27 > len(content):
-            return _cut_off(at + 27, len(content))
-        flags, segments = content[at + 5], content[at + 26]
-        if flags & 2 and data:
-            return SEVERAL
-        data = data or not flags & 2
-        at += 27 + segments + sum(content[at + 27 : at + 27 + segments])
-        if at > len(content):
-            return _cut_off(at, len(content))
-    return (
-        None
-        if flags & 4
-        else "is cut off (no page says that it ends there); copy or export it again"
-    )
-
-
-def _flaw_of_mp3(content: bytes, start: int) -> str | None:
-    """More frames behind the bytes that the header counts, which stands in the first frame."""
-    header = re.search(b"(?:Xing|Info)(.{4})(.{4})(.{4})", content[start : start + 76], re.DOTALL)
-    if content[start : start + 1] != b"\xff" or not header or not header[1][3] & 2:
-        return None
-    # Which fields follow is said in the first: bit 1 for the number of frames, bit 2 for that of
-    # bytes.
-    start += int.from_bytes(header[2 + (header[1][3] & 1)])
-    end = _after_id3(content, start)
-    more = content[end : end + 1] == b"\xff" and content[end + 1 : end + 2] >= b"\xe0"
-    # An encoder may leave its header's own frame out of the count; no frame is longer than 2,881
-    # bytes.
-    again = re.search(b"Xing|Info", content[end : end + 64]) or len(content) - end > 2881
-    return SEVERAL if more and again else None
-
-
-def _after_id3(content: bytes, at: int) -> int:
-    """Where an ID3v2 tag that starts at `at` ends (its size has 7 bits a byte); `at` if there is
-    none."""
-    if content[at : at + 3] != b"ID3" or len(content) < at + 10:
-        return at
-    a, b, c, d = content[at + 6 : at + 10]
-    return at + 10 + (a << 21 | b << 14 | c << 7 | d)
+    pages = list(_PAGE.finditer(content))
+    flags = b"".join(page[1] for page in pages)
+    if re.search(rb"[\0\1\4\5][\2\3\6\7]", flags):
+        return SEVERAL
+    if pages and flags[-1] & 4:
+        start = pages[-1].end()
+        segments = pages[-1][2][0]
+        sizes = content[start : start + segments]
+        if start + segments + sum(sizes) <= len(content):
+            return None
+    return "is cut off (its last page is not there); copy or export it again"

@@ -1,7 +1,7 @@
 """Clips read, checked and brought to 16 kHz mono: every waveform passes through here.
 
-Audio processors of LALMs neither resample nor look at what they are given: a 44.1 kHz clip is simply heard
-2.8 times too slow, and a NaN becomes a NaN in every hidden state.
+Audio processors of LALMs neither resample nor look at what they are given: a 44.1 kHz clip is
+simply heard 2.8 times too slow, and a NaN becomes a NaN in every hidden state.
 """
 
 import re
@@ -27,8 +27,7 @@ SILENCE_RMS = 1e-4
 """A clip whose root mean square is below this (-80 dB of full scale) counts as silent."""
 
 MIN_SECONDS = 0.1
-"""A shorter clip holds no syllable; below 0.03 s Whisper-style towers yield no audio token at
-all."""
+"""A shorter clip holds no syllable; below 0.03 s Whisper-style towers give no audio token at all."""
 
 MAX_PEAK = 10.0
 """Full scale is 1.0. Float clips overshoot it a little; beyond this they hold unscaled integers."""
@@ -46,8 +45,7 @@ class ClipError(ValueError):
 def read_clip(
     path: Path | str | BinaryIO, *, max_seconds: float | None = None
 ) -> Float[np.ndarray, "samples"]:
-    """Read an audio file (WAV, FLAC, Ogg Vorbis/Opus, MP3, ...) as a float32 mono 16 kHz waveform
-    in [-1, 1].
+    """Read an audio file (WAV, FLAC, Ogg, MP3, ...) as a float32 mono 16 kHz waveform in [-1, 1].
 
     `path` may also be an open binary file; m4a, webm and AAC are read where ffmpeg is installed.
     Several channels are averaged, other sampling rates are resampled (soxr, high quality). A WAV
@@ -67,10 +65,11 @@ def read_clip(
         raise ClipError(f"{path}: there is no such file; check the path")
     if not path.is_file():  # opening a named pipe would wait for ever
         raise ClipError(
-            f"{path}: is not a regular file (but a pipe, socket or device); save the clip first"
+            f"{path}: is not a regular file (but a pipe or device); save the clip first"
         )
     stat = path.stat()
-    return _decoded(str(path), (stat.st_ino, stat.st_mtime_ns, stat.st_size), max_seconds).copy()
+    state = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+    return _read_once(path, state, max_seconds).copy()
 
 
 def clip_seconds(path: Path | str) -> float:
@@ -85,13 +84,12 @@ def clip_seconds(path: Path | str) -> float:
 
 
 @lru_cache(maxsize=512)
-def _decoded(
-    path: str, state: tuple[int, int, int], max_seconds: float | None
+def _read_once(
+    path: Path, _state: tuple[int, ...], max_seconds: float | None
 ) -> Float[np.ndarray, "samples"]:
-    """`read_clip` of a file in this state: read once, as keys of caches and batches ask for it
-    often."""
+    """`read_clip` of a file in this state, for keys and batches ask for the same clip often."""
     with open(path, "rb") as file:
-        return _read(file, path, max_seconds)
+        return _read(file, str(path), max_seconds)
 
 
 def _read(file: BinaryIO, name: str, max_seconds: float | None) -> Float[np.ndarray, "samples"]:
@@ -101,44 +99,41 @@ def _read(file: BinaryIO, name: str, max_seconds: float | None) -> Float[np.ndar
         content = file.read()
         if foreign := _FOREIGN.match(content[:12]):
             content = _as_wav(content, str(foreign.lastgroup), name)
-        with soundfile.SoundFile(BytesIO(containers.finished(content))) as clip:
-            # Before decoding, so that an hour costs no memory; streams do not say how long they
-            # are.
-            if 0 < clip.frames < 1 << 48:
-                _check_length(clip.frames / clip.samplerate, max_seconds, name)
-            if reason := containers.flaw(content):
-                raise ClipError(f"{name}: {reason}")
+        content = containers.finished(content)
+        if reason := containers.flaw(content):
+            raise ClipError(f"{name}: {reason}")
+        with soundfile.SoundFile(BytesIO(content)) as clip:
+            # Before decoding, so that an hour costs no memory.
+            _check_length(clip.frames / clip.samplerate, max_seconds, name)
             samples = clip.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
+        reason = getattr(error, "error_string", error)
         raise ClipError(
-            f"{name}: cannot be read as audio ({getattr(error, 'error_string', error)}); "
+            f"{name}: cannot be read as audio ({reason}); "
             "convert it to WAV or FLAC, for instance with `ffmpeg -i INPUT output.wav`"
         ) from error
     if len(samples) < clip.frames:
-        found = f"{len(samples)} of {clip.frames} samples could be read"
-        raise ClipError(f"{name}: is cut off ({found}); copy or export it again")
+        there = f"{len(samples)} of {clip.frames} samples could be read"
+        raise ClipError(f"{name}: is cut off ({there}); copy or export it again")
     return check_waveform(samples, clip.samplerate, name=name, max_seconds=max_seconds)
 
 
-def _as_wav(content: bytes, reader: str, path: str) -> bytes:
-    """A file that libsndfile does not read, through ffmpeg's `reader`. Raises ClipError, naming
-    `path`."""
-    if (ffmpeg := which("ffmpeg")) is None:
-        raise ClipError(
-            f"{path}: only ffmpeg reads this format; install ffmpeg, or convert the clip to WAV"
-        )
+def _as_wav(content: bytes, reader: str, name: str) -> bytes:
+    """What libsndfile does not read, through ffmpeg's `reader`. Raises ClipError, naming `name`."""
+    ffmpeg = which("ffmpeg")
+    if ffmpeg is None:
+        advice = "install ffmpeg, or convert the clip to WAV"
+        raise ClipError(f"{name}: only ffmpeg reads this format; {advice}")
     # Local files only, and no reader of its own choice: playlists would read others.
-    options = f"-v error -nostdin -protocol_whitelist file -f {reader} -i clip -vn -c:a pcm_f32le clip.wav"
+    source = f"-v error -nostdin -protocol_whitelist file -f {reader} -i clip"
+    command = [ffmpeg, *source.split(), *"-vn -c:a pcm_f32le clip.wav".split()]
     with TemporaryDirectory() as folder:
         Path(folder, "clip").write_bytes(content)
-        done = subprocess.run(
-            [ffmpeg, *options.split()], cwd=folder, capture_output=True, text=True
-        )
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
         if done.returncode or done.stderr:
-            reason = (done.stderr.strip().splitlines() or ["without a reason"])[-1]
-            raise ClipError(
-                f"{path}: ffmpeg cannot read it whole ({reason}); copy or export it again"
-            )
+            reason = done.stderr.strip().rpartition("\n")[2]
+            advice = "copy or export it again"
+            raise ClipError(f"{name}: ffmpeg cannot read it whole ({reason}); {advice}")
         return Path(folder, "clip.wav").read_bytes()
 
 
@@ -153,35 +148,34 @@ def check_waveform(
     shapes and types.
     """
     samples = np.asarray(x)
-    if samples.ndim not in (1, 2) or (
-        samples.ndim == 2 and 0 < samples.shape[0] < samples.shape[1]
-    ):
+    if samples.ndim == 1:
+        samples = samples[:, None]  # samples channels
+    if samples.ndim != 2 or 0 < len(samples) < samples.shape[1]:
         wanted = "expected (samples,) or (samples, channels); transpose or index it first"
         raise ClipError(f"{name}: has shape {samples.shape}, {wanted}")
     if sampling_rate <= 0:
-        raise ClipError(
-            f"{name}: a sampling rate of {sampling_rate} Hz makes no sense; pass the true one"
-        )
+        raise ClipError(f"{name}: a sampling rate of {sampling_rate} Hz makes no sense")
     if np.issubdtype(samples.dtype, np.signedinteger):
         samples = samples / -float(np.iinfo(samples.dtype).min)
     elif not np.issubdtype(samples.dtype, np.floating):
         raise ClipError(f"{name}: holds {samples.dtype}; pass floats in [-1, 1] or signed integers")
     _check_length(len(samples) / sampling_rate, max_seconds, name)
-    if not np.isfinite(samples).all():
-        bad = int(np.count_nonzero(~np.isfinite(samples)))
-        raise ClipError(f"{name}: {bad} samples are NaN or infinite; export the recording again")
-    if (peak := float(np.abs(samples).max())) > MAX_PEAK:
-        raise ClipError(
-            f"{name}: samples reach {peak:.4g}; scale them to [-1, 1] (16-bit values: / 32768)"
-        )
-    channels = 1 if samples.ndim == 1 else samples.shape[1]
-    mono = samples.reshape(len(samples), channels).mean(axis=1, dtype=np.float64)
+    broken = np.count_nonzero(~np.isfinite(samples))
+    if broken:
+        raise ClipError(f"{name}: {broken} samples are NaN or infinite; export the recording again")
+    peak = np.abs(samples).max()
+    if peak > MAX_PEAK:
+        advice = "scale them to [-1, 1] (16-bit values: / 32768)"
+        raise ClipError(f"{name}: samples reach {peak:.4g}; {advice}")
+    mono = samples.mean(axis=1, dtype=np.float64)  # samples
     if sampling_rate != SAMPLE_RATE:
         mono = soxr.resample(mono, sampling_rate, SAMPLE_RATE)
     # What a model could hear: neither a constant offset nor what 16 kHz cannot hold is sound, and
     # the click with which such a tone sets in and stops (10 ms at the ends) does not count either.
     edge = SAMPLE_RATE // 100
-    if (rms := float(np.std(mono[edge:-edge]))) < SILENCE_RMS:
+    rms = np.std(mono[edge:-edge])
+    if rms < SILENCE_RMS:
+        channels = samples.shape[1]
         mixed = f" after averaging {channels} channels" if channels > 1 else ""
         raise ClipError(
             f"{name}: is silent{mixed} (RMS {rms:.1e}, at least {SILENCE_RMS:.0e} is needed); "
@@ -194,10 +188,8 @@ def _check_length(seconds: float, max_seconds: float | None, name: str) -> None:
     if seconds == 0:
         raise ClipError(f"{name}: is empty (no samples); record or export it again")
     if seconds < MIN_SECONDS:
-        raise ClipError(
-            f"{name}: lasts {seconds:.3f} s, too short to hold a word (at least {MIN_SECONDS} s)"
-        )
+        least = f"(at least {MIN_SECONDS} s)"
+        raise ClipError(f"{name}: lasts {seconds:.3f} s, too short to hold a word {least}")
     if max_seconds is not None and seconds > max_seconds:
-        raise ClipError(
-            f"{name}: lasts {seconds:.1f} s, but the model hears at most {max_seconds:g} s; cut or split it"
-        )
+        heard = f"the model hears at most {max_seconds:g} s"
+        raise ClipError(f"{name}: lasts {seconds:.1f} s, but {heard}; cut or split it")
