@@ -27,7 +27,7 @@ SILENCE_RMS = 1e-4
 """A clip whose root mean square is below this (-80 dB of full scale) counts as silent."""
 
 MIN_SECONDS = 0.1
-"""A shorter clip holds no syllable; below 0.03 s Whisper-style towers give no audio token at all."""
+"""A shorter clip holds no syllable; below 0.03 s Whisper-style towers give no audio token."""
 
 MAX_PEAK = 10.0
 """Full scale is 1.0. Float clips overshoot it a little; beyond this they hold unscaled integers."""
