@@ -8,42 +8,27 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-States = Float[Tensor, "prompt layer d_model"]
-"""Hidden states of prompts, as `activations.capture` gives them."""
-
-Vectors = Float[Tensor, "*batch layer d_model"]
-"""A vector per layer, or several of these."""
+from sarsteer_lab.vectors import States, Vectors
 
 RANK_TOLERANCE = 1e-6
-"""A direction whose singular value is below this share of the layer's largest is rounding, not
-present."""
-
+"""A direction is rounding if its singular value is below this share of the layer's largest."""
 
 WITHOUT_FLOAT64 = ("mps",)
 """Types of devices that do not compute in float64."""
 
 
 def exact(tensor: Tensor) -> Tensor:
-    """A tensor in float64, on the CPU if its device (Apple's MPS) has none; callers send results
-    back."""
-    return (tensor.cpu() if tensor.device.type in WITHOUT_FLOAT64 else tensor).double()
-
-
-def check_pairs(first: States, second: States) -> None:
-    """Raise ValueError for states that cannot be of the same prompts, row by row."""
-    if first.shape != second.shape or first.ndim != 3 or not len(first):
-        raise ValueError(
-            f"states of shape {tuple(first.shape)} and {tuple(second.shape)} are not pairs: "
-            "both have to be (prompt, layer, d_model) with the same prompts in the same order"
-        )
+    """A tensor in float64, on the CPU if its device has none; callers send results back."""
+    if tensor.device.type in WITHOUT_FLOAT64:
+        tensor = tensor.cpu()
+    return tensor.double()
 
 
 @dataclass(frozen=True, eq=False)
 class SafeSpace:
-    """Per layer: the mean of the states, `k` orthonormal directions and the share of variance each
-    explains.
+    """Per layer: the states' mean, `k` orthonormal directions, the share of variance each explains.
 
     Where the states span fewer than `k` dimensions, the remaining directions are zero rows.
     """
@@ -65,41 +50,39 @@ class SafeSpace:
 
 
 def principal_space(states: States, k: int = 10) -> SafeSpace:
-    """Top-`k` principal directions of the centred states, per layer (SARSteer, step 3; harmless
-    base states).
+    """Top-`k` principal directions of the centred states, per layer (SARSteer, step 3).
 
-    Given harmful states it is the control space of the same size. SVD in float64, result in
-    float32, signs fixed (the largest component is positive). Raises ValueError for k < 1 or fewer
-    than 2 states.
+    Of harmless base states it is the safe space, of harmful ones the control of the same size. SVD
+    in float64, result in float32, signs fixed (the largest component is positive). Raises
+    ValueError for k < 1 or fewer than 2 states.
     """
     if k < 1 or states.ndim != 3 or len(states) < 2:
-        raise ValueError(
-            f"needs k >= 1 and at least 2 states (prompt layer d_model); got k={k}, {tuple(states.shape)}"
-        )
-    by_layer = exact(states).transpose(0, 1)
-    mean = by_layer.mean(1)
-    _, singular, directions = torch.linalg.svd(by_layer - mean[:, None], full_matrices=False)
-    variance = singular.square()
-    ratio = variance / variance.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
-    present = singular > RANK_TOLERANCE * singular[:, :1]
-    sign = directions.gather(2, directions.abs().argmax(2, keepdim=True)).sign()
-    directions = torch.where(present[..., None], directions * sign, 0.0)
+        given = f"k={k}, {tuple(states.shape)}"
+        raise ValueError(f"needs k >= 1 and at least 2 states (prompt layer d_model); got {given}")
+    by_layer = exact(states).transpose(0, 1)  # layer prompt d_model
+    mean = by_layer.mean(1, keepdim=True)  # layer 1 d_model
+    _, singular, directions = torch.linalg.svd(by_layer - mean, full_matrices=False)
+    variance = singular.square()  # layer rank
+    ratio = (variance / variance.sum(-1, keepdim=True)).nan_to_num()  # 0 where nothing varies
+    largest = directions.abs().argmax(2, keepdim=True)  # layer rank 1
+    sign = directions.gather(2, largest).sign()  # layer rank 1
+    present = singular > RANK_TOLERANCE * singular[:, :1]  # layer rank
+    directions = directions * sign * present[..., None]  # layer rank d_model
     missing = max(0, k - directions.shape[1])
-    directions = torch.nn.functional.pad(directions, (0, 0, 0, missing))[:, :k]
-    ratio = torch.nn.functional.pad(ratio, (0, missing))[:, :k]
-    return SafeSpace(*(part.float().to(states.device) for part in (mean, directions, ratio)))
+    directions = nn.functional.pad(directions, (0, 0, 0, missing))[:, :k]
+    ratio = nn.functional.pad(ratio, (0, missing))[:, :k]
+    parts = [part.float().to(states.device) for part in (mean[:, 0], directions, ratio)]
+    return SafeSpace(*parts)
 
 
 def random_space(like: SafeSpace, seed: int) -> SafeSpace:
-    """A random space of the same dimensions: the control for "removing any k directions would
-    do"."""
+    """A random space of the same size: the control for "removing any k directions would do"."""
     layers, k, d_model = like.directions.shape
     generator = torch.Generator().manual_seed(seed)
-    basis = torch.linalg.qr(
-        torch.randn(layers, d_model, k, generator=generator, dtype=torch.float64)
-    ).Q
-    present = like.directions.norm(dim=-1, keepdim=True) > 0
-    directions = basis.transpose(1, 2).float().to(like.directions.device) * present
+    random = torch.randn(layers, d_model, k, generator=generator, dtype=torch.float64)
+    basis = torch.linalg.qr(random).Q.transpose(1, 2)  # layer k d_model
+    present = like.directions.norm(dim=-1, keepdim=True) > 0  # layer k 1
+    directions = basis.float().to(present.device) * present
     return SafeSpace(like.mean, directions, torch.zeros_like(like.explained_variance_ratio))
 
 
@@ -119,20 +102,18 @@ def ablate(vectors: Vectors, space: SafeSpace, lam: float = 1.0) -> Vectors:
 
 
 def share_in_space(vectors: Vectors, space: SafeSpace) -> Float[Tensor, "*batch layer"]:
-    """The share (0 to 1) of each vector's squared length that lies in the space; 0 for a zero
-    vector."""
-    inside = projection(vectors, space).square().sum(-1)
-    return inside / vectors.float().square().sum(-1).clamp_min(torch.finfo(torch.float32).tiny)
+    """The share (0 to 1) of each vector's squared length in the space; 0 for a zero vector."""
+    inside = projection(vectors, space).square().sum(-1)  # *batch layer
+    whole = vectors.float().square().sum(-1)  # *batch layer
+    return inside / whole.clamp_min(torch.finfo(torch.float32).tiny)
 
 
 def principal_angles(space_a: SafeSpace, space_b: SafeSpace) -> Float[Tensor, "layer k"]:
-    """Angles between two spaces in radians, per layer, the smallest first; `k` is the smaller
-    dimension.
+    """Angles between two spaces in radians, per layer, the smallest first; the smaller `k` of both.
 
     0 means a shared direction, pi/2 an orthogonal one (also given for the zero rows of a space of
     lower rank). Arccos of the singular values of `U_a^T U_b` in float64 (Bjoerck and Golub 1973).
     """
-    overlap = exact(space_a.directions) @ exact(space_b.directions).transpose(1, 2)
-    return (
-        torch.acos(torch.linalg.svdvals(overlap).clamp(0, 1)).float().to(space_a.directions.device)
-    )
+    overlap = exact(space_a.directions) @ exact(space_b.directions).mT  # layer k k
+    cosines = torch.linalg.svdvals(overlap).clamp(0, 1)  # layer k
+    return cosines.acos().float().to(space_a.directions.device)

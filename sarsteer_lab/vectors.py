@@ -1,10 +1,10 @@
-"""Steering vectors as values: algebra, and files with provenance (other formats:
-`probe.exchange`)."""
+"""Hidden states and steering vectors as values: their shapes, the vectors' algebra and files."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,28 @@ from torch import Tensor
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.store import atomic_write
 
+States = Float[Tensor, "prompt layer d_model"]
+"""Hidden states of prompts, as `activations.capture` gives them."""
+
+Vectors = Float[Tensor, "*batch layer d_model"]
+"""A vector per layer, or several of these."""
+
 FORMAT = "sarsteer-lab steering vectors 1"
+ENTRIES = {"format", "layers", "provenance", "values"}
+
+
+def shapes(first: Tensor, second: Tensor) -> str:
+    """Two tensors' shapes in words, for messages about tensors that do not go together."""
+    return f"{tuple(first.shape)} and {tuple(second.shape)}"
+
+
+def check_pairs(first: States, second: States) -> None:
+    """Raise ValueError for states that cannot be of the same prompts, row by row."""
+    if first.shape != second.shape or first.ndim != 3 or not len(first):
+        raise ValueError(
+            f"states of shape {shapes(first, second)} are not pairs: "
+            "both have to be (prompt, layer, d_model) with the same prompts in the same order"
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,28 +57,26 @@ class SteeringVectors:
     layers: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        shape, dtype = tuple(self.values.shape), self.values.dtype
-        if len(shape) != 2 or not self.values.numel() or not dtype.is_floating_point:
-            raise ValueError(
-                f"values have to be floats of shape (layer d_model), not {dtype} of {shape}"
-            )
+        given = self.values
+        if given.ndim != 2 or not given.numel() or not given.is_floating_point():
+            what = f"{given.dtype} of {tuple(given.shape)}"
+            raise ValueError(f"values have to be floats of shape (layer d_model), not {what}")
         # A copy, so that nobody's later in-place edit changes a frozen value.
-        values = self.values.detach().to(torch.float32, copy=True)
+        values = given.detach().to(torch.float32, copy=True)
         if not values.isfinite().all():
             raise ValueError("values have to be finite in float32")
-        layers = tuple(self.layers) or tuple(range(len(values)))
-        whole = all(isinstance(each, Integral) and not isinstance(each, bool) for each in layers)
-        if (
-            not whole
-            or len(layers) != len(values)
-            or len(set(layers)) != len(layers)
-            or min(layers) < 0
-        ):
+        layers = tuple(self.layers) or range(len(values))
+        distinct = {layer for layer in layers if _is_layer(layer)}
+        if not len(distinct) == len(layers) == len(values):
             raise ValueError(
                 f"{len(values)} vectors need as many distinct layers from 0 on, not {layers}"
             )
         object.__setattr__(self, "values", values)
         object.__setattr__(self, "layers", tuple(map(int, layers)))
+        object.__setattr__(self, "provenance", dict(self.provenance))
+
+    def __repr__(self) -> str:
+        return f"SteeringVectors(layers={self.layers}, d_model={self.d_model})"
 
     @property
     def d_model(self) -> int:
@@ -72,24 +91,20 @@ class SteeringVectors:
 
     def __add__(self, other: "SteeringVectors") -> "SteeringVectors":
         """Layer by layer; a layer that only one of the two has counts as zero in the other."""
-        if not isinstance(other, SteeringVectors):
-            return NotImplemented
         if self.d_model != other.d_model:
-            raise ValueError(f"vectors of width {self.d_model} and {other.d_model} cannot be added")
-        layers = tuple(sorted({*self.layers, *other.layers}))
+            raise ValueError(f"{self} and {other} cannot be added: their widths differ")
+        layers = sorted({*self.layers, *other.layers})
         values = torch.zeros(len(layers), self.d_model, device=self.values.device)
         for vectors in (self, other):
             rows = [layers.index(layer) for layer in vectors.layers]
             values[rows] += vectors.values.to(values.device)
-        return SteeringVectors(
-            values, {"sum_of": [dict(self.provenance), dict(other.provenance)]}, layers
-        )
+        provenance = {"sum_of": [self.provenance, other.provenance]}
+        return SteeringVectors(values, provenance, tuple(layers))
 
     def __mul__(self, factor: float) -> "SteeringVectors":
-        if not isinstance(factor, Real):
-            return NotImplemented
-        provenance = {"scaled_by": float(factor), "from": dict(self.provenance)}
-        return SteeringVectors(self.values * float(factor), provenance, self.layers)
+        factor = float(factor)
+        provenance = {"scaled_by": factor, "from": self.provenance}
+        return SteeringVectors(self.values * factor, provenance, self.layers)
 
     __rmul__ = __mul__
 
@@ -107,81 +122,95 @@ class SteeringVectors:
         return self.values.norm(dim=-1)
 
     def rescaled_to(self, other: "SteeringVectors") -> "SteeringVectors":
-        """These directions with the other's length in every layer: the control for "it is only
-        shorter".
+        """These directions with the other's lengths: the control for "it is only shorter".
 
         Raises ValueError for other layers or another width, and if a vector is zero where the other
         is not.
         """
         if self.layers != other.layers or self.d_model != other.d_model:
-            sizes = [f"layers {each.layers} (width {each.d_model})" for each in (self, other)]
-            raise ValueError(
-                f"vectors of {sizes[0]} and {sizes[1]} cannot be compared layer by layer"
-            )
-        ours, theirs = self.norm(), other.norm().to(self.values.device)
-        if ((ours == 0) & (theirs > 0)).any():
+            raise ValueError(f"{self} and {other} cannot be compared layer by layer")
+        lengths = self.norm()  # layer
+        wanted = other.norm().to(lengths.device)  # layer
+        if wanted[lengths == 0].any():
             raise ValueError("a zero vector cannot be rescaled: it has no direction")
-        values = self.values * (theirs / ours.clamp_min(torch.finfo(torch.float32).tiny))[:, None]
-        provenance = {"rescaled_to": dict(other.provenance), "from": dict(self.provenance)}
-        return SteeringVectors(values, provenance, self.layers)
+        factors = wanted / lengths.clamp_min(torch.finfo(torch.float32).tiny)
+        provenance = {"rescaled_to": other.provenance, "from": self.provenance}
+        return SteeringVectors(self.values * factors[:, None], provenance, self.layers)
 
     def only(self, layers: Sequence[int]) -> "SteeringVectors":
         """The vectors of some layers. Raises KeyError for a layer without one."""
-        return SteeringVectors(
-            torch.stack([self[layer] for layer in layers]), self.provenance, tuple(layers)
-        )
+        values = torch.stack([self[layer] for layer in layers])
+        return SteeringVectors(values, self.provenance, tuple(layers))
 
     def save(self, path: Path | str) -> None:
-        """Write values, layers, provenance and a checksum to one safetensors file, and make its
-        folder.
+        """Write all of it and a checksum to one safetensors file; folders on the way are made.
 
         Raises OSError, naming the path, if it cannot be written, TypeError for provenance that is
         not JSON.
         """
-        layers, provenance = json.dumps(self.layers), json.dumps(dict(self.provenance))
+        layers, provenance = json.dumps(self.layers), json.dumps(self.provenance)
         metadata = {"format": FORMAT, "layers": layers, "provenance": provenance}
         tensors = {"values": self.values.cpu().contiguous()}
-        try:
-            with atomic_write(path) as scratch:
-                save_file(
-                    tensors, scratch, {**metadata, "checksum": content_key(tensors, metadata)}
-                )
-        except (OSError, SafetensorError) as error:
-            raise OSError(f"{path} cannot be written: {error}") from error
+        checksum = content_key(tensors, metadata)
+        with _writing(path) as scratch:
+            save_file(tensors, scratch, {**metadata, "checksum": checksum})
 
     @classmethod
     def load(cls, path: Path | str) -> "SteeringVectors":
-        """Read a file that `save` wrote. Raises ValueError, naming it, for any other, or a changed
-        one."""
+        """Read a file that `save` wrote. Raises ValueError, naming it, for any other file."""
         try:
             with safe_open(path, framework="pt") as file:
-                metadata, tensors = (
-                    file.metadata() or {},
-                    {key: file.get_tensor(key) for key in file.keys()},
-                )
-            # Files of earlier versions have no checksum; another name in its place is a damaged
-            # one.
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}
+            # Files of earlier versions have no checksum; another name in its place is damage.
             checksum = metadata.pop("checksum", None)
-            named = {*metadata, *tensors} == {"format", "layers", "provenance", "values"}
-            if not named or metadata["format"] != FORMAT:
+            if {*metadata, *tensors} != ENTRIES or metadata["format"] != FORMAT:
                 raise ValueError(f"it holds no tensor `values` alone in the format {FORMAT!r}")
-            if checksum is not None and checksum != content_key(tensors, metadata):
-                raise ValueError(
-                    "its checksum is wrong, so it was damaged or edited; save or fetch it again"
-                )
-            layers, provenance = json.loads(metadata["layers"]), json.loads(metadata["provenance"])
-            if not isinstance(layers, list) or not layers or not isinstance(provenance, dict):
-                raise ValueError(
-                    "its `layers` have to be a list with entries, its `provenance` a record"
-                )
+            if checksum not in (None, content_key(tensors, metadata)):
+                raise ValueError("its checksum is wrong: it was damaged or edited; fetch it again")
+            layers = json.loads(metadata["layers"])
+            provenance = json.loads(metadata["provenance"])
+            if not layers or not isinstance(layers, list) or not isinstance(provenance, dict):
+                raise ValueError("its `layers` have to be a list, its `provenance` a record")
             return cls(tensors["values"], provenance, tuple(layers))
-        # RuntimeError: also what JSON that is nested too deep raises.
-        except (
-            SafetensorError,
-            OSError,
-            ValueError,
-            TypeError,
-            LookupError,
-            RuntimeError,
-        ) as error:
+        except Exception as error:  # what a damaged file makes its readers raise is of every kind
             raise ValueError(f"{path} cannot be read as steering vectors: {error}") from error
+
+    def export_gguf(self, path: Path | str, *, model_hint: str) -> None:
+        """Write a control vector for llama.cpp and repeng (GGUF, architecture "controlvector").
+
+        `model_hint` is the decoder's model type ("llama", "qwen2", ...). Tensor `direction.{l}` is
+        added to the output of layer l, as here. llama.cpp has no place for layer 0, so this raises
+        ValueError if there is a vector for it that is not zero (`only` drops it), and OSError,
+        naming the path, if it cannot be written.
+        """
+        from gguf import GGUFWriter  # not needed to steer
+
+        layers = [layer for layer in self.layers if layer]
+        if 0 in self.layers and self[0].any():
+            raise ValueError(f"llama.cpp has no place for layer 0: export vectors.only({layers})")
+        with _writing(path) as scratch:
+            writer = GGUFWriter(scratch, "controlvector")
+            writer.add_string("controlvector.model_hint", model_hint)
+            writer.add_uint32("controlvector.layer_count", len(layers))
+            for layer in layers:
+                writer.add_tensor(f"direction.{layer}", self[layer].cpu().numpy())
+            writer.write_header_to_file()
+            writer.write_kv_data_to_file()
+            writer.write_tensors_to_file()
+            writer.close()
+
+
+def _is_layer(number: Any) -> bool:
+    """Whether it is a whole number from 0 on."""
+    return isinstance(number, Integral) and not isinstance(number, bool) and number >= 0
+
+
+@contextmanager
+def _writing(path: Path | str) -> Iterator[Path]:
+    """`atomic_write`, whose errors name the path. Raises OSError."""
+    try:
+        with atomic_write(path) as scratch:
+            yield scratch
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path} cannot be written: {error}") from error

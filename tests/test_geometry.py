@@ -14,6 +14,7 @@ from sarsteer_lab.geometry import (
     centroid_distance,
     linear_cka,
     logit_lens,
+    measure_gap,
     pair_cosine,
     transfer_accuracy,
 )
@@ -140,3 +141,19 @@ def test_transfer_accuracy_does_not_train_on_the_requests_it_tests():
     states = torch.eye(40)[:, None] * 5
     labels = torch.randint(2, (40,), generator=torch.Generator().manual_seed(1)).tolist()
     assert transfer_accuracy(states, states, labels).item() < 0.75
+
+
+def test_the_gap_is_made_of_these_measures():
+    harm = 6 * torch.tensor([0.0, 1.0])[:, None] * gaussian(1, 8, seed=3)  # layer 1 alone knows it
+    typed = gaussian(20, 2, 8)
+    typed[:10] += harm
+    spoken = typed + torch.tensor([30.0, *[0.0] * 7]) + 0.1 * gaussian(20, 2, 8, seed=1)
+    gap = measure_gap(typed, spoken, 10)
+    assert gap.layer == 1
+    assert torch.equal(gap.cosine, pair_cosine(typed, spoken, center=False))
+    assert (gap.centred_cosine > 0.95).all() and (gap.cosine < 0.95).all()
+    assert torch.equal(gap.distance, centroid_distance(typed, spoken))
+    assert torch.equal(gap.harm_distance, centroid_distance(typed[:10], typed[10:]))
+    assert gap.probe.shape == (2, 3) and gap.probe.eq(1).all()
+    with pytest.raises(ValueError, match="not pairs"):
+        measure_gap(typed, spoken[:5], 3)

@@ -10,7 +10,6 @@ from .session import base_states as base_states
 from .session import evaluation_folder as evaluation_folder
 from .session import figure_folder as figure_folder
 from .session import load_model as load_model
-from .session import measure_gap as measure_gap
 from .session import refusal_probabilities as refusal_probabilities
 from .session import show as show
 from .session import states as states

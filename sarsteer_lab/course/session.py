@@ -1,4 +1,4 @@
-"""What the chapters share: the model, states and answers computed once, the gap, and figures.
+"""What the chapters share: the model, states and answers computed once, and figures.
 
 A chapter starts with
 
@@ -12,18 +12,15 @@ chapter computes what another one has), and shows every figure with `show`.
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from IPython.display import Image, Markdown, display
 from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.course.figures import project_2d, save_figure
@@ -36,7 +33,6 @@ from sarsteer_lab.evaluation.kept import (
 from sarsteer_lab.evaluation.kept import refusal_probabilities as refusal_probabilities
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
 from sarsteer_lab.evaluation.run import FORMAT
-from sarsteer_lab.geometry import centroid_distance, pair_cosine, transfer_accuracy
 from sarsteer_lab.keeping import activation_store, kept
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
@@ -96,53 +92,6 @@ def states(
     """
     asked = [p.typed(refusal) if form == "typed" else p.spoken(refusal=refusal) for p in prompts]
     return kept(capture, activation_store())(lalm, asked)
-
-
-@dataclass(frozen=True, eq=False)
-class Gap:
-    """How typed and spoken states of the derive split's requests compare, per layer (see
-    `geometry`).
-
-    `harm_distance` is that of typed harmful and harmless requests, the measure of scale for
-    `distance`.
-    """
-
-    cosine: Float[Tensor, "prompt layer"]
-    centred_cosine: Float[Tensor, "prompt layer"]
-    distance: Float[Tensor, "layer"]
-    harm_distance: Float[Tensor, "layer"]
-    probe: Float[Tensor, "layer seed"]
-
-    @property
-    def layer(self) -> int:
-        """The layer to look at: where typed harmful and harmless requests lie furthest apart."""
-        return int(self.harm_distance.argmax())
-
-
-def measure_gap(
-    typed: Float[Tensor, "prompt layer d_model"],
-    spoken: Float[Tensor, "prompt layer d_model"],
-    n_harmful: int,
-) -> Gap:
-    """Compare typed and spoken states of the same requests, of which the first `n_harmful` are
-    harmful.
-
-    The probe is cross-validated with each request's two states on the same side of every split.
-    """
-    n = len(typed)
-    both, forms = torch.cat([typed, spoken]), ["typed"] * n + ["spoken"] * n
-    requests = [str(i) for i in range(n)] * 2
-    probe = [
-        transfer_accuracy(both, both, forms, groups=requests, folds=min(5, n), seed=seed)
-        for seed in tqdm((0, 1, 2), desc="probes", unit="seed", delay=2, leave=False)
-    ]
-    return Gap(
-        cosine=pair_cosine(typed, spoken, center=False),
-        centred_cosine=pair_cosine(typed, spoken),
-        distance=centroid_distance(typed, spoken),
-        harm_distance=centroid_distance(typed[:n_harmful], typed[n_harmful:]),
-        probe=torch.stack(probe, dim=1),
-    )
 
 
 def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:

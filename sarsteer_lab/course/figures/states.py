@@ -80,7 +80,7 @@ def gap_figure(
     off (`geometry.pair_cosine`; median and middle half). Middle: distance of the two modalities'
     centroids, and for scale that of typed harmful and harmless requests, in units of spread
     (`geometry.centroid_distance`). Right: accuracy of a linear probe that tells typed from spoken
-    (`measures.measure_gap`; mean and range over seeds); 0.5 is chance.
+    (`geometry.measure_gap`; mean and range over seeds); 0.5 is chance.
     """
     layer = int(harm_distance.argmax())
     ratio = float(modality_distance[layer] / harm_distance[layer])
