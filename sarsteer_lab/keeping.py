@@ -1,6 +1,6 @@
 """What is computed for prompts once, and then read from disk: one wrapper around a function.
 
-    states = kept(capture, Store(folder))(lalm, prompts)
+    states = kept(capture)(lalm, prompts)
 
 gives what `capture(lalm, prompts)` gives. Prompts that are kept are not run again.
 """
@@ -23,10 +23,10 @@ def activation_store() -> Store:
     return Store(cache_folder() / "activations")
 
 
-def kept(function: Callable[..., Any], store: Store) -> Callable[..., Any]:
-    """`function(lalm, prompts, **settings)`, which gives one result for each prompt, kept in a
-    store.
+def kept(function: Callable[..., Any], store: Store | None = None) -> Callable[..., Any]:
+    """`function(lalm, prompts, **settings)`, one result for each prompt, kept in a store.
 
+    Without a store: in that of the user's cache (`activation_store`).
     A key is made of the model, the function's name, its settings but `batch_size`, and the prompt
     as it is heard. Raises HookedModelError inside of `with steer(...)` and under other hooks: what
     is computed then could not be told from the plain model's.
@@ -36,7 +36,8 @@ def kept(function: Callable[..., Any], store: Store) -> Callable[..., Any]:
         return [function(lalm, prompts, **settings) for prompts in variants]
 
     def read(lalm: LALM, prompts: Prompts, **settings: Any) -> Any:
-        return kept_variants(one_text, store, function.__name__)(lalm, [prompts], **settings)[0]
+        place = activation_store() if store is None else store
+        return kept_variants(one_text, place, function.__name__)(lalm, [prompts], **settings)[0]
 
     return read
 

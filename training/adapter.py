@@ -84,7 +84,9 @@ def answer_loss(
     hidden = lm.model(
         inputs_embeds=embedded, attention_mask=mask, past_key_values=cache, use_cache=True
     ).last_hidden_state
-    said, wanted, starts = [], [], []
+    said: list[Tensor] = []
+    wanted: list[int] = []
+    starts: list[int] = []
     for row, text, example in zip(hidden, texts, examples, strict=True):
         end = len(text) - 1  # what says a token stands before it
         said.append(row[end - len(example.answer) : end])

@@ -193,7 +193,8 @@ def pareto_front(points: Float[np.ndarray, "point measure"]) -> Bool[np.ndarray,
     others = points[:, None]  # point 1 measure
     as_good = (others >= points).all(-1)  # point point
     better = (others > points).any(-1)  # point point
-    return ~(as_good & better).any(0)
+    beaten = np.logical_and(as_good, better).any(axis=0)
+    return np.logical_not(beaten)
 
 
 def area(benign: Float[np.ndarray, "point"], refused: Float[np.ndarray, "point"]) -> float:
