@@ -203,7 +203,7 @@ class SteeringVectors:
 
 def _is_layer(number: Any) -> bool:
     """Whether it is a whole number from 0 on."""
-    return isinstance(number, Integral) and not isinstance(number, bool) and number >= 0
+    return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= 0
 
 
 @contextmanager
