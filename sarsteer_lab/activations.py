@@ -15,8 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sarsteer_lab.batch import Encoded
+from sarsteer_lab.decoding import ANSWER_TOKENS, NonFiniteError
 from sarsteer_lab.families import residual_stream
-from sarsteer_lab.lalm import ANSWER_TOKENS, LALM, Encoded, NonFiniteError
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 
 Stream = Float[Tensor, "row position d_model"]

@@ -7,11 +7,9 @@ says what it holds to those who watch the model run: steering, adapters for spee
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,95 +19,29 @@ from tqdm.auto import tqdm
 from transformers import BatchFeature
 
 from sarsteer_lab import families
+from sarsteer_lab.batch import Batch, Encoded, Watcher
+from sarsteer_lab.decoding import (
+    ANSWER_TOKENS,
+    check_decoding,
+    decoding_settings,
+    head_on_last_position,
+)
 from sarsteer_lab.keys import content_key, settings_of
 from sarsteer_lab.prompts import Prompt, as_prompt, in_a_list
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 from sarsteer_lab.vectors import SteeringVectors
 from sarsteer_lab.weights import weights_checksum
 
-ANSWER_TOKENS = 40
-"""Length of an answer in tokens. Where it is another, a reason stands beside it."""
-
-DECODING = frozenset(
-    "max_new_tokens min_new_tokens min_length max_time do_sample num_beams early_stopping "
-    "length_penalty temperature top_k top_p min_p top_h typical_p epsilon_cutoff eta_cutoff "
-    "renormalize_logits repetition_penalty encoder_repetition_penalty no_repeat_ngram_size "
-    "encoder_no_repeat_ngram_size bad_words_ids suppress_tokens begin_suppress_tokens "
-    "sequence_bias forced_eos_token_id stop_strings exponential_decay_length_penalty "
-    "watermarking_config remove_invalid_values pad_token_id eos_token_id logits_processor "
-    "stopping_criteria prefix_allowed_tokens_fn streamer tokenizer use_cache".split()
-)
-"""Options of transformers' `generate` that work here, steered too (`use_cache` only unsteered)."""
-
-TOKENS_A_SECOND, CHARACTERS_A_TOKEN = 25, 4
-"""Rough sizes of clips and of text, for planning alone."""
-
 
 class HookedModelError(RuntimeError):
     """Hooks are on a model whose results were to be kept: they are not the plain model's."""
 
 
-class NonFiniteError(RuntimeError):
-    """A model has given numbers that are none (nan, inf). The message names the prompt."""
-
-    def __init__(self, prompt: int, what: str) -> None:
-        advice = "try another dtype (bfloat16, float32) or attention, or a smaller alpha if steered"
-        super().__init__(f"prompt {prompt}: its {what} are not finite (nan or inf): {advice}")
-
-
-@dataclass(frozen=True, eq=False)
-class Encoded:
-    """A prompt as the model takes it: made once, by `LALM.encode`, of a `Prompt`.
-
-    `messages` is the conversation; `text` the same in the chat format, generation prompt included,
-    with placeholder tokens where the clip goes; `waveform` the clip at 16 kHz, None if typed.
-    """
-
-    messages: families.Messages
-    text: str
-    waveform: Float[np.ndarray, "samples"] | None
-
-    @cached_property
-    def key(self) -> str:
-        """A content key of all that the model is given."""
-        return content_key(self.text, self.waveform)
-
-    @property
-    def length(self) -> float:
-        """Positions that it will take, roughly."""
-        samples = 0 if self.waveform is None else len(self.waveform)
-        heard = TOKENS_A_SECOND * samples / SAMPLE_RATE
-        return heard + len(self.text) / CHARACTERS_A_TOKEN
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Prompts that run through the model together, and what those who watch it have to know.
-
-    `inputs` are the model's, padded on the left. `rows` are the places of its prompts among the
-    `total` of the call, which sorts and splits them. `spoken`: whether there are clips among them.
-    `decoding`: options of the `generate` call, if it is one. `at_end`: all positions but the
-    prompts' last have run before.
-    """
-
-    inputs: BatchFeature
-    rows: Sequence[int]
-    total: int
-    spoken: bool
-    decoding: Mapping[str, Any] | None = None
-    at_end: bool = False
-
-
-class Watcher(Protocol):
-    """Who is told by `LALM.announce` which batch runs: `steering.Steering`."""
-
-    batch: Batch | None
-
-
 class LALM:
-    """A model and its processor. `load_lalm` makes one; the constructor takes parts that are
-    already loaded, also a text model and its tokenizer, and a model in peft's wrapper, whose LoRA
-    stays on.
+    """A model and its processor. `load_lalm` makes one; the constructor takes loaded parts.
+
+    These may also be a text model and its tokenizer, and a model in peft's wrapper, whose LoRA
+    stays on. The model is set to eval().
 
     Attributes: `model`, `processor`, `tokenizer`, `name`; `family`, its row of the families table;
     `core`, the part that generates text, `trunk`, the same without the vocabulary head, `decoder`,
@@ -184,8 +116,7 @@ class LALM:
     def set_safety(self, scale: float) -> None:
         """Turn the pocket model's safety dial: 0 is the unaligned model, 1 the full delta.
 
-        The weights depend on `scale` alone, not on earlier settings. Raises ValueError without a
-        dial.
+        Weights depend on `scale` alone, not on earlier settings. Raises ValueError without a dial.
         """
         if self._turn is None:
             raise ValueError(f"{self.name} has no safety dial: only the pocket model has one")
@@ -193,16 +124,14 @@ class LALM:
         self.safety = scale
 
     def fingerprint(self) -> str:
-        """Hash of configuration, processor settings and weights, on which all that a model
-        computes depends.
+        """Hash of all that decides what it computes: configuration, processor, weights.
 
         Every byte of every weight counts, however it was changed: it is computed at each call, as
         fast as memory is (`weights.weights_checksum`).
         """
         parts = [self.model.config, getattr(self.core, "generation_config", None)]
-        # Most families call it a feature extractor, some an audio processor.
-        parts.append(getattr(self.processor, "feature_extractor", None))
-        parts.append(getattr(self.processor, "audio_processor", None))
+        for name in ("feature_extractor", "audio_processor"):  # what families call it
+            parts.append(getattr(self.processor, name, None))
         settings = settings_of(part.to_dict() for part in parts if part is not None)
         vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True, default=str)
         return content_key(settings, vocabulary, weights_checksum(self.model))
@@ -231,8 +160,8 @@ class LALM:
         indices = tuple(layer + self.n_layers if layer < 0 else layer for layer in layers)
         distinct = set(indices)
         if not indices or len(distinct) < len(indices) or not distinct <= set(range(self.n_layers)):
-            choice = f"give each of 0 to {self.n_layers - 1} at most once"
-            raise ValueError(f"layers={list(layers)}: {choice}")
+            last = self.n_layers - 1
+            raise ValueError(f"layers={list(layers)}: give each of 0 to {last} at most once")
         return indices
 
     def steered_layers(
@@ -246,12 +175,9 @@ class LALM:
             given = f"vectors of width {vectors.d_model} for layers up to {max(vectors.layers)}"
             wanted = f"{self.name}, which has {self.n_layers} layers of width {self.d_model}"
             raise ValueError(f"{given} do not fit {wanted}")
-        if layers is None:
-            return vectors.layers
-        indices = self.layer_indices(layers)
-        if missing := set(indices) - set(vectors.layers):
-            have = f"there are {vectors.layers}"
-            raise ValueError(f"no vector for layers {sorted(missing)}; {have}")
+        indices = vectors.layers if layers is None else self.layer_indices(layers)
+        if missing := sorted(set(indices) - set(vectors.layers)):
+            raise ValueError(f"no vector for layers {missing}; there are {vectors.layers}")
         return indices
 
     # From prompts to batches
@@ -265,12 +191,11 @@ class LALM:
         encoded = []
         for number, prompt in enumerate(in_a_list(prompts)):
             if not isinstance(prompt, Encoded):
-                prompt = self._encode(as_prompt(prompt, number))
+                prompt = as_prompt(prompt, number)
+                messages = families.conversation(prompt)
+                prompt = Encoded(messages, self.chat(prompt), self.waveform(prompt))
             encoded.append(prompt)
         return encoded
-
-    def _encode(self, prompt: Prompt) -> Encoded:
-        return Encoded(families.conversation(prompt), self.chat(prompt), self.waveform(prompt))
 
     def chat(self, prompt: Prompt) -> str:
         """The prompt in the chat format, generation prompt included; a clip is its placeholder.
@@ -281,10 +206,11 @@ class LALM:
         if not prompt.text and prompt.audio is None:
             raise ValueError("a prompt needs text, audio or both; this one has neither")
         if self.audio_token_id is not None:
-            placeholder = self.tokenizer.convert_ids_to_tokens(self.audio_token_id)
-            if placeholder in prompt.text or placeholder in (prompt.system or ""):
-                advice = "it stands for audio; pass it as `audio`"
-                raise ValueError(f"the text holds {placeholder!r}, {advice}")
+            token = self.tokenizer.convert_ids_to_tokens(self.audio_token_id)
+            if token in prompt.text or token in (prompt.system or ""):
+                raise ValueError(
+                    f"the text holds {token!r}, it stands for audio; pass it as `audio`"
+                )
         elif prompt.audio is not None:
             raise ValueError(f"{self.name} takes no audio: give it a typed prompt (audio=None)")
         return self.family.render(self.processor, families.conversation(prompt))
@@ -383,11 +309,7 @@ class LALM:
     @torch.no_grad()
     def decode(self, batch: Batch, **options: Any) -> Int[Tensor, "row token"]:
         """The tokens of a batch's answers, padded on the right; `options` as in `generate`."""
-        settings: dict[str, Any] = {"repetition_penalty": 1.0, "num_beams": 1, "do_sample": False}
-        settings["pad_token_id"] = self.tokenizer.pad_token_id
-        if not options.get("do_sample"):
-            settings |= {"temperature": None, "top_p": None, "top_k": None}
-        settings |= options
+        settings = decoding_settings(self.tokenizer.pad_token_id, options)
         running = Batch(batch.inputs, batch.rows, batch.total, batch.spoken, decoding=settings)
         with self.announce(running), head_on_last_position(self.core, batch.rows):
             sequences = self.core.generate(**batch.inputs, **settings)
@@ -444,40 +366,3 @@ class LALM:
                 output = self.core(**batch.inputs, use_cache=False)
             logits[batch.rows] = output.logits[:, -1].float()
         return logits
-
-
-def check_decoding(options: Mapping[str, Any]) -> None:
-    """Raise ValueError for options of `generate` that are not in `DECODING`."""
-    refused = sorted(name for name in options.keys() - DECODING if options[name] is not None)
-    if refused:
-        reason = "a prompt gets one answer, token by token on the default cache, by"
-        choices = ", ".join(sorted(DECODING))
-        raise ValueError(f"generate takes no {', '.join(refused)}: {reason} {choices}")
-
-
-@contextmanager
-def head_on_last_position(core: Any, rows: Sequence[int]) -> Iterator[None]:
-    """Let the vocabulary head see only the last position: no other logits are ever used.
-
-    (Qwen2-Audio has no `logits_to_keep`: 16 prompts of 300 positions would give 1.5 GB of them in
-    bfloat16.) Its logits for the prompts `rows` are checked (NonFiniteError).
-    """
-    head = core.get_output_embeddings()
-    with ExitStack() as hooks:
-        hooks.enter_context(
-            head.register_forward_pre_hook(lambda _, args: (args[0][:, -1:], *args[1:]))
-        )
-        hooks.enter_context(
-            head.register_forward_hook(lambda _module, _args, logits: check_logits(logits, rows))
-        )
-        yield
-
-
-def check_logits(logits: Float[Tensor, "row *position vocab"], rows: Sequence[int]) -> None:
-    """Raise NonFiniteError for logits of the prompts `rows` that are none; beams stand together."""
-    finite = logits.isfinite().flatten(1).all(1)
-    if finite.all():
-        return
-    first = int(finite.byte().argmin())
-    beams = len(finite) // len(rows)
-    raise NonFiniteError(rows[first // beams], "logits")

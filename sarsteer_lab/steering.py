@@ -16,8 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sarsteer_lab.batch import Batch
 from sarsteer_lab.families import residual_stream
-from sarsteer_lab.lalm import LALM, Batch
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.steering_guard import SteeringError, guarded, refuse_compiled
 from sarsteer_lab.vectors import SteeringVectors
 

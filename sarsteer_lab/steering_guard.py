@@ -12,7 +12,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from sarsteer_lab.lalm import LALM, Batch
+from sarsteer_lab.batch import Batch
+from sarsteer_lab.lalm import LALM
 
 UNSTEERABLE = {
     "use_cache": "runs old positions again unsteered if it is off; leave the cache on",

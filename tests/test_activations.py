@@ -5,8 +5,8 @@ import reference
 import torch
 
 from sarsteer_lab.activations import capture, capture_answer, capture_positions
+from sarsteer_lab.decoding import NonFiniteError
 from sarsteer_lab.engine.prepared import PreparedBatch
-from sarsteer_lab.lalm import NonFiniteError
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.steering import steer
 from sarsteer_lab.vectors import SteeringVectors

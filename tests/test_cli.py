@@ -101,7 +101,7 @@ def test_a_clip_beyond_the_models_window_is_refused(
     ("arguments", "reason"),
     [
         (["--model", "/nowhere/at/all"], "is not the folder of a checkpoint"),
-        (["--model", "MODEL", "--safety", "0.4"], "is a dial of the pocket model"),
+        (["--model", "MODEL", "--safety", "0.4"], "has no option safety"),
         (["--model", "MODEL", "--prompts", "/nowhere/at/all", "--steer"], "no such file or folder"),
     ],
 )

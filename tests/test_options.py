@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers as hf
 
-from sarsteer_lab.lalm import DECODING
+from sarsteer_lab.decoding import DECODING
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import steer
 from sarsteer_lab.steering_guard import SteeringError

@@ -15,9 +15,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sarsteer_lab.activations import Prompts, capture, check_finite, record_states
+from sarsteer_lab.batch import Batch, Encoded
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.key_values import keeps_plain_cache
-from sarsteer_lab.lalm import LALM, Batch, Encoded
+from sarsteer_lab.lalm import LALM
 
 
 @torch.no_grad()

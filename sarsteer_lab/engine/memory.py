@@ -5,8 +5,9 @@ import ctypes
 import sys
 from collections.abc import Iterator, Sequence
 
+from sarsteer_lab.batch import Encoded
 from sarsteer_lab.checkpoints import free_memory
-from sarsteer_lab.lalm import LALM, Encoded
+from sarsteer_lab.lalm import LALM
 
 MOST_ROWS = 128
 """Rows of the largest batch: on two CPU cores (Xeon, AVX-512) the pocket model decodes 128 rows at

@@ -16,11 +16,13 @@ from torch import Tensor
 from transformers import BatchFeature
 
 from sarsteer_lab.activations import Prompts, capture, check_finite, record_states
+from sarsteer_lab.batch import Batch, Encoded
+from sarsteer_lab.decoding import check_logits
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.contrast import common_tails
 from sarsteer_lab.engine.key_values import RoomyLayer, blank, keeps_plain_cache, with_room
 from sarsteer_lab.families import foreign_hooks
-from sarsteer_lab.lalm import LALM, Batch, Encoded, check_logits
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.steering import Steering
 from sarsteer_lab.steering_guard import Guard, SteeringError
 from sarsteer_lab.weights import weights_checksum

@@ -15,12 +15,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from sarsteer_lab.activations import Prompts
+from sarsteer_lab.batch import Encoded
 from sarsteer_lab.engine.memory import chunks, rows_that_fit
 from sarsteer_lab.engine.openings import NEGLIGIBLE, refusal_probability, refusing_openings
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import Defence, PromptDefence, SteeringDefence
 from sarsteer_lab.keys import content_key
-from sarsteer_lab.lalm import LALM, Encoded
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import SteeringVectors, steer

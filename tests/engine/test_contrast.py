@@ -7,10 +7,11 @@ import replicas
 import torch
 
 from sarsteer_lab.activations import capture
+from sarsteer_lab.batch import Encoded
 from sarsteer_lab.engine import contrast
 from sarsteer_lab.engine.contrast import capture_variants, common_tails
 from sarsteer_lab.keeping import kept_variants
-from sarsteer_lab.lalm import LALM, Encoded
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.store import Store
 

@@ -10,6 +10,7 @@ import torch
 from replicas import TINY, replica
 
 from sarsteer_lab.activations import capture
+from sarsteer_lab.decoding import NonFiniteError
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.engine.memory import MOST_ROWS, chunks
 from sarsteer_lab.engine.openings import refusal_probability
@@ -17,7 +18,7 @@ from sarsteer_lab.engine.prepared import OPENING, PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import SteeringDefence
 from sarsteer_lab.evaluation.gates import NullSpaceGate, steer_gated
 from sarsteer_lab.evaluation.run import run
-from sarsteer_lab.lalm import LALM, NonFiniteError
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, Request, load_prompts
 from sarsteer_lab.steering import SteeringError, SteeringVectors, project_out, steer
 

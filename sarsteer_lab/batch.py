@@ -1,0 +1,80 @@
+"""What stands between prompts and the model: an encoded prompt, and a batch of them that runs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float
+from transformers import BatchFeature
+
+from sarsteer_lab.families import Messages
+from sarsteer_lab.keys import content_key
+from sarsteer_lab.speech import SAMPLE_RATE
+
+TOKENS_A_SECOND, CHARACTERS_A_TOKEN = 25, 4
+"""Rough sizes of clips and of text, for planning alone."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """A prompt as the model takes it: made once, by `LALM.encode`, of a `Prompt`.
+
+    `messages` is the conversation; `text` the same in the chat format, generation prompt included,
+    with placeholder tokens where the clip goes; `waveform` the clip at 16 kHz, None if typed.
+    """
+
+    messages: Messages
+    text: str
+    waveform: Float[np.ndarray, "samples"] | None
+
+    @cached_property
+    def key(self) -> str:
+        """A content key of all that the model is given."""
+        return content_key(self.text, self.waveform)
+
+    @property
+    def length(self) -> float:
+        """Positions that it will take, roughly."""
+        samples = 0 if self.waveform is None else len(self.waveform)
+        heard = TOKENS_A_SECOND * samples / SAMPLE_RATE
+        return heard + len(self.text) / CHARACTERS_A_TOKEN
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Prompts that run through the model together, and what those who watch it have to know.
+
+    `inputs` are the model's, padded on the left. `rows` are the places of its prompts among the
+    `total` of the call, which sorts and splits them. `spoken`: whether there are clips among them.
+    `decoding`: options of the `generate` call, if it is one. `at_end`: all positions but the
+    prompts' last have run before.
+    """
+
+    inputs: BatchFeature
+    rows: Sequence[int]
+    total: int
+    spoken: bool
+    decoding: Mapping[str, Any] | None = None
+    at_end: bool = False
+
+
+class Watcher(Protocol):
+    """Who is told by `LALM.announce` which batch runs: `steering.Steering`."""
+
+    batch: Batch | None
+
+
+def rows_together(
+    prompts: Sequence[Encoded], kinds: Sequence[int], batch_size: int
+) -> list[list[int]]:
+    """Rows of prompts in groups of one kind, of similar length, the longest first."""
+    by_kind: dict[int, list[int]] = {}
+    for row in sorted(range(len(prompts)), key=lambda row: -prompts[row].length):
+        by_kind.setdefault(kinds[row], []).append(row)
+    groups = []
+    for rows in by_kind.values():
+        for start in range(0, len(rows), batch_size):
+            groups.append(rows[start : start + batch_size])
+    return groups
