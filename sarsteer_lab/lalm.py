@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import BatchFeature
 
 from sarsteer_lab import families
-from sarsteer_lab.batch import Batch, Encoded, Watcher
+from sarsteer_lab.batch import Batch, Encoded, Watcher, rows_together
 from sarsteer_lab.decoding import (
     ANSWER_TOKENS,
     check_decoding,
@@ -264,14 +264,8 @@ class LALM:
 
         Shows a progress bar after 2 s.
         """
-        by_kind: dict[int, list[int]] = {}
-        for row in sorted(range(len(prompts)), key=lambda row: -prompts[row].length):
-            by_kind.setdefault(self._kind(prompts[row]), []).append(row)
-        groups = []
-        for rows in by_kind.values():
-            groups += [
-                rows[start : start + batch_size] for start in range(0, len(rows), batch_size)
-            ]
+        kinds = [self._kind(prompt) for prompt in prompts]
+        groups = rows_together(prompts, kinds, batch_size)
         for rows in tqdm(groups, desc=description, unit="batch", delay=2, leave=False):
             yield self.batch(prompts, rows)
 
