@@ -14,7 +14,7 @@ from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.evaluation.judges import Judge, PhraseJudge
 from sarsteer_lab.evaluation.kept import answers_to_variants
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import REFUSALS, Request, load_prompts
+from sarsteer_lab.prompts import REFUSALS, Prompt, Request, load_prompts
 
 BARE = "none"
 """The prompt without any refusal text."""
@@ -36,48 +36,48 @@ def prompted_refusal(
     forms: Sequence[str] = ("typed", "spoken"),
     judge: Judge | None = None,
 ) -> pd.DataFrame:
-    """What becomes of each request with each text behind it: form, text, label, id, outcome (a row
-    for each).
+    """What becomes of each request with each text behind it, a row for each.
 
-    Typed and, where there is a clip that the model can hear, spoken; or one of these `forms`. The
-    text "none" is the bare prompt. Greedy answers of `TOKENS` tokens, kept in the user's cache.
-    Raises HookedModelError as `kept.answers` does.
+    Columns: form, text, label, id, outcome. Typed and, where there is a clip that the model can
+    hear, spoken; or one of these `forms`. The text "none" is the bare prompt. Greedy answers of
+    `TOKENS` tokens, kept in the user's cache. Raises HookedModelError as `kept.answers` does.
     """
     judge = judge or PhraseJudge()
-    heard = lalm.audio_token_id is not None
+    can_hear = lalm.audio_token_id is not None
+    named = {BARE: "", **texts}
     rows = []
     for form in forms:
-        asked = [r for r in requests if form == "typed" or (heard and r.clip is not None)]
-        named = {BARE: "", **texts}
-        variants = [
-            [r.typed(text) if form == "typed" else r.spoken(refusal=text) for r in asked]
-            for text in named.values()
-        ]
-        said = answers_to_variants(
-            lalm, variants, max_new_tokens=TOKENS, description=f"prompted refusal, {form}"
-        )
-        for name, found in zip(named, said, strict=True):
-            outcomes = judge.judge_all(
-                [(r.request, text) for r, text in zip(asked, found, strict=True)]
-            )
-            rows += [
-                (form, name, r.label, r.id, outcome)
-                for r, outcome in zip(asked, outcomes, strict=True)
-            ]
+        asked = list(requests)
+        if form == "spoken":
+            asked = [request for request in requests if can_hear and request.clip is not None]
+        variants = [_prompts(asked, form, text) for text in named.values()]
+        progress = f"prompted refusal, {form}"
+        answers = answers_to_variants(lalm, variants, max_new_tokens=TOKENS, description=progress)
+        for name, responses in zip(named, answers, strict=True):
+            words = [request.request for request in asked]
+            outcomes = judge.judge_all(list(zip(words, responses, strict=True)))
+            for request, outcome in zip(asked, outcomes, strict=True):
+                rows.append((form, name, request.label, request.id, outcome))
     return pd.DataFrame(rows, columns=["form", "text", "label", "id", "outcome"])
 
 
+def _prompts(requests: Sequence[Request], form: str, text: str) -> list[Prompt]:
+    if form == "typed":
+        return [request.typed(text) for request in requests]
+    return [request.spoken(refusal=text) for request in requests]
+
+
 def refused_shares(outcomes: pd.DataFrame) -> pd.DataFrame:
-    """Refused requests of `prompted_refusal` by text, form and label: `refused`, `n`, `rate`,
-    Wilson's 95% `low` and `high`.
+    """Refused requests of `prompted_refusal` by text, form and label.
+
+    Columns: text, form, label, `refused`, `n`, `rate`, and Wilson's 95% `low` and `high`.
     """
-    rows = []
-    for key, cell in outcomes.groupby(["text", "form", "label"], sort=False):
-        refused, n = int((cell["outcome"] == "refused").sum()), len(cell)
-        rows.append((*key, refused, n, refused / n, *wilson(refused, n)))
-    return pd.DataFrame(
-        rows, columns=["text", "form", "label", "refused", "n", "rate", "low", "high"]
-    )
+    hits = outcomes.assign(refused=outcomes["outcome"] == "refused")
+    cells = hits.groupby(["text", "form", "label"], sort=False)["refused"]
+    shares = cells.agg(refused="sum", n="count", rate="mean").reset_index()
+    limits = [wilson(*counts) for counts in shares[["refused", "n"]].to_numpy()]
+    shares[["low", "high"]] = limits
+    return shares
 
 
 def working_texts(shares: pd.DataFrame, form: str = "spoken") -> list[str]:
@@ -86,50 +86,52 @@ def working_texts(shares: pd.DataFrame, form: str = "spoken") -> list[str]:
     First the one that refuses most harmful requests beyond the harmless ones; of equal ones the
     first of the bank.
     """
-    rates = shares[(shares["form"] == form) & (shares["text"] != BARE)].pivot(
-        index="text", columns="label", values="rate"
-    )
-    rates = rates.reindex(shares["text"].unique()).query(f"harmful >= {WORKS}")
-    return list((rates["harmless"] - rates["harmful"]).sort_values(kind="stable").index)
+    asked = shares[(shares["form"] == form) & (shares["text"] != BARE)]
+    rates = asked.pivot(index="text", columns="label", values="rate")
+    rates = rates.reindex(asked["text"].unique())
+    rates = rates[rates["harmful"] >= WORKS]
+    beyond = rates["harmful"] - rates["harmless"]
+    return list(beyond.sort_values(ascending=False, kind="stable").index)
 
 
 def advice(shares: pd.DataFrame) -> str:
     """What follows for deriving a direction, in one or two sentences."""
     form = "spoken" if "spoken" in set(shares["form"]) else "typed"
     works = working_texts(shares, form)
+    cells = shares[shares["form"] == form].set_index(["text", "label"])
+    counts = cells["refused"].astype(str) + " of " + cells["n"].astype(str)
 
     def counted(text: str) -> str:
-        cells = shares[(shares["form"] == form) & (shares["text"] == text)].set_index("label")
-        harmful, harmless = (f"{c['refused']} of {c['n']}" for _, c in cells.loc[KINDS].iterrows())
-        return f"{form}, {harmful} harmful requests refused with it, and {harmless} harmless ones"
+        harmful = f"{counts[text, 'harmful']} harmful requests refused with it"
+        return f"{form}, {harmful}, and {counts[text, 'harmless']} harmless ones"
 
     if "paper" in works:
         return f"This model follows the paper's sentence ({counted('paper')}): derive from it."
-    start = f"This model does not follow the paper's sentence ({counted('paper')}). "
+    start = f"This model does not follow the paper's sentence ({counted('paper')})."
     if works:
         best = works[0]
-        return (
-            start + f"The text {best!r} works ({counted(best)}): derive from it (refusal={best!r})."
-        )
-    return start + (
-        f"None of the {len(shares['text'].unique()) - 1} texts makes it refuse {WORKS:.0%} of them: no "
-        "direction derived from them is expected to act; give a text of your own."
+        advised = f"derive from it (refusal={best!r})"
+        return f"{start} The text {best!r} works ({counted(best)}): {advised}."
+    n_texts = shares["text"].nunique() - 1
+    return (
+        f"{start} None of the {n_texts} texts makes it refuse {WORKS:.0%} of them: no direction "
+        "derived from them is expected to act; give a text of your own."
     )
 
 
 def examine_texts(lalm: LALM, requests: int = 10) -> str:
-    """The precondition of a model in words and counts, for so many harmful and harmless requests
-    each.
+    """The precondition of a model in words and counts, for so many requests of each kind.
 
     The requests are taken evenly over the shipped validation split.
     """
-    asked = [one for label in KINDS for one in evenly(load_prompts("validation", label), requests)]
+    asked = []
+    for label in KINDS:
+        asked += evenly(load_prompts("validation", label), requests)
     shares = refused_shares(prompted_refusal(lalm, asked))
     kinds = shares["label"] + ", " + shares["form"]
     counts = shares["refused"].astype(str) + "/" + shares["n"].astype(str)
-    table = shares.assign(kind=kinds, count=counts).pivot(
-        index="text", columns="kind", values="count"
-    )
+    table = shares.assign(kind=kinds, count=counts)
+    table = table.pivot(index="text", columns="kind", values="count")
     table = table.reindex(index=shares["text"].unique(), columns=kinds.unique())
-    told = table.to_markdown(headers=["refused with the text", *table])
-    return f"{told}\n{advice(shares)}"
+    words = table.to_markdown(headers=["refused with the text", *table])
+    return f"{words}\n{advice(shares)}"
