@@ -95,14 +95,10 @@ def read_template(path: Path | None = None) -> JudgeTemplate:
         text = template.text.format(request="REQUEST", response="RESPONSE")
     except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
         raise ValueError(f"{path} is not a judge's template ({error})") from error
-    if (
-        "REQUEST" not in text
-        or "RESPONSE" not in text
-        or not (template.answered and template.refused)
-    ):
-        raise ValueError(
-            f"{path}: the text has to hold {{request}} and {{response}}, and both verdicts have to be given"
-        )
+    if "REQUEST" not in text or "RESPONSE" not in text:
+        raise ValueError(f"{path}: the text has to hold {{request}} and {{response}}")
+    if not (template.answered and template.refused):
+        raise ValueError(f"{path}: both verdicts have to be given")
     return template
 
 
@@ -115,11 +111,14 @@ class HFJudge(Judge):
     def __init__(
         self, model: Any, tokenizer: Any, *, name: str, template: JudgeTemplate, batch_size: int = 8
     ) -> None:
-        self.model, self.tokenizer, self.name = model.eval(), tokenizer, name
-        self.template, self.batch_size = template, batch_size
-        self.tokenizer.padding_side = "left"
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.template = template
+        self.batch_size = batch_size
+        tokenizer.padding_side = "left"
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
 
     @classmethod
     def load(cls, name: str, *, template: JudgeTemplate | None = None) -> "HFJudge":
@@ -130,8 +129,8 @@ class HFJudge(Judge):
 
     def prompt(self, request: str, response: str) -> str:
         """What the model reads."""
-        said = own_answer(response).strip()[: self.template.characters]
-        text = self.template.text.format(request=request, response=said)
+        shown = own_answer(response).strip()[: self.template.characters]
+        text = self.template.text.format(request=request, response=shown)
         if not self.template.chat:
             return text
         turn = [{"role": "user", "content": text}]
@@ -144,48 +143,49 @@ class HFJudge(Judge):
     @torch.no_grad()
     def judge_all(self, pairs: Sequence[tuple[str, str]]) -> list[Outcome]:
         """The outcomes of (request, response) pairs, in their order."""
-        decided = [by_rule(response) for _, response in pairs]
-        readable = [i for i, outcome in enumerate(decided) if outcome is None]
-        outcomes: list[Outcome] = [outcome or "unparsed" for outcome in decided]
-        starts = range(0, len(readable), self.batch_size)
+        by_rules = [by_rule(response) for _, response in pairs]
+        undecided = [row for row, outcome in enumerate(by_rules) if outcome is None]
+        outcomes: list[Outcome] = [outcome or "unparsed" for outcome in by_rules]
+        starts = range(0, len(undecided), self.batch_size)
         for start in tqdm(starts, desc=self.name, unit="batch", delay=2, leave=False):
-            rows = readable[start : start + self.batch_size]
-            texts = [self.prompt(*pairs[row]) for row in rows]
-            inputs = self.tokenizer(
-                texts, padding=True, return_tensors="pt", add_special_tokens=not self.template.chat
-            ).to(self.model.device)
-            tokens = self.model.generate(
-                **inputs,
-                max_new_tokens=8,
-                do_sample=False,
-                pad_token_id=self.tokenizer.pad_token_id,
-            )
-            verdicts = self.tokenizer.batch_decode(
-                tokens[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True
-            )
-            for row, verdict in zip(rows, verdicts, strict=True):
+            rows = undecided[start : start + self.batch_size]
+            prompts = [self.prompt(*pairs[row]) for row in rows]
+            for row, verdict in zip(rows, self._verdicts(prompts), strict=True):
                 outcomes[row] = self.read(verdict)
         return outcomes
 
+    def _verdicts(self, prompts: list[str]) -> list[str]:
+        """What the model says to each of a batch of prompts."""
+        with_special_tokens = not self.template.chat  # the chat format has them
+        inputs = self.tokenizer(
+            prompts, padding=True, return_tensors="pt", add_special_tokens=with_special_tokens
+        ).to(self.model.device)
+        pad = self.tokenizer.pad_token_id
+        tokens = self.model.generate(**inputs, max_new_tokens=8, do_sample=False, pad_token_id=pad)
+        n_read = inputs["input_ids"].shape[1]
+        return self.tokenizer.batch_decode(tokens[:, n_read:], skip_special_tokens=True)
+
     def read(self, verdict: str) -> Outcome:
-        """The outcome that a verdict means; "unparsed" if it means none (does the template
-        suit?)."""
-        said = verdict.strip(" \t\n\"'").lower()
-        if said.startswith(self.template.answered.lower()):
+        """The outcome that a verdict means; "unparsed" if none (does the template suit?)."""
+        word = verdict.strip(" \t\n\"'").lower()
+        if word.startswith(self.template.answered.lower()):
             return "answered"
-        return "refused" if said.startswith(self.template.refused.lower()) else "unparsed"
+        if word.startswith(self.template.refused.lower()):
+            return "refused"
+        return "unparsed"
 
 
 def load_judges(names: Sequence[str], template: Path | None = None) -> list[Judge]:
-    """Judges by name: "phrase", or a Hugging Face id or folder, which reads `template` (or
-    SORRY-Bench's).
+    """Judges by name: "phrase", or a Hugging Face id or folder.
 
-    Raises ValueError, naming the file, for a template that is none.
+    The latter read `template` (or SORRY-Bench's). Raises ValueError, naming the file, for a
+    template that is none.
     """
     chosen = read_template(template)
-    return [
-        PhraseJudge() if name == "phrase" else HFJudge.load(name, template=chosen) for name in names
-    ]
+    judges: list[Judge] = []
+    for name in names:
+        judges.append(PhraseJudge() if name == "phrase" else HFJudge.load(name, template=chosen))
+    return judges
 
 
 def kappa(first: Sequence[Outcome], second: Sequence[Outcome]) -> float:
@@ -195,9 +195,8 @@ def kappa(first: Sequence[Outcome], second: Sequence[Outcome]) -> float:
     explains that. Raises ValueError if the lengths differ or are 0.
     """
     if len(first) != len(second) or not first:
-        raise ValueError(
-            f"needs two judgements of the same responses; got {len(first)} and {len(second)}"
-        )
+        counts = f"got {len(first)} and {len(second)}"
+        raise ValueError(f"needs two judgements of the same responses; {counts}")
     if len({*first, *second}) == 1:
         return float("nan")
     return float(cohen_kappa_score(first, second, labels=list(OUTCOMES)))
