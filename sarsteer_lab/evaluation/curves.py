@@ -193,8 +193,7 @@ def pareto_front(points: Float[np.ndarray, "point measure"]) -> Bool[np.ndarray,
     others = points[:, None]  # point 1 measure
     as_good = (others >= points).all(-1)  # point point
     better = (others > points).any(-1)  # point point
-    beaten = np.logical_and(as_good, better).any(axis=0)
-    return np.logical_not(beaten)
+    return np.logical_not((as_good & better).any(0))
 
 
 def area(benign: Float[np.ndarray, "point"], refused: Float[np.ndarray, "point"]) -> float:
