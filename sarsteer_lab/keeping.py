@@ -26,64 +26,68 @@ def activation_store() -> Store:
 def kept(function: Callable[..., Any], store: Store | None = None) -> Callable[..., Any]:
     """`function(lalm, prompts, **settings)`, one result for each prompt, kept in a store.
 
-    Without a store: in that of the user's cache (`activation_store`).
-    A key is made of the model, the function's name, its settings but `batch_size`, and the prompt
-    as it is heard. Raises HookedModelError inside of `with steer(...)` and under other hooks: what
-    is computed then could not be told from the plain model's.
+    Without a store: in that of the user's cache (`activation_store`). A key is made of the model,
+    the function's name, its settings but `batch_size`, and the prompt as it is heard. Raises
+    HookedModelError inside of `with steer(...)` and under other hooks: what is computed then could
+    not be told from the plain model's.
     """
 
-    def one_text(lalm: LALM, variants: Sequence[Prompts], **settings: Any) -> list[Any]:
+    def of_one_text(lalm: LALM, variants: Sequence[Prompts], **settings: Any) -> list[Any]:
         return [function(lalm, prompts, **settings) for prompts in variants]
 
     def read(lalm: LALM, prompts: Prompts, **settings: Any) -> Any:
         place = activation_store() if store is None else store
-        return kept_variants(one_text, place, function.__name__)(lalm, [prompts], **settings)[0]
+        [results] = kept_variants(of_one_text, place, function.__name__)(
+            lalm, [prompts], **settings
+        )
+        return results
 
     return read
 
 
 def kept_variants(function: Callable[..., Any], store: Store, name: str) -> Callable[..., Any]:
-    """The same for a `function(lalm, variants, **settings)` of several lists of prompts, row by
-    row the same clips under other texts; `name` is that of the function of one list whose results
-    these are.
+    """The same for several lists of prompts at once: the same clips, row by row, under other texts.
+
+    `function(lalm, variants, **settings)` gives for each variant what the function called `name`
+    gives for one list of prompts.
     """
 
     def read(lalm: LALM, variants: Sequence[Prompts], **settings: Any) -> list[Any]:
         encoded = [lalm.encode(prompts) for prompts in variants]
         if not any(encoded):
             return function(lalm, encoded, **settings)
-        deciding = {name: value for name, value in settings.items() if name != "batch_size"}
+        deciding = dict(settings)
+        deciding.pop("batch_size", None)
         model_key = lalm.key(name, deciding)
-        results: dict[str, Any] = {}
-        keys = []
+        keys = []  # by variant and row
         for prompts in encoded:
             keys.append([content_key(model_key, prompt.key) for prompt in prompts])
-            for key in keys[-1]:
-                results[key] = store.read(key)
-        lacking = [
-            number for number, own in enumerate(keys) if any(results[k] is None for k in own)
-        ]
-        missing = sorted(
-            {row for n in lacking for row, k in enumerate(keys[n]) if results[k] is None}
-        )
-        if missing:
-            asked = [[encoded[number][row] for row in missing] for number in lacking]
-            made = function(lalm, asked, **settings)
-            lalm.key()  # hooks that came meanwhile, from another thread, are an error as well
-            for number, values in zip(lacking, made, strict=True):
-                for row, value in zip(missing, values, strict=True):
+        results = [[store.read(key) for key in of_variant] for of_variant in keys]
+        missing = [_missing(of_variant) for of_variant in results]
+        rows = sorted(set().union(*missing))
+        lacking = [number for number, of_variant in enumerate(missing) if of_variant]
+        if lacking:
+            asked = [[encoded[number][row] for row in rows] for number in lacking]
+            computed = function(lalm, asked, **settings)
+            lalm.key()  # an error if hooks came meanwhile, from another thread
+            for number, values in zip(lacking, computed, strict=True):
+                for row, value in zip(rows, values, strict=True):
                     # What is kept stays: another batch gives other last digits.
-                    if results[keys[number][row]] is None:
-                        results[keys[number][row]] = store.write(keys[number][row], value)
-        return [_together([results[key] for key in own], lalm) for own in keys]
+                    if row in missing[number]:
+                        results[number][row] = store.write(keys[number][row], value)
+        return [_together(of_variant, lalm) for of_variant in results]
 
     return read
 
 
-def _together(values: list[Any], lalm: LALM) -> Any:
-    """Results as the function gives them: states of one shape as one tensor, else a list."""
-    if not values or not isinstance(values[0], Tensor):
-        return values
-    tensors = [value.to(lalm.device) for value in values]
-    alike = len({value.shape for value in tensors}) == 1 and tensors[0].ndim == 2
-    return torch.stack(tensors) if alike else tensors
+def _missing(results: Sequence[Any]) -> set[int]:
+    """Rows for which nothing is kept."""
+    return {row for row, result in enumerate(results) if result is None}
+
+
+def _together(results: list[Any], lalm: LALM) -> Any:
+    """Results as the function gives them: last-token states as one tensor, all else as a list."""
+    if not isinstance(results[0], Tensor):
+        return results
+    tensors = [result.to(lalm.device) for result in results]
+    return torch.stack(tensors) if tensors[0].ndim == 2 else tensors

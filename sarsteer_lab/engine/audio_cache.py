@@ -7,7 +7,7 @@ from memory, and only the others run.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -37,23 +37,29 @@ def remember_clips(lalm: LALM) -> "AudioCache | None":
     """
     if lalm.family.encoder is None:
         return None
-    if (memory := _memory_of(lalm)) is None:
+    memory = _memory_of(lalm)
+    if memory is None:
         owner, name = _method(lalm)
-        # Of a trunk only what hears: the decoder's weights and hooks do not matter here.
-        hearing = [
-            part
-            for n, part in lalm.trunk.named_children()
-            if any(word in n.lower() for word in EARS)
-        ]
-        memory = AudioCache([owner] if owner is not lalm.trunk else hearing, lalm.family.encoder[1])
+        parts = [owner] if owner is not lalm.trunk else hearing_parts(lalm)
+        memory = AudioCache(parts, lalm.family.encoder[1])
         setattr(owner, name, partial(memory.encode, getattr(owner, name)))
     return memory
 
 
 def forget_clips(lalm: LALM) -> None:
     """Have the audio tower encode every clip anew: for what compares or times its work."""
-    if lalm.family.encoder is not None and (memory := _memory_of(lalm)) is not None:
+    memory = None if lalm.family.encoder is None else _memory_of(lalm)
+    if memory is not None:
         memory.clear()
+
+
+def hearing_parts(lalm: LALM) -> list[nn.Module]:
+    """What hears of a trunk: the decoder's weights and hooks do not matter to a clip."""
+    parts = []
+    for name, part in lalm.trunk.named_children():
+        if any(word in name.lower() for word in EARS):
+            parts.append(part)
+    return parts
 
 
 def _method(lalm: LALM) -> tuple[nn.Module, str]:
@@ -65,8 +71,9 @@ def _method(lalm: LALM) -> tuple[nn.Module, str]:
 
 def _memory_of(lalm: LALM) -> "AudioCache | None":
     owner, name = _method(lalm)
-    found = getattr(getattr(vars(owner).get(name), "func", None), "__self__", None)
-    return found if isinstance(found, AudioCache) else None
+    wrapped = vars(owner).get(name)  # None, or a partial of a memory's `encode`
+    memory = getattr(getattr(wrapped, "func", None), "__self__", None)
+    return memory if isinstance(memory, AudioCache) else None
 
 
 class AudioCache:
@@ -94,68 +101,80 @@ class AudioCache:
 
     def encode(self, plain: Callable[..., Any], features: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The wrapped method: from memory what is there, from the tower what is not."""
-        given = (features, *args, *kwargs.values())
-        if (
-            torch.is_grad_enabled()
-            or not all(_one_per_row(value, len(features)) for value in given)
-            or any(map(foreign_hooks, self._parts))
-        ):
+        if not self._applies(features, [*args, *kwargs.values()]):
             return plain(features, *args, **kwargs)
         self._forget_if_changed()
-        keys = [
-            content_key([_rows(value, [row]) for value in given]) for row in range(len(features))
-        ]
-        places = {key: row for row, key in enumerate(keys) if key not in self._kept}
-        kept = {key: self._kept[key] for key in keys if key in self._kept}
-        if places:
-            some = list(places.values())
-            less = {name: _rows(value, some) for name, value in kwargs.items()}
-            made = getattr(
-                plain(*(_rows(value, some) for value in (features, *args)), **less), self._field
-            )
-            self.encoded += len(some)
-            parts = self._by_row(made, [_rows(value, some) for value in given])
-            if parts is None:
+        given = [features, *args, *kwargs.values()]
+        keys = [_key(given, row) for row in range(len(features))]
+        encoded = {key: self._kept[key] for key in keys if key in self._kept}
+        missing = {key: row for row, key in enumerate(keys) if key not in encoded}
+        if missing:
+            rows = list(missing.values())
+            options = {name: _rows(value, rows) for name, value in kwargs.items()}
+            positional = [_rows(value, rows) for value in (features, *args)]
+            output = getattr(plain(*positional, **options), self._field)
+            self.encoded += len(rows)
+            by_row = self._by_row(output, [*positional, *options.values()])
+            if by_row is None:
                 return plain(features, *args, **kwargs)
-            kept |= {key: part.clone() for key, part in zip(places, parts, strict=True)}
-        for key in dict.fromkeys(keys):
-            self._kept[key] = kept[key]
+            for key, clip in zip(missing, by_row, strict=True):
+                encoded[key] = clip.clone()
+        self._keep(encoded)
+        together = torch.cat([encoded[key] for key in keys])
+        return BaseModelOutputWithPooling(**{self._field: together})
+
+    def _applies(self, features: Tensor, others: list[Any]) -> bool:
+        """Whether rows can be told apart, and what is made of one depends on the clip alone."""
+        if torch.is_grad_enabled() or any(foreign_hooks(part) for part in self._parts):
+            return False
+        return all(_one_per_row(value, len(features)) for value in others)
+
+    def _keep(self, encoded: Mapping[str, Tensor]) -> None:
+        """Keep clips as those used last; the longest unused go once there is too much."""
+        for key, clip in encoded.items():
+            self._kept[key] = clip
             self._kept.move_to_end(key)
         while self.nbytes > BUDGET:
             self._kept.popitem(last=False)
-        return BaseModelOutputWithPooling(**{self._field: torch.cat([kept[key] for key in keys])})
 
     def _by_row(
-        self, made: Float[Tensor, "row *position d_model"], given: list[Any]
-    ) -> tuple[Tensor, ...] | None:
+        self, output: Float[Tensor, "row *position d_model"], given: list[Any]
+    ) -> Sequence[Tensor] | None:
         """What the tower made, by rows of features; None if it is not known where one ends."""
         rows = len(given[0])
-        if made.ndim == 3:
-            return made.split(1) if len(made) == rows else None
+        if output.ndim == 3:
+            return output.split(1) if len(output) == rows else None
         masks = [value for value in given[1:] if isinstance(value, Tensor) and value.ndim == 2]
-        heard = masks[0].sum(-1) if masks else None
+        heard = masks[0].sum(-1) if masks else None  # frames of each row
         if heard is None or len(heard.unique()) == 1:
-            return made.split(len(made) // rows) if len(made) % rows == 0 else None
-        name = "_get_feat_extract_output_lengths"
-        knowing = [part for part in self._parts if hasattr(part, name)]
-        if not knowing:
-            return None
-        lengths = getattr(knowing[0], name)(heard.long())[1].tolist()
-        return made.split(lengths) if sum(lengths) == len(made) else None
+            return output.split(len(output) // rows) if len(output) % rows == 0 else None
+        for part in self._parts:
+            length_of: Any = getattr(part, "_get_feat_extract_output_lengths", None)
+            if length_of is not None:
+                lengths = length_of(heard.long())[1].tolist()
+                return output.split(lengths) if sum(lengths) == len(output) else None
+        return None
 
     def _forget_if_changed(self) -> None:
-        tensors = [
-            tensor for part in self._parts for tensor in (*part.parameters(), *part.buffers())
-        ]
-        if (weights := weights_checksum(tensors)) != self._weights:
+        tensors: list[Tensor] = []
+        for part in self._parts:
+            tensors += [*part.parameters(), *part.buffers()]
+        weights = weights_checksum(tensors)
+        if weights != self._weights:
             self._kept.clear()
             self._weights = weights
 
 
 def _one_per_row(value: Any, rows: int) -> bool:
     """Whether an argument of the tower can be cut down to some rows of features."""
-    return len(value) == rows if isinstance(value, Tensor) else isinstance(value, bool | str | None)
+    if isinstance(value, Tensor):
+        return len(value) == rows
+    return isinstance(value, bool | str | None)
 
 
 def _rows(value: Any, rows: list[int]) -> Any:
-    return value[rows] if isinstance(value, Tensor) and len(rows) < len(value) else value
+    return value[rows] if isinstance(value, Tensor) else value
+
+
+def _key(given: list[Any], row: int) -> str:
+    return content_key([_rows(value, [row]) for value in given])

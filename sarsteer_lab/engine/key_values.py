@@ -19,8 +19,10 @@ def keeps_plain_cache(lalm: LALM) -> bool:
     code counts positions of a continued prompt in its own way.
     """
     rope = getattr(lalm.text_config, "rope_parameters", None) or {}
+    if "mrope_section" in rope:
+        return False
     layers = DynamicCache(config=lalm.text_config).layers
-    return "mrope_section" not in rope and all(type(layer) is DynamicLayer for layer in layers)
+    return all(type(layer) is DynamicLayer for layer in layers)
 
 
 class RoomyLayer(DynamicLayer):
@@ -33,7 +35,8 @@ class RoomyLayer(DynamicLayer):
     def __init__(self, layer: Any, room: int, rows: Int[Tensor, "row"] | None) -> None:
         super().__init__()
         self.lazy_initialization(layer.keys, layer.values)
-        self._held = [_in_larger(part, room, rows) for part in (layer.keys, layer.values)]
+        self._all_keys = _in_larger(layer.keys, room, rows)
+        self._all_values = _in_larger(layer.values, room, rows)
         self._show(layer.get_seq_length())
 
     def update(
@@ -42,45 +45,48 @@ class RoomyLayer(DynamicLayer):
         """Write the new positions behind those that are there; all of them."""
         length = self.get_seq_length()
         end = length + key_states.shape[-2]
-        if end > self._held[0].shape[-2]:
-            self._held = [
-                _in_larger(part, 2 * (end - length), None) for part in (self.keys, self.values)
-            ]
-        for held, new in zip(self._held, (key_states, value_states), strict=True):
-            held[..., length:end, :] = new
+        if end > self._all_keys.shape[-2]:
+            room = 2 * key_states.shape[-2]
+            self._all_keys = _in_larger(self.keys, room, None)
+            self._all_values = _in_larger(self.values, room, None)
+        self._all_keys[..., length:end, :] = key_states
+        self._all_values[..., length:end, :] = value_states
         return self._show(end)
 
     def _show(self, length: int) -> tuple[Tensor, Tensor]:
-        self.keys, self.values = (held[..., :length, :] for held in self._held)
+        self.keys = self._all_keys[..., :length, :]
+        self.values = self._all_values[..., :length, :]
         return self.keys, self.values
 
 
 def blank(cache: Any, rows: int, length: int) -> Any:
     """A cache like this one for so many rows and positions, all zero."""
     blank = copy.copy(cache)
-    blank.layers = [DynamicLayer() for _ in cache.layers]
-    for layer, like in zip(blank.layers, cache.layers, strict=True):
+    blank.layers = []
+    for like in cache.layers:
+        layer = DynamicLayer()
         layer.lazy_initialization(like.keys, like.values)
-        layer.keys, layer.values = (
-            part.new_zeros(rows, part.shape[1], length, part.shape[3])
-            for part in (like.keys, like.values)
-        )
+        _, heads, _, key_width = like.keys.shape
+        value_width = like.values.shape[3]
+        layer.keys = like.keys.new_zeros(rows, heads, length, key_width)
+        layer.values = like.values.new_zeros(rows, heads, length, value_width)
+        blank.layers.append(layer)
     return blank
 
 
 def _in_larger(
     part: Float[Tensor, "batch head position width"], room: int, rows: Int[Tensor, "row"] | None
 ) -> Float[Tensor, "row head larger width"]:
-    some = part if rows is None else part[rows.to(part.device)]
-    batch, heads, length, width = some.shape
+    """A copy of some rows with room behind their positions."""
+    wanted = part if rows is None else part[rows.to(part.device)]
+    batch, heads, length, width = wanted.shape
     larger = part.new_empty(batch, heads, length + room, width)
-    larger[..., :length, :] = some
+    larger[..., :length, :] = wanted
     return larger
 
 
 def with_room(cache: Any, room: int, rows: Int[Tensor, "row"] | None = None) -> Any:
-    """A copy of a cache, of some rows or all, into which `room` more positions fit without copying
-    again."""
+    """A copy of a cache, of some rows or all, into which `room` more positions fit in place."""
     roomy = copy.copy(cache)
     roomy.layers = [RoomyLayer(layer, room, rows) for layer in cache.layers]
     return roomy
