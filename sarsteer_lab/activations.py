@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sarsteer_lab.batch import Encoded
 from sarsteer_lab.decoding import ANSWER_TOKENS, NonFiniteError
-from sarsteer_lab.families import residual_stream
+from sarsteer_lab.families import Output, residual_stream
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 
@@ -138,7 +138,7 @@ def record_states(
     """
     recorded: list[list[Any]] = [[] for _ in layers]
 
-    def note(notes: list[Any], _module: Any, _args: Any, output: Any) -> None:
+    def note(notes: list[Any], _module: object, _args: object, output: Output) -> None:
         notes.append(pick(residual_stream(output, lalm.text_config)))
 
     with ExitStack() as hooks:

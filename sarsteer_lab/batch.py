@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -56,7 +56,7 @@ class Batch:
     rows: Sequence[int]
     total: int
     spoken: bool
-    decoding: Mapping[str, Any] | None = None
+    decoding: Mapping[str, object] | None = None
     at_end: bool = False
 
 

@@ -17,7 +17,10 @@ import transformers as hf
 from huggingface_hub import HfApi, errors, try_to_load_from_cache
 from safetensors import safe_open
 
-from sarsteer_lab.families import find_family, missing_packages
+from sarsteer_lab.families import Processor, Settings, find_family, missing_packages
+
+DeviceMap = str | dict[str, int | str]
+"""Where the parts of a model go: "auto", or transformers' dictionary."""
 
 OVERHEAD = 1.2
 """Memory taken over weights: activations, key-value cache and workspace, as a factor. A rule of
@@ -138,13 +141,13 @@ def load_parts(
     device: str,
     dtype: str | torch.dtype,
     family: str | None,
-    device_map: str | dict[str, Any] | None = None,
+    device_map: DeviceMap | None = None,
     bits: int | None = None,
     attention: str | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
     adapter: Path | None = None,
-) -> tuple[Any, Any]:
+) -> tuple[Any, Processor]:
     """Model and processor of a checkpoint that messages call `name`; `adapter` is a LoRA's folder.
 
     Options and errors are those of `loading.load_lalm`.
@@ -235,7 +238,7 @@ def pick_device(device: str) -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def model_class(config: Any) -> Any:
+def model_class(config: Settings) -> Any:
     """The class that reads audio and writes text: transformers' mapping, else what the checkpoint
     names.
 

@@ -30,7 +30,7 @@ class NonFiniteError(RuntimeError):
         super().__init__(f"prompt {prompt}: its {what} are not finite (nan or inf): {advice}")
 
 
-def check_decoding(options: Mapping[str, Any]) -> None:
+def check_decoding(options: Mapping[str, object]) -> None:
     """Raise ValueError for options of `generate` that are not in `DECODING`."""
     refused = sorted(name for name in options.keys() - DECODING if options[name] is not None)
     if refused:
@@ -39,7 +39,7 @@ def check_decoding(options: Mapping[str, Any]) -> None:
         raise ValueError(f"generate takes no {', '.join(refused)}: {reason} {choices}")
 
 
-def decoding_settings(pad_token_id: int, options: Mapping[str, Any]) -> dict[str, Any]:
+def decoding_settings(pad_token_id: int, options: Mapping[str, object]) -> dict[str, Any]:
     """What `generate` is told: greedy as greedy means, without a checkpoint's own repetition
     penalty and sampling, unless `options` say otherwise."""
     settings: dict[str, Any] = {"repetition_penalty": 1.0, "num_beams": 1, "do_sample": False}

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from io import BytesIO
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import soundfile
@@ -26,7 +26,18 @@ from transformers import BatchFeature
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import SAMPLE_RATE
 
+Processor: TypeAlias = Any
+"""transformers' processors and tokenizers have no common type."""
+
+Settings: TypeAlias = Any
+"""A configuration of transformers; nor have these."""
+
+Output: TypeAlias = Any
+"""What a module returns: a tensor, a tuple or a dataclass, by family and version."""
+
 Messages = list[dict[str, Any]]
+"""A conversation as chat templates take it."""
+
 Clip = Float[np.ndarray, "samples"]
 
 
@@ -43,7 +54,12 @@ def conversation(prompt: Prompt) -> Messages:
     return [*turns, {"role": "user", "content": content}]
 
 
-def render_chat(processor: Any, messages: Messages) -> str:
+def tokenizer_of(processor: Processor) -> Processor:
+    """A processor's tokenizer; that of a text model is its processor."""
+    return processor.tokenizer if hasattr(processor, "tokenizer") else processor
+
+
+def render_chat(processor: Processor, messages: Messages) -> str:
     """The conversation in the chat format, generation prompt included, one placeholder per clip."""
     options = {"tokenize": False, "add_generation_prompt": True}
     if hasattr(processor, "tokenizer"):
@@ -61,7 +77,7 @@ def render_chat(processor: Any, messages: Messages) -> str:
         return processor.apply_chat_template([{**user, "content": said}], **options)
 
 
-def render_mistral(processor: Any, messages: Messages) -> str:
+def render_mistral(processor: Processor, messages: Messages) -> str:
     """The same for Voxtral, whose tokenizer renders no clip that it is not given: "[AUDIO]" stands
     for it."""
     shown = _clips_replaced(messages, {"type": "text", "text": "[AUDIO]"})
@@ -83,7 +99,7 @@ def _clips_replaced(messages: Messages, part: dict[str, str]) -> Messages:
 
 
 def encode_together(
-    processor: Any,
+    processor: Processor,
     _conversations: Sequence[Messages],
     texts: Sequence[str],
     clips: Sequence[Clip | None],
@@ -91,7 +107,7 @@ def encode_together(
     """One call of the processor for typed and spoken prompts: clips go to the placeholders in their
     order."""
     # A template that writes the bos token itself must not get a second one from the tokenizer.
-    bos = getattr(processor, "tokenizer", processor).bos_token
+    bos = tokenizer_of(processor).bos_token
     # Under text_kwargs, or an audio processor would take `padding` for its own and leave its fixed
     # window.
     text = {"padding": True, "add_special_tokens": not (bos and texts[0].startswith(bos))}
@@ -107,7 +123,7 @@ def encode_together(
 
 
 def encode_apart(
-    processor: Any,
+    processor: Processor,
     conversations: Sequence[Messages],
     texts: Sequence[str],
     clips: Sequence[Clip | None],
@@ -131,7 +147,7 @@ def encode_apart(
 
 
 def encode_mistral(
-    processor: Any,
+    processor: Processor,
     conversations: Sequence[Messages],
     _texts: Sequence[str],
     clips: Sequence[Clip | None],
@@ -147,13 +163,13 @@ def encode_mistral(
     return processor.apply_chat_template(filled)
 
 
-def window_seconds(processor: Any) -> float | None:
+def window_seconds(processor: Processor) -> float | None:
     """The window of a Whisper feature extractor in seconds; None for extractors that take any
     length."""
     return getattr(getattr(processor, "feature_extractor", None), "chunk_length", None)
 
 
-def gemma_seconds(processor: Any) -> float:
+def gemma_seconds(processor: Processor) -> float:
     """Gemma's extractors cut at 480,000 samples, and its audio tokens are limited too."""
     return min(
         30.0, processor.audio_seq_length * getattr(processor, "audio_ms_per_token", 160) / 1000
@@ -178,9 +194,9 @@ class Family:
 
     name: str
     more_types: tuple[str, ...] = ()
-    render: Callable[[Any, Messages], str] = render_chat
+    render: Callable[[Processor, Messages], str] = render_chat
     encode: Callable[..., BatchFeature] = encode_together
-    max_seconds: Callable[[Any], float | None] | None = window_seconds
+    max_seconds: Callable[[Processor], float | None] | None = window_seconds
     needs: tuple[tuple[str, str], ...] = ()
     mixes: bool = True
     adapter: str | None = None
@@ -261,7 +277,7 @@ FAMILIES = (
 )
 
 
-def find_family(config: Any, name: str | None = None) -> Family:
+def find_family(config: Settings, name: str | None = None) -> Family:
     """The row called `name`, or else the one for `config.model_type`, or else the generic row
     `auto`.
 
@@ -360,7 +376,9 @@ def audio_token_id(model: nn.Module) -> int | None:
     return next((int(token_id) for token_id in ids if token_id is not None), None)
 
 
-def residual_stream(output: Any, text_config: Any) -> Float[Tensor, "batch position d_model"]:
+def residual_stream(
+    output: Output, text_config: Settings
+) -> Float[Tensor, "batch position d_model"]:
     """The residual stream in a decoder layer's output, as a view, so that an in-place edit reaches
     the model.
 

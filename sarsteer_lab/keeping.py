@@ -17,13 +17,16 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.store import Store
 
+PerPrompt = Callable[..., Any]
+"""A function of a model, prompts and settings that gives one result for each prompt."""
+
 
 def activation_store() -> Store:
     """Captured states in the user's cache folder."""
     return Store(cache_folder() / "activations")
 
 
-def kept(function: Callable[..., Any], store: Store | None = None) -> Callable[..., Any]:
+def kept(function: PerPrompt, store: Store | None = None) -> PerPrompt:
     """`function(lalm, prompts, **settings)`, one result for each prompt, kept in a store.
 
     Without a store: in that of the user's cache (`activation_store`). A key is made of the model,
@@ -32,10 +35,10 @@ def kept(function: Callable[..., Any], store: Store | None = None) -> Callable[.
     not be told from the plain model's.
     """
 
-    def of_one_text(lalm: LALM, variants: Sequence[Prompts], **settings: Any) -> list[Any]:
+    def of_one_text(lalm: LALM, variants: Sequence[Prompts], **settings: object) -> list[Any]:
         return [function(lalm, prompts, **settings) for prompts in variants]
 
-    def read(lalm: LALM, prompts: Prompts, **settings: Any) -> Any:
+    def read(lalm: LALM, prompts: Prompts, **settings: object) -> Any:
         place = activation_store() if store is None else store
         [results] = kept_variants(of_one_text, place, function.__name__)(
             lalm, [prompts], **settings
@@ -45,14 +48,14 @@ def kept(function: Callable[..., Any], store: Store | None = None) -> Callable[.
     return read
 
 
-def kept_variants(function: Callable[..., Any], store: Store, name: str) -> Callable[..., Any]:
+def kept_variants(function: PerPrompt, store: Store, name: str) -> PerPrompt:
     """The same for several lists of prompts at once: the same clips, row by row, under other texts.
 
     `function(lalm, variants, **settings)` gives for each variant what the function called `name`
     gives for one list of prompts.
     """
 
-    def read(lalm: LALM, variants: Sequence[Prompts], **settings: Any) -> list[Any]:
+    def read(lalm: LALM, variants: Sequence[Prompts], **settings: object) -> list[Any]:
         encoded = [lalm.encode(prompts) for prompts in variants]
         if not any(encoded):
             return function(lalm, encoded, **settings)
@@ -80,7 +83,7 @@ def kept_variants(function: Callable[..., Any], store: Store, name: str) -> Call
     return read
 
 
-def _missing(results: Sequence[Any]) -> set[int]:
+def _missing(results: Sequence[object]) -> set[int]:
     """Rows for which nothing is kept."""
     return {row for row, result in enumerate(results) if result is None}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from xxhash import xxh3_128
 
 
-def content_key(*parts: Any) -> str:
+def content_key(*parts: object) -> str:
     """A name for contents: 32 hexadecimal digits, the same if and only if all parts are the same.
 
     Parts are strings, bytes, numbers, None, arrays, tensors (wherever they lie), and lists, tuples
@@ -26,11 +26,11 @@ def content_key(*parts: Any) -> str:
     return digest.hexdigest()
 
 
-def _feed(digest: Any, part: Any) -> None:
+def _feed(digest: Any, part: object) -> None:
     """Add a part to a hash: its kind, its size, its content, so that no two lists of parts read
     alike."""
     content: Any = b""
-    inner: list[Any] = []
+    inner: list[object] = []
     if isinstance(part, Mapping):
         for name, value in sorted(part.items(), key=lambda pair: content_key(pair[0])):
             inner += [name, value]
@@ -73,11 +73,11 @@ def host_bytes(tensor: Tensor) -> Any:
     return tensor_bytes(tensor).cpu().numpy()
 
 
-def settings_of(configs: Iterable[Mapping[str, Any]]) -> str:
+def settings_of(configs: Iterable[Mapping[str, object]]) -> str:
     """Configurations as one text, without what tells only where a checkpoint came from."""
     origin = {"_name_or_path", "transformers_version", "architectures", "dtype"}
 
-    def kept(value: Any) -> Any:
+    def kept(value: object) -> object:
         if not isinstance(value, dict):
             return value
         return {name: kept(inner) for name, inner in value.items() if name not in origin}

@@ -54,7 +54,7 @@ class LALM:
     def __init__(
         self,
         model: Any,
-        processor: Any,
+        processor: families.Processor,
         *,
         name: str,
         turn: Callable[[nn.Module, float], None] | None = None,
@@ -67,7 +67,7 @@ class LALM:
             model = model.get_base_model()
         self.model = model.eval()
         self.processor = processor
-        self.tokenizer = getattr(processor, "tokenizer", processor)
+        self.tokenizer = families.tokenizer_of(processor)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.name = name
@@ -77,7 +77,7 @@ class LALM:
         self.trunk = families.find_trunk(model)
         self.audio_token_id = families.audio_token_id(model)
         self.layers: nn.ModuleList = self.decoder.layers
-        self.text_config: Any = self.core.config.get_text_config()
+        self.text_config: families.Settings = self.core.config.get_text_config()
         self.n_layers = len(self.layers)
         self.d_model = int(self.text_config.hidden_size)
         self.watchers: list[Watcher] = []
@@ -136,7 +136,7 @@ class LALM:
         vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True, default=str)
         return content_key(settings, vocabulary, weights_checksum(self.model))
 
-    def key(self, *parts: Any) -> str:
+    def key(self, *parts: object) -> str:
         """A key for something this model has computed: its fingerprint, device, dtype, `parts`.
 
         `parts` (see `keys.content_key`) have to say all else that decides the result. The weights

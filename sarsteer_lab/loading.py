@@ -4,11 +4,10 @@ import json
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from sarsteer_lab.checkpoints import check_options, load_parts
+from sarsteer_lab.checkpoints import DeviceMap, check_options, load_parts
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket.dial import load_pocket
 from sarsteer_lab.probe.replica import load_replica
@@ -16,7 +15,7 @@ from sarsteer_lab.probe.replica import load_replica
 NAMED: dict[str, Callable[..., LALM]] = {"pocket": load_pocket, "replica": load_replica}
 """Makers of models by the first part of their names, "NAME" or "NAME:VARIANT"."""
 
-DEFAULTS: dict[str, Any] = {"device": "auto", "dtype": "auto", "trust_remote_code": False}
+DEFAULTS: dict[str, object] = {"device": "auto", "dtype": "auto", "trust_remote_code": False}
 """Options that are something when they are not given; all others are None then."""
 
 
@@ -27,7 +26,7 @@ def load_lalm(
     dtype: str | torch.dtype = "auto",
     safety: float | None = None,
     family: str | None = None,
-    device_map: str | dict[str, Any] | None = None,
+    device_map: DeviceMap | None = None,
     bits: int | None = None,
     attention: str | None = None,
     trust_remote_code: bool = False,
@@ -55,7 +54,7 @@ def load_lalm(
     a gated one, ImportError for a package that its family needs, and ValueError for `safety` on
     another model, an option that is unknown or cannot be had, and code that is not trusted.
     """
-    options: dict[str, Any] = {"device": device, "dtype": dtype, "safety": safety}
+    options: dict[str, object] = {"device": device, "dtype": dtype, "safety": safety}
     options |= {"family": family, "device_map": device_map, "bits": bits, "attention": attention}
     options |= {"trust_remote_code": trust_remote_code, "revision": revision}
     check_options(device, dtype, bits, family)
@@ -79,7 +78,7 @@ def load_checkpoint(
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
     family: str | None = None,
-    device_map: str | dict[str, Any] | None = None,
+    device_map: DeviceMap | None = None,
     bits: int | None = None,
     attention: str | None = None,
     trust_remote_code: bool = False,

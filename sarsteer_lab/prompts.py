@@ -98,14 +98,14 @@ class Request:
         return Prompt(" ".join(filter(None, (self.text or instruction, refusal))), self.clip)
 
 
-def in_a_list(prompts: Iterable[Any]) -> list[Any]:
+def in_a_list(prompts: Iterable[object]) -> list[object]:
     """Prompts as a list. Raises TypeError for a prompt or string that is not in one."""
     if isinstance(prompts, str | Prompt):
         raise TypeError(f"prompts come in a list, even a single one: write [{prompts!r:.80}]")
     return list(prompts)
 
 
-def as_prompt(prompt: Any, number: int) -> Prompt:
+def as_prompt(prompt: object, number: int) -> Prompt:
     """A prompt as it is, a string as a typed one; `number` is its place in the list.
 
     Raises TypeError for anything else.

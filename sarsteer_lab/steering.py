@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sarsteer_lab.batch import Batch
-from sarsteer_lab.families import residual_stream
+from sarsteer_lab.families import Output, residual_stream
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.steering_guard import SteeringError, guarded, refuse_compiled
 from sarsteer_lab.vectors import SteeringVectors
@@ -104,7 +104,9 @@ class Steering:
         self.added: dict[int, Tensor] = {}  # by layer, for the answers that are being decoded
         self.rows: Sequence[int] = ()  # whose they are, in announced batches
 
-    def before_forward(self, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def before_forward(
+        self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
+    ) -> None:
         """Hook of the trunk: find out what this pass holds."""
         given = kwargs.get("input_ids", args[0] if args else None)
         given = kwargs["inputs_embeds"] if given is None else given
@@ -132,7 +134,7 @@ class Steering:
             raise SteeringError(f"{counts}; give one value per prompt")
         return self.alpha[list(rows)].repeat_interleave(beams)[:, None, None]
 
-    def edit(self, layer: int, _module: nn.Module, _args: Any, output: Any) -> None:
+    def edit(self, layer: int, _module: nn.Module, _args: object, output: Output) -> None:
         """Hook of a layer: add in place, so that all who hold the output see it."""
         if self.at_prompt is None:
             raise SteeringError("decoder layers ran outside of the model's forward; call the model")
@@ -168,7 +170,7 @@ def project_out(
         raise ValueError("a zero vector cannot be projected out: it has no direction")
     refuse_compiled(lalm)
 
-    def edit(unit: Tensor, _module: nn.Module, _args: Any, output: Any) -> None:
+    def edit(unit: Tensor, _module: nn.Module, _args: object, output: Output) -> None:
         stream = residual_stream(output, lalm.text_config)
         along = stream.float() @ -unit  # row position
         stream.add_(along[..., None] * unit)

@@ -33,7 +33,10 @@ class Guarded(Protocol):
 
     batch: Batch | None
     at_prompt: bool | None
-    strengths: Any
+
+    @property
+    def strengths(self) -> object:
+        """Of the rows of the pass; None if they are not known."""
 
 
 @contextmanager
@@ -57,7 +60,9 @@ class Guard:
         self.cache_length = 0
         self.uncached: Tensor | None = None  # what the last pass without a cache was given
 
-    def before_forward(self, _module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+    def before_forward(
+        self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
+    ) -> None:
         """Hook of the trunk. Raises SteeringError."""
         if "cu_seq_lens_q" in kwargs or "block_table" in kwargs:
             raise SteeringError("packed batches hold several prompts a row; use generate")
@@ -110,12 +115,12 @@ class Guard:
         if goes_on.all():
             raise SteeringError(f"use_cache {UNSTEERABLE['use_cache']}")
 
-    def after_forward(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+    def after_forward(self, _module: nn.Module, _args: object, _output: object) -> None:
         """Whatever runs layers from now on does not come through the trunk."""
         self.steering.at_prompt = None
 
 
-def refuse_decoding(options: Mapping[str, Any], checkpoint: Mapping[str, Any]) -> None:
+def refuse_decoding(options: Mapping[str, object], checkpoint: Mapping[str, object]) -> None:
     """Raise SteeringError for options of `generate`, or a checkpoint's own, that hide positions."""
     for name, reason in UNSTEERABLE.items():
         value = options.get(name)

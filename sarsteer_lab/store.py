@@ -85,7 +85,7 @@ class Store:
             self._write(key, value)
         return value
 
-    def _write(self, key: str, value: Any) -> None:
+    def _write(self, key: str, value: object) -> None:
         checksum = _checksum(key, value)
         kind = "safetensors" if isinstance(value, Tensor) else "json"
         with atomic_write(self._path(key, kind)) as scratch:
@@ -102,6 +102,6 @@ class Store:
         return self.folder / key[:2] / f"{key}.{kind}"
 
 
-def _checksum(key: str, value: Any) -> str:
+def _checksum(key: str, value: object) -> str:
     """Of the key too, so that a file under another's name is noticed."""
     return content_key(key, value if isinstance(value, Tensor) else json.dumps(value))

@@ -201,7 +201,7 @@ class SteeringVectors:
             writer.close()
 
 
-def _is_layer(number: Any) -> bool:
+def _is_layer(number: object) -> bool:
     """Whether it is a whole number from 0 on."""
     return isinstance(number, Integral) and not isinstance(number, bool) and int(number) >= 0
 

@@ -6,7 +6,6 @@
 
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ def weights_checksum(weights: nn.Module | Iterable[Tensor]) -> str:
     device: on a GPU a sum made there says whether anything has changed, and only then do the
     weights come to the host.
     """
-    adapters: list[Any] = []
+    adapters: list[object] = []
     if isinstance(weights, nn.Module):
         for part in adapter_layers(weights):
             adapters.append(
@@ -83,7 +82,7 @@ def change_sums(tensors: Sequence[Tensor]) -> list[int]:
     change of one word surely changes its chunk's sum; several cancel out no more often than a hash
     of 32 bits collides.
     """
-    groups: dict[Any, list[Tensor]] = {}
+    groups: dict[object, list[Tensor]] = {}
     for place, data in enumerate(map(tensor_bytes, tensors)):
         # Small ones together, for a start of the GPU costs as much as a small tensor.
         groups.setdefault(data.device if len(data) < CHUNK else place, []).append(data)
