@@ -31,8 +31,7 @@ Prompts = Sequence[Prompt | str | Encoded]
 def capture(
     lalm: LALM, prompts: Prompts, *, layers: Sequence[int] | None = None, batch_size: int = 16
 ) -> Float[Tensor, "prompt layer d_model"]:
-    """Last-token hidden states of typed and spoken prompts: where the answer's first token is
-    predicted.
+    """Hidden states at the prompts' last position, where the answer's first token is predicted.
 
     `layers` (default: all) may count from the end. Raises ValueError for a layer out of range,
     NonFiniteError for states that are not finite.

@@ -1,5 +1,4 @@
-"""The command line: `sarsteer-lab course`, `walkthrough`, `ask`, `doctor`, `evaluate`, `report`,
-...
+"""The command line: `sarsteer-lab course`, `walkthrough`, `ask`, `doctor`, `evaluate`, ...
 
 Nothing heavy is imported before it is known what to do, so that `--help` is immediate. Problems
 with what the user has given (clips, prompts, models, numbers) become one line on standard error and
@@ -23,8 +22,7 @@ app = Typer(help=DESCRIPTION, add_completion=False, rich_markup_mode=None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command that `argv` (default: the process's arguments) names; returns the exit
-    status."""
+    """Run the command that `argv` (default: the process's arguments) names; returns its status."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         status = app(arguments, prog_name="sarsteer-lab", standalone_mode=False)
@@ -63,8 +61,7 @@ def count(given: str | int) -> int:
 
 
 def _each(values: Sequence[str], kind: Callable[[str], Any] = str) -> list[Any]:
-    """The values of an option that may be repeated and may hold several with commas between
-    them."""
+    """The values of an option that may be repeated, and hold several with commas between."""
     return [kind(text.strip()) for value in values for text in value.split(",")]
 
 

@@ -40,8 +40,10 @@ def check_decoding(options: Mapping[str, object]) -> None:
 
 
 def decoding_settings(pad_token_id: int, options: Mapping[str, object]) -> dict[str, Any]:
-    """What `generate` is told: greedy as greedy means, without a checkpoint's own repetition
-    penalty and sampling, unless `options` say otherwise."""
+    """What `generate` is told: greedy, unless `options` say otherwise.
+
+    Without a checkpoint's own repetition penalty and sampling, so that greedy means greedy.
+    """
     settings: dict[str, Any] = {"repetition_penalty": 1.0, "num_beams": 1, "do_sample": False}
     settings["pad_token_id"] = pad_token_id
     if not options.get("do_sample"):

@@ -32,9 +32,10 @@ def load_lalm(
     trust_remote_code: bool = False,
     revision: str | None = None,
 ) -> LALM:
-    """Load an audio-language model: "pocket", a folder, an id on the Hugging Face hub,
-    "replica:FAMILY" (random weights, for trying code). A LoRA's folder (peft)
-    loads its base with it.
+    """Load an audio-language model by its name, from a folder, or from the Hugging Face hub.
+
+    `name` is "pocket", a folder, an id on the hub, or "replica:FAMILY" (random weights, for trying
+    code). A LoRA's folder (peft) loads its base with it. A `Path` is always a path.
 
     `device` "auto" is the first CUDA device, else Apple's MPS, else the CPU; `dtype` "auto" is the
     checkpoint's own. `safety` sets the pocket model's safety dial. `family` names the row of the

@@ -45,8 +45,7 @@ SPLITS = ("derive", "validation", "test")
 
 @dataclass(frozen=True)
 class Prompt:
-    """One user turn: a clip (path, or 16 kHz mono waveform), then text. Either may be missing, not
-    both.
+    """One user turn: a clip (a path, or a waveform at 16 kHz), then text; at least one of them.
 
     Tensors become arrays. Waveforms with a sampling rate of their own, `(samples, rate)` or a
     Hugging Face dataset's `{"array", "sampling_rate"}`, `{"bytes", "path"}` or AudioDecoder, and
@@ -84,15 +83,13 @@ class Request:
     reference: str = ""
 
     def typed(self, refusal: str = "") -> Prompt:
-        """The request and `refusal` as text. Raises ValueError if it has no sense without the
-        clip."""
+        """The request and `refusal` as text. Raises ValueError if it is about its clip."""
         if self.text:
             raise ValueError(f"prompt {self.id!r} asks about its clip, so it has no typed form")
         return Prompt(" ".join(filter(None, (self.request, refusal))))
 
     def spoken(self, instruction: str = INSTRUCTION, refusal: str = "") -> Prompt:
-        """The request as a clip, `instruction` and `refusal` as text. Raises ValueError without a
-        clip."""
+        """The request as a clip, the rest as text. Raises ValueError without a clip."""
         if self.clip is None:
             raise ValueError(f"prompt {self.id!r} has no clip, so it has no spoken form")
         return Prompt(" ".join(filter(None, (self.text or instruction, refusal))), self.clip)
@@ -120,8 +117,7 @@ def as_prompt(prompt: object, number: int) -> Prompt:
 
 
 def load_prompts(split: str | None = None, label: str | None = None) -> list[Request]:
-    """The shipped prompts of one split and one label (all of them by default), in the order of the
-    file.
+    """The shipped prompts of one split and one label (default: all), in the order of the file.
 
     Raises ValueError for a split or label that there is not.
     """

@@ -48,8 +48,7 @@ class Push(Protocol):
 def steer(
     lalm: LALM, vectors: Vectors, alpha: Alpha = 0.1, layers: Sequence[int] | None = None
 ) -> Iterator[None]:
-    """Add `alpha * vectors[l]` to the output of decoder layer l while the block lasts (SARSteer,
-    step 5).
+    """Add `alpha * vectors[l]` to layer l's output while the block lasts (SARSteer, step 5).
 
     It is added at the prompt's last position and at every generated token, in float32, and cast
     back. `layers` (default: all that have a vector) may count from the end.
@@ -69,8 +68,7 @@ def steer(
 
 @contextmanager
 def pushing(lalm: LALM, push: Push, layers: Sequence[int], alpha: Alpha = 1.0) -> Iterator[None]:
-    """Add to the outputs of `layers` what `push` says, while the block lasts; `alpha` as for
-    `steer`."""
+    """Add to the outputs of `layers` what `push` says, while the block lasts; else as `steer`."""
     strength = _strength(alpha)
     refuse_compiled(lalm)
     if not strength.any():

@@ -1,2 +1,1 @@
-"""The fast paths, beside the plain ones: prepared batches, shared prefixes, a memory of encoded
-clips."""
+"""The same numbers faster: prepared batches, shared prefixes, a memory of encoded clips."""

@@ -12,8 +12,7 @@ from sarsteer_lab.lalm import LALM
 
 
 def keeps_plain_cache(lalm: LALM) -> bool:
-    """Whether a prompt that has run can be continued from its cache, and the cache rolled back
-    after.
+    """Whether a prompt that has run can go on from its cache, and the cache be rolled back.
 
     Not so for decoders whose cache forgets positions (sliding windows), and for the Omnis, whose
     code counts positions of a continued prompt in its own way.

@@ -1,5 +1,4 @@
-"""One prompt kept ready, so that a slider move costs a few decoding steps and no second reading of
-the clip.
+"""One prompt kept ready: a slider move costs a few decoding steps, and no reading of the clip.
 
 Steering acts on the prompt's last position and on generated tokens. Whatever stands before is
 therefore the same at every setting: it runs once, its keys and values stay, and an answer under new

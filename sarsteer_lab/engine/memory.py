@@ -1,5 +1,4 @@
-"""How many prompts fit into a batch: rows by the memory that is free; and how freed memory is
-kept."""
+"""How many prompts fit into a batch, by the memory that is free; and how freed memory is kept."""
 
 import ctypes
 import sys
@@ -18,8 +17,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def rows_that_fit(lalm: LALM, prompt: Encoded, new_tokens: int) -> int:
-    """How many prompts like this one fit into a batch with answers of `new_tokens`, 1 to
-    `MOST_ROWS`.
+    """How many such prompts fit into a batch with answers of `new_tokens`, 1 to `MOST_ROWS`.
 
     Keys and values of a batch, three times (as read first, under another text, and with room for
     the answers), and what a layer computes while a prompt is read take at most a quarter of the
@@ -33,8 +31,7 @@ def rows_that_fit(lalm: LALM, prompt: Encoded, new_tokens: int) -> int:
 
 
 def position_bytes(lalm: LALM) -> int:
-    """Bytes that a position of a batch takes in the model's dtype, as `rows_that_fit` counts
-    them."""
+    """Bytes that a position of a batch takes in the model's dtype, for `rows_that_fit`."""
     config = lalm.text_config
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     width = getattr(config, "head_dim", None) or lalm.d_model // config.num_attention_heads
@@ -45,8 +42,7 @@ def position_bytes(lalm: LALM) -> int:
 def chunks(
     lalm: LALM, rows: Sequence[int], prompts: Sequence[Encoded], new_tokens: int
 ) -> Iterator[list[int]]:
-    """`rows` cut into batches of as many as fit, for their `prompts`, which come the longest
-    first."""
+    """`rows` cut into batches of as many as fit; their `prompts` come the longest first."""
     at = 0
     while at < len(rows):
         size = rows_that_fit(lalm, prompts[at], new_tokens)

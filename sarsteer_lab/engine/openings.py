@@ -28,8 +28,7 @@ def refusal_probability(
     negligible: float = NEGLIGIBLE,
     first: Float[Tensor, "prompt vocab"] | None = None,
 ) -> Float[Tensor, "prompt"]:
-    """How likely each prompt's answer is to begin with one of `openings` (0 to 1; None: those of
-    refusals).
+    """How likely each answer is to begin with one of `openings` (0 to 1; None: of refusals).
 
     The sum over openings of the product of their tokens' probabilities, followed as a tree, so that
     shared beginnings run once. Beginnings below `negligible` count as impossible. `first` may hold

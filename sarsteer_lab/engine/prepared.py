@@ -116,10 +116,9 @@ class PreparedBatch:
 
     @torch.no_grad()
     def retexted(self, prompts: Prompts) -> "PreparedBatch":
-        """The same clips under other texts; what both begin with is not read again, if it ends
-        alike for all.
+        """The same clips under other texts.
 
-        Itself if the prompts are the same. Raises SteeringError as the first one does.
+        What both begin with is not read again, if they end alike for all clips. Itself if the prompts are the same. Raises SteeringError as the first one does.
         """
         encoded = self.lalm.encode(prompts)
         if [prompt.key for prompt in encoded] == [prompt.key for prompt in self.prompts]:
@@ -183,8 +182,10 @@ class PreparedBatch:
 
     @torch.no_grad()
     def generate(self, max_new_tokens: int) -> list[str]:
-        """Greedy answers in the prompts' order: those of `lalm.generate`, up to rounding of the
-        last digits. A row that has ended leaves the batch."""
+        """Greedy answers in the prompts' order: those of `lalm.generate`, up to rounding.
+
+        A row that has ended leaves the batch.
+        """
         self._check()
         reading, tokenizer = self._reading, self.lalm.tokenizer
         if reading is None:
