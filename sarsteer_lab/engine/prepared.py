@@ -118,7 +118,8 @@ class PreparedBatch:
     def retexted(self, prompts: Prompts) -> "PreparedBatch":
         """The same clips under other texts.
 
-        What both begin with is not read again, if they end alike for all clips. Itself if the prompts are the same. Raises SteeringError as the first one does.
+        What both begin with is not read again, if they end alike for all clips. Itself if the
+        prompts are the same. Raises SteeringError as the first one does.
         """
         encoded = self.lalm.encode(prompts)
         if [prompt.key for prompt in encoded] == [prompt.key for prompt in self.prompts]:
