@@ -1,4 +1,4 @@
-"""Finished evaluations side by side on one HTML page that can be sent to others: `write_report`.
+"""Finished evaluations side by side on one HTML page to be sent to others: `write_report`.
 
 The page needs no network and no other file. Its numbers are those of the runs' own tables. Of an
 answer 20 words at most are shown; requests are quoted, and a few of their clips lie in the page.
@@ -11,6 +11,7 @@ from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ EXAMPLES = 2
 PROMPTED = 10
 """Requests of each kind that are asked with the refusal text in the prompt."""
 
+FILES = ["about.json", "table.csv", "responses.jsonl", "outcomes.jsonl"]
+"""What a finished run has left, and the page needs."""
+
 PACKAGES = ("sarsteer-lab", "torch", "transformers", "numpy")
 
 
@@ -51,46 +55,49 @@ def evaluate_into(
     settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> str:
-    """`table.evaluate` with its table as `table.csv`, `table.md` and a text, and what else a page
-    needs.
+    """`table.evaluate` with its table as `table.csv`, `table.md` and a text; and `about.json`.
 
-    That goes to `about.json`: the model, versions, `settings` as they were given, each request's
-    topic and clip, and how often `refusals` (texts or names), put in the prompt, make the model
-    refuse (`PROMPTED` requests of each kind). Raises as `table.evaluate` and
+    The latter is what else a page needs: the model, versions, `settings` as they were given, each
+    request's topic and clip, and how often `refusals` (texts or names), put in the prompt, make the
+    model refuse (`PROMPTED` requests of each kind). Raises as `table.evaluate` and
     `precondition.prompted_refusal` do.
     """
     table = evaluate(lalm, defences, sets, judges, folder, **options)
     table.to_csv(folder / "table.csv", index=False)
-    # One about its clip has no typed form.
-    asked = [request for requests in sets.values() for request in requests if not request.text]
-    some = [
-        request for kind in KINDS for request in [r for r in asked if r.label == kind][:PROMPTED]
-    ]
-    texts = refusal_texts(refusals)
-    shares = (
-        refused_shares(prompted_refusal(lalm, some, texts)) if some and texts else pd.DataFrame()
-    )
-    about = {
-        "model": {"model": model_name(lalm), "dtype": str(lalm.dtype), "device": lalm.device.type},
-        "versions": {
-            "Python": platform.python_version(),
-            **{name: version(name) for name in PACKAGES},
-        },
-        "settings": dict(settings or {}),
-        "requests": {
-            name: {r.id: {"topic": r.topic, "clip": r.clip and r.clip.resolve()} for r in requests}
-            for name, requests in sets.items()
-        },
-        "prompted": shares.to_dict("records"),
-    }
+    facts: dict[str, dict[str, Any]] = {name: {} for name in sets}
+    for name, requests in sets.items():
+        for request in requests:
+            clip = request.clip and request.clip.resolve()
+            facts[name][request.id] = {"topic": request.topic, "clip": clip}
+    versions = {name: version(name) for name in PACKAGES}
+    versions["Python"] = platform.python_version()
+    about = {"requests": facts, "settings": settings or {}, "versions": versions}
+    about["model"] = {"model": model_name(lalm), "dtype": lalm.dtype, "device": lalm.device.type}
+    about["prompted"] = _prompted(lalm, sets, refusal_texts(refusals))
+    _write(folder / "about.json", json.dumps(about, indent=1, default=str))
     text = markdown(table)
-    for name, content in (
-        ("about.json", json.dumps(about, indent=1, default=str)),
-        ("table.md", text),
-    ):
-        with atomic_write(folder / name) as scratch:
-            scratch.write_text(content + "\n", encoding="utf-8")
+    _write(folder / "table.md", text)
     return text
+
+
+def _prompted(
+    lalm: LALM, sets: Mapping[str, Sequence[Request]], texts: Mapping[str, str]
+) -> list[dict[str, Any]]:
+    """How often the texts make the model refuse a few of the requests of each kind."""
+    asked: list[Request] = []
+    for kind in KINDS:
+        # A request that is about its clip has no typed form.
+        alike = [r for r in chain(*sets.values()) if r.label == kind and not r.text]
+        asked += alike[:PROMPTED]
+    if not asked or not texts:
+        return []
+    shares = refused_shares(prompted_refusal(lalm, asked, texts))
+    return shares.to_dict("records")
+
+
+def _write(path: Path, text: str) -> None:
+    with atomic_write(path) as scratch:
+        scratch.write_text(text + "\n", encoding="utf-8")
 
 
 def write_report(folders: Sequence[Path], path: Path) -> None:
@@ -99,120 +106,100 @@ def write_report(folders: Sequence[Path], path: Path) -> None:
     Raises FileNotFoundError for a folder without a finished run, ValueError if one of its files is
     damaged, and OSError if the page cannot be written.
     """
-    runs = [_run(folder, f"run {n}") for n, folder in enumerate(folders, start=1)]
-    together = pd.concat(
-        [run["table"].assign(run=f"{run['name']}, {run['model']}") for run in runs]
-    )
-    together = together[together["judge"] == together["judge"].iloc[0]]
-    together["cell"] = readable(together)["rate [95%]"]
-    keys = ["run", "set", "measure"]
-    compared = together.pivot(index="defence", columns=keys, values="cell").fillna("")
-    compared = compared.reindex(together["defence"].unique())
-    columns = together[keys].drop_duplicates()
-    compared = compared[list(columns.itertuples(index=False, name=None))]
+    runs = [_run(folder, f"run {number}") for number, folder in enumerate(folders, start=1)]
     loader = PackageLoader("sarsteer_lab", "evaluation")
-    page = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    text = page.get_template("report.html.jinja").render(runs=runs, compared=compared)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_write(path) as scratch:
-        scratch.write_text(text, encoding="utf-8")
+    pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = pages.get_template("report.html.jinja")
+    _write(path, template.render(runs=runs, compared=_side_by_side(runs)))
+
+
+def _side_by_side(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """The rates of all runs by the first one's judge: a row per defence."""
+    tables = []
+    for run in runs:
+        columns = {"run": f"{run['name']}, {run['model']}", "rate": run["shown"]["rate [95%]"]}
+        tables.append(run["table"].assign(**columns))
+    table = _by_first_judge(pd.concat(tables))
+    cells = table.set_index(["defence", "run", "set", "measure"])["rate"]
+    return cells.unstack([1, 2, 3], fill_value="", sort=False)
+
+
+def _by_first_judge(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["judge"] == table["judge"].iloc[0]]
 
 
 def _run(folder: Path, name: str) -> dict[str, Any]:
     """What the page says of one run."""
-    needed = [
-        folder / file for file in ("about.json", "table.csv", "responses.jsonl", "outcomes.jsonl")
-    ]
-    if absent := [path.name for path in needed if not path.is_file()]:
+    absent = ", ".join(file for file in FILES if not (folder / file).is_file())
+    if absent:
+        advice = f"give `sarsteer-lab evaluate` the same options and --folder {folder} again"
         raise FileNotFoundError(
-            f"{folder} holds no finished run ({', '.join(absent)} missing): give `sarsteer-lab evaluate` the "
-            f"same options and --folder {folder} again; what is done is kept"
+            f"{folder} holds no finished run ({absent} missing): {advice}; what is done is kept"
         )
     try:
-        about = json.loads(needed[0].read_text(encoding="utf-8"))
-        table = pd.read_csv(
-            needed[1], keep_default_na=False, na_values=[""], float_precision="round_trip"
-        )
-        judged = read_lines(needed[2]).merge(
-            read_lines(needed[3]), on=["defence", "set", "label", "id"]
-        )
-        judged = judged[judged["judge"] == table["judge"].iloc[0]]
-        facts = [
-            about["requests"][of][key] for of, key in zip(judged["set"], judged["id"], strict=True)
-        ]
-        judged = judged.assign(
-            topic=[fact["topic"] for fact in facts], clip=[fact["clip"] for fact in facts]
-        )
-        settings = {**about["settings"], **about["model"], **about["versions"]}
-        return {
-            "name": name,
-            "folder": folder.resolve().name,
-            "model": about["model"]["model"],
-            "table": table,
-            "shown": readable(table),
-            "planes": list(_planes(table)),
-            "topics": _topics(judged),
-            "prompted": pd.DataFrame(about["prompted"]),
-            "examples": list(_examples(judged)),
-            "settings": {
-                key: _public(value) for key, value in settings.items() if value is not None
-            },
-        }
+        return {"name": name, "folder": folder.resolve().name, **_findings(folder)}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(
-            f"{folder}: a file of its run is damaged or of another version: {error}"
-        ) from error
+        reason = "a file of its run is damaged or of another version"
+        raise ValueError(f"{folder}: {reason}: {error}") from error
+
+
+def _findings(folder: Path) -> dict[str, Any]:
+    about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+    table = pd.read_csv(folder / "table.csv", keep_default_na=False, na_values=[""])
+    responses = read_lines(folder / "responses.jsonl")
+    outcomes = _by_first_judge(read_lines(folder / "outcomes.jsonl"))
+    answers = responses.merge(outcomes, on=["defence", "set", "label", "id"])
+    requests = about["requests"]
+    answers["topic"] = [requests[row.set][row.id]["topic"] for row in answers.itertuples()]
+    settings = {**about["settings"], **about["model"], **about["versions"]}
+    given = {name: _public(value) for name, value in settings.items() if value is not None}
+    run = {"model": about["model"]["model"], "settings": given, "prompted": about["prompted"]}
+    run |= {"table": table, "shown": readable(table), "topics": _topics(answers)}
+    run["planes"] = list(_planes(_by_first_judge(table)))
+    run["examples"] = list(_examples(answers, requests))
+    return run
 
 
 def _planes(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """For each benign set the defences as points: benign requests answered, harmful ones refused, 0
-    to 1."""
-    own = table[table["judge"] == table["judge"].iloc[0]]
-    harmful = own[own["label"] == "harmful"].groupby("defence")[["refused", "n"]].sum()
+    """For each benign set the defences as points, in shares: others answered, harmful refused."""
+    is_harmful = table["label"] == "harmful"
+    harmful = table[is_harmful].groupby("defence")[["refused", "n"]].sum().add_prefix("harmful_")
     if harmful.empty:
         return
-    for name, part in own[own["label"] != "harmful"].groupby("set", sort=False):
-        points: list[dict[str, Any]] = []
-        bound = None
-        for row in part.to_dict("records"):
-            refused, n = (int(count) for count in harmful.loc[row["defence"]])
-            point = {"number": len(points) + 1, "defence": row["defence"]}
-            point |= {"counts": f"{refused}/{n}, {row['answered']}/{row['n']}"}
-            point |= {"x": row["answered"] / row["n"], "xs": wilson(row["answered"], row["n"])}
-            points.append(point | {"y": refused / n, "ys": wilson(refused, n)})
-            if row["defence"] == BASELINE and pd.notna(row.get("best_rate")):
-                bound = row["best_rate"]
-        yield {"set": name, "points": points, "bound": bound}
+    for name, benign in table[~is_harmful].groupby("set", sort=False):
+        points = benign.join(harmful, on="defence")
+        points["number"] = range(1, len(points) + 1)
+        for axis, count, total in (("x", "answered", "n"), ("y", "harmful_refused", "harmful_n")):
+            points[axis] = points[count] / points[total]
+            points[f"{axis}s"] = [wilson(*pair) for pair in points[[count, total]].to_numpy()]
+        bounds = points.reindex(columns=["defence", "best_rate"]).set_index("defence")["best_rate"]
+        bound = bounds.dropna().get(BASELINE)
+        yield {"set": name, "points": points.to_dict("records"), "bound": bound}
 
 
-def _topics(judged: pd.DataFrame) -> pd.DataFrame:
+def _topics(answers: pd.DataFrame) -> pd.DataFrame:
     """Requests refused of each set and topic under each defence, as counts."""
-    found = judged.assign(refused=judged["outcome"] == "refused")
-    counts = found.groupby(["set", "topic", "defence"], sort=False)["refused"].agg(["sum", "count"])
-    text = counts["sum"].astype(str) + "/" + counts["count"].astype(str)
-    return text.unstack("defence").reindex(columns=judged["defence"].unique()).fillna("")
+    refused = answers.assign(refused=answers["outcome"] == "refused")
+    cells = refused.groupby(["set", "topic", "defence"], sort=False)["refused"]
+    counts = cells.sum().astype(str) + "/" + cells.count().astype(str)
+    return counts.unstack("defence", fill_value="")[answers["defence"].unique()]
 
 
-def _examples(judged: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """Of each set the requests on which the defences differ most, with every answer's first
-    words."""
-    for name, part in judged.groupby("set", sort=False):
-        differing = (
-            part.groupby("id", sort=False)["outcome"]
-            .nunique()
-            .sort_values(ascending=False, kind="stable")
-        )
-        for number, key in enumerate(differing.index[:EXAMPLES]):
-            own = part[part["id"] == key]
-            clip = own["clip"].iloc[0] if number == 0 else None
-            answers = [(r.defence, r.outcome, opening_words(r.response)) for r in own.itertuples()]
-            sound = clip and _sound(Path(clip))
-            yield {
-                "set": name,
-                "request": own["request"].iloc[0],
-                "clip": sound,
-                "answers": answers,
-            }
+def _examples(
+    answers: pd.DataFrame, requests: Mapping[str, Mapping[str, Any]]
+) -> Iterator[dict[str, Any]]:
+    """Of each set the requests on which defences differ most, with every answer's first words."""
+    for name, rows in answers.groupby("set", sort=False):
+        n_outcomes = rows.groupby("id", sort=False)["outcome"].nunique()
+        differing = n_outcomes.sort_values(ascending=False, kind="stable").index[:EXAMPLES]
+        for key in differing:
+            alike = rows[rows["id"] == key]
+            words = alike["response"].map(opening_words)
+            answered = list(zip(alike["defence"], alike["outcome"], words, strict=True))
+            clip = requests[name][key]["clip"]
+            sound = _sound(clip) if clip and key == differing[0] else None
+            request = alike["request"].iloc[0]
+            yield {"set": name, "request": request, "clip": sound, "answers": answered}
 
 
 def _public(value: Any) -> str:
@@ -222,7 +209,7 @@ def _public(value: Any) -> str:
     return re.sub(r"(^|:)(~|\.\.?)?/.*/", r"\1", str(value))
 
 
-def _sound(clip: Path) -> str | None:
+def _sound(clip: str) -> str | None:
     """A clip as an MP3, which every browser plays, in base64; None where it is no longer there."""
     file = BytesIO()
     try:
