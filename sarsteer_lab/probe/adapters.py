@@ -20,8 +20,7 @@ from transformer_lens.model_bridge.supported_architectures.qwen2 import Qwen2Arc
 
 
 class _WithEars(ArchitectureAdapter):
-    """A text adapter with its components moved below `decoder`, and audio tower and projector
-    added."""
+    """A text adapter with its components below `decoder`, and with audio tower and projector."""
 
     tower = "model.audio_tower"
     projector: str | None = None
@@ -51,8 +50,7 @@ class GraniteSpeechAdapter(_WithEars, GraniteArchitectureAdapter):
 
 
 class Phi4MultimodalAdapter(_WithEars, Phi3ArchitectureAdapter):
-    """`Phi4MultimodalForCausalLM`: a Phi-3 decoder whose embeddings are extended by tower and
-    projector."""
+    """`Phi4MultimodalForCausalLM`: a Phi-3 decoder; tower and projector extend its embeddings."""
 
     tower, decoder = "model.embed_tokens_extend.audio_embed", "model."
 
@@ -64,16 +62,17 @@ class _Qwen2_5OmniDecoder(Qwen2ArchitectureAdapter):
         super().__init__(cfg)
         assert self.component_mapping is not None
         del self.component_mapping["rotary_emb"]
-        projections = ("q_proj", "k_proj", "v_proj", "o_proj")
+        projections = {}
+        for name in ("q_proj", "k_proj", "v_proj", "o_proj"):
+            projections[name[0]] = LinearBridge(name=name)
         self.component_mapping["blocks"].submodules["attn"] = AttentionBridge(
             name="self_attn",
             config=self.cfg,
-            submodules={name[0]: LinearBridge(name=name) for name in projections},
+            submodules=projections,
             maintain_native_attention=True,
             requires_attention_mask=True,
         )
 
 
 class Qwen2_5OmniThinkerAdapter(_WithEars, _Qwen2_5OmniDecoder):
-    """`Qwen2_5OmniThinkerForConditionalGeneration`: that decoder; the tower projects within
-    itself."""
+    """`Qwen2_5OmniThinkerForConditionalGeneration`: its tower projects within itself."""

@@ -13,7 +13,7 @@ from unittest.mock import patch
 
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 from transformer_lens.factories import architecture_adapter_factory as factory
 from transformer_lens.model_bridge import TransformerBridge
 from transformer_lens.model_bridge.sources.transformers import helpers
@@ -24,11 +24,10 @@ from sarsteer_lab.prompts import Prompt
 
 
 def to_transformer_lens(lalm: LALM) -> TransformerBridge:
-    """A TransformerLens bridge to the model's text-writing core, sharing its weights; `lalm` itself
-    is untouched.
+    """A TransformerLens bridge to the model's text-writing core; `lalm` itself is untouched.
 
     TransformerLens puts its components into the model that it is given, so it gets a copy of the
-    modules (not of the weights, which stay in memory once). The bridge runs attention in its
+    modules (not of the weights, which are shared). The bridge runs attention in its
     "eager" form. Nothing is installed, whatever TransformerLens would like to. Bridged are the
     families that TransformerLens knows (Qwen2-Audio, Audio Flamingo 3, Music Flamingo, Gemma 4, and
     Gemma 3n where timm is installed) and those of `sarsteer_lab.probe.adapters` (Voxtral,
@@ -36,43 +35,45 @@ def to_transformer_lens(lalm: LALM) -> TransformerBridge:
     that hears, its adapter for speech merged into its own weights.
 
     Raises ValueError for a model without an adapter and for one spread over several devices,
-    ImportError if the adapter needs a package."""
+    ImportError if the adapter needs a package.
+    """
     core = lalm.core
     if len({weight.device for weight in core.parameters()}) > 1:
-        raise ValueError(
-            f"{lalm.name} is spread over several devices; load it on one for TransformerLens"
-        )
+        advice = "load it on one for TransformerLens"
+        raise ValueError(f"{lalm.name} is spread over several devices; {advice}")
     factory.ArchitectureAdapterFactory.discover_entry_points()
     known = factory.ArchitectureAdapterFactory._adapters
     architecture = type(core).__name__
     if architecture not in known:
-        raise ValueError(
-            f"TransformerLens has no adapter for {architecture}, and this package brings none"
+        missing = f"TransformerLens has no adapter for {architecture}"
+        raise ValueError(f"{missing}, and this package brings none")
+    twin = _twin(core)
+    twin.config.architectures = [architecture]
+    # Not the name of anything on a hub, so that nothing is looked for there.
+    name = f"./{lalm.name.replace(' ', '-')}"
+    parts = {"hf_model": twin, "tokenizer": copy.deepcopy(lalm.tokenizer)}
+    with (
+        patch.object(helpers, "_ensure_torchvision", lambda: False),
+        # boot looks for the architecture among TransformerLens's own alone.
+        patch.dict(factory.SUPPORTED_ARCHITECTURES, known),
+        torch.no_grad(),
+    ):
+        return TransformerBridge.boot_transformers(
+            name, device=str(lalm.device), dtype=lalm.dtype, **parts
         )
-    shared: dict[int, Any] = {
-        id(tensor): tensor for tensor in (*core.parameters(), *core.buffers())
-    }
+
+
+def _twin(core: nn.Module) -> Any:
+    """A copy of the modules that shares the weights, but those that adapters are merged into."""
+    shared: dict[int, Any] = {}
+    for tensor in (*core.parameters(), *core.buffers()):
+        shared[id(tensor)] = tensor
     for layer in adapter_layers(core):
         del shared[id(layer.weight)]
     twin = copy.deepcopy(core, shared)
     for layer in adapter_layers(twin):
         layer.merge()
-    twin.config.architectures = [architecture]
-    with (
-        patch.object(helpers, "_ensure_torchvision", lambda: False),
-        # boot looks for the architecture among TransformerLens's own alone, external adapters or
-        # not.
-        patch.dict(factory.SUPPORTED_ARCHITECTURES, known),
-        torch.no_grad(),
-    ):
-        return TransformerBridge.boot_transformers(
-            # Not the name of anything on a hub, so that nothing is looked for there.
-            f"./{lalm.name.replace(' ', '-')}",
-            hf_model=twin,
-            tokenizer=copy.deepcopy(lalm.tokenizer),
-            device=str(lalm.device),
-            dtype=lalm.dtype,
-        )
+    return twin
 
 
 def bridge_inputs(
@@ -82,6 +83,7 @@ def bridge_inputs(
 
     `bridge(ids, **rest)`, `bridge.run_with_cache(ids, **rest)`, `bridge.run_with_hooks(ids,
     fwd_hooks=..., **rest)`. Rows are padded on the left: position -1 is every prompt's last. Raises
-    what `LALM.inputs` does."""
+    what `LALM.inputs` does.
+    """
     inputs = dict(lalm.inputs(prompts))
     return inputs.pop("input_ids"), inputs

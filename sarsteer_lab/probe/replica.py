@@ -50,12 +50,13 @@ def replica(
     left as it was. Raises ValueError for another family or size.
     """
     if family != "qwen2_audio" or size not in ("tiny", "real"):
-        raise ValueError(
-            f"no replica of family {family!r} in size {size!r}: there is qwen2_audio, 'tiny' and 'real'"
-        )
+        choice = "there is qwen2_audio, 'tiny' and 'real'"
+        raise ValueError(f"no replica of family {family!r} in size {size!r}: {choice}")
     tokenizer = character_tokenizer([*SPECIAL_TOKENS.values(), *PRINTABLE], SPECIAL_TOKENS)
-    model_class, config = (qwen2_audio if size == "tiny" else qwen2_audio_7b)(tokenizer)
-    mels, seconds = (MELS, WINDOW_SECONDS) if size == "tiny" else (128, 30)
+    build, mels, seconds = qwen2_audio, MELS, WINDOW_SECONDS
+    if size == "real":
+        build, mels, seconds = qwen2_audio_7b, 128, 30
+    model_class, config = build(tokenizer)
     features = hf.WhisperFeatureExtractor(feature_size=mels, chunk_length=seconds)
     processor = hf.Qwen2AudioProcessor(features, tokenizer, chat_template=CHAT_TEMPLATE)
     model = random_model(model_class, config, seed=seed, dtype=dtype, device=device)
@@ -80,10 +81,10 @@ def load_replica(
 def random_model(
     model_class: Any, config: Any, *, seed: int, dtype: torch.dtype, device: str
 ) -> Any:
-    """A model with weights drawn from `seed`, leaving torch's global random state and dtype
-    alone."""
+    """A model with weights drawn from `seed`; torch's global random state and dtype stay."""
     place = torch.device(device)
-    with torch.random.fork_rng([place] if place.type == "cuda" else []), place:
+    drawing = [place] if place.type == "cuda" else []
+    with torch.random.fork_rng(drawing), place:
         torch.manual_seed(seed)
         return model_class._from_config(config, dtype=dtype)
 
@@ -91,21 +92,24 @@ def random_model(
 def character_tokenizer(
     tokens: list[str], special: dict[str, str], kind: Any = hf.PreTrainedTokenizerFast
 ) -> Any:
-    """A tokenizer whose vocabulary is `tokens` in their order: whatever a replica emits is readable
-    text."""
-    backend = Tokenizer(
-        models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=[], unk_token="<unk>")
-    )
+    """A tokenizer whose vocabulary is `tokens` in their order: a replica emits readable text."""
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([AddedToken(token, special=True) for token in special.values()])
-    usual = {name: special[name] for name in ("unk_token", "pad_token", "eos_token")}
-    others = {name: token for name, token in special.items() if name not in (*usual, "bos_token")}
+    usual: dict[str, Any] = {}
+    others = dict(special)
+    others.pop("bos_token", None)
+    for name in ("unk_token", "pad_token", "eos_token"):
+        usual[name] = others.pop(name)
     return kind(tokenizer_object=backend, padding_side="left", **usual, extra_special_tokens=others)
 
 
 def text_sizes(tokenizer: Any, **more: Any) -> dict[str, Any]:
-    """What all tiny decoders share. The wide initialisation keeps attention from being flat, so
-    that every position matters to the answer.
+    """What all tiny decoders share.
+
+    The wide initialisation keeps attention from being flat, so that every position matters to the
+    answer.
     """
     return {
         "vocab_size": len(tokenizer),

@@ -15,7 +15,7 @@ from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.families import FAMILIES, adapter_layers, residual_stream
 from sarsteer_lab.keeping import kept_variants
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.probe.doctor import AUDIO_TOWER, find_part
+from sarsteer_lab.probe.findings import AUDIO_TOWER, find_part
 from sarsteer_lab.probe.replica import LAYERS, WIDTH
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import ClipError

@@ -7,7 +7,8 @@ import torch
 from replicas import OTHERS, TINY, replica
 
 from sarsteer_lab.cli import main
-from sarsteer_lab.probe.doctor import Finding, Report, examine, made_up_prompts
+from sarsteer_lab.probe.doctor import examine, made_up_prompts
+from sarsteer_lab.probe.findings import Finding, Report
 
 
 def verdicts(report: Report) -> dict[str, str]:
