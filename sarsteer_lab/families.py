@@ -1,5 +1,4 @@
-"""The table of what differs between LALM families, and the recipes that find the same parts in all
-of them.
+"""The table of what differs between LALM families, and recipes that find the same parts in all.
 
 Nothing else in the package names a family. A model whose type has no row gets the last one, `auto`,
 which trusts the recipes below and the processor's own chat template.
@@ -42,21 +41,24 @@ Clip = Float[np.ndarray, "samples"]
 
 
 def conversation(prompt: Prompt) -> Messages:
-    """One user turn as a content list, the clip before the text; no system turn unless one is
-    given.
+    """One user turn, the clip before the text, and a system turn if one is given.
 
     Without one most chat templates insert their default, with which the model was trained.
     """
-    content = [{"type": "audio"}] if prompt.audio is not None else []
+    content = []
+    if prompt.audio is not None:
+        content.append({"type": "audio"})
     if prompt.text:
         content.append({"type": "text", "text": prompt.text})
-    turns = [{"role": "system", "content": prompt.system}] if prompt.system is not None else []
-    return [*turns, {"role": "user", "content": content}]
+    user = {"role": "user", "content": content}
+    if prompt.system is None:
+        return [user]
+    return [{"role": "system", "content": prompt.system}, user]
 
 
 def tokenizer_of(processor: Processor) -> Processor:
     """A processor's tokenizer; that of a text model is its processor."""
-    return processor.tokenizer if hasattr(processor, "tokenizer") else processor
+    return getattr(processor, "tokenizer", processor)
 
 
 def render_chat(processor: Processor, messages: Messages) -> str:
@@ -66,23 +68,22 @@ def render_chat(processor: Processor, messages: Messages) -> str:
         return processor.apply_chat_template(messages, **options)
     # A text model's tokenizer: its template wants plain strings.
     *system, user = messages
-    turns = [*system, {**user, "content": "".join(part["text"] for part in user["content"])}]
+    text = "".join(part["text"] for part in user["content"])
+    turns = [*system, {"role": "user", "content": text}]
     try:
         return processor.apply_chat_template(turns, **options)
     except TemplateError:
-        if len(turns) == 1:
+        if not system:
             raise
         # A template without system turns: what one would say opens the user's.
-        said = "\n\n".join(turn["content"] for turn in turns)
-        return processor.apply_chat_template([{**user, "content": said}], **options)
+        opened = {"role": "user", "content": f"{system[0]['content']}\n\n{text}"}
+        return processor.apply_chat_template([opened], **options)
 
 
 def render_mistral(processor: Processor, messages: Messages) -> str:
-    """The same for Voxtral, whose tokenizer renders no clip that it is not given: "[AUDIO]" stands
-    for it."""
+    """The same for Voxtral, whose tokenizer renders no clip: "[AUDIO]" stands for it."""
     shown = _clips_replaced(messages, {"type": "text", "text": "[AUDIO]"})
-    # mistral-common warns that such text should not be tokenised again. It is not: it is shown, and
-    # hashed.
+    # mistral-common warns that such text should not be tokenised. It is shown and hashed alone.
     log = logging.getLogger("transformers.tokenization_mistral_common")
     level = log.level
     log.setLevel(logging.ERROR)
@@ -92,10 +93,10 @@ def render_mistral(processor: Processor, messages: Messages) -> str:
         log.setLevel(level)
 
 
-def _clips_replaced(messages: Messages, part: dict[str, str]) -> Messages:
+def _clips_replaced(messages: Messages, clip: dict[str, str]) -> Messages:
     *system, user = messages
-    content = [part if each["type"] == "audio" else each for each in user["content"]]
-    return [*system, {**user, "content": content}]
+    content = [clip if part["type"] == "audio" else part for part in user["content"]]
+    return [*system, {"role": "user", "content": content}]
 
 
 def encode_together(
@@ -104,22 +105,22 @@ def encode_together(
     texts: Sequence[str],
     clips: Sequence[Clip | None],
 ) -> BatchFeature:
-    """One call of the processor for typed and spoken prompts: clips go to the placeholders in their
-    order."""
+    """One call of the processor for typed and spoken prompts: clips go to their placeholders."""
+    tokenizer = tokenizer_of(processor)
     # A template that writes the bos token itself must not get a second one from the tokenizer.
-    bos = tokenizer_of(processor).bos_token
-    # Under text_kwargs, or an audio processor would take `padding` for its own and leave its fixed
-    # window.
-    text = {"padding": True, "add_special_tokens": not (bos and texts[0].startswith(bos))}
-    if not hasattr(processor, "tokenizer"):
+    written = bool(tokenizer.bos_token) and texts[0].startswith(tokenizer.bos_token)
+    text_options = {"padding": True, "add_special_tokens": not written}
+    options: dict[str, Any] = {"text": list(texts), "return_tensors": "pt"}
+    if tokenizer is processor:
         # Decoders take no token_type_ids, which some tokenizers give.
-        return BatchFeature(
-            processor(list(texts), return_tensors="pt", return_token_type_ids=False, **text)
-        )
-    options: dict[str, Any] = {}
-    if heard := [clip for clip in clips if clip is not None]:
-        options = {"audio": heard, "audio_kwargs": {"sampling_rate": SAMPLE_RATE}}
-    return processor(text=list(texts), text_kwargs=text, return_tensors="pt", **options)
+        options |= {"return_token_type_ids": False, **text_options}
+        return BatchFeature(tokenizer(**options))
+    # Or an audio processor would take `padding` for its own and leave its fixed window.
+    options["text_kwargs"] = text_options
+    heard = [clip for clip in clips if clip is not None]
+    if heard:
+        options |= {"audio": heard, "audio_kwargs": {"sampling_rate": SAMPLE_RATE}}
+    return processor(**options)
 
 
 def encode_apart(
@@ -128,21 +129,25 @@ def encode_apart(
     texts: Sequence[str],
     clips: Sequence[Clip | None],
 ) -> BatchFeature:
-    """Typed and spoken prompts in two calls, then padded together: for processors that want a clip
-    a text."""
-    rows: dict[int, list[int]] = {}
+    """Typed and spoken prompts in two calls, then padded together.
+
+    For processors that want a clip a text.
+    """
+    token_ids: list[list[int]] = [[]] * len(texts)
     batch = BatchFeature()
     for spoken in (False, True):
-        if some := [i for i, clip in enumerate(clips) if (clip is not None) == spoken]:
-            heard = [clips[i] for i in some]
-            part = encode_together(processor, conversations, [texts[i] for i in some], heard)
-            for i, ids, mask in zip(
-                some, part.pop("input_ids"), part.pop("attention_mask"), strict=True
-            ):
-                rows[i] = ids[mask.bool()].tolist()
-            batch.update(part)
-    ids = {"input_ids": [rows[i] for i in range(len(texts))]}
-    batch.update(processor.tokenizer.pad(ids, padding=True, return_tensors="pt"))
+        numbers = [n for n, clip in enumerate(clips) if (clip is not None) == spoken]
+        if not numbers:
+            continue
+        own_texts = [texts[number] for number in numbers]
+        own_clips = [clips[number] for number in numbers]
+        part = encode_together(processor, conversations, own_texts, own_clips)
+        padded, masks = part.pop("input_ids"), part.pop("attention_mask")
+        for number, ids, mask in zip(numbers, padded, masks, strict=True):
+            token_ids[number] = ids[mask.bool()].tolist()
+        batch.update(part)
+    unpadded = {"input_ids": token_ids}
+    batch.update(processor.tokenizer.pad(unpadded, padding=True, return_tensors="pt"))
     return batch
 
 
@@ -155,25 +160,24 @@ def encode_mistral(
     """Voxtral: the processor takes whole conversations, their clips as WAV files in base64."""
     filled = []
     for messages, clip in zip(conversations, clips, strict=True):
-        wav = BytesIO()
         if clip is not None:
+            wav = BytesIO()
             soundfile.write(wav, clip, SAMPLE_RATE, format="WAV", subtype="FLOAT")
-        sound = {"type": "audio", "base64": b64encode(wav.getvalue()).decode()}
-        filled.append(_clips_replaced(messages, sound))
+            encoded = b64encode(wav.getvalue()).decode()
+            messages = _clips_replaced(messages, {"type": "audio", "base64": encoded})
+        filled.append(messages)
     return processor.apply_chat_template(filled)
 
 
 def window_seconds(processor: Processor) -> float | None:
-    """The window of a Whisper feature extractor in seconds; None for extractors that take any
-    length."""
+    """The window of a Whisper feature extractor in seconds; None for those that take any length."""
     return getattr(getattr(processor, "feature_extractor", None), "chunk_length", None)
 
 
 def gemma_seconds(processor: Processor) -> float:
     """Gemma's extractors cut at 480,000 samples, and its audio tokens are limited too."""
-    return min(
-        30.0, processor.audio_seq_length * getattr(processor, "audio_ms_per_token", 160) / 1000
-    )
+    milliseconds = getattr(processor, "audio_ms_per_token", 160)
+    return min(30.0, processor.audio_seq_length * milliseconds / 1000)
 
 
 @dataclass(frozen=True)
@@ -232,8 +236,8 @@ FAMILIES = (
         needs=(TORCHVISION,),
         mixes=False,
         encoder=HIDDEN,
-        note=f"{THINKER}; a shorter clip's last frame differs in a padded batch, so only clips of one length "
-        "share one",
+        note=f"{THINKER}; a shorter clip's last frame differs in a padded batch, so only clips of "
+        "one length share one",
     ),
     Family(
         "voxtral",
@@ -248,7 +252,6 @@ FAMILIES = (
     Family("musicflamingo", encode=encode_apart, max_seconds=flamingo),
     Family(
         "phi4_multimodal",
-        max_seconds=None,
         needs=(TORCHVISION, PEFT),
         mixes=False,
         adapter="speech-lora",
@@ -257,7 +260,6 @@ FAMILIES = (
     Family(
         "granite_speech",
         ("granite_speech_plus",),
-        max_seconds=None,
         needs=(("torchaudio", "torchaudio"), PEFT),
         mixes=False,
         adapter="",
@@ -269,8 +271,8 @@ FAMILIES = (
         max_seconds=gemma_seconds,
         needs=(("timm", "timm"), TORCHVISION),
         mixes=False,
-        note=f"its residual stream is one of several (altup): the active one is captured and steered; "
-        f"{HEARS_PADDING}",
+        note="its residual stream is one of several (altup): the active one is captured and "
+        f"steered; {HEARS_PADDING}",
     ),
     Family("gemma4", max_seconds=gemma_seconds, needs=(TORCHVISION,)),
     Family("auto"),
@@ -278,18 +280,18 @@ FAMILIES = (
 
 
 def find_family(config: Settings, name: str | None = None) -> Family:
-    """The row called `name`, or else the one for `config.model_type`, or else the generic row
-    `auto`.
+    """The row called `name`, or the one for `config.model_type`, or the generic row `auto`.
 
     Raises ValueError for a name that is not in the table.
     """
+    for family in FAMILIES:
+        covered = (family.name, *family.more_types)
+        if name == family.name or name is None and config.model_type in covered:
+            return family
     if name is None:
-        rows = (row for row in FAMILIES if config.model_type in (row.name, *row.more_types))
-        return next(rows, FAMILIES[-1])
-    named = {family.name: family for family in FAMILIES}
-    if name not in named:
-        raise ValueError(f"no family {name!r}; choose {', '.join(named)}")
-    return named[name]
+        return FAMILIES[-1]
+    choices = ", ".join(family.name for family in FAMILIES)
+    raise ValueError(f"no family {name!r}; choose {choices}")
 
 
 def missing_packages(family: Family) -> list[str]:
@@ -307,48 +309,50 @@ def find_decoder(model: nn.Module) -> Any:
 
     Follows `get_decoder()` from the core on. Raises ValueError if there is none.
     """
-    seen: list[str] = []
     module = find_core(model)
+    path = [type(module).__name__]
     while not isinstance(getattr(module, "layers", None), nn.ModuleList):
-        seen.append(type(module).__name__)
-        inner = module.get_decoder() if hasattr(module, "get_decoder") else None
+        inner = module.get_decoder() if hasattr(module, "get_decoder") else module
         if inner is None or inner is module:
+            followed = " -> ".join(path)
             raise ValueError(
-                f"found no decoder layers in {type(model).__name__}: followed {' -> '.join(seen)}"
+                f"found no decoder layers in {type(model).__name__}: followed {followed}"
             )
         module = inner
+        path.append(type(module).__name__)
     return module
 
 
 def find_trunk(model: nn.Module) -> Any:
-    """The innermost module that takes token ids *and* audio: the model without its vocabulary head,
-    if any.
+    """The innermost module that takes token ids *and* audio: without its vocabulary head, if any.
 
     For a 7B model and 300 positions the head costs more memory than all else.
     """
     core = find_core(model)
-    takes = inspect.signature(core.base_model.forward).parameters
-    hears = any(name.startswith(("input_features", "audio_", "input_values")) for name in takes)
-    return core.base_model if "input_ids" in takes and hears else core
+    names = inspect.signature(core.base_model.forward).parameters
+    hears = any(name.startswith(("input_features", "audio_", "input_values")) for name in names)
+    return core.base_model if hears and "input_ids" in names else core
 
 
 def foreign_hooks(part: nn.Module) -> list[Any]:
     """What is hooked to a part of a model, but transformers' own (inert) output recorders."""
-    kinds = [hooks for m in part.modules() for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-    hooks = [hook for kind in kinds for hook in kind.values()]
+    hooks: list[Any] = []
+    for module in part.modules():
+        hooks += module._forward_hooks.values()
+        hooks += module._forward_pre_hooks.values()
     return [
         hook for hook in hooks if not getattr(hook, "__module__", "").startswith("transformers.")
     ]
 
 
 def adapter_layers(model: nn.Module) -> list[Any]:
-    """The layers of a model that carry adapters (peft's): there it is a bool, on whole models a
-    method."""
-    return [
-        part
-        for part in model.modules()
-        if isinstance(getattr(part, "disable_adapters", None), bool)
-    ]
+    """The layers of a model that carry adapters (peft's)."""
+    layers = []
+    for part in model.modules():
+        # There it is a bool, on whole models a method.
+        if isinstance(getattr(part, "disable_adapters", None), bool):
+            layers.append(part)
+    return layers
 
 
 @contextmanager
@@ -366,25 +370,27 @@ def speech_adapters(model: nn.Module, family: Family, spoken: bool) -> Iterator[
 
 
 def audio_token_id(model: nn.Module) -> int | None:
-    """Id of the placeholder token whose positions the audio embeddings take; None if the model has
-    none."""
+    """Id of the token that stands where audio embeddings go; None if the model has none."""
     config = find_core(model).config
     # Phi-4-multimodal keeps it with the audio tower's settings.
-    places = (config, getattr(config, "audio_config", None))
-    names = ("audio_token_id", "audio_token_index")
-    ids = (getattr(place, name, None) for place in places for name in names)
-    return next((int(token_id) for token_id in ids if token_id is not None), None)
+    for settings in (config, getattr(config, "audio_config", None)):
+        for name in ("audio_token_id", "audio_token_index"):
+            token_id = getattr(settings, name, None)
+            if token_id is not None:
+                return int(token_id)
+    return None
 
 
 def residual_stream(
     output: Output, text_config: Settings
 ) -> Float[Tensor, "batch position d_model"]:
-    """The residual stream in a decoder layer's output, as a view, so that an in-place edit reaches
-    the model.
+    """The residual stream in a decoder layer's output: a view, so in-place edits reach the model.
 
     Layers return plain tensors in transformers 5; older remote code returns tuples. Gemma 3n's are
     4-D (altup batch position d_model): the stream is the active altup entry.
     """
     if isinstance(output, tuple):
         output = output[0]
-    return output[text_config.altup_active_idx] if output.ndim == 4 else output
+    if output.ndim == 4:
+        output = output[text_config.altup_active_idx]
+    return output
