@@ -7,15 +7,19 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from traceback import format_exception
 from typing import Any
 
 import psutil
 import torch
 import transformers as hf
-from huggingface_hub import HfApi, errors, try_to_load_from_cache
-from safetensors import safe_open
+from huggingface_hub import (
+    HfApi,
+    errors,
+    parse_local_safetensors_file_metadata,
+    try_to_load_from_cache,
+)
 
 from sarsteer_lab.families import Processor, Settings, find_family, missing_packages
 
@@ -23,8 +27,7 @@ DeviceMap = str | dict[str, int | str]
 """Where the parts of a model go: "auto", or transformers' dictionary."""
 
 OVERHEAD = 1.2
-"""Memory taken over weights: activations, key-value cache and workspace, as a factor. A rule of
-thumb."""
+"""A rule of thumb: the factor of memory for activations, key-value cache and workspace."""
 
 
 @dataclass(frozen=True)
@@ -35,19 +38,21 @@ class Size:
     download: int
 
     def memory(self, dtype: torch.dtype, bits: int | None = None) -> int:
-        """Bytes that the loaded model will take, roughly: its weights in `dtype` or `bits`, with
-        overhead."""
-        return round(self.parameters * (bits / 8 if bits else dtype.itemsize) * OVERHEAD)
+        """Bytes that the loaded model takes, roughly: weights in `dtype` or `bits`, with room."""
+        bytes_each = bits / 8 if bits else dtype.itemsize
+        return round(self.parameters * bytes_each * OVERHEAD)
 
 
 def free_memory(device: str) -> int | None:
     """Bytes free on `device`; None where that cannot be asked (MPS, or no such device here)."""
     place = torch.device(device)
-    if place.type == "cuda" and torch.cuda.is_available():
-        # What torch's allocator has reserved and does not use is free for a model too.
-        unused = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
-        return torch.cuda.mem_get_info(place)[0] + unused
-    return psutil.virtual_memory().available if place.type == "cpu" else None
+    if place.type == "cpu":
+        return psutil.virtual_memory().available
+    if place.type != "cuda" or not torch.cuda.is_available():
+        return None
+    # What torch's allocator has reserved and does not use is free for a model too.
+    unused = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
+    return torch.cuda.mem_get_info(place)[0] + unused
 
 
 def checkpoint_size(name: str | Path, revision: str | None = None) -> Size | None:
@@ -56,26 +61,31 @@ def checkpoint_size(name: str | Path, revision: str | None = None) -> Size | Non
     Of a hub id only file names and sizes are asked for; what lies in the hub's cache needs no
     download.
     """
-    if (folder := Path(name)).is_dir():
-        shards = list(folder.glob("*.safetensors"))
-        return Size(sum(map(_parameters, shards)), 0) if shards else None
+    if Path(name).is_dir():
+        parameters = 0
+        for shard in Path(name).glob("*.safetensors"):
+            counts = parse_local_safetensors_file_metadata(shard).parameter_count
+            parameters += sum(counts.values())
+        return Size(parameters, 0) if parameters else None
     try:
         info = HfApi().model_info(str(name), revision=revision, files_metadata=True)
     except (OSError, errors.HTTPError):  # the second is no OSError where there is no network
         return None
-    files = [file for file in info.siblings or [] if file.rfilename.endswith(".safetensors")]
-    if not files or info.safetensors is None:
+    if info.safetensors is None:
         return None
-    cached = partial(try_to_load_from_cache, str(name), revision=revision)
-    missing = [file for file in files if not isinstance(cached(file.rfilename), str)]
-    return Size(info.safetensors.total, sum(file.size or 0 for file in missing))
+    download = 0
+    for file in info.siblings or []:
+        weights = file.rfilename.endswith(".safetensors")
+        cached = try_to_load_from_cache(str(name), file.rfilename, revision=revision)
+        if weights and not isinstance(cached, str):
+            download += file.size or 0
+    return Size(info.safetensors.total, download)
 
 
 def announce(
     name: str | Path, size: Size | None, dtype: torch.dtype, bits: int | None, device: str
 ) -> None:
-    """Say on standard error what is about to be downloaded, and warn if it will hardly fit on
-    `device`.
+    """Say on standard error what will be downloaded, and warn if it will hardly fit on `device`.
 
     Silent for models that are there and small beside the free memory.
     """
@@ -84,7 +94,8 @@ def announce(
     if size.download:
         sizes = f"{size.download / 1e9:.1f} GB, {size.parameters / 1e9:.1f} billion parameters"
         print(f"{name}: downloads {sizes}", file=sys.stderr)
-    needed, free = size.memory(dtype, bits), free_memory(device)
+    needed = size.memory(dtype, bits)
+    free = free_memory(device)
     if free is not None and needed > free:
         how = f"{bits} bits" if bits else str(dtype)
         sizes = f"about {needed / 1e9:.1f} GB in {how}, but {device} has {free / 1e9:.1f} GB free"
@@ -102,36 +113,24 @@ def explained(name: str | Path) -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        chain: list[BaseException] = [error]
-        while (
-            link := chain[-1].__cause__ or chain[-1].__context__
-        ) is not None and link not in chain:
-            chain.append(link)
-        text = " ".join(map(str, chain)).lower()
-        kinds = {kind for link in chain for kind in type(link).__mro__}
-        if errors.GatedRepoError in kinds:
+        story = "".join(format_exception(error, limit=0))  # with the errors behind it
+        if "GatedRepoError" in story:
             advice = "ask for access on its page on the hub, then log in with `hf auth login`"
             raise PermissionError(f"{name} is gated: {advice}") from error
-        if errors.RepositoryNotFoundError in kinds:
+        if "RepositoryNotFoundError" in story:
             advice = "or it is private; check the id, or run `hf auth login`"
             raise FileNotFoundError(f"{name}: the hub has no such model, {advice}") from error
-        if "trust_remote_code" in text:
+        if "trust_remote_code" in story:
             raise ValueError(
-                f"{name} brings model code of its own, which would run on this machine: read it, and if you "
-                "trust its authors, pass trust_remote_code=True"
+                f"{name} brings model code of its own, which would run on this machine: read it, "
+                "and if you trust its authors, pass trust_remote_code=True"
             ) from error
-        if errors.OfflineModeIsEnabled in kinds or "couldn't connect" in text or "offline" in text:
+        if "couldn't connect" in story or "offline" in story.lower():
             raise FileNotFoundError(
-                f"{name} is not on this machine and the hub cannot be reached: where there is network, "
-                f"`hf download {name}`, copy the folder here and pass its path"
+                f"{name} is not on this machine and the hub cannot be reached: where there is "
+                f"network, `hf download {name}`, copy the folder here and pass its path"
             ) from error
         raise
-
-
-def _parameters(file: Path) -> int:
-    """Number of weights in a safetensors file, from its header alone."""
-    with safe_open(file, framework="pt") as tensors:
-        return sum(torch.Size(tensors.get_slice(key).get_shape()).numel() for key in tensors.keys())
 
 
 def load_parts(
@@ -160,21 +159,20 @@ def load_parts(
     with explained(folder):
         config = hf.AutoConfig.from_pretrained(folder, **source)
     row = find_family(config, None if family == "auto" else family)
-    if missing := missing_packages(row):
-        raise ImportError(
-            f"{folder} ({row.name}) needs more packages: pip install {' '.join(missing)}"
-        )
-    stored = (
-        dtype if isinstance(dtype, torch.dtype) else getattr(config, "dtype", None) or torch.float32
-    )
+    missing = missing_packages(row)
+    if missing:
+        needs = f"pip install {' '.join(missing)}"
+        raise ImportError(f"{folder} ({row.name}) needs more packages: {needs}")
+    stored = dtype
+    if not isinstance(stored, torch.dtype):
+        stored = getattr(config, "dtype", None) or torch.float32
     announce(name, checkpoint_size(folder, revision), stored, bits, device)
     options: dict[str, Any] = {"dtype": dtype, **source}
     if attention is not None:
         options["attn_implementation"] = attention
     if bits:
-        options["quantization_config"] = hf.BitsAndBytesConfig(
-            load_in_8bit=bits == 8, load_in_4bit=bits == 4
-        )
+        kind = "load_in_4bit" if bits == 4 else "load_in_8bit"
+        options["quantization_config"] = hf.BitsAndBytesConfig(**{kind: True})
         device_map = device_map or device
     if device_map is not None:
         options["device_map"] = device_map
@@ -185,44 +183,42 @@ def load_parts(
         model, report = model_class(config).from_pretrained(
             folder, config=config, output_loading_info=True, **options
         )
+        lacking = report["missing_keys"]
         if row.adapter is not None and getattr(config, "has_lora_adapter", True):
             place = {"subfolder": row.adapter, "revision": revision}
-            report["missing_keys"] |= model.load_adapter(
-                str(folder), adapter_kwargs=place
-            ).missing_keys
+            lacking |= model.load_adapter(str(folder), adapter_kwargs=place).missing_keys
         if adapter is not None:
-            report["missing_keys"] |= model.load_adapter(str(adapter)).missing_keys
-    if lacking := sorted(report["missing_keys"]):
+            lacking |= model.load_adapter(str(adapter)).missing_keys
+    if lacking:
+        names = ", ".join(sorted(lacking)[:3])
         raise ValueError(
-            f"{adapter or folder} lacks {len(lacking)} weights, which would be random: "
-            f"{', '.join(lacking[:3])}; is it the checkpoint of another architecture?"
+            f"{adapter or folder} lacks {len(lacking)} weights, which would be random: {names}; "
+            "is it the checkpoint of another architecture?"
         )
-    if any(parameter.device.type == "meta" for parameter in model.parameters()):
+    if any(parameter.is_meta for parameter in model.parameters()):
         # accelerate would fetch them for each forward pass, past every hook.
         raise ValueError(
-            f"{folder} does not fit on the devices of device_map={device_map!r}, and layers kept elsewhere "
-            "cannot be steered: use more or larger GPUs, or bits=4"
+            f"{folder} does not fit on the devices of device_map={device_map!r}, and layers kept "
+            "elsewhere cannot be steered: use more or larger GPUs, or bits=4"
         )
-    return (model if device_map is not None else model.to(device)), processor
+    if device_map is None:
+        model = model.to(device)
+    return model, processor
 
 
 def check_options(
     device: str, dtype: str | torch.dtype, bits: int | None = None, family: str | None = None
 ) -> None:
-    """Raise ValueError for a device that is not here, and for an unknown `dtype`, `bits` or
-    `family`."""
+    """Raise ValueError for a device that is not here, or an unknown `dtype`, `bits` or `family`."""
     if device != "auto":
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError):
-            seen = f"torch sees {torch.cuda.device_count()} CUDA devices"
-            raise ValueError(
-                f"device={device!r} is not here: {seen} (cpu, cuda, cuda:1, mps)"
-            ) from None
+            seen = f"torch sees {torch.cuda.device_count()} CUDA devices (cpu, cuda, cuda:1, mps)"
+            raise ValueError(f"device={device!r} is not here: {seen}") from None
     if dtype != "auto" and not isinstance(getattr(torch, str(dtype), dtype), torch.dtype):
-        raise ValueError(
-            f"dtype={dtype!r} is none that torch knows: float32, bfloat16, float16 or auto"
-        )
+        choices = "float32, bfloat16, float16 or auto"
+        raise ValueError(f"dtype={dtype!r} is none that torch knows: {choices}")
     if bits not in (None, 4, 8):
         raise ValueError(f"bits={bits}: choose 4 or 8, or leave it out")
     if family is not None:
@@ -239,8 +235,7 @@ def pick_device(device: str) -> str:
 
 
 def model_class(config: Settings) -> Any:
-    """The class that reads audio and writes text: transformers' mapping, else what the checkpoint
-    names.
+    """The class that reads audio and writes text: transformers' mapping, or the checkpoint's word.
 
     Raises ValueError if transformers has no such class and the checkpoint brings none.
     """
@@ -252,8 +247,8 @@ def model_class(config: Settings) -> Any:
         return hf.AutoModelForMultimodalLM
     # transformers lists the Flamingos elsewhere, so the checkpoint's own word counts.
     for name in config.architectures or ():
-        if (found := getattr(hf, name, None)) is not None:
-            return found
+        if hasattr(hf, name):
+            return getattr(hf, name)
     raise ValueError(
         f"transformers {hf.__version__} has no audio-text model of type {config.model_type!r}"
     )
