@@ -8,38 +8,41 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from jaxtyping import Int
 from torch import Tensor, nn
 from xxhash import xxh3_128
 
 from sarsteer_lab.families import adapter_layers
 from sarsteer_lab.keys import content_key, host_bytes, tensor_bytes
 
+SUMMED = ("cuda",)
+"""Types of devices that sum faster than their weights come to the host."""
+
+CHUNK = 2**20
+"""Words of 8 bytes that are mixed at a time on a GPU."""
+
+ODD = 0x9E3779B97F4A7C15 - 2**64
+"""An odd number with bits everywhere (2^64 over the golden ratio): its products lose nothing."""
+
+_known: dict[str, str] = {}
+"""Checksums of weights on GPUs by what `change_sums` made of them."""
+
 
 @torch.no_grad()
 def weights_checksum(weights: nn.Module | Iterable[Tensor]) -> str:
-    """A hash of every byte of a model's parameters and buffers, or of some tensors; of a model also
-    which of its adapters are on, and how strongly.
+    """A hash of every byte of a model's parameters and buffers, or of some tensors.
 
-    Computed at each call, so it sees `weight.data = ...` and what peft merges. The same on every
-    device: on a GPU a sum made there says whether anything has changed, and only then do the
-    weights come to the host.
+    Of a model also of which of its adapters are on, and how strongly. Computed at each call, so it
+    sees `weight.data = ...` and what peft merges. The same on every device: on a GPU a sum made
+    there says whether anything has changed, and only then do the weights come to the host.
     """
-    adapters: list[object] = []
-    if isinstance(weights, nn.Module):
-        for part in adapter_layers(weights):
-            adapters.append(
-                [part.active_adapters, part.disable_adapters, getattr(part, "scaling", {})]
-            )
-        # The state holds what quantised layers keep beside their weights; buffers, what is not
-        # saved.
-        state = {
-            name: value for name, value in weights.state_dict().items() if isinstance(value, Tensor)
-        }
-        named = sorted({**dict(weights.named_buffers(remove_duplicate=False)), **state}.items())
-    else:
-        named = [(str(number), tensor) for number, tensor in enumerate(weights)]
-    described = [[name, str(tensor.dtype), *tensor.shape] for name, tensor in named] + adapters
+    named = _named_tensors(weights)
     tensors = [tensor for _, tensor in named]
+    described: list[object] = [[name, str(part.dtype), *part.shape] for name, part in named]
+    if isinstance(weights, nn.Module):
+        for layer in adapter_layers(weights):
+            scaling = getattr(layer, "scaling", {})
+            described.append([layer.active_adapters, layer.disable_adapters, scaling])
     if not any(tensor.device.type in SUMMED for tensor in tensors):
         return content_key(described, _hashes(tensors))
     seen = content_key(described, change_sums(tensors))
@@ -48,31 +51,21 @@ def weights_checksum(weights: nn.Module | Iterable[Tensor]) -> str:
     return _known[seen]
 
 
-SUMMED = ("cuda",)
-"""Types of devices that sum faster than their weights come to the host."""
-
-_known: dict[str, str] = {}
-"""Checksums of weights on GPUs by what `change_sums` made of them."""
+def _named_tensors(weights: nn.Module | Iterable[Tensor]) -> list[tuple[str, Tensor]]:
+    if not isinstance(weights, nn.Module):
+        return [(str(number), tensor) for number, tensor in enumerate(weights)]
+    # Buffers that are not saved, and what quantised layers keep beside their weights.
+    named = dict(weights.named_buffers(remove_duplicate=False))
+    for name, value in weights.state_dict().items():
+        if isinstance(value, Tensor):
+            named[name] = value
+    return sorted(named.items())
 
 
 def _hashes(tensors: Sequence[Tensor]) -> list[str]:
-    """The hash of each tensor's bytes; tied ones are read once."""
-    places = [(t.data_ptr(), t.dtype, t.shape, t.stride(), t.device) for t in tensors]
-    distinct = dict(zip(places, tensors, strict=True))
+    """The hash of each tensor's bytes."""
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        hashes = pool.map(
-            lambda tensor: xxh3_128(host_bytes(tensor)).hexdigest(), distinct.values()
-        )
-        found = dict(zip(distinct, hashes, strict=True))
-    return [found[place] for place in places]
-
-
-CHUNK = 2**20
-"""Words of 8 bytes that are mixed at a time on a GPU."""
-
-ODD = 0x9E3779B97F4A7C15 - 2**64
-"""An odd number with bits everywhere (2^64 over the golden ratio): to multiply by it loses
-nothing."""
+        return list(pool.map(lambda tensor: xxh3_128(host_bytes(tensor)).hexdigest(), tensors))
 
 
 def change_sums(tensors: Sequence[Tensor]) -> list[int]:
@@ -83,9 +76,10 @@ def change_sums(tensors: Sequence[Tensor]) -> list[int]:
     of 32 bits collides.
     """
     groups: dict[object, list[Tensor]] = {}
-    for place, data in enumerate(map(tensor_bytes, tensors)):
+    for number, data in enumerate(map(tensor_bytes, tensors)):
         # Small ones together, for a start of the GPU costs as much as a small tensor.
-        groups.setdefault(data.device if len(data) < CHUNK else place, []).append(data)
+        group = data.device if len(data) < CHUNK else number
+        groups.setdefault(group, []).append(data)
     sums: list[Tensor] = []
     for parts in groups.values():
         data = torch.cat(parts) if len(parts) > 1 else parts[0]
@@ -94,12 +88,17 @@ def change_sums(tensors: Sequence[Tensor]) -> list[int]:
         words = data.view(torch.int64)
         places = torch.arange(min(CHUNK, len(words)), device=words.device).mul_(ODD)
         for chunk in words.split(CHUNK):
-            mixed = chunk ^ places[: len(chunk)]
-            halves = mixed.view(torch.int32).view(-1, 2)
-            for _ in range(2):
-                # Lower bits reach the upper ones by the product, upper ones the lower ones by the
-                # shift.
-                mixed *= ODD
-                halves[:, 0] ^= halves[:, 1]
-            sums.append(mixed.sum())
+            sums.append(_mixed(chunk, places[: len(chunk)]).sum())
+    # On one device at last, so that they come to the host together.
     return torch.stack([total.to(sums[0].device) for total in sums]).tolist() if sums else []
+
+
+def _mixed(words: Int[Tensor, "word"], places: Int[Tensor, "word"]) -> Int[Tensor, "word"]:
+    """Words mixed with their places, so that each word's every bit reaches the whole of it."""
+    mixed = words ^ places
+    halves = mixed.view(torch.int32).view(-1, 2)  # word half
+    for _ in range(2):
+        # Lower bits reach the upper ones by the product, upper ones the lower ones by the shift.
+        mixed *= ODD
+        halves[:, 0] ^= halves[:, 1]
+    return mixed
