@@ -1,5 +1,4 @@
-"""The method (SARSteer, arXiv 2510.17633) in one pure function: from hidden states to steering
-vectors.
+"""The method (SARSteer, arXiv 2510.17633) as one pure function: from states to steering vectors.
 
 Step 1, collecting the states, is `activations.capture`; step 5, steering with the vectors, is
 `steering.steer`. What lies between is here. States are last-token outputs of every decoder layer.
@@ -14,13 +13,12 @@ from torch import Tensor
 
 from sarsteer_lab.directions import text_refusal_direction
 from sarsteer_lab.safe_space import SafeSpace, ablate, principal_space
-from sarsteer_lab.vectors import SteeringVectors
+from sarsteer_lab.vectors import SteeringVectors, shapes
 
 
 @dataclass(frozen=True, eq=False)
 class Derivation:
-    """What comes out on the way: the refusal direction, the safe space, and the vectors to steer
-    with.
+    """What comes out on the way: the refusal direction, the safe space, the vectors to steer with.
 
     `direction` is not ablated, `vectors` are. Neither is normalised: one `alpha` serves all layers.
     """
@@ -50,22 +48,20 @@ def derive(
     """
     if not len(base) or len(harmless) < 2 or base.shape[1:] != harmless.shape[1:]:
         raise ValueError(
-            "needs states (prompt layer d_model) of at least 1 harmful and 2 harmless requests over the same "
-            f"layers; got {tuple(base.shape)} and {tuple(harmless.shape)}"
+            "needs states (prompt layer d_model) of at least 1 harmful and 2 harmless requests "
+            f"over the same layers; got {shapes(base, harmless)}"
         )
-    origin = dict(provenance or {})
-
     # 2. The text-derived refusal direction: d_l = mean_i [ h_l(a_i, t0 + r) - h_l(a_i, t0) ].
-    direction = text_refusal_direction(base, refusing)
+    refusal_direction = text_refusal_direction(base, refusing)
 
     # 3. The safe space: U_l, the top-k principal directions of the centred harmless states.
     space = principal_space(harmless, k)
 
     # 4. Safe-space ablation: v_l = d_l - lambda * U_l U_l^T d_l.
-    vectors = ablate(direction, space, lam)
+    ablated = ablate(refusal_direction, space, lam)
 
-    return Derivation(
-        SteeringVectors(direction, {"method": "text-derived refusal direction", **origin}),
-        space,
-        SteeringVectors(vectors, {"method": "SARSteer", "lam": lam, "k": k, **origin}),
-    )
+    origin = dict(provenance or {})
+    method = {"method": "text-derived refusal direction"}
+    direction = SteeringVectors(refusal_direction, method | origin)
+    settings = {"method": "SARSteer", "lam": lam, "k": k}
+    return Derivation(direction, space, SteeringVectors(ablated, settings | origin))

@@ -27,13 +27,14 @@ def content_key(*parts: object) -> str:
 
 
 def _feed(digest: Any, part: object) -> None:
-    """Add a part to a hash: its kind, its size, its content, so that no two lists of parts read
-    alike."""
+    """Add a part to a hash: its kind with its size, then its content, so that no two read alike."""
     content: Any = b""
     inner: list[object] = []
+    if isinstance(part, np.generic):
+        part = part.item()
     if isinstance(part, Mapping):
-        for name, value in sorted(part.items(), key=lambda pair: content_key(pair[0])):
-            inner += [name, value]
+        for name in sorted(part, key=content_key):
+            inner += [name, part[name]]
         kind = f"dict {len(inner)}"
     elif isinstance(part, list | tuple):
         inner = list(part)
@@ -50,17 +51,14 @@ def _feed(digest: Any, part: object) -> None:
     elif isinstance(part, bytes):
         content = part
         kind = f"bytes {len(content)}"
-    elif part is None or isinstance(part, bool | int | float | np.bool_ | np.integer | np.floating):
-        number = part.item() if isinstance(part, np.generic) else part
-        kind = f"{type(number).__name__} {number!r}"
+    elif part is None or isinstance(part, int | float):
+        kind = f"{type(part).__name__} {part!r}"
     else:
-        raise TypeError(
-            f"a key is made of texts, numbers, arrays and lists of them, not of {part!r:.80}"
-        )
+        raise TypeError(f"a key is made of texts, numbers, arrays and lists, not of {part!r:.80}")
     digest.update(kind.encode() + b"\0")
     digest.update(content)
-    for each in inner:
-        _feed(digest, each)
+    for inner_part in inner:
+        _feed(digest, inner_part)
 
 
 def tensor_bytes(tensor: Tensor) -> Tensor:
@@ -73,13 +71,16 @@ def host_bytes(tensor: Tensor) -> Any:
     return tensor_bytes(tensor).cpu().numpy()
 
 
+ORIGIN = {"_name_or_path", "transformers_version", "architectures", "dtype"}
+"""Settings that tell only where a checkpoint came from."""
+
+
 def settings_of(configs: Iterable[Mapping[str, object]]) -> str:
-    """Configurations as one text, without what tells only where a checkpoint came from."""
-    origin = {"_name_or_path", "transformers_version", "architectures", "dtype"}
+    """Configurations as one text, without `ORIGIN`."""
+    return json.dumps([_told(dict(config)) for config in configs], sort_keys=True, default=str)
 
-    def kept(value: object) -> object:
-        if not isinstance(value, dict):
-            return value
-        return {name: kept(inner) for name, inner in value.items() if name not in origin}
 
-    return json.dumps([kept(dict(config)) for config in configs], sort_keys=True, default=str)
+def _told(value: object) -> object:
+    if not isinstance(value, dict):
+        return value
+    return {name: _told(inner) for name, inner in value.items() if name not in ORIGIN}

@@ -8,8 +8,7 @@ from typing import Any
 
 
 def data_folder() -> Path:
-    """The shipped prompts, clips and pocket weights: `sarsteer_lab/_data` in a wheel, `data/` in a
-    checkout.
+    """The shipped prompts, clips and weights: `sarsteer_lab/_data` or, in a checkout, `data/`.
 
     Raises FileNotFoundError if the installation carries no data.
     """
@@ -18,14 +17,14 @@ def data_folder() -> Path:
         if folder.is_dir():
             return folder
     raise FileNotFoundError(
-        f"{package} has neither _data/ in it nor data/ next to it: install the wheel, or `pip install -e .`"
+        f"{package} has neither _data/ in it nor data/ next to it: install the wheel, "
+        "or `pip install -e .`"
     )
 
 
 @cache
 def shipped_table(name: str) -> dict[str, Any]:
-    """A TOML file of the shipped data, such as "prompts/refusals.toml", read once; not to be
-    changed."""
+    """A TOML file of the shipped data ("prompts/refusals.toml"), read once; not to be changed."""
     return tomllib.loads((data_folder() / name).read_text(encoding="utf-8"))
 
 

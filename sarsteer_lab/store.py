@@ -1,5 +1,4 @@
-"""Finished work in a folder: whole files only, a checksum each, under keys that say all that
-decides them."""
+"""Finished work in a folder: whole files with a checksum, under keys that say what decides it."""
 
 import json
 import os
@@ -19,8 +18,7 @@ from sarsteer_lab.keys import content_key
 
 @contextmanager
 def atomic_write(path: Path | str) -> Iterator[Path]:
-    """A name to write to, which becomes `path` once the block ends: readers see a whole file or
-    none.
+    """A name to write to, which becomes `path` once the block ends: whole, or not at all.
 
     Folders on the way are made. If the block fails, nothing is left. Raises IsADirectoryError for a
     folder.
@@ -51,24 +49,17 @@ class Store:
 
     def read(self, key: str) -> Any:
         """The value or tensor kept under a key; None if there is none, or if it is damaged."""
-        for kind in ("json", "safetensors"):
-            path = self._path(key, kind)
+        for path in (self._path(key, "json"), self._path(key, "safetensors")):
             try:
-                if kind == "json":
-                    content = json.loads(path.read_text(encoding="utf-8"))
-                    value, checksum = content["value"], content["checksum"]
-                else:
-                    with safe_open(path, "pt") as file:
-                        value, checksum = file.get_tensor("value"), file.metadata()["checksum"]
+                value, checksum = _content(path)
                 if checksum != _checksum(key, value):
                     raise ValueError("its checksum is wrong")
                 return value
             except FileNotFoundError:
                 continue
             except (SafetensorError, ValueError, LookupError, TypeError, OSError) as error:
-                warnings.warn(
-                    f"{path} is damaged ({error}): what it held is computed again", stacklevel=2
-                )
+                damage = f"{path} is damaged ({error}): what it held is computed again"
+                warnings.warn(damage, stacklevel=2)
         return None
 
     def write(self, key: str, value: Any) -> Any:
@@ -87,19 +78,26 @@ class Store:
 
     def _write(self, key: str, value: object) -> None:
         checksum = _checksum(key, value)
-        kind = "safetensors" if isinstance(value, Tensor) else "json"
-        with atomic_write(self._path(key, kind)) as scratch:
-            if isinstance(value, Tensor):
-                save_file(
-                    {"value": value.detach().cpu().contiguous()}, scratch, {"checksum": checksum}
-                )
-            else:
-                scratch.write_text(
-                    json.dumps({"value": value, "checksum": checksum}), encoding="utf-8"
-                )
+        if isinstance(value, Tensor):
+            tensors = {"value": value.detach().cpu().contiguous()}
+            with atomic_write(self._path(key, "safetensors")) as scratch:
+                save_file(tensors, scratch, {"checksum": checksum})
+        else:
+            text = json.dumps({"value": value, "checksum": checksum})
+            with atomic_write(self._path(key, "json")) as scratch:
+                scratch.write_text(text, encoding="utf-8")
 
     def _path(self, key: str, kind: str) -> Path:
         return self.folder / key[:2] / f"{key}.{kind}"
+
+
+def _content(path: Path) -> tuple[Any, str]:
+    """What a file of the store holds, and the checksum that stands with it."""
+    if path.suffix == ".json":
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content["value"], content["checksum"]
+    with safe_open(path, "pt") as file:
+        return file.get_tensor("value"), file.metadata()["checksum"]
 
 
 def _checksum(key: str, value: object) -> str:

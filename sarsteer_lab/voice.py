@@ -18,8 +18,7 @@ VOICE = "hibari-tts"
 
 
 def synthesise(text: str) -> Float[np.ndarray, "samples"]:
-    """Speak an English sentence with hibari-tts (about 100 times faster than real time on one CPU
-    core).
+    """Speak an English sentence with hibari-tts, about 100 times faster than real time on one core.
 
     The same text always gives the same float32 16 kHz waveform. Raises ValueError for a text with
     nothing to speak.
@@ -41,12 +40,12 @@ def spoken_clip(text: str) -> Path:
         raise ImportError(
             f"a request without a clip needs a voice: pip install {VOICE}, or record it"
         ) from None
-    kept = cache_folder() / "clips" / f"{key}.wav"
-    if not kept.exists():
-        speech = synthesise(text)
-        with atomic_write(kept) as scratch:
-            soundfile.write(scratch, speech, SAMPLE_RATE, "FLOAT", format="WAV")
-    return kept
+    clip = cache_folder() / "clips" / f"{key}.wav"
+    if not clip.exists():
+        waveform = synthesise(text)
+        with atomic_write(clip) as scratch:
+            soundfile.write(scratch, waveform, SAMPLE_RATE, "FLOAT", format="WAV")
+    return clip
 
 
 @lru_cache(maxsize=1)
