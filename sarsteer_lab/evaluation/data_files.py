@@ -38,13 +38,19 @@ class Entry:
     place: str
     fields: dict[str, Any]
 
+    @property
+    def where(self) -> str:
+        """Its file and its place in it."""
+        return f"{self.path}, {self.place}"
+
     def fail(self, reason: str) -> NoReturn:
         """Raise PromptFileError with the file and the place in front of `reason`."""
-        raise PromptFileError(f"{self.path}, {self.place}: {reason}")
+        raise PromptFileError(f"{self.where}: {reason}")
 
     def columns(self) -> str:
         """The names of the fields, for a complaint about another."""
-        return f"(found: {', '.join(map(repr, self.fields)) or 'none'})"
+        names = ", ".join(map(repr, self.fields))
+        return f"(found: {names or 'none'})"
 
     def value(self, column: str) -> Any:
         """The field of this name, whatever its type."""
@@ -183,10 +189,10 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Entry]:
     except csv.Error as error:
         where = f"{path}, line {reader.line_num}"
         raise PromptFileError(f"{where}: is not valid CSV ({error})") from error
-    found = ", ".join(map(repr, header))
+    first = Entry(path, "line 1", dict.fromkeys(header))
     for column in columns:
         if column not in header:
-            raise PromptFileError(f"{path}, line 1: the header lacks {column!r} (found: {found})")
+            first.fail(f"the header lacks {column!r} {first.columns()}")
     numbered = []
     for line, row in rows:
         if len(row) != len(header):
@@ -206,8 +212,7 @@ def read_parquet(path: Path) -> list[Entry]:
     try:
         with ParquetFile(path) as file:
             for batch in file.iter_batches(batch_size=32):  # clips are large
-                for row in batch.to_pylist():
-                    rows.append({name: _clip_file(cell) for name, cell in row.items()})
+                rows += map(_with_clip_files, batch.to_pylist())
     except (OSError, ArrowException) as error:
         reason = str(error).partition("\n")[0]
         advice = "download it again"
@@ -265,6 +270,10 @@ def _dataset_splits(name: str) -> dict[str, Any]:
         fetch = f"python -c \"from datasets import load_dataset; load_dataset('{repo}')\""
         raise PromptFileError(f"{name}: {reason}; where there is network, run {fetch}") from error
     return data if isinstance(data, dict) else {str(data.split): data}
+
+
+def _with_clip_files(row: dict[str, Any]) -> dict[str, Any]:
+    return {column: _clip_file(cell) for column, cell in row.items()}
 
 
 def _clip_file(cell: Any) -> Any:

@@ -21,6 +21,9 @@ from sarsteer_lab.evaluation.data_files import (
 )
 from sarsteer_lab.paths import shipped_table
 
+SPLIT_NAMES = {"train": "derive", "validation": "validation", "test": "test"}
+"""What a file or folder of this name is for, in other people's sets."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -64,16 +67,51 @@ class Layout:
         """All that is said about columns, in one text."""
         return " ".join(value for value in vars(self).values() if isinstance(value, str))
 
-    def root(self, file: Path) -> Path:
-        """The folder in which the pattern of one of its files begins."""
-        folders = self.patterns[0].removeprefix("**/").count("/")
-        return file.parents[folders]
 
-    def clips(self, file: Path) -> Path:
-        """The folder of the clips that one of its files names."""
-        names = self.folder.format(stem=file.stem).split()
-        folders = [self.root(file) / name for name in names]
+@dataclass(frozen=True)
+class Table:
+    """A file of a set, what is in it, and what its place says."""
+
+    file: Path
+    layout: Layout
+    entries: list[Entry]
+
+    @property
+    def folder(self) -> str:
+        """The name of the file's folder."""
+        return self.file.parent.name
+
+    @property
+    def root(self) -> Path:
+        """The folder in which the layout's pattern begins."""
+        folders = self.layout.patterns[0].removeprefix("**/").count("/")
+        return self.file.parents[folders]
+
+    @property
+    def clips(self) -> Path:
+        """The folder of its clips."""
+        names = self.layout.folder.format(stem=self.file.stem)
+        folders = [self.root / name for name in names.split()]
         return next(filter(Path.is_dir, folders), folders[0])
+
+    @property
+    def split(self) -> str:
+        """What is in train, a file or folder, is for deriving; likewise validation."""
+        start = self.file.stem.partition("_")[0]
+        return SPLIT_NAMES.get(start) or SPLIT_NAMES.get(self.root.name, "test")
+
+    @property
+    def unread(self) -> list[str]:
+        """Columns of a table of one's own that are not read."""
+        if not self.layout.own:
+            return []
+        read = re.findall(r"\w+", self.layout.forms)
+        return sorted(set(self.entries[0].fields) - set(read))
+
+    def parts_below(self, path: Path) -> tuple[str, ...]:
+        """The folders from the one that the user gave down to `root`."""
+        given = path.absolute()
+        return self.root.relative_to(given).parts if given.is_dir() else ()
 
 
 @cache
@@ -90,18 +128,19 @@ def layouts() -> dict[str, list[Layout]]:
     return sets
 
 
-def tables(name: str, path: Path) -> Iterator[tuple[Path, Layout, list[Entry]]]:
-    """The tables of a set, file by file, each with its layout.
+def tables(name: str, path: Path) -> Iterator[Table]:
+    """The tables of a set, file by file.
 
     A dataset's splits are tables of these names in its folder. Raises PromptFileError.
     """
     if name.startswith("dataset"):
-        for split, clip, entries in read_dataset(str(path)):
-            yield path.absolute() / split, replace(layouts()[name][0], clip=clip), entries
+        [layout] = layouts()[name]
+        for split, clip_column, entries in read_dataset(str(path)):
+            yield Table(path.absolute() / split, replace(layout, clip=clip_column), entries)
         return
     layout, files = _fitting(name, path.absolute())
     for file in files:
-        yield file, layout, _read(file, layout)
+        yield Table(file, layout, _read(file, layout))
 
 
 def _fitting(name: str, path: Path) -> tuple[Layout, list[Path]]:
@@ -119,9 +158,10 @@ def _fitting(name: str, path: Path) -> tuple[Layout, list[Path]]:
             if files:
                 return layout, files
             wanted += [pattern.removeprefix("**/") for pattern in group.split()]
-    there = ", ".join(sorted(file.name for file in path.iterdir())[:5])
+    there = sorted(file.name for file in path.iterdir())
+    found = ", ".join(there[:5]) or "nothing"
     needed = f"a folder for the set {name!r} has to hold {' or '.join(wanted)}"
-    raise PromptFileError(f"{path}: {needed} (found: {there or 'nothing'})")
+    raise PromptFileError(f"{path}: {needed} (found: {found})")
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
@@ -148,8 +188,8 @@ def _read(file: Path, layout: Layout) -> list[Entry]:
     suffix = file.suffix if file.suffix in (".csv", *READERS) else usual
     if suffix in READERS:
         return READERS[suffix](file)
-    needed = re.findall(r"{(\w+)", layout.forms)
-    return read_csv(file, [column for column in needed if column not in ("row", "stem")])
+    needed = set(re.findall(r"{(\w+)", layout.forms)) - {"row", "stem"}
+    return read_csv(file, sorted(needed))
 
 
 def _read_file_list(path: Path) -> list[Entry]:
@@ -164,7 +204,8 @@ def _read_file_list(path: Path) -> list[Entry]:
         if fields is None:
             wanted = "<scenario>_<number>.wav <question-with-hyphens>"
             entry.fail(f"has to be `{wanted}`, but is {line.strip()!r}")
-        entry.fields.update(fields.groupdict(), question=fields["question"].replace("-", " "))
+        entry.fields.update(fields.groupdict())
+        entry.fields["question"] = fields["question"].replace("-", " ")
         entries.append(entry)
     return entries
 

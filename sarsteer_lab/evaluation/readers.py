@@ -4,7 +4,6 @@ Each is read as its authors lay it out (`layouts.Layout`).
 """
 
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,16 +13,13 @@ from typing import Literal, get_args
 from tqdm.auto import tqdm
 
 from sarsteer_lab.evaluation.data_files import Entry, PromptFileError, read_json_lines
-from sarsteer_lab.evaluation.layouts import Layout, layouts, tables
+from sarsteer_lab.evaluation.layouts import Table, layouts, tables
 from sarsteer_lab.paths import data_folder
 from sarsteer_lab.prompts import LABELS, SPLITS, Request
 from sarsteer_lab.voice import VOICE, spoken_clip
 
 Missing = Literal["error", "skip"]
 """For a record whose clip is not on disk: stop, or leave it out and count it."""
-
-SPLIT_NAMES = {"train": "derive", "validation": "validation", "test": "test"}
-"""What a file or folder of this name is for, in other people's sets."""
 
 
 @dataclass(frozen=True)
@@ -59,21 +55,24 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
     for entry, request, needs_clip in progress:
         first = firsts.setdefault(request.id, entry)
         if first is not entry:
-            where = f"{first.place} of {first.path}"
-            entry.fail(f"the id {request.id!r} occurs twice, first in {where}")
+            place = f"{first.place} of {first.path}"
+            entry.fail(f"the id {request.id!r} occurs twice, first in {place}")
         if _has_its_clip(request, needs_clip):
             requests.append(request)
         else:
             clip = request.clip or f"is named {entry.columns()}"
-            absent.append(f"{entry.path}, {entry.place}: no clip {clip}")
+            absent.append(f"{entry.where}: no clip {clip}")
     if absent and missing == "error":
-        raise PromptFileError(
-            f"{len(absent)} of {len(firsts)} clips are missing: {'; '.join(absent[:3])}. "
-            'Put them there, or pass missing="skip" to leave them out'
-        )
+        count = f"{len(absent)} of {len(firsts)} clips are missing"
+        advice = 'Put them there, or pass missing="skip" to leave them out'
+        raise PromptFileError(f"{count}: {'; '.join(absent[:3])}. {advice}")
     if not requests:
         count = f"none of the {len(absent)} clips is there"
         raise PromptFileError(f"{path}: {count}, so nothing is left")
+    n_voiced = sum(request.voice == VOICE for request in requests)
+    if n_voiced and name != "prompts":
+        count = f"{n_voiced} of {len(requests)} requests have no clip"
+        print(f"{spec}: {count}: {VOICE} speaks them", file=sys.stderr)
     return PromptSet(requests, absent)
 
 
@@ -107,74 +106,67 @@ def _shipped_format(path: Path) -> Iterator[tuple[Entry, Request, bool]]:
     """
     file = path / "prompts.jsonl" if path.is_dir() else path
     entries = read_json_lines(file)
-    splits = {entry.text("id", whole=True): entry.text("split") for entry in entries}
+    splits = {entry.told("{id}"): entry.text("split") for entry in entries}
     for entry in entries:
-        key = entry.text("id", whole=True)
         split = entry.choice("split", SPLITS)
-        twin = entry.told("twin", "")
+        twin = entry.told("twin", "") or None
         if twin and twin not in splits:
             entry.fail(f"the twin {twin!r} is not in the file")
         if twin and splits[twin] != split:
             entry.fail(f"the twin {twin!r} is in another split")
-        words, topic = entry.text("text"), entry.text("topic")
+        key, words, topic = entry.told("{id}"), entry.text("text"), entry.text("topic")
         label = entry.choice("label", LABELS)
         clip = entry.clip("clip", file.parent)
-        voice = entry.told("voice", "")
-        request = Request(key, words, label, topic, split, clip, voice or None, twin or None)
-        yield entry, request, False
+        voice = entry.told("voice", "") or None
+        yield entry, Request(key, words, label, topic, split, clip, voice, twin), False
 
 
 def _published(name: str, path: Path) -> Iterator[tuple[Entry, Request, bool]]:
     """The same of a set of `layouts`."""
-    given, asked, voiced = path.absolute(), 0, 0
-    for file, layout, entries in tables(name, path):
-        root, clips = layout.root(file), layout.clips(file)
-        where = root.relative_to(given).parts if given.is_dir() else ()
-        usual_split = _usual_split(file.stem, root.name)
-        unread = set(entries[0].fields) - set(re.findall(r"\w+", layout.forms))
-        if layout.own and unread:
-            print(
-                f"{file}: columns that are not read: {', '.join(sorted(unread))}", file=sys.stderr
-            )
-        for row, entry in enumerate(entries, start=1):
-            label = _label(entry, layout, file.parent.name, f"{name}-harmful:{path}")
-            topic = entry.told(layout.topic, layout.about or file.parent.name)
-            number = entry.told(layout.number, f"{file.stem}/{row}", row=row, stem=file.stem)
-            key = "/".join([name, *where, number])
-            words = entry.told(layout.request, whole=False)
-            split = usual_split
-            if entry.fields.get(layout.split):
-                split = entry.choice(layout.split, SPLITS)
-            clip = entry.clip(layout.clip, clips)
-            voice = None
-            if layout.own and clip is None:
-                clip, voice = _spoken(entry, words), VOICE
-            typed, reference = entry.told(layout.typed, ""), entry.told(layout.reference, "")
-            yield (
-                entry,
-                Request(key, words, label, topic, split, clip, voice, None, typed, reference),
-                bool(layout.clip),
-            )
-            asked += 1
-            voiced += voice is not None
-    if voiced:
-        counts = f"{voiced} of {asked} requests have no clip"
-        print(f"{name}:{path}: {counts}: {VOICE} speaks them", file=sys.stderr)
+    for table in tables(name, path):
+        if table.unread:
+            columns = ", ".join(table.unread)
+            print(f"{table.file}: columns that are not read: {columns}", file=sys.stderr)
+        for row, entry in enumerate(table.entries, start=1):
+            request = _request(f"{name}:{path}", table, row, entry)
+            yield entry, request, bool(table.layout.clip)
 
 
-def _label(entry: Entry, layout: Layout, folder: str, advice: str) -> str:
+def _request(spec: str, table: Table, row: int, entry: Entry) -> Request:
+    name, _, path = spec.partition(":")
+    layout, stem = table.layout, table.file.stem
+    label = _label(spec, table, entry)
+    topic = entry.told(layout.topic, layout.about or table.folder)
+    number = entry.told(layout.number, f"{stem}/{row}", row=row, stem=stem)
+    key = "/".join([name, *table.parts_below(Path(path)), number])
+    words = entry.told(layout.request, whole=False)
+    split = table.split
+    if entry.fields.get(layout.split):
+        split = entry.choice(layout.split, SPLITS)
+    clip = entry.clip(layout.clip, table.clips)
+    voice = None
+    if layout.own and clip is None:
+        clip, voice = _spoken(entry, words), VOICE
+    typed = entry.told(layout.typed, "")
+    reference = entry.told(layout.reference, "")
+    return Request(key, words, label, topic, split, clip, voice, None, typed, reference)
+
+
+def _label(spec: str, table: Table, entry: Entry) -> str:
     """The label that the layout, the entry's column or the file's folder says."""
-    labels, column = layout.label, layout.kind.strip("{}")
+    layout, labels = table.layout, table.layout.label
     if isinstance(labels, str):
         return labels
+    column = layout.kind.strip("{}")
     is_empty = entry.fields.get(column) in (None, "")
     if column and not (layout.own and is_empty):
         return labels[entry.choice(column, list(labels))]
-    if folder in labels:
-        return labels[folder]
-    reason = f"lies in the folder {folder!r}, which is none of {', '.join(labels)}"
+    if table.folder in labels:
+        return labels[table.folder]
+    reason = f"lies in the folder {table.folder!r}, which is none of {', '.join(labels)}"
     if layout.own:
-        reason += f"; say it in a column 'label' {entry.columns()}, or write {advice}"
+        labelled = spec.replace(":", "-harmful:", 1)
+        reason += f"; say it in a column 'label' {entry.columns()}, or write {labelled}"
     entry.fail(reason)
 
 
@@ -183,12 +175,6 @@ def _spoken(entry: Entry, words: str) -> Path:
         return spoken_clip(words)
     except ValueError as error:
         entry.fail(str(error))
-
-
-def _usual_split(stem: str, folder: str) -> str:
-    """What is in train, a file or folder, is for deriving; likewise validation."""
-    start = stem.partition("_")[0]
-    return SPLIT_NAMES.get(start) or SPLIT_NAMES.get(folder, "test")
 
 
 def read_sets(
