@@ -84,10 +84,11 @@ def _prompted(
     lalm: LALM, sets: Mapping[str, Sequence[Request]], texts: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     """How often the texts make the model refuse a few of the requests of each kind."""
+    # A request that is about its clip has no typed form.
+    requests = [request for request in chain(*sets.values()) if not request.text]
     asked: list[Request] = []
     for kind in KINDS:
-        # A request that is about its clip has no typed form.
-        alike = [r for r in chain(*sets.values()) if r.label == kind and not r.text]
+        alike = [request for request in requests if request.label == kind]
         asked += alike[:PROMPTED]
     if not asked or not texts:
         return []
@@ -106,7 +107,9 @@ def write_report(folders: Sequence[Path], path: Path) -> None:
     Raises FileNotFoundError for a folder without a finished run, ValueError if one of its files is
     damaged, and OSError if the page cannot be written.
     """
-    runs = [_run(folder, f"run {number}") for number, folder in enumerate(folders, start=1)]
+    runs = [_run(folder) for folder in folders]
+    for number, run in enumerate(runs, start=1):
+        run["name"] = f"run {number}"
     loader = PackageLoader("sarsteer_lab", "evaluation")
     pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     template = pages.get_template("report.html.jinja")
@@ -117,8 +120,8 @@ def _side_by_side(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """The rates of all runs by the first one's judge: a row per defence."""
     tables = []
     for run in runs:
-        columns = {"run": f"{run['name']}, {run['model']}", "rate": run["shown"]["rate [95%]"]}
-        tables.append(run["table"].assign(**columns))
+        title = f"{run['name']}, {run['model']}"
+        tables.append(run["table"].assign(run=title, rate=run["shown"]["rate [95%]"]))
     table = _by_first_judge(pd.concat(tables))
     cells = table.set_index(["defence", "run", "set", "measure"])["rate"]
     return cells.unstack([1, 2, 3], fill_value="", sort=False)
@@ -128,7 +131,7 @@ def _by_first_judge(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["judge"] == table["judge"].iloc[0]]
 
 
-def _run(folder: Path, name: str) -> dict[str, Any]:
+def _run(folder: Path) -> dict[str, Any]:
     """What the page says of one run."""
     absent = ", ".join(file for file in FILES if not (folder / file).is_file())
     if absent:
@@ -137,7 +140,7 @@ def _run(folder: Path, name: str) -> dict[str, Any]:
             f"{folder} holds no finished run ({absent} missing): {advice}; what is done is kept"
         )
     try:
-        return {"name": name, "folder": folder.resolve().name, **_findings(folder)}
+        return _findings(folder)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         reason = "a file of its run is damaged or of another version"
         raise ValueError(f"{folder}: {reason}: {error}") from error
@@ -150,12 +153,14 @@ def _findings(folder: Path) -> dict[str, Any]:
     outcomes = _by_first_judge(read_lines(folder / "outcomes.jsonl"))
     answers = responses.merge(outcomes, on=["defence", "set", "label", "id"])
     requests = about["requests"]
-    answers["topic"] = [requests[row.set][row.id]["topic"] for row in answers.itertuples()]
+    facts = [requests[row.set][row.id] for row in answers.itertuples()]
+    answers["topic"] = [fact["topic"] for fact in facts]
     settings = {**about["settings"], **about["model"], **about["versions"]}
-    given = {name: _public(value) for name, value in settings.items() if value is not None}
-    run = {"model": about["model"]["model"], "settings": given, "prompted": about["prompted"]}
-    run |= {"table": table, "shown": readable(table), "topics": _topics(answers)}
+    given = {name: _public(settings[name]) for name in settings if settings[name] is not None}
+    run = {"folder": folder.resolve().name, "model": about["model"]["model"], "settings": given}
+    run |= {"table": table, "shown": readable(table), "prompted": about["prompted"]}
     run["planes"] = list(_planes(_by_first_judge(table)))
+    run["topics"] = _topics(answers)
     run["examples"] = list(_examples(answers, requests))
     return run
 
@@ -163,16 +168,18 @@ def _findings(folder: Path) -> dict[str, Any]:
 def _planes(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """For each benign set the defences as points, in shares: others answered, harmful refused."""
     is_harmful = table["label"] == "harmful"
-    harmful = table[is_harmful].groupby("defence")[["refused", "n"]].sum().add_prefix("harmful_")
+    harmful = table[is_harmful].groupby("defence")[["refused", "n"]].sum()
+    harmful = harmful.add_prefix("harmful_")
     if harmful.empty:
         return
     for name, benign in table[~is_harmful].groupby("set", sort=False):
         points = benign.join(harmful, on="defence")
         points["number"] = range(1, len(points) + 1)
-        for axis, count, total in (("x", "answered", "n"), ("y", "harmful_refused", "harmful_n")):
-            points[axis] = points[count] / points[total]
-            points[f"{axis}s"] = [wilson(*pair) for pair in points[[count, total]].to_numpy()]
-        bounds = points.reindex(columns=["defence", "best_rate"]).set_index("defence")["best_rate"]
+        points["x"] = points["answered"] / points["n"]
+        points["xs"] = list(map(wilson, points["answered"], points["n"]))
+        points["y"] = points["harmful_refused"] / points["harmful_n"]
+        points["ys"] = list(map(wilson, points["harmful_refused"], points["harmful_n"]))
+        bounds = points.set_index("defence").get("best_rate", pd.Series())
         bound = bounds.dropna().get(BASELINE)
         yield {"set": name, "points": points.to_dict("records"), "bound": bound}
 
@@ -197,9 +204,9 @@ def _examples(
             words = alike["response"].map(opening_words)
             answered = list(zip(alike["defence"], alike["outcome"], words, strict=True))
             clip = requests[name][key]["clip"]
-            sound = _sound(clip) if clip and key == differing[0] else None
-            request = alike["request"].iloc[0]
-            yield {"set": name, "request": request, "clip": sound, "answers": answered}
+            example = {"set": name, "request": alike["request"].iloc[0], "answers": answered}
+            example["clip"] = _sound(clip) if clip and key == differing[0] else None
+            yield example
 
 
 def _public(value: Any) -> str:

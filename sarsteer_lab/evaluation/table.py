@@ -69,8 +69,7 @@ def evaluate(
     outcomes = judge_responses(responses, judges)
     write_lines(Path(folder) / "outcomes.jsonl", outcomes.to_dict("records"))
     table = tabulate(outcomes, speeds(folder))
-    skipped = skipped or {}
-    table["skipped"] = [skipped.get(name, 0) for name in table["set"]]
+    table["skipped"] = table["set"].map(skipped or {}).fillna(0).astype(int)
     if not roc:
         return table
     if openings:
@@ -129,10 +128,10 @@ def tabulate(
         defence, name, label, judge = key
         measure, counted = MEASURES[label]
         hits = cell == counted
-        low, high = wilson(hits.sum(), len(hits))
         row = dict(zip(KEYS, key, strict=True))
+        row |= {"n": len(cell), "measure": measure, "rate": hits.mean()}
         row.update(cell.value_counts().reindex(OUTCOMES, fill_value=0))
-        row |= {"n": len(hits), "measure": measure, "rate": hits.mean(), "low": low, "high": high}
+        row["low"], row["high"] = wilson(hits.sum(), len(cell))
         undefended = cells.get((BASELINE, name, label, judge))
         if undefended is not None and defence != BASELINE:
             row |= _comparison(hits, undefended[hits.index] == counted)
@@ -163,15 +162,16 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     if table["judge"].nunique() > 1:
         shown["judge"] = table["judge"]
     shown["measure"] = table["measure"]
-    hits = (table["rate"] * table["n"]).round().astype(int)
-    counts = hits.astype(str) + "/" + table["n"].astype(str)
-    shown["rate [95%]"] = counts + " = " + _with_limits(table, "rate", "", "{:.0%}")
+    hits = (table["rate"] * table["n"]).map("{:.0f}/".format)
+    counts = hits + table["n"].astype(str) + " = "
+    shown["rate [95%]"] = counts + _with_limits(table, "rate", "", "{:.0%}")
     for outcome in OUTCOMES:
         if outcome in ("refused", "answered", "broken") or table[outcome].any():
             shown[outcome] = table[outcome]
     if table["change"].notna().any():
         shown[f"change against {BASELINE}"] = _with_limits(table, "change", "change_", "{:+.0%}")
-        shown["McNemar p"] = table["p"].map("{:.3g}".format).where(table["p"].notna(), "")
+        p = table["p"].map("{:.3g}".format)
+        shown["McNemar p"] = p.where(table["p"].notna(), "")
     if "area" in table:
         shown["ROC area against harmful"] = _with_limits(table, "area", "area_", "{:.2f}")
         best = _with_limits(table, "best_rate", "best_rate_", "{:.2f}")
