@@ -62,22 +62,24 @@ def kept_variants(function: PerPrompt, store: Store, name: str) -> PerPrompt:
         deciding = dict(settings)
         deciding.pop("batch_size", None)
         model_key = lalm.key(name, deciding)
+        own_store = lalm.results.store(store.folder)
         keys = []  # by variant and row
         for prompts in encoded:
             keys.append([content_key(model_key, prompt.key) for prompt in prompts])
-        results = [[store.read(key) for key in of_variant] for of_variant in keys]
+        results = [[own_store.read(key) for key in of_variant] for of_variant in keys]
         missing = [_missing(of_variant) for of_variant in results]
         rows = sorted(set().union(*missing))
         lacking = [number for number, of_variant in enumerate(missing) if of_variant]
         if lacking:
             asked = [[encoded[number][row] for row in rows] for number in lacking]
+            lalm.results.missing(name, asked[0], deciding)
             computed = function(lalm, asked, **settings)
             lalm.key()  # an error if hooks came meanwhile, from another thread
             for number, values in zip(lacking, computed, strict=True):
                 for row, value in zip(rows, values, strict=True):
                     # What is kept stays: another batch gives other last digits.
                     if row in missing[number]:
-                        results[number][row] = store.write(keys[number][row], value)
+                        results[number][row] = own_store.write(keys[number][row], value)
         return [_together(of_variant, lalm) for of_variant in results]
 
     return read

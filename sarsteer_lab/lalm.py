@@ -28,6 +28,7 @@ from sarsteer_lab.decoding import (
 )
 from sarsteer_lab.keys import content_key, settings_of
 from sarsteer_lab.prompts import Prompt, as_prompt, in_a_list
+from sarsteer_lab.results import Results
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 from sarsteer_lab.vectors import SteeringVectors
 from sarsteer_lab.weights import weights_checksum
@@ -47,7 +48,8 @@ class LALM:
     `core`, the part that generates text, `trunk`, the same without the vocabulary head, `decoder`,
     its text decoder with `n_layers` `layers` (layer `l` of every capture and vector is
     `layers[l]`'s output) of width `d_model`, and `text_config`, its settings; `audio_token_id`,
-    None for a model that hears nothing; `watchers`, the steering that is on, in its order.
+    None for a model that hears nothing; `watchers`, the steering that is on, in its order;
+    `results`, where what it computes is kept by those who keep it.
     `turn(model, scale)` is a safety dial, `safety` its setting, None without one.
     """
 
@@ -81,6 +83,7 @@ class LALM:
         self.n_layers = len(self.layers)
         self.d_model = int(self.text_config.hidden_size)
         self.watchers: list[Watcher] = []
+        self.results = Results()
         self.safety: float | None = None if turn is None else 0.0
         self._turn = turn
 

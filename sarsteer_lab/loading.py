@@ -10,10 +10,9 @@ import torch
 from sarsteer_lab.checkpoints import DeviceMap, check_options, load_parts
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket.dial import load_pocket
+from sarsteer_lab.probe.recorded import load_recorded
 from sarsteer_lab.probe.replica import load_replica
-
-NAMED: dict[str, Callable[..., LALM]] = {"pocket": load_pocket, "replica": load_replica}
-"""Makers of models by the first part of their names, "NAME" or "NAME:VARIANT"."""
+from sarsteer_lab.probe.tape import Tape, being_recorded
 
 DEFAULTS: dict[str, object] = {"device": "auto", "dtype": "auto", "trust_remote_code": False}
 """Options that are something when they are not given; all others are None then."""
@@ -34,8 +33,9 @@ def load_lalm(
 ) -> LALM:
     """Load an audio-language model by its name, from a folder, or from the Hugging Face hub.
 
-    `name` is "pocket", a folder, an id on the hub, or "replica:FAMILY" (random weights, for trying
-    code). A LoRA's folder (peft) loads its base with it. A `Path` is always a path.
+    `name` is "pocket", a folder, an id on the hub, "replica:FAMILY" (random weights, for trying
+    code), or "recorded:FOLDER" (what was recorded of a model, without its weights). A LoRA's folder
+    (peft) loads its base with it. A `Path` is always a path.
 
     `device` "auto" is the first CUDA device, else Apple's MPS, else the CPU; `dtype` "auto" is the
     checkpoint's own. `safety` sets the pocket model's safety dial. `family` names the row of the
@@ -115,3 +115,24 @@ def load_checkpoint(
         adapter=adapter,
     )
     return LALM(model, processor, name=str(source), family=family)
+
+
+def load_recording(folder: str) -> LALM:
+    """The model of which a recording is being made in `folder`: what is kept of it goes there.
+
+    `load_lalm("recording:FOLDER")`, for the kernels of `sarsteer-lab record`.
+    """
+    manifest = being_recorded(Path(folder))
+    lalm = load_lalm(manifest.model)
+    lalm.name = manifest.name
+    lalm.results = Tape(Path(folder), lalm)
+    return lalm
+
+
+NAMED: dict[str, Callable[..., LALM]] = {
+    "pocket": load_pocket,
+    "replica": load_replica,
+    "recorded": load_recorded,
+    "recording": load_recording,
+}
+"""Makers of models by the first part of their names, "NAME" or "NAME:VARIANT"."""

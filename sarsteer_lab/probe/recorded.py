@@ -1,0 +1,190 @@
+"""A model that was recorded, without its weights: `load_lalm("recorded:FOLDER")`.
+
+What is kept of it is read under the model's own keys; for all that would have to be computed
+`NotRecorded` says what was asked. `course.record` makes recordings.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+import transformers as hf
+
+from sarsteer_lab.batch import Batch, Encoded
+from sarsteer_lab.families import find_core
+from sarsteer_lab.keys import content_key
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.probe.tape import (
+    PACKAGES,
+    Manifest,
+    TapeStore,
+    apart,
+    dial,
+    read_manifest,
+    sha256,
+    sketched,
+)
+from sarsteer_lab.results import Results
+from sarsteer_lab.speech import SAMPLE_RATE
+from sarsteer_lab.store import Store
+
+CLOSE = 0.005
+"""Tensors that differ by no more than this share of their length are one, computed elsewhere;
+neighbouring settings of a slider differ by more."""
+
+NAMED = 6
+"""Recorded settings that a message names."""
+
+
+class NotRecorded(RuntimeError):
+    """A recorded model was asked for what it would have to compute."""
+
+
+class Replay(Results):
+    """Results of a recorded model: read from the recording, and nothing is computed."""
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        self.manifest = manifest
+        self._results = TapeStore(folder / "results")
+
+    def store(self, folder: Path) -> Store:
+        """The recording's, whatever the folder."""
+        return self._results
+
+    def missing(
+        self, what: str, prompts: Sequence[Encoded], settings: Mapping[str, Any]
+    ) -> NoReturn:
+        """Raise NotRecorded, which says what was asked, and what is recorded."""
+        asked = f"{what} of {_shown(prompts)}, {_listed(settings)}"
+        recorded = self.manifest.asked.get(what, [])
+        if not recorded:
+            known = f"no {what} at all, only {', '.join(sorted(self.manifest.asked)) or 'nothing'}"
+        else:
+            known = f"{what} {'; '.join(map(_listed, recorded[:NAMED]))}"
+            if len(recorded) > NAMED:
+                known += f"; and {len(recorded) - NAMED} more"
+        raise self.refusal(f"has not been asked for {asked}. It holds {known}")
+
+    def refusal(self, reason: str) -> NotRecorded:
+        """The error for something else that is not there."""
+        model = self.manifest.model
+        text = f"this recording of {model} {reason}. To ask it something new, load the model itself"
+        for name in PACKAGES[1:]:
+            if version(name) != self.manifest.versions.get(name):
+                text += f" (recorded with {name} {self.manifest.versions.get(name)}"
+                text += f", here is {version(name)})"
+        return NotRecorded(f"{text}: MODEL = {model!r}")
+
+    def push_key(self, effect: Mapping[str, Any] | None) -> str:
+        """See `Results.push_key`: that of the recorded push that is the same up to rounding."""
+        key = content_key(effect)
+        if effect is None or key in self.manifest.pushes:
+            return key
+        sketch = json.loads(json.dumps(sketched(effect)))
+        distances = {}
+        for known, recorded in self.manifest.pushes.items():
+            distances[known] = apart(sketch, recorded)
+        nearest = min(distances, key=lambda known: distances[known], default=key)
+        return nearest if distances.get(nearest, math.inf) <= CLOSE else key
+
+
+def _shown(prompts: Sequence[Encoded]) -> str:
+    """Prompts in words: the first one's, and how many there are."""
+    if not prompts:
+        return "no prompt"
+    *_, user = prompts[0].messages
+    texts = [part["text"] for part in user["content"] if part["type"] == "text"]
+    words = repr(" ".join(texts))
+    if prompts[0].waveform is not None:
+        words = f"a clip of {len(prompts[0].waveform) / SAMPLE_RATE:.1f} s and {words}"
+    return words if len(prompts) == 1 else f"{words} and {len(prompts) - 1} more"
+
+
+def _listed(settings: Mapping[str, Any]) -> str:
+    """Settings in words."""
+    return "with " + (", ".join(f"{name}={value!r}" for name, value in settings.items()) or "none")
+
+
+class Recorded(LALM):
+    """A recorded model: all that a model has but its weights, which have shapes and no numbers."""
+
+    results: Replay
+
+    def __init__(self, folder: Path, manifest: Manifest) -> None:
+        config = hf.AutoConfig.from_pretrained(folder / "model")
+        maker = getattr(hf, manifest.model_class)
+        with torch.device("meta"):
+            model = maker._from_config(config, dtype=getattr(torch, manifest.dtype))
+        if (folder / "model" / "generation_config.json").is_file():
+            generation = hf.GenerationConfig.from_pretrained(folder / "model")
+            find_core(model).generation_config = generation
+        processor = hf.AutoProcessor.from_pretrained(folder / "model")
+        turn = None if manifest.safety is None else self._check_dial
+        name, family = manifest.name, manifest.family
+        super().__init__(model, processor, name=name, turn=turn, family=family)
+        self.manifest = manifest
+        self.results = Replay(folder, manifest)
+        for part in model.modules():
+            # Whoever runs a part, or reads its weights, is told that there are none.
+            part.forward = part.state_dict = self._no_weights
+
+    @property
+    def device(self) -> torch.device:
+        """Where results go: the CPU."""
+        return torch.device("cpu")
+
+    def fingerprint(self) -> str:
+        """The model's own, at this setting of its dial."""
+        return self.manifest.fingerprints[dial(self.safety)]
+
+    def key(self, *parts: Any) -> str:
+        """The model's own, where it was recorded (see `LALM.key`)."""
+        super().key()  # or its error
+        manifest = self.manifest
+        dtype = f"torch.{manifest.dtype}"
+        return content_key(self.fingerprint(), dtype, manifest.device, *parts)
+
+    def batches(
+        self, prompts: Sequence[Encoded], batch_size: int, description: str
+    ) -> Iterator[Batch]:
+        """Raises NotRecorded: batches are what runs through a model."""
+        if prompts:
+            reason = f"has no weights, so it cannot compute {description} of {_shown(prompts)}"
+            advice = "what is kept is read by `kept`, `course` and `evaluation`"
+            raise self.results.refusal(f"{reason}; {advice}")
+        return iter(())
+
+    def _no_weights(self, *_: Any, **__: Any) -> NoReturn:
+        reason = "has no weights, so no part of it can run"
+        raise self.results.refusal(f"{reason}; cells tagged by-hand keep their recorded outputs")
+
+    def _check_dial(self, _model: Any, scale: float) -> None:
+        if dial(scale) not in self.manifest.fingerprints:
+            settings = ", ".join(sorted(self.manifest.fingerprints))
+            reason = f"has not been asked anything at safety {scale}, only at {settings}"
+            raise self.results.refusal(reason)
+
+
+def load_recorded(folder: str, *, safety: float | None = None) -> Recorded:
+    """`load_lalm("recorded:FOLDER")`: every file's hash is checked.
+
+    Raises FileNotFoundError for a folder that holds no recording, ValueError for a damaged one and
+    for `safety` on a model without a dial, NotRecorded for a setting at which nothing was asked.
+    """
+    place = Path(folder).expanduser()
+    if not (place / "manifest.json").is_file():
+        advice = f"sarsteer-lab record MODEL --out {place}"
+        raise FileNotFoundError(f"{place}: holds no recording ({advice})")
+    manifest = read_manifest(place / "manifest.json")
+    for name, entry in manifest.files.items():
+        path = place / name
+        if not path.is_file() or sha256(path) != entry["sha256"]:
+            raise ValueError(f"{path}: is missing or damaged: copy the recording again")
+    lalm = Recorded(place, manifest)
+    if safety is not None or manifest.safety is not None:
+        lalm.set_safety(manifest.safety if safety is None else safety)
+    return lalm

@@ -1,0 +1,254 @@
+"""What a recording of a model is made of: a store of its results, notes, and a manifest.
+
+While a course is recorded, all that is kept of the model goes on a `Tape`. `probe.recorded` replays
+it, and `course.record` is the command.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from sarsteer_lab.batch import Encoded
+from sarsteer_lab.keys import content_key
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.results import Results
+from sarsteer_lab.store import Store, atomic_write
+
+FORMAT = "sarsteer-lab recording 2"
+
+PACKAGES = ("sarsteer-lab", "torch", "transformers")
+
+
+@dataclass
+class Manifest:
+    """What a recording is of, and what is in it.
+
+    `model` is what was loaded, `name` what results call it; `safety` its dial at first (None: no
+    dial), `fingerprints` by the dial's setting. `pushes`: the sketch of each push by its key;
+    `asked`: what was asked for, by function. `files`: size and hash of each, by path.
+    """
+
+    model: str
+    name: str
+    model_class: str
+    family: str
+    dtype: str
+    device: str
+    safety: float | None
+    versions: dict[str, str]
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    pushes: dict[str, Any] = field(default_factory=dict)
+    asked: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    format: str = FORMAT
+
+    def write(self, path: Path) -> None:
+        """Keep it as JSON."""
+        with atomic_write(path) as scratch:
+            scratch.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """A recording's manifest. Raises ValueError for one of another format, or damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: is damaged ({error}): copy the recording again") from error
+    if not isinstance(content, dict) or "format" not in content:
+        raise ValueError(f"{path}: is no manifest of a recording: copy the recording again")
+    if content["format"] != FORMAT:
+        made = f"is of the format {content['format']!r}, not {FORMAT!r}"
+        raise ValueError(f"{path}: {made}: record it again with this version")
+    names = [part.name for part in fields(Manifest)]
+    if lacking := [name for name in names if name not in content]:
+        raise ValueError(f"{path}: lacks {', '.join(lacking)}: copy the recording again")
+    return Manifest(**{name: content[name] for name in names})
+
+
+class TapeStore(Store):
+    """A store whose tensors take half the room where nothing is lost: in the model's own dtype."""
+
+    def read(self, key: str) -> Any:
+        """See `Store.read`; floats are float32."""
+        value = super().read(key)
+        half = isinstance(value, Tensor) and value.dtype in (torch.bfloat16, torch.float16)
+        return value.float() if half else value
+
+    def write(self, key: str, value: Any) -> Any:
+        """See `Store.write`."""
+        super().write(key, compact(value) if isinstance(value, Tensor) else value)
+        return value
+
+
+def compact(values: Tensor) -> Tensor:
+    """Float32 in a smaller type if that holds every number; anything else as it is."""
+    if values.dtype == torch.float32:
+        for smaller in (torch.bfloat16, torch.float16):
+            if torch.equal(values.to(smaller).float(), values):
+                return values.to(smaller)
+    return values
+
+
+# While a recording is made
+
+
+class Tape(Results):
+    """Results of a model that is being recorded: all go into the recording's folder.
+
+    Notes beside them say what was asked for, at which setting of the dial, and what pushes did.
+    """
+
+    def __init__(self, folder: Path, lalm: LALM) -> None:
+        self.lalm = lalm
+        self._results = TapeStore(folder / "results")
+        self._work = folder / "work"
+
+    def store(self, folder: Path) -> Store:
+        """The recording's, whatever the folder."""
+        return self._results
+
+    def missing(self, what: str, prompts: Sequence[Encoded], settings: Mapping[str, Any]) -> None:
+        """Note that this is asked for, and the fingerprint if the dial has not stood here yet."""
+        plain = json.loads(json.dumps(settings, default=repr))
+        self._note("asked", [what, plain], {"what": what, "settings": plain})
+        self.note_fingerprint()
+
+    def note_fingerprint(self) -> None:
+        """Note the model's fingerprint at this setting of its dial, once."""
+        store, key = Store(self._work / "fingerprints"), content_key(dial(self.lalm.safety))
+        if store.read(key) is None:
+            store.write(key, [dial(self.lalm.safety), self.lalm.fingerprint()])
+
+    def push_key(self, effect: Mapping[str, Any] | None) -> str:
+        """See `Results.push_key`; a sketch of the push is noted."""
+        key = content_key(effect)
+        if effect is not None:
+            self._note("pushes", key, [key, sketched(effect)])
+        return key
+
+    def _note(self, kind: str, name: Any, value: Any) -> None:
+        store, key = Store(self._work / kind), content_key(name)
+        if store.read(key) is None:
+            store.write(key, value)
+
+
+def dial(safety: float | None) -> str:
+    """A setting of the dial as it is written down."""
+    return "none" if safety is None else str(float(safety))
+
+
+def begin(lalm: LALM, model: str, folder: Path) -> None:
+    """Keep in `folder` what is no weight of the model `model`, and what the recording is of."""
+    generation = lalm.core.generation_config
+    for part in (lalm.model.config, generation, lalm.processor):
+        if part is not None:
+            part.save_pretrained(folder / "model")
+    manifest = Manifest(
+        model=model,
+        name=recorded_name(lalm),
+        model_class=type(lalm.model).__name__,
+        family=lalm.family.name,
+        dtype=str(lalm.dtype).removeprefix("torch."),
+        device=lalm.device.type,
+        safety=lalm.safety,
+        versions={name: version(name) for name in PACKAGES},
+    )
+    Tape(folder, lalm).note_fingerprint()
+    manifest.write(folder / "work" / "begun.json")
+
+
+def recorded_name(lalm: LALM) -> str:
+    """What tables and figures call a model, while it is recorded and in a replay."""
+    return f"recorded {lalm.name}"
+
+
+def being_recorded(folder: Path) -> Manifest:
+    """What the unfinished recording in `folder` is of. Raises FileNotFoundError if there is none."""
+    begun = folder / "work" / "begun.json"
+    if not begun.is_file():
+        raise FileNotFoundError(f"{folder}: no recording is being made here (sarsteer-lab record)")
+    return read_manifest(begun)
+
+
+def finish(folder: Path) -> Manifest:
+    """Write the manifest of a recording in which all is kept, but what is in `work`."""
+    manifest = being_recorded(folder)
+    manifest.fingerprints = dict(_notes(folder, "fingerprints"))
+    manifest.pushes = dict(_notes(folder, "pushes"))
+    for note in _notes(folder, "asked"):
+        manifest.asked.setdefault(note["what"], []).append(note["settings"])
+    for path in sorted(folder.rglob("*")):
+        inside = path.relative_to(folder)
+        if path.is_file() and inside.parts[0] != "work" and path.suffix != ".tmp":
+            entry = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            manifest.files[inside.as_posix()] = entry
+    manifest.write(folder / "manifest.json")
+    return manifest
+
+
+def _notes(folder: Path, kind: str) -> Iterator[Any]:
+    store = Store(folder / "work" / kind)
+    for path in sorted(store.folder.glob("??/*.json")):
+        yield store.read(path.stem)
+
+
+def sha256(path: Path) -> str:
+    """The hash of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Pushes, known again where rounding differs
+
+
+def sketched(part: Any) -> Any:
+    """A push as JSON has it: of a tensor its shape and sixteen weighted sums.
+
+    The distance of two such sums tells how far two tensors are apart.
+    """
+    if isinstance(part, Mapping):
+        return {name: sketched(inner) for name, inner in part.items()}
+    if isinstance(part, list | tuple):
+        return [sketched(inner) for inner in part]
+    if isinstance(part, Tensor):
+        return {"shape": list(part.shape), "sketch": _sums(part).tolist()}
+    return part
+
+
+def _sums(values: Float[Tensor, "..."]) -> Float[Tensor, "16"]:
+    flat = values.detach().double().cpu().flatten()
+    places = torch.arange(len(flat)).double()
+    frequencies = torch.arange(2, 18).double().sqrt()
+    return torch.stack([flat @ (places * frequency).cos() for frequency in frequencies])
+
+
+def apart(one: Any, other: Any) -> float:
+    """How far two sketched pushes are apart, as a share of their tensors' length; inf: not alike.
+
+    All but tensors has to be the same, up to rounding.
+    """
+    if isinstance(one, dict) and isinstance(other, dict):
+        if one.keys() != other.keys():
+            return math.inf
+        if "sketch" in one:
+            if one["shape"] != other["shape"]:
+                return math.inf
+            difference = math.dist(one["sketch"], other["sketch"])
+            return difference / max(math.hypot(*other["sketch"]), 1e-30)
+        return max((apart(one[name], other[name]) for name in one), default=0.0)
+    if isinstance(one, list) and isinstance(other, list):
+        if len(one) != len(other):
+            return math.inf
+        return max(map(apart, one, other), default=0.0)
+    if isinstance(one, float) and isinstance(other, float):
+        return 0.0 if math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6) else math.inf
+    return 0.0 if one == other else math.inf

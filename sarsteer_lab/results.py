@@ -1,0 +1,28 @@
+"""Where the results of a model are kept, and what happens where there are none yet."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sarsteer_lab.batch import Encoded
+from sarsteer_lab.keys import content_key
+from sarsteer_lab.store import Store
+
+
+class Results:
+    """What `LALM.results` is for a model as it is loaded: what is not kept is computed.
+
+    While a course is recorded, and for a recorded model, another takes its place
+    (`probe.recorded`). Those who keep a model's results ask it.
+    """
+
+    def store(self, folder: Path) -> Store:
+        """The store of what would be kept in `folder`."""
+        return Store(folder)
+
+    def missing(self, what: str, prompts: Sequence[Encoded], settings: Mapping[str, Any]) -> None:
+        """Called before `what` is computed for prompts, with these settings (JSON-able)."""
+
+    def push_key(self, effect: Mapping[str, Any] | None) -> str:
+        """A key for what a push does to states: its settings, tensors and all; None: nothing."""
+        return content_key(effect)
