@@ -119,7 +119,7 @@ def figure_folder(chapter: str, lalm: LALM) -> Path:
     """
     if lalm.name == "pocket":
         return figures_folder() / chapter
-    model = re.sub("[/ ]", "-", model_name(lalm))
+    model = re.sub("[/: ]", "-", model_name(lalm))
     return figures_folder() / model / chapter
 
 

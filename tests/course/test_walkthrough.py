@@ -12,6 +12,7 @@ import nbformat
 import pytest
 
 from sarsteer_lab.cli import main
+from sarsteer_lab.course import run_notebooks
 from sarsteer_lab.course.figures import write_index
 from sarsteer_lab.course.run_notebooks import find_notebooks, title, write_summary
 
@@ -34,7 +35,10 @@ def write(path: Path, heading: str, code: str) -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of this checkout in a git repository of its own, with one small chapter."""
+    """A copy of this checkout in a git repository of its own, with one small chapter.
+
+    Kernels take the package from there, and it is the working folder.
+    """
     if shutil.which("git") is None:
         pytest.skip("git is not installed")
     copy = tmp_path / "checkout"
@@ -48,18 +52,13 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(ROOT / ".gitignore", copy)
     for command in (["git", "init", "--quiet"], ["git", "add", "."]):
         subprocess.run(command, cwd=copy, check=True)
+    monkeypatch.chdir(copy)
+    monkeypatch.setattr(run_notebooks, "checkout", lambda: copy)
     monkeypatch.setenv("PYTHONPATH", str(copy))
     monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SARSTEER_COURSE_MODEL", "replica")
     monkeypatch.delenv("SARSTEER_FIGURES", raising=False)
     return copy
-
-
-def python(checkout: Path, *arguments: str) -> None:
-    """Run Python in the checkout, on the package that lies there."""
-    command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
 
 
 def git_status(checkout: Path) -> set[str]:
@@ -70,21 +69,21 @@ def git_status(checkout: Path) -> set[str]:
 
 def test_the_main_job_and_a_chapter_in_the_lab_leave_no_trace_in_git(checkout: Path) -> None:
     before = git_status(checkout)
-    python(checkout, "-m", "sarsteer_lab", "walkthrough")
+    assert main(["walkthrough"]) == 0
     build = checkout / "build"
     made = {str(path.relative_to(build)) for path in build.rglob("*") if path.is_file()}
     pages = {"summary.md", "00_small.html", "figures/00_meet_the_model/dial.png"}
     assert made == {f"walkthrough/{name}" for name in pages}
     assert git_status(checkout) == before
-    # As Jupyter runs a notebook, which tells the kernel nothing.
-    python(checkout, "-m", "jupyter", "execute", "notebooks/00_small.ipynb")
+    # In JupyterLab nobody tells the kernel where figures go.
+    run_notebooks.run_notebooks([checkout / "notebooks" / "00_small.ipynb"], save=False)
     assert (build / "figures" / "00_meet_the_model" / "dial.png").is_file()
     assert git_status(checkout) == before
 
 
 def test_what_is_committed_changes_when_all_notebooks_are_run(checkout: Path) -> None:
     before = git_status(checkout)
-    python(checkout, "-m", "sarsteer_lab.course.run_notebooks", "notebooks")
+    assert run_notebooks.main(["notebooks"]) == 0
     changed = {line.split()[1] for line in git_status(checkout) - before}
     assert changed == {
         "figures/00_meet_the_model/dial.png",
