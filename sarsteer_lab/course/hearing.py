@@ -23,66 +23,71 @@ audio." 1.52).
 """
 
 HEARD_RIGHT = 0.1
-"""A clip counts as heard right if at most this share of its words is wrong: none if there are up to
-nine."""
+"""A clip is heard right if at most this share of its words is wrong: none of up to nine words."""
 
 _WORD = re.compile(r"[a-z0-9]+(?:'[a-z0-9]+)*")
 _QUOTED = re.compile(r'["\u201c](.+?)["\u201d]', re.DOTALL)
 
 
 def words(text: str) -> list[str]:
-    """The words of a sentence as they are compared: lower case, without punctuation ("Don't!" is
-    "don't")."""
+    """The words of a sentence as they are compared: in lower case, without punctuation.
+
+    "Don't!" is "don't".
+    """
     return _WORD.findall(text.lower().replace("\u2019", "'"))
 
 
 def transcript(answer: str) -> str:
-    """What a model claims to have heard: the quoted part, if there is one (`He says: "..."`), else
-    all."""
+    """What a model claims to have heard: the quoted part if there is one, else all.
+
+    Quoted is, for instance, `He says: "..."`.
+    """
     quoted = _QUOTED.search(answer)
     return quoted.group(1) if quoted else answer
 
 
 def word_errors(reference: str, heard: str) -> int:
     """Substitutions, deletions and insertions that turn `reference` into `heard`, in words."""
-    found = jiwer.process_words(" ".join(words(reference)), " ".join(words(heard)))
-    return found.substitutions + found.deletions + found.insertions
+    edits = jiwer.process_words(" ".join(words(reference)), " ".join(words(heard)))
+    return edits.substitutions + edits.deletions + edits.insertions
 
 
 def differs(request: str, heard: str) -> bool:
     """Whether something else was heard than these words; False where they are not known."""
-    return (
-        word_errors(request, heard) > HEARD_RIGHT * len(words(request)) if words(request) else False
-    )
+    n_words = len(words(request))
+    return n_words > 0 and word_errors(request, heard) > HEARD_RIGHT * n_words
 
 
 def read_out(lalm: LALM, waveform: Float[np.ndarray, "samples"]) -> str:
-    """What the model says that it heard, when it is asked to repeat the clip. Raises as `generate`
-    does."""
-    return transcript(lalm.generate([Prompt(REPEAT, waveform)], max_new_tokens=32)[0])
+    """What the model says that it heard, asked to repeat the clip. Raises as `generate` does."""
+    [answer] = lalm.generate([Prompt(REPEAT, waveform)], max_new_tokens=32)
+    return transcript(answer)
 
 
 def word_error_rate(references: Sequence[str], heard: Sequence[str]) -> float:
-    """Word errors of all sentences together per word of the references; above 1 if much was made
-    up.
+    """Word errors of all sentences together per word of the references.
 
-    Raises ValueError if the two differ in number or the references hold no word.
+    It is above 1 if much was made up. Raises ValueError if the two differ in number or the
+    references hold no word.
     """
-    total = sum(len(words(reference)) for reference in references)
-    if not total or len(references) != len(heard):
+    n_words = sum(len(words(reference)) for reference in references)
+    if not n_words or len(references) != len(heard):
         raise ValueError(
-            f"needs sentences with words in them, one heard per reference; {total} words given"
+            f"needs sentences with words in them, one heard per reference; {n_words} words given"
         )
-    return sum(word_errors(a, b) for a, b in zip(references, heard, strict=True)) / total
+    return sum(map(word_errors, references, heard)) / n_words
 
 
 def forms(lalm: LALM, prompt: Request | Prompt) -> dict[str, Prompt]:
-    """A request "typed" and, if it has a clip and the model ears, "spoken"; a `Prompt` in its one
-    form."""
+    """A request "typed" and, if it has a clip and the model ears, "spoken".
+
+    A `Prompt` has one form. Words that are about a clip are no request without it.
+    """
     if isinstance(prompt, Prompt):
         return {"typed" if prompt.audio is None else "spoken": prompt}
-    # Words that are about a clip are no request without it.
-    made = {} if prompt.text else {"typed": prompt.typed()}
+    prompts = {}
+    if not prompt.text:
+        prompts["typed"] = prompt.typed()
     if prompt.clip is not None and lalm.audio_token_id is not None:
-        made["spoken"] = prompt.spoken()
-    return made
+        prompts["spoken"] = prompt.spoken()
+    return prompts
