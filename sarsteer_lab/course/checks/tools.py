@@ -1,5 +1,4 @@
-"""What checks of exercises are made with: an answer is right, or a message says what is wrong with
-it."""
+"""What checks of exercises are made with: an answer is right, or a message says what is wrong."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -16,8 +15,7 @@ CHECK_MIME = "application/vnd.sarsteer-lab.check+json"
 
 
 class Wrong(Exception):
-    """An answer to an exercise is not right. The message tells what is wrong, not what would be
-    right."""
+    """An answer to an exercise is not right. The message tells what is wrong, not what is right."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +30,14 @@ class CheckResult:
         return self.passed
 
     def __repr__(self) -> str:
-        return f"{'passed' if self.passed else 'not yet'}: {self.message}"
+        verdict = "passed" if self.passed else "not yet"
+        return f"{verdict}: {self.message}"
 
     def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        sign = "\u2705" if self.passed else "\u274c"
+        verdict = "\u2705 **passed**" if self.passed else "\u274c **not yet**"
         return {
             "text/plain": repr(self),
-            "text/markdown": f"{sign} **{'passed' if self.passed else 'not yet'}**: {self.message}",
+            "text/markdown": f"{verdict}: {self.message}",
             CHECK_MIME: {"check": self.check, "passed": self.passed},
         }
 
@@ -60,9 +59,8 @@ def check(function: Callable[P, str]) -> Callable[P, CheckResult]:
         except Wrong as wrong:
             return CheckResult(name, False, str(wrong))
         except Exception as error:
-            return CheckResult(
-                name, False, f"the answer cannot be checked: {type(error).__name__}: {error}"
-            )
+            message = f"the answer cannot be checked: {type(error).__name__}: {error}"
+            return CheckResult(name, False, message)
 
     return checked
 
@@ -82,28 +80,24 @@ def call(function: object, *args: Any, **kwargs: Any) -> Any:
         value = function(*args, **kwargs)
     except Exception as error:
         raise Wrong(f"`{name}` stops with {type(error).__name__}: {error}") from error
-    need(
-        value is not None and value is not ...,
-        f"`{name}` returns nothing: is there still a blank in it?",
-    )
+    blank = value is None or value is ...
+    need(not blank, f"`{name}` returns nothing: is there still a blank in it?")
     return value
 
 
 def need_tensor(value: object, shape: tuple[int, ...], what: str) -> Tensor:
-    """The value if it is a finite tensor of this shape. Raises `Wrong`, naming `what`, if it is
-    not."""
+    """The value if it is a finite tensor of this shape; else raises `Wrong`, naming `what`."""
     if not isinstance(value, Tensor):
         raise Wrong(f"{what} should be a tensor, but is a {type(value).__name__}")
-    need(
-        tuple(value.shape) == shape,
-        f"{what} should have shape {shape}, but has {tuple(value.shape)}: over which axis did you go?",
-    )
-    need(bool(value.isfinite().all()), f"{what} holds values that are not finite")
+    got = tuple(value.shape)
+    otherwise = f"{what} should have shape {shape}, but has {got}: over which axis did you go?"
+    need(got == shape, otherwise)
+    need(value.isfinite().all(), f"{what} holds values that are not finite")
     return value
 
 
 def need_close(
-    found: Any,
+    answer: Any,
     right: Any,
     otherwise: str,
     mistakes: Mapping[str, Any] | None = None,
@@ -115,19 +109,21 @@ def need_close(
     `mistakes` maps what to say of a usual mistake to what it gives. Raises `Wrong` with the first
     one's words that gives this answer, or with `otherwise`.
     """
+    given = _double(answer)
+    if torch.allclose(_double(right), given, rtol=0, atol=within):
+        return
+    for words, value in (mistakes or {}).items():
+        if torch.allclose(_double(value), given, rtol=0, atol=within):
+            raise Wrong(words)
+    raise Wrong(otherwise)
 
-    def gives(value: Any) -> bool:
-        return torch.allclose(torch.as_tensor(value).cpu().double(), answer, rtol=0, atol=within)
 
-    answer = torch.as_tensor(found).cpu().double()
-    if not gives(right):
-        named = (words for words, value in (mistakes or {}).items() if gives(value))
-        raise Wrong(next(named, otherwise))
+def _double(value: Any) -> Tensor:
+    return torch.as_tensor(value).cpu().double()
 
 
 def need_each(given: object, names: Iterable[str], what: str, of: str) -> dict[str, float]:
-    """The numbers if there is one for each name. Raises `Wrong` if not: one `what` for each
-    `of`."""
+    """The numbers if there is one `what` for each `of` in `names`; else raises `Wrong`."""
     if not isinstance(given, dict):
         raise Wrong(f"give a dictionary: one {what} for each {of}")
     missing = [name for name in names if given.get(name, ...) is ...]
