@@ -7,22 +7,27 @@ or hatching says it again. Letters are large enough for a projector. A figure's 
 there is to see in it, with the numbers that it was given; names stand at what they name.
 """
 
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 import numpy as np
+from cycler import cycler
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 from torch import Tensor
+
+from sarsteer_lab.evaluation.intervals import wilson
 
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C"
@@ -37,7 +42,9 @@ drawn = matplotlib.rc_context(LOOK)
 drawn_without_grid = matplotlib.rc_context(LOOK | {"axes.grid": False})
 """The same for pictures and tables."""
 
-Style = tuple[str, str, Any]
+Look = Mapping[str, Any]
+"""Colour, marker and line style of a line, by matplotlib's names."""
+
 Values = Tensor | Sequence[float] | np.ndarray
 
 MODALITIES = {"typed": (BLUE, "o"), "spoken": (VERMILION, "^")}
@@ -50,16 +57,24 @@ OUTCOMES = {
 }
 """Colour, hatching, marker and line style of what becomes of a request."""
 
-SERIES: tuple[Style, ...] = (
-    (BLUE, "o", "-"),
-    (VERMILION, "^", "-"),
-    (GREEN, "s", "--"),
-    (PURPLE, "D", "-."),
-    (ORANGE, "v", (0, (5, 1))),
-    (GREY, "x", ":"),
-    (SKY, "P", (0, (3, 1, 1, 1))),
+SERIES = cycler(
+    color=[BLUE, VERMILION, GREEN, PURPLE, ORANGE, GREY, SKY],
+    marker=list("o^sDvxP"),
+    linestyle=["-", "-", "--", "-.", (0, (5, 1)), ":", (0, (3, 1, 1, 1))],
 )
-"""Colour, marker and line style of a figure's series, in their order."""
+"""The looks of a figure's series, in their order."""
+
+
+HATCHED = {"edgecolor": "white", "linewidth": 0}
+"""A bar whose hatching is white, without an outline."""
+
+DOTTED = {"color": BLACK, "linewidth": 1.2, "linestyle": ":"}
+"""A line to compare with."""
+
+
+def look_of(color: str, marker: str, linestyle: str) -> Look:
+    """A look of its own, for a line that is not one of a series."""
+    return {"color": color, "marker": marker, "linestyle": linestyle}
 
 
 def save_figure(fig: Figure, folder: Path | str, name: str) -> Path:
@@ -91,10 +106,9 @@ def write_index(folder: Path) -> Path:
 def panels(
     number: int, size: tuple[float, float], title: str = "", *, rows: int = 1, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure of this size in inches with `number` panels side by side in each of `rows`, under a
-    title.
+    """A figure of this size in inches, with `number` panels side by side in each of `rows`.
 
-    `options` as for `Figure.subplots`.
+    The title stands above them; `options` as for `Figure.subplots`.
     """
     fig = Figure(figsize=size, layout="constrained")
     if title:
@@ -102,55 +116,66 @@ def panels(
     return fig, list(fig.subplots(rows, number, squeeze=False, **options).flat)
 
 
+def plain(text: str) -> str:
+    """Text as it is drawn as it stands: a dollar sign would start mathematics."""
+    return text.replace("$", r"\$")
+
+
 def numbers(values: Values) -> np.ndarray:
     """Values of any kind as matplotlib takes them."""
-    return (
-        values.detach().float().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    )
+    if isinstance(values, Tensor):
+        return values.detach().float().cpu().numpy()
+    return np.asarray(values)
 
 
 def curves(
     ax: Axes,
     lines: Mapping[str, Values],
     x: Sequence[float] | np.ndarray | None = None,
-    looks: Sequence[Style] = SERIES,
+    looks: Iterable[Look] = SERIES,
 ) -> None:
     """A line per name, over `x` or 0, 1, ..., in the looks' order."""
-    for (name, values), (colour, marker, style) in zip(lines.items(), cycle(looks), strict=False):
+    for (name, values), look in zip(lines.items(), cycle(looks), strict=False):
         across = range(len(values)) if x is None else x
-        ax.plot(across, numbers(values), color=colour, marker=marker, linestyle=style, label=name)
+        ax.plot(across, numbers(values), label=name, **look)
 
 
 def middle_half(
-    ax: Axes,
-    x: Sequence[float],
-    values: Float[np.ndarray, "x request"],
-    name: str,
-    look: Style,
-    *,
-    mean: bool = False,
+    ax: Axes, x: Sequence[float], values: Float[np.ndarray, "x request"], name: str, look: Look
 ) -> Float[np.ndarray, "quantile x"]:
-    """Median (or mean) over requests as a line, and the band of their middle half; the three
-    quartiles."""
-    colour, marker, style = look
-    low, middle, high = quartiles = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
-    line = values.mean(1) if mean else middle
-    ax.plot(x, line, color=colour, marker=marker, linestyle=style, label=name)
-    ax.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    """Median over requests as a line, and the band of their middle half; the three quartiles."""
+    quartiles = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
+    low, median, high = quartiles
+    ax.plot(x, median, label=name, **look)
+    band(ax, x, low, high, look["color"])
     return quartiles
 
 
-def whiskers(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> np.ndarray:
-    """Values and the ends of their intervals as `errorbar` takes them: (2, value), none below 0.
+def band(
+    ax: Axes, x: Any, low: ArrayLike, high: ArrayLike, color: str, alpha: float = 0.15
+) -> None:
+    """What lies between two curves, shaded."""
+    ax.fill_between(x, low, high, color=color, alpha=alpha, linewidth=0)
+
+
+def wilson_limits(counts: ArrayLike, n: ArrayLike) -> Float[np.ndarray, "2 share"]:
+    """The ends of Wilson's 95% intervals of shares: `counts` of `n`, which may be one number."""
+    pairs = np.broadcast(np.asarray(counts), np.asarray(n))
+    return np.transpose([wilson(int(count), int(of)) for count, of in pairs])
+
+
+def whiskers(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> Float[np.ndarray, "2 value"]:
+    """Values and the ends of their intervals as `errorbar` takes them, none below 0.
 
     Rounding can put an end past its own value by a hair, which `errorbar` refuses.
     """
-    return np.clip(np.atleast_2d([np.subtract(value, low), np.subtract(high, value)]), 0, None)
+    lengths = [np.subtract(value, low), np.subtract(high, value)]
+    return np.clip(np.atleast_2d(lengths), 0, None)
 
 
 def level(ax: Axes, value: float, name: str | None = None) -> None:
     """A dotted line across, for comparison."""
-    ax.axhline(value, color=BLACK, linewidth=1.2, linestyle=":", label=name)
+    ax.axhline(value, label=name, **DOTTED)
 
 
 def percent(*axes: Axis) -> None:
@@ -174,92 +199,107 @@ def name_lines(*axes: Axes, gap: float = 0.08) -> None:
     """
     for ax in axes:
         ax.autoscale_view()
-        ends = []
-        for line in ax.get_lines():
-            if not str(line.get_label()).startswith("_"):
-                end = np.asarray(line.get_xydata())[-1]
-                x, y = (ax.transScale + ax.transLimits).transform(end)
-                ends.append((y, 1.0 if line.get_transform() != ax.transData else x, line))
-        ends.sort(key=lambda end: end[0])
-        places = np.array([y for y, *_ in ends])
-        steps = gap * np.arange(len(ends))
-        places = np.maximum.accumulate(places - steps) + steps
-        places = np.minimum(places, 1.02 - steps[::-1])
-        for place, (y, x, line) in zip(places, ends, strict=True):
-            colour = line.get_color()
-            look = {
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 0.8,
-                "shrinkA": 0,
-                "shrinkB": 2,
-            }
-            where = {
-                "xycoords": "axes fraction",
-                "xytext": (1.03, place),
-                "textcoords": "axes fraction",
-            }
+        named = [line for line in ax.lines if not str(line.get_label()).startswith("_")]
+        ends = {line: _right_end(ax, line) for line in named}
+        named.sort(key=lambda line: ends[line][1])
+        least = gap * np.arange(len(named))
+        heights = np.array([ends[line][1] for line in named])
+        heights = np.maximum.accumulate(heights - least) + least
+        heights = np.minimum(heights, 1.02 - least[::-1])
+        for line, height in zip(named, heights, strict=True):
             ax.annotate(
-                line.get_label(), (x, y), color=colour, va="center", arrowprops=look, **where
+                line.get_label(),
+                ends[line],
+                (1.03, height),
+                "axes fraction",
+                "axes fraction",
+                color=line.get_color(),
+                va="center",
+                arrowprops=_leader(line.get_color(), shrink=2),
             )
+
+
+def _right_end(ax: Axes, line: Line2D) -> tuple[float, float]:
+    """Where a line ends, as shares of the panel; a level goes all across."""
+    x, y = (ax.transScale + ax.transLimits).transform(line.get_xydata()[-1])
+    return (x if line.get_transform() == ax.transData else 1.0), y
+
+
+def _leader(color: str, shrink: float) -> dict[str, Any]:
+    """The thin line from a name to what it names, which ends `shrink` points before that."""
+    return {"arrowstyle": "-", "color": color, "linewidth": 0.8, "shrinkA": 0, "shrinkB": shrink}
 
 
 def name_points(
     ax: Axes, names: Sequence[str], places: Float[np.ndarray, "point 2"], colours: Sequence[str]
 ) -> None:
-    """Each place's name, or names ("this = that"), where it hides least; further off, with a line
-    to it."""
+    """Each place's name where it hides least; further off, with a line to it.
 
-    def shared(a: Bbox, b: Bbox) -> float:
-        both = Bbox.intersection(a, b)
-        return 0.0 if both is None else both.width * both.height
-
+    Those at one place share theirs ("this = that").
+    """
     ax.figure.draw_without_rendering()
     points = ax.transData.transform(places)
     taken = [Bbox.from_extents(*(point - 8), *(point + 8)) for point in points]
-    around = [(np.cos(turn), np.sin(turn)) for turn in np.arange(16) * np.pi / 8]
-    together: dict[tuple[float, ...], list[str]] = {}
+    together: dict[tuple[float, ...], list[str]] = defaultdict(list)
     for name, place in zip(names, places, strict=True):
-        together.setdefault(tuple(place), []).append(name)
+        together[tuple(place)].append(name)
     for place, point, colour in zip(places, points, colours, strict=True):
-        if not (alike := together.pop(tuple(place), [])):
+        alike = together.pop(tuple(place), None)
+        if alike is None:  # named already
             continue
-        line = {"arrowstyle": "-", "color": colour, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 4}
-        look = {"textcoords": "offset pixels", "color": colour, "fontsize": 12, "arrowprops": line}
-        text = ax.annotate(" = ".join(alike), place, (0, 0), **look)
+        text = ax.annotate(
+            " = ".join(alike),
+            place,
+            (0, 0),
+            textcoords="offset points",
+            color=colour,
+            fontsize=12,
+            arrowprops=_leader(colour, shrink=4),
+        )
         size = Text.get_window_extent(text).size
-        best = (np.inf, 0, point, taken[0])
-        for far in range(12, 140, 12):
-            for way in np.round(around, 6):
-                # What stands this far off is the name's nearest side.
-                corner = point + far * way - size * (1 - np.sign(way)) / 2
-                box = Bbox.from_bounds(*corner, *size)
-                cost = (
-                    far
-                    + size.prod()
-                    - shared(box, ax.bbox)
-                    + 10 * sum(shared(box, one) for one in taken)
-                )
-                best = min(best, (cost, far, corner - point, box), key=lambda one: one[0])
-        _, far, offset, box = best
+        far, box = _least_hiding(point, size, taken, ax.bbox)
         taken.append(box)
-        text.anncoords, text.xyann = "offset points", offset * 72 / ax.figure.dpi
+        text.xyann = (box.min - point) * 72 / ax.figure.dpi
         text.arrow_patch.set_visible(far > 24)
 
 
-def common_legend(fig: Figure, place: str = "outside lower center", **options: Any) -> None:
+def _least_hiding(
+    point: np.ndarray, size: np.ndarray, taken: Sequence[Bbox], panel: Bbox
+) -> tuple[int, Bbox]:
+    """How far from a point, and where, a name of this size hides least, in pixels."""
+    turns = np.arange(16) * np.pi / 8
+    best = (np.inf, 0, panel)
+    for far in range(12, 140, 12):
+        for way in np.round([np.cos(turns), np.sin(turns)], 6).T:
+            # What stands this far off is the name's nearest side.
+            corner = point + far * way - size * (1 - np.sign(way)) / 2
+            box = Bbox.from_bounds(*corner, *size)
+            hidden = sum(_shared(box, other) for other in taken)
+            outside = size.prod() - _shared(box, panel)
+            cost = far + outside + 10 * hidden
+            if cost < best[0]:
+                best = (cost, far, box)
+    return best[1:]
+
+
+def _shared(first: Bbox, second: Bbox) -> float:
+    """The area that two boxes share."""
+    both = Bbox.intersection(first, second)
+    return 0.0 if both is None else both.width * both.height
+
+
+def common_legend(fig: Figure, **options: Any) -> None:
     """One legend for all panels, which show the same series."""
     handles, names = fig.axes[0].get_legend_handles_labels()
-    fig.legend(handles, names, loc=place, **options)
+    fig.legend(handles, names, loc="outside lower center", **options)
 
 
 def cells(ax: Axes, texts: Sequence[Sequence[str]], dark: np.ndarray) -> None:
     """Words in the cells of a picture, white where it is dark; empty ones are left out."""
-    for row, (line, inks) in enumerate(zip(texts, dark, strict=True)):
-        for column, (text, white) in enumerate(zip(line, inks, strict=True)):
-            if text:
-                colour = "white" if white else BLACK
-                ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=12)
+    for (row, column), is_dark in np.ndenumerate(dark):
+        if text := texts[row][column]:
+            colour = "white" if is_dark else BLACK
+            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=12)
 
 
 def ticks(
@@ -267,12 +307,14 @@ def ticks(
 ) -> None:
     """Names at 0, 1, ... on one axis or both; those of x may be `turned` by some degrees."""
     if x is not None:
-        ax.set_xticks(range(len(x)), x, **({"rotation": turned, "ha": "right"} if turned else {}))
+        turn = {"rotation": turned, "ha": "right"} if turned else {}
+        ax.set_xticks(range(len(x)), x, **turn)
     if y is not None:
         ax.set_yticks(range(len(y)), y)
 
 
 def arrow(ax: Axes, end: tuple[float, float], colour: str, style: str = "-") -> None:
     """An arrow from the origin, at true length."""
-    look = {"arrowstyle": "-|>", "color": colour, "linewidth": 2.5, "linestyle": style}
-    ax.annotate("", xy=end, xytext=(0, 0), arrowprops=look | {"shrinkA": 0, "shrinkB": 0})
+    line = {"color": colour, "linewidth": 2.5, "linestyle": style}
+    arrow = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0}
+    ax.annotate("", end, (0, 0), arrowprops=arrow | line)

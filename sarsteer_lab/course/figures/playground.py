@@ -1,10 +1,10 @@
-"""The figure of the geometry playground: two clouds, a safe space, a push, and who it takes over
-the line."""
+"""The figure of the geometry playground: two clouds, a safe space, and whom a push takes over."""
 
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from torch import Tensor
@@ -33,65 +33,68 @@ def playground_figure(
     moved: str,
     line: float,
 ) -> Figure:
-    """Clouds in three dimensions from two sides, every point moved by the push `moved`; counts of
-    all pushes.
+    """Clouds in three dimensions from two sides, moved by the push `moved`; counts of all pushes.
 
     Axis 0 is the readiness to refuse: what lies beyond `line` (filled) is refused; `over` counts
     that, by push and label. `space` has one layer; its directions are drawn two spreads long.
     `pushes`: the `ARROWS`.
     """
     fig, (side, top, bars) = base.panels(3, (16, 5.6), width_ratios=(1, 1, 0.9))
-    reach = 2 * (space.explained_variance_ratio[0] * clouds["harmless"].var(0).sum()).sqrt()
+    directions = space.directions[0]
+    variances = space.explained_variance_ratio[0] * clouds["harmless"].var(0).sum()
+    axes = directions * 2 * variances.sqrt()[:, None]
+    shown = {name: pushes[name] for name in ARROWS if pushes[name].norm() >= 0.05}
     for ax, up in ((side, 1), (top, 2)):
-        for direction, length in zip(space.directions[0], reach, strict=True):
-            x, y = base.numbers(direction[[0, up]] * length)
-            ax.plot(
-                [-x, x], [-y, y], color=base.SKY, linewidth=11, alpha=0.45, solid_capstyle="round"
-            )
+        for x, y in base.numbers(axes[:, [0, up]]):
+            look = {"color": base.SKY, "linewidth": 11, "alpha": 0.45}
+            ax.plot([-x, x], [-y, y], solid_capstyle="round", **look)
         for label, states in clouds.items():
-            colour, marker = LABELS[label]
-            before, after = base.numbers(states), base.numbers(states + pushes[moved])
-            ax.plot(before[:, 0], before[:, up], ".", color=colour, alpha=0.25, markersize=4)
-            for beyond, face in ((True, colour), (False, "none")):
-                own = after[(after[:, 0] > line) == beyond]
-                look = {"color": colour, "markerfacecolor": face, "markersize": 6}
-                ax.plot(own[:, 0], own[:, up], marker, **look)
-        for name, (colour, style, place) in ARROWS.items():
-            x, y = base.numbers(pushes[name][[0, up]]).tolist()
-            if pushes[name].norm() < 0.05:
-                continue
-            base.arrow(ax, (x, y), colour, style)
-            look = {"color": colour, "fontsize": 14, "fontweight": "bold", "zorder": 5}
-            halo = [withStroke(linewidth=4, foreground="white")]
-            ax.annotate(
-                name if ax is side else "",
-                (x, y),
-                place,
-                textcoords="offset points",
-                path_effects=halo,
-                **look,
-            )
+            before, after = states[:, [0, up]], (states + pushes[moved])[:, [0, up]]
+            _cloud(ax, base.numbers(before), base.numbers(after), line, *LABELS[label])
+        for name, push in shown.items():
+            x, y = push[[0, up]].tolist()
+            _arrow(ax, (x, y), name, named=ax is side)
         ax.axvline(line, color=base.BLACK, linewidth=2)
         ax.set(xlim=(-3.2, 4.6), ylim=(-3.6, 3.6), aspect="equal", xlabel="readiness to refuse")
+        ax.set_ylabel(f"what harmless requests vary in ({up})")
         ax.text(line, -3.5, " refused", fontsize=13, fontweight="bold")
-    k = int((space.directions[0].norm(dim=-1) > 0).sum())
-    side.set(title=f"From the side, moved by {moved}", ylabel="what harmless requests vary in (1)")
-    top.set(
-        title=f"From above; blue bars: safe space, k = {k}",
-        ylabel="what harmless requests vary in (2)",
-    )
-    rows = np.arange(len(over))
-    for shift, (label, (colour, _)) in zip((-0.2, 0.2), LABELS.items(), strict=True):
-        counts = [found[label] for found in over.values()]
-        hatch = "" if label == "harmful" else "//"
-        bars.barh(
-            rows + shift, counts, 0.36, color=colour, hatch=hatch, edgecolor="white", label=label
-        )
-        for row, count in zip(rows, counts, strict=True):
-            bars.text(count + 0.8, row + shift, f"{count}", va="center", color=colour, fontsize=13)
-    base.ticks(bars, y=list(over))
-    n = len(clouds["harmless"])
-    bars.set(title=f"Refused, of {n} each", xlim=(0, 1.15 * n), ylim=(len(over) - 0.5, -0.5))
-    bars.grid(visible=False, axis="y")
-    bars.legend(loc="lower right", frameon=True)
+    side.set_title(f"From the side, moved by {moved}")
+    k = int((directions.norm(dim=-1) > 0).sum())
+    top.set_title(f"From above; blue bars: safe space, k = {k}")
+    _counts(bars, over, len(clouds["harmless"]))
     return fig
+
+
+def _cloud(
+    ax: Axes, before: np.ndarray, after: np.ndarray, line: float, colour: str, marker: str
+) -> None:
+    """Points before and after a push, the latter filled beyond the line."""
+    ax.plot(*before.T, ".", color=colour, alpha=0.25, markersize=4)
+    beyond = after[:, 0] > line
+    ax.plot(*after[beyond].T, marker, color=colour, markersize=6)
+    ax.plot(*after[~beyond].T, marker, color=colour, markersize=6, markerfacecolor="none")
+
+
+def _arrow(ax: Axes, end: tuple[float, float], name: str, *, named: bool) -> None:
+    colour, style, offset = ARROWS[name]
+    base.arrow(ax, end, colour, style)
+    if named:
+        look = {"color": colour, "fontsize": 14, "fontweight": "bold", "zorder": 5}
+        halo = [withStroke(linewidth=4, foreground="white")]
+        ax.annotate(name, end, offset, textcoords="offset points", path_effects=halo, **look)
+
+
+def _counts(ax: Axes, over: Mapping[str, Mapping[str, int]], n: int) -> None:
+    """How many of each label lie beyond the line under each push, of `n` each."""
+    rows = np.arange(len(over))
+    looks = {"harmful": (-0.2, ""), "harmless": (0.2, "//")}
+    for label, (shift, hatch) in looks.items():
+        colour = LABELS[label][0]
+        counts = [by_label[label] for by_label in over.values()]
+        look = {"color": colour, "hatch": hatch, **base.HATCHED}
+        bars = ax.barh(rows + shift, counts, 0.36, label=label, **look)
+        ax.bar_label(bars, padding=3, color=colour, fontsize=13)
+    base.ticks(ax, y=list(over))
+    ax.set(title=f"Refused, of {n} each", xlim=(0, 1.15 * n), ylim=(len(over) - 0.5, -0.5))
+    ax.grid(visible=False, axis="y")
+    ax.legend(loc="lower right", frameon=True)

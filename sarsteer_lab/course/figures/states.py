@@ -1,10 +1,13 @@
 """Figures of hidden states: curves over layers, maps, the logit lens, models side by side."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Literal
 
 import numpy as np
+from cycler import cycler
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.spatial.distance import pdist, squareform
 from sklearn.decomposition import PCA
@@ -47,18 +50,21 @@ def depth_figure(
     ylabels: Mapping[str, str],
     title: str,
 ) -> Figure:
-    """One panel per measure, in it one line per model, over relative depth (first layer 0%, last
-    100%).
+    """A panel per measure, in it a line per model, over relative depth (last layer 100%).
 
     `measures` maps a panel's title to a curve per model, `ylabels` the same titles to what is
     measured, with its unit. Panels have their own scales.
     """
-    looks = ((base.BLUE, "o", "-"), (base.VERMILION, "^", "--"), (base.GREEN, "s", ":"))
+    looks = cycler(
+        color=[base.BLUE, base.VERMILION, base.GREEN],
+        marker=list("o^s"),
+        linestyle=["-", "--", ":"],
+    )
     fig, axes = base.panels(len(measures), (4.2 * len(measures), 4.8), title)
     for ax, (name, lines) in zip(axes, measures.items(), strict=True):
-        for i, (model, values) in enumerate(lines.items()):
-            depth = [layer / max(len(values) - 1, 1) for layer in range(len(values))]
-            base.curves(ax, {model: values}, depth, looks[i % len(looks) :])
+        for (model, values), look in zip(lines.items(), cycle(looks), strict=False):
+            depth = np.arange(len(values)) / max(len(values) - 1, 1)
+            ax.plot(depth, base.numbers(values), label=model, **look)
         ax.set(title=name, xlabel="depth", ylabel=ylabels[name])
         base.percent(ax.xaxis)
         ax.set_ylim(bottom=0)
@@ -87,29 +93,31 @@ def gap_figure(
     title = f"At layer {layer}, form moves the mean state {ratio:.1f} times as far as harm does"
     fig, (left, middle, right) = base.panels(3, (13, 5), f"{title} ({len(cosine)} requests)")
     layers = range(cosine.shape[1])
-    looks = {"as they are": (base.SKY, "s", "--"), "each form's mean off": (base.BLUE, "o", "-")}
-    lowest = -0.25
-    for values, (name, look) in zip((cosine, centred_cosine), looks.items(), strict=True):
-        quartiles = base.middle_half(left, layers, base.numbers(values).T, name, look)
-        lowest = min(lowest, 1.1 * quartiles.min())
+
+    look = base.look_of(base.SKY, "s", "--")
+    as_they_are = base.middle_half(left, layers, base.numbers(cosine).T, "as they are", look)
+    look = base.look_of(base.BLUE, "o", "-")
+    values, name = base.numbers(centred_cosine).T, "each form's mean off"
+    centred = base.middle_half(left, layers, values, name, look)
+    lowest = min(-0.25, 1.1 * as_they_are.min(), 1.1 * centred.min())
     left.set(title="Same request: how alike?", ylabel="cosine (typed, spoken)", ylim=(lowest, 1.05))
     left.axhline(0, color=base.BLACK, linewidth=1)
 
-    base.curves(
-        middle, {"typed \u2013 spoken": modality_distance}, looks=[(base.VERMILION, "^", "-")]
-    )
-    base.curves(
-        middle, {"harmful \u2013 harmless, typed": harm_distance}, looks=[(base.BLACK, "o", "--")]
-    )
+    distances = {
+        "typed \u2013 spoken": modality_distance,
+        "harmful \u2013 harmless, typed": harm_distance,
+    }
+    form = base.look_of(base.VERMILION, "^", "-")
+    harm = base.look_of(base.BLACK, "o", "--")
+    base.curves(middle, distances, looks=[form, harm])
     middle.lines[-1].set_markerfacecolor("white")
     middle.set(title="Distance of the mean states", ylabel="distance (rms spread of a set)")
     middle.set_ylim(bottom=0)
 
     accuracy = base.numbers(probe_accuracy)
-    base.curves(right, {"cross-validated probe": accuracy.mean(1)}, looks=[(base.GREEN, "D", "-")])
-    right.fill_between(
-        layers, accuracy.min(1), accuracy.max(1), color=base.GREEN, alpha=0.25, linewidth=0
-    )
+    look = base.look_of(base.GREEN, "D", "-")
+    base.curves(right, {"cross-validated probe": accuracy.mean(1)}, looks=[look])
+    base.band(right, layers, accuracy.min(1), accuracy.max(1), base.GREEN, alpha=0.25)
     base.level(right, 0.5, "chance")
     right.set(title="Typed or spoken? A linear probe", ylabel="accuracy", ylim=(0.4, 1.03))
     base.layer_axis(left, middle, right)
@@ -139,29 +147,39 @@ def maps_figure(
             raise ValueError(
                 f"{len(forms)} forms and {len(labels)} labels do not fit {len(points)} points"
             )
-        for form, (colour, marker) in base.MODALITIES.items():
-            for label in dict.fromkeys(labels):
-                chosen = points[[pair == (form, label) for pair in zip(forms, labels, strict=True)]]
-                inner = colour if label == "harmful" else "none"
-                look = {
-                    "s": 45,
-                    "linewidths": 1.4,
-                    "alpha": 0.75,
-                    "facecolors": inner,
-                    "edgecolors": colour,
-                }
-                ax.scatter(
-                    *chosen.T, marker=marker, label=f"{form}, {label} ({len(chosen)})", **look
-                )
-        # The same scale on both axes: otherwise distances in the picture would mean nothing.
-        ax.set_aspect("equal", adjustable="datalim")
-        nearest = squareform(pdist(points)) + np.diag(np.full(len(points), np.inf))
-        same = [np.mean(np.array(kinds)[nearest.argmin(1)] == kinds) for kinds in (forms, labels)]
+        _scatter(ax, points, np.array(forms), np.array(labels))
+        distances = squareform(pdist(points))
+        np.fill_diagonal(distances, np.inf)
+        nearest = distances.argmin(1)
+        same_form, same_label = (
+            np.mean(np.array(kinds)[nearest] == kinds) for kinds in (forms, labels)
+        )
         ax.set(
-            title=f"{name}: {same[0]:.0%} same form, {same[1]:.0%} same label", xticks=[], yticks=[]
+            title=f"{name}: {same_form:.0%} same form, {same_label:.0%} same label",
+            xticks=[],
+            yticks=[],
         )
     base.common_legend(fig, ncols=2, markerscale=1.3)
     return fig
+
+
+def _scatter(ax: Axes, points: np.ndarray, forms: np.ndarray, labels: np.ndarray) -> None:
+    """States as points, those of each form and label alike."""
+    for form, (colour, marker) in base.MODALITIES.items():
+        for label in dict.fromkeys(labels):
+            chosen = points[(forms == form) & (labels == label)]
+            ax.scatter(
+                *chosen.T,
+                s=45,
+                marker=marker,
+                facecolors=colour if label == "harmful" else "none",
+                edgecolors=colour,
+                linewidths=1.4,
+                alpha=0.75,
+                label=f"{form}, {label} ({len(chosen)})",
+            )
+    # The same scale on both axes: otherwise distances in the picture would mean nothing.
+    ax.set_aspect("equal", adjustable="datalim")
 
 
 @base.drawn_without_grid
@@ -173,15 +191,17 @@ def lens_figure(
     layers: Sequence[int],
     title: str,
 ) -> Figure:
-    """The logit lens as a table: each layer's likeliest next token per column, darker where it is
-    surer."""
+    """The logit lens as a table: each layer's likeliest next token per column.
+
+    Cells are the darker the surer it is.
+    """
     width, height = 2.9 * len(columns) + 2.6, 0.42 * len(layers) + 1.9
     # So high that the names of the axes keep clear of a long title.
     fig, [ax] = base.panels(1, (width, max(3.5, height)), title)
-    chances = base.numbers(probabilities)
-    image = ax.imshow(chances, aspect="auto", origin="lower", cmap="Blues", vmin=0, vmax=1)
-    base.cells(ax, words, chances > 0.6)
-    base.ticks(ax, columns, [str(layer) for layer in layers])
+    shades = base.numbers(probabilities)
+    image = ax.imshow(shades, aspect="auto", origin="lower", cmap="Blues", vmin=0, vmax=1)
+    base.cells(ax, words, shades > 0.6)
+    base.ticks(ax, columns, list(map(str, layers)))
     ax.set_ylabel("decoder layer")
     fig.colorbar(image, ax=ax, label="probability")
     return fig
@@ -206,7 +226,6 @@ def project_2d(
         # numba compiles umap for several seconds on import; only those who plot with it wait.
         from umap import UMAP
 
-        return UMAP(n_neighbors=min(15, len(points) - 1), random_state=0, n_jobs=1).fit_transform(
-            points
-        )
+        neighbours = min(15, len(points) - 1)
+        return UMAP(n_neighbors=neighbours, random_state=0, n_jobs=1).fit_transform(points)
     raise ValueError(f"method={method!r}: choose 'pca' or 'umap'")

@@ -21,11 +21,12 @@ def push_figure(
 
     The title says for each kind which line rises most.
     """
-    told = []
+    rises = []
     for kind, lines in kinds.items():
-        name, line = max(lines.items(), key=lambda one: float(one[1].max() - one[1][0]))
-        told.append(f"{kind}: {name}, {float(line[0]):.0%} \u2192 {float(line.max()):.0%}")
-    title = f"The largest rise (n = {n}). " + "; ".join(told)
+        name = max(lines, key=lambda name: float(lines[name].max() - lines[name][0]))
+        start, most = lines[name][0], lines[name].max()
+        rises.append(f"{kind}: {name}, {start:.0%} \u2192 {most:.0%}")
+    title = f"The largest rise (n = {n}). {'; '.join(rises)}"
     fig, axes = base.panels(len(kinds), (5.0 * len(kinds) + 2.5, 5.4), title, sharey=True)
     for ax, (kind, lines) in zip(axes, kinds.items(), strict=True):
         base.curves(ax, lines, alphas)
@@ -40,34 +41,24 @@ def push_figure(
 def scree_figure(
     ratios: Mapping[str, Float[Tensor, "component"]], *, k: int, n: int, layer: int
 ) -> Figure:
-    """Share of the variance of each principal direction (left) and of the first ones together
-    (right)."""
-    name, first = next(iter(ratios.items()))
-    share = float(first[:k].sum())
-    title = (
-        f"Layer {layer}: {k} directions hold {share:.0%} of what {name} states vary in (n = {n})"
-    )
-    fig, (left, right) = base.panels(2, (13, 5), title)
-    order = range(1, 1 + max(map(len, ratios.values())))
-    base.curves(left, ratios, order)
-    base.curves(right, {name: shares.cumsum(0) for name, shares in ratios.items()}, order)
+    """Share of the variance of each principal direction (left), and of the first ones (right)."""
+    name, shares = next(iter(ratios.items()))
+    held = f"{k} directions hold {shares[:k].sum():.0%} of what {name} states vary in"
+    fig, (left, right) = base.panels(2, (13, 5), f"Layer {layer}: {held} (n = {n})")
+    for (name, shares), look in zip(ratios.items(), base.SERIES, strict=False):
+        order = range(1, len(shares) + 1)
+        base.curves(left, {name: shares}, order, [look])
+        base.curves(right, {name: shares.cumsum(0)}, order, [look])
     for ax in (left, right):
-        ax.axvline(k, color=base.BLACK, linewidth=1.2, linestyle=":")
-        ax.annotate(
-            f"k = {k}",
-            (k, 1),
-            (4, -2),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            va="top",
-        )
+        ax.axvline(k, **base.DOTTED)
+        where = ax.get_xaxis_transform()
+        ax.annotate(f"k = {k}", (k, 1), (4, -2), where, "offset points", va="top")
         base.percent(ax.yaxis)
         ax.set_ylim(bottom=0)
     base.layer_axis(left, right, label="principal direction")
     left.set(ylabel="share of variance", title="Each direction")
-    right.set(
-        ylabel="share of variance, cumulative", title="The first ones together", ylim=(0, 1.03)
-    )
+    right.set(ylabel="share of variance, cumulative", title="The first ones together")
+    right.set_ylim(0, 1.03)
     base.name_lines(right)
     return fig
 
@@ -76,23 +67,22 @@ def scree_figure(
 def share_figure(
     shares: Float[Tensor, "k layer"], ks: Sequence[int], control: Float[Tensor, "k"], *, layer: int
 ) -> Figure:
-    """How much of the refusal direction lies in the safe space: per layer and k, and against
-    chance.
+    """How much of the refusal direction lies in the safe space: per layer and k, and by chance.
 
     Left: `shares` (of squared length). Right: its column `layer`, and `control`, the same share for
     random spaces of k dimensions.
     """
-    title = f"Of the refusal direction, {float(shares[-1, layer]):.0%} lies in {ks[-1]} harmless directions, "
-    title += f"{float(control[-1]):.0%} in as many random ones (layer {layer})"
-    fig, (left, right) = base.panels(2, (13, 5), title, width_ratios=(1.3, 1))
-    image = left.imshow(
-        base.numbers(shares), aspect="auto", origin="lower", cmap="viridis", vmin=0, vmax=1
-    )
-    base.ticks(left, y=[str(k) for k in ks])
+    inside = f"{shares[-1, layer]:.0%} lies in {ks[-1]} harmless directions"
+    title = f"Of the refusal direction, {inside}, {control[-1]:.0%} in as many random ones"
+    fig, axes = base.panels(2, (13, 5), f"{title} (layer {layer})", width_ratios=(1.3, 1))
+    left, right = axes
+    options = {"aspect": "auto", "origin": "lower", "cmap": "viridis", "vmin": 0, "vmax": 1}
+    image = left.imshow(base.numbers(shares), **options)
+    base.ticks(left, y=list(map(str, ks)))
     left.set(ylabel="k", title="Share inside, every layer")
     base.layer_axis(left)
     bar = fig.colorbar(image, ax=left, label="share of squared length")
-    looks = ((base.PURPLE, "s", "-"), (base.GREY, "x", ":"))
+    looks = base.look_of(base.PURPLE, "s", "-"), base.look_of(base.GREY, "x", ":")
     base.curves(right, {"harmless space": shares[:, layer], "random space": control}, ks, looks)
     right.set(xlabel="k", ylabel="share of squared length", title=f"Layer {layer}", ylim=(0, 1.03))
     base.percent(bar.ax.yaxis, right.yaxis)
@@ -116,52 +106,42 @@ def removal_figure(
     lies inside, per layer. Right: the plane of the part inside and the part outside in layer
     `layer`, the direction and what ablation with `lam` leaves of it, at true lengths.
     """
-    share = base.numbers(
-        inside.float().square().sum(-1) / direction.float().square().sum(-1).clamp_min(1e-30)
-    )
+    squared_length = direction.float().square().sum(-1).clamp_min(1e-30)
+    share = base.numbers(inside.float().square().sum(-1) / squared_length)
     across = float(inside[layer].float().norm())
     up = float((direction[layer].float() - inside[layer].float()).norm())
     kept = (1 - lam) * across
     rest = np.hypot(kept, up) / max(np.hypot(across, up), 1e-30)
-    title = f"Layer {layer}: ablation (k = {k}, lambda = {lam:g}) leaves {rest:.0%} of the direction's length"
+    ablation = f"ablation (k = {k}, lambda = {lam:g})"
+    title = f"Layer {layer}: {ablation} leaves {rest:.0%} of the direction's length"
     fig, (left, right) = base.panels(2, (13, 5), title, width_ratios=(1.25, 1))
-    left.bar(range(len(share)), share, color=base.PURPLE, width=0.8)
-    left.bar(
-        [layer],
-        share[layer],
-        color=base.PURPLE,
-        width=0.8,
-        edgecolor=base.BLACK,
-        linewidth=2,
-        hatch="//",
-    )
+    left.bar(range(len(share)), share, color=base.PURPLE)
+    chosen = {"edgecolor": base.BLACK, "linewidth": 2, "hatch": "//"}
+    left.bar([layer], share[layer], color=base.PURPLE, **chosen)
     base.level(left, k / direction.shape[1], "in a random space this size")
-    left.set(
-        title=f"Inside the safe space of k = {k}", ylabel="share of squared length", ylim=(0, 1.03)
-    )
+    left.set(title=f"Inside the safe space of k = {k}", ylabel="share of squared length")
+    left.set_ylim(0, 1.03)
     base.percent(left.yaxis)
     base.layer_axis(left)
     left.legend(loc="best")
-    for x, colour, name in (
-        (across, base.PURPLE, "refusal direction"),
-        (kept, base.GREEN, f"after ablation, lambda = {lam:g}"),
-    ):
-        base.arrow(right, (x, up), colour)
-        right.plot([], [], color=colour, linewidth=2.5, label=name)
-    right.plot([across, kept], [up, up], ":", color=base.BLACK, label="removed")
-    reach = 1.15 * max(across, up, abs(kept))
-    right.axhline(0, color=base.GREY, linewidth=1)
-    right.axvline(0, color=base.GREY, linewidth=1)
-    right.set(
-        title=f"Layer {layer}",
-        xlabel="along its part inside the safe space",
-        ylabel="along its part outside",
-        xlim=(-0.6 * reach, reach),
-        ylim=(-0.1 * reach, 1.25 * reach),
-        aspect="equal",
-    )
-    right.legend(loc="upper left")
+    _triangle(right, across, up, kept, f"after ablation, lambda = {lam:g}")
+    right.set_title(f"Layer {layer}")
     return fig
+
+
+def _triangle(ax: Axes, across: float, up: float, kept: float, name: str) -> None:
+    """A direction, `across` inside the space and `up` outside, and what is `kept` of `across`."""
+    arrows = {"refusal direction": (across, base.PURPLE), name: (kept, base.GREEN)}
+    for label, (x, colour) in arrows.items():
+        base.arrow(ax, (x, up), colour)
+        ax.plot([], [], color=colour, linewidth=2.5, label=label)
+    ax.plot([across, kept], [up, up], ":", color=base.BLACK, label="removed")
+    ax.axhline(0, color=base.GREY, linewidth=1)
+    ax.axvline(0, color=base.GREY, linewidth=1)
+    ax.set(xlabel="along its part inside the safe space", ylabel="along its part outside")
+    reach = 1.15 * max(across, up, abs(kept))
+    ax.set(xlim=(-0.6 * reach, reach), ylim=(-0.1 * reach, 1.25 * reach), aspect="equal")
+    ax.legend(loc="upper left")
 
 
 def _from_one_start(
@@ -170,15 +150,13 @@ def _from_one_start(
     alphas: Sequence[float],
     more: str = "",
 ) -> None:
-    """A curve per variant, (x, y) at each of `alphas`, and a star where all begin, without
-    steering."""
+    """A curve per variant, (x, y) at each of `alphas`, and a star where all begin, unsteered."""
     for (name, (x, y)), look in zip(lines.items(), cycle(base.SERIES), strict=False):
         base.curves(ax, {name: y}, base.numbers(x), [look])
     x, y = next(iter(lines.values()))
     ax.plot(float(x[0]), float(y[0]), "*", color=base.BLACK, markersize=16, label="unsteered")
-    ax.set_title(
-        f"alpha = {', '.join(f'{alpha:g}' for alpha in alphas)} along each curve{more}", fontsize=13
-    )
+    listed = ", ".join(f"{alpha:g}" for alpha in alphas)
+    ax.set_title(f"alpha = {listed} along each curve{more}", fontsize=13)
     base.percent(ax.xaxis, ax.yaxis)
 
 
@@ -196,10 +174,8 @@ def controls_figure(
     """
     fig, [ax] = base.panels(1, (11, 6.4), title)
     _from_one_start(ax, lines, alphas, f"; n = {n} spoken requests each")
-    ax.set(
-        xlabel="harmless requests: refusal probability, mean",
-        ylabel="harmful requests: refusal probability, mean",
-    )
+    ax.set_xlabel("harmless requests: refusal probability, mean")
+    ax.set_ylabel("harmful requests: refusal probability, mean")
     base.name_lines(ax)
     return fig
 
@@ -208,35 +184,27 @@ def controls_figure(
 def curves_figure(
     points: pd.DataFrame, differences: Mapping[str, tuple[float, float, float]]
 ) -> Figure:
-    """Whole trade-off curves in the plane of the defences, and by how much the areas under them
-    differ.
+    """Whole trade-off curves of the defences, and by how much the areas under them differ.
 
     `points` are those of `curves.tradeoff`; each curve joins the strengths of one variant, from the
     common unsteered start. `differences` has for each comparison the difference and the ends of its
     interval.
     """
     fig, [plane, beside] = base.panels(2, (13, 7), width_ratios=[3, 2])
-    lines = {
-        str(name): (rows["benign_answered"].to_numpy(), rows["harmful_refused"].to_numpy())
-        for name, rows in points.sort_values("alpha", kind="stable").groupby("variant", sort=False)
-    }
-    _from_one_start(plane, lines, sorted(set(points["alpha"])))
-    plane.set(
-        xlabel="benign requests answered (more is better)",
-        ylabel="harmful requests refused (more is better)",
-        xlim=(-0.03, 1.03),
-        ylim=(-0.03, 1.03),
-    )
-    for row, (value, low, high) in enumerate(differences.values()):
-        xerr = base.whiskers([value], low, high)
-        beside.errorbar(value, row, xerr=xerr, fmt="o", color=base.BLACK, capsize=4)
-    beside.axvline(0, color=base.BLACK, linewidth=1.2, linestyle=":")
+    points = points.sort_values("alpha", kind="stable")
+    lines = {}
+    for variant, rows in points.groupby("variant", sort=False):
+        lines[str(variant)] = (rows["benign_answered"].array, rows["harmful_refused"].array)
+    _from_one_start(plane, lines, points["alpha"].unique())
+    plane.set(xlabel="benign requests answered (more is better)", xlim=(-0.03, 1.03))
+    plane.set(ylabel="harmful requests refused (more is better)", ylim=(-0.03, 1.03))
+    for row, (difference, low, high) in enumerate(differences.values()):
+        ends = base.whiskers([difference], low, high)
+        beside.errorbar(difference, row, xerr=ends, fmt="o", color=base.BLACK, capsize=4)
+    beside.axvline(0, **base.DOTTED)
     base.ticks(beside, y=list(differences))
-    beside.set(
-        xlabel="difference of areas\n(above 0: the first is better)",
-        title="Areas, 95% intervals",
-        ylim=(len(differences) - 0.5, -0.5),
-    )
+    beside.set_xlabel("difference of areas\n(above 0: the first is better)")
+    beside.set(title="Areas, 95% intervals", ylim=(len(differences) - 0.5, -0.5))
     beside.locator_params(axis="x", nbins=4)
     base.common_legend(fig, ncols=3)
     return fig
@@ -246,22 +214,21 @@ def curves_figure(
 def divergence_figure(
     alphas: Sequence[float], divergences: Mapping[str, Float[np.ndarray, "alpha prompt"]]
 ) -> Figure:
-    """KL(unsteered || steered) of the answer's first token along alpha: median and middle half of
-    requests.
+    """KL(unsteered || steered) of the first token along alpha: median and middle half of requests.
 
     `divergences` are in nats, by the name of the vectors. Strength 0 is left out: it is 0 there.
     """
-    looks = ((base.PURPLE, "s", "--"), (base.GREEN, "o", "-"), (base.BLACK, "D", ":"))
-    medians = ", ".join(
-        f"{name} {np.median(values[0]):.2g}" for name, values in divergences.items()
+    medians = [f"{name} {np.median(at[0]):.2g}" for name, at in divergences.items()]
+    title = f"Nats at alpha {alphas[0]:g}, median: {', '.join(medians)}"
+    fig, [ax] = base.panels(1, (11, 5.2), title)
+    looks = (
+        base.look_of(base.PURPLE, "s", "--"),
+        base.look_of(base.GREEN, "o", "-"),
+        base.look_of(base.BLACK, "D", ":"),
     )
-    fig, [ax] = base.panels(1, (11, 5.2), f"Nats at alpha {alphas[0]:g}, median: {medians}")
     for (name, values), look in zip(divergences.items(), looks, strict=False):
         base.middle_half(ax, alphas, values, f"{name}\n(n = {values.shape[1]})", look)
-    ax.set(
-        xlabel="strength alpha",
-        ylabel="KL(unsteered || steered) of the first token (nats)",
-        yscale="log",
-    )
+    ax.set(xlabel="strength alpha", ylabel="KL(unsteered || steered) of the first token (nats)")
+    ax.set_yscale("log")
     base.name_lines(ax, gap=0.16)
     return fig

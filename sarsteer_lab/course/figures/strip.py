@@ -2,13 +2,16 @@
 
 import re
 import textwrap
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from torch import Tensor, nn
@@ -38,139 +41,172 @@ def stages(lalm: LALM, prompt: Prompt) -> dict[str, Stage]:
     (vectors, width); all have "sequence" (positions, d_model), "layers" (layers, positions,
     d_model) and "head" (vocabulary). Raises what `lalm.inputs` does.
     """
-    called: list[tuple[nn.Module, tuple[int, ...], tuple[int, ...]]] = []
+    inputs, called = _watched(lalm, prompt)
+    ids = inputs["input_ids"][0].cpu()
+    spoken = torch.zeros_like(ids, dtype=torch.bool)
+    if lalm.audio_token_id is not None:  # a model with ears
+        spoken = ids == lalm.audio_token_id
+    total, heard = len(ids), int(spoken.sum())
+    parts: dict[str, Stage] = {}
+    waveform = lalm.waveform(prompt)
+    if waveform is not None:
+        seconds = len(waveform) / SAMPLE_RATE
+        parts["waveform"] = Stage(waveform.shape, f"{seconds:.1f} s of sound at 16 kHz", waveform)
+        mel = _mel(lalm, inputs)
+        padded = " (padded to the window)" if mel.shape[1] > 110 * seconds else ""
+        parts["mel"] = Stage(tuple(mel.shape), f"log energies, bins by frames{padded}", mel)
+        parts |= _ears(lalm, called, heard)
+    words = f"{total - heard} positions of text"
+    if heard:
+        words += f", {heard} of audio"
+    parts["sequence"] = Stage((total, lalm.d_model), words, spoken.tolist())
+    stream = f"the residual stream in {_spaced(lalm.decoder)}"
+    parts["layers"] = Stage((lalm.n_layers, total, lalm.d_model), stream, lalm.n_layers)
+    parts["head"] = Stage((int(lalm.text_config.vocab_size),), "a logit for every next token")
+    return parts
 
-    def note(module: nn.Module, args: Any, options: Any, output: Any) -> None:
-        given = next(
-            (value for value in (*args, *options.values()) if isinstance(value, Tensor)), None
-        )
+
+class _Call(NamedTuple):
+    """A part of the model in one call: the last two sizes of what it was given and made."""
+
+    part: nn.Module
+    given: tuple[int, ...]
+    made: tuple[int, ...]
+
+
+def _watched(lalm: LALM, prompt: Prompt) -> tuple[dict[str, Any], list[_Call]]:
+    """A prompt's inputs, and the calls of the parts that hear, in their order."""
+    calls: list[_Call] = []
+
+    def note(part: nn.Module, args: Any, options: Any, output: Any) -> None:
+        tensors = [value for value in (*args, *options.values()) if isinstance(value, Tensor)]
         made = getattr(output, "last_hidden_state", output)
-        if (
-            isinstance(made, Tensor)
-            and made.ndim > 1
-            and given is not None
-            and given.is_floating_point()
-        ):
-            called.append((module, tuple(given.shape[-2:]), tuple(made.shape[-2:])))
+        if not tensors or not isinstance(made, Tensor) or made.ndim < 2:
+            return
+        if tensors[0].is_floating_point():
+            calls.append(_Call(part, tuple(tensors[0].shape[-2:]), tuple(made.shape[-2:])))
 
-    inside = {id(part) for part in lalm.layers.modules()}
+    in_decoder = set(lalm.layers.modules())
     batch = lalm.batch(lalm.encode([prompt]), [0])
-    inputs = batch.inputs
     with ExitStack() as hooks:
         for path, part in lalm.trunk.named_modules():
-            if any(word in path.lower() for word in EARS) and id(part) not in inside:
+            if part not in in_decoder and any(word in path.lower() for word in EARS):
                 hooks.enter_context(part.register_forward_hook(note, with_kwargs=True))
         lalm.read(batch)
-    spoken = inputs["input_ids"][0].cpu() == lalm.audio_token_id  # False for a model without ears
-    spoken = torch.as_tensor(spoken).expand(inputs["input_ids"].shape[1])
-    total, heard = len(spoken), int(spoken.sum())
-    found: dict[str, Stage] = {}
-    if (waveform := lalm.waveform(prompt)) is not None:
-        seconds, mel = len(waveform) / SAMPLE_RATE, _mel(lalm, inputs)
-        found["waveform"] = Stage(waveform.shape, f"{seconds:.1f} s of sound at 16 kHz", waveform)
-        padded = " (padded to the window)" * (mel.shape[1] > 110 * seconds)
-        found["mel"] = Stage(tuple(mel.shape), f"log energies, bins by frames{padded}", mel)
-        tower, out, blocks = next(
-            (part, made, n) for part, _, made in called if (n := _blocks(part))
-        )
-        others = [
-            each
-            for each in called
-            if each[0] is not tower and any(True for _ in each[0].parameters())
-        ]
-        projector, given, made = [
-            each for each in others if each[2][-1] == lalm.d_model and each[2][0] > 1
-        ][-1]
-        # Where the projector is the tower's own last layer, the tower proper ends before it.
-        out = given if out[-1] == lalm.d_model else out
-        found["tower"] = Stage(out, f"{blocks} layers of {_spaced(tower)}", blocks)
-        clip = f"; {heard} are the clip's" * (heard < made[0])
-        found["projector"] = Stage(
-            made, f"{_spaced(projector)}: vectors as wide as the text's{clip}"
-        )
-    words = f"{total - heard} positions of text" + f", {heard} of audio" * (heard > 0)
-    found["sequence"] = Stage((total, lalm.d_model), words, spoken.tolist())
-    stream = f"the residual stream in {_spaced(lalm.decoder)}"
-    found["layers"] = Stage((lalm.n_layers, total, lalm.d_model), stream, lalm.n_layers)
-    found["head"] = Stage((int(lalm.text_config.vocab_size),), "a logit for every next token")
-    return found
+    return batch.inputs, calls
 
 
-def _mel(lalm: LALM, inputs: Any) -> Float[Tensor, "bin frame"]:
+def _ears(lalm: LALM, calls: Sequence[_Call], heard: int) -> dict[str, Stage]:
+    """The audio tower, which is the first part with a list of layers, and the projector.
+
+    The projector is the last part with weights that makes vectors as wide as the text's.
+    """
+    tower = next(call for call in calls if _blocks(call.part))
+    projector = tower
+    for call in calls:
+        has_weights = any(True for _ in call.part.parameters())
+        several, width = call.made
+        if call.part is not tower.part and has_weights and width == lalm.d_model and several > 1:
+            projector = call
+    n_blocks = _blocks(tower.part)
+    # Where the projector is the tower's own last layer, the tower proper ends before it.
+    made = projector.given if tower.made[-1] == lalm.d_model else tower.made
+    clip = f"; {heard} are the clip's" if heard < projector.made[0] else ""
+    words = f"{_spaced(projector.part)}: vectors as wide as the text's{clip}"
+    return {
+        "tower": Stage(made, f"{n_blocks} layers of {_spaced(tower.part)}", n_blocks),
+        "projector": Stage(projector.made, words),
+    }
+
+
+def _mel(lalm: LALM, inputs: Mapping[str, Any]) -> Float[Tensor, "bin frame"]:
     """The features that the audio tower gets, whichever way the family lays them."""
-    features = (
-        next(inputs[name] for name in inputs if name.endswith("input_features"))[0].float().cpu()
-    )
-    bins = getattr(getattr(lalm.processor, "feature_extractor", None), "feature_size", None)
-    return (
-        features
-        if features.shape[0] == (bins if bins in features.shape else min(features.shape))
-        else features.T
-    )
+    name = next(name for name in inputs if name.endswith("input_features"))
+    features = inputs[name][0].float().cpu()
+    extractor = getattr(lalm.processor, "feature_extractor", None)
+    bins = getattr(extractor, "feature_size", None)
+    if bins not in features.shape:
+        bins = min(features.shape)
+    return features if len(features) == bins else features.T
 
 
 def _spaced(part: nn.Module) -> str:
+    """The name of a part's class in words: "AudioTower" is "Audio Tower"."""
     return re.sub("(?<=[a-z])(?=[A-Z])", " ", type(part).__name__)
 
 
 def _blocks(part: nn.Module) -> int:
-    return max(
-        (len(child) for child in part.children() if isinstance(child, nn.ModuleList)), default=0
-    )
+    """How many layers a part's longest list of layers has."""
+    lists = [child for child in part.children() if isinstance(child, nn.ModuleList)]
+    return max(map(len, lists), default=0)
 
 
 @base.drawn_without_grid
 def architecture(lalm: LALM, prompt: Request | Prompt) -> Figure:
-    """From the waveform to the next token: what each part of this model makes of this prompt, in
-    real shapes.
+    """From the waveform to the next token: what each part makes of this prompt, in real shapes.
 
     A spoken request if the model hears and there is a clip, else its words. Runs the model once.
     """
-    found = stages(lalm, [*forms(lalm, prompt).values()][-1])
-    title = f"{lalm.name}: the way of a {'spoken' if 'mel' in found else 'typed'} request"
-    fig, axes = base.panels(len(found), (2.05 * len(found) + 0.6, 4.6), title)
+    *_, prompt = forms(lalm, prompt).values()
+    parts = stages(lalm, prompt)
+    form = "spoken" if "mel" in parts else "typed"
+    size = (2.05 * len(parts) + 0.6, 4.6)
+    fig, axes = base.panels(len(parts), size, f"{lalm.name}: the way of a {form} request")
     fig.get_layout_engine().set(wspace=0.16)
-    for ax, (name, stage) in zip(axes, found.items(), strict=True):
+    for ax, (name, stage) in zip(axes, parts.items(), strict=True):
         ax.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1), title=name)
         ax.spines[:].set_visible(False)
-        if name == "waveform":
-            sound = 0.5 + 0.48 * stage.content / np.abs(stage.content).max()
-            ax.plot(np.linspace(0, 1, len(sound)), sound, color=base.BLACK, linewidth=0.5)
-        elif name == "mel":
-            ax.imshow(
-                stage.content, origin="lower", aspect="auto", cmap="viridis", extent=(0, 1, 0, 1)
-            )
-        elif name in ("projector", "head"):
-            corners, colour = [(0.1, 0.3), (0.1, 0.7), (0.9, 0.95), (0.9, 0.05)], base.ORANGE
-            ax.add_patch(Polygon(corners, color=colour if name == "projector" else base.SKY))
-        elif name == "sequence":
-            for at, heard in enumerate(stage.content):
-                place = (at / stage.shape[0], 0.35), 1 / stage.shape[0], 0.3
-                ax.add_patch(
-                    Rectangle(*place, color=base.VERMILION if heard else base.BLUE, linewidth=0)
-                )
-            for x, form, colour, side in (
-                (0, "text", base.BLUE, "left"),
-                (1, "audio", base.VERMILION, "right"),
-            ):
-                if form == "text" or any(stage.content):
-                    ax.text(x, 0.7, form, color=colour, fontweight="bold", ha=side)
-        else:
-            colour, step = base.GREEN if name == "layers" else base.PURPLE, 1 / stage.content
-            for at in range(stage.content):
-                ax.add_patch(
-                    Rectangle((0.15, (at + 0.1) * step), 0.7, 0.8 * step, color=colour, linewidth=0)
-                )
-        told = " \u00d7 ".join(f"{size:,}" for size in stage.shape)
-        ax.set_xlabel(f"{told}\n{textwrap.fill(stage.words, 18)}", fontsize=12, linespacing=1.4)
-        if ax is not axes[0]:
-            look = {"arrowstyle": "-|>", "color": base.BLACK, "linewidth": 2}
-            ax.annotate(
-                "",
-                (-0.01, 0.5),
-                (-0.17, 0.5),
-                "axes fraction",
-                arrowprops=look,
-                annotation_clip=False,
-            )
+        _DRAWN[name](ax, stage)
+        shape = " \u00d7 ".join(f"{size:,}" for size in stage.shape)
+        words = textwrap.fill(stage.words, 18)
+        ax.set_xlabel(f"{shape}\n{words}", fontsize=12, linespacing=1.4)
+    for ax in axes[1:]:
+        arrow = {"arrowstyle": "-|>", "color": base.BLACK, "linewidth": 2}
+        start, end = (-0.17, 0.5), (-0.01, 0.5)
+        ax.annotate("", end, start, "axes fraction", arrowprops=arrow, annotation_clip=False)
     return fig
+
+
+def _waveform(ax: Axes, stage: Stage) -> None:
+    sound = 0.5 + 0.48 * stage.content / np.abs(stage.content).max()
+    ax.plot(np.linspace(0, 1, len(sound)), sound, color=base.BLACK, linewidth=0.5)
+
+
+def _spectrogram(ax: Axes, stage: Stage) -> None:
+    extent = (0, 1, 0, 1)
+    ax.imshow(stage.content, origin="lower", aspect="auto", cmap="viridis", extent=extent)
+
+
+def _funnel(colour: str, ax: Axes, stage: Stage) -> None:
+    corners = [(0.1, 0.3), (0.1, 0.7), (0.9, 0.95), (0.9, 0.05)]
+    ax.add_patch(Polygon(corners, color=colour))
+
+
+def _sequence(ax: Axes, stage: Stage) -> None:
+    """A cell per position: what is text, and what is heard."""
+    width = 1 / len(stage.content)
+    for position, heard in enumerate(stage.content):
+        colour = base.VERMILION if heard else base.BLUE
+        ax.add_patch(Rectangle((position * width, 0.35), width, 0.3, color=colour, linewidth=0))
+    ax.text(0, 0.7, "text", color=base.BLUE, fontweight="bold")
+    if any(stage.content):
+        ax.text(1, 0.7, "audio", color=base.VERMILION, fontweight="bold", ha="right")
+
+
+def _stack(colour: str, ax: Axes, stage: Stage) -> None:
+    step = 1 / stage.content
+    for block in range(stage.content):
+        corner = (0.15, (block + 0.1) * step)
+        ax.add_patch(Rectangle(corner, 0.7, 0.8 * step, color=colour, linewidth=0))
+
+
+_DRAWN: dict[str, Callable[[Axes, Stage], None]] = {
+    "waveform": _waveform,
+    "mel": _spectrogram,
+    "tower": partial(_stack, base.PURPLE),
+    "projector": partial(_funnel, base.ORANGE),
+    "sequence": _sequence,
+    "layers": partial(_stack, base.GREEN),
+    "head": partial(_funnel, base.SKY),
+}
+"""How each stage is drawn."""

@@ -1,5 +1,4 @@
-"""The figure of the refusal X-ray: layers against positions, the clip's spectrogram above, tokens
-below."""
+"""The figure of the refusal X-ray: layers against positions, below the clip's spectrogram."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -47,41 +46,46 @@ def xray_figure(
     scale. `chosen` frames a cell (film, row, column).
     """
     widths = [len(film.names) + 1.0 for film in films.values()]
-    options = {"width_ratios": widths, "height_ratios": (1, 4.2)}
+    ratios = {"width_ratios": widths, "height_ratios": (1, 4.2)}
     size = (0.175 * sum(widths) + 2.2, 7.4)
-    fig, axes = base.panels(len(films), size, title.replace("$", r"\$"), rows=2, **options)
-    maps = dict(zip(films, axes[len(films) :], strict=True))
-    for (name, film), above in zip(films.items(), axes, strict=False):
-        ax = maps[name]
-        look = {"cmap": "viridis", "norm": LogNorm(1e-4, 1)}
-        if top is not None:
-            look = {"cmap": "PuOr_r", "norm": Normalize(-top, top)}
-        values = film.values if top is not None else film.values.clip(1e-4)
+    fig, axes = base.panels(len(films), size, base.plain(title), rows=2, **ratios)
+    above, below = axes[: len(films)], axes[len(films) :]
+    for spectrogram, ax, (name, film) in zip(above, below, films.items(), strict=True):
+        spectrogram.set_title(name)
+        _spectrogram(spectrogram, film)
+        if top is None:
+            values, look = film.values.clip(1e-4), {"cmap": "viridis", "norm": LogNorm(1e-4, 1)}
+        else:
+            values, look = film.values, {"cmap": "PuOr_r", "norm": Normalize(-top, top)}
         image = ax.imshow(values, origin="lower", aspect="auto", interpolation="nearest", **look)
         ax.axvline(film.answer - 0.5, color=base.BLACK, linewidth=2)
         ax.set_xticks([])
-        for at, text in enumerate(film.names):  # ticks take three times as long to draw
-            ax.text(at, -0.8, text, rotation=90, ha="center", va="top", fontsize=11)
+        for column, text in enumerate(film.names):  # ticks take three times as long to draw
+            ax.text(column, -0.8, text, rotation=90, ha="center", va="top", fontsize=11)
         step = -(-len(layers) // 10)
-        ax.set_yticks(range(0, len(layers), step), [str(layer) for layer in layers[::step]])
-        above.set_title(name)
-        if film.clip is None:
-            above.set_axis_off()
-        else:
-            power = 10 * np.log10(
-                specgram(film.clip, NFFT=512, Fs=SAMPLE_RATE, noverlap=384)[0] + 1e-12
-            )
-            place = (film.heard[0] - 0.5, film.heard[1] + 0.5, 0, SAMPLE_RATE / 2000)
-            look = {"vmax": power.max(), "vmin": power.max() - 60, "cmap": "Greys", "extent": place}
-            above.imshow(power, origin="lower", aspect="auto", **look)
-            above.set_ylabel("kHz")
-            above.set(xticks=[], xlim=(-0.5, len(film.names) - 0.5))
+        ax.set_yticks(range(0, len(layers), step), list(map(str, layers[::step])))
         if chosen and chosen[0] == name:
-            for colour, width in (("white", 5), (base.BLACK, 2.5)):
-                corner = (chosen[2] - 0.5, chosen[1] - 0.5)
-                ax.add_patch(
-                    Rectangle(corner, 1, 1, fill=False, edgecolor=colour, linewidth=width, zorder=5)
-                )
-    axes[len(films)].set_ylabel("decoder layer")
+            _frame(ax, *chosen[1:])
+    below[0].set_ylabel("decoder layer")
     fig.colorbar(image, ax=axes, label=label, pad=0.01, fraction=0.03)
-    return fig, maps
+    return fig, dict(zip(films, below, strict=True))
+
+
+def _spectrogram(ax: Axes, film: Film) -> None:
+    if film.clip is None:
+        ax.set_axis_off()
+        return
+    energy = specgram(film.clip, NFFT=512, Fs=SAMPLE_RATE, noverlap=384)[0]
+    power = 10 * np.log10(energy + 1e-12)
+    first, last = film.heard
+    extent = (first - 0.5, last + 0.5, 0, SAMPLE_RATE / 2000)
+    scale = {"vmax": power.max(), "vmin": power.max() - 60, "cmap": "Greys"}
+    ax.imshow(power, origin="lower", aspect="auto", extent=extent, **scale)
+    ax.set(ylabel="kHz", xticks=[], xlim=(-0.5, len(film.names) - 0.5))
+
+
+def _frame(ax: Axes, row: int, column: int) -> None:
+    """A frame around a cell, visible on light and dark ones."""
+    for colour, width in (("white", 5), (base.BLACK, 2.5)):
+        look = {"fill": False, "edgecolor": colour, "linewidth": width, "zorder": 5}
+        ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **look))
