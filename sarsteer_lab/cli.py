@@ -201,7 +201,7 @@ def ask(
     from sarsteer_lab.evaluation.readers import read_set
     from sarsteer_lab.keeping import activation_store
     from sarsteer_lab.loading import load_lalm
-    from sarsteer_lab.probe.push import push_report
+    from sarsteer_lab.probe.findings import push_report
     from sarsteer_lab.prompts import INSTRUCTION, Prompt, load_prompts
 
     name, wording = refusal_text(refusal)

@@ -1,13 +1,18 @@
-"""What `doctor` and its dry run say about a model: findings, a report of them, and its parts."""
+"""What is found out about a model: its parts, findings and their report, how steering pushes it."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Literal
 
 from torch import nn
 
+from sarsteer_lab.activations import capture
 from sarsteer_lab.families import find_core
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.steering import steer
+from sarsteer_lab.vectors import SteeringVectors
 
 Verdict = Literal["ok", "note", "FAIL"]
 
@@ -108,3 +113,48 @@ def find_part(model: nn.Module, words: Sequence[str]) -> tuple[str, nn.Module] |
         if matching:
             return min(matching, key=lambda part: part[0].count("."))
     return None
+
+
+@dataclass(frozen=True)
+class PushReport:
+    """How hard steering pushes, and what that moves; `str(report)` is one line.
+
+    `shares`: |alpha v| / |h| by steered layer (median over prompts). `moved`: the largest change
+    of any logit of a first token. `divergence`: KL of the first token's distribution from the
+    unsteered one, in nats (mean over prompts).
+    """
+
+    shares: dict[int, float]
+    moved: float
+    divergence: float
+
+    def __str__(self) -> str:
+        percent = 100 * median(self.shares.values())
+        size = f"the push is {percent:.2g}% of the state (median over layers)"
+        if not self.moved:
+            return f"{size}; NOTHING moved: every logit of the first token is as without it"
+        return f"{size}; logits move by up to {self.moved:.2g} (KL {self.divergence:.2g} nats)"
+
+
+def push_report(
+    lalm: LALM,
+    prompts: Sequence[Prompt],
+    vectors: SteeringVectors,
+    alpha: float = 0.1,
+    layers: Sequence[int] | None = None,
+) -> PushReport:
+    """What `steer(lalm, vectors, alpha, layers)` does to the last positions of these prompts.
+
+    Takes three forward passes. Raises ValueError as `steer` does.
+    """
+    chosen = lalm.steered_layers(vectors, layers)
+    states = capture(lalm, prompts, layers=chosen)  # prompt layer d_model
+    plain = lalm.next_token_logits(prompts)  # prompt vocab
+    with steer(lalm, vectors, alpha, layers):
+        steered = lalm.next_token_logits(prompts)
+    lengths = abs(alpha) * vectors.only(chosen).norm().to(states.device)  # layer
+    shares = (lengths / states.norm(dim=-1)).quantile(0.5, dim=0).tolist()
+    before, after = plain.log_softmax(-1), steered.log_softmax(-1)
+    divergence = nn.functional.kl_div(after, before, reduction="batchmean", log_target=True)
+    moved = (steered - plain).abs().max()
+    return PushReport(dict(zip(chosen, shares, strict=True)), float(moved), float(divergence))

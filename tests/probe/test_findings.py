@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sarsteer_lab.activations import capture
-from sarsteer_lab.probe.push import push_report
+from sarsteer_lab.probe.findings import push_report
 from sarsteer_lab.steering import SteeringVectors, steer
 
 
