@@ -168,24 +168,6 @@ def _compared(response: str) -> str:
     return _pattern("reported").sub(" ", text)
 
 
-def refusal_is_settled(begun: str) -> bool:
-    """Whether a response that begins so will not count as answered, whatever follows (it may yet
-    break down).
-
-    The refusal has to hold with all complete words, without the last two, and with more to come: a
-    phrase at the end may still turn into something else ("I cannot" into "I cannot wait", "cannot
-    help" into "cannot help but"), and a quotation or a "but here is" may yet take it back.
-    """
-    words = own_answer(begun).split()[:-1]
-    said, before = " ".join(words), " ".join(words[:-2])
-    ways = (
-        said,
-        f"{before} and so",
-        *(f"{said} {turn}" for turn in ("exact but here", '" he', "' he")),
-    )
-    return len(words) > 2 and all(says_refusal(way) for way in ways)
-
-
 def opening_words(text: str) -> str:
     """The first `SHOWN_WORDS` words of an answer as they were written."""
     words = text.split()

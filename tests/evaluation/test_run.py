@@ -310,7 +310,7 @@ def test_a_task_answers_waveforms_as_it_does_files(
     requests = sets["harmful"][:2]
     texts = [[(prompt.text, prompt.system) for prompt in map(d.prompt, requests)] for d in defences]
     groups = [([defences[at]], texts[at]) for at in (0, 2, 1, 0)]
-    task = tasks.Task(6, True, False, False, chunk=0, first=texts[0], groups=groups)
+    task = tasks.Task(6, True, False, chunk=0, first=texts[0], groups=groups)
     files, waveforms = [r.clip for r in requests], [tiny.waveform(r.spoken()) for r in requests]
     ways = [tasks.answers(tiny, task, clips) for clips in (files, waveforms)]
     found = [[[piece["texts"] for piece in pieces] for pieces in way] for way in ways]
@@ -324,37 +324,14 @@ def test_batches_that_fit_keep_their_size_when_memory_changes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ask = {"max_new_tokens": 4, "rates_only": True}
-    first = evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, **ask)
+    first = evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, max_new_tokens=4)
     size = json.loads((tmp_path / "manifest.json").read_text())["batch_size"]
     assert size > max(map(len, sets.values()))
     monkeypatch.setattr("sarsteer_lab.engine.memory.free_memory", lambda device: 1)
-    again = evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, **ask)
+    again = evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, max_new_tokens=4)
     pd.testing.assert_frame_equal(first, again)
-    with pytest.raises(EvaluationError, match="rates_only"):
-        evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, max_new_tokens=4)
-
-
-def test_rates_are_those_of_whole_answers(
-    tiny: LALM,
-    defences: list[Defence],
-    sets: dict[str, list[Request]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A random model never refuses, so what a refusal is, is changed: texts with a certain
-    letter."""
-    whole = run(tiny, defences, sets, tmp_path / "whole", max_new_tokens=12)
-    letters = "".join(response.response for response in whole)
-    letter = max(set(letters.strip()), key=letters.count)
-    monkeypatch.setattr(
-        "sarsteer_lab.evaluation.tasks.refusal_is_settled", lambda text: letter in text
-    )
-    short = run(tiny, defences, sets, tmp_path / "short", max_new_tokens=12, rates_only=True)
-    assert sum(response.tokens for response in short) < sum(response.tokens for response in whole)
-    for full, part in zip(whole, short, strict=True):
-        assert full.response.startswith(part.response) and full.id == part.id
-        assert (letter in full.response) == (letter in part.response)
+    with pytest.raises(EvaluationError, match="max_new_tokens"):
+        evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, max_new_tokens=5)
 
 
 def test_sweep_from_the_command_line(
