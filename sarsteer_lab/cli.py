@@ -84,7 +84,6 @@ Safety = Annotated[
     float | None, Option(parser=number, help="the pocket model's safety dial: 0 none, 1 all")
 ]
 Alpha = Annotated[float, Option(parser=number, help="steering strength")]
-Lam = Annotated[float, Option(parser=number, help="share of the safe space ablated")]
 K = Annotated[int, Option(parser=count, help="dimensions of the safe space")]
 REFUSAL = (
     "what steering is derived from: paper, rule, conditional, inspect, examples, or a sentence"
@@ -96,21 +95,24 @@ Refusals = Annotated[
 Prompts = Annotated[
     Path | None, Option(help="a folder of prompts of your own, laid out as data/prompts is")
 ]
-SETS = "a set to ask: folder:PATH of yours, figstep:FOLDER, ...; may be repeated (default: the shipped one)"
+SETS = (
+    "a set to ask: folder:PATH of yours, figstep:FOLDER, ...; may be repeated "
+    "(default: the shipped one)"
+)
 Sets = Annotated[Several, Option("--set", metavar="NAME:PATH", help=SETS)]
 Missing = Annotated[
     Literal["error", "skip"], Option(help="what to do about records without their clip")
 ]
-DERIVE = "a set whose derive split steering is derived from; may be repeated (default: the shipped prompts)"
+DERIVE = (
+    "a set whose derive split steering is derived from; may be repeated "
+    "(default: the shipped prompts)"
+)
 Derive = Annotated[Several, Option(metavar="NAME:PATH", help=DERIVE)]
 Limit = Annotated[int | None, Option(parser=count, help="so many requests of each set and label")]
 Split = Annotated[
     Literal["derive", "validation", "test", "all"], Option(help="the part of the sets to ask")
 ]
 Tokens = Annotated[int, Option(parser=count, help="length of an answer")]
-Batch = Annotated[
-    int | None, Option(parser=count, help="requests run together (default: as many as fit)")
-]
 Folder = Annotated[Path, Option(callback=_results, help="where results go")]
 WALKTHROUGH = "where summary.md goes, beside it each chapter as a page and its figures in figures/"
 Text = Annotated[
@@ -120,9 +122,6 @@ Steer = Annotated[bool, Option("--steer", help="answer also with SARSteer (deriv
 Family = Annotated[
     str | None, Option(help="row of the families table to use (auto: the generic recipe)")
 ]
-Trust = Annotated[
-    bool, Option("--trust-remote-code", help="run model code that the checkpoint brings")
-]
 DRY = "load no weights: parts and memory from the config.json (an id in the cache, or a path)"
 DEFENCE = (
     "a defence by its name, such as none or SARSteer; may be repeated (default: all; ? lists them)"
@@ -131,7 +130,6 @@ JUDGE = "phrase (default), or a Hugging Face id or folder of a judge model; may 
 TEMPLATE = (
     "the judge models' template: a JSON file with text, answered, refused (default: SORRY-Bench's)"
 )
-RATES = "faster where only ASR and BRR are wanted: an answer ends once it has refused (same rates)"
 Layers = Annotated[
     Several, Option(metavar="LIST", help="layers to steer: all, 7, 3-8 (default: all)")
 ]
@@ -183,7 +181,6 @@ def ask(
     model: Model = "pocket",
     safety: Safety = None,
     alpha: Alpha = 0.1,
-    lam: Lam = 1.0,
     k: K = 10,
     prompts: Prompts = None,
     text: Text = None,
@@ -219,7 +216,7 @@ def ask(
     if steer:
         basis = [request for request in source if request.split == "derive"]
         states = collect_states(lalm, basis, refusals={name: wording}, cache=activation_store())
-        vectors = states.sarsteer(lam, k, name)
+        vectors = states.sarsteer(k=k, refusal=name)
         with steering.steer(lalm, vectors, alpha):
             print(f"steered:   {opening_words(lalm.generate([prompt])[0])}")
         print(push_report(lalm, [prompt], vectors, alpha))
@@ -234,7 +231,6 @@ def doctor(
     device: Annotated[str, Option(help="cuda, mps, cpu, ... (auto: the first there is)")] = "auto",
     dtype: Annotated[str, Option(help="float32, bfloat16, ... (auto: the checkpoint's)")] = "auto",
     bits: Annotated[int | None, Option(help="8 or 4: load quantised (bitsandbytes)")] = None,
-    trust_remote_code: Trust = False,
     dry_run: Annotated[bool, Option("--dry-run", help=DRY)] = False,
     hub: Annotated[
         bool, Option("--hub", help="with --dry-run: fetch config.json from the hub")
@@ -252,7 +248,7 @@ def doctor(
     from sarsteer_lab.probe.doctor import examine
 
     options: dict[str, Any] = {"family": family, "device": device, "dtype": dtype, "bits": bits}
-    lalm = load_lalm(model, trust_remote_code=trust_remote_code, **options)
+    lalm = load_lalm(model, **options)
     print(report := examine(lalm))
     if report.healthy:
         print(examine_texts(lalm))
@@ -264,7 +260,6 @@ def evaluate(
     model: Model = "pocket",
     safety: Safety = None,
     alpha: Alpha = 0.1,
-    lam: Lam = 1.0,
     k: K = 10,
     prompts: Prompts = None,
     sets: Sets = None,
@@ -276,8 +271,6 @@ def evaluate(
     judge: Annotated[Several, Option(metavar="JUDGE", help=JUDGE)] = None,
     template: Annotated[Path | None, Option(help=TEMPLATE)] = None,
     tokens: Tokens = 40,
-    batch: Batch = None,
-    rates: Annotated[bool, Option("--rates", help=RATES)] = False,
     refusal: Refusal = "paper",
     folder: Folder = Path("evaluation"),
 ) -> None:
@@ -299,8 +292,8 @@ def evaluate(
     judges = load_judges(judge or ["phrase"], template)
     lalm = load_lalm(model, safety=safety)
     basis = (lalm, [prompt for found in source.values() for prompt in found])
-    defences = choose_defences(defence, basis, alpha=alpha, lam=lam, k=k, refusal=refusal)
-    options: dict[str, Any] = {"max_new_tokens": tokens, "batch_size": batch, "rates_only": rates}
+    defences = choose_defences(defence, basis, alpha=alpha, k=k, refusal=refusal)
+    options: dict[str, Any] = {"max_new_tokens": tokens}
     options |= {"skipped": skipped, "roc": True, "refusals": [refusal], "settings": given}
     _tabulate(lalm, defences, asked, judges, folder, **options)
 
@@ -310,22 +303,17 @@ def report(
     runs: Annotated[list[Path], Argument(help="folders that evaluate or sweep has filled")],
     page: Annotated[Path, Option(help="the page to write")] = Path("report.html"),
 ) -> None:
-    """A page to share that compares runs: models x defences x sets, with examples to read and
-    hear."""
+    """A page to share that compares runs: models x defences x sets, with examples to hear."""
     from sarsteer_lab.evaluation.report import write_report
 
     write_report(runs, page)
-    print(
-        f"The report is {page}; it needs no other file, and holds a few of the requests and their clips"
-    )
+    print(f"The report is {page}; it needs no other file, and holds a few requests and their clips")
 
 
 @app.command()
 def sweep(
     model: Model = "pocket",
-    safety: Safety = None,
     sets: Sets = None,
-    missing: Missing = "error",
     derive: Derive = None,
     limit: Limit = None,
     split: Split = "validation",
@@ -339,12 +327,10 @@ def sweep(
     layers: Layers = None,
     refusal: Refusals = None,
     tokens: Tokens = 16,
-    batch: Batch = None,
     ray: Ray = None,
     folder: Folder = Path("sweep"),
 ) -> None:
-    """SARSteer over a grid of refusal texts, strengths, lambdas, ks and layers, here or on a Ray
-    cluster.
+    """SARSteer over a grid of texts, strengths, lambdas, ks and layers, here or on a Ray cluster.
 
     The grid's options take several values with commas between them, and may be repeated.
     """
@@ -359,16 +345,16 @@ def sweep(
     from sarsteer_lab.loading import load_lalm
 
     texts = refusal_texts(refusal or ["paper"])  # a sentence may hold commas
-    asked, skipped = read_sets(sets, split=split, missing=missing, limit=limit)
-    source = read_sets(derive, split="derive", missing=missing)[0]
-    lalm = load_lalm(model, safety=safety)
+    asked, _ = read_sets(sets, split=split, limit=limit)
+    source, _ = read_sets(derive, split="derive")
+    lalm = load_lalm(model)
     steered = curves.parse_layers(_each(layers or ["all"]), lalm.n_layers)
     basis = [prompt for found in source.values() for prompt in found]
     states = collect_states(lalm, basis, refusals=texts, cache=activation_store())
     variants = curves.grid(states, lams, ks, list(texts))
     points = curves.steering_grid(variants, alphas, steered)
-    options: dict[str, Any] = {"max_new_tokens": tokens, "batch_size": batch, "ray": ray}
-    options |= {"skipped": skipped, "refusals": refusal or ["paper"], "settings": given}
+    options: dict[str, Any] = {"max_new_tokens": tokens, "ray": ray}
+    options |= {"refusals": refusal or ["paper"], "settings": given}
     _tabulate(lalm, list(points.values()), asked, [PhraseJudge()], folder, **options)
     curves.rows_of(folder, points).to_parquet(folder / "rows.parquet", index=False)
 
