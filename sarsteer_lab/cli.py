@@ -176,6 +176,18 @@ def course(folder: Annotated[Path, Argument(help="a new folder for the notebooks
 
 
 @app.command()
+def record(
+    model: Annotated[str, Argument(help="pocket, a checkpoint's folder, or a Hugging Face id")],
+    out: Annotated[Path, Option(help="the folder of the recording; one that was begun goes on")],
+    notebooks: Annotated[Path, Option(help="the chapters")] = Path("notebooks"),
+) -> None:
+    """Run the course with a model once; classes replay it without: MODEL = "recorded:OUT"."""
+    from sarsteer_lab.course.record import record
+
+    print(record(model, out, notebooks))
+
+
+@app.command()
 def ask(
     clip: Annotated[Path, Argument(help="an audio file")],
     model: Model = "pocket",

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from sarsteer_lab.course.figures.base import write_index
 from sarsteer_lab.course.folders import FIGURES_VARIABLE, checkout
+from sarsteer_lab.course.replaying import BY_HAND, recorded_outputs, recording, show_recorded
 
 CELL_SECONDS = 3600
 """A cell that takes longer hangs: the appendix's longest takes 15 minutes on a slow machine."""
@@ -71,10 +72,16 @@ def run_notebooks(
 
     With `save` a notebook that ran through replaces its file; into the folder `html` each is
     written as a page. Their figures go to the folder `figures` (None: as in JupyterLab, see
-    `folders.figures_folder`). `at_once` run at a time, each with its share of the cores. Raises
+    `folders.figures_folder`). `at_once` run at a time, each with its share of the cores. In a
+    replay, cells by hand are not run, and show what was recorded (`replaying`). Raises
     `NotebookError` at the first cell that fails; that notebook's file then stays as it was.
     """
     notebooks = [nbformat.read(path, as_version=4) for path in paths]
+    replayed = recording()
+    if replayed is not None:
+        by_hand = recorded_outputs(replayed)
+        for notebook in notebooks:
+            show_recorded(notebook, by_hand)
     environment = kernel_environment(figures, at_once)
     turns = asyncio.Semaphore(at_once)
 
@@ -136,6 +143,7 @@ async def execute(
         notebook,
         timeout=CELL_SECONDS,
         record_timing=False,
+        skip_cells_with_tag="" if recording() is None else BY_HAND,
         # Without a kernel a panel's still is shown; its saved state would need scripts from the web.
         store_widget_state=False,
         shutdown_kernel="immediate",

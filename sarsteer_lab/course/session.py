@@ -25,6 +25,7 @@ from torch import Tensor
 from sarsteer_lab.activations import capture
 from sarsteer_lab.course.figures import project_2d, save_figure
 from sarsteer_lab.course.folders import figures_folder
+from sarsteer_lab.course.replaying import MODEL_VARIABLE
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.evaluation.base import BaseStates, collect_states, model_name
 from sarsteer_lab.evaluation.kept import (
@@ -48,7 +49,7 @@ def load_model(name: str) -> LALM:
     That environment variable exists to try the notebooks quickly; its value "replica" is the tiny
     random model, whose answers are noise. Raises what `load_lalm` does.
     """
-    name = os.environ.get("SARSTEER_COURSE_MODEL") or name
+    name = os.environ.get(MODEL_VARIABLE) or name
     lalm = load_lalm("replica:qwen2_audio" if name == "replica" else name)
     remember_clips(lalm)
     return lalm

@@ -1,0 +1,53 @@
+"""Cells that a replay does not run: those that work on the model's layers by hand.
+
+They are tagged `by-hand`, and show in a replay what they gave when the course was recorded. No
+later cell may need what they define.
+"""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import nbformat
+
+MODEL_VARIABLE = "SARSTEER_COURSE_MODEL"
+"""The environment variable that names another model than the notebooks do."""
+
+BY_HAND = "by-hand"
+"""The tag of these cells; nbclient skips them."""
+
+NOTEBOOKS = "notebooks"
+"""The folder of a recording that holds the notebooks as they ran."""
+
+Outputs = list[nbformat.NotebookNode]
+
+
+def recording() -> Path | None:
+    """The folder of the recording that is replayed; None if a model runs."""
+    kind, _, folder = os.environ.get(MODEL_VARIABLE, "").partition(":")
+    return Path(folder).expanduser() if kind == "recorded" else None
+
+
+def is_by_hand(cell: nbformat.NotebookNode) -> bool:
+    """Whether a cell works on the model's layers by hand."""
+    return BY_HAND in cell.metadata.get("tags", [])
+
+
+def recorded_outputs(folder: Path) -> dict[str, Outputs]:
+    """What the cells by hand of a recording gave, by their source."""
+    outputs = {}
+    for path in sorted((folder / NOTEBOOKS).rglob("*.ipynb")):
+        for cell in nbformat.read(path, as_version=4).cells:
+            if is_by_hand(cell):
+                outputs[cell.source] = cell.outputs
+    return outputs
+
+
+def show_recorded(notebook: nbformat.NotebookNode, outputs: Mapping[str, Outputs]) -> None:
+    """Give a notebook's cells by hand their recorded outputs, or a word that there are none."""
+    for cell in notebook.cells:
+        if is_by_hand(cell):
+            nothing = "This cell works on the model by hand, and was not in the recorded course.\n"
+            stand_in = nbformat.v4.new_output("stream", name="stdout", text=nothing)
+            cell.outputs = outputs.get(cell.source, [stand_in])
+            cell.execution_count = None
