@@ -5,7 +5,6 @@ What is kept of it is read under the model's own keys; for all that would have t
 """
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +18,6 @@ from sarsteer_lab.families import find_core
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.tape import (
-    PACKAGES,
     Manifest,
     TapeStore,
     apart,
@@ -59,25 +57,26 @@ class Replay(Results):
         self, what: str, prompts: Sequence[Encoded], settings: Mapping[str, Any]
     ) -> NoReturn:
         """Raise NotRecorded, which says what was asked, and what is recorded."""
-        asked = f"{what} of {_shown(prompts)}, {_listed(settings)}"
+        asked = f"has not been asked for {what} of {_shown(prompts)} ({_listed(settings)})"
         recorded = self.manifest.asked.get(what, [])
         if not recorded:
-            known = f"no {what} at all, only {', '.join(sorted(self.manifest.asked)) or 'nothing'}"
-        else:
-            known = f"{what} {'; '.join(map(_listed, recorded[:NAMED]))}"
-            if len(recorded) > NAMED:
-                known += f"; and {len(recorded) - NAMED} more"
-        raise self.refusal(f"has not been asked for {asked}. It holds {known}")
+            functions = ", ".join(sorted(self.manifest.asked))
+            raise self.refusal(f"{asked}. It holds no {what}, only {functions or 'nothing'}")
+        known = [_listed(settings) for settings in recorded]
+        if len(known) > NAMED:
+            known[NAMED:] = [f"{len(known) - NAMED} more"]
+        raise self.refusal(f"{asked}. It holds {what} of the course's prompts ({'; '.join(known)})")
 
     def refusal(self, reason: str) -> NotRecorded:
-        """The error for something else that is not there."""
-        model = self.manifest.model
-        text = f"this recording of {model} {reason}. To ask it something new, load the model itself"
-        for name in PACKAGES[1:]:
-            if version(name) != self.manifest.versions.get(name):
-                text += f" (recorded with {name} {self.manifest.versions.get(name)}"
-                text += f", here is {version(name)})"
-        return NotRecorded(f"{text}: MODEL = {model!r}")
+        """The error for something that is not there."""
+        model, made_with = self.manifest.model, []
+        for name, recorded in self.manifest.versions.items():
+            if recorded != version(name):
+                made_with.append(f"{name} {recorded} (here: {version(name)})")
+        text = f"this recording of {model} {reason}. "
+        if made_with:
+            text += f"It was made with {', '.join(made_with)}. "
+        return NotRecorded(f"{text}To ask something new, load the model itself: MODEL = {model!r}")
 
     def push_key(self, effect: Mapping[str, Any] | None) -> str:
         """See `Results.push_key`: that of the recorded push that is the same up to rounding."""
@@ -85,28 +84,31 @@ class Replay(Results):
         if effect is None or key in self.manifest.pushes:
             return key
         sketch = json.loads(json.dumps(sketched(effect)))
-        distances = {}
-        for known, recorded in self.manifest.pushes.items():
-            distances[known] = apart(sketch, recorded)
-        nearest = min(distances, key=lambda known: distances[known], default=key)
-        return nearest if distances.get(nearest, math.inf) <= CLOSE else key
+        nearest, least = key, CLOSE
+        for recorded, sketch_of_recorded in self.manifest.pushes.items():
+            distance = apart(sketch, sketch_of_recorded)
+            if distance <= least:
+                nearest, least = recorded, distance
+        return nearest
 
 
 def _shown(prompts: Sequence[Encoded]) -> str:
     """Prompts in words: the first one's, and how many there are."""
-    if not prompts:
-        return "no prompt"
-    *_, user = prompts[0].messages
+    first = prompts[0]
+    *_, user = first.messages
     texts = [part["text"] for part in user["content"] if part["type"] == "text"]
     words = repr(" ".join(texts))
-    if prompts[0].waveform is not None:
-        words = f"a clip of {len(prompts[0].waveform) / SAMPLE_RATE:.1f} s and {words}"
-    return words if len(prompts) == 1 else f"{words} and {len(prompts) - 1} more"
+    if first.waveform is not None:
+        seconds = len(first.waveform) / SAMPLE_RATE
+        words += f" with a clip of {seconds:.1f} s"
+    more = len(prompts) - 1
+    return f"{words} and {more} more" if more else words
 
 
 def _listed(settings: Mapping[str, Any]) -> str:
     """Settings in words."""
-    return "with " + (", ".join(f"{name}={value!r}" for name, value in settings.items()) or "none")
+    listed = [f"{name}={value!r}" for name, value in settings.items()]
+    return ", ".join(listed) or "default settings"
 
 
 class Recorded(LALM):
@@ -152,11 +154,11 @@ class Recorded(LALM):
         self, prompts: Sequence[Encoded], batch_size: int, description: str
     ) -> Iterator[Batch]:
         """Raises NotRecorded: batches are what runs through a model."""
-        if prompts:
-            reason = f"has no weights, so it cannot compute {description} of {_shown(prompts)}"
-            advice = "what is kept is read by `kept`, `course` and `evaluation`"
-            raise self.results.refusal(f"{reason}; {advice}")
-        return iter(())
+        if not prompts:
+            return iter(())
+        reason = f"has no weights, so it cannot compute {description} of {_shown(prompts)}"
+        advice = "what is kept is read by `kept`, `course` and `evaluation`"
+        raise self.results.refusal(f"{reason}; {advice}")
 
     def _no_weights(self, *_: Any, **__: Any) -> NoReturn:
         reason = "has no weights, so no part of it can run"

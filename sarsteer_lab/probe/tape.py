@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers as hf
 from jaxtyping import Float
 from torch import Tensor
 
@@ -26,6 +27,10 @@ from sarsteer_lab.store import Store, atomic_write
 FORMAT = "sarsteer-lab recording 2"
 
 PACKAGES = ("sarsteer-lab", "torch", "transformers")
+
+
+def _installed() -> dict[str, str]:
+    return {name: version(name) for name in PACKAGES}
 
 
 @dataclass
@@ -44,7 +49,7 @@ class Manifest:
     dtype: str
     device: str
     safety: float | None
-    versions: dict[str, str]
+    versions: dict[str, str] = field(default_factory=_installed)
     fingerprints: dict[str, str] = field(default_factory=dict)
     pushes: dict[str, Any] = field(default_factory=dict)
     asked: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
@@ -111,6 +116,7 @@ class Tape(Results):
         self.lalm = lalm
         self._results = TapeStore(folder / "results")
         self._work = folder / "work"
+        self._fingerprints: set[str] = set()
 
     def store(self, folder: Path) -> Store:
         """The recording's, whatever the folder."""
@@ -124,9 +130,10 @@ class Tape(Results):
 
     def note_fingerprint(self) -> None:
         """Note the model's fingerprint at this setting of its dial, once."""
-        store, key = Store(self._work / "fingerprints"), content_key(dial(self.lalm.safety))
-        if store.read(key) is None:
-            store.write(key, [dial(self.lalm.safety), self.lalm.fingerprint()])
+        setting = dial(self.lalm.safety)
+        if setting not in self._fingerprints:
+            self._fingerprints.add(setting)
+            self._note("fingerprints", setting, [setting, self.lalm.fingerprint()])
 
     def push_key(self, effect: Mapping[str, Any] | None) -> str:
         """See `Results.push_key`; a sketch of the push is noted."""
@@ -147,28 +154,22 @@ def dial(safety: float | None) -> str:
 
 
 def begin(lalm: LALM, model: str, folder: Path) -> None:
-    """Keep in `folder` what is no weight of the model `model`, and what the recording is of."""
+    """Keep in `folder` what is no weight of the model `model`, and what the recording is of.
+
+    Raises ValueError for a model of a class of its own.
+    """
+    kind, dtype = type(lalm.model).__name__, str(lalm.dtype).removeprefix("torch.")
+    if not hasattr(hf, kind):
+        reason = f"its class {kind} is not one of transformers' own"
+        raise ValueError(f"{model} cannot be recorded: {reason}")
     generation = lalm.core.generation_config
     for part in (lalm.model.config, generation, lalm.processor):
         if part is not None:
             part.save_pretrained(folder / "model")
-    manifest = Manifest(
-        model=model,
-        name=recorded_name(lalm),
-        model_class=type(lalm.model).__name__,
-        family=lalm.family.name,
-        dtype=str(lalm.dtype).removeprefix("torch."),
-        device=lalm.device.type,
-        safety=lalm.safety,
-        versions={name: version(name) for name in PACKAGES},
-    )
+    name, family, device = f"recorded {lalm.name}", lalm.family.name, lalm.device.type
+    manifest = Manifest(model, name, kind, family, dtype, device, lalm.safety)
     Tape(folder, lalm).note_fingerprint()
     manifest.write(folder / "work" / "begun.json")
-
-
-def recorded_name(lalm: LALM) -> str:
-    """What tables and figures call a model, while it is recorded and in a replay."""
-    return f"recorded {lalm.name}"
 
 
 def being_recorded(folder: Path) -> Manifest:
