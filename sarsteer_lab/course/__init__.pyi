@@ -1,18 +1,31 @@
 """What the notebooks are made with, and where it is."""
 
+from . import figures as figures
+from . import hearing as hearing
+from . import widgets as widgets
 from .claims import Claim as Claim
 from .claims import claim_on_shares as claim_on_shares
 from .claims import claim_on_value as claim_on_value
 from .claims import closing as closing
 from .claims import share_text as share_text
+from .session import LivePrompt as LivePrompt
+from .session import PreparedBatch as PreparedBatch
 from .session import answers as answers
 from .session import base_states as base_states
 from .session import evaluation_folder as evaluation_folder
 from .session import figure_folder as figure_folder
+from .session import intervals as intervals
+from .session import judge as judge
 from .session import load_model as load_model
+from .session import opening_words as opening_words
 from .session import refusal_probabilities as refusal_probabilities
+from .session import refusal_probability as refusal_probability
+from .session import requests as requests
+from .session import say as say
 from .session import show as show
 from .session import states as states
+from .session import states_under as states_under
+from .session import sweep as sweep
 from .session import umap_map as umap_map
 from .session import working_text as working_text
 from .tables import table as table

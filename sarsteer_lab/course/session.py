@@ -1,22 +1,24 @@
-"""What the chapters share: the model, states and answers computed once, and figures.
+"""What the chapters share: the model, requests, what was computed once, and how things are shown.
 
 A chapter starts with
 
     MODEL = "pocket"  # or a folder, or an id on the Hugging Face hub
     lalm = course.load_model(MODEL)
 
-reads states and answers through `states` and `answers` (kept in the user's cache, so that no
-chapter computes what another one has), and shows every figure with `show`.
+The method's own functions it imports by their names, with `kept` around `capture`. Here is what is
+not the lesson: answers and refusal probabilities kept in the user's cache, so that no chapter asks
+what another one has, the judge, and `show` and `say` for figures and sentences.
 """
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 from IPython.display import Image, Markdown, display
 from jaxtyping import Float
 from matplotlib.figure import Figure
@@ -27,20 +29,26 @@ from sarsteer_lab.course.figures import project_2d, save_figure
 from sarsteer_lab.course.folders import figures_folder
 from sarsteer_lab.course.replaying import MODEL_VARIABLE
 from sarsteer_lab.engine.audio_cache import remember_clips
-from sarsteer_lab.evaluation.base import BaseStates, collect_states, model_name
-from sarsteer_lab.evaluation.kept import (
-    answers as answers,
-)  # course/__init__.pyi: of this package alone
+from sarsteer_lab.engine.contrast import capture_variants
+from sarsteer_lab.engine.live import LivePrompt as LivePrompt
+from sarsteer_lab.engine.prepared import PreparedBatch as PreparedBatch
+from sarsteer_lab.evaluation import curves, kept
+from sarsteer_lab.evaluation import intervals as intervals
+from sarsteer_lab.evaluation.base import BaseStates, collect_states, evenly, model_name
+from sarsteer_lab.evaluation.judges import Outcome, PhraseJudge
 from sarsteer_lab.evaluation.kept import refusal_probabilities as refusal_probabilities
+from sarsteer_lab.evaluation.phrases import opening_words as opening_words
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
 from sarsteer_lab.evaluation.run import FORMAT
-from sarsteer_lab.keeping import activation_store, kept
+from sarsteer_lab.keeping import activation_store, kept_variants
+from sarsteer_lab.keeping import kept as keep
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.paths import cache_folder
-from sarsteer_lab.prompts import REFUSALS, Request, load_prompts
+from sarsteer_lab.prompts import REFUSALS, Prompt, Request, load_prompts
 from sarsteer_lab.store import Store
+from sarsteer_lab.vectors import SteeringVectors
 
 
 def load_model(name: str) -> LALM:
@@ -55,18 +63,22 @@ def load_model(name: str) -> LALM:
     return lalm
 
 
-def base_states(lalm: LALM) -> BaseStates:
-    """The states of the derive split's harmful and harmless requests, typed and spoken, from the
-    cache.
+def requests(
+    split: str, n: int | None = None, labels: Sequence[str] = ("harmful", "harmless")
+) -> dict[str, list[Request]]:
+    """The shipped requests of a split by label: `n` of each, evenly over the topics, or all.
 
-    Harmful clips under every text of `prompts.REFUSALS`.
+    Raises ValueError for a split or label that there is not.
     """
-    return collect_states(lalm, load_prompts("derive"), refusals=REFUSALS, cache=activation_store())
+    by_label = {}
+    for label in labels:
+        of_label = load_prompts(split, label)
+        by_label[label] = of_label if n is None else evenly(of_label, n)
+    return by_label
 
 
 def working_text(lalm: LALM) -> str:
-    """The name of the refusal text that the course derives from: the one that works best in the
-    prompt.
+    """The name of the refusal text that the course derives from: what works best in the prompt.
 
     `precondition.working_texts` of the spoken validation requests, from the cache once chapter 2
     has run; the paper's if none works. The environment variable SARSTEER_COURSE_REFUSAL names
@@ -74,41 +86,106 @@ def working_text(lalm: LALM) -> str:
     """
     if name := os.environ.get("SARSTEER_COURSE_REFUSAL"):
         if name not in REFUSALS:
-            raise ValueError(
-                f"SARSTEER_COURSE_REFUSAL={name!r}: choose one of {', '.join(REFUSALS)}"
-            )
+            choices = ", ".join(REFUSALS)
+            raise ValueError(f"SARSTEER_COURSE_REFUSAL={name!r}: choose one of {choices}")
         return name
-    asked = [p for label in ("harmful", "harmless") for p in load_prompts("validation", label)]
-    works = working_texts(refused_shares(prompted_refusal(lalm, asked, forms=("spoken",))))
+    asked = requests("validation")
+    outcomes = prompted_refusal(lalm, [*asked["harmful"], *asked["harmless"]], forms=("spoken",))
+    works = working_texts(refused_shares(outcomes))
     return works[0] if works else "paper"
+
+
+def states_under(
+    lalm: LALM, requests: Sequence[Request], texts: Mapping[str, str] = REFUSALS
+) -> dict[str, Float[Tensor, "prompt layer d_model"]]:
+    """Last-token states of spoken requests with each of some texts behind the instruction.
+
+    For each text what `kept(capture)(lalm, prompts)` gives, but each clip is read once for all.
+    """
+    variants = []
+    for text in texts.values():
+        variants.append([request.spoken(refusal=text) for request in requests])
+    read = kept_variants(capture_variants, activation_store(), "capture")
+    return dict(zip(texts, read(lalm, variants), strict=True))
+
+
+def answers(
+    lalm: LALM,
+    prompts: Sequence[Prompt],
+    *,
+    vectors: SteeringVectors | None = None,
+    alpha: float = 0.1,
+    max_new_tokens: int = kept.ANSWER_TOKENS,
+) -> list[str]:
+    """Greedy answers, steered by `alpha * vectors` if there are any, from the cache where they are.
+
+    Raises as `evaluation.kept.answers` does.
+    """
+    options = {"vectors": vectors, "alpha": alpha, "max_new_tokens": max_new_tokens}
+    return kept.answers(lalm, prompts, **options)
+
+
+def refusal_probability(
+    lalm: LALM, prompts: Sequence[Prompt], pushes: Mapping[Hashable, tuple[SteeringVectors, float]]
+) -> dict[Any, Float[Tensor, "prompt"]]:
+    """How likely each answer is to open as a refusal, 0 to 1, under each push (vectors, alpha).
+
+    From the cache where it is. Raises as `evaluation.kept.refusal_probabilities` does.
+    """
+    return kept.refusal_probabilities(lalm, prompts, pushes)  # type: ignore[arg-type]
+
+
+def judge(requests: Sequence[Request], answers: Sequence[str]) -> list[Outcome]:
+    """What became of each request, by a list of phrases: refused, answered or broken."""
+    words = [request.request for request in requests]
+    return PhraseJudge().judge_all(list(zip(words, answers, strict=True)))
+
+
+def sweep(
+    lalm: LALM,
+    chapter: str,
+    variants: Mapping[str, SteeringVectors],
+    alphas: Sequence[float],
+    sets: Mapping[str, Sequence[Request]],
+    **options: Any,
+) -> pd.DataFrame:
+    """`evaluation.curves.sweep` with the judge of `judge`, kept in a folder of the user's cache."""
+    values = {name: vectors.values for name, vectors in variants.items()}
+    ids = {}
+    for name, asked in sets.items():
+        ids[name] = [request.id for request in asked]
+    folder = evaluation_folder(lalm, chapter, values, alphas, ids, options)
+    return curves.sweep(lalm, variants, alphas, sets, PhraseJudge(), folder, **options)
+
+
+def base_states(lalm: LALM) -> BaseStates:
+    """States of the derive split's requests, typed and spoken; harmful ones under every text."""
+    return collect_states(lalm, load_prompts("derive"), refusals=REFUSALS, cache=activation_store())
 
 
 def states(
     lalm: LALM, prompts: Sequence[Request], form: Literal["typed", "spoken"], *, refusal: str = ""
 ) -> Float[Tensor, "prompt layer d_model"]:
-    """Last-token states of requests typed or spoken, from the cache where some chapter has had
-    them.
+    """Last-token states of requests typed or spoken, `refusal` behind the text; from the cache.
 
-    `refusal` stands after the text. Raises ValueError for a spoken request without a clip.
+    Raises ValueError for a spoken request without a clip.
     """
     asked = [p.typed(refusal) if form == "typed" else p.spoken(refusal=refusal) for p in prompts]
-    return kept(capture, activation_store())(lalm, asked)
+    return keep(capture)(lalm, asked)
 
 
 def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:
-    """`figures.project_2d(points, method="umap")`, kept: UMAP is compiled first, which takes a
-    while."""
+    """`figures.project_2d(points, method="umap")`, kept: to compile UMAP takes a while."""
     store = Store(cache_folder() / "course")
     key = content_key("umap", version("umap-learn"), points.float())
-    found = store.read(key)
-    if found is None:
-        found = store.write(key, project_2d(points, method="umap").tolist())
-    return np.array(found)
+    places = store.read(key)
+    if places is None:
+        places = store.write(key, project_2d(points, method="umap").tolist())
+    return np.array(places)
 
 
 def evaluation_folder(lalm: LALM, chapter: str, *settings: Any) -> Path:
-    """Where a chapter keeps an evaluation's responses: another model, settings or format, another
-    folder."""
+    """Where a chapter keeps an evaluation: another model, settings or format, another folder."""
     return cache_folder() / "course" / f"{chapter}-{lalm.key(FORMAT, *settings)[:16]}"
 
 
@@ -131,3 +208,8 @@ def show(fig: Figure, chapter: str, name: str, lalm: LALM, caption: str = "") ->
     display(Image(filename=str(picture), width=width, alt=caption or name))
     if caption:
         display(Markdown(f"*{caption}*"))
+
+
+def say(text: str) -> None:
+    """Display a text as Markdown: a sentence with numbers in it, or several."""
+    display(Markdown(text))
