@@ -9,12 +9,14 @@ import pytest
 import replicas as families
 import torch
 
+from sarsteer_lab.activations import capture_answer, capture_positions
 from sarsteer_lab.course.figures import architecture
 from sarsteer_lab.course.figures.strip import stages
 from sarsteer_lab.course.widgets import ladder, playground, xray
 from sarsteer_lab.course.widgets.answer_ladder import turn
 from sarsteer_lab.course.widgets.panels import token_spans
-from sarsteer_lab.engine.live import Answer, refusing_openings
+from sarsteer_lab.engine.live import Answer
+from sarsteer_lab.engine.openings import refusing_openings
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM
