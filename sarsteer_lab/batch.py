@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from transformers import BatchFeature
 
-from sarsteer_lab.families import Messages
+from sarsteer_lab.chat import Messages
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.speech import SAMPLE_RATE
 

@@ -21,7 +21,8 @@ from huggingface_hub import (
     try_to_load_from_cache,
 )
 
-from sarsteer_lab.families import Processor, Settings, find_family, missing_packages
+from sarsteer_lab.chat import Processor
+from sarsteer_lab.families import Settings, find_family, missing_packages
 
 DeviceMap = str | dict[str, int | str]
 """Where the parts of a model go: "auto", or transformers' dictionary."""

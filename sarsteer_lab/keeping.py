@@ -66,12 +66,16 @@ def kept_variants(function: PerPrompt, store: Store, name: str) -> PerPrompt:
         keys = []  # by variant and row
         for prompts in encoded:
             keys.append([content_key(model_key, prompt.key) for prompt in prompts])
-        results = [[own_store.read(key) for key in of_variant] for of_variant in keys]
+        results = []
+        for of_variant in keys:
+            results.append([own_store.read(key) for key in of_variant])
         missing = [_missing(of_variant) for of_variant in results]
         rows = sorted(set().union(*missing))
         lacking = [number for number, of_variant in enumerate(missing) if of_variant]
         if lacking:
-            asked = [[encoded[number][row] for row in rows] for number in lacking]
+            asked = []
+            for number in lacking:
+                asked.append([encoded[number][row] for row in rows])
             lalm.results.missing(name, asked[0], deciding)
             computed = function(lalm, asked, **settings)
             lalm.key()  # an error if hooks came meanwhile, from another thread

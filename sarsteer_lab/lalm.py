@@ -20,6 +20,7 @@ from transformers import BatchFeature
 
 from sarsteer_lab import families
 from sarsteer_lab.batch import Batch, Encoded, Watcher, rows_together
+from sarsteer_lab.chat import Processor, conversation, tokenizer_of
 from sarsteer_lab.decoding import (
     ANSWER_TOKENS,
     check_decoding,
@@ -56,7 +57,7 @@ class LALM:
     def __init__(
         self,
         model: Any,
-        processor: families.Processor,
+        processor: Processor,
         *,
         name: str,
         turn: Callable[[nn.Module, float], None] | None = None,
@@ -69,7 +70,7 @@ class LALM:
             model = model.get_base_model()
         self.model = model.eval()
         self.processor = processor
-        self.tokenizer = families.tokenizer_of(processor)
+        self.tokenizer = tokenizer_of(processor)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.name = name
@@ -195,7 +196,7 @@ class LALM:
         for number, prompt in enumerate(in_a_list(prompts)):
             if not isinstance(prompt, Encoded):
                 prompt = as_prompt(prompt, number)
-                messages = families.conversation(prompt)
+                messages = conversation(prompt)
                 prompt = Encoded(messages, self.chat(prompt), self.waveform(prompt))
             encoded.append(prompt)
         return encoded
@@ -216,7 +217,7 @@ class LALM:
                 )
         elif prompt.audio is not None:
             raise ValueError(f"{self.name} takes no audio: give it a typed prompt (audio=None)")
-        return self.family.render(self.processor, families.conversation(prompt))
+        return self.family.render(self.processor, conversation(prompt))
 
     def waveform(self, prompt: Prompt) -> Float[np.ndarray, "samples"] | None:
         """The prompt's clip at 16 kHz, read and checked (ClipError); None for a typed prompt."""

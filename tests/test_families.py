@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from transformers import GraniteSpeechPlusConfig, Qwen2Config, Qwen2ForCausalLM
 
+from sarsteer_lab.chat import conversation
 from sarsteer_lab.families import (
     audio_token_id,
-    conversation,
     find_core,
     find_decoder,
     find_family,

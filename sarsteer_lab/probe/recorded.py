@@ -187,6 +187,7 @@ def load_recorded(folder: str, *, safety: float | None = None) -> Recorded:
         if not path.is_file() or sha256(path) != entry["sha256"]:
             raise ValueError(f"{path}: is missing or damaged: copy the recording again")
     lalm = Recorded(place, manifest)
-    if safety is not None or manifest.safety is not None:
-        lalm.set_safety(manifest.safety if safety is None else safety)
+    setting = manifest.safety if safety is None else safety
+    if setting is not None:
+        lalm.set_safety(setting)
     return lalm
