@@ -204,7 +204,7 @@ def measured_part(measured: dict[str, Any], logs: dict[str, list[dict[str, Any]]
 
 
 def main() -> None:
-    """Write the measured part into the card, and figures/pocket/training.png and .svg."""
+    """Write the measured part into the card, and figures/pocket/training.png."""
     folder = data_folder() / "pocket"
     measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
     logs = read_logs(DATA)
