@@ -76,7 +76,8 @@ def kept_variants(function: PerPrompt, store: Store, name: str) -> PerPrompt:
             asked = []
             for number in lacking:
                 asked.append([encoded[number][row] for row in rows])
-            lalm.results.missing(name, asked[0], deciding)
+            first = lacking[0]
+            lalm.results.missing(name, encoded[first][min(missing[first])], deciding)
             computed = function(lalm, asked, **settings)
             lalm.key()  # an error if hooks came meanwhile, from another thread
             for number, values in zip(lacking, computed, strict=True):

@@ -1,6 +1,6 @@
 """Where the results of a model are kept, and what happens where there are none yet."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ class Results:
         """The store of what would be kept in `folder`."""
         return Store(folder)
 
-    def missing(self, what: str, prompts: Sequence[Encoded], settings: Mapping[str, Any]) -> None:
-        """Called before `what` is computed for prompts, with these settings (JSON-able)."""
+    def missing(self, what: str, prompt: Encoded, settings: Mapping[str, Any]) -> None:
+        """Called before `what` is computed with these settings, for a prompt and maybe others."""
 
     def push_key(self, effect: Mapping[str, Any] | None) -> str:
         """A key for what a push does to states: its settings, tensors and all; None: nothing."""

@@ -53,11 +53,9 @@ class Replay(Results):
         """The recording's, whatever the folder."""
         return self._results
 
-    def missing(
-        self, what: str, prompts: Sequence[Encoded], settings: Mapping[str, Any]
-    ) -> NoReturn:
+    def missing(self, what: str, prompt: Encoded, settings: Mapping[str, Any]) -> NoReturn:
         """Raise NotRecorded, which says what was asked, and what is recorded."""
-        asked = f"has not been asked for {what} of {_shown(prompts)} ({_listed(settings)})"
+        asked = f"has not been asked for {what} of {_shown(prompt)} ({_listed(settings)})"
         recorded = self.manifest.asked.get(what, [])
         if not recorded:
             functions = ", ".join(sorted(self.manifest.asked))
@@ -92,17 +90,14 @@ class Replay(Results):
         return nearest
 
 
-def _shown(prompts: Sequence[Encoded]) -> str:
-    """Prompts in words: the first one's, and how many there are."""
-    first = prompts[0]
-    *_, user = first.messages
+def _shown(prompt: Encoded) -> str:
+    """A prompt in words."""
+    *_, user = prompt.messages
     texts = [part["text"] for part in user["content"] if part["type"] == "text"]
     words = repr(" ".join(texts))
-    if first.waveform is not None:
-        seconds = len(first.waveform) / SAMPLE_RATE
-        words += f" with a clip of {seconds:.1f} s"
-    more = len(prompts) - 1
-    return f"{words} and {more} more" if more else words
+    if prompt.waveform is None:
+        return words
+    return f"{words} with a clip of {len(prompt.waveform) / SAMPLE_RATE:.1f} s"
 
 
 def _listed(settings: Mapping[str, Any]) -> str:
@@ -156,7 +151,7 @@ class Recorded(LALM):
         """Raises NotRecorded: batches are what runs through a model."""
         if not prompts:
             return iter(())
-        reason = f"has no weights, so it cannot compute {description} of {_shown(prompts)}"
+        reason = f"has no weights, so it cannot compute {description} of {_shown(prompts[0])}"
         advice = "what is kept is read by `kept`, `course` and `evaluation`"
         raise self.results.refusal(f"{reason}; {advice}")
 

@@ -7,7 +7,7 @@ it, and `course.record` is the command.
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -122,7 +122,7 @@ class Tape(Results):
         """The recording's, whatever the folder."""
         return self._results
 
-    def missing(self, what: str, prompts: Sequence[Encoded], settings: Mapping[str, Any]) -> None:
+    def missing(self, what: str, prompt: Encoded, settings: Mapping[str, Any]) -> None:
         """Note that this is asked for, and the fingerprint if the dial has not stood here yet."""
         plain = json.loads(json.dumps(settings, default=repr))
         self._note("asked", [what, plain], {"what": what, "settings": plain})
