@@ -147,7 +147,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         for request in load_prompts("validation", label)[: args.requests]
     ]
     title = f"What each departure from the authors' set-up changes (alpha {args.alpha}, k {args.k})"
-    table = parity(lalm, source, asked, alpha=args.alpha, k=args.k, cache=activation_store())
+    table = parity(lalm, source, asked, alpha=args.alpha, k=args.k, store=activation_store())
     lines = [*heading(lalm, title), "", table.to_markdown(index=False, floatfmt=".2f")]
     text = "\n".join(lines) + "\n"
     print(text, end="")

@@ -6,6 +6,7 @@ from .activations import capture_positions as capture_positions
 from .derivation import derive as derive
 from .directions import difference_in_means as difference_in_means
 from .directions import text_refusal_direction as text_refusal_direction
+from .evaluation.evaluate import evaluate as evaluate
 from .keeping import kept as kept
 from .lalm import LALM as LALM
 from .loading import load_lalm as load_lalm

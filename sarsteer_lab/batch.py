@@ -67,11 +67,11 @@ class Watcher(Protocol):
 
 
 def rows_together(
-    prompts: Sequence[Encoded], kinds: Sequence[int], batch_size: int
+    lengths: Sequence[float], kinds: Sequence[int], batch_size: int
 ) -> list[list[int]]:
-    """Rows of prompts in groups of one kind, of similar length, the longest first."""
+    """Rows of prompts in groups of one kind (`LALM.kind`), of similar length, the longest first."""
     by_kind: dict[int, list[int]] = {}
-    for row in sorted(range(len(prompts)), key=lambda row: -prompts[row].length):
+    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
         by_kind.setdefault(kinds[row], []).append(row)
     groups = []
     for rows in by_kind.values():

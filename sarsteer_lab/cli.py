@@ -227,7 +227,7 @@ def ask(
     print(f"unsteered: {opening_words(answer)}")
     if steer:
         basis = [request for request in source if request.split == "derive"]
-        states = collect_states(lalm, basis, refusals={name: wording}, cache=activation_store())
+        states = collect_states(lalm, basis, refusals={name: wording}, store=activation_store())
         vectors = states.sarsteer(k=k, refusal=name)
         with steering.steer(lalm, vectors, alpha):
             print(f"steered:   {opening_words(lalm.generate([prompt])[0])}")
@@ -362,7 +362,7 @@ def sweep(
     lalm = load_lalm(model)
     steered = curves.parse_layers(_each(layers or ["all"]), lalm.n_layers)
     basis = [prompt for found in source.values() for prompt in found]
-    states = collect_states(lalm, basis, refusals=texts, cache=activation_store())
+    states = collect_states(lalm, basis, refusals=texts, store=activation_store())
     variants = curves.grid(states, lams, ks, list(texts))
     points = curves.steering_grid(variants, alphas, steered)
     options: dict[str, Any] = {"max_new_tokens": tokens, "ray": ray}
@@ -376,8 +376,11 @@ def _tabulate(
 ) -> None:
     """Evaluate into the folder, and print the table."""
     from sarsteer_lab.evaluation.report import evaluate_into
+    from sarsteer_lab.evaluation.run import batch_size_for
 
-    print(evaluate_into(folder, lalm, defences, asked, judges, share_reading=True, **options))
+    tokens = options["max_new_tokens"]
+    options["batch_size"] = batch_size_for(lalm, defences, asked, folder, tokens)
+    print(evaluate_into(folder, lalm, defences, asked, judges, **options))
     print(
         f"\nResponses, outcomes and the table are in {folder}; a page: sarsteer-lab report {folder}"
     )

@@ -254,9 +254,9 @@ class LALM:
 
     def fit_together(self, prompts: Sequence[Encoded]) -> bool:
         """Whether these prompts may share a batch (see `Family.mixes`)."""
-        return len({self._kind(prompt) for prompt in prompts}) <= 1
+        return len({self.kind(prompt) for prompt in prompts}) <= 1
 
-    def _kind(self, prompt: Encoded) -> int:
+    def kind(self, prompt: Encoded) -> int:
         """Prompts of one kind may share a batch: all where the family mixes, else equal clips."""
         mixed = self.family.mixes or prompt.waveform is None
         return 0 if mixed else len(prompt.waveform)  # type: ignore[arg-type]
@@ -268,8 +268,9 @@ class LALM:
 
         Shows a progress bar after 2 s.
         """
-        kinds = [self._kind(prompt) for prompt in prompts]
-        groups = rows_together(prompts, kinds, batch_size)
+        kinds = [self.kind(prompt) for prompt in prompts]
+        lengths = [prompt.length for prompt in prompts]
+        groups = rows_together(lengths, kinds, batch_size)
         for rows in tqdm(groups, desc=description, unit="batch", delay=2, leave=False):
             yield self.batch(prompts, rows)
 

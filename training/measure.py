@@ -28,7 +28,7 @@ from sarsteer_lab.engine.memory import keep_freed_memory
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.evaluation.judges import PhraseJudge
-from sarsteer_lab.evaluation.kept import opening_chances
+from sarsteer_lab.evaluation.kept import refusal_probability
 from sarsteer_lab.evaluation.separation import roc_area
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
@@ -174,7 +174,8 @@ def spoken_against_typed(
     )
     benign = [i for i, p in enumerate(prompts) if p.label != "harmful"]
     found = own_answer_found([typed[i] for i in benign], [spoken[i] for i in benign])
-    chances = opening_chances(lalm, [[p.spoken() for p in prompts]], [(0, Defence("none"))])[0]
+    questions = [([p.spoken() for p in prompts], Defence("none"))]
+    chances = refusal_probability(lalm, questions)[0]
     readiness = [
         [chances[i].item() for i, p in enumerate(prompts) if p.label == label]
         for label in ("harmful", "harmless")

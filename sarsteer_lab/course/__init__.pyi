@@ -18,7 +18,6 @@ from .session import intervals as intervals
 from .session import judge as judge
 from .session import load_model as load_model
 from .session import opening_words as opening_words
-from .session import refusal_probabilities as refusal_probabilities
 from .session import refusal_probability as refusal_probability
 from .session import requests as requests
 from .session import say as say

@@ -32,18 +32,20 @@ from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.engine.live import LivePrompt as LivePrompt
 from sarsteer_lab.engine.prepared import PreparedBatch as PreparedBatch
-from sarsteer_lab.evaluation import curves, kept
+from sarsteer_lab.evaluation import curves
 from sarsteer_lab.evaluation import intervals as intervals
 from sarsteer_lab.evaluation.base import BaseStates, collect_states, evenly, model_name
+from sarsteer_lab.evaluation.defences import Defence, SteeringDefence
 from sarsteer_lab.evaluation.judges import Outcome, PhraseJudge
-from sarsteer_lab.evaluation.kept import refusal_probabilities as refusal_probabilities
+from sarsteer_lab.evaluation.kept import answers as kept_answers
+from sarsteer_lab.evaluation.kept import refusal_probability as kept_refusal_probability
 from sarsteer_lab.evaluation.phrases import opening_words as opening_words
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
 from sarsteer_lab.evaluation.run import FORMAT
 from sarsteer_lab.keeping import activation_store, kept_variants
 from sarsteer_lab.keeping import kept as keep
 from sarsteer_lab.keys import content_key
-from sarsteer_lab.lalm import LALM
+from sarsteer_lab.lalm import ANSWER_TOKENS, LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.prompts import REFUSALS, Prompt, Request, load_prompts
@@ -115,14 +117,14 @@ def answers(
     *,
     vectors: SteeringVectors | None = None,
     alpha: float = 0.1,
-    max_new_tokens: int = kept.ANSWER_TOKENS,
+    max_new_tokens: int = ANSWER_TOKENS,
 ) -> list[str]:
     """Greedy answers, steered by `alpha * vectors` if there are any, from the cache where they are.
 
     Raises as `evaluation.kept.answers` does.
     """
-    options = {"vectors": vectors, "alpha": alpha, "max_new_tokens": max_new_tokens}
-    return kept.answers(lalm, prompts, **options)
+    defence = Defence("none") if vectors is None else SteeringDefence("push", vectors, alpha)
+    return kept_answers(lalm, [(prompts, defence)], max_new_tokens=max_new_tokens)[0]
 
 
 def refusal_probability(
@@ -130,9 +132,12 @@ def refusal_probability(
 ) -> dict[Any, Float[Tensor, "prompt"]]:
     """How likely each answer is to open as a refusal, 0 to 1, under each push (vectors, alpha).
 
-    From the cache where it is. Raises as `evaluation.kept.refusal_probabilities` does.
+    From the cache where it is. Raises as `evaluation.kept.refusal_probability` does.
     """
-    return kept.refusal_probabilities(lalm, prompts, pushes)  # type: ignore[arg-type]
+    questions = []
+    for vectors, alpha in pushes.values():
+        questions.append((prompts, SteeringDefence("push", vectors, alpha)))
+    return dict(zip(pushes, kept_refusal_probability(lalm, questions), strict=True))
 
 
 def judge(requests: Sequence[Request], answers: Sequence[str]) -> list[Outcome]:
@@ -160,7 +165,7 @@ def sweep(
 
 def base_states(lalm: LALM) -> BaseStates:
     """States of the derive split's requests, typed and spoken; harmful ones under every text."""
-    return collect_states(lalm, load_prompts("derive"), refusals=REFUSALS, cache=activation_store())
+    return collect_states(lalm, load_prompts("derive"), refusals=REFUSALS, store=activation_store())
 
 
 def states(

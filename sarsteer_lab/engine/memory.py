@@ -2,9 +2,7 @@
 
 import ctypes
 import sys
-from collections.abc import Iterator, Sequence
 
-from sarsteer_lab.batch import Encoded
 from sarsteer_lab.checkpoints import free_memory
 from sarsteer_lab.lalm import LALM
 
@@ -16,18 +14,18 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Settings of `mallopt`, from glibc's malloc.h."""
 
 
-def rows_that_fit(lalm: LALM, prompt: Encoded, new_tokens: int) -> int:
-    """How many such prompts fit into a batch with answers of `new_tokens`, 1 to `MOST_ROWS`.
+def rows_that_fit(lalm: LALM, length: float, new_tokens: int) -> int:
+    """How many prompts of a `length` fit with answers of `new_tokens`, 1 to `MOST_ROWS`.
 
-    Keys and values of a batch, three times (as read first, under another text, and with room for
-    the answers), and what a layer computes while a prompt is read take at most a quarter of the
-    free memory.
+    `length` is that of `Encoded.length`. Keys and values of a batch, three times (as read first,
+    under another text, and with room for the answers), and what a layer computes while a prompt is
+    read take at most a quarter of the free memory.
     """
     free = free_memory(lalm.device.type)
     if free is None:
         return MOST_ROWS
-    length = prompt.length + new_tokens
-    return max(1, min(MOST_ROWS, int(free / 4 / (length * position_bytes(lalm)))))
+    row = (length + new_tokens) * position_bytes(lalm)
+    return max(1, min(MOST_ROWS, int(free / 4 / row)))
 
 
 def position_bytes(lalm: LALM) -> int:
@@ -37,17 +35,6 @@ def position_bytes(lalm: LALM) -> int:
     width = getattr(config, "head_dim", None) or lalm.d_model // config.num_attention_heads
     layer = 3 * getattr(config, "intermediate_size", 4 * lalm.d_model) + 4 * lalm.d_model
     return (6 * lalm.n_layers * heads * width + layer) * lalm.dtype.itemsize
-
-
-def chunks(
-    lalm: LALM, rows: Sequence[int], prompts: Sequence[Encoded], new_tokens: int
-) -> Iterator[list[int]]:
-    """`rows` cut into batches of as many as fit; their `prompts` come the longest first."""
-    at = 0
-    while at < len(rows):
-        size = rows_that_fit(lalm, prompts[at], new_tokens)
-        yield list(rows[at : at + size])
-        at += size
 
 
 def keep_freed_memory() -> None:

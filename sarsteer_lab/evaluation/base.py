@@ -1,5 +1,4 @@
-"""The states that defences are derived from, collected once, and the requests and texts behind
-them."""
+"""What defences are derived from: states, collected once, of requests, and refusal texts."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,20 +20,23 @@ from sarsteer_lab.vectors import SteeringVectors
 PAPER_TEXT = {"paper": REFUSAL}
 """The paper's refusal text under its name in `prompts.REFUSALS`."""
 
+OWN_TEXT = "own text"
+"""The name of a refusal text that is not in `prompts.REFUSALS`."""
+
 
 def refusal_text(given: str) -> tuple[str, str]:
-    """A refusal text by its name in `REFUSALS`, or one of your own: its name ("own text"), and the
-    text.
+    """A refusal text by its name in `REFUSALS`, or one of your own ("own text"): name and text.
 
     Raises ValueError for a single word that names none.
     """
     if given in REFUSALS:
         return given, REFUSALS[given]
     if len(given.split()) < 2:
+        choices = ", ".join(REFUSALS)
         raise ValueError(
-            f"there is no refusal text {given!r}: choose {', '.join(REFUSALS)}, or give a sentence"
+            f"there is no refusal text {given!r}: choose {choices}, or give a sentence"
         )
-    return "own text", given
+    return OWN_TEXT, given
 
 
 def refusal_texts(given: Sequence[str]) -> dict[str, str]:
@@ -43,17 +45,20 @@ def refusal_texts(given: Sequence[str]) -> dict[str, str]:
     Raises ValueError as `refusal_text` does.
     """
     texts: dict[str, str] = {}
-    for name, text in map(refusal_text, dict.fromkeys(given)):
-        own = sum(other.startswith(name) for other in texts) if name not in REFUSALS else 0
-        texts[f"{name} {own + 1}" if own else name] = text
+    n_own = 0
+    for wording in dict.fromkeys(given):
+        name, text = refusal_text(wording)
+        if name == OWN_TEXT:
+            n_own += 1
+            name = name if n_own == 1 else f"{name} {n_own}"
+        texts[name] = text
     return texts
 
 
 def evenly(requests: Sequence[Request], n: int) -> list[Request]:
-    """So many requests evenly over those given, and so over their topics if these stand together;
-    or all."""
+    """So many requests, or all, evenly over those given, and so over topics that stand together."""
     n = min(n, len(requests))
-    return [requests[i * len(requests) // n] for i in range(n)]
+    return [requests[number * len(requests) // n] for number in range(n)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +84,7 @@ class BaseStates:
         return SteeringVectors(values, {"method": method, **settings, **self.provenance})
 
     def derive(self, lam: float = 1.0, k: int = 10, refusal: str = "paper") -> Derivation:
-        """SARSteer's direction, safe space and vectors (see `derivation.derive`), which record the
-        text.
+        """SARSteer's direction, safe space and vectors, which record the text; as `derive`.
 
         Raises KeyError for a text that these states are not of.
         """
@@ -101,49 +105,47 @@ def collect_states(
     requests: Sequence[Request],
     *,
     refusals: Mapping[str, str] = PAPER_TEXT,
-    cache: Store | None = None,
+    store: Store | None = None,
 ) -> BaseStates:
-    """The states of harmful and harmless requests, spoken and typed; requests with other labels
-    play no part.
+    """The states of harmful and harmless requests, spoken and typed; others play no part.
 
     Harmful clips run under each of the texts `refusals` (name -> text) too; each costs its own
-    tokens alone. Raises ValueError if either label is missing or a request has no clip.
+    tokens alone. States are kept in `store`, if there is one. Raises ValueError if either label is
+    missing or a request has no clip.
     """
-    by_label = {
-        label: [r for r in requests if r.label == label] for label in ("harmful", "harmless")
-    }
-    harmful, harmless = by_label["harmful"], by_label["harmless"]
+    harmful = [request for request in requests if request.label == "harmful"]
+    harmless = [request for request in requests if request.label == "harmless"]
     if not harmful or len(harmless) < 2:
-        raise ValueError(
-            f"needs at least 1 harmful and 2 harmless requests; got {len(harmful)} and {len(harmless)}"
-        )
-
-    states, variant_states = capture, capture_variants
-    if cache is not None:
-        states = kept(capture, cache)
-        variant_states = kept_variants(capture_variants, cache, "capture")
-    texts = [
-        [request.spoken(refusal=text) for request in harmful] for text in ("", *refusals.values())
-    ]
-    base, *refusing = variant_states(lalm, texts)
+        counts = f"got {len(harmful)} and {len(harmless)}"
+        raise ValueError(f"needs at least 1 harmful and 2 harmless requests; {counts}")
+    of_prompts, of_variants = capture, capture_variants
+    if store is not None:
+        of_prompts = kept(capture, store)
+        of_variants = kept_variants(capture_variants, store, "capture")
+    variants = []
+    for text in ("", *refusals.values()):
+        variants.append([request.spoken(refusal=text) for request in harmful])
+    usual, *refusing = of_variants(lalm, variants)
+    provenance = {
+        "model": model_name(lalm),
+        "fingerprint": lalm.fingerprint(),
+        "safety": lalm.safety,
+        "harmful": [request.id for request in harmful],
+        "harmless": [request.id for request in harmless],
+        "instruction": INSTRUCTION,
+    }
     return BaseStates(
-        harmful=base,
+        harmful=usual,
         refusing=dict(zip(refusals, refusing, strict=True)),
-        harmless=states(lalm, [request.spoken() for request in harmless]),
-        typed_harmful=states(lalm, [request.typed() for request in harmful]),
-        typed_harmless=states(lalm, [request.typed() for request in harmless]),
-        provenance={
-            "model": model_name(lalm),
-            "fingerprint": lalm.fingerprint(),
-            "safety": lalm.safety,
-            "harmful": [request.id for request in harmful],
-            "harmless": [request.id for request in harmless],
-            "instruction": INSTRUCTION,
-        },
+        harmless=of_prompts(lalm, [request.spoken() for request in harmless]),
+        typed_harmful=of_prompts(lalm, [request.typed() for request in harmful]),
+        typed_harmless=of_prompts(lalm, [request.typed() for request in harmless]),
         texts=dict(refusals),
+        provenance=provenance,
     )
 
 
 def model_name(lalm: LALM) -> str:
     """The model's name for reports: of a folder only its last part."""
-    return Path(lalm.name).name if Path(lalm.name).is_dir() else lalm.name
+    path = Path(lalm.name)
+    return path.name if path.is_dir() else lalm.name

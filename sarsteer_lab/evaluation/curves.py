@@ -173,8 +173,7 @@ def sweep(
     are run.
     """
     points = steering_grid(variants, alphas, layers)
-    defences = list(points.values())
-    evaluate(lalm, defences, sets, [judge], folder, share_reading=True, **options)
+    evaluate(lalm, list(points.values()), sets, [judge], folder, **options)
     rows = rows_of(folder, points)
     is_start = rows["variant"] == "none"
     parts = []

