@@ -26,6 +26,7 @@ from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.base import collect_states
 from sarsteer_lab.evaluation.defences import default_defences
 from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.evaluation.run import batch_size_for
 from sarsteer_lab.evaluation.table import evaluate
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
@@ -149,22 +150,18 @@ def evaluation(lalm: LALM, clips: int, repeats: int, tokens: int) -> list[str]:
     def batched() -> None:
         forget_clips(lalm)
         with tempfile.TemporaryDirectory() as folder:
-            evaluate(
-                lalm,
-                defences,
-                {"test": requests},
-                [PhraseJudge()],
-                folder,
-                max_new_tokens=tokens,
-                share_reading=True,
-            )
+            sets = {"test": requests}
+            size = batch_size_for(lalm, defences, sets, folder, tokens)
+            options = {"max_new_tokens": tokens, "batch_size": size}
+            evaluate(lalm, defences, sets, [PhraseJudge()], folder, **options)
 
     def single() -> None:
         for defence in defences:
             for request in some:
                 forget_clips(lalm)
                 ready = PreparedBatch(lalm, [defence.prompt(request)])
-                with defence.push(lalm, defence.strengths(ready)):
+                strengths = defence.strengths(1, ready.states)
+                with defence.push(lalm, strengths):
                     ready.generate(tokens)
 
     batched()

@@ -123,12 +123,11 @@ def _finish(
     sheets: Mapping[str, Sheet],
     said: Mapping[str, Said],
 ) -> list[Response]:
-    """Write all responses to the folder's files, and return them: by defence, set and batch."""
+    """Write all responses to the folder's files, and return them: by set, defence and batch."""
     responses, times = [], []
-    defences = next(iter(sheets.values())).defences
-    for number, defence in enumerate(defences):
-        for name, sheet in sheets.items():
-            answers = [said[key] for key in sheet.keys[number]]
+    for name, sheet in sheets.items():
+        for defence, keys in zip(sheet.defences, sheet.keys, strict=True):
+            answers = [said[key] for key in keys]
             of_cell = []
             for row in sheet.order():
                 of_cell.append(_response(lalm, defence.name, name, sets[name][row], answers[row]))
