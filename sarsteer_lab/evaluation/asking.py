@@ -15,11 +15,11 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from sarsteer_lab.batch import Encoded, rows_together
+from sarsteer_lab.chat import conversation
 from sarsteer_lab.engine.memory import keep_freed_memory
 from sarsteer_lab.evaluation.cluster import on_cluster
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.tasks import Asked, Group, Said, Task, answer
-from sarsteer_lab.families import conversation
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt

@@ -71,7 +71,8 @@ def evaluate_into(
             facts[name][request.id] = {"topic": request.topic, "clip": clip}
     versions = {name: version(name) for name in PACKAGES}
     versions["Python"] = platform.python_version()
-    about = {"requests": facts, "settings": settings or {}, "versions": versions}
+    about: dict[str, Any] = {"requests": facts, "settings": settings or {}}
+    about["versions"] = versions
     about["model"] = {"model": model_name(lalm), "dtype": lalm.dtype, "device": lalm.device.type}
     about["prompted"] = _prompted(lalm, sets, refusal_texts(refusals))
     _write(folder / "about.json", json.dumps(about, indent=1, default=str))

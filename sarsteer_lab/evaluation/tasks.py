@@ -1,7 +1,7 @@
 """A batch of clips, asked under several texts and defences at a stretch."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import groupby
@@ -43,7 +43,7 @@ class Group:
 
     variant: int
     defences: list[Defence]
-    keys: list[str | None]
+    keys: Sequence[str | None]
 
 
 @dataclass(frozen=True, eq=False)
