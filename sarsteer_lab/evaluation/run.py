@@ -123,20 +123,19 @@ def _finish(
     sheets: Mapping[str, Sheet],
     said: Mapping[str, Said],
 ) -> list[Response]:
-    """Write all responses to the folder's files, and return them: by defence, set and batch."""
+    """Write all responses to the folder's files, and return them: by set, defence and batch."""
     responses, times = [], []
-    n_defences = len(next(iter(sheets.values())).defences)
-    for number in range(n_defences):
-        for name, sheet in sheets.items():
-            defence = sheet.defences[number].name
-            answers = [said[key] for key in sheet.keys[number]]
+    for name, sheet in sheets.items():
+        for defence, keys in zip(sheet.defences, sheet.keys, strict=True):
+            answers = [said[key] for key in keys]
             of_cell = []
             for row in sheet.order():
-                of_cell.append(_response(lalm, defence, name, sets[name][row], answers[row]))
+                of_cell.append(_response(lalm, defence.name, name, sets[name][row], answers[row]))
             responses += of_cell
             tokens = sum(response.tokens for response in of_cell)
             seconds = sum(answer["seconds"] for answer in answers)
-            times.append({"defence": defence, "set": name, "tokens": tokens, "seconds": seconds})
+            cell = {"defence": defence.name, "set": name, "tokens": tokens, "seconds": seconds}
+            times.append(cell)
     write_lines(folder / "responses.jsonl", [asdict(response) for response in responses])
     write_lines(folder / "timings.jsonl", times)
     return responses
