@@ -187,9 +187,9 @@ def ask(
     with tqdm(total=n_questions, initial=len(said), **progress) as bar:
         for task, results in work:
             for group, of_group in zip(task.groups, results, strict=True):
-                for key, of_prompt in zip(group.keys, of_group, strict=True):
-                    if key is not None:
-                        said[key] = store.write(key, of_prompt)
+                for new_key, of_prompt in zip(group.keys, of_group, strict=True):
+                    if new_key is not None:
+                        said[new_key] = store.write(new_key, of_prompt)
                         bar.update()
     return said
 
