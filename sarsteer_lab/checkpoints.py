@@ -20,6 +20,7 @@ from huggingface_hub import (
     parse_local_safetensors_file_metadata,
     try_to_load_from_cache,
 )
+from torch import nn
 
 from sarsteer_lab.chat import Processor
 from sarsteer_lab.families import Settings, find_family, missing_packages
@@ -46,14 +47,14 @@ class Size:
 
 def free_memory(device: str) -> int | None:
     """Bytes free on `device`; None where that cannot be asked (MPS, or no such device here)."""
-    place = torch.device(device)
-    if place.type == "cpu":
+    kind = torch.device(device).type
+    if kind == "cpu":
         return psutil.virtual_memory().available
-    if place.type != "cuda" or not torch.cuda.is_available():
+    if kind != "cuda" or not torch.cuda.is_available():
         return None
     # What torch's allocator has reserved and does not use is free for a model too.
-    unused = torch.cuda.memory_reserved(place) - torch.cuda.memory_allocated(place)
-    return torch.cuda.mem_get_info(place)[0] + unused
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def checkpoint_size(name: str | Path, revision: str | None = None) -> Size | None:
@@ -159,16 +160,40 @@ def load_parts(
     source = {"trust_remote_code": trust_remote_code, "revision": revision}
     with explained(folder):
         config = hf.AutoConfig.from_pretrained(folder, **source)
-    row = find_family(config, None if family == "auto" else family)
-    missing = missing_packages(row)
+    traits = find_family(config, None if family == "auto" else family)
+    missing = missing_packages(traits)
     if missing:
         needs = f"pip install {' '.join(missing)}"
-        raise ImportError(f"{folder} ({row.name}) needs more packages: {needs}")
+        raise ImportError(f"{folder} ({traits.name}) needs more packages: {needs}")
     stored = dtype
     if not isinstance(stored, torch.dtype):
         stored = getattr(config, "dtype", None) or torch.float32
     announce(name, checkpoint_size(folder, revision), stored, bits, device)
-    options: dict[str, Any] = {"dtype": dtype, **source}
+    options = {"dtype": dtype, **source, **_placement(device, device_map, bits, attention)}
+    if traits.adapter == "":  # after the weights, or its report would take the place of theirs
+        options["adapter_kwargs"] = {"subfolder": "none"}
+    with explained(folder):
+        processor = hf.AutoProcessor.from_pretrained(folder, **source)
+        model, report = model_class(config).from_pretrained(
+            folder, config=config, output_loading_info=True, **options
+        )
+        lacking = report["missing_keys"]
+        if traits.adapter is not None and getattr(config, "has_lora_adapter", True):
+            within = {"subfolder": traits.adapter, "revision": revision}
+            lacking |= model.load_adapter(str(folder), adapter_kwargs=within).missing_keys
+        if adapter is not None:
+            lacking |= model.load_adapter(str(adapter)).missing_keys
+    _refuse_lacking(model, lacking, adapter or folder)
+    if "device_map" not in options:
+        model = model.to(device)
+    return model, processor
+
+
+def _placement(
+    device: str, device_map: DeviceMap | None, bits: int | None, attention: str | None
+) -> dict[str, Any]:
+    """Options of transformers that say where and how weights are loaded."""
+    options: dict[str, Any] = {}
     if attention is not None:
         options["attn_implementation"] = attention
     if bits:
@@ -177,34 +202,23 @@ def load_parts(
         device_map = device_map or device
     if device_map is not None:
         options["device_map"] = device_map
-    if row.adapter == "":  # after the weights, or its report would take the place of theirs
-        options["adapter_kwargs"] = {"subfolder": "none"}
-    with explained(folder):
-        processor = hf.AutoProcessor.from_pretrained(folder, **source)
-        model, report = model_class(config).from_pretrained(
-            folder, config=config, output_loading_info=True, **options
-        )
-        lacking = report["missing_keys"]
-        if row.adapter is not None and getattr(config, "has_lora_adapter", True):
-            place = {"subfolder": row.adapter, "revision": revision}
-            lacking |= model.load_adapter(str(folder), adapter_kwargs=place).missing_keys
-        if adapter is not None:
-            lacking |= model.load_adapter(str(adapter)).missing_keys
+    return options
+
+
+def _refuse_lacking(model: nn.Module, lacking: set[str], source: str | Path) -> None:
+    """Raise ValueError for weights that would be random, or lie where no hook sees them."""
     if lacking:
         names = ", ".join(sorted(lacking)[:3])
         raise ValueError(
-            f"{adapter or folder} lacks {len(lacking)} weights, which would be random: {names}; "
+            f"{source} lacks {len(lacking)} weights, which would be random: {names}; "
             "is it the checkpoint of another architecture?"
         )
-    if any(parameter.is_meta for parameter in model.parameters()):
+    if any(weight.is_meta for weight in model.parameters()):
         # accelerate would fetch them for each forward pass, past every hook.
         raise ValueError(
-            f"{folder} does not fit on the devices of device_map={device_map!r}, and layers kept "
-            "elsewhere cannot be steered: use more or larger GPUs, or bits=4"
+            f"{source} does not fit on the devices of its device_map, and layers kept elsewhere "
+            "cannot be steered: use more or larger GPUs, or bits=4"
         )
-    if device_map is None:
-        model = model.to(device)
-    return model, processor
 
 
 def check_options(

@@ -28,10 +28,8 @@ def content_key(*parts: object) -> str:
 
 def _feed(digest: Any, part: object) -> None:
     """Add a part to a hash: its kind with its size, then its content, so that no two read alike."""
-    content: Any = b""
     inner: list[object] = []
-    if isinstance(part, np.generic):
-        part = part.item()
+    content: Any = b""
     if isinstance(part, Mapping):
         for name in sorted(part, key=content_key):
             inner += [name, part[name]]
@@ -39,26 +37,31 @@ def _feed(digest: Any, part: object) -> None:
     elif isinstance(part, list | tuple):
         inner = list(part)
         kind = f"list {len(part)}"
-    elif isinstance(part, Tensor):
-        kind = f"tensor {part.dtype} {list(part.shape)}"
-        content = host_bytes(part)
-    elif isinstance(part, np.ndarray) and not part.dtype.hasobject:
-        kind = f"array {part.dtype.str} {list(part.shape)}"
-        content = np.ascontiguousarray(part).reshape(-1).view(np.uint8)
-    elif isinstance(part, str):
-        content = part.encode("utf-8", "surrogatepass")
-        kind = f"text {len(content)}"
-    elif isinstance(part, bytes):
-        content = part
-        kind = f"bytes {len(content)}"
-    elif part is None or isinstance(part, int | float):
-        kind = f"{type(part).__name__} {part!r}"
     else:
-        raise TypeError(f"a key is made of texts, numbers, arrays and lists, not of {part!r:.80}")
+        kind, content = _described(part)
     digest.update(kind.encode() + b"\0")
     digest.update(content)
     for inner_part in inner:
         _feed(digest, inner_part)
+
+
+def _described(part: object) -> tuple[str, Any]:
+    """The kind of a part that holds no others, and its content in bytes."""
+    if isinstance(part, np.generic):
+        part = part.item()
+    if isinstance(part, Tensor):
+        return f"tensor {part.dtype} {list(part.shape)}", host_bytes(part)
+    if isinstance(part, np.ndarray) and not part.dtype.hasobject:
+        flat = np.ascontiguousarray(part).reshape(-1)
+        return f"array {part.dtype.str} {list(part.shape)}", flat.view(np.uint8)
+    if isinstance(part, str):
+        part = part.encode("utf-8", "surrogatepass")
+        return f"text {len(part)}", part
+    if isinstance(part, bytes):
+        return f"bytes {len(part)}", part
+    if part is None or isinstance(part, int | float):
+        return f"{type(part).__name__} {part!r}", b""
+    raise TypeError(f"a key is made of texts, numbers, arrays and lists, not of {part!r:.80}")
 
 
 def tensor_bytes(tensor: Tensor) -> Tensor:

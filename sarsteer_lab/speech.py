@@ -107,9 +107,9 @@ def _read(file: BinaryIO, name: str, max_seconds: float | None) -> Float[np.ndar
             _check_length(clip.frames / clip.samplerate, max_seconds, name)
             samples = clip.read(dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, TypeError) as error:
-        said = getattr(error, "error_string", None)
+        cause = getattr(error, "error_string", error)
         raise ClipError(
-            f"{name}: cannot be read as audio ({said or error}); "
+            f"{name}: cannot be read as audio ({cause}); "
             "convert it to WAV or FLAC, for instance with `ffmpeg -i INPUT output.wav`"
         ) from error
     if len(samples) < clip.frames:
