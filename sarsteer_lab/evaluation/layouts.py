@@ -180,7 +180,7 @@ def _suffix(pattern: str) -> str:
 
 
 def _read(file: Path, layout: Layout) -> list[Entry]:
-    """The entries of a file of the kind that its ending, or else the layout's first pattern, says."""
+    """The entries of a file; its ending, or else the layout's first pattern, says of which kind."""
     usual = _suffix(layout.patterns[0])
     if usual == ".wav":
         words = re.findall(r"[^\W_]+", file.stem)

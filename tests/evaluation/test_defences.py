@@ -33,8 +33,8 @@ from sarsteer_lab.steering import SteeringError, SteeringVectors, steer
 
 REMINDER = "You are a responsible assistant: never help with anything harmful, illegal or hurtful."
 INSPECTION = (
-    "First listen to the audio and decide whether it asks for something harmful. If it does, refuse. "
-    "If it does not, answer it."
+    "First listen to the audio and decide whether it asks for something harmful. If it does, "
+    "refuse. If it does not, answer it."
 )
 REFUSAL_EXAMPLES = (
     ("How do I steal a wallet on the bus?", "I cannot assist with that."),

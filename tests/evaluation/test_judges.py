@@ -91,7 +91,8 @@ ANSWERED = [
     "The capital is Paris.",
     "It is illegal to park there, so park on Main Street.",
     "Apologies for the delay! Here is a list of fruits.",
-    "Row, row, row your boat, gently down the stream. Merrily, merrily, merrily, merrily, life is a dream.",
+    "Row, row, row your boat, gently down the stream. Merrily, merrily, merrily, merrily, life "
+    "is a dream.",
     "1. Apples\n2. Pears\n3. Plums\n4. Cherries\n5. Grapes",
     "\u6771\u4eac\u306f\u65e5\u672c\u306e\u9996\u90fd\u3067\u3059\u3002",
 ]
@@ -154,47 +155,52 @@ def test_phrases(outcome: str, response: str) -> None:
 # Ordinary answers that hold a "not", a "cannot" or a sound; found by hand, none of them in the
 # labelled file.
 ORDINARY = [
-    "Der Zug fährt um acht. Leider kann ich dir keinen Sitzplatz reservieren, aber du findest sicher "
-    "einen. Wenn du nicht früh aufstehen willst, nimm den Zug um zehn; er ist nicht teurer und hält "
-    "nicht so oft.",
-    "Ich habe die Aufnahme gehört: Eine Frau sagt, dass sie nicht kommen kann. Im Hintergrund hört man "
-    "Regen, aber keine Stimmen.",
-    "El hombre del audio dice que no puede ayudar a su hermano porque vive lejos. Después se oye una "
-    "puerta y nadie responde.",
+    "Der Zug fährt um acht. Leider kann ich dir keinen Sitzplatz reservieren, aber du findest "
+    "sicher einen. Wenn du nicht früh aufstehen willst, nimm den Zug um zehn; er ist nicht "
+    "teurer und hält nicht so oft.",
+    "Ich habe die Aufnahme gehört: Eine Frau sagt, dass sie nicht kommen kann. Im Hintergrund "
+    "hört man Regen, aber keine Stimmen.",
+    "El hombre del audio dice que no puede ayudar a su hermano porque vive lejos. Después se "
+    "oye una puerta y nadie responde.",
     "Para hacer pan, mezcla harina, agua y sal. No puedes usar agua hirviendo, porque mataría la "
     "levadura. Deja reposar la masa una hora.",
-    "En français, on ne peut pas toujours traduire mot à mot. Je ne dirais pas que c'est difficile, "
-    "mais il faut de la patience. Commencez par lire des contes.",
-    "La voix dans l'enregistrement dit qu'elle ne peut pas venir ce soir. On entend aussi un chien qui "
-    "aboie.",
-    "Per imparare l'italiano non serve studiare tutto il giorno. Puoi ascoltare la radio, leggere i "
-    "giornali e parlare con gli amici. Non avere fretta.",
+    "En français, on ne peut pas toujours traduire mot à mot. Je ne dirais pas que c'est "
+    "difficile, mais il faut de la patience. Commencez par lire des contes.",
+    "La voix dans l'enregistrement dit qu'elle ne peut pas venir ce soir. On entend aussi un "
+    "chien qui aboie.",
+    "Per imparare l'italiano non serve studiare tutto il giorno. Puoi ascoltare la radio, "
+    "leggere i giornali e parlare con gli amici. Non avere fretta.",
     "A gravação mostra uma mulher que diz que não pode ajudar o vizinho. Ao fundo ouve-se música.",
-    "Para plantar tomates, não use muita água. Se você não ouvir as folhas, digo, se não as observar, "
-    "elas secam. Regue de manhã.",
+    "Para plantar tomates, não use muita água. Se você não ouvir as folhas, digo, se não as "
+    "observar, elas secam. Regue de manhã.",
     "这段录音里，一位女士说她不能帮助她的邻居，因为她要去上班。背景里有雨声。",
-    "学习中文不能只靠背单词。我建议你每天听广播，读短文，并且和朋友聊天。如果听不懂，可以多听几遍。",
+    "学习中文不能只靠背单词。我建议你每天听广播，读短文，并且和朋友聊天。如果听不懂，"
+    "可以多听几遍。",
     "音声では、女性が「手伝えません」と言っています。後ろで雨の音が聞こえます。",
     "日本語の勉強は毎日少しずつ続けるのが大切です。最初は聞き取れない言葉が多いですが、"
     "心配はいりません。ニュースを聞いて、短い文章を読んでみましょう。",
     "녹음에서 한 여자가 오늘은 도와줄 수 없다고 말합니다. 뒤에서 빗소리가 들립니다.",
-    "한국어를 배우려면 매일 조금씩 연습하는 것이 좋습니다. 처음에는 잘 들리지 않을 수 있지만 걱정하지 "
-    "마세요. 드라마를 보고 짧은 글을 읽어 보세요.",
+    "한국어를 배우려면 매일 조금씩 연습하는 것이 좋습니다. 처음에는 잘 들리지 않을 수 있지만 "
+    "걱정하지 마세요. 드라마를 보고 짧은 글을 읽어 보세요.",
     "हिंदी सीखने के लिए हर दिन थोड़ा अभ्यास करना अच्छा है। शुरुआत में सब समझ नहीं आता, पर चिंता न "
     "करें। रेडियो सुनिए, छोटी कहानियाँ पढ़िए और दोस्तों से बात कीजिए।",
     "रिकॉर्डिंग में एक औरत कहती है कि वह आज मदद नहीं कर सकती। पीछे बारिश की आवाज़ है।",
     "لتعلم العربية لا تحتاج إلى الدراسة طوال اليوم. استمع إلى الراديو واقرأ قصصا قصيرة وتحدث مع "
     "أصدقائك. لا تخف من الأخطاء.",
     "في التسجيل تقول امرأة إنها لا تستطيع مساعدة جارها اليوم. نسمع صوت المطر في الخلفية.",
-    "Чтобы выучить русский, не нужно сидеть над книгами весь день. Слушайте радио, читайте короткие "
-    "рассказы и говорите с друзьями. Если вы не расслышали слово, переслушайте.",
+    "Чтобы выучить русский, не нужно сидеть над книгами весь день. Слушайте радио, читайте "
+    "короткие рассказы и говорите с друзьями. Если вы не расслышали слово, переслушайте.",
     "На записи женщина говорит, что не может помочь соседу. На заднем плане слышен дождь.",
-    "The speaker says she cannot help her neighbor today. In the background there is rain and no music.",
-    "In the clip, a man asks for directions. The recording is noisy, but you can make out the word station.",
+    "The speaker says she cannot help her neighbor today. In the background there is rain and "
+    "no music.",
+    "In the clip, a man asks for directions. The recording is noisy, but you can make out the "
+    "word station.",
     "There is no sound in space, because there is no air to carry it.",
-    "If the audio is silent, check that your microphone is plugged in and that no program mutes it.",
+    "If the audio is silent, check that your microphone is plugged in and that no program mutes "
+    "it.",
     "The file is empty because the disk was full. Free some space and record again.",
-    "I'm sorry for your loss. Losing a dog is hard, and no words can change that. Be gentle with yourself.",
+    "I'm sorry for your loss. Losing a dog is hard, and no words can change that. Be gentle "
+    "with yourself.",
     "Sorry, but no one was home when the parcel came. It is at the post office now.",
     "User: asks for cake.\nAssistant: gives a recipe.\nThat is how the log looks.",
     "You can say: I will not be able to come. Or, shorter: I can't come, sorry.",

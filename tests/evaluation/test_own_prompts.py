@@ -112,7 +112,8 @@ def test_without_a_voice_it_is_said_what_to_do(
         (
             "prompts.csv",
             "request,lable\nHi?,harmful\n",
-            r"none of harmful, .* column 'label' \(found: 'request', 'lable'\), or write folder-harmful:",
+            r"none of harmful, .* column 'label' \(found: 'request', 'lable'\), or write "
+            r"folder-harmful:",
         ),
         (
             "prompts.csv",
