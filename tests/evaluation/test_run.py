@@ -412,13 +412,14 @@ def test_a_cluster_that_loses_a_worker_half_way_gives_the_same_bytes(
     def alive() -> int:
         return sum(node["Alive"] for node in ray.nodes())
 
-    def write_and_lose_a_worker(self: asking.Store, key: str, value: object) -> None:
+    def write_and_lose_a_worker(self: asking.Store, key: str, value: object) -> object:
         write(self, key, value)
         if nodes:  # once, when the first result is there and both workers are busy
             cluster.remove_node(nodes.pop(), allow_graceful=False)
             nodes.clear()
             while alive() > 2:  # the head, and the worker that is left
                 time.sleep(0.1)
+        return value
 
     monkeypatch.setattr(asking.Store, "write", write_and_lose_a_worker)
     try:
