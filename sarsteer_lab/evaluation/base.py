@@ -126,20 +126,19 @@ def collect_states(
     for text in ("", *refusals.values()):
         variants.append([request.spoken(refusal=text) for request in harmful])
     usual, *refusing = of_variants(lalm, variants)
-    provenance = {
-        "model": model_name(lalm),
-        "fingerprint": lalm.fingerprint(),
-        "safety": lalm.safety,
-        "harmful": [request.id for request in harmful],
-        "harmless": [request.id for request in harmless],
-        "instruction": INSTRUCTION,
-    }
+    spoken_harmless = of_prompts(lalm, [request.spoken() for request in harmless])
+    typed_harmful = of_prompts(lalm, [request.typed() for request in harmful])
+    typed_harmless = of_prompts(lalm, [request.typed() for request in harmless])
+    provenance: dict[str, Any] = {"model": model_name(lalm), "fingerprint": lalm.fingerprint()}
+    provenance |= {"safety": lalm.safety, "instruction": INSTRUCTION}
+    provenance["harmful"] = [request.id for request in harmful]
+    provenance["harmless"] = [request.id for request in harmless]
     return BaseStates(
         harmful=usual,
         refusing=dict(zip(refusals, refusing, strict=True)),
-        harmless=of_prompts(lalm, [request.spoken() for request in harmless]),
-        typed_harmful=of_prompts(lalm, [request.typed() for request in harmful]),
-        typed_harmless=of_prompts(lalm, [request.typed() for request in harmless]),
+        harmless=spoken_harmless,
+        typed_harmful=typed_harmful,
+        typed_harmless=typed_harmless,
         texts=dict(refusals),
         provenance=provenance,
     )

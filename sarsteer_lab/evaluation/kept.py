@@ -28,8 +28,10 @@ def answers(
     Raises HookedModelError inside `with steer(...)` and with hooks of your own on the model: what
     is answered then could not be told from the plain model's answers.
     """
-    said = _ask(lalm, questions, Asked(max_new_tokens))
-    return [[of_prompt["text"] for of_prompt in of_question] for of_question in said]
+    texts = []
+    for of_question in _ask(lalm, questions, Asked(max_new_tokens)):
+        texts.append([of_prompt["text"] for of_prompt in of_question])
+    return texts
 
 
 def refusal_probability(lalm: LALM, questions: Sequence[Question]) -> list[Float[Tensor, "prompt"]]:
@@ -39,9 +41,8 @@ def refusal_probability(lalm: LALM, questions: Sequence[Question]) -> list[Float
     tips the answer over. Raises HookedModelError as `answers` does, and ValueError for a model that
     cannot go on from a prompt that has run (`key_values.keeps_plain_cache`).
     """
-    said = _ask(lalm, questions, Asked(refusal_probability=True))
     probabilities = []
-    for of_question in said:
+    for of_question in _ask(lalm, questions, Asked(refusal_probability=True)):
         values = [of_prompt["refusal_probability"] for of_prompt in of_question]
         probabilities.append(torch.tensor(values))
     return probabilities

@@ -88,28 +88,20 @@ def run(
     _check(defences, sets, batch_size)
     asked = Asked(max_new_tokens, refusal_probability)
     key = asked.key(lalm)
-    sheets = {}
-    facts = {}
+    sheets, facts = {}, {}
     for name, requests in sets.items():
         questions = []
         for defence in defences:
-            prompts = [defence.prompt(request) for request in requests]
-            questions.append((prompts, defence))
+            questions.append(([defence.prompt(request) for request in requests], defence))
         sheets[name] = plan(lalm, questions, asked, key)
-        facts[name] = [
-            [request.id, request.label, request.request, clip]
-            for request, clip in zip(requests, sheets[name].clips, strict=True)
-        ]
-    manifest = {
-        "format": FORMAT,
-        "model": lalm.fingerprint(),
-        "dtype": str(lalm.dtype),
-        "device": lalm.device.type,
-        "max_new_tokens": max_new_tokens,
-        "batch_size": batch_size,
-        "defences": {defence.name: defence.settings() for defence in defences},
-        "sets": facts,
-    }
+        facts[name] = []
+        for request, clip in zip(requests, sheets[name].clips, strict=True):
+            facts[name].append([request.id, request.label, request.request, clip])
+    manifest: dict[str, Any] = {"format": FORMAT, "model": lalm.fingerprint()}
+    manifest |= {"dtype": str(lalm.dtype), "device": lalm.device.type}
+    manifest |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+    manifest["defences"] = {defence.name: defence.settings() for defence in defences}
+    manifest["sets"] = facts
     _claim(folder, manifest)
     parts = Store(folder / "parts")
     said = ask(lalm, list(sheets.values()), parts, batch_size, whole=True, ray=ray)
@@ -117,24 +109,20 @@ def run(
 
 
 def _finish(
-    lalm: LALM,
-    folder: Path,
-    sets: Sets,
-    sheets: Mapping[str, Sheet],
-    said: Mapping[str, Said],
+    lalm: LALM, folder: Path, sets: Sets, sheets: Mapping[str, Sheet], said: Mapping[str, Said]
 ) -> list[Response]:
     """Write all responses to the folder's files, and return them: by set, defence and batch."""
     responses, times = [], []
     for name, sheet in sheets.items():
         for defence, keys in zip(sheet.defences, sheet.keys, strict=True):
-            answers = [said[key] for key in keys]
-            of_cell = []
+            n_tokens, seconds = 0, 0.0
             for row in sheet.order():
-                of_cell.append(_response(lalm, defence.name, name, sets[name][row], answers[row]))
-            responses += of_cell
-            tokens = sum(response.tokens for response in of_cell)
-            seconds = sum(answer["seconds"] for answer in answers)
-            cell = {"defence": defence.name, "set": name, "tokens": tokens, "seconds": seconds}
+                answer = said[keys[row]]
+                response = _response(lalm, defence.name, name, sets[name][row], answer)
+                responses.append(response)
+                n_tokens += response.tokens
+                seconds += answer["seconds"]
+            cell = {"defence": defence.name, "set": name, "tokens": n_tokens, "seconds": seconds}
             times.append(cell)
     write_lines(folder / "responses.jsonl", [asdict(response) for response in responses])
     write_lines(folder / "timings.jsonl", times)
@@ -142,18 +130,10 @@ def _finish(
 
 
 def _response(lalm: LALM, defence: str, name: str, request: Request, answer: Said) -> Response:
-    text = answer["text"]
-    ids = lalm.tokenizer(text, add_special_tokens=False)["input_ids"]
-    return Response(
-        defence=defence,
-        set=name,
-        id=request.id,
-        label=request.label,
-        request=request.request,
-        response=text,
-        tokens=len(ids),
-        refusal_probability=answer.get("refusal_probability"),
-    )
+    ids = lalm.tokenizer(answer["text"], add_special_tokens=False)["input_ids"]
+    asked = (defence, name, request.id, request.label, request.request)
+    probability = answer.get("refusal_probability")
+    return Response(*asked, answer["text"], len(ids), probability)
 
 
 def batch_size_for(
