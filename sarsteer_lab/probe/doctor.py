@@ -53,7 +53,8 @@ def examine(lalm: LALM) -> Report:
 
 def made_up_prompts(lalm: LALM) -> tuple[list[Prompt], list[Prompt]]:
     """Typed and spoken prompts of different lengths; none spoken for a model that hears nothing."""
-    typed = [Prompt("Name a fruit."), Prompt("How is bread made? Answer in one short sentence.")]
+    typed = [Prompt("Name a fruit.")]
+    typed.append(Prompt("How is bread made? Answer in one short sentence."))
     if lalm.audio_token_id is None:
         return typed, []
     sentences = ("What is the capital of France?", "Tell me a short story about a dog and a boat.")
@@ -285,7 +286,8 @@ def steering(lalm: LALM) -> Iterator[Finding]:
     """A vector as long as the state, at the middle layer: it arrives and changes the logits."""
     prompts, middle = [_first(lalm)], lalm.n_layers // 2
     plain, logits = capture(lalm, prompts)[0], lalm.next_token_logits(prompts)
-    noise = torch.randn(lalm.d_model, generator=torch.Generator().manual_seed(0)).to(plain)
+    seeded = torch.Generator().manual_seed(0)
+    noise = torch.randn(lalm.d_model, generator=seeded).to(plain)
     vector = noise * (plain[middle].norm() / noise.norm())
     vectors = SteeringVectors(vector.expand(lalm.n_layers, -1))
     with steer(lalm, vectors, alpha=1.0, layers=[middle]):
@@ -307,8 +309,10 @@ def steering(lalm: LALM) -> Iterator[Finding]:
 
 def memory(lalm: LALM) -> Iterator[Finding]:
     """What the weights take, and where they lie."""
-    weights = list(lalm.model.parameters())
-    size = sum(weight.nbytes for weight in weights)
+    size, devices = 0, set()
+    for weight in lalm.model.parameters():
+        size += weight.nbytes
+        devices.add(str(weight.device))
     count = lalm.model.num_parameters()  # quantised weights hold several in one
     room = f"with room to work about {in_bytes(size * OVERHEAD)}"
     yield Finding("memory", "ok", f"{in_bytes(size)} of weights ({count:,}); {room}")
@@ -316,8 +320,8 @@ def memory(lalm: LALM) -> Iterator[Finding]:
         own = f"states and vectors are in {lalm.dtype}, and this model's own"
         advice = "derive vectors for it anew, and compare its answers with the full model's"
         yield Finding("quantised", "note", f"{own}: {advice} before reporting figures")
-    devices = sorted({str(weight.device) for weight in weights})
-    yield Finding("devices", "ok", f"{', '.join(devices)}; vectors go to each layer's own")
+    places = ", ".join(sorted(devices))
+    yield Finding("devices", "ok", f"{places}; vectors go to each layer's own")
 
 
 CHECKS: tuple[Callable[[LALM], Iterator[Finding]], ...] = (

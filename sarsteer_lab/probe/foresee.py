@@ -79,7 +79,10 @@ def _fitting(lalm: LALM) -> Iterator[Finding]:
         total = weights + states + batch
         amounts = f"{in_bytes(weights)} of weights + {in_bytes(states)} of captured states"
         amounts += f" + {in_bytes(batch)} for a batch = {in_bytes(total)}"
-        fits = [f"{place} ({in_bytes(b)} free)" for place, b in free.items() if total <= b]
+        fits = []
+        for place, room in free.items():
+            if total <= room:
+                fits.append(f"{place} ({in_bytes(room)} free)")
         if fits:
             yield Finding(kind, "ok", f"{amounts}: fits {', '.join(fits)}")
             continue

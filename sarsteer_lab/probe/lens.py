@@ -51,7 +51,8 @@ def to_transformer_lens(lalm: LALM) -> TransformerBridge:
     twin.config.architectures = [architecture]
     # Not the name of anything on a hub, so that nothing is looked for there.
     name = f"./{lalm.name.replace(' ', '-')}"
-    parts = {"hf_model": twin, "tokenizer": copy.deepcopy(lalm.tokenizer)}
+    tokenizer = copy.deepcopy(lalm.tokenizer)
+    options = {"device": str(lalm.device), "dtype": lalm.dtype}
     with (
         patch.object(helpers, "_ensure_torchvision", lambda: False),
         # boot looks for the architecture among TransformerLens's own alone.
@@ -59,7 +60,7 @@ def to_transformer_lens(lalm: LALM) -> TransformerBridge:
         torch.no_grad(),
     ):
         return TransformerBridge.boot_transformers(
-            name, device=str(lalm.device), dtype=lalm.dtype, **parts
+            name, hf_model=twin, tokenizer=tokenizer, **options
         )
 
 

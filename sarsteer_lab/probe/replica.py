@@ -151,12 +151,8 @@ def qwen2_audio(tokenizer: Any) -> Built:
 
 
 def _qwen2_audio(tokenizer: Any, tower: dict[str, Any], text: dict[str, Any]) -> Built:
-    config = hf.Qwen2AudioConfig(
-        audio_config={"model_type": "qwen2_audio_encoder", **tower},
-        text_config={"model_type": "qwen2", **text},
-        audio_token_index=tokenizer.audio_token_id,
-        **end_ids(tokenizer),
-    )
+    ids = {"audio_token_index": tokenizer.audio_token_id, **end_ids(tokenizer)}
+    config = hf.Qwen2AudioConfig(audio_config=tower, text_config=text, **ids)
     return hf.Qwen2AudioForConditionalGeneration, config
 
 
