@@ -15,7 +15,7 @@ import resource
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import closing, nullcontext
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ import torch
 import transformers
 from scipy.stats import quantile_test
 
-from sarsteer_lab.activations import capture, record_states
+from sarsteer_lab.activations import capture, last_position, record_states
 from sarsteer_lab.engine.audio_cache import forget_clips
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
@@ -160,9 +160,8 @@ def contrastive_prompts(lalm: LALM, pairs: int) -> tuple[list[Prompt], list[Prom
 @torch.no_grad()
 def forward_only(lalm: LALM, prompts: Sequence[Prompt]) -> None:
     """What `capture` does, without its hooks."""
-    with closing(lalm.batches(prompts, 16, "plain")) as batches:
-        for _, inputs in batches:
-            lalm.trunk(**inputs, use_cache=False)
+    for batch in lalm.batches(lalm.encode(prompts), 16, "plain"):
+        lalm.read(batch)
 
 
 def answer(
@@ -202,10 +201,9 @@ def peers(lalm: LALM, prompts: Sequence[Prompt], repeats: int) -> list[str]:
         return lalm.trunk(input_ids=ids, **rest, use_cache=False)
 
     def ours() -> Any:
-        states = torch.empty(len(ids), lalm.n_layers, lalm.d_model)
-        with record_states(lalm, range(lalm.n_layers), lambda at, h: states[:, at].copy_(h[:, -1])):
+        with record_states(lalm, range(lalm.n_layers)) as recorded:
             forward()
-        return states
+        return torch.stack([passes[0] for passes in recorded], dim=1)
 
     makers: dict[str, Callable[[], Callable[[], Any]]] = {
         "sarsteer_lab.activations.record_states": lambda: ours,
@@ -225,27 +223,29 @@ def peers(lalm: LALM, prompts: Sequence[Prompt], repeats: int) -> list[str]:
             "| --- | --- | --- | --- | --- |",
             *beside_each_other("forward pass alone", forward, makers, repeats),
             "",
-            inside_hooks(lalm, forward, len(ids)),
+            inside_hooks(lalm, forward),
         ]
 
 
-def inside_hooks(lalm: LALM, forward: Callable[[], Any], rows: int) -> str:
+def inside_hooks(lalm: LALM, forward: Callable[[], Any]) -> str:
     """What the hooks themselves take, timed from within: far below what whole runs differ by."""
-    states, spent = torch.empty(rows, lalm.n_layers, lalm.d_model), 0.0
+    spent = 0.0
 
-    def keep(at: int, stream: torch.Tensor) -> None:
+    def pick(stream: torch.Tensor) -> torch.Tensor:
         nonlocal spent
         start = time.perf_counter()
-        states[:, at] = stream[:, -1]
+        states = last_position(stream)
         synchronise()
         spent += time.perf_counter() - start
+        return states
 
     start = time.perf_counter()
-    with record_states(lalm, range(lalm.n_layers), keep):
+    with record_states(lalm, range(lalm.n_layers), pick):
         forward()
     synchronise()
     whole = time.perf_counter() - start
-    return f"Inside record_states' hooks: {1e3 * spent:.2f} ms of {1e3 * whole:.0f} ms ({spent / whole:.2%})."
+    times = f"{1e3 * spent:.2f} ms of {1e3 * whole:.0f} ms ({spent / whole:.2%})"
+    return f"Inside record_states' hooks: {times}."
 
 
 def steering_peers(

@@ -15,11 +15,12 @@ import pandas as pd
 import torch
 
 from benchmarks.gpu import RESULTS, heading, keep_report
-from sarsteer_lab.activations import activation_store, capture
+from sarsteer_lab.activations import capture
 from sarsteer_lab.derivation import derive
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.keeping import activation_store, kept, kept_variants
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.prompts import INSTRUCTION, REFUSALS, Prompt, Request, load_prompts
@@ -67,7 +68,7 @@ def derived(
     setting: Setting,
     requests: Sequence[Request],
     k: int = 10,
-    cache: Store | None = None,
+    store: Store | None = None,
 ) -> SteeringVectors:
     """SARSteer's vectors (lambda 1) of harmful and harmless requests that are put in this way."""
     harmful, harmless = (
@@ -76,8 +77,12 @@ def derived(
     pairs = [
         [setting.prompt(request, refusing) for request in harmful] for refusing in (False, True)
     ]
-    base, refusing = capture_variants(lalm, pairs, cache=cache)
-    safe = capture(lalm, [setting.prompt(request) for request in harmless], cache=cache)
+    states, variant_states = capture, capture_variants
+    if store is not None:
+        states = kept(capture, store)
+        variant_states = kept_variants(capture_variants, store, "capture")
+    base, refusing = variant_states(lalm, pairs)
+    safe = states(lalm, [setting.prompt(request) for request in harmless])
     return derive(base, refusing, safe, k=k).vectors
 
 
@@ -88,17 +93,17 @@ def parity(
     settings: dict[str, Setting] = SETTINGS,
     alpha: float = 0.1,
     k: int = 10,
-    cache: Store | None = None,
+    store: Store | None = None,
 ) -> pd.DataFrame:
     """A row for each setting. `cosine` with our vectors and `length` beside theirs are medians over
     layers; "harmful, plain" and so on are refused requests of `asked`, before and after
     steering."""
-    ours = derived(lalm, OURS, source, k, cache)
+    ours = derived(lalm, OURS, source, k, store)
     ready: dict[tuple[str, str], PreparedBatch] = {}
     unsteered: dict[tuple[str, str, int], int] = {}
     rows = []
     for name, setting in settings.items():
-        vectors = derived(lalm, setting, source, k, cache)
+        vectors = derived(lalm, setting, source, k, store)
         cosine = torch.cosine_similarity(vectors.values, ours.values, dim=-1).quantile(0.5)
         length = (vectors.values.norm(dim=-1) / ours.values.norm(dim=-1)).quantile(0.5)
         row = {"setting": name, "cosine": float(cosine), "length": float(length)}
