@@ -88,7 +88,8 @@ def run(
     _check(defences, sets, batch_size)
     asked = Asked(max_new_tokens, refusal_probability)
     key = asked.key(lalm)
-    sheets, facts = {}, {}
+    sheets: dict[str, Sheet] = {}
+    facts: dict[str, list[list[str]]] = {}
     for name, requests in sets.items():
         questions = []
         for defence in defences:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from sarsteer_lab import load_prompts
 from sarsteer_lab.course.checks.tools import call, need, need_close
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Prompt, Request, rough_length
-from sarsteer_lab.speech import read_clip
+from sarsteer_lab.prompts import Prompt, Request
+from sarsteer_lab.speech import clip_seconds, read_clip
 from workshop.mine import step
 
 WITHIN = 2e-3
@@ -25,8 +25,9 @@ rounding."""
 
 def requests(n: int) -> list[Request]:
     """Spoken requests of different lengths: neither the first nor the last is the longest."""
-    found = sorted(load_prompts("validation", "harmless"), key=lambda p: rough_length(p.spoken()))
-    return [found[0], found[-1], *found[5 : 3 + n]][:n]
+    harmless = load_prompts("validation", "harmless")
+    by_length = sorted(harmless, key=lambda request: clip_seconds(request.clip or ""))
+    return [by_length[0], by_length[-1], *by_length[5 : 3 + n]][:n]
 
 
 @contextmanager
@@ -171,7 +172,7 @@ def check_encode(encode: object, lalm: LALM) -> str:
         (typed, "typed prompts"),
         (mixed, "mixed prompts"),
     ):
-        if lalm.fit_together(prompts):
+        if lalm.fit_together(lalm.encode(prompts)):
             right = lalm.inputs(prompts)
             lalm.tokenizer.padding_side = "right"  # as many tokenizers come
             _same_inputs(call(encode, lalm, prompts), right, what, lalm)
@@ -268,11 +269,8 @@ def check_answer_ids(answer_ids: object, lalm: LALM) -> str:
 
 def library_ids(lalm: LALM, prompts: list[Prompt], n: int) -> Tensor:
     """The tokens of the library's greedy answers to prompts in one batch, in their order."""
-    ids = torch.empty(0)
-    for rows, tokens in lalm.decode(prompts, len(prompts), max_new_tokens=n):
-        ids = torch.empty_like(tokens)
-        ids[rows] = tokens
-    return ids
+    batch = lalm.batch(lalm.encode(prompts), range(len(prompts)))
+    return lalm.decode(batch, max_new_tokens=n)
 
 
 @contextmanager

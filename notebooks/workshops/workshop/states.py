@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from sarsteer_lab import capture as library_capture
+from sarsteer_lab import capture_positions
 from sarsteer_lab.activations import record_states
 from sarsteer_lab.course.checks.tools import call, gaussian, need, need_close, need_tensor
 from sarsteer_lab.geometry import centroid_distance
@@ -160,19 +161,13 @@ def check_capture(capture: object, lalm: LALM) -> str:
         return torch.stack([state[:, -1] for state in states], dim=1)[:, at]
 
     def last_audio() -> Tensor:
-        return torch.stack(
-            [states[-1] for states in library_capture_positions(lalm, spoken, "audio")]
-        )
+        return torch.stack([states[-1] for states in capture_positions(lalm, spoken, "audio")])
 
     def averaged() -> Tensor:
-        return torch.stack(
-            [states.mean(0) for states in library_capture_positions(lalm, spoken, "all")]
-        )
+        return torch.stack([states.mean(0) for states in capture_positions(lalm, spoken, "all")])
 
     def before_last() -> Tensor:
-        return torch.stack(
-            [states[-2] for states in library_capture_positions(lalm, spoken, "all")]
-        )
+        return torch.stack([states[-2] for states in capture_positions(lalm, spoken, "all")])
 
     mistakes = {
         "shifted by one layer: this begins with the embeddings, and the last layer is missing": lambda: (
@@ -229,12 +224,9 @@ def _padded_right(lalm: LALM, prompts: list[Prompt]) -> Tensor:
         for key in ("input_ids", "attention_mask"):
             values = inputs[key][row]
             inputs[key][row] = torch.cat([values[mask], values[~mask]])
-    states: list[Tensor] = []
-    with record_states(
-        lalm, range(lalm.n_layers), lambda _, stream: states.append(stream[:, -1].float())
-    ):
+    with record_states(lalm, lalm.layer_indices()) as recorded:
         lalm.trunk(**inputs, use_cache=False)
-    return torch.stack(states, dim=1)
+    return torch.stack([passes[0] for passes in recorded], dim=1)
 
 
 @step
