@@ -144,7 +144,7 @@ async def execute(
         timeout=CELL_SECONDS,
         record_timing=False,
         skip_cells_with_tag="" if recording() is None else BY_HAND,
-        # Without a kernel a panel's still is shown; its saved state would need scripts from the web.
+        # A panel's still is shown without a kernel; its state would need scripts from the web.
         store_widget_state=False,
         shutdown_kernel="immediate",
         resources={"metadata": {"path": str(path.parent)}},
