@@ -8,7 +8,7 @@ does, and the prompt. What is kept is never asked again, and stays: another batc
 last digits.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -132,7 +132,7 @@ def plan(lalm: LALM, questions: Sequence[Question], asked: Asked, key: str) -> S
         clips.append(content_key(encoded[0].waveform))
     keys = []
     for (_, defence), variant in zip(questions, of_question, strict=True):
-        key_of_push = content_key(key, defence.effect())
+        key_of_push = content_key(key, lalm.results.push_key(defence.effect()))
         keys.append([content_key(key_of_push, of_row[variant]) for of_row in prompt_keys])
     defences = [defence for _, defence in questions]
     return Sheet(asked, defences, variants, of_question, keys, kinds, lengths, clips)
@@ -168,6 +168,7 @@ def ask(
     (`key_values.keeps_plain_cache`).
     """
     keep_freed_memory()
+    store = lalm.results.store(store.folder)
     said: dict[str, Said] = {}
     n_questions = 0
     for sheet in sheets:
@@ -177,6 +178,7 @@ def ask(
                 kept = store.read(key)
                 if kept is not None:
                     said[key] = kept
+    _tell_missing(lalm, sheets, said)
     tasks = _tasks(lalm, sheets, batch_size, set(said), whole)
     work: Iterable[tuple[Task, Iterable[list[Said]]]]
     if ray is None:
@@ -192,6 +194,18 @@ def ask(
                         said[new_key] = store.write(new_key, of_prompt)
                         bar.update()
     return said
+
+
+def _tell_missing(lalm: LALM, sheets: Sequence[Sheet], said: Mapping[str, Said]) -> None:
+    """Tell the model's `results` of every question that lacks something."""
+    for sheet in sheets:
+        for question, keys in enumerate(sheet.keys):
+            lacking = [row for row, key in enumerate(keys) if key not in said]
+            if lacking:
+                variant = sheet.variants[sheet.of_question[question]]
+                [prompt] = lalm.encode([variant[lacking[0]]])
+                settings = sheet.asked.settings(sheet.defences[question])
+                lalm.results.missing(sheet.asked.what, prompt, settings)
 
 
 def _tasks(

@@ -84,12 +84,16 @@ class Defence:
         return nullcontext()
 
     def effect(self) -> dict[str, Any] | None:
-        """What the push does, whatever it is called, JSON-able; None if it does nothing."""
+        """What the push does, whatever it is called, tensors and all; None if it does nothing."""
         return None
 
+    def parts(self) -> dict[str, Any]:
+        """All that the defence depends on, tensors and all."""
+        return {"kind": type(self).__name__, **fields_of(self)}
+
     def settings(self) -> dict[str, Any]:
-        """All that the defence depends on, JSON-able: an evaluation goes on only with the same."""
-        return {"kind": type(self).__name__, **described(self)}
+        """The same as JSON has it: an evaluation goes on only with the same."""
+        return hashed(self.parts())
 
 
 @dataclass(frozen=True)
@@ -135,15 +139,15 @@ class SteeringDefence(Defence):
         return steer(lalm, self.vectors, alpha, self.layers)
 
     def effect(self) -> dict[str, Any] | None:
-        """The settings but for the name; None if `alpha` is 0."""
-        settings = self.settings()
-        del settings["name"]
-        return settings if self.alpha else None
+        """All but the name; None if `alpha` is 0."""
+        parts = self.parts()
+        del parts["name"]
+        return parts if self.alpha else None
 
-    def settings(self) -> dict[str, Any]:
+    def parts(self) -> dict[str, Any]:
         """Strength and vectors, and the layers that are steered."""
         layers = self.vectors.layers if self.layers is None else self.layers
-        return super().settings() | {"layers": list(layers)}
+        return super().parts() | {"layers": list(layers)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,15 +273,19 @@ def choose_defences(
     return default_defences(states, refusal=text_name, names=names, **settings)
 
 
-def described(value: Any) -> Any:
-    """A value as JSON has it: tensors by their hashes, dataclasses by their fields but for
-    provenance."""
-    if isinstance(value, Tensor):
-        return content_key(value)
+def fields_of(value: Any) -> Any:
+    """A dataclass by its fields, those inside too, but for provenance; anything else as it is."""
     if not is_dataclass(value):
         return value
     by_field = {}
     for field in fields(value):
         if field.name != "provenance":
-            by_field[field.name] = described(getattr(value, field.name))
+            by_field[field.name] = fields_of(getattr(value, field.name))
     return by_field
+
+
+def hashed(value: Any) -> Any:
+    """Fields as JSON has them: tensors by their hashes."""
+    if isinstance(value, dict):
+        return {name: hashed(inner) for name, inner in value.items()}
+    return content_key(value) if isinstance(value, Tensor) else value

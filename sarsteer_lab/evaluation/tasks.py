@@ -12,7 +12,7 @@ from sarsteer_lab.batch import Encoded
 from sarsteer_lab.engine import openings
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
-from sarsteer_lab.evaluation.defences import Defence
+from sarsteer_lab.evaluation.defences import Defence, SteeringDefence
 from sarsteer_lab.lalm import LALM
 
 Said = dict[str, Any]
@@ -26,6 +26,23 @@ class Asked:
 
     max_new_tokens: int = 0
     refusal_probability: bool = False
+
+    @property
+    def what(self) -> str:
+        """The same in words."""
+        if not self.refusal_probability:
+            return "answers"
+        with_answers = "answers and refusal probabilities"
+        return with_answers if self.max_new_tokens else "refusal probabilities"
+
+    def settings(self, defence: Defence) -> dict[str, Any]:
+        """How it is asked under a defence, in short."""
+        settings: dict[str, Any] = {"defence": defence.name}
+        if isinstance(defence, SteeringDefence):
+            settings["alpha"] = defence.alpha
+        if self.max_new_tokens:
+            settings["max_new_tokens"] = self.max_new_tokens
+        return settings
 
     def key(self, lalm: LALM) -> str:
         """A key of the model and of what is asked. Raises HookedModelError as `LALM.key` does."""

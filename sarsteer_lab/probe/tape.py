@@ -187,6 +187,8 @@ def finish(folder: Path) -> Manifest:
     manifest.pushes = dict(_notes(folder, "pushes"))
     for note in _notes(folder, "asked"):
         manifest.asked.setdefault(note["what"], []).append(note["settings"])
+    for settings in manifest.asked.values():
+        settings.sort(key=json.dumps)
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if path.is_file() and inside.parts[0] != "work" and path.suffix != ".tmp":
