@@ -27,7 +27,7 @@ from sarsteer_lab.evaluation.base import collect_states
 from sarsteer_lab.evaluation.defences import default_defences
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.run import batch_size_for
-from sarsteer_lab.evaluation.table import evaluate
+from sarsteer_lab.evaluation.table import evaluation_table
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, Request, load_prompts
@@ -153,7 +153,7 @@ def evaluation(lalm: LALM, clips: int, repeats: int, tokens: int) -> list[str]:
             sets = {"test": requests}
             size = batch_size_for(lalm, defences, sets, folder, tokens)
             options = {"max_new_tokens": tokens, "batch_size": size}
-            evaluate(lalm, defences, sets, [PhraseJudge()], folder, **options)
+            evaluation_table(lalm, defences, sets, [PhraseJudge()], folder, **options)
 
     def single() -> None:
         for defence in defences:

@@ -12,6 +12,8 @@ from .session import LivePrompt as LivePrompt
 from .session import PreparedBatch as PreparedBatch
 from .session import answers as answers
 from .session import base_states as base_states
+from .session import curves as curves
+from .session import defences as defences
 from .session import evaluation_folder as evaluation_folder
 from .session import figure_folder as figure_folder
 from .session import intervals as intervals
@@ -20,7 +22,9 @@ from .session import load_model as load_model
 from .session import opening_words as opening_words
 from .session import refusal_probability as refusal_probability
 from .session import requests as requests
+from .session import run_defences as run_defences
 from .session import say as say
+from .session import separation as separation
 from .session import show as show
 from .session import states as states
 from .session import states_under as states_under

@@ -32,8 +32,10 @@ from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.engine.live import LivePrompt as LivePrompt
 from sarsteer_lab.engine.prepared import PreparedBatch as PreparedBatch
-from sarsteer_lab.evaluation import curves
+from sarsteer_lab.evaluation import curves as curves
+from sarsteer_lab.evaluation import defences as defences
 from sarsteer_lab.evaluation import intervals as intervals
+from sarsteer_lab.evaluation import separation as separation
 from sarsteer_lab.evaluation.base import BaseStates, collect_states, evenly, model_name
 from sarsteer_lab.evaluation.defences import Defence, SteeringDefence
 from sarsteer_lab.evaluation.judges import Outcome, PhraseJudge
@@ -41,7 +43,8 @@ from sarsteer_lab.evaluation.kept import answers as kept_answers
 from sarsteer_lab.evaluation.kept import refusal_probability as kept_refusal_probability
 from sarsteer_lab.evaluation.phrases import opening_words as opening_words
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
-from sarsteer_lab.evaluation.run import FORMAT
+from sarsteer_lab.evaluation.run import FORMAT, Response, run
+from sarsteer_lab.evaluation.table import evaluation_table, judge_responses
 from sarsteer_lab.keeping import activation_store, kept_variants
 from sarsteer_lab.keeping import kept as keep
 from sarsteer_lab.keys import content_key
@@ -161,6 +164,20 @@ def sweep(
         ids[name] = [request.id for request in asked]
     folder = evaluation_folder(lalm, chapter, values, alphas, ids, options)
     return curves.sweep(lalm, variants, alphas, sets, PhraseJudge(), folder, **options)
+
+
+def run_defences(
+    lalm: LALM,
+    defences: Sequence[Defence],
+    sets: Mapping[str, Sequence[Request]],
+    folder: Path,
+    **options: Any,
+) -> tuple[pd.DataFrame, list[Response], pd.DataFrame]:
+    """What `evaluate` finds, faster and kept in a folder: table, responses, and their outcomes."""
+    judges = [PhraseJudge()]
+    table = evaluation_table(lalm, defences, sets, judges, folder, **options)
+    responses = run(lalm, defences, sets, folder, **options)  # on disk by now: this only reads
+    return table, responses, judge_responses(responses, judges)
 
 
 def base_states(lalm: LALM) -> BaseStates:

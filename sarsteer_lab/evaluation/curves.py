@@ -19,7 +19,7 @@ from sarsteer_lab.evaluation.defences import Defence, PromptDefence, SteeringDef
 from sarsteer_lab.evaluation.intervals import with_interval
 from sarsteer_lab.evaluation.judges import Judge
 from sarsteer_lab.evaluation.run import read_lines
-from sarsteer_lab.evaluation.table import evaluate
+from sarsteer_lab.evaluation.table import evaluation_table
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Request
 from sarsteer_lab.safe_space import ablate, principal_space, random_space
@@ -173,7 +173,7 @@ def sweep(
     are run.
     """
     points = steering_grid(variants, alphas, layers)
-    evaluate(lalm, list(points.values()), sets, [judge], folder, **options)
+    evaluation_table(lalm, list(points.values()), sets, [judge], folder, **options)
     rows = rows_of(folder, points)
     is_start = rows["variant"] == "none"
     parts = []

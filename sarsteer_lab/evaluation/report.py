@@ -26,7 +26,7 @@ from sarsteer_lab.evaluation.judges import Judge
 from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.evaluation.precondition import KINDS, prompted_refusal, refused_shares
 from sarsteer_lab.evaluation.run import read_lines
-from sarsteer_lab.evaluation.table import BASELINE, evaluate, markdown, readable
+from sarsteer_lab.evaluation.table import BASELINE, evaluation_table, markdown, readable
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Request
 from sarsteer_lab.speech import SAMPLE_RATE, ClipError, read_clip
@@ -62,7 +62,7 @@ def evaluate_into(
     model refuse (`PROMPTED` requests of each kind). Raises as `table.evaluate` and
     `precondition.prompted_refusal` do.
     """
-    table = evaluate(lalm, defences, sets, judges, folder, **options)
+    table = evaluation_table(lalm, defences, sets, judges, folder, **options)
     table.to_csv(folder / "table.csv", index=False)
     facts: dict[str, dict[str, Any]] = {name: {} for name in sets}
     for name, requests in sets.items():

@@ -35,7 +35,7 @@ COLUMNS += ["change", "change_low", "change_high", "p", "tokens_per_second"]
 """The columns of `tabulate`'s table."""
 
 
-def evaluate(
+def evaluation_table(
     lalm: LALM,
     defences: Sequence[Defence],
     sets: Mapping[str, Sequence[Request]],

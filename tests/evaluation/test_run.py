@@ -32,7 +32,7 @@ from sarsteer_lab.evaluation.evaluate import evaluate as evaluate_plainly
 from sarsteer_lab.evaluation.gates import Condition, NullSpaceGate
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.run import EvaluationError, batch_size_for, run
-from sarsteer_lab.evaluation.table import evaluate
+from sarsteer_lab.evaluation.table import evaluation_table
 from sarsteer_lab.lalm import LALM, HookedModelError
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.prompts import Request
@@ -72,7 +72,9 @@ def defences(tiny: LALM) -> list[Defence]:
 def _run(
     lalm: LALM, defences: list[Defence], sets: dict[str, list[Request]], folder: Path
 ) -> pd.DataFrame:
-    return evaluate(lalm, defences, sets, [PhraseJudge()], folder, max_new_tokens=6, batch_size=3)
+    return evaluation_table(
+        lalm, defences, sets, [PhraseJudge()], folder, max_new_tokens=6, batch_size=3
+    )
 
 
 def _bytes(folder: Path) -> dict[str, bytes]:
@@ -357,7 +359,7 @@ def test_batches_that_fit_keep_their_size_when_memory_changes(
     def ask() -> pd.DataFrame:
         fitting = batch_size_for(tiny, defences, sets, tmp_path, 4)
         options = {"max_new_tokens": 4, "batch_size": fitting}
-        return evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path, **options)
+        return evaluation_table(tiny, defences, sets, [PhraseJudge()], tmp_path, **options)
 
     first = ask()
     size = json.loads((tmp_path / "manifest.json").read_text())["batch_size"]

@@ -25,7 +25,7 @@ from sarsteer_lab.evaluation.separation import (
     separation,
     uniform_bound,
 )
-from sarsteer_lab.evaluation.table import evaluate
+from sarsteer_lab.evaluation.table import evaluation_table
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Request
 from sarsteer_lab.steering import SteeringVectors
@@ -146,9 +146,9 @@ def test_an_evaluation_reads_openings_where_it_answers(
     def asked(folder: str, **options: bool) -> tuple[pd.DataFrame, int]:
         reads.clear()
         ways = {"max_new_tokens": 4, "batch_size": 8, **options}
-        return evaluate(tiny, defences, sets, [PhraseJudge()], tmp_path / folder, **ways), sum(
-            reads
-        )
+        return evaluation_table(
+            tiny, defences, sets, [PhraseJudge()], tmp_path / folder, **ways
+        ), sum(reads)
 
     plain, usual = asked("plain")
     table, with_roc = asked("roc", roc=True)

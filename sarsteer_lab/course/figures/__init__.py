@@ -14,6 +14,7 @@ from sarsteer_lab.course.figures.requests import (
     answers_figure,
     clip_figure,
     dial_figure,
+    group_of,
     live_figure,
     outcomes_figure,
     sweep_figure,
