@@ -72,7 +72,8 @@ class Entry:
         """A field that has to be one of `choices`."""
         value = self.text(column)
         if value not in choices:
-            self.fail(f"{column!r} is {value!r}, but has to be one of {', '.join(choices)}")
+            known = ", ".join(choices)
+            self.fail(f"{column!r} is {value!r}, but has to be one of {known}")
         return value
 
     def told(
@@ -238,19 +239,20 @@ def read_dataset(name: str) -> Iterator[tuple[str, str, list[Entry]]]:
         audio = [column for column in kinds if isinstance(kinds[column], datasets.Audio)]
         classes = [column for column in kinds if isinstance(kinds[column], datasets.ClassLabel)]
         if len(audio) != 1:
-            found = ", ".join(f"{column!r} ({type(kinds[column]).__name__})" for column in kinds)
-            count = f"has {len(audio)} Audio columns, not one"
-            raise PromptFileError(f"{name}, {split}: {count} (found: {found})")
+            columns = [f"{column!r} ({type(kinds[column]).__name__})" for column in kinds]
+            counts = f"has {len(audio)} Audio columns, not one (found: {', '.join(columns)})"
+            raise PromptFileError(f"{name}, {split}: {counts}")
         [clip_column] = audio
-        rows = data.cast_column(clip_column, datasets.Audio(decode=False))
-        entries = _entries(Path(name), f"{split}, row", enumerate(rows, start=1))
+        rows = enumerate(data.cast_column(clip_column, datasets.Audio(decode=False)), start=1)
+        entries = _entries(Path(name), f"{split}, row", rows)
         for entry in entries:
+            fields = entry.fields
             for column in classes:
-                entry.fields[column] = kinds[column].int2str(entry.fields[column])
-            clip = _clip_file(entry.fields[clip_column])
+                fields[column] = kinds[column].int2str(fields[column])
+            clip = _clip_file(fields[clip_column])
             if isinstance(clip, str):
                 clip = entry.inside(clips_home, os.path.relpath(clip, clips_home))
-            entry.fields[clip_column] = clip
+            fields[clip_column] = clip
         yield split, clip_column, entries
 
 
@@ -289,7 +291,8 @@ def _clip_file(cell: Any) -> Any:
         return _kept_clip([samples, rate], ".wav", write)
     if not {"bytes", "path"} <= set(cell):
         return cell
-    content, name = cell["bytes"], cell["path"]
+    content = cell["bytes"]
+    name = cell["path"]
     if content is None:
         return name
     return _kept_clip(
@@ -335,10 +338,12 @@ def _parsed(text: str, where: str) -> Any:
 
 def _entries(path: Path, unit: str, numbered: Iterable[tuple[int, Any]]) -> list[Entry]:
     """Entries of what stands at numbered places ("line 3" of the unit "line")."""
-    entries = [Entry(path, f"{unit} {number}", fields) for number, fields in numbered]
+    entries = []
+    for number, fields in numbered:
+        entry = Entry(path, f"{unit} {number}", fields)
+        if not isinstance(fields, dict):
+            entry.fail(f"has to be an object with named fields, but is {fields!r:.60}")
+        entries.append(entry)
     if not entries:
         raise PromptFileError(f"{path}: holds no records; download or export it again")
-    for entry in entries:
-        if not isinstance(entry.fields, dict):
-            entry.fail(f"has to be an object with named fields, but is {entry.fields!r:.60}")
     return entries

@@ -40,7 +40,8 @@ class Layout:
     that there is), seen from where the file's pattern begins. A topic that no column says is
     `about`, or else the folder's name. `typed` is what is typed beside the clip, and `reference`
     its authors' answer. In sets of one's own (`own`) requests without a clip are spoken, and
-    columns that are not read are named; `split` may be one.
+    columns that are not read are named; `split` may be one. Where a set is laid out as the
+    `shipped` one, requests may have no clip, and ids are as they stand.
     """
 
     files: list[str]
@@ -54,8 +55,11 @@ class Layout:
     folder: str = "."
     typed: str = ""
     reference: str = ""
-    own: bool = False
     split: str = ""
+    voice: str = ""
+    twin: str = ""
+    own: bool = False
+    shipped: bool = False
 
     @property
     def patterns(self) -> list[str]:
@@ -158,10 +162,10 @@ def _fitting(name: str, path: Path) -> tuple[Layout, list[Path]]:
             if files:
                 return layout, files
             wanted += [pattern.removeprefix("**/") for pattern in group.split()]
-    there = sorted(file.name for file in path.iterdir())
-    found = ", ".join(there[:5]) or "nothing"
+    names = sorted(file.name for file in path.iterdir())
+    examples = ", ".join(names[:5]) or "nothing"
     needed = f"a folder for the set {name!r} has to hold {' or '.join(wanted)}"
-    raise PromptFileError(f"{path}: {needed} (found: {found})")
+    raise PromptFileError(f"{path}: {needed} (found: {examples})")
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:

@@ -5,17 +5,17 @@ Each is read as its authors lay it out (`layouts.Layout`).
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
 from tqdm.auto import tqdm
 
-from sarsteer_lab.evaluation.data_files import Entry, PromptFileError, read_json_lines
+from sarsteer_lab.evaluation.data_files import Entry, PromptFileError
 from sarsteer_lab.evaluation.layouts import Table, layouts, tables
 from sarsteer_lab.paths import data_folder
-from sarsteer_lab.prompts import LABELS, SPLITS, Request
+from sarsteer_lab.prompts import SPLITS, Request
 from sarsteer_lab.voice import VOICE, spoken_clip
 
 Missing = Literal["error", "skip"]
@@ -31,7 +31,7 @@ class PromptSet:
 
 
 def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
-    """Read a set, named "NAME:PATH": NAME "prompts" or one of `layouts`, PATH a file or its folder.
+    """Read a set, named "NAME:PATH": NAME one of `layouts`, PATH a file or its folder.
 
     "prompts", "folder", "dataset" and "audiofolder" (and these with a label behind them:
     "folder-harmful") are formats for sets of one's own. Of all but the first, requests without a
@@ -47,13 +47,13 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
     if missing not in get_args(Missing):
         choices = ", ".join(get_args(Missing))
         raise ValueError(f"missing is {missing!r}, but has to be one of {choices}")
-    source = _shipped_format(path) if name == "prompts" else _published(name, path)
     requests: list[Request] = []
     absent: list[str] = []
-    firsts: dict[str, Entry] = {}
+    entries: dict[str, Entry] = {}
+    source = _requests(name, path)
     progress = tqdm(source, desc=f"reading {name}", unit="request", delay=2, leave=False)
     for entry, request, needs_clip in progress:
-        first = firsts.setdefault(request.id, entry)
+        first = entries.setdefault(request.id, entry)
         if first is not entry:
             place = f"{first.place} of {first.path}"
             entry.fail(f"the id {request.id!r} occurs twice, first in {place}")
@@ -62,15 +62,18 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
         else:
             clip = request.clip or f"is named {entry.columns()}"
             absent.append(f"{entry.where}: no clip {clip}")
+    for request in requests:
+        _check_twin(request, entries)
     if absent and missing == "error":
-        count = f"{len(absent)} of {len(firsts)} clips are missing"
+        count = f"{len(absent)} of {len(entries)} clips are missing"
+        examples = "; ".join(absent[:3])
         advice = 'Put them there, or pass missing="skip" to leave them out'
-        raise PromptFileError(f"{count}: {'; '.join(absent[:3])}. {advice}")
+        raise PromptFileError(f"{count}: {examples}. {advice}")
     if not requests:
         count = f"none of the {len(absent)} clips is there"
         raise PromptFileError(f"{path}: {count}, so nothing is left")
     n_voiced = sum(request.voice == VOICE for request in requests)
-    if n_voiced and name != "prompts":
+    if n_voiced and layouts()[name][0].own:
         count = f"{n_voiced} of {len(requests)} requests have no clip"
         print(f"{spec}: {count}: {VOICE} speaks them", file=sys.stderr)
     return PromptSet(requests, absent)
@@ -79,9 +82,8 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
 def _location(spec: str) -> tuple[str, Path]:
     """A set's name and its path, which is there (an id on the hub may be elsewhere)."""
     name, _, location = spec.partition(":")
-    known = ["prompts", *layouts()]
-    if name not in known or not location:
-        choices = ", ".join(known)
+    if name not in layouts() or not location:
+        choices = ", ".join(layouts())
         raise ValueError(
             f"{spec!r} names no set of prompts; write NAME:PATH, NAME one of {choices}"
         )
@@ -92,6 +94,16 @@ def _location(spec: str) -> tuple[str, Path]:
     return name, path
 
 
+def _check_twin(request: Request, entries: Mapping[str, Entry]) -> None:
+    if request.twin is None:
+        return
+    entry, twin = entries[request.id], entries.get(request.twin)
+    if twin is None:
+        entry.fail(f"the twin {request.twin!r} is not in the file")
+    if twin.fields.get("split") != entry.fields.get("split"):
+        entry.fail(f"the twin {request.twin!r} is in another split")
+
+
 def _has_its_clip(request: Request, needs_clip: bool) -> bool:
     if request.clip is None:
         return not needs_clip
@@ -99,62 +111,45 @@ def _has_its_clip(request: Request, needs_clip: bool) -> bool:
     return os.path.isfile(request.clip)
 
 
-def _shipped_format(path: Path) -> Iterator[tuple[Entry, Request, bool]]:
-    """`prompts.jsonl`: id, label, topic, split and text; clip, voice and twin, or null.
-
-    Each request comes with its entry, and with whether it has to have a clip.
-    """
-    file = path / "prompts.jsonl" if path.is_dir() else path
-    entries = read_json_lines(file)
-    splits = {entry.told("{id}"): entry.text("split") for entry in entries}
-    for entry in entries:
-        split = entry.choice("split", SPLITS)
-        twin = entry.told("twin", "") or None
-        if twin and twin not in splits:
-            entry.fail(f"the twin {twin!r} is not in the file")
-        if twin and splits[twin] != split:
-            entry.fail(f"the twin {twin!r} is in another split")
-        key, words, topic = entry.told("{id}"), entry.text("text"), entry.text("topic")
-        label = entry.choice("label", LABELS)
-        clip = entry.clip("clip", file.parent)
-        voice = entry.told("voice", "") or None
-        yield entry, Request(key, words, label, topic, split, clip, voice, twin), False
-
-
-def _published(name: str, path: Path) -> Iterator[tuple[Entry, Request, bool]]:
-    """The same of a set of `layouts`."""
+def _requests(name: str, path: Path) -> Iterator[tuple[Entry, Request, bool]]:
+    """The requests of a set, each with its entry and whether it has to have a clip."""
     for table in tables(name, path):
         if table.unread:
             columns = ", ".join(table.unread)
             print(f"{table.file}: columns that are not read: {columns}", file=sys.stderr)
+        needs_clip = bool(table.layout.clip) and not table.layout.shipped
         for row, entry in enumerate(table.entries, start=1):
-            request = _request(f"{name}:{path}", table, row, entry)
-            yield entry, request, bool(table.layout.clip)
+            yield entry, _request(f"{name}:{path}", table, row, entry), needs_clip
 
 
 def _request(spec: str, table: Table, row: int, entry: Entry) -> Request:
     name, _, path = spec.partition(":")
-    layout, stem = table.layout, table.file.stem
+    layout = table.layout
+    stem = table.file.stem
     label = _label(spec, table, entry)
     topic = entry.told(layout.topic, layout.about or table.folder)
     number = entry.told(layout.number, f"{stem}/{row}", row=row, stem=stem)
-    key = "/".join([name, *table.parts_below(Path(path)), number])
+    folders = table.parts_below(Path(path))
+    key = number if layout.shipped else "/".join([name, *folders, number])
     words = entry.told(layout.request, whole=False)
     split = table.split
     if entry.fields.get(layout.split):
         split = entry.choice(layout.split, SPLITS)
     clip = entry.clip(layout.clip, table.clips)
-    voice = None
+    voice = entry.told(layout.voice, "") or None
     if layout.own and clip is None:
-        clip, voice = _spoken(entry, words), VOICE
+        clip = _spoken(entry, words)
+        voice = VOICE
     typed = entry.told(layout.typed, "")
     reference = entry.told(layout.reference, "")
-    return Request(key, words, label, topic, split, clip, voice, None, typed, reference)
+    twin = entry.told(layout.twin, "") or None
+    return Request(key, words, label, topic, split, clip, voice, twin, typed, reference)
 
 
 def _label(spec: str, table: Table, entry: Entry) -> str:
     """The label that the layout, the entry's column or the file's folder says."""
-    layout, labels = table.layout, table.layout.label
+    layout = table.layout
+    labels = layout.label
     if isinstance(labels, str):
         return labels
     column = layout.kind.strip("{}")
@@ -212,8 +207,7 @@ def read_sets(
 def _short_name(spec: str) -> str:
     """The name of a set, or of the file or folder of a set of one's own: there may be several."""
     name, _, path = spec.partition(":")
-    is_own = name in layouts() and layouts()[name][0].own
-    return Path(path).resolve().stem if is_own else name
+    return Path(path).resolve().stem if layouts()[name][0].own else name
 
 
 def _refuse_silent(spec: str, requests: Sequence[Request]) -> None:
