@@ -39,7 +39,7 @@ class Condition:
 
     def similarity(self, states: Float[Tensor, "prompt d_model"]) -> Float[Tensor, "prompt"]:
         """Cosine of each state, seen from the centre, with the direction."""
-        return _cosine(states, self.centre.to(states.device), self.direction.to(states.device))
+        return _cosine(states, self.centre, self.direction)
 
     def fires(self, states: Float[Tensor, "prompt d_model"]) -> Bool[Tensor, "prompt"]:
         """Which states are taken for harmful requests."""
@@ -60,26 +60,28 @@ def fit_condition(
     states of a kind.
     """
     counts = [len(harmful), len(harmless)]
-    if min(counts) < FOLDS or harmful.shape[1:] != harmless.shape[1:]:
-        shapes = f"{tuple(harmful.shape)} and {tuple(harmless.shape)}"
-        raise ValueError(
-            f"needs at least {FOLDS} states of each kind with the same layers; got {shapes}"
-        )
+    has_same_layers = harmful.shape[1:] == harmless.shape[1:]
+    if min(counts) < FOLDS or not has_same_layers:
+        shapes = [tuple(harmful.shape), tuple(harmless.shape)]
+        needed = f"at least {FOLDS} states of each kind with the same layers"
+        raise ValueError(f"needs {needed}; got {shapes}")
     states = torch.cat([harmful, harmless]).float()  # prompt layer d_model
     is_harmful = torch.arange(len(states)) < len(harmful)  # prompt
     folds = torch.cat([torch.arange(count) % FOLDS for count in counts])  # prompt
     scores = states.new_empty(states.shape[:2])  # prompt layer
     for fold in range(FOLDS):
         held_out = folds == fold
-        fitted = [states[is_harmful & ~held_out], states[~is_harmful & ~held_out]]
-        centre, direction = _axis(*fitted)
+        fitted = ~held_out
+        centre, direction = _axis(states[fitted], is_harmful[fitted])
         scores[held_out] = _cosine(states[held_out], centre, direction)
     best_accuracy = -1.0
     for layer in range(states.shape[1]):
-        accuracy, threshold = _best_threshold(scores[is_harmful, layer], scores[~is_harmful, layer])
+        accuracy, threshold = _best_threshold(scores[:, layer], is_harmful)
         if accuracy > best_accuracy:
-            best_accuracy, best_layer, best_threshold = accuracy, layer, threshold
-    centre, direction = _axis(states[is_harmful, best_layer], states[~is_harmful, best_layer])
+            best_accuracy = accuracy
+            best_layer = layer
+            best_threshold = threshold
+    centre, direction = _axis(states[:, best_layer], is_harmful)
     return Condition(best_layer, centre, direction, best_threshold, best_accuracy)
 
 
@@ -98,7 +100,8 @@ class NullSpaceGate:
         self, states: Float[Tensor, "prompt layer d_model"]
     ) -> Float[Tensor, "prompt layer"]:
         """How far the gate opens for each state, for states of the layers that have a vector."""
-        return (states.float() * self.weights.to(states.device)).sum(-1)
+        weights = self.weights.to(states.device)
+        return (states.float() * weights).sum(-1)
 
 
 def fit_null_space_gate(
@@ -122,28 +125,29 @@ def fit_null_space_gate(
     """
     shapes = [harmful.shape[1:], harmless.shape[1:], vectors.values.shape]
     if len(set(shapes)) > 1:
-        found = " and ".join(str(tuple(shape)) for shape in shapes)
+        given = [tuple(shape) for shape in shapes]
         raise ValueError(
-            f"harmful and harmless states and vectors are not of the same layers: {found}"
+            f"harmful and harmless states and vectors are not of the same layers: {given}"
         )
     by_layer = exact(harmless).transpose(0, 1)  # layer harmless d_model
     _, singular, directions = torch.linalg.svd(by_layer, full_matrices=False)
     is_present = singular > RANK_TOLERANCE * singular[:, :1]  # layer rank
-    span = torch.where(is_present[..., None], directions, 0.0)[:, :k]  # layer k d_model
+    present = torch.where(is_present[..., None], directions, 0.0)  # layer rank d_model
+    span = present[:, :k]
     target = exact(harmful).transpose(0, 1)  # layer harmful d_model
     in_span = target @ span.mT @ span
     projected = target - in_span
     gram = projected @ projected.mT  # layer harmful harmful
     diagonal = gram.diagonal(dim1=1, dim2=2)  # layer harmful, a view
-    scale = diagonal.mean(1, keepdim=True).clamp_min(torch.finfo(gram.dtype).tiny)
-    diagonal += ridge * scale
+    scale = diagonal.mean(1, keepdim=True)
+    diagonal += ridge * scale.clamp_min(torch.finfo(gram.dtype).tiny)
     dual = torch.linalg.solve(gram, torch.ones_like(diagonal))  # layer harmful
     weights = torch.einsum("lh,lhd->ld", dual, projected)
     # Where the harmless states span all of the harmful ones, P leaves rounding alone: the gate
     # stays shut.
     left = projected.square().sum((1, 2))  # layer
-    is_rounding = left <= RANK_TOLERANCE**2 * target.square().sum((1, 2))
-    weights[is_rounding] = 0.0
+    whole = target.square().sum((1, 2))
+    weights[left <= RANK_TOLERANCE**2 * whole] = 0.0
     return NullSpaceGate(weights.float().to(harmful.device), vectors)
 
 
@@ -164,21 +168,21 @@ def steer_gated(
         if states is None:
             reason = "the prompt ran outside of this block"
             raise SteeringError(f"{reason}, so it is not known what to add")
-        weights = gate.weights[gate.vectors.layers.index(layer)].to(states.device)
-        opening = (states @ weights)[..., None]
-        return alpha * opening * gate.vectors[layer].to(states.device)
+        row = gate.vectors.layers.index(layer)
+        opening = states @ gate.weights[row].to(states.device)
+        return alpha * opening[..., None] * gate.vectors[layer].to(states.device)
 
     with pushing(lalm, push, lalm.steered_layers(gate.vectors, layers), alpha):
         yield
 
 
 def _axis(
-    harmful: Float[Tensor, "harmful *layer d_model"],
-    harmless: Float[Tensor, "harmless *layer d_model"],
+    states: Float[Tensor, "prompt *layer d_model"], is_harmful: Bool[Tensor, "prompt"]
 ) -> tuple[Float[Tensor, "*layer d_model"], Float[Tensor, "*layer d_model"]]:
-    """The midpoint of the two means, and the way from the harmless to the harmful one."""
-    first, second = harmful.mean(0), harmless.mean(0)
-    return (first + second) / 2, first - second
+    """The midpoint of the two kinds' means, and the way from the harmless to the harmful one."""
+    harmful = states[is_harmful].mean(0)
+    harmless = states[~is_harmful].mean(0)
+    return (harmful + harmless) / 2, harmful - harmless
 
 
 def _cosine(
@@ -186,18 +190,20 @@ def _cosine(
     centre: Float[Tensor, "*layer d_model"],
     direction: Float[Tensor, "*layer d_model"],
 ) -> Float[Tensor, "prompt *layer"]:
-    return torch.cosine_similarity(states.float() - centre, direction.expand_as(states), dim=-1)
+    seen = states.float() - centre.to(states.device)
+    return torch.cosine_similarity(seen, direction.to(states.device), dim=-1)
 
 
 def _best_threshold(
-    harmful: Float[Tensor, "harmful"], harmless: Float[Tensor, "harmless"]
+    scores: Float[Tensor, "prompt"], is_harmful: Bool[Tensor, "prompt"]
 ) -> tuple[float, float]:
     """Best balanced accuracy of "above it is harmful", and the middle of its threshold's gap."""
-    values = torch.cat([harmful, harmless]).unique()
+    values = scores.unique()
     middles = (values[1:] + values[:-1]) / 2
     thresholds = torch.cat([values[:1] - 1, middles])
-    hits = (harmful[:, None] > thresholds).float().mean(0)  # threshold
-    passes = (harmless[:, None] <= thresholds).float().mean(0)  # threshold
+    is_above = scores[:, None] > thresholds  # prompt threshold
+    hits = is_above[is_harmful].float().mean(0)  # threshold
+    passes = (~is_above[~is_harmful]).float().mean(0)  # threshold
     accuracies = (hits + passes) / 2
     best = int(accuracies.argmax())
     return float(accuracies[best]), float(thresholds[best])

@@ -34,7 +34,8 @@ def mcnemar_p(first: Bool[np.ndarray, "prompt"], second: Bool[np.ndarray, "promp
     a, b = _paired(first, second)
     only_first = (a & ~b).sum()
     only_second = (b & ~a).sum()
-    return float(mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
+    table = [[0, only_first], [only_second, 0]]  # where both agree plays no part
+    return float(mcnemar(table, exact=True).pvalue)
 
 
 def paired_difference(
@@ -49,8 +50,8 @@ def paired_difference(
     if not len(a):
         raise ValueError("no prompts to compare")
     differences = a.astype(float) - b
-    low, high = bootstrap(lambda rows: differences[rows].mean(), len(a))
-    return float(differences.mean()), low, high
+    interval = bootstrap(lambda rows: differences[rows].mean(), len(a))
+    return float(differences.mean()), *interval
 
 
 def bootstrap(
@@ -85,8 +86,8 @@ def with_interval(
         others = generator.integers(0, n_benign, n_benign)
         return statistic(harmful[rows], benign[others])
 
-    low, high = bootstrap(resampled, len(harmful), resamples=resamples, seed=1)
-    return statistic(harmful, benign), low, high
+    interval = bootstrap(resampled, len(harmful), resamples=resamples, seed=1)
+    return statistic(harmful, benign), *interval
 
 
 def jackknife_ratio(
@@ -107,8 +108,9 @@ def jackknife_ratio(
     left = np.array([statistic(np.delete(rows, row)) for row in rows])
     if not (whole > 0 and (left > 0).all()):
         raise ValueError(complaint)
-    error = np.sqrt((n - 1) * np.log(left).var())
-    factor = np.exp(stats.t.ppf(0.975, n - 1) * error)
+    freedom = n - 1
+    error = np.sqrt(freedom * np.log(left).var())
+    factor = np.exp(stats.t.ppf(0.975, freedom) * error)
     return float(whole / factor), float(whole * factor)
 
 
@@ -135,7 +137,8 @@ def requests_to_tell(
 def _paired(
     first: Sequence[bool] | np.ndarray, second: Sequence[bool] | np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    a, b = np.asarray(first, dtype=bool), np.asarray(second, dtype=bool)
+    a = np.asarray(first, dtype=bool)
+    b = np.asarray(second, dtype=bool)
     if a.shape != b.shape or a.ndim != 1:
         shapes = f"got {a.shape} and {b.shape}"
         raise ValueError(f"outcomes of the same prompts have to be paired; {shapes}")
