@@ -14,6 +14,7 @@ from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.evaluation.judges import Judge, PhraseJudge
 from sarsteer_lab.evaluation.kept import answers
+from sarsteer_lab.evaluation.table import out_of
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import REFUSALS, Prompt, Request, load_prompts
 
@@ -87,8 +88,9 @@ def working_texts(shares: pd.DataFrame, form: str = "spoken") -> list[str]:
     First the one that refuses most harmful requests beyond the harmless ones; of equal ones the
     first of the bank.
     """
-    rates = shares[shares["form"] == form].pivot(index="text", columns="label", values="rate")
-    rates = rates.reindex(shares["text"].unique()).drop(BARE, errors="ignore")
+    of_form = shares[(shares["form"] == form) & (shares["text"] != BARE)]
+    rates = of_form.pivot(index="text", columns="label", values="rate")
+    rates = rates.loc[of_form["text"].unique()]
     rates = rates[rates["harmful"] >= WORKS]
     beyond = rates["harmful"] - rates["harmless"]
     return list(beyond.sort_values(ascending=False, kind="stable").index)
@@ -99,11 +101,11 @@ def advice(shares: pd.DataFrame) -> str:
     form = "spoken" if "spoken" in set(shares["form"]) else "typed"
     works = working_texts(shares, form)
     cells = shares[shares["form"] == form].set_index(["text", "label"])
-    counts = cells["refused"].astype(str) + " of " + cells["n"].astype(str)
+    counts = out_of(cells["refused"], cells["n"]).str.replace("/", " of ")
 
     def counted(text: str) -> str:
-        harmful = f"{counts[text, 'harmful']} harmful requests refused with it"
-        return f"{form}, {harmful}, and {counts[text, 'harmless']} harmless ones"
+        harmful = f"{counts[text]['harmful']} harmful requests refused with it"
+        return f"{form}, {harmful}, and {counts[text]['harmless']} harmless ones"
 
     if "paper" in works:
         return f"This model follows the paper's sentence ({counted('paper')}): derive from it."
@@ -129,9 +131,9 @@ def examine_texts(lalm: LALM, requests: int = 10) -> str:
         asked += evenly(load_prompts("validation", label), requests)
     shares = refused_shares(prompted_refusal(lalm, asked))
     kinds = shares["label"] + ", " + shares["form"]
-    counts = shares["refused"].astype(str) + "/" + shares["n"].astype(str)
+    counts = out_of(shares["refused"], shares["n"])
     table = shares.assign(kind=kinds, count=counts)
     table = table.pivot(index="text", columns="kind", values="count")
-    table = table.reindex(index=shares["text"].unique(), columns=kinds.unique())
+    table = table.loc[shares["text"].unique(), kinds.unique()]
     words = table.to_markdown(headers=["refused with the text", *table])
     return f"{words}\n{advice(shares)}"

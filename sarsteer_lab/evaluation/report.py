@@ -26,7 +26,7 @@ from sarsteer_lab.evaluation.judges import Judge
 from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.evaluation.precondition import KINDS, prompted_refusal, refused_shares
 from sarsteer_lab.evaluation.run import read_lines
-from sarsteer_lab.evaluation.table import BASELINE, evaluation_table, markdown, readable
+from sarsteer_lab.evaluation.table import BASELINE, evaluation_table, markdown, out_of, readable
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Request
 from sarsteer_lab.speech import SAMPLE_RATE, ClipError, read_clip
@@ -71,8 +71,7 @@ def evaluate_into(
             facts[name][request.id] = {"topic": request.topic, "clip": clip}
     versions = {name: version(name) for name in PACKAGES}
     versions["Python"] = platform.python_version()
-    about: dict[str, Any] = {"requests": facts, "settings": settings or {}}
-    about["versions"] = versions
+    about: dict[str, Any] = {"requests": facts, "settings": settings or {}, "versions": versions}
     about["model"] = {"model": model_name(lalm), "dtype": lalm.dtype, "device": lalm.device.type}
     about["prompted"] = _prompted(lalm, sets, refusal_texts(refusals))
     _write(folder / "about.json", json.dumps(about, indent=1, default=str))
@@ -113,6 +112,7 @@ def write_report(folders: Sequence[Path], path: Path) -> None:
         run["name"] = f"run {number}"
     loader = PackageLoader("sarsteer_lab", "evaluation")
     pages = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    pages.filters["public"] = _public
     template = pages.get_template("report.html.jinja")
     _write(path, template.render(runs=runs, compared=_side_by_side(runs)))
 
@@ -122,7 +122,8 @@ def _side_by_side(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     tables = []
     for run in runs:
         title = f"{run['name']}, {run['model']}"
-        tables.append(run["table"].assign(run=title, rate=run["shown"]["rate [95%]"]))
+        rates = run["shown"]["rate [95%]"]
+        tables.append(run["table"].assign(run=title, rate=rates))
     table = _by_first_judge(pd.concat(tables))
     cells = table.set_index(["defence", "run", "set", "measure"])["rate"]
     return cells.unstack([1, 2, 3], fill_value="", sort=False)
@@ -134,12 +135,11 @@ def _by_first_judge(table: pd.DataFrame) -> pd.DataFrame:
 
 def _run(folder: Path) -> dict[str, Any]:
     """What the page says of one run."""
-    absent = ", ".join(file for file in FILES if not (folder / file).is_file())
+    absent = [file for file in FILES if not (folder / file).is_file()]
     if absent:
+        missing = f"holds no finished run ({', '.join(absent)} missing)"
         advice = f"give `sarsteer-lab evaluate` the same options and --folder {folder} again"
-        raise FileNotFoundError(
-            f"{folder} holds no finished run ({absent} missing): {advice}; what is done is kept"
-        )
+        raise FileNotFoundError(f"{folder} {missing}: {advice}; what is done is kept")
     try:
         return _findings(folder)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -157,9 +157,9 @@ def _findings(folder: Path) -> dict[str, Any]:
     facts = [requests[row.set][row.id] for row in answers.itertuples()]
     answers["topic"] = [fact["topic"] for fact in facts]
     settings = {**about["settings"], **about["model"], **about["versions"]}
-    given = {name: _public(settings[name]) for name in settings if settings[name] is not None}
-    run = {"folder": folder.resolve().name, "model": about["model"]["model"], "settings": given}
-    run |= {"table": table, "shown": readable(table), "prompted": about["prompted"]}
+    run = {"folder": folder.resolve().name, "model": settings["model"], "settings": settings}
+    run |= {"table": table, "shown": readable(table)}
+    run["prompted"] = about["prompted"]
     run["planes"] = list(_planes(_by_first_judge(table)))
     run["topics"] = _topics(answers)
     run["examples"] = list(_examples(answers, requests))
@@ -176,20 +176,24 @@ def _planes(table: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for name, benign in table[~is_harmful].groupby("set", sort=False):
         points = benign.join(harmful, on="defence")
         points["number"] = range(1, len(points) + 1)
-        points["x"] = points["answered"] / points["n"]
-        points["xs"] = list(map(wilson, points["answered"], points["n"]))
-        points["y"] = points["harmful_refused"] / points["harmful_n"]
-        points["ys"] = list(map(wilson, points["harmful_refused"], points["harmful_n"]))
+        _put_share(points, "x", "answered", "n")
+        _put_share(points, "y", "harmful_refused", "harmful_n")
         bounds = points.set_index("defence").get("best_rate", pd.Series())
         bound = bounds.dropna().get(BASELINE)
         yield {"set": name, "points": points.to_dict("records"), "bound": bound}
+
+
+def _put_share(points: pd.DataFrame, axis: str, hits: str, total: str) -> None:
+    """Columns for a share of counts, and for its interval."""
+    points[axis] = points[hits] / points[total]
+    points[f"{axis}s"] = list(map(wilson, points[hits], points[total]))
 
 
 def _topics(answers: pd.DataFrame) -> pd.DataFrame:
     """Requests refused of each set and topic under each defence, as counts."""
     refused = answers.assign(refused=answers["outcome"] == "refused")
     cells = refused.groupby(["set", "topic", "defence"], sort=False)["refused"]
-    counts = cells.sum().astype(str) + "/" + cells.count().astype(str)
+    counts = out_of(cells.sum(), cells.count())
     return counts.unstack("defence", fill_value="")[answers["defence"].unique()]
 
 

@@ -61,7 +61,8 @@ def evaluation_table(
     outcomes = judge_responses(responses, judges)
     write_lines(Path(folder) / "outcomes.jsonl", outcomes.to_dict("records"))
     table = tabulate(outcomes, speeds(folder))
-    table["skipped"] = table["set"].map(skipped or {}).fillna(0).astype(int)
+    n_skipped = {**dict.fromkeys(sets, 0), **(skipped or {})}
+    table["skipped"] = table["set"].map(n_skipped)
     if not roc:
         return table
     bounds = separation(pd.DataFrame(responses))
@@ -75,7 +76,8 @@ def judge_responses(responses: Sequence[Response], judges: Sequence[Judge]) -> p
     same name.
     """
     names = [judge.name for judge in judges]
-    if not names or len(set(names)) < len(names):
+    has_twins = len(set(names)) < len(names)
+    if not names or has_twins:
         raise ValueError(f"judges need distinct names; got {names}")
     pairs = [(response.request, response.response) for response in responses]
     asked = pd.DataFrame(responses, columns=["defence", "set", "label", "id"])
@@ -132,8 +134,8 @@ def tabulate(
 def _comparison(hits: pd.Series, before: pd.Series) -> dict[str, float]:
     """How two outcomes of the same requests differ."""
     change, low, high = paired_difference(hits, before)
-    p = mcnemar_p(hits, before)
-    return {"change": change, "change_low": low, "change_high": high, "p": p}
+    compared = {"change": change, "change_low": low, "change_high": high}
+    return {**compared, "p": mcnemar_p(hits, before)}
 
 
 def markdown(table: pd.DataFrame) -> str:
@@ -151,14 +153,15 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     if table["judge"].nunique() > 1:
         shown["judge"] = table["judge"]
     shown["measure"] = table["measure"]
-    hits = (table["rate"] * table["n"]).map("{:.0f}/".format)
-    counts = hits + table["n"].astype(str) + " = "
-    shown["rate [95%]"] = counts + _with_limits(table, "rate", "", "{:.0%}")
+    hits = table["rate"] * table["n"]
+    rates = _with_limits(table, "rate", "", "{:.0%}")
+    shown["rate [95%]"] = out_of(hits, table["n"]) + " = " + rates
     for outcome in OUTCOMES:
         if outcome in ("refused", "answered", "broken") or table[outcome].any():
             shown[outcome] = table[outcome]
     if table["change"].notna().any():
-        shown[f"change against {BASELINE}"] = _with_limits(table, "change", "change_", "{:+.0%}")
+        changes = _with_limits(table, "change", "change_", "{:+.0%}")
+        shown[f"change against {BASELINE}"] = changes
         p = table["p"].map("{:.3g}".format)
         shown["McNemar p"] = p.where(table["p"].notna(), "")
     if "area" in table:
@@ -172,10 +175,14 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     return shown
 
 
+def out_of(hits: pd.Series, totals: pd.Series) -> pd.Series:
+    """Counts in words, as "3/10"."""
+    return hits.map("{:.0f}/".format) + totals.astype(str)
+
+
 def _with_limits(table: pd.DataFrame, name: str, ends: str, form: str) -> pd.Series:
     """A measure with its interval, `ends`low to `ends`high; nothing where it is not known."""
-    value = table[name].map(form.format)
-    low = table[f"{ends}low"].map(form.format)
-    high = table[f"{ends}high"].map(form.format)
-    text = value + " [" + low + ", " + high + "]"
+    text = table[name].map(form.format)
+    text += table[f"{ends}low"].map(f" [{form}, ".format)
+    text += table[f"{ends}high"].map(f"{form}]".format)
     return text.where(table[name].notna(), "")
