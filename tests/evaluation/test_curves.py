@@ -98,8 +98,7 @@ def test_variants(states: BaseStates) -> None:
 
 
 def _outcomes(curves: dict[str, dict[float, tuple[int, int]]], n: int = 40) -> pd.DataFrame:
-    """Made-up outcomes: per variant and alpha, how many harmful are refused and harmless
-    answered."""
+    """Made-up outcomes: per variant and alpha, harmful ones refused and harmless ones answered."""
     rows = []
     for variant, points in curves.items():
         for alpha, (refused, answered) in points.items():

@@ -1,5 +1,4 @@
-"""`sarsteer-lab evaluate`: sets, defences and judges by name, its table, and what it says when it
-cannot."""
+"""`sarsteer-lab evaluate`: sets, defences and judges by name, its table, and its complaints."""
 
 import json
 from collections.abc import Callable
@@ -190,8 +189,7 @@ def test_names_are_those_of_the_defences(tiny: LALM, folder: Path) -> None:
 def test_only_what_is_asked_for_is_made(
     tiny: LALM, make_clip: Callable[[float, int], np.ndarray], tmp_path: Path
 ) -> None:
-    """Three harmful and three harmless requests are too few for CAST's folds, and enough for
-    SARSteer."""
+    """Three requests of each kind are too few for CAST's folds, and enough for SARSteer."""
     few = write_set(tmp_path / "few", make_clip, {"derive": {"harmful": 3, "harmless": 3}})
     source = (tiny, read_set(f"prompts:{few}").prompts)
     assert [d.name for d in choose_defences(["SARSteer", "none"], source, k=2)] == [

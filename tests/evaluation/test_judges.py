@@ -226,8 +226,10 @@ def test_judge_all_is_judge() -> None:
 
 
 def _last_character_judge(template: JudgeTemplate) -> HFJudge:
-    """A real causal LM that says 1 after "." and 0 after "!": its layers add nothing, its head
-    reads them."""
+    """A real causal LM that says 1 after "." and 0 after "!".
+
+    Its layers add nothing, its head reads the token.
+    """
     tokenizer = replica().tokenizer
     config = LlamaConfig(
         vocab_size=len(tokenizer),

@@ -1,5 +1,4 @@
-"""Prompts of one's own: folders of clips, tables of typed requests, Hugging Face datasets; and
-their page."""
+"""Prompts of one's own: folders of clips, typed requests, Hugging Face datasets; and their page."""
 
 import builtins
 import re

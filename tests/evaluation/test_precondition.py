@@ -1,5 +1,4 @@
-"""The precondition: how often a refusal text in the prompt makes a model refuse, and what follows
-from it."""
+"""The precondition: how often a refusal text in the prompt makes a model refuse, and so what."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,8 +27,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class VowelJudge:
-    """A stand-in for what a random model can do: an answer whose length is even counts as a
-    refusal."""
+    """A stand-in for what a random model can do: answers of even length count as refusals."""
 
     name = "vowels"
 
@@ -68,8 +66,7 @@ def test_outcomes_are_those_of_single_prompts(
 
 
 def shares_of(**refused: tuple[int, int, int]) -> pd.DataFrame:
-    """Of 10 requests refused with each text: harmful ones typed, and spoken; harmless ones in
-    either form."""
+    """Of 10 requests refused with each text: harmful typed, harmful spoken, harmless in both."""
     rows = [
         (text, form, label, count, 10, count / 10, *wilson(count, 10))
         for text, (typed, spoken, harmless) in refused.items()

@@ -1,5 +1,4 @@
-"""The page to share: its numbers are the run's table, it needs nothing else, and a phone shows
-it."""
+"""The page to share: its numbers are the run's, it needs nothing else, and a phone shows it."""
 
 import json
 import re

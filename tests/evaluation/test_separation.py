@@ -1,5 +1,4 @@
-"""The bound of uniform pushes: areas under ROC curves, and what a threshold leaves answered at
-best."""
+"""The bound of uniform pushes: areas under ROC curves, and what a threshold leaves answered."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -125,8 +124,7 @@ def test_probabilities_and_separation_of_defences(
 def test_an_evaluation_reads_openings_where_it_answers(
     tiny: LALM, sets: dict[str, list[Request]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the ROC columns no clip is read more often than without, and they are those of
-    `refusal_probability_rows`."""
+    """With the ROC columns no clip is read more often, and they are `refusal_probability_rows`'."""
     generator = torch.Generator().manual_seed(3)
     noise = torch.randn(2, tiny.n_layers, tiny.d_model, generator=generator)
     vectors = SteeringVectors(3 * noise[0])
