@@ -12,7 +12,7 @@ from replicas import TINY, replica
 from sarsteer_lab.activations import capture
 from sarsteer_lab.decoding import NonFiniteError
 from sarsteer_lab.engine.live import LivePrompt
-from sarsteer_lab.engine.memory import MOST_ROWS, chunks
+from sarsteer_lab.engine.memory import MOST_ROWS, rows_that_fit
 from sarsteer_lab.engine.openings import refusal_probability
 from sarsteer_lab.engine.prepared import OPENING, PreparedBatch, under_each
 from sarsteer_lab.evaluation.defences import SteeringDefence
@@ -325,18 +325,14 @@ def test_openings_of_a_batch_are_those_of_single_prompts(lalm: LALM, prompts: li
         assert float(found) == pytest.approx(sum(logits), rel=1e-3, abs=1e-7)
 
 
-def test_chunks_are_sized_to_memory(tiny: LALM, prompts: list[Prompt], monkeypatch) -> None:
-    rows = list(range(200))
-    many = tiny.encode([prompts[1]]) * 200
-    assert [len(part) for part in chunks(tiny, rows, many, 8)] == [MOST_ROWS, 200 - MOST_ROWS]
+def test_batches_are_sized_to_memory(tiny: LALM, prompts: list[Prompt], monkeypatch) -> None:
+    typed, spoken = (prompt.length for prompt in tiny.encode([prompts[4], prompts[1]]))
+    assert rows_that_fit(tiny, spoken, 8) == MOST_ROWS
     monkeypatch.setattr("sarsteer_lab.engine.memory.free_memory", lambda device: 10_000_000)
-    small = list(chunks(tiny, rows, many, 8))
-    assert sum(small, []) == rows and 1 < len(small[0]) < MOST_ROWS
-    assert len(next(iter(chunks(tiny, rows, tiny.encode([prompts[4]]) * 200, 8)))) > len(
-        small[0]
-    ), "typed is shorter"
+    assert 1 < rows_that_fit(tiny, spoken, 8) < rows_that_fit(tiny, typed, 8) <= MOST_ROWS
+    assert rows_that_fit(tiny, spoken, 80) < rows_that_fit(tiny, spoken, 8)
     monkeypatch.setattr("sarsteer_lab.engine.memory.free_memory", lambda device: 1)
-    assert all(len(part) == 1 for part in chunks(tiny, rows, many, 8))
+    assert rows_that_fit(tiny, spoken, 8) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
