@@ -86,7 +86,7 @@ class LALM:
         self.watchers: list[Watcher] = []
         self.results = Results()
         self.safety: float | None = None if turn is None else 0.0
-        self._turn = turn
+        self.turn = turn
 
     def __repr__(self) -> str:
         size = f"{self.n_layers} layers of {self.d_model}, {self.dtype}"
@@ -122,9 +122,9 @@ class LALM:
 
         Weights depend on `scale` alone, not on earlier settings. Raises ValueError without a dial.
         """
-        if self._turn is None:
+        if self.turn is None:
             raise ValueError(f"{self.name} has no safety dial: only the pocket model has one")
-        self._turn(self.model, scale)
+        self.turn(self.model, scale)
         self.safety = scale
 
     def fingerprint(self) -> str:

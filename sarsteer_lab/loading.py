@@ -12,7 +12,7 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket.dial import load_pocket
 from sarsteer_lab.probe.recorded import load_recorded
 from sarsteer_lab.probe.replica import load_replica
-from sarsteer_lab.probe.tape import Tape, being_recorded
+from sarsteer_lab.probe.tape import being_recorded, record_on
 
 DEFAULTS: dict[str, object] = {"device": "auto", "dtype": "auto", "trust_remote_code": False}
 """Options that are something when they are not given; all others are None then."""
@@ -124,9 +124,7 @@ def load_recording(folder: str) -> LALM:
     """
     manifest = being_recorded(Path(folder))
     lalm = load_lalm(manifest.model)
-    lalm.name = manifest.name
-    lalm.results = Tape(Path(folder), lalm)
-    return lalm
+    return record_on(Path(folder), manifest, lalm)
 
 
 NAMED: dict[str, Callable[..., LALM]] = {

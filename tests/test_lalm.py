@@ -339,9 +339,9 @@ def dial(folder) -> LALM:
 
 def test_the_safety_dial_is_exact_and_repeatable(tmp_path):
     lalm = dial(tmp_path)
-    name = next(iter(lalm._turn.__self__.factors))
+    name = next(iter(lalm.turn.__self__.factors))
     pristine = lalm.model.get_parameter(name).detach().clone()
-    a, b = (factor.double() for factor in lalm._turn.__self__.factors[name])
+    a, b = (factor.double() for factor in lalm.turn.__self__.factors[name])
     assert lalm.safety == 0.0
     untouched = lalm.fingerprint()
     lalm.set_safety(1.0)

@@ -16,9 +16,9 @@ import transformers as hf
 from sarsteer_lab.batch import Batch, Encoded
 from sarsteer_lab.families import find_core
 from sarsteer_lab.keys import content_key
-from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.tape import (
     Manifest,
+    Taped,
     TapeStore,
     apart,
     dial,
@@ -106,7 +106,7 @@ def _listed(settings: Mapping[str, Any]) -> str:
     return ", ".join(listed) or "default settings"
 
 
-class Recorded(LALM):
+class Recorded(Taped):
     """A recorded model: all that a model has but its weights, which have shapes and no numbers."""
 
     results: Replay

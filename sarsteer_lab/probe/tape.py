@@ -7,7 +7,7 @@ it, and `course.record` is the command.
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -19,8 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sarsteer_lab.batch import Encoded
+from sarsteer_lab.families import foreign_hooks
+from sarsteer_lab.keeping import PerPrompt, kept
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.results import Results
 from sarsteer_lab.store import Store, atomic_write
 
@@ -148,6 +151,31 @@ class Tape(Results):
             store.write(key, value)
 
 
+class Taped(LALM):
+    """A model whose plain answers and logits are kept as well, in its `results`.
+
+    Under hooks they are the model's business: what is computed then is not kept.
+    """
+
+    def generate(self, prompts: Sequence[Prompt | str | Encoded], **options: Any) -> list[str]:
+        """See `LALM.generate`."""
+        return self._plainly(LALM.generate, prompts, options)
+
+    def next_token_logits(
+        self, prompts: Sequence[Prompt | str | Encoded], **options: Any
+    ) -> Float[Tensor, "prompt vocab"]:
+        """See `LALM.next_token_logits`."""
+        logits = self._plainly(LALM.next_token_logits, prompts, options)
+        return logits if isinstance(logits, Tensor) else torch.stack(logits)
+
+    def _plainly(
+        self, method: PerPrompt, prompts: Sequence[Prompt | str | Encoded], options: dict[str, Any]
+    ) -> Any:
+        if foreign_hooks(self.model):
+            return method(self, prompts, **options)
+        return kept(method)(self, prompts, **options)
+
+
 def dial(safety: float | None) -> str:
     """A setting of the dial as it is written down."""
     return "none" if safety is None else str(float(safety))
@@ -178,6 +206,15 @@ def being_recorded(folder: Path) -> Manifest:
     if not begun.is_file():
         raise FileNotFoundError(f"{folder}: no recording is being made here (sarsteer-lab record)")
     return read_manifest(begun)
+
+
+def record_on(folder: Path, manifest: Manifest, lalm: LALM) -> Taped:
+    """The same model, with all that is kept of it going into the recording in `folder`."""
+    name, family = manifest.name, manifest.family
+    taped = Taped(lalm.model, lalm.processor, name=name, turn=lalm.turn, family=family)
+    taped.safety = lalm.safety
+    taped.results = Tape(folder, taped)
+    return taped
 
 
 def finish(folder: Path) -> Manifest:

@@ -11,7 +11,7 @@ import torch
 import transformers as hf
 from replicas import replica
 
-from sarsteer_lab.activations import capture, capture_positions
+from sarsteer_lab.activations import capture, capture_answer, capture_positions
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.keeping import kept
@@ -45,6 +45,12 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, 
         model = load_lalm(f"recording:{folder / 'out'}")
         states = kept(capture)(model, [*SPOKEN, TYPED])
         kept(capture_positions)(model, SPOKEN[:1], positions="audio", layers=[1])
+        plain = (model.generate(SPOKEN, max_new_tokens=3), model.next_token_logits([TYPED]))
+        with steer(model, SteeringVectors(states[0])):
+            model.generate([TYPED], max_new_tokens=5)  # under hooks: not kept
+        unrecorded = load_lalm(MODEL)
+        assert plain[0] == unrecorded.generate(SPOKEN, max_new_tokens=3)
+        assert torch.equal(plain[1], unrecorded.next_token_logits([TYPED]))
         assert not list((folder / "cache").rglob("*.safetensors"))
         finish(folder / "out")
     yield folder / "out", states
@@ -77,6 +83,16 @@ def test_what_was_kept_is_read(replay: LALM, recording: tuple[Path, torch.Tensor
     assert positions.shape[1:] == (1, replay.d_model)
 
 
+def test_plain_answers_and_logits_are_read_too(replay: LALM) -> None:
+    model = load_lalm(MODEL)
+    assert replay.generate(SPOKEN, max_new_tokens=3) == model.generate(SPOKEN, max_new_tokens=3)
+    assert torch.equal(replay.next_token_logits([TYPED]), model.next_token_logits([TYPED]))
+    with pytest.raises(NotRecorded, match="generate of 'Name a fruit.' .max_new_tokens=5."):
+        replay.generate([TYPED], max_new_tokens=5)
+    with pytest.raises(NotRecorded, match="next_token_logits of 'Answer.' with a clip"):
+        replay.next_token_logits(SPOKEN)
+
+
 def test_wherever_a_store_lies_the_recording_is_read(
     replay: LALM, recording: tuple[Path, torch.Tensor], tmp_path: Path
 ) -> None:
@@ -99,8 +115,7 @@ def test_what_was_not_asked_is_said_in_words(replay: LALM) -> None:
     "use",
     [
         lambda lalm: capture(lalm, SPOKEN),
-        lambda lalm: lalm.generate(SPOKEN),
-        lambda lalm: lalm.next_token_logits([TYPED]),
+        lambda lalm: capture_answer(lalm, [TYPED]),
         lambda lalm: lalm.model(**lalm.inputs([TYPED])),
         lambda lalm: lalm.layers[1](torch.zeros(1, 2, lalm.d_model)),
         lambda lalm: logit_lens(lalm, torch.zeros(1, lalm.d_model)),
@@ -117,8 +132,8 @@ def test_hooks_are_refused_as_on_any_model(replay: LALM) -> None:
     with steer(replay, vectors, 1.0):
         with pytest.raises(HookedModelError):
             kept(capture)(replay, SPOKEN)
-        with pytest.raises(NotRecorded):
-            replay.generate(SPOKEN)
+        with pytest.raises(NotRecorded, match="has no weights"):
+            replay.generate(SPOKEN, max_new_tokens=3)
     assert kept(capture)(replay, SPOKEN).shape[0] == 3
 
 
