@@ -6,10 +6,12 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from sarsteer_lab.activations import capture
 from sarsteer_lab.course import folders
 from sarsteer_lab.course import session as course
+from sarsteer_lab.keeping import kept
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, Request
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, Request, load_prompts
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -22,8 +24,6 @@ def test_the_environment_names_another_model(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_states_are_those_of_the_right_prompts(tiny: LALM, spoken: list[Request]) -> None:
-    from sarsteer_lab.activations import capture
-
     request = spoken[0]
     for form, kwargs, prompt in (
         ("typed", {}, Prompt(request.request)),
@@ -33,6 +33,36 @@ def test_states_are_those_of_the_right_prompts(tiny: LALM, spoken: list[Request]
     ):
         found = course.states(tiny, [request], form, **kwargs)  # type: ignore[arg-type]
         torch.testing.assert_close(found, capture(tiny, [prompt]))
+
+
+def test_states_under_texts_are_those_of_each_text(tiny: LALM, spoken: list[Request]) -> None:
+    texts = {"paper": REFUSAL, "own": "Say no."}
+    by_text = course.states_under(tiny, spoken[:3], texts)
+    assert list(by_text) == list(texts)
+    for name, text in texts.items():
+        expected = capture(tiny, [request.spoken(refusal=text) for request in spoken[:3]])
+        torch.testing.assert_close(by_text[name], expected, atol=1e-4, rtol=1e-4)
+        # What one has kept the other reads.
+        kept_alone = kept(capture)(tiny, [spoken[1].spoken(refusal=text)])
+        assert torch.equal(kept_alone[0], by_text[name][1])
+
+
+def test_requests_come_by_label_and_evenly_over_the_topics() -> None:
+    everything = course.requests("test")
+    assert list(everything) == ["harmful", "harmless"]
+    assert everything["harmless"] == load_prompts("test", "harmless")
+    some = course.requests("test", 8, ["everyday", "harmful"])
+    assert list(some) == ["everyday", "harmful"] and len(some["everyday"]) == 8
+    assert len({request.topic for request in some["harmful"]}) > 1
+    with pytest.raises(ValueError, match="there is no split 'tests'"):
+        course.requests("tests")
+
+
+def test_answers_are_judged_in_their_order(spoken: list[Request]) -> None:
+    answers = ["I cannot help with that.", "Paris is the capital of France.", "a a a a a a a a a a"]
+    assert course.judge(spoken[:3], answers) == ["refused", "answered", "broken"]
+    with pytest.raises(ValueError, match="longer"):
+        course.judge(spoken[:2], answers)
 
 
 def test_figures_of_other_models_do_not_replace_the_committed_ones(
