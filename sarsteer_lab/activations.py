@@ -15,16 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.batch import Encoded
+from sarsteer_lab.batch import Prompts
 from sarsteer_lab.decoding import ANSWER_TOKENS, NonFiniteError
 from sarsteer_lab.families import Output, residual_stream
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Prompt
 
 Stream = Float[Tensor, "row position d_model"]
 """The residual stream after a layer, of the rows of a batch."""
-
-Prompts = Sequence[Prompt | str | Encoded]
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from transformers import BatchFeature
 
 from sarsteer_lab.chat import Messages
 from sarsteer_lab.keys import content_key
+from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import SAMPLE_RATE
 
 TOKENS_A_SECOND, CHARACTERS_A_TOKEN = 25, 4
@@ -58,6 +59,10 @@ class Batch:
     spoken: bool
     decoding: Mapping[str, object] | None = None
     at_end: bool = False
+
+
+Prompts = Sequence[Prompt | str | Encoded]
+"""What functions take: prompts, strings for typed ones, and prompts that are encoded already."""
 
 
 class Watcher(Protocol):

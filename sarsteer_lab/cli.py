@@ -5,16 +5,46 @@ with what the user has given (clips, prompts, models, numbers) become one line o
 exit status 2.
 """
 
-import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from typer import Argument, BadParameter, Exit, Option, Typer, TyperException
+from typer import Argument, Option, Typer, TyperException
 
-from sarsteer_lab import __version__
+from sarsteer_lab.cli_options import (
+    DEFENCE,
+    DRY,
+    JUDGE,
+    TEMPLATE,
+    WALKTHROUGH,
+    Alpha,
+    Derive,
+    Family,
+    Folder,
+    K,
+    Layers,
+    Limit,
+    Missing,
+    Model,
+    Prompts,
+    Ray,
+    Refusal,
+    Refusals,
+    Safety,
+    Sets,
+    Several,
+    Split,
+    Steer,
+    Text,
+    Tokens,
+    count,
+    each_of,
+    number,
+    results,
+    show_version,
+)
 
 INTERRUPTED = 130
 DESCRIPTION = "Look inside an audio-language model, and steer what it does with a spoken request."
@@ -43,113 +73,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status or 0
 
 
-def number(given: str | float) -> float:
-    """A finite number; anything else is wrong usage."""
-    try:
-        if math.isfinite(value := float(given)):
-            return value
-    except ValueError:
-        pass
-    raise BadParameter(f"{given!r} is not a finite number")
-
-
-def count(given: str | int) -> int:
-    """A whole number from 1 on; anything else is wrong usage."""
-    if not str(given).isdecimal() or int(given) < 1:
-        raise BadParameter(f"{given!r} is not a whole number from 1 on")
-    return int(given)
-
-
-def _each(values: Sequence[str], kind: Callable[[str], Any] = str) -> list[Any]:
-    """The values of an option that may be repeated, and hold several with commas between."""
-    return [kind(text.strip()) for value in values for text in value.split(",")]
-
-
-def _results(folder: Path) -> Path:
-    # Before the model: results that cannot be written should not take a minute to say.
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"--folder {folder} is a file: results need a folder")
-    return folder
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(f"sarsteer-lab {__version__}")
-        raise Exit
-
-
-Several = list[str] | None
-Model = Annotated[str, Option(help="pocket, a checkpoint's folder, or a Hugging Face id")]
-Safety = Annotated[
-    float | None, Option(parser=number, help="the pocket model's safety dial: 0 none, 1 all")
-]
-Alpha = Annotated[float, Option(parser=number, help="steering strength")]
-K = Annotated[int, Option(parser=count, help="dimensions of the safe space")]
-REFUSAL = (
-    "what steering is derived from: paper, rule, conditional, inspect, examples, or a sentence"
-)
-Refusal = Annotated[str, Option(metavar="TEXT", help=REFUSAL)]
-Refusals = Annotated[
-    Several, Option("--refusal", metavar="TEXT", help=f"{REFUSAL}; may be repeated")
-]
-Prompts = Annotated[
-    Path | None, Option(help="a folder of prompts of your own, laid out as data/prompts is")
-]
-SETS = (
-    "a set to ask: folder:PATH of yours, figstep:FOLDER, ...; may be repeated "
-    "(default: the shipped one)"
-)
-Sets = Annotated[Several, Option("--set", metavar="NAME:PATH", help=SETS)]
-Missing = Annotated[
-    Literal["error", "skip"], Option(help="what to do about records without their clip")
-]
-DERIVE = (
-    "a set whose derive split steering is derived from; may be repeated "
-    "(default: the shipped prompts)"
-)
-Derive = Annotated[Several, Option(metavar="NAME:PATH", help=DERIVE)]
-Limit = Annotated[int | None, Option(parser=count, help="so many requests of each set and label")]
-Split = Annotated[
-    Literal["derive", "validation", "test", "all"], Option(help="the part of the sets to ask")
-]
-Tokens = Annotated[int, Option(parser=count, help="length of an answer")]
-Folder = Annotated[Path, Option(callback=_results, help="where results go")]
-WALKTHROUGH = "where summary.md goes, beside it each chapter as a page and its figures in figures/"
-Text = Annotated[
-    str | None, Option(help="the text beside the clip (default: to answer the request in it)")
-]
-Steer = Annotated[bool, Option("--steer", help="answer also with SARSteer (derived on first use)")]
-Family = Annotated[
-    str | None, Option(help="row of the families table to use (auto: the generic recipe)")
-]
-DRY = "load no weights: parts and memory from the config.json (an id in the cache, or a path)"
-DEFENCE = (
-    "a defence by its name, such as none or SARSteer; may be repeated (default: all; ? lists them)"
-)
-JUDGE = "phrase (default), or a Hugging Face id or folder of a judge model; may be repeated"
-TEMPLATE = (
-    "the judge models' template: a JSON file with text, answered, refused (default: SORRY-Bench's)"
-)
-Layers = Annotated[
-    Several, Option(metavar="LIST", help="layers to steer: all, 7, 3-8 (default: all)")
-]
-Ray = Annotated[
-    str | None, Option(help="a Ray cluster: auto, HOST:PORT, or local for one on this machine")
-]
-
-
 @app.callback()
 def _program(
-    version: Annotated[bool, Option("--version", callback=_version, is_eager=True)] = False,
+    version: Annotated[bool, Option("--version", callback=show_version, is_eager=True)] = False,
 ) -> None: ...
 
 
 @app.command()
 def walkthrough(
     notebooks: Annotated[Path, Option(help="the chapters")] = Path("notebooks"),
-    folder: Annotated[Path, Option(callback=_results, help=WALKTHROUGH)] = Path(
-        "build/walkthrough"
-    ),
+    folder: Annotated[Path, Option(callback=results, help=WALKTHROUGH)] = Path("build/walkthrough"),
     at_once: Annotated[
         int, Option(parser=count, help="chapters at a time: faster once all is kept")
     ] = 1,
@@ -347,8 +280,8 @@ def sweep(
     The grid's options take several values with commas between them, and may be repeated.
     """
     given = dict(locals())
-    alphas = _each(alpha or ["0.05,0.1,0.2,0.4"], number)
-    lams, ks = _each(lam or ["0,1"], number), _each(k or ["10"], count)
+    alphas = each_of(alpha or ["0.05,0.1,0.2,0.4"], number)
+    lams, ks = each_of(lam or ["0,1"], number), each_of(k or ["10"], count)
     from sarsteer_lab.evaluation import curves
     from sarsteer_lab.evaluation.base import collect_states, refusal_texts
     from sarsteer_lab.evaluation.judges import PhraseJudge
@@ -360,7 +293,7 @@ def sweep(
     asked, _ = read_sets(sets, split=split, limit=limit)
     source, _ = read_sets(derive, split="derive")
     lalm = load_lalm(model)
-    steered = curves.parse_layers(_each(layers or ["all"]), lalm.n_layers)
+    steered = curves.parse_layers(each_of(layers or ["all"]), lalm.n_layers)
     basis = [prompt for found in source.values() for prompt in found]
     states = collect_states(lalm, basis, refusals=texts, store=activation_store())
     variants = curves.grid(states, lams, ks, list(texts))

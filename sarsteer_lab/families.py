@@ -163,6 +163,19 @@ def missing_packages(family: Family) -> list[str]:
     return [install for module, install in family.needs if find_spec(module) is None]
 
 
+def without_wrapper(model: Any, name: str) -> Any:
+    """The model that peft's wrapper is around, if it is: it holds the layers of its LoRA.
+
+    Raises ValueError for adapters of virtual tokens, for a model that messages call `name`.
+    """
+    if not hasattr(model, "get_base_model"):
+        return model
+    if any(adapter.is_prompt_learning for adapter in model.peft_config.values()):
+        reason = "its adapter's virtual tokens move positions; use LoRA or its like"
+        raise ValueError(f"{name}: {reason}")
+    return model.get_base_model()
+
+
 def find_core(model: nn.Module) -> Any:
     """The part that reads audio and text and writes text: the thinker of a model that has one."""
     return getattr(model, "thinker", model)

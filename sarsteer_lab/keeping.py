@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sarsteer_lab.activations import Prompts
+from sarsteer_lab.batch import Prompts
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.paths import cache_folder

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from transformers import BatchFeature
 
 from sarsteer_lab import families
-from sarsteer_lab.batch import Batch, Encoded, Watcher, rows_together
+from sarsteer_lab.batch import Batch, Encoded, Prompts, Watcher, rows_together
 from sarsteer_lab.chat import Processor, conversation, tokenizer_of
 from sarsteer_lab.decoding import (
     ANSWER_TOKENS,
@@ -29,21 +29,17 @@ from sarsteer_lab.decoding import (
 )
 from sarsteer_lab.keys import content_key, settings_of
 from sarsteer_lab.prompts import Prompt, as_prompt, in_a_list
-from sarsteer_lab.results import Results
+from sarsteer_lab.results import HookedModelError, Results
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 from sarsteer_lab.vectors import SteeringVectors
 from sarsteer_lab.weights import weights_checksum
-
-
-class HookedModelError(RuntimeError):
-    """Hooks are on a model whose results were to be kept: they are not the plain model's."""
 
 
 class LALM:
     """A model and its processor. `load_lalm` makes one; the constructor takes loaded parts.
 
     These may also be a text model and its tokenizer, and a model in peft's wrapper, whose LoRA
-    stays on. The model is set to eval().
+    stays on.
 
     Attributes: `model`, `processor`, `tokenizer`, `name`; `family`, its row of the families table;
     `core`, the part that generates text, `trunk`, the same without the vocabulary head, `decoder`,
@@ -63,22 +59,17 @@ class LALM:
         turn: Callable[[nn.Module, float], None] | None = None,
         family: str | None = None,
     ) -> None:
-        if hasattr(model, "get_base_model"):  # peft's wrapper, around a model that holds its layers
-            if any(adapter.is_prompt_learning for adapter in model.peft_config.values()):
-                reason = "its adapter's virtual tokens move positions; use LoRA or its like"
-                raise ValueError(f"{name}: {reason}")
-            model = model.get_base_model()
-        self.model = model.eval()
+        self.model = families.without_wrapper(model, name).eval()
         self.processor = processor
         self.tokenizer = tokenizer_of(processor)
         if self.tokenizer.pad_token is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.name = name
-        self.family = families.find_family(model.config, family)
-        self.core = families.find_core(model)
-        self.decoder = families.find_decoder(model)
-        self.trunk = families.find_trunk(model)
-        self.audio_token_id = families.audio_token_id(model)
+        self.family = families.find_family(self.model.config, family)
+        self.core = families.find_core(self.model)
+        self.decoder = families.find_decoder(self.model)
+        self.trunk = families.find_trunk(self.model)
+        self.audio_token_id = families.audio_token_id(self.model)
         self.layers: nn.ModuleList = self.decoder.layers
         self.text_config: families.Settings = self.core.config.get_text_config()
         self.n_layers = len(self.layers)
@@ -91,8 +82,6 @@ class LALM:
     def __repr__(self) -> str:
         size = f"{self.n_layers} layers of {self.d_model}, {self.dtype}"
         return f"LALM({self.name!r}, {self.family.name}, {size}, {self.device})"
-
-    # What the model is
 
     @property
     def device(self) -> torch.device:
@@ -113,7 +102,7 @@ class LALM:
 
     @property
     def ends(self) -> Int[Tensor, "token"]:
-        """Ids of the tokens that end an answer."""
+        """Ids of tokens that end an answer."""
         ids = self.core.generation_config.eos_token_id
         return torch.tensor(ids if isinstance(ids, Sequence) else [ids], device=self.device)
 
@@ -148,10 +137,9 @@ class LALM:
         HookedModelError inside of `with steer(...)` and under other hooks.
         """
         if families.foreign_hooks(self.model):
-            raise HookedModelError(
-                f"hooks are on {self.name}, so what it computes cannot be kept as the plain "
-                "model's: do this outside of `with steer(...)`, without hooks of your own"
-            )
+            advice = "do this outside of `with steer(...)`, without hooks of your own"
+            reason = "what it computes cannot be kept as the plain model's"
+            raise HookedModelError(f"hooks are on {self.name}, so {reason}: {advice}")
         return content_key(self.fingerprint(), str(self.dtype), self.device.type, *parts)
 
     def layer_indices(self, layers: Sequence[int] | None = None) -> tuple[int, ...]:
@@ -184,9 +172,7 @@ class LALM:
             raise ValueError(f"no vector for layers {missing}; there are {vectors.layers}")
         return indices
 
-    # From prompts to batches
-
-    def encode(self, prompts: Sequence[Prompt | str | Encoded]) -> list[Encoded]:
+    def encode(self, prompts: Prompts) -> list[Encoded]:
         """Each prompt in the chat format, with its clip as the model hears it and a key of both.
 
         A string is a typed prompt; what is encoded already stays as it is. Raises TypeError for a
@@ -228,7 +214,7 @@ class LALM:
             return check_waveform(prompt.audio, SAMPLE_RATE, max_seconds=limit)
         return read_clip(prompt.audio, max_seconds=limit)
 
-    def inputs(self, prompts: Sequence[Prompt | str | Encoded]) -> BatchFeature:
+    def inputs(self, prompts: Prompts) -> BatchFeature:
         """The model's inputs for typed and spoken prompts together: left-padded, on its device.
 
         Raises ValueError for prompts that may not share a batch (`fit_together`).
@@ -236,20 +222,16 @@ class LALM:
         encoded = self.encode(prompts)
         self.tokenizer.padding_side = "left"  # captured and steered positions count from the end
         if any(part.training for part in self.model.modules()):
-            warnings.warn(
-                f"{self.name} was in training mode: it is set back to eval()", stacklevel=3
-            )
+            state = "was in training mode: it is set back to eval()"
+            warnings.warn(f"{self.name} {state}", stacklevel=3)
             self.model.eval()
         if not self.fit_together(encoded):
-            raise ValueError(
-                f"{self.family.name} hears padding or has an adapter for speech, so typed prompts "
-                "and clips of other lengths cannot share a batch; `generate`, `capture` and "
-                "`next_token_logits` keep them apart"
-            )
-        conversations = [prompt.messages for prompt in encoded]
-        texts = [prompt.text for prompt in encoded]
-        clips = [prompt.waveform for prompt in encoded]
-        inputs = self.family.encode(self.processor, conversations, texts, clips)
+            reason = "typed prompts and clips of other lengths cannot share a batch"
+            advice = "`generate`, `capture` and `next_token_logits` keep them apart"
+            hears = f"{self.family.name} hears padding or has an adapter for speech"
+            raise ValueError(f"{hears}, so {reason}; {advice}")
+        parts = [(prompt.messages, prompt.text, prompt.waveform) for prompt in encoded]
+        inputs = self.family.encode(self.processor, *zip(*parts, strict=True))
         return inputs.to(self.device, dtype=self.dtype)
 
     def fit_together(self, prompts: Sequence[Encoded]) -> bool:
@@ -279,8 +261,6 @@ class LALM:
         together = [prompts[row] for row in rows]
         spoken = any(prompt.waveform is not None for prompt in together)
         return Batch(self.inputs(together), rows, len(prompts), spoken)
-
-    # Through the model
 
     @contextmanager
     def announce(self, batch: Batch) -> Iterator[None]:
@@ -317,7 +297,7 @@ class LALM:
     @torch.no_grad()
     def generate(
         self,
-        prompts: Sequence[Prompt | str | Encoded],
+        prompts: Prompts,
         *,
         max_new_tokens: int = ANSWER_TOKENS,
         batch_size: int = 16,
@@ -352,7 +332,7 @@ class LALM:
 
     @torch.no_grad()
     def next_token_logits(
-        self, prompts: Sequence[Prompt | str | Encoded], *, batch_size: int = 16
+        self, prompts: Prompts, *, batch_size: int = 16
     ) -> Float[Tensor, "prompt vocab"]:
         """Logits of answers' first tokens, float32, in the prompts' order.
 

@@ -9,6 +9,10 @@ from sarsteer_lab.keys import content_key
 from sarsteer_lab.store import Store
 
 
+class HookedModelError(RuntimeError):
+    """Hooks are on a model whose results were to be kept: they are not the plain model's."""
+
+
 class Results:
     """What `LALM.results` is for a model as it is loaded: what is not kept is computed.
 

@@ -83,12 +83,12 @@ def density(paths: Iterable[Path]) -> Density:
 
 
 def rooms(package: Path) -> dict[str, Density]:
-    """The density of each room of the package; the core are its top-level files but the cli."""
-    core = [path for path in package.glob("*.py") if path.name != "cli.py"]
+    """The density of each room of the package; the core are its top-level files but the command line."""
+    core = [path for path in package.glob("*.py") if not path.name.startswith("cli")]
     of_rooms = {"core": density(core)}
     for room in ROOMS:
         of_rooms[room] = density((package / room).rglob("*.py"))
-    of_rooms["cli"] = density([package / "cli.py"])
+    of_rooms["cli"] = density(package.glob("cli*.py"))
     return of_rooms
 
 

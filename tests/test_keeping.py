@@ -8,9 +8,9 @@ import torch
 
 from sarsteer_lab.activations import capture, capture_positions
 from sarsteer_lab.keeping import activation_store, kept
-from sarsteer_lab.lalm import HookedModelError
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.results import HookedModelError
 from sarsteer_lab.steering import steer
 from sarsteer_lab.store import Store
 from sarsteer_lab.vectors import SteeringVectors

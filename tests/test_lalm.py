@@ -18,11 +18,12 @@ from safetensors.torch import load_file, save_file
 from sarsteer_lab import families
 from sarsteer_lab.activations import capture
 from sarsteer_lab.checkpoints import Size, announce, checkpoint_size, pick_device
-from sarsteer_lab.lalm import LALM, HookedModelError
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.pocket.dial import LowRankDelta
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.results import HookedModelError
 from sarsteer_lab.speech import ClipError
 from sarsteer_lab.steering import SteeringVectors, steer
 

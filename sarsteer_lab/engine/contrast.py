@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.activations import Prompts, capture, check_finite, record_states
-from sarsteer_lab.batch import Batch, Encoded
+from sarsteer_lab.activations import capture, check_finite, record_states
+from sarsteer_lab.batch import Batch, Encoded, Prompts
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.key_values import keeps_plain_cache
 from sarsteer_lab.lalm import LALM

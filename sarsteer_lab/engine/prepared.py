@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import BatchFeature
 
-from sarsteer_lab.activations import Prompts, capture, check_finite, record_states
-from sarsteer_lab.batch import Batch, Encoded
+from sarsteer_lab.activations import capture, check_finite, record_states
+from sarsteer_lab.batch import Batch, Encoded, Prompts
 from sarsteer_lab.decoding import check_logits
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.contrast import common_tails

@@ -9,8 +9,9 @@ from sarsteer_lab.course.session import evaluation_folder
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.evaluation import kept, tasks
 from sarsteer_lab.evaluation.defences import Defence, PromptDefence, SteeringDefence
-from sarsteer_lab.lalm import LALM, HookedModelError
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, Request
+from sarsteer_lab.results import HookedModelError
 from sarsteer_lab.steering import SteeringVectors, steer
 
 pytestmark = pytest.mark.usefixtures("cache")

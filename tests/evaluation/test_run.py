@@ -33,9 +33,10 @@ from sarsteer_lab.evaluation.gates import Condition, NullSpaceGate
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.run import EvaluationError, batch_size_for, run
 from sarsteer_lab.evaluation.table import evaluation_table
-from sarsteer_lab.lalm import LALM, HookedModelError
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.prompts import Request
+from sarsteer_lab.results import HookedModelError
 from sarsteer_lab.steering import SteeringVectors, steer
 
 FILES = ("manifest.json", "responses.jsonl", "outcomes.jsonl")

@@ -15,11 +15,12 @@ from sarsteer_lab.activations import capture, capture_answer, capture_positions
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.keeping import kept
-from sarsteer_lab.lalm import LALM, HookedModelError
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.probe.recorded import CLOSE, NotRecorded
 from sarsteer_lab.probe.tape import Tape, TapeStore, apart, begin, compact, finish, sketched
 from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.results import HookedModelError
 from sarsteer_lab.steering import steer
 from sarsteer_lab.store import Store
 from sarsteer_lab.vectors import SteeringVectors

@@ -1,0 +1,106 @@
+"""The options of the command line: what they take, and what their help says."""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from typer import BadParameter, Exit, Option
+
+from sarsteer_lab import __version__
+
+
+def number(given: str | float) -> float:
+    """A finite number; anything else is wrong usage."""
+    try:
+        if math.isfinite(value := float(given)):
+            return value
+    except ValueError:
+        pass
+    raise BadParameter(f"{given!r} is not a finite number")
+
+
+def count(given: str | int) -> int:
+    """A whole number from 1 on; anything else is wrong usage."""
+    if not str(given).isdecimal() or int(given) < 1:
+        raise BadParameter(f"{given!r} is not a whole number from 1 on")
+    return int(given)
+
+
+def each_of(values: Sequence[str], kind: Callable[[str], Any] = str) -> list[Any]:
+    """The values of an option that may be repeated, and hold several with commas between."""
+    return [kind(text.strip()) for value in values for text in value.split(",")]
+
+
+def results(folder: Path) -> Path:
+    """A folder for results, looked at before the model is loaded, which takes a minute."""
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"--folder {folder} is a file: results need a folder")
+    return folder
+
+
+def show_version(wanted: bool) -> None:
+    """Print the version and stop, if it is asked for."""
+    if wanted:
+        print(f"sarsteer-lab {__version__}")
+        raise Exit
+
+
+Several = list[str] | None
+Model = Annotated[str, Option(help="pocket, a checkpoint's folder, or a Hugging Face id")]
+Safety = Annotated[
+    float | None, Option(parser=number, help="the pocket model's safety dial: 0 none, 1 all")
+]
+Alpha = Annotated[float, Option(parser=number, help="steering strength")]
+K = Annotated[int, Option(parser=count, help="dimensions of the safe space")]
+REFUSAL = (
+    "what steering is derived from: paper, rule, conditional, inspect, examples, or a sentence"
+)
+Refusal = Annotated[str, Option(metavar="TEXT", help=REFUSAL)]
+Refusals = Annotated[
+    Several, Option("--refusal", metavar="TEXT", help=f"{REFUSAL}; may be repeated")
+]
+Prompts = Annotated[
+    Path | None, Option(help="a folder of prompts of your own, laid out as data/prompts is")
+]
+SETS = (
+    "a set to ask: folder:PATH of yours, figstep:FOLDER, ...; may be repeated "
+    "(default: the shipped one)"
+)
+Sets = Annotated[Several, Option("--set", metavar="NAME:PATH", help=SETS)]
+Missing = Annotated[
+    Literal["error", "skip"], Option(help="what to do about records without their clip")
+]
+DERIVE = (
+    "a set whose derive split steering is derived from; may be repeated "
+    "(default: the shipped prompts)"
+)
+Derive = Annotated[Several, Option(metavar="NAME:PATH", help=DERIVE)]
+Limit = Annotated[int | None, Option(parser=count, help="so many requests of each set and label")]
+Split = Annotated[
+    Literal["derive", "validation", "test", "all"], Option(help="the part of the sets to ask")
+]
+Tokens = Annotated[int, Option(parser=count, help="length of an answer")]
+Folder = Annotated[Path, Option(callback=results, help="where results go")]
+WALKTHROUGH = "where summary.md goes, beside it each chapter as a page and its figures in figures/"
+Text = Annotated[
+    str | None, Option(help="the text beside the clip (default: to answer the request in it)")
+]
+Steer = Annotated[bool, Option("--steer", help="answer also with SARSteer (derived on first use)")]
+Family = Annotated[
+    str | None, Option(help="row of the families table to use (auto: the generic recipe)")
+]
+DRY = "load no weights: parts and memory from the config.json (an id in the cache, or a path)"
+DEFENCE = (
+    "a defence by its name, such as none or SARSteer; may be repeated (default: all; ? lists them)"
+)
+JUDGE = "phrase (default), or a Hugging Face id or folder of a judge model; may be repeated"
+TEMPLATE = (
+    "the judge models' template: a JSON file with text, answered, refused (default: SORRY-Bench's)"
+)
+Layers = Annotated[
+    Several, Option(metavar="LIST", help="layers to steer: all, 7, 3-8 (default: all)")
+]
+Ray = Annotated[
+    str | None, Option(help="a Ray cluster: auto, HOST:PORT, or local for one on this machine")
+]
