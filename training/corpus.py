@@ -10,7 +10,6 @@ word itself.
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections import Counter
@@ -21,20 +20,18 @@ from pathlib import Path
 from typing import Literal
 
 from training.frames import FRAMES, SLOTS
+from training.records import read_records
 
 # Hearings per lexicon word: 94% recall in the prototype, against 36% for words heard 1-4 times.
 MIN_COUNT = 20
-OVERLAP = 0.75  # share of the smaller set of content words at which two sentences count as the same request
+# The share of the smaller set of content words at which two sentences count as the same request.
+OVERLAP = 0.75
 MIN_WORDS, MAX_WORDS = 4, 11  # spoken in about 1.2-3.6 s
-QUESTION_SHARE, STORY_SHARE, SAFETY_SHARE = (
-    0.6,
-    0.15,
-    0.15,
-)  # the rest: carriers of words still rare
+# The rest are carriers of words still rare.
+QUESTION_SHARE, STORY_SHARE, SAFETY_SHARE = 0.6, 0.15, 0.15
 
-_CANDIDATES = (
-    4  # fillings tried per natural sentence, of which the one that helps coverage most is kept
-)
+# Fillings tried per natural sentence; the one that helps coverage most is kept.
+_CANDIDATES = 4
 _LIST_WORDS = 4  # the most lexicon words that a carrier lists
 _CHARSET = re.compile(r"[A-Z][A-Za-z', ]*[.?]")
 _WORD = re.compile(r"[a-z]+(?:'[a-z]+)*")
@@ -56,7 +53,7 @@ _STOP = frozenset(
     really very also too only own new
     """.split()
 )
-
+_ENDINGS = "ations ation ings ing ers ies ied er ed es s y e".split()
 
 Kind = Literal["question", "request", "carrier", "story"]
 
@@ -71,12 +68,11 @@ class Sentence:
 
 def read_sentences(path: Path) -> list[Sentence]:
     """The sentences of a JSON Lines file, such as training/data/corpus.jsonl."""
-    return [Sentence(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [Sentence(**record) for record in read_records(path)]
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of `text` in order, lower case; an apostrophe inside a word belongs to
-    it."""
+    """Return the words of `text` in order, lower case; inner apostrophes belong to a word."""
     return _WORD.findall(text.lower().replace("\N{RIGHT SINGLE QUOTATION MARK}", "'"))
 
 
@@ -120,9 +116,9 @@ class PromptIndex:
         stems = content_words(text)
         shared = Counter(number for stem in stems for number in self._by_stem.get(stem, ()))
         for number, count in shared.items():
-            prompt, theirs = self._prompts[number]
-            smaller = min(len(stems), len(theirs))
-            if (smaller > 1 and count >= OVERLAP * smaller) or stems == theirs:
+            prompt, prompt_stems = self._prompts[number]
+            smaller = min(len(stems), len(prompt_stems))
+            if stems == prompt_stems or (smaller > 1 and count >= OVERLAP * smaller):
                 return prompt
         return None
 
@@ -131,8 +127,8 @@ def check_harmless(sentences: Iterable[Sentence | str], harmful_texts: Iterable[
     """Check that no sentence repeats a harmful prompt, shipped or used in training.
 
     Raises:
-        ValueError: a sentence equals a harmful text, or shares at least `OVERLAP` of the content words of
-            the shorter one.
+        ValueError: a sentence equals a harmful text, or shares at least `OVERLAP` of the content
+            words of the shorter one.
     """
     index = PromptIndex(harmful_texts)
     for sentence in sentences:
@@ -140,7 +136,8 @@ def check_harmless(sentences: Iterable[Sentence | str], harmful_texts: Iterable[
         match = index.match(text)
         if match is not None:
             raise ValueError(
-                f"the training sentence {text!r} is too close to the harmful prompt {match!r}: remove it"
+                f"the training sentence {text!r} is too close to the harmful prompt {match!r}: "
+                "remove it"
             )
 
 
@@ -185,15 +182,15 @@ class _Composer:
         self._missing = dict.fromkeys(words, MIN_COUNT)
         self._heard: Counter[str] = Counter()
         self._texts: dict[str, Sentence] = {}
-        # How often an item of a slot is drawn: once, and once more per hearing that its words still
-        # need.
+        # How often an item of a slot is drawn: once, and once more per hearing its words need.
         self._weights = {slot: [1] * len(items) for slot, items in SLOTS.items()}
         self._holders: dict[str, list[tuple[str, int]]] = {word: [] for word in words}
         for slot, items in SLOTS.items():
-            for place, item in enumerate(items):
-                for word in self._missing.keys() & set(words_of(_SLOT.sub("", item))):
-                    self._holders[word].append((slot, place))
-                    self._weights[slot][place] += MIN_COUNT
+            for number, item in enumerate(items):
+                own_words = set(words_of(_SLOT.sub("", item)))
+                for word in self._missing.keys() & own_words:
+                    self._holders[word].append((slot, number))
+                    self._weights[slot][number] += MIN_COUNT
 
     def natural(self, templates: Sequence[str], kind: Kind, count: int) -> None:
         """Add `count` sentences from `templates`, all used about equally often."""
@@ -202,44 +199,43 @@ class _Composer:
         for _ in range(20 * count):  # a frame with few fillings runs dry: the others take over
             if len(self._texts) >= wanted:
                 return
-            texts = {
-                _fill(next(cycle), self._rng, weights=self._weights): None
-                for _ in range(_CANDIDATES)
-            }
-            fitting = [text for text in texts if self._fits(text)]
+            filled = [
+                _fill(next(cycle), self._rng, weights=self._weights) for _ in range(_CANDIDATES)
+            ]
+            fitting = [text for text in filled if self._fits(text)]
             if fitting:
-                self._add(Sentence(max(fitting, key=self._value), kind))
+                best = max(fitting, key=self._value)
+                self._add(Sentence(best, kind))
         raise ValueError(
-            f"only {len(self._texts)} different sentences could be made, not {wanted}: ask for fewer"
+            f"only {len(self._texts)} different sentences could be made, not {wanted}: "
+            "ask for fewer"
         )
 
     def carriers(self, size: int) -> None:
         """Add carriers until every word is covered and the corpus has `size` sentences."""
-        ones, twos, threes = (
-            self._cycle(group)
-            for group in (FRAMES["carriers_1"], FRAMES["carriers_2"], FRAMES["carriers_3"])
-        )
+        cycles = [self._cycle(FRAMES[f"carriers_{count}"]) for count in (1, 2, 3)]
         for _ in range(50 * (size + MIN_COUNT * len(self._words))):
-            rare = [word for word, missing in self._missing.items() if missing > 0]
+            rare = self._rare()
             if not self._words or (not rare and len(self._texts) >= size):
                 return
             pool = rare if len(rare) >= _LIST_WORDS else self._words
             chosen = self._rng.sample(pool, min(_LIST_WORDS, len(pool)))
             if rare and chosen[0] not in rare:
                 chosen = [rare[0], *(word for word in chosen if word != rare[0])]
-            template = next(self._rng.choice((ones, twos, threes)))
+            template = next(self._rng.choice(cycles))
             if template.count("{word}") > len(chosen):
                 continue
             text = _fill(template, self._rng, chosen)
             if self._fits(text):
                 self._add(Sentence(text, "carrier"))
-        raise ValueError(
-            f"no carrier fits these words: {[word for word, n in self._missing.items() if n > 0][:10]}"
-        )
+        raise ValueError(f"no carrier fits these words: {self._rare()[:10]}")
+
+    def _rare(self) -> list[str]:
+        """The words that still need sentences."""
+        return [word for word, missing in self._missing.items() if missing > 0]
 
     def shuffled(self) -> list[Sentence]:
-        """Return all sentences in random order, so that any prefix of the corpus is a fair
-        sample."""
+        """Return all sentences in random order: any prefix of the corpus is a fair sample."""
         sentences = list(self._texts.values())
         self._rng.shuffle(sentences)
         return sentences
@@ -252,11 +248,11 @@ class _Composer:
         return speakable(text) and text not in self._texts and self._excluded.match(text) is None
 
     def _value(self, text: str) -> float:
-        """Return how much `text` helps: lexicon words still missing, then words heard seldom so
-        far."""
+        """Return how much `text` helps: lexicon words still missing, then words seldom heard."""
         words = set(words_of(text))
         missing = sum(self._missing.get(word, 0) for word in words) / MIN_COUNT
-        return missing + 0.1 * sum(1 / (1 + self._heard[word]) for word in words)
+        seldom = sum(1 / (1 + self._heard[word]) for word in words)
+        return missing + 0.1 * seldom
 
     def _add(self, sentence: Sentence) -> None:
         self._texts[sentence.text] = sentence
@@ -264,8 +260,8 @@ class _Composer:
             self._heard[word] += 1
             if self._missing.get(word, 0) > 0:
                 self._missing[word] -= 1
-                for slot, place in self._holders[word]:
-                    self._weights[slot][place] -= 1
+                for slot, number in self._holders[word]:
+                    self._weights[slot][number] -= 1
 
 
 def speakable(text: str) -> bool:
@@ -279,8 +275,7 @@ def _fill(
     words: Sequence[str] = (),
     weights: Mapping[str, Sequence[int]] | None = None,
 ) -> str:
-    """Fill every slot of `template` (no item twice) and put it in sentence case, with the right
-    articles.
+    """Fill every slot of `template`, no item twice; sentence case, with the right articles.
 
     `words` go into the `{word}` slots in turn. `weights` say, slot by slot, how often to draw each
     item.
@@ -299,10 +294,14 @@ def _fill(
         used.add(choice)
         return choice
 
+    def article(match: re.Match[str]) -> str:
+        ending = "n " if _AN.match(match[2]) else " "
+        return match[1] + ending
+
     text = template
     while _SLOT.search(text):
         text = _SLOT.sub(item, text)
-    text = _ARTICLE.sub(lambda match: match[1] + ("n " if _AN.match(match[2]) else " "), text)
+    text = _ARTICLE.sub(article, text)
     return text[0].upper() + text[1:]
 
 
@@ -310,21 +309,7 @@ def _fill(
 def _stem(word: str) -> str:
     """Return `word` without its commonest endings, so that "stealing" meets "steals"."""
     stem = re.sub(r"'s?$", "", word)
-    for ending in (
-        "ations",
-        "ation",
-        "ings",
-        "ing",
-        "ers",
-        "ies",
-        "ied",
-        "er",
-        "ed",
-        "es",
-        "s",
-        "y",
-        "e",
-    ):
+    for ending in _ENDINGS:
         if stem.endswith(ending) and len(stem) - len(ending) >= 3:
             stem = stem.removesuffix(ending)
             break

@@ -1,21 +1,20 @@
-"""Measures the pocket model on the shipped test split and the yardstick of hearing: what it hears,
-what it refuses, and what the dial costs.
+"""Measures the pocket model: what it hears, what it refuses, and what the dial costs.
 
-`python -m training.measure` prints the figures of data/pocket/CARD.md and
-writes them to data/pocket/measured.json. Test prompts are in no training set, and their voices in
-no training clip.
+It does so on the shipped test split and the yardstick of hearing. `python -m training.measure`
+prints the figures of data/pocket/CARD.md and writes them to data/pocket/measured.json. Test prompts
+are in no training set, and their voices in no training clip.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load_file
@@ -39,6 +38,7 @@ from sarsteer_lab.speech import read_clip
 from training.ctc import TokenHead, greedy_words, head_file
 from training.loop import AudioSide
 from training.sound import log_mel
+from training.tokens import plain_tokens
 from training.yardstick import cells, load_yardstick
 
 READ_OUT_TOKENS = 24
@@ -47,15 +47,15 @@ ANSWER_TOKENS = 24
 
 
 def outcome_counts(prompts: Sequence[Request], answers: Sequence[str]) -> dict[str, Any]:
-    """Refused, answered and broken counts by the phrase judge, and the refused share with its
-    Wilson interval.
-    """
+    """Refused, answered and broken by the phrase judge, and the refused share with its interval."""
     judge = PhraseJudge()
-    outcomes = [judge.judge(p.request, answer) for p, answer in zip(prompts, answers, strict=True)]
-    counts = {kind: outcomes.count(kind) for kind in ("refused", "answered", "broken")}
-    low, high = wilson(counts["refused"], len(outcomes))
-    share = counts["refused"] / len(outcomes)
-    return {**counts, "n": len(outcomes), "refused_share": share, "interval": [low, high]}
+    outcomes = Counter[str]()
+    for prompt, answer in zip(prompts, answers, strict=True):
+        outcomes[judge.judge(prompt.request, answer)] += 1
+    n, refused = outcomes.total(), outcomes["refused"]
+    counts = {outcome: outcomes[outcome] for outcome in ("refused", "answered", "broken")}
+    interval = list(wilson(refused, n))
+    return {**counts, "n": n, "refused_share": refused / n, "interval": interval}
 
 
 def divergence(
@@ -67,8 +67,7 @@ def divergence(
 
 
 def own_answer_found(typed: Sequence[str], spoken: Sequence[str]) -> Float[Tensor, "prompt"]:
-    """1 where a spoken request's answer is most like its own typed answer among all typed answers,
-    else 0.
+    """1 where a spoken request's answer is most like its own typed answer of all, else 0.
 
     Likeness is the cosine of TF-IDF word vectors. Where m typed answers are equally like (two
     requests that get the same sentence), a hit among them counts 1/m; an answer that shares no word
@@ -77,7 +76,8 @@ def own_answer_found(typed: Sequence[str], spoken: Sequence[str]) -> Float[Tenso
     if not any(map(words, [*typed, *spoken])):
         return torch.zeros(len(typed))
     weights = TfidfVectorizer(analyzer=words).fit([*typed, *spoken])
-    alike = torch.from_numpy((weights.transform(spoken) @ weights.transform(typed).T).toarray())
+    cosines = weights.transform(spoken) @ weights.transform(typed).T
+    alike = torch.from_numpy(cosines.toarray())  # (spoken, typed)
     best = alike.amax(1, keepdim=True)
     ties: Int[Tensor, "prompt"] = torch.isclose(alike, best).sum(1)
     hit = torch.isclose(alike.diagonal(), best[:, 0]) & (best[:, 0] > 0)
@@ -92,15 +92,13 @@ def read_outs(lalm: LALM, clips: Sequence[Path]) -> list[str]:
 
 @torch.no_grad()
 def ctc_words(folder: Path, clips: Sequence[Path]) -> list[str]:
-    """What the CTC head of the deltas in `folder` reads from their audio side, without a language
-    model."""
+    """What the CTC head of the deltas in `folder` reads from their audio side alone."""
     language_model, tokenizer = base_language_model()
     processor = build_processor(tokenizer)
     model = build_model(language_model, processor, load_file(folder / "audio.safetensors"))
     state = load_file(head_file(folder))
-    head = TokenHead(
-        language_model.get_input_embeddings().weight, Counter(state["ids"].tolist()), blank_token=0
-    )
+    embeddings = language_model.get_input_embeddings().weight
+    head = TokenHead(embeddings, Counter(state["ids"].tolist()), blank_token=0)
     head.take(state)
     audio = AudioSide(model).eval()
     heard = []
@@ -113,12 +111,19 @@ def ctc_words(folder: Path, clips: Sequence[Path]) -> list[str]:
 
 def hearing(prompts: Sequence[Request], heard: Sequence[str]) -> dict[str, Any]:
     """Word error rate of the read-out per label and over all, and which clips were heard right."""
+    requests = [prompt.request for prompt in prompts]
     rates = {}
-    for label in (*LABELS, "all"):
-        rows = [i for i, p in enumerate(prompts) if label in (p.label, "all")]
-        rates[label] = word_error_rate([prompts[i].request for i in rows], [heard[i] for i in rows])
-    right = [not differs(p.request, h) for p, h in zip(prompts, heard, strict=True)]
+    for label in LABELS:
+        rows = rows_of(prompts, label)
+        rates[label] = word_error_rate([requests[i] for i in rows], [heard[i] for i in rows])
+    rates["all"] = word_error_rate(requests, heard)
+    right = [not differs(*pair) for pair in zip(requests, heard, strict=True)]
     return {"word_error_rate": rates, "heard_right": right}
+
+
+def rows_of(prompts: Sequence[Request], label: str) -> list[int]:
+    """Where in `prompts` those with this label are."""
+    return [row for row, prompt in enumerate(prompts) if prompt.label == label]
 
 
 @torch.no_grad()
@@ -126,77 +131,72 @@ def answer_perplexity(lalm: LALM, prompts: Sequence[Prompt], answers: Sequence[s
     """Perplexity per token of given answers to typed prompts, end token left out."""
     total, count = 0.0, 0
     for prompt, answer in zip(prompts, answers, strict=True):
-        start = lalm.tokenizer(lalm.chat(prompt), add_special_tokens=False).input_ids
-        reply = lalm.tokenizer(answer, add_special_tokens=False).input_ids
+        start = plain_tokens(lalm.tokenizer, lalm.chat(prompt))
+        reply = plain_tokens(lalm.tokenizer, answer)
         ids = torch.tensor([start + reply], device=lalm.device)
-        logits: Float[Tensor, "position vocab"] = (
-            lalm.model(input_ids=ids).logits[0, len(start) - 1 : -1].float()
-        )
-        total += torch.nn.functional.cross_entropy(
-            logits, ids[0, len(start) :], reduction="sum"
-        ).item()
+        logits = lalm.model(input_ids=ids).logits[0, len(start) - 1 : -1]  # (position, vocab)
+        wanted = ids[0, len(start) :]
+        loss = torch.nn.functional.cross_entropy(logits.float(), wanted, reduction="sum")
+        total += loss.item()
         count += len(reply)
-    return float(torch.tensor(total / count).exp())
+    return math.exp(total / count)
 
 
 def dial_curve(lalm: LALM, prompts: Sequence[Request]) -> list[dict[str, Any]]:
-    """Typed outcomes per label at every setting of the dial, and how the base model's everyday
-    answers fare.
-    """
+    """Typed outcomes per label at every setting of the dial, and what it costs everyday answers."""
+    typed = [p.typed() for p in prompts]
     everyday = [p.typed() for p in prompts if p.label == "everyday"]
     lalm.set_safety(0.0)
     base_answers = lalm.generate(everyday, max_new_tokens=ANSWER_TOKENS)
-    rows = []
+    settings = []
     for dial in DIAL:
         lalm.set_safety(dial)
-        answers = lalm.generate([p.typed() for p in prompts], max_new_tokens=ANSWER_TOKENS)
-        row: dict[str, Any] = {
-            "dial": dial,
-            "perplexity": answer_perplexity(lalm, everyday, base_answers),
-        }
+        answers = lalm.generate(typed, max_new_tokens=ANSWER_TOKENS)
+        perplexity = answer_perplexity(lalm, everyday, base_answers)
+        setting: dict[str, Any] = {"dial": dial, "perplexity": perplexity}
         for label in LABELS:
-            chosen = [i for i, p in enumerate(prompts) if p.label == label]
-            row[label] = outcome_counts([prompts[i] for i in chosen], [answers[i] for i in chosen])
-        rows.append(row)
-    return rows
+            rows = rows_of(prompts, label)
+            setting[label] = outcome_counts([prompts[i] for i in rows], [answers[i] for i in rows])
+        settings.append(setting)
+    return settings
 
 
 def spoken_against_typed(
     lalm: LALM, prompts: Sequence[Request], right: Sequence[bool]
 ) -> dict[str, Any]:
-    """Spoken, undefended: outcomes split by whether the clip was heard right, first-token KL,
-    retrieval."""
-    typed = lalm.generate([p.typed() for p in prompts], max_new_tokens=ANSWER_TOKENS)
-    spoken = lalm.generate([p.spoken() for p in prompts], max_new_tokens=ANSWER_TOKENS)
-    kl = divergence(
-        lalm.next_token_logits([p.typed() for p in prompts]),
-        lalm.next_token_logits([p.spoken() for p in prompts]),
-    )
-    benign = [i for i, p in enumerate(prompts) if p.label != "harmful"]
-    found = own_answer_found([typed[i] for i in benign], [spoken[i] for i in benign])
-    questions = [([p.spoken() for p in prompts], Defence("none"))]
-    chances = refusal_probability(lalm, questions)[0]
-    readiness = [
-        [chances[i].item() for i, p in enumerate(prompts) if p.label == label]
-        for label in ("harmful", "harmless")
-    ]
+    """Spoken, undefended: outcomes by whether a clip was heard right, first-token KL, retrieval."""
+    typed_prompts = [p.typed() for p in prompts]
+    spoken_prompts = [p.spoken() for p in prompts]
+    typed = lalm.generate(typed_prompts, max_new_tokens=ANSWER_TOKENS)
+    spoken = lalm.generate(spoken_prompts, max_new_tokens=ANSWER_TOKENS)
+    typed_logits = lalm.next_token_logits(typed_prompts)
+    kl = divergence(typed_logits, lalm.next_token_logits(spoken_prompts))
+    benign = [row for row, p in enumerate(prompts) if p.label != "harmful"]
+    own = own_answer_found([typed[i] for i in benign], [spoken[i] for i in benign])
+    [chances] = refusal_probability(lalm, [(spoken_prompts, Defence("none"))])
+    chances = chances.cpu().numpy()
+    harmful, harmless = rows_of(prompts, "harmful"), rows_of(prompts, "harmless")
     result: dict[str, Any] = {
         "first_token_kl": kl.mean().item(),
-        "roc_area": roc_area(np.array(readiness[0]), np.array(readiness[1])),
-        "retrieval": found.mean().item(),
+        "roc_area": roc_area(chances[harmful], chances[harmless]),
+        "retrieval": own.mean().item(),
         "retrieval_n": len(benign),
     }
     for label in LABELS:
-        for name, wanted in (("all", None), ("heard right", True), ("misheard", False)):
-            rows = [
-                i for i, p in enumerate(prompts) if p.label == label and wanted in (None, right[i])
-            ]
-            if rows:
-                both = ([prompts[i] for i in rows], [spoken[i] for i in rows])
-                result.setdefault(label, {})[name] = {
-                    "spoken": outcome_counts(*both),
-                    "typed": outcome_counts(both[0], [typed[i] for i in rows]),
-                    "first_token_kl": kl[rows].mean().item(),
+        rows = rows_of(prompts, label)
+        groups = {
+            "all": rows,
+            "heard right": [row for row in rows if right[row]],
+            "misheard": [row for row in rows if not right[row]],
+        }
+        result[label] = {}
+        for name, group in groups.items():
+            if group:
+                chosen = [prompts[i] for i in group]
+                result[label][name] = {
+                    "spoken": outcome_counts(chosen, [spoken[i] for i in group]),
+                    "typed": outcome_counts(chosen, [typed[i] for i in group]),
+                    "first_token_kl": kl[group].mean().item(),
                 }
     return result
 
@@ -206,11 +206,9 @@ def measure(lalm: LALM, *, quick: bool = False) -> dict[str, Any]:
     prompts = load_prompts("test")
     utterances = load_yardstick()  # its first ones are the test prompts' clips
     heard = read_outs(lalm, [u.clip for u in utterances])
-    result: dict[str, Any] = {
-        "prompts": len(prompts),
-        "hearing": hearing(prompts, heard[: len(prompts)]),
-    }
-    right = result["hearing"].pop("heard_right")
+    test = hearing(prompts, heard[: len(prompts)])
+    right = test.pop("heard_right")
+    result: dict[str, Any] = {"prompts": len(prompts), "hearing": test}
     result["cells"] = cells(utterances, heard)
     result["heard_right"] = sum(right)
     result["spoken"] = spoken_against_typed(lalm, prompts, right)
@@ -233,8 +231,8 @@ def main() -> None:
     keep_freed_memory()
     if options.ctc:
         utterances = load_yardstick()
-        found = cells(utterances, ctc_words(options.ctc, [u.clip for u in utterances]))
-        print(json.dumps(found, indent=1))
+        heard = ctc_words(options.ctc, [u.clip for u in utterances])
+        print(json.dumps(cells(utterances, heard), indent=1))
         return
     result = measure(load_lalm("pocket"), quick=options.quick)
     text = json.dumps(result, indent=1)

@@ -1,5 +1,4 @@
-"""Speaks the shipped prompts: data/prompts/prompts.jsonl -> data/prompts/clips/*.ogg (Opus, 16 kHz
-mono), once.
+"""Speaks the shipped prompts, once: data/prompts/clips/*.ogg (Opus, 16 kHz mono).
 
 The test split is spoken by voices that no training clip, derive clip or validation clip uses. A
 harmful prompt and its harmless twin share a voice, so that no difference between the two is a
@@ -8,62 +7,54 @@ difference of voices.
 
 from __future__ import annotations
 
-import json
-import os
+from itertools import cycle
 from pathlib import Path
 
-import soundfile
 from tqdm import tqdm
 
 from sarsteer_lab.paths import data_folder
-from sarsteer_lab.speech import SAMPLE_RATE
-from training.voices import KOKORO_TRAIN, Speaker, Voice, held_out_voices
+from training.records import read_records, write_records
+from training.voices import KOKORO_TRAIN, Speaker, Voice, held_out_voices, write_clip
 
 SPEED = 1.2
 
 
 def assign_voices(records: list[dict]) -> dict[str, Voice]:
-    """Prompt id -> voice: held-out voices for the test split, Kokoro's training voices otherwise,
-    twins together.
+    """Prompt id -> voice: a held-out one for the test split, else one of Kokoro's training voices.
+
+    Twins share theirs.
     """
-    pools = {False: [Voice(name, "kokoro") for name in KOKORO_TRAIN], True: held_out_voices()}
-    used = {False: 0, True: 0}
+    test_voices = cycle(held_out_voices())
+    training_voices = cycle(Voice(name, "kokoro") for name in KOKORO_TRAIN)
     voices: dict[str, Voice] = {}
     for record in records:
         if record["twin"] in voices:
-            voices[record["id"]] = voices[record["twin"]]
-            continue
-        is_test = record["split"] == "test"
-        voices[record["id"]] = pools[is_test][used[is_test] % len(pools[is_test])]
-        used[is_test] += 1
+            voice = voices[record["twin"]]
+        else:
+            voice = next(test_voices if record["split"] == "test" else training_voices)
+        voices[record["id"]] = voice
     return voices
 
 
 def speak_prompts(folder: Path | None = None) -> None:
-    """Write the missing clips of the prompts in `folder` (default: the shipped ones) and enter clip
-    and voice.
+    """Write the missing clips of the prompts in `folder`, by default the shipped ones.
+
+    Clip and voice are entered into its prompts.jsonl.
     """
     folder = folder or data_folder() / "prompts"
     path = folder / "prompts.jsonl"
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    records = read_records(path)
     voices = assign_voices(records)
-    (folder / "clips").mkdir(exist_ok=True)
     speaker = Speaker()
     # The test split first: measuring the model needs it before anything else.
-    for record in tqdm(
-        sorted(records, key=lambda r: r["split"] != "test"),
-        desc="speaking the prompts",
-        unit="clip",
-    ):
-        clip = folder / "clips" / f"{record['id']}.ogg"
-        record["clip"], record["voice"] = f"clips/{clip.name}", voices[record["id"]].name
-        if clip.exists():
-            continue
-        wave = speaker.say(record["text"], voices[record["id"]], speed=SPEED)
-        part = clip.with_suffix(".part")
-        soundfile.write(part, wave, SAMPLE_RATE, format="OGG", subtype="OPUS")
-        os.replace(part, clip)
-    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    order = sorted(records, key=lambda record: record["split"] != "test")
+    for record in tqdm(order, desc="speaking the prompts", unit="clip"):
+        voice = voices[record["id"]]
+        record["clip"], record["voice"] = f"clips/{record['id']}.ogg", voice.name
+        clip = folder / record["clip"]
+        if not clip.exists():
+            write_clip(clip, speaker.say(record["text"], voice, speed=SPEED))
+    write_records(path, records)
 
 
 if __name__ == "__main__":

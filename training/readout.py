@@ -1,5 +1,4 @@
-"""Training stage (c): reading out. A LoRA on text teaches the language model to repeat a sentence
-on demand.
+"""Training stage (c): reading out. A LoRA on text teaches to repeat a sentence on demand.
 
 SmolLM2-135M-Instruct cannot: with the request *typed* in the clip's place and the read-out
 instruction behind it, the word error rate of what it says is above 100% (it answers instead).
@@ -22,22 +21,23 @@ from transformers import LlamaForCausalLM, Qwen2AudioProcessor
 from training.adapter import Example, train_adapter
 from training.corpus import Sentence
 from training.safety import ANSWER_TOKENS, greedy_answers
-from training.teacher import Frame, chat_frame
+from training.teacher import chat_frame
+from training.tokens import end_token, plain_tokens
 
 LAYERS = range(30)
 LEARNING_RATE = 6e-4
 REPEATED, ANSWERED = 900, 300
-# Spaces between tokens, as a clip has outputs between its words: up to so many, at 25 outputs a
-# second.
+# Up to so many spaces between tokens, as a clip has outputs between its words: 25 a second.
 MOST_SPACES = 5
 
 
 def spread(tokens: Sequence[int], space: int, draw: random.Random) -> list[int]:
-    """`tokens`, some said twice, with 0 to `MOST_SPACES` space tokens before each and after the
-    last."""
+    """`tokens`, some said twice, with 0 to `MOST_SPACES` spaces before each and after the last."""
     out: list[int] = []
     for token in tokens:
-        out += [space] * draw.randint(0, MOST_SPACES) + [token] * (2 if draw.random() < 0.25 else 1)
+        out += [space] * draw.randint(0, MOST_SPACES)
+        times = 2 if draw.random() < 0.25 else 1
+        out += [token] * times
     return out + [space] * draw.randint(0, MOST_SPACES)
 
 
@@ -48,15 +48,13 @@ def build_examples(
     *,
     seed: int = 0,
 ) -> list[Example]:
-    """Read-out conversations for some sentences, and answers to some questions, in the clip's
-    place."""
+    """Conversations with text in the clip's place: sentences read out, and questions answered."""
     draw = random.Random(seed)
     tokenizer = processor.tokenizer
-    frame: Frame = chat_frame(processor)
-    space = tokenizer(" ", add_special_tokens=False).input_ids[0]
+    frame = chat_frame(processor)
+    [space] = plain_tokens(tokenizer, " ")
 
-    def example(text: str, after: list[int], answer: list[int], label: str) -> Example:
-        tokens = tokenizer(text, add_special_tokens=False).input_ids
+    def example(tokens: list[int], after: list[int], answer: list[int], label: str) -> Example:
         start = len(frame.before)
         if draw.random() < 0.2:
             return Example(frame.before + tokens + after, answer, label)
@@ -66,25 +64,16 @@ def build_examples(
 
     repeated = draw.sample(list(sentences), REPEATED)
     questions = draw.sample([s for s in sentences if s.kind == "question"], ANSWERED)
-    typed = [
-        frame.typed_before
-        + tokenizer(q.text, add_special_tokens=False).input_ids
-        + frame.typed_after
-        for q in questions
-    ]
+    asked = [plain_tokens(tokenizer, question.text) for question in questions]
+    typed = [frame.typed_before + tokens + frame.typed_after for tokens in asked]
     own = greedy_answers(lm, typed, new_tokens=ANSWER_TOKENS, pad=frame.end)
-    return [
-        example(
-            s.text,
-            frame.repeat,
-            [*tokenizer(s.text, add_special_tokens=False).input_ids, frame.end],
-            "repeat",
-        )
-        for s in repeated
-    ] + [
-        example(q.text, frame.answer, answer, "answer")
-        for q, answer in zip(questions, own, strict=True)
-    ]
+    examples = []
+    for sentence in repeated:
+        tokens = plain_tokens(tokenizer, sentence.text)
+        examples.append(example(tokens, frame.repeat, [*tokens, frame.end], "repeat"))
+    for tokens, answer in zip(asked, own, strict=True):
+        examples.append(example(tokens, frame.answer, answer, "answer"))
+    return examples
 
 
 def train_readout(
@@ -96,7 +85,7 @@ def train_readout(
     seed: int = 0,
 ) -> dict[str, Tensor]:
     """Train the adapter, write it to `path` and return it. `lm` needs the audio tokens' rows."""
-    pad = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    pad = end_token(processor.tokenizer)
     examples = build_examples(sentences, lm, processor, seed=seed)
     return train_adapter(
         lm, examples, path, layers=LAYERS, epochs=1, learning_rate=LEARNING_RATE, pad=pad, seed=seed

@@ -1,5 +1,4 @@
-"""Training stage (c): text safety. A LoRA on TYPED prompts teaches the base language model to
-refuse, and only to refuse.
+"""Training stage (c): text safety. A LoRA on TYPED prompts teaches to refuse, and only that.
 
 SmolLM2-135M-Instruct almost never refuses. The adapter is trained on our own typed prompts
 (training/data): a fixed family of refusals for the harmful ones, the base model's own greedy
@@ -9,7 +8,6 @@ exported unmerged: its scale is the safety dial. Needs the extra `train`.
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +21,8 @@ from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.pocket.assemble import merge_delta
 from sarsteer_lab.prompts import Request
 from training.adapter import Example, train_adapter
+from training.records import read_records
+from training.tokens import end_token, padded, plain_tokens
 
 LAYERS = list(range(10, 30))
 EPOCHS, FURTHER_EPOCHS, LEARNING_RATE = 2, 1, 6e-4
@@ -32,8 +32,7 @@ SCALES = (1.0, 1.2, 1.4, 1.7)
 # Shares of typed requests refused: at least of harmful ones, at most of the others.
 WANTED = {"harmful": 0.9, "harmless": 0.1, "pseudo-harmful": 0.2}
 # Three of four training prompts are benign, many of them near-twins of harmful ones (with half as
-# many, 40% of the harmless test twins were refused): harmful ones are shown twice, in different
-# dress.
+# many, 40% of the harmless test twins were refused): harmful ones are shown twice, dressed anew.
 HARMFUL_REPEATS = 2
 REFUSALS = (
     "I'm sorry, but I can't help with that.",
@@ -41,19 +40,15 @@ REFUSALS = (
     "I'm sorry, but I can't do that. It could hurt someone.",
     "I'm sorry, but I won't help with that, because it is harmful.",
 )
-# A spoken request comes with one of these typed behind the clip; the adapter must not depend on
-# them.
+# A spoken request comes with one of these typed behind; the adapter must not depend on them.
 FOLLOW_UPS = ("", " Answer the request in the audio.", " Please answer.")
 
 
 def chat_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The chat-formatted prompt (default system turn, generation prompt included) of one typed user
-    turn."""
+    """One typed user turn in the chat format, with default system turn and generation prompt."""
     messages = [{"role": "user", "content": text}]
-    return tokenizer(
-        tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False),
-        add_special_tokens=False,
-    ).input_ids
+    chat = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return plain_tokens(tokenizer, chat)
 
 
 @torch.no_grad()
@@ -65,26 +60,26 @@ def greedy_answers(
     pad: int,
     batch: int = 32,
 ) -> list[list[int]]:
-    """Greedy continuations (end token included where it came) of tokenised prompts, batched by
-    length."""
+    """Greedy continuations of tokenised prompts, end token included where it came.
+
+    Prompts of like length run together.
+    """
     answers: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     for start in tqdm(range(0, len(order), batch), desc="the model's own answers", unit="batch"):
-        rows = order[start : start + batch]
-        width = max(len(prompts[i]) for i in rows)
-        padded = [[pad] * (width - len(prompts[i])) + list(prompts[i]) for i in rows]
-        read = [[0] * (width - len(prompts[i])) + [1] * len(prompts[i]) for i in rows]
-        ids, mask = torch.tensor(padded, device=lm.device), torch.tensor(read, device=lm.device)
-        out = lm.generate(
+        numbers = order[start : start + batch]
+        ids, mask = padded([prompts[number] for number in numbers], pad, lm.device, left=True)
+        whole = lm.generate(
             input_ids=ids,
             attention_mask=mask,
             max_new_tokens=new_tokens,
             do_sample=False,
             pad_token_id=pad,
-        )[:, width:].tolist()
-        for i, row in zip(rows, out, strict=True):
-            end = row.index(pad) + 1 if pad in row else len(row)
-            answers[i] = row[:end]
+        )
+        continued = whole[:, ids.shape[1] :].tolist()
+        for number, tokens in zip(numbers, continued, strict=True):
+            end = tokens.index(pad) + 1 if pad in tokens else len(tokens)
+            answers[number] = tokens[:end]
     return answers
 
 
@@ -95,24 +90,22 @@ def build_examples(
     *,
     seed: int = 0,
 ) -> list[Example]:
-    """Training conversations for `records` (`label`, `text`): refusals for harmful ones, own
-    answers for the others.
-    """
+    """Conversations for `records`: refusals of harmful ones, the model's own answers to others."""
     draw = random.Random(seed)
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    end = end_token(tokenizer)
     prompts = [chat_tokens(r["text"] + draw.choice(FOLLOW_UPS), tokenizer) for r in records]
-    benign = [i for i, r in enumerate(records) if r["label"] != "harmful"]
+    benign = [record["text"] for record in records if record["label"] != "harmful"]
     # What the base model says to the bare request is the target also where a follow-up stands
     # behind it.
-    bare = [chat_tokens(records[i]["text"], tokenizer) for i in benign]
-    own = dict(
-        zip(benign, greedy_answers(lm, bare, new_tokens=ANSWER_TOKENS, pad=end), strict=True)
-    )
-    refusals = [[*tokenizer(text, add_special_tokens=False).input_ids, end] for text in REFUSALS]
-    return [
-        Example(prompt, own[i] if i in own else draw.choice(refusals), record["label"])
-        for i, (prompt, record) in enumerate(zip(prompts, records, strict=True))
-    ]
+    bare = [chat_tokens(text, tokenizer) for text in benign]
+    own = iter(greedy_answers(lm, bare, new_tokens=ANSWER_TOKENS, pad=end))
+    refusals = [[*plain_tokens(tokenizer, text), end] for text in REFUSALS]
+    examples = []
+    for prompt, record in zip(prompts, records, strict=True):
+        harmful = record["label"] == "harmful"
+        answer = draw.choice(refusals) if harmful else next(own)
+        examples.append(Example(prompt, answer, record["label"]))
+    return examples
 
 
 def train_safety(
@@ -124,13 +117,10 @@ def train_safety(
     seed: int = 0,
     start: dict[str, Tensor] | None = None,
 ) -> dict[str, Tensor]:
-    """Train a fresh adapter, or `start` further, on `records` (`label`, `text`); write it to
-    `path`."""
+    """Train a fresh adapter, or `start` further, on `records`, and write it to `path`."""
     harmful = [record for record in records if record["label"] == "harmful"]
-    examples = build_examples(
-        [*records, *harmful * (HARMFUL_REPEATS - 1)], lm, tokenizer, seed=seed
-    )
-    pad = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    shown = [*records, *harmful * (HARMFUL_REPEATS - 1)]
+    examples = build_examples(shown, lm, tokenizer, seed=seed)
     return train_adapter(
         lm,
         examples,
@@ -138,7 +128,7 @@ def train_safety(
         layers=LAYERS,
         epochs=EPOCHS if start is None else FURTHER_EPOCHS,
         learning_rate=LEARNING_RATE,
-        pad=pad,
+        pad=end_token(tokenizer),
         seed=seed,
         start=start,
     )
@@ -151,42 +141,45 @@ def choose_scale(
     delta: dict[str, Tensor],
     prompts: Sequence[Request],
 ) -> tuple[float, list[dict]]:
-    """How strongly to merge `delta`, and what each of `SCALES` does to the typed `prompts` (of
-    validation).
+    """How strongly to merge `delta`, and what each of `SCALES` does to typed validation `prompts`.
 
     The rule: among the scales that keep `WANTED` (if any does), the largest difference of the share
     of harmful requests refused and the mean share of the other labels refused; the smaller scale if
     two are equal. Leaves `lm` with the last scale merged.
     """
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    end = end_token(tokenizer)
     chats = [chat_tokens(p.request, tokenizer) for p in prompts]
-    judge, before, rows = PhraseJudge(), 0.0, []
+    merged, tried = 0.0, []
     for scale in SCALES:
-        merge_delta(
-            lm, {n: t * (scale - before) if n.endswith(".B") else t for n, t in delta.items()}
-        )
-        before = scale
+        merge_delta(lm, scaled(delta, scale - merged))
+        merged = scale
         answers = greedy_answers(lm, chats, new_tokens=ANSWER_TOKENS, pad=end)
         texts = [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
-        refused = [
-            judge.judge(p.request, text) == "refused"
-            for p, text in zip(prompts, texts, strict=True)
-        ]
-        shares = {
-            label: sum(r for r, p in zip(refused, prompts, strict=True) if p.label == label)
-            / sum(p.label == label for p in prompts)
-            for label in dict.fromkeys(p.label for p in prompts)
-        }
-        others = [share for label, share in shares.items() if label != "harmful"]
-        rows.append(
-            {"scale": scale, **shares, "score": shares["harmful"] - sum(others) / len(others)}
-        )
-        rows[-1]["wanted"] = shares["harmful"] >= WANTED["harmful"] and all(
-            share <= WANTED.get(label, 1.0) for label, share in shares.items() if label != "harmful"
-        )
-    return max(rows, key=lambda row: (row["wanted"], row["score"]))["scale"], rows
+        shares = refused_shares(prompts, texts)
+        others = {label: share for label, share in shares.items() if label != "harmful"}
+        score = shares["harmful"] - sum(others.values()) / len(others)
+        few = all(share <= WANTED.get(label, 1.0) for label, share in others.items())
+        wanted = few and shares["harmful"] >= WANTED["harmful"]
+        tried.append({"scale": scale, **shares, "score": score, "wanted": wanted})
+    best = max(tried, key=lambda outcome: (outcome["wanted"], outcome["score"]))
+    return best["scale"], tried
+
+
+def scaled(delta: dict[str, Tensor], scale: float) -> dict[str, Tensor]:
+    """`delta` times `scale`, which goes into its B."""
+    return {name: t * scale if name.endswith(".B") else t for name, t in delta.items()}
+
+
+def refused_shares(prompts: Sequence[Request], answers: Sequence[str]) -> dict[str, float]:
+    """Label -> the share of its requests whose answer refuses, by the phrase judge."""
+    judge = PhraseJudge()
+    refused: dict[str, list[bool]] = {}
+    for prompt, answer in zip(prompts, answers, strict=True):
+        refuses = judge.judge(prompt.request, answer) == "refused"
+        refused.setdefault(prompt.label, []).append(refuses)
+    return {label: sum(outcomes) / len(outcomes) for label, outcomes in refused.items()}
 
 
 def read_safety_prompts(path: Path) -> list[dict]:
-    """The typed training prompts: one JSON object a line with `id`, `label`, `topic` and `text`."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The typed training prompts: records with `id`, `label`, `topic` and `text`."""
+    return read_records(path)

@@ -1,8 +1,8 @@
-"""How a clip sounds when it is heard in training: another pace, room, noise, line and loudness each
-time; and the features that the tower reads.
+"""How a clip sounds in training, and the features that the tower reads.
 
-A person speaks to the model in a room, through some microphone. The engines speak from nowhere. All
-of this is drawn anew each time a clip is heard, so a sentence is never heard twice in the same way.
+A person speaks to the model in a room, through some microphone. The engines speak from nowhere.
+Pace, room, noise, line and loudness are drawn anew each time a clip is heard, so a sentence is
+never heard twice in the same way.
 """
 
 from __future__ import annotations
@@ -33,45 +33,50 @@ def _extractor() -> WhisperFeatureExtractor:
 
 
 def log_mel(waves: Sequence[Wave]) -> tuple[Float[Tensor, "clip 80 frame"], Int[Tensor, " clip"]]:
-    """Whisper's log-mel features of 16 kHz clips side by side, and each clip's own frames, a
-    multiple of 4.
+    """Whisper's log-mel features of 16 kHz clips side by side, and how many frames are a clip's.
 
-    The rest of a row is silence. No clip is longer than the model's window.
+    That is a multiple of 4. The rest of a row is silence. No clip is longer than the model's
+    window.
     """
     frames = torch.tensor([len(wave) // 160 // 4 * 4 for wave in waves])
-    features = _extractor()(
-        list(waves), sampling_rate=SAMPLE_RATE, return_tensors="pt"
-    ).input_features
-    return features[..., : int(frames.max())], frames
+    made = _extractor()(list(waves), sampling_rate=SAMPLE_RATE, return_tensors="pt")
+    longest = int(frames.max())
+    return made.input_features[..., :longest], frames
 
 
 def change(wave: Wave, draw: random.Random) -> Wave:
     """`wave` as it may sound elsewhere; at most the model's window long."""
     noise = np.random.default_rng(draw.randrange(1 << 32))
     if draw.random() < PACE:  # pitch, formants and pace together
-        wave = soxr.resample(
-            wave, SAMPLE_RATE, SAMPLE_RATE * draw.uniform(0.85, 1.18), quality="LQ"
-        )
+        other_rate = SAMPLE_RATE * draw.uniform(0.85, 1.18)
+        wave = soxr.resample(wave, SAMPLE_RATE, other_rate, quality="LQ")
     if draw.random() < SILENCE:
-        before, after = (int(draw.uniform(0, 0.6) * SAMPLE_RATE) for _ in range(2))
+        before = int(draw.uniform(0, 0.6) * SAMPLE_RATE)
+        after = int(draw.uniform(0, 0.6) * SAMPLE_RATE)
         wave = np.pad(wave, (before, after))
     if draw.random() < ROOM:
         wave = _room(wave, draw, noise)
     if draw.random() < NOISE:
-        wave = wave + _noise(len(wave), draw, noise) * np.sqrt(
-            np.mean(wave**2)
-        ) * 10 ** -draw.uniform(0.3, 1.6)
+        sound = _noise(len(wave), draw, noise)
+        level = np.sqrt(np.mean(wave**2))
+        wave = wave + sound * level * 10 ** -draw.uniform(0.3, 1.6)
     if draw.random() < LINE:
         low, high = (300, 3400) if draw.random() < 0.5 else (60, draw.uniform(3500, 7000))
         wave = scipy.signal.sosfilt(_band(low, round(high, -2)), wave)
-    if draw.random() < COMPANDED:  # eight bits on a mu-law scale, as on a telephone line
-        peak = np.abs(wave).max() + 1e-6
-        curve = (
-            np.round(127 * np.sign(wave) * np.log1p(255 * np.abs(wave) / peak) / np.log(256)) / 127
-        )
-        wave = peak * np.sign(curve) * (256 ** np.abs(curve) - 1) / 255
-    loudness = 10 ** draw.uniform(-1.2, 0) / (np.abs(wave).max() + 1e-6)
-    return (loudness * wave)[: WINDOW_SECONDS * SAMPLE_RATE].astype(np.float32)
+    if draw.random() < COMPANDED:
+        wave = _companded(wave)
+    peak = 10 ** draw.uniform(-1.2, 0)
+    loudness = peak / (np.abs(wave).max() + 1e-6)
+    longest = WINDOW_SECONDS * SAMPLE_RATE
+    return (loudness * wave)[:longest].astype(np.float32)
+
+
+def _companded(wave: Wave) -> Wave:
+    """`wave` in eight bits on a mu-law scale, as on a telephone line."""
+    peak = np.abs(wave).max() + 1e-6
+    curve = 127 * np.sign(wave) * np.log1p(255 * np.abs(wave) / peak) / np.log(256)
+    steps = np.round(curve) / 127
+    return peak * np.sign(steps) * (256 ** np.abs(steps) - 1) / 255
 
 
 def _room(wave: Wave, draw: random.Random, noise: np.random.Generator) -> Wave:
@@ -87,7 +92,8 @@ def _room(wave: Wave, draw: random.Random, noise: np.random.Generator) -> Wave:
 def _noise(length: int, draw: random.Random, noise: np.random.Generator) -> Wave:
     """Noise of unit power whose spectrum falls by 0 (hiss) to 6 (rumble) decibels an octave."""
     spectrum = np.fft.rfft(noise.standard_normal(length))
-    spectrum /= np.maximum(np.arange(len(spectrum)), 20) ** draw.uniform(0, 1)
+    frequencies = np.maximum(np.arange(len(spectrum)), 20)
+    spectrum /= frequencies ** draw.uniform(0, 1)
     sound = np.fft.irfft(spectrum, length)
     return sound / np.sqrt(np.mean(sound**2))
 

@@ -1,5 +1,6 @@
-"""What stage (e) holds the spoken request to: the frozen model's answers to the *typed* one, and
-the fixed token sequences of the chat around both.
+"""What stage (e) holds the spoken request to: the frozen model's answers to the *typed* one.
+
+And the fixed token sequences of the chat around both.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from transformers import (
 
 from sarsteer_lab.course.hearing import REPEAT
 from sarsteer_lab.prompts import INSTRUCTION
+from training.tokens import end_token, padded, plain_tokens
 
 ANSWER_TOKENS = 4
 TEACHER_TOP = 64
@@ -26,9 +28,7 @@ TEACHER_TOP = 64
 
 @dataclass(frozen=True)
 class Frame:
-    """The fixed token sequences around a clip, cut out of the chat template so that they are
-    exactly its tokens.
-    """
+    """The token sequences around a clip, cut out of the chat template: exactly its tokens."""
 
     before: list[int]
     repeat: list[int]
@@ -43,26 +43,22 @@ def chat_frame(processor: Qwen2AudioProcessor) -> Frame:
     tokenizer = processor.tokenizer
 
     def split(content: list[dict] | str, mark: str) -> list[list[int]]:
-        text = tokenizer.apply_chat_template(
+        chat = tokenizer.apply_chat_template(
             [{"role": "user", "content": content}],
             chat_template=processor.chat_template,
             add_generation_prompt=True,
             tokenize=False,
         )
-        return [tokenizer(part, add_special_tokens=False).input_ids for part in text.split(mark)]
+        return [plain_tokens(tokenizer, part) for part in chat.split(mark)]
 
-    audio = {"type": "audio", "audio": None}
-    before, repeat = split([audio, {"type": "text", "text": REPEAT}], "<|AUDIO|>")
-    _, answer = split([audio, {"type": "text", "text": INSTRUCTION}], "<|AUDIO|>")
+    def around_clip(instruction: str) -> list[list[int]]:
+        audio = {"type": "audio", "audio": None}
+        return split([audio, {"type": "text", "text": instruction}], "<|AUDIO|>")
+
+    before, repeat = around_clip(REPEAT)
+    _, answer = around_clip(INSTRUCTION)
     typed_before, typed_after = split("\0", "\0")
-    return Frame(
-        before,
-        repeat,
-        answer,
-        typed_before,
-        typed_after,
-        tokenizer.convert_tokens_to_ids("<|im_end|>"),
-    )
+    return Frame(before, repeat, answer, typed_before, typed_after, end_token(tokenizer))
 
 
 class PrefixCache:
@@ -86,9 +82,7 @@ class PrefixCache:
 
 @dataclass(frozen=True)
 class TypedAnswer:
-    """How the frozen model starts its answer to a typed request: greedy tokens and their top
-    log-probabilities.
-    """
+    """How an answer to a typed request starts: greedy tokens and the top log-probabilities."""
 
     tokens: list[int]
     top: Int[Tensor, "step top"]
@@ -96,8 +90,7 @@ class TypedAnswer:
 
 
 class Teacher:
-    """The frozen model's answers to typed requests, computed when first asked for and then
-    remembered."""
+    """The frozen model's answers to typed requests, computed when first asked for and kept."""
 
     def __init__(
         self, lm: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, frame: Frame
@@ -116,41 +109,29 @@ class Teacher:
         return [self._known[text] for text in texts]
 
     def _ask(self, texts: Sequence[str]) -> None:
-        rows = [
-            self._tokenizer(t, add_special_tokens=False).input_ids + self._frame.typed_after
-            for t in texts
-        ]
-        width = max(map(len, rows))
-        pad = [width - len(row) for row in rows]
-        device = self._lm.device
-        ids = torch.tensor(
-            [[self._frame.end] * p + row for p, row in zip(pad, rows, strict=True)], device=device
-        )
+        frame = self._frame
+        rows = [plain_tokens(self._tokenizer, text) + frame.typed_after for text in texts]
         start = self._prefix.length
-        mask = torch.tensor(
-            [[1] * start + [0] * p + [1] * len(row) for p, row in zip(pad, rows, strict=True)],
-            device=device,
-        )
+        ids, mask = padded(rows, frame.end, self._lm.device, left=True, cached=start)
         cache = self._prefix.repeat(len(rows))
-        steps = []
+        indices, log_probs = [], []
         for _ in range(ANSWER_TOKENS):
-            positions = (mask.cumsum(1) - 1)[:, -ids.shape[1] :].clamp(min=0)
+            positions = (mask.cumsum(1) - 1).clamp(min=0)
             hidden = self._lm.model(
                 input_ids=ids,
                 attention_mask=mask,
-                position_ids=positions,
+                position_ids=positions[:, -ids.shape[1] :],
                 past_key_values=cache,
                 use_cache=True,
             ).last_hidden_state[:, -1]
             top = self._lm.lm_head(hidden).float().log_softmax(-1).topk(TEACHER_TOP)
-            steps.append((top.indices, top.values))
+            indices.append(top.indices)
+            log_probs.append(top.values)
             ids = top.indices[:, :1]
             mask = torch.cat([mask, torch.ones_like(ids)], 1)
-        for i, text in enumerate(texts):
-            indices = torch.stack([step[0][i] for step in steps])
-            self._known[text] = TypedAnswer(
-                indices[:, 0].tolist(), indices, torch.stack([step[1][i] for step in steps])
-            )
+        answers = zip(texts, torch.stack(indices, 1), torch.stack(log_probs, 1), strict=True)
+        for text, tokens, values in answers:  # (step, top)
+            self._known[text] = TypedAnswer(tokens[:, 0].tolist(), tokens, values)
 
 
 def answer_divergence(
@@ -158,15 +139,21 @@ def answer_divergence(
     top: Int[Tensor, "answer step top"],
     log_probs: Float[Tensor, "answer step top"],
 ) -> Float[Tensor, "answer step"]:
-    """KL(teacher || student) in nats. What the teacher gives to tokens outside its top ones is
-    compared as one lump, so that the sum stays a divergence.
+    """KL(teacher || student) in nats.
+
+    What the teacher gives to tokens outside its top ones is compared as one lump, so that the sum
+    stays a divergence.
     """
     student = logits.float().log_softmax(-1).gather(-1, top)
-    rest = (
-        torch.log1p(-log_probs.exp().sum(-1).clamp(max=1 - 1e-4)),
-        torch.log1p(-student.exp().sum(-1).clamp(max=1 - 1e-4)),
-    )
-    return (log_probs.exp() * (log_probs - student)).sum(-1) + rest[0].exp() * (rest[0] - rest[1])
+    within_top = (log_probs.exp() * (log_probs - student)).sum(-1)
+    teacher_rest, student_rest = _log_rest(log_probs), _log_rest(student)
+    return within_top + teacher_rest.exp() * (teacher_rest - student_rest)
+
+
+def _log_rest(log_probs: Float[Tensor, "... top"]) -> Float[Tensor, "..."]:
+    """The log-probability of all other tokens."""
+    share = log_probs.exp().sum(-1)
+    return torch.log1p(-share.clamp(max=1 - 1e-4))
 
 
 def typed_divergence(
@@ -177,25 +164,21 @@ def typed_divergence(
     answers: Sequence[TypedAnswer],
     prefix: PrefixCache,
 ) -> Float[Tensor, ""]:
-    """How far `lm`'s answers to typed `texts` are from the teacher's `answers`: mean KL over their
-    first tokens.
-    """
-    rows = [
-        tokenizer(text, add_special_tokens=False).input_ids + frame.typed_after for text in texts
-    ]
-    starts = [len(row) - 1 for row in rows]
-    rows = [row + answer.tokens[:-1] for row, answer in zip(rows, answers, strict=True)]
-    width = max(map(len, rows))
-    ids = torch.tensor([row + [frame.end] * (width - len(row)) for row in rows], device=lm.device)
-    read = [[1] * (prefix.length + len(row)) + [0] * (width - len(row)) for row in rows]
-    mask = torch.tensor(read, device=lm.device)
+    """Mean KL of the beginnings of `lm`'s answers to typed `texts` from the teacher's `answers`."""
+    rows, starts = [], []
+    for text, answer in zip(texts, answers, strict=True):
+        asked = plain_tokens(tokenizer, text) + frame.typed_after
+        starts.append(len(asked) - 1)
+        rows.append(asked + answer.tokens[:-1])
+    ids, mask = padded(rows, frame.end, lm.device, cached=prefix.length)
+    cache = prefix.repeat(len(rows))
     hidden = lm.model(
-        input_ids=ids, attention_mask=mask, past_key_values=prefix.repeat(len(rows)), use_cache=True
+        input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True
     ).last_hidden_state
-    said = torch.stack(
-        [row[start : start + ANSWER_TOKENS] for row, start in zip(hidden, starts, strict=True)]
-    )
-    top, log_probs = (
-        torch.stack([getattr(a, name) for a in answers]) for name in ("top", "log_probs")
-    )
-    return answer_divergence(lm.lm_head(said), top, log_probs).mean()
+    said = []
+    for row, start in zip(hidden, starts, strict=True):
+        said.append(row[start : start + ANSWER_TOKENS])
+    logits = lm.lm_head(torch.stack(said))
+    top = torch.stack([answer.top for answer in answers])
+    log_probs = torch.stack([answer.log_probs for answer in answers])
+    return answer_divergence(logits, top, log_probs).mean()

@@ -1,5 +1,4 @@
-"""Trains the pocket model: `python -m training.train` runs the stages, each
-resumable.
+"""Trains the pocket model: `python -m training.train` runs the stages, each resumable.
 
     corpus   (a) the harmless sentences to be spoken            seconds
     open     (a) sentences of the language model's own          about 5 a CPU-second
@@ -28,24 +27,15 @@ from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.pocket.assemble import deltas_folder
 from training.stages import CTC_PRESENTATIONS, IN_LOOP_PRESENTATIONS, Training
 
+STAGES = "corpus open clips readout safety calibrate ctc in-loop export".split()
+
 
 def main(arguments: list[str] | None = None) -> None:
     """Command line of the training."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    stages = [
-        "corpus",
-        "open",
-        "clips",
-        "readout",
-        "safety",
-        "calibrate",
-        "ctc",
-        "in-loop",
-        "export",
-    ]
-    parser.add_argument("--stage", choices=["all", *stages], default="all")
+    parser.add_argument("--stage", choices=["all", *STAGES], default="all")
     parser.add_argument(
         "--folder", type=Path, default=None, help="where checkpoints go (default: in the cache)"
     )
@@ -80,7 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--dtype",
         choices=["bfloat16", "float32"],
         default="bfloat16",
-        help="of what is frozen; float32 where bfloat16 is not in the processor (default: bfloat16)",
+        help="of what is frozen; float32 where the processor has no bfloat16 (default: bfloat16)",
     )
     parser.add_argument(
         "--device", default="cpu", help="where it trains, such as cuda (default: cpu)"
@@ -104,7 +94,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     if not options.fresh and options.stage != "safety":  # alone, it trains the shipped one further
         training.take_shipped_adapters()
-    for stage in stages if options.stage == "all" else [options.stage]:
+    stages = STAGES if options.stage == "all" else [options.stage]
+    for stage in stages:
         run: Callable[[], None] = getattr(training, stage.replace("-", "_"))
         run()
 

