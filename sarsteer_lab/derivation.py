@@ -46,7 +46,7 @@ def derive(
     Raises ValueError if `base` and `refusing` are not pairs, for no harmful or fewer than two
     harmless states, for other layers or another width, and for k < 1.
     """
-    if not len(base) or len(harmless) < 2 or base.shape[1:] != harmless.shape[1:]:
+    if len(harmless) < 2 or base.shape[1:] != harmless.shape[1:]:
         raise ValueError(
             "needs states (prompt layer d_model) of at least 1 harmful and 2 harmless requests "
             f"over the same layers; got {shapes(base, harmless)}"
