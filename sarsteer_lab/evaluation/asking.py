@@ -9,7 +9,7 @@ last digits.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -59,35 +59,34 @@ class Sheet:
         n_rows = len(self.kinds)
         return [row for batch in self.batches(range(n_rows), n_rows) for row in batch]
 
-    def groups(self, batch: Sequence[int], batch_size: int) -> Iterator[Group]:
-        """Who asks about a batch: of those with the same texts as many as fit into one."""
-        at_once = max(1, batch_size // len(batch))
-        for variant in range(len(self.variants)):
-            questions = [n for n, own in enumerate(self.of_question) if own == variant]
-            for start in range(0, len(questions), at_once):
-                together = questions[start : start + at_once]
-                defences = [self.defences[question] for question in together]
-                keys = [self.keys[question][row] for question in together for row in batch]
-                yield Group(variant, defences, keys)
-
     def tasks(
         self, lalm: LALM, rows: Sequence[int], batch_size: int, claimed: set[str]
     ) -> Iterator[Task]:
         """What is left to do for these rows: groups with keys that nobody has `claimed` before."""
         for batch in self.batches(rows, batch_size):
             groups = []
-            for group in self.groups(batch, batch_size):
-                keys = unclaimed(group.keys, claimed)
-                if any(keys):
-                    groups.append(replace(group, keys=keys))
-            if not groups:
-                continue
-            variants: list[list[Encoded]] = [[] for _ in self.variants]
-            for row in batch:
-                encoded = encode_variants(lalm, [prompts[row] for prompts in self.variants])
-                for variant, prompt in zip(variants, encoded, strict=True):
-                    variant.append(prompt)
-            yield Task(self.asked, variants, groups)
+            for variant, questions in self._together(max(1, batch_size // len(batch))):
+                keys = [self.keys[question][row] for question in questions for row in batch]
+                unclaimed = _claim(keys, claimed)
+                if any(unclaimed):
+                    defences = [self.defences[question] for question in questions]
+                    groups.append(Group(variant, defences, unclaimed))
+            if groups:
+                yield Task(self.asked, self._encoded(lalm, batch), groups)
+
+    def _together(self, at_once: int) -> Iterator[tuple[int, list[int]]]:
+        """Variants, and some questions that ask with them: as many `at_once` as fit into a batch."""
+        for variant in range(len(self.variants)):
+            questions = [n for n, own in enumerate(self.of_question) if own == variant]
+            for start in range(0, len(questions), at_once):
+                yield variant, questions[start : start + at_once]
+
+    def _encoded(self, lalm: LALM, batch: Sequence[int]) -> list[list[Encoded]]:
+        """A batch's prompts: variant, row."""
+        by_row = []
+        for row in batch:
+            by_row.append(encode_variants(lalm, [prompts[row] for prompts in self.variants]))
+        return [list(of_variant) for of_variant in zip(*by_row, strict=True)]
 
     def lacking(self, claimed: set[str]) -> list[int]:
         """Rows that have a key that nobody has claimed."""
@@ -95,17 +94,16 @@ class Sheet:
         return [row for row, keys in enumerate(rows) if not claimed.issuperset(keys)]
 
 
-def unclaimed(keys: Sequence[str | None], claimed: set[str]) -> list[str | None]:
-    """Those keys that are not `claimed`, which they then are; None for the others.
+def _claim(keys: Sequence[str], claimed: set[str]) -> list[str | None]:
+    """These keys, which are `claimed` from now on; None for those that were before.
 
     So a prompt that is in two batches is kept as the first of them answers it, whichever is done
     first.
     """
-    left: list[str | None] = []
+    left = []
     for key in keys:
-        left.append(None if key is None or key in claimed else key)
-        if key is not None:
-            claimed.add(key)
+        left.append(None if key in claimed else key)
+        claimed.add(key)
     return left
 
 

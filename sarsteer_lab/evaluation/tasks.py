@@ -81,12 +81,13 @@ def answer(lalm: LALM, task: Task) -> Iterator[list[Said]]:
     for variant, groups in groupby(task.groups, key=attrgetter("variant")):
         ready = first.retexted(task.variants[variant])
         for group in groups:
-            pushes = [partial(defence.push, lalm) for defence in group.defences]
-            strengths = [
-                defence.strengths(len(ready.prompts), ready.states) for defence in group.defences
-            ]
+            pushes, strengths = [], []
+            for defence in group.defences:
+                pushes.append(partial(defence.push, lalm))
+                strengths.append(defence.strengths(len(ready.prompts), ready.states))
             with under_each(ready, pushes, strengths) as rows:
-                yield _said(rows, task.asked, start)
+                said = _said(rows, task.asked, start)
+            yield said
             start = time.perf_counter()
 
 
