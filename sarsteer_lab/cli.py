@@ -47,6 +47,13 @@ from sarsteer_lab.cli_options import (
 )
 
 INTERRUPTED = 130
+
+ANSWER_TOKENS = 40
+"""As `decoding.ANSWER_TOKENS`, which brings torch with it."""
+
+SWEEP_TOKENS = 16
+"""A grid has many answers, and whether one is a refusal shows in its first words."""
+
 DESCRIPTION = "Look inside an audio-language model, and steer what it does with a spoken request."
 app = Typer(help=DESCRIPTION, add_completion=False, rich_markup_mode=None)
 
@@ -215,7 +222,7 @@ def evaluate(
     defence: Annotated[Several, Option(metavar="NAME", help=DEFENCE)] = None,
     judge: Annotated[Several, Option(metavar="JUDGE", help=JUDGE)] = None,
     template: Annotated[Path | None, Option(help=TEMPLATE)] = None,
-    tokens: Tokens = 40,
+    tokens: Tokens = ANSWER_TOKENS,
     refusal: Refusal = "paper",
     folder: Folder = Path("evaluation"),
 ) -> None:
@@ -271,7 +278,7 @@ def sweep(
     ] = None,
     layers: Layers = None,
     refusal: Refusals = None,
-    tokens: Tokens = 16,
+    tokens: Tokens = SWEEP_TOKENS,
     ray: Ray = None,
     folder: Folder = Path("sweep"),
 ) -> None:

@@ -11,8 +11,10 @@ import pytest
 import soundfile
 from spoken_set import write_set
 
+from sarsteer_lab import cli
 from sarsteer_lab.cli import main
 from sarsteer_lab.course import hearing
+from sarsteer_lab.decoding import ANSWER_TOKENS
 from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.evaluation.readers import read_set
 from sarsteer_lab.lalm import LALM
@@ -157,6 +159,10 @@ def test_an_interrupted_command_says_that_it_can_go_on(
     monkeypatch.setattr(base, "fetch", interrupted)
     assert main(["fetch"]) == 130
     assert "Interrupted. What is done is kept" in capsys.readouterr().err
+
+
+def test_answers_have_one_length_by_default() -> None:
+    assert cli.ANSWER_TOKENS == ANSWER_TOKENS
 
 
 def test_help_is_cheap_and_the_module_runs() -> None:

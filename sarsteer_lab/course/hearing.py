@@ -22,6 +22,9 @@ language model follows this one best (cross-entropy 1.15 nats a token; "Repeat w
 audio." 1.52).
 """
 
+REPEAT_TOKENS = 32
+"""Length of a transcript in tokens: the longest shipped request fits."""
+
 HEARD_RIGHT = 0.1
 """A clip is heard right if at most this share of its words is wrong: none of up to nine words."""
 
@@ -60,7 +63,7 @@ def differs(request: str, heard: str) -> bool:
 
 def read_out(lalm: LALM, waveform: Float[np.ndarray, "samples"]) -> str:
     """What the model says that it heard, asked to repeat the clip. Raises as `generate` does."""
-    [answer] = lalm.generate([Prompt(REPEAT, waveform)], max_new_tokens=32)
+    [answer] = lalm.generate([Prompt(REPEAT, waveform)], max_new_tokens=REPEAT_TOKENS)
     return transcript(answer)
 
 

@@ -320,7 +320,10 @@ def test_a_task_answers_its_groups_in_whatever_order(
     order = ((0, 0), (0, 2), (1, 1), (0, 0))
     groups = [tasks.Group(variant, [defences[number]], []) for variant, number in order]
     task = tasks.Task(tasks.Asked(6), [tiny.encode(prompts) for prompts in variants], groups)
-    texts = [[said["text"] for said in of_group] for of_group in tasks.answer(tiny, task)]
+    texts = []
+    for of_group in tasks.answer(tiny, task):
+        assert not tiny.watchers, "nothing steers while others are at work"
+        texts.append([said["text"] for said in of_group])
     assert texts[0] == texts[3] and texts[1] != texts[0] != texts[2]
     for of_group, (variant, number) in zip(texts, order, strict=True):
         with defences[number].applied(tiny, variants[variant]):
