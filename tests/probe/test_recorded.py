@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,10 @@ from replicas import replica
 
 from sarsteer_lab.activations import capture, capture_answer, capture_positions
 from sarsteer_lab.engine.prepared import PreparedBatch
+from sarsteer_lab.evaluation.defences import ConditionalDefence, SteeringDefence
+from sarsteer_lab.evaluation.gates import fit_condition
+from sarsteer_lab.evaluation.kept import answers as kept_answers
+from sarsteer_lab.evaluation.kept import refusal_probability
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.keeping import kept
 from sarsteer_lab.lalm import LALM
@@ -92,6 +97,43 @@ def test_plain_answers_and_logits_are_read_too(replay: LALM) -> None:
         replay.generate([TYPED], max_new_tokens=5)
     with pytest.raises(NotRecorded, match="next_token_logits of 'Answer.' with a clip"):
         replay.next_token_logits(SPOKEN)
+
+
+def test_steered_answers_are_found_where_the_vectors_differ_by_rounding(
+    tmp_path: Path, cache: Path
+) -> None:
+    """Recorded on one machine, derived anew from the recorded states on another."""
+    begin(load_lalm(MODEL), MODEL, tmp_path / "out")
+    model = load_lalm(f"recording:{tmp_path / 'out'}")
+    states = kept(capture)(model, SPOKEN)
+    vectors = SteeringVectors(states[1:].mean(0) - states[0])
+    condition = fit_condition(torch.randn(6, 4, 32) + 1, torch.randn(6, 4, 32))
+
+    def ask(lalm: LALM, vectors: SteeringVectors, threshold: float, alpha: float) -> object:
+        fitted = replace(condition, threshold=threshold)
+        plain = SteeringDefence("push", vectors, alpha)
+        defences = [plain, ConditionalDefence("when", vectors, alpha, condition=fitted)]
+        questions = [(SPOKEN, defence) for defence in defences]
+        said = kept_answers(lalm, questions, max_new_tokens=3)
+        return said, [values.tolist() for values in refusal_probability(lalm, questions)]
+
+    recorded = ask(model, vectors, 0.25, 2.0)
+    manifest = finish(tmp_path / "out")
+    assert len(manifest.pushes) == 2
+    replayed = load_lalm(f"recorded:{tmp_path / 'out'}")
+    assert ask(replayed, vectors, 0.25, 2.0) == recorded
+    noise = torch.randn(vectors.values.shape) * vectors.values.norm() * 1e-5
+    rounded = SteeringVectors(vectors.values + noise)
+    assert ask(replayed, rounded, 0.25 + 1e-8, 2.0) == recorded
+    for others in ((vectors * 1.01, 0.25, 2.0), (vectors, 0.26, 2.0), (vectors, 0.25, 2.02)):
+        with pytest.raises(NotRecorded, match="answers of 'Answer.' with a clip of 1.0 s"):
+            ask(replayed, *others)
+    # A model with weights takes them for others, as ever.
+    told_apart = load_lalm(MODEL)
+    ask(told_apart, vectors, 0.25, 2.0)
+    before = len(list(cache.rglob("*.json")))
+    ask(told_apart, rounded, 0.25, 2.0)
+    assert len(list(cache.rglob("*.json"))) > before
 
 
 def test_wherever_a_store_lies_the_recording_is_read(
