@@ -113,13 +113,16 @@ def report(lalm: LALM, pairs: int, repeats: int, tokens: int, batches: Sequence[
     plain, hooked = alternate([forgetting(forward_only), forgetting(capture)], repeats)
     lines = [
         "",
-        f"## Capture: {pairs} pairs, all {lalm.n_layers} layers, clips of {shortest / SAMPLE_RATE:.1f} to "
+        f"## Capture: {pairs} pairs, all {lalm.n_layers} layers, "
+        f"clips of {shortest / SAMPLE_RATE:.1f} to "
         f"{longest / SAMPLE_RATE:.1f} s, {repeats} runs each in turn",
         "",
         "| what | seconds (median, range) | pairs per second | times the forward passes | wanted |",
         "| --- | --- | --- | --- | --- |",
-        f"| forward passes without hooks | {spread(plain)} | {pairs / statistics.median(plain):.2f} | | |",
-        f"| capture | {spread(hooked)} | {pairs / statistics.median(hooked):.2f} | {beside(hooked, plain)} |",
+        f"| forward passes without hooks | {spread(plain)} "
+        f"| {pairs / statistics.median(plain):.2f} | | |",
+        f"| capture | {spread(hooked)} | {pairs / statistics.median(hooked):.2f} "
+        f"| {beside(hooked, plain)} |",
         "",
         f"Peak memory: {peak_memory()}.",
         "",
@@ -219,7 +222,8 @@ def peers(lalm: LALM, prompts: Sequence[Prompt], repeats: int) -> list[str]:
             "",
             f"## Peers: all layers' states of one batch of {len(prompts)} spoken prompts",
             "",
-            "| library | seconds (median, range) | times the forward pass alone | wanted | times ours |",
+            "| library | seconds (median, range) | times the forward pass alone | wanted "
+            "| times ours |",
             "| --- | --- | --- | --- | --- |",
             *beside_each_other("forward pass alone", forward, makers, repeats),
             "",

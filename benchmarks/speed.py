@@ -93,9 +93,11 @@ def extraction(lalm: LALM, requests: Sequence[Request], repeats: int) -> list[st
     ]
     return [
         "",
-        f"## (a) Extraction: {len(requests)} clips, base and refusing prompts, all layers, {repeats} runs",
+        f"## (a) Extraction: {len(requests)} clips, base and refusing prompts, all layers, "
+        f"{repeats} runs",
         "",
-        "| way | seconds (median, range) | ratio (median, its 95% interval) | 10^9 operations | a second |",
+        "| way | seconds (median, range) | ratio (median, its 95% interval) | 10^9 operations "
+        "| a second |",
         "| --- | --- | --- | --- | --- |",
         f"| shared prefix | {spread(together)} | | {work[0] / 1e9:,.0f} | {rates[0]} |",
         f"| one prompt at a time, all logits | {spread(apart)} | {ratio(apart, together)} x ours | "
@@ -103,12 +105,14 @@ def extraction(lalm: LALM, requests: Sequence[Request], repeats: int) -> list[st
         f"| one bare forward pass | {spread(alone)} | ours is {ratio(together, alone)} x it | "
         f"{work[2] / 1e9:,.0f} | {rates[2]} |",
         "",
-        f"What binds it: the plain way does {work[1] / work[0]:.2f} times our floating-point operations (of "
+        f"What binds it: the plain way does {work[1] / work[0]:.2f} times our floating-point "
+        f"operations (of "
         f"matrix products and convolutions, counted). A large float32 matrix product runs at "
         f"{peak:.0f} x 10^9 a second here: were a model nothing else, ours would take "
         f"{least:.2f} s, and {statistics.median(apart) / least:.1f} x would be the most there is.",
         "",
-        f"Smallest cosine between the two ways' directions over layers (the last, which transformers gives "
+        f"Smallest cosine between the two ways' directions over layers (the last, which "
+        f"transformers gives "
         f"after the final norm only, left out): {cosine:.6f}.",
     ]
 

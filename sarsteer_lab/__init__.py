@@ -1,8 +1,8 @@
 """SARSteer Lab: look inside an audio-language model, and steer what it does with a spoken request.
 
-The names of the stub beside this file are the public API. Each is imported when it is first asked for (PEP
-562), so that importing the package is cheap: torch and transformers are only imported by the modules that
-need them.
+The names of the stub beside this file are the public API. Each is imported when it is first asked
+for (PEP 562), so that importing the package is cheap: torch and transformers are only imported by
+the modules that need them.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""An audio-language model and its processor as one object: prompts (a clip, text or both) -> answers.
+"""An audio-language model and its processor as one object: from prompts to answers.
 
 The way of a prompt: `encode` resolves it once (chat format, clip, key), `batches` puts prompts of
 similar length together, and `read`, `decode` or `logits` take a batch through the model. A `Batch`

@@ -82,10 +82,14 @@ def density(paths: Iterable[Path]) -> Density:
     return Density(sum(weights), len(weights), nested / len(weights))
 
 
+def core(package: Path) -> list[Path]:
+    """The top-level files but the command line."""
+    return [path for path in package.glob("*.py") if not path.name.startswith("cli")]
+
+
 def rooms(package: Path) -> dict[str, Density]:
-    """The density of each room of the package; the core are its top-level files but the command line."""
-    core = [path for path in package.glob("*.py") if not path.name.startswith("cli")]
-    of_rooms = {"core": density(core)}
+    """The density of each room of the package."""
+    of_rooms = {"core": density(core(package))}
     for room in ROOMS:
         of_rooms[room] = density((package / room).rglob("*.py"))
     of_rooms["cli"] = density(package.glob("cli*.py"))

@@ -87,7 +87,8 @@ OTHERS = ("text_only", "lora_loaded", "lora_merged")
 """What is no family: a text model, and Qwen2-Audio in peft's wrapper or with its LoRA merged."""
 
 PLAIN = (
-    "{% for m in messages %}<|im_start|>{{ m['role'] + '\n' + m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] + '\n' + m['content'] }}<|im_end|>\n"
+    "{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 

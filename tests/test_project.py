@@ -179,7 +179,8 @@ def test_the_version_is_said_once() -> None:
 
 
 def test_importing_the_package_is_cheap() -> None:
-    check = "import sys, sarsteer_lab; sys.exit(bool({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
+    check = "import sys, sarsteer_lab; "
+    check += "sys.exit(bool({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 
 
@@ -239,7 +240,8 @@ def test_a_wheel_carries_the_data_and_nothing_of_the_repository_besides(tmp_path
     data = {file.name for folder in (DATA, YARDSTICK) for file in folder.rglob("*")}
     assert len(data) > 400 and not data & {name.split("/")[-1] for name in names}
     # The named models' makers import without the training.
-    show = "import sarsteer_lab, sarsteer_lab.loading, sarsteer_lab.pocket.dial, sarsteer_lab.probe.replica"
+    show = "import sarsteer_lab, sarsteer_lab.loading, sarsteer_lab.pocket.dial; "
+    show += "import sarsteer_lab.probe.replica"
     show += "; print(sarsteer_lab.data_folder())"
     shown = subprocess.run(
         [sys.executable, "-c", show],

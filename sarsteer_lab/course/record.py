@@ -87,7 +87,7 @@ def start(model: str, out: Path) -> None:
 
 
 def expected_megabytes(lalm: LALM) -> float:
-    """Roughly what a recording of the course takes: states in the model's own dtype, and the rest."""
+    """What a recording of the course takes, roughly: states in the model's dtype, and the rest."""
     states = STATES_OF * len(load_prompts("derive"))
     return states * lalm.n_layers * lalm.d_model * lalm.dtype.itemsize / 1e6 + REST_MB
 

@@ -145,7 +145,7 @@ class PreparedBatch:
         return self._with(encoded, Reading(cache, tokens[:, -1:], mask))
 
     def repeated(self, times: int) -> "PreparedBatch":
-        """All prompts `times` over, as rows of one batch (first each once, then each once more ...).
+        """All prompts `times` over, as rows of one batch: each once, then each once more, ...
 
         For `times` settings at once: see `under_each`.
         """
@@ -175,7 +175,7 @@ class PreparedBatch:
 
     @torch.no_grad()
     def next_token_logits(self) -> Float[Tensor, "prompt vocab"]:
-        """Logits of the answers' first tokens: those of `lalm.next_token_logits`, up to rounding."""
+        """Logits of answers' first tokens: those of `lalm.next_token_logits`, up to rounding."""
         if self._reading is not None:
             return self.after(())
         self._check()

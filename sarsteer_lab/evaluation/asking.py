@@ -1,8 +1,8 @@
 """The one way to many answers: clips under several texts and defences, each read once, all kept.
 
 `ask` is what `run.run` (a folder for an evaluation) and `kept` (the user's cache) are thin layers
-over. Questions about the same clips are planned as a `Sheet`. A batch of its clips is a `Task`: read
-once, continued under each text, and answered under several defences at a time, as rows of one
+over. Questions about the same clips are planned as a `Sheet`. A batch of its clips is a `Task`:
+read once, continued under each text, and answered under several defences at a time, as rows of one
 batch. What is said to a prompt is kept under a key of the model, what is asked, what the defence
 does, and the prompt. What is kept is never asked again, and stays: another batch would give other
 last digits.
@@ -75,7 +75,7 @@ class Sheet:
                 yield Task(self.asked, self._encoded(lalm, batch), groups)
 
     def _together(self, at_once: int) -> Iterator[tuple[int, list[int]]]:
-        """Variants, and some questions that ask with them: as many `at_once` as fit into a batch."""
+        """Variants, and questions that ask with them: as many `at_once` as fit into a batch."""
         for variant in range(len(self.variants)):
             questions = [n for n, own in enumerate(self.of_question) if own == variant]
             for start in range(0, len(questions), at_once):

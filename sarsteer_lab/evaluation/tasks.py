@@ -16,7 +16,7 @@ from sarsteer_lab.evaluation.defences import Defence, SteeringDefence
 from sarsteer_lab.lalm import LALM
 
 Said = dict[str, Any]
-"""What is said to a prompt: `text`, the `seconds` it took, `refusal_probability`; what was asked."""
+"""What is said to a prompt, as asked: `text`, the `seconds` it took, `refusal_probability`."""
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ def hearing(lalm: LALM) -> Iterator[Finding]:
 
 
 def one_window(lalm: LALM) -> Iterator[Finding]:
-    """At a window's edge a clip keeps its positions, batched or not; its end is heard or refused."""
+    """At a window's edge a clip keeps its positions, batched or not; its end counts."""
     _, spoken = made_up_prompts(lalm)
     if not spoken:
         return

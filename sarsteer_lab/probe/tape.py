@@ -201,7 +201,7 @@ def begin(lalm: LALM, model: str, folder: Path) -> None:
 
 
 def being_recorded(folder: Path) -> Manifest:
-    """What the unfinished recording in `folder` is of. Raises FileNotFoundError if there is none."""
+    """What an unfinished recording in `folder` is of. Raises FileNotFoundError without one."""
     begun = folder / "work" / "begun.json"
     if not begun.is_file():
         raise FileNotFoundError(f"{folder}: no recording is being made here (sarsteer-lab record)")

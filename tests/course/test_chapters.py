@@ -1,4 +1,4 @@
-"""How chapters are written: few imports, plain names, tables in one call, hooks in cells of their own."""
+"""Chapters have few imports, plain names, tables in one call, hooks in cells of their own."""
 
 import ast
 import re
@@ -35,7 +35,7 @@ METHOD = {
 INSIDE_THE_MODEL = re.compile(
     r"register_forward_(pre_)?hook|\blalm\.(trunk|decoder)\(|\.get_(input|output)_embeddings\(\)"
 )
-"""What shows that a cell runs the model's parts by itself, which a replay without weights cannot."""
+"""What shows that a cell runs the model's parts itself, which a replay cannot."""
 
 chapters = pytest.mark.parametrize(
     "path", [path for path in CHAPTERS if path.stem not in NOT_YET], ids=lambda path: path.stem
