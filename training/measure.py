@@ -173,8 +173,8 @@ def spoken_against_typed(
     kl = divergence(typed_logits, lalm.next_token_logits(spoken_prompts))
     benign = [row for row, p in enumerate(prompts) if p.label != "harmful"]
     own = own_answer_found([typed[i] for i in benign], [spoken[i] for i in benign])
-    [chances] = refusal_probability(lalm, [(spoken_prompts, Defence("none"))])
-    chances = chances.cpu().numpy()
+    questions = [(spoken_prompts, Defence("none"))]
+    chances = refusal_probability(lalm, questions)[0].cpu().numpy()
     harmful, harmless = rows_of(prompts, "harmful"), rows_of(prompts, "harmless")
     result: dict[str, Any] = {
         "first_token_kl": kl.mean().item(),

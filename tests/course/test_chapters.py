@@ -12,9 +12,6 @@ from sarsteer_lab.course.replaying import BY_HAND, is_by_hand
 
 CHAPTERS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
 
-NOT_YET: set[str] = {"05_over_refusal", "06_probe_your_own_lalm"}
-"""Chapters that are still being rewritten."""
-
 MOST_IMPORTS = 8
 DEEPEST = 2
 """Modules in the name of one that a chapter imports from: `sarsteer_lab.course`, for instance."""
@@ -37,9 +34,7 @@ INSIDE_THE_MODEL = re.compile(
 )
 """What shows that a cell runs the model's parts itself, which a replay cannot."""
 
-chapters = pytest.mark.parametrize(
-    "path", [path for path in CHAPTERS if path.stem not in NOT_YET], ids=lambda path: path.stem
-)
+chapters = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 
 
 def code_cells(path: Path) -> Iterator[nbformat.NotebookNode]:
@@ -126,8 +121,6 @@ def test_what_is_borrowed_from_a_cell_by_hand_is_found() -> None:
 
 @pytest.mark.parametrize("function", METHOD)
 def test_the_method_is_called_by_name(function: str) -> None:
-    if function == "evaluate" and "05_over_refusal" in NOT_YET:
-        pytest.skip("chapter 5 is still being rewritten")
     cells = [cell for path in CHAPTERS for cell in code_cells(path)]
     assert any(re.search(METHOD[function], cell.source) for cell in cells)
     assert any((name == function) for cell in cells for _, name in imports(cell.source))

@@ -22,7 +22,7 @@ from sarsteer_lab.course.figures import (
     tradeoff_figure,
 )
 from sarsteer_lab.course.figures.base import OUTCOMES
-from sarsteer_lab.course.figures.requests import group_of
+from sarsteer_lab.course.figures.defences import group_of
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.evaluation.intervals import wilson
 

@@ -2,6 +2,7 @@
 `figures.gap_figure(...)`."""
 
 from sarsteer_lab.course.figures.base import save_figure, write_index
+from sarsteer_lab.course.figures.defences import group_of, topics_figure, tradeoff_figure
 from sarsteer_lab.course.figures.playground import playground_figure
 from sarsteer_lab.course.figures.refusal import (
     prediction_figure,
@@ -14,12 +15,9 @@ from sarsteer_lab.course.figures.requests import (
     answers_figure,
     clip_figure,
     dial_figure,
-    group_of,
     live_figure,
     outcomes_figure,
     sweep_figure,
-    topics_figure,
-    tradeoff_figure,
 )
 from sarsteer_lab.course.figures.states import (
     depth_figure,

@@ -8,15 +8,15 @@ there is to see in it, with the numbers that it was given; names stand at what t
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
-from cycler import cycler
 from jaxtyping import Float
+from matplotlib import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -42,9 +42,10 @@ drawn = matplotlib.rc_context(LOOK)
 drawn_without_grid = matplotlib.rc_context(LOOK | {"axes.grid": False})
 """The same for pictures and tables."""
 
-Look = Mapping[str, Any]
+Look = dict[str, Any]
 """Colour, marker and line style of a line, by matplotlib's names."""
 
+T = TypeVar("T")
 Values = Tensor | Sequence[float] | np.ndarray
 
 MODALITIES = {"typed": (BLUE, "o"), "spoken": (VERMILION, "^")}
@@ -68,6 +69,15 @@ SERIES = cycler(
 HATCHED = {"edgecolor": "white", "linewidth": 0}
 """A bar whose hatching is white, without an outline."""
 
+TRADEOFF = {
+    "xlabel": "benign requests answered (more is better)",
+    "ylabel": "harmful requests refused (more is better)",
+}
+"""The axes of the plane in which defences are compared."""
+
+WHOLE_PICTURE = {"origin": "lower", "aspect": "auto"}
+"""A heat map that fills its panel, the first row lowest."""
+
 DOTTED = {"color": BLACK, "linewidth": 1.2, "linestyle": ":"}
 """A line to compare with."""
 
@@ -75,6 +85,14 @@ DOTTED = {"color": BLACK, "linewidth": 1.2, "linestyle": ":"}
 def look_of(color: str, marker: str, linestyle: str) -> Look:
     """A look of its own, for a line that is not one of a series."""
     return {"color": color, "marker": marker, "linestyle": linestyle}
+
+
+def in_series(
+    values: Mapping[str, T], looks: Iterable[Look] = SERIES
+) -> Iterator[tuple[str, T, Look]]:
+    """Names, their values, and the looks of a series, from the start again where they end."""
+    for (name, value), look in zip(values.items(), cycle(looks), strict=False):
+        yield name, value, look
 
 
 def save_figure(fig: Figure, folder: Path | str, name: str) -> Path:
@@ -135,7 +153,7 @@ def curves(
     looks: Iterable[Look] = SERIES,
 ) -> None:
     """A line per name, over `x` or 0, 1, ..., in the looks' order."""
-    for (name, values), look in zip(lines.items(), cycle(looks), strict=False):
+    for name, values, look in in_series(lines, looks):
         across = range(len(values)) if x is None else x
         ax.plot(across, numbers(values), label=name, **look)
 
@@ -160,8 +178,7 @@ def band(
 
 def wilson_limits(counts: ArrayLike, n: ArrayLike) -> Float[np.ndarray, "2 share"]:
     """The ends of Wilson's 95% intervals of shares: `counts` of `n`, which may be one number."""
-    pairs = np.broadcast(np.asarray(counts), np.asarray(n))
-    return np.transpose([wilson(int(count), int(of)) for count, of in pairs])
+    return np.stack(np.vectorize(wilson, otypes=[float, float])(counts, n))
 
 
 def whiskers(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> Float[np.ndarray, "2 value"]:
@@ -171,6 +188,11 @@ def whiskers(value: ArrayLike, low: ArrayLike, high: ArrayLike) -> Float[np.ndar
     """
     lengths = [np.subtract(value, low), np.subtract(high, value)]
     return np.clip(np.atleast_2d(lengths), 0, None)
+
+
+def wilson_whiskers(counts: ArrayLike, n: ArrayLike) -> Float[np.ndarray, "2 share"]:
+    """Wilson's 95% intervals of the shares `counts` of `n`, as `errorbar` takes them."""
+    return whiskers(np.divide(counts, n), *wilson_limits(counts, n))
 
 
 def level(ax: Axes, value: float, name: str | None = None) -> None:
@@ -207,21 +229,16 @@ def name_lines(*axes: Axes, gap: float = 0.08) -> None:
         heights = np.maximum.accumulate(heights - least) + least
         heights = np.minimum(heights, 1.02 - least[::-1])
         for line, height in zip(named, heights, strict=True):
-            ax.annotate(
-                line.get_label(),
-                ends[line],
-                (1.03, height),
-                "axes fraction",
-                "axes fraction",
-                color=line.get_color(),
-                va="center",
-                arrowprops=_leader(line.get_color(), shrink=2),
-            )
+            colour = line.get_color()
+            look = {"color": colour, "va": "center", "arrowprops": _leader(colour, shrink=2)}
+            where = {"xycoords": "axes fraction", "textcoords": "axes fraction"}
+            ax.annotate(line.get_label(), ends[line], (1.03, height), **where, **look)
 
 
 def _right_end(ax: Axes, line: Line2D) -> tuple[float, float]:
     """Where a line ends, as shares of the panel; a level goes all across."""
-    x, y = (ax.transScale + ax.transLimits).transform(line.get_xydata()[-1])
+    shares = ax.transScale + ax.transLimits
+    x, y = shares.transform(line.get_xydata()[-1])
     return (x if line.get_transform() == ax.transData else 1.0), y
 
 
@@ -239,7 +256,7 @@ def name_points(
     """
     ax.figure.draw_without_rendering()
     points = ax.transData.transform(places)
-    taken = [Bbox.from_extents(*(point - 8), *(point + 8)) for point in points]
+    taken = [Bbox([point - 8, point + 8]) for point in points]
     together: dict[tuple[float, ...], list[str]] = defaultdict(list)
     for name, place in zip(names, places, strict=True):
         together[tuple(place)].append(name)
@@ -247,15 +264,9 @@ def name_points(
         alike = together.pop(tuple(place), None)
         if alike is None:  # named already
             continue
-        text = ax.annotate(
-            " = ".join(alike),
-            place,
-            (0, 0),
-            textcoords="offset points",
-            color=colour,
-            fontsize=12,
-            arrowprops=_leader(colour, shrink=4),
-        )
+        name = " = ".join(alike)
+        look = {"color": colour, "fontsize": 12, "arrowprops": _leader(colour, shrink=4)}
+        text = ax.annotate(name, place, (0, 0), textcoords="offset points", **look)
         size = Text.get_window_extent(text).size
         far, box = _least_hiding(point, size, taken, ax.bbox)
         taken.append(box)
@@ -268,11 +279,13 @@ def _least_hiding(
 ) -> tuple[int, Bbox]:
     """How far from a point, and where, a name of this size hides least, in pixels."""
     turns = np.arange(16) * np.pi / 8
+    ways = np.round([np.cos(turns), np.sin(turns)], 6).T
     best = (np.inf, 0, panel)
     for far in range(12, 140, 12):
-        for way in np.round([np.cos(turns), np.sin(turns)], 6).T:
+        for way in ways:
             # What stands this far off is the name's nearest side.
-            corner = point + far * way - size * (1 - np.sign(way)) / 2
+            nearest_side = size * (1 - np.sign(way)) / 2
+            corner = point + far * way - nearest_side
             box = Bbox.from_bounds(*corner, *size)
             hidden = sum(_shared(box, other) for other in taken)
             outside = size.prod() - _shared(box, panel)
@@ -296,10 +309,11 @@ def common_legend(fig: Figure, **options: Any) -> None:
 
 def cells(ax: Axes, texts: Sequence[Sequence[str]], dark: np.ndarray) -> None:
     """Words in the cells of a picture, white where it is dark; empty ones are left out."""
+    in_cell = {"ha": "center", "va": "center", "fontsize": 12}
     for (row, column), is_dark in np.ndenumerate(dark):
         if text := texts[row][column]:
             colour = "white" if is_dark else BLACK
-            ax.text(column, row, text, ha="center", va="center", color=colour, fontsize=12)
+            ax.text(column, row, text, color=colour, **in_cell)
 
 
 def ticks(
@@ -311,6 +325,12 @@ def ticks(
         ax.set_xticks(range(len(x)), x, **turn)
     if y is not None:
         ax.set_yticks(range(len(y)), y)
+
+
+def rows(ax: Axes, names: Collection[str]) -> None:
+    """Names of rows at 0, 1, ..., the first on top, with room for bars around each."""
+    ax.set_yticks(range(len(names)), names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
 
 
 def arrow(ax: Axes, end: tuple[float, float], colour: str, style: str = "-") -> None:

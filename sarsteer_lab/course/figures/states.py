@@ -1,23 +1,46 @@
 """Figures of hidden states: curves over layers, maps, the logit lens, models side by side."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 from typing import Literal
 
 import numpy as np
-from cycler import cycler
 from jaxtyping import Float
+from matplotlib import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.spatial.distance import pdist, squareform
 from sklearn.decomposition import PCA
 from torch import Tensor
 
-from sarsteer_lab.course.figures import base
+from sarsteer_lab.course.figures.base import (
+    BLACK,
+    BLUE,
+    GREEN,
+    MODALITIES,
+    SKY,
+    VERMILION,
+    WHOLE_PICTURE,
+    band,
+    cells,
+    common_legend,
+    curves,
+    drawn,
+    drawn_without_grid,
+    in_series,
+    layer_axis,
+    level,
+    look_of,
+    middle_half,
+    name_lines,
+    numbers,
+    panels,
+    percent,
+    ticks,
+)
 from sarsteer_lab.safe_space import exact
 
 
-@base.drawn
+@drawn
 def layer_curves_figure(
     lines: Mapping[str, Float[Tensor, "layer"]],
     *,
@@ -31,19 +54,19 @@ def layer_curves_figure(
 
     `reference` is a level to compare with, and its name.
     """
-    fig, [ax] = base.panels(1, (10.5, 5.2), title)
-    base.curves(ax, lines, layers)
+    fig, [ax] = panels(1, (10.5, 5.2), title)
+    curves(ax, lines, layers)
     if reference is not None:
-        base.level(ax, *reference)
+        level(ax, *reference)
     ax.set_ylabel(ylabel)
-    base.layer_axis(ax)
+    layer_axis(ax)
     if as_percent:
-        base.percent(ax.yaxis)
-    base.name_lines(ax)
+        percent(ax.yaxis)
+    name_lines(ax)
     return fig
 
 
-@base.drawn
+@drawn
 def depth_figure(
     measures: Mapping[str, Mapping[str, Float[Tensor, "layer"]]],
     *,
@@ -56,23 +79,24 @@ def depth_figure(
     measured, with its unit. Panels have their own scales.
     """
     looks = cycler(
-        color=[base.BLUE, base.VERMILION, base.GREEN],
+        color=[BLUE, VERMILION, GREEN],
         marker=list("o^s"),
         linestyle=["-", "--", ":"],
     )
-    fig, axes = base.panels(len(measures), (4.2 * len(measures), 4.8), title)
+    fig, axes = panels(len(measures), (4.2 * len(measures), 4.8), title)
     for ax, (name, lines) in zip(axes, measures.items(), strict=True):
-        for (model, values), look in zip(lines.items(), cycle(looks), strict=False):
-            depth = np.arange(len(values)) / max(len(values) - 1, 1)
-            ax.plot(depth, base.numbers(values), label=model, **look)
+        for model, values, look in in_series(lines, looks):
+            last = max(len(values) - 1, 1)
+            depth = np.arange(len(values)) / last
+            ax.plot(depth, numbers(values), label=model, **look)
         ax.set(title=name, xlabel="depth", ylabel=ylabels[name])
-        base.percent(ax.xaxis)
+        percent(ax.xaxis)
         ax.set_ylim(bottom=0)
-    base.common_legend(fig, ncols=len(axes[0].lines))
+    common_legend(fig, ncols=len(axes[0].lines))
     return fig
 
 
-@base.drawn
+@drawn
 def gap_figure(
     cosine: Float[Tensor, "prompt layer"],
     centred_cosine: Float[Tensor, "prompt layer"],
@@ -91,42 +115,44 @@ def gap_figure(
     layer = int(harm_distance.argmax())
     ratio = float(modality_distance[layer] / harm_distance[layer])
     title = f"At layer {layer}, form moves the mean state {ratio:.1f} times as far as harm does"
-    fig, (left, middle, right) = base.panels(3, (13, 5), f"{title} ({len(cosine)} requests)")
-    layers = range(cosine.shape[1])
+    n_requests, n_layers = cosine.shape
+    layers = range(n_layers)
+    fig, axes = panels(3, (13, 5), f"{title} ({n_requests} requests)")
+    left, middle, right = axes
 
-    look = base.look_of(base.SKY, "s", "--")
-    as_they_are = base.middle_half(left, layers, base.numbers(cosine).T, "as they are", look)
-    look = base.look_of(base.BLUE, "o", "-")
-    values, name = base.numbers(centred_cosine).T, "each form's mean off"
-    centred = base.middle_half(left, layers, values, name, look)
+    look = look_of(SKY, "s", "--")
+    as_they_are = middle_half(left, layers, numbers(cosine).T, "as they are", look)
+    look = look_of(BLUE, "o", "-")
+    values, name = numbers(centred_cosine).T, "each form's mean off"
+    centred = middle_half(left, layers, values, name, look)
     lowest = min(-0.25, 1.1 * as_they_are.min(), 1.1 * centred.min())
     left.set(title="Same request: how alike?", ylabel="cosine (typed, spoken)", ylim=(lowest, 1.05))
-    left.axhline(0, color=base.BLACK, linewidth=1)
+    left.axhline(0, color=BLACK, linewidth=1)
 
     distances = {
         "typed \u2013 spoken": modality_distance,
         "harmful \u2013 harmless, typed": harm_distance,
     }
-    form = base.look_of(base.VERMILION, "^", "-")
-    harm = base.look_of(base.BLACK, "o", "--")
-    base.curves(middle, distances, looks=[form, harm])
+    form = look_of(VERMILION, "^", "-")
+    harm = look_of(BLACK, "o", "--")
+    curves(middle, distances, looks=[form, harm])
     middle.lines[-1].set_markerfacecolor("white")
     middle.set(title="Distance of the mean states", ylabel="distance (rms spread of a set)")
     middle.set_ylim(bottom=0)
 
-    accuracy = base.numbers(probe_accuracy)
-    look = base.look_of(base.GREEN, "D", "-")
-    base.curves(right, {"cross-validated probe": accuracy.mean(1)}, looks=[look])
-    base.band(right, layers, accuracy.min(1), accuracy.max(1), base.GREEN, alpha=0.25)
-    base.level(right, 0.5, "chance")
+    accuracy = numbers(probe_accuracy)
+    look = look_of(GREEN, "D", "-")
+    curves(right, {"cross-validated probe": accuracy.mean(1)}, looks=[look])
+    band(right, layers, accuracy.min(1), accuracy.max(1), GREEN, alpha=0.25)
+    level(right, 0.5, "chance")
     right.set(title="Typed or spoken? A linear probe", ylabel="accuracy", ylim=(0.4, 1.03))
-    base.layer_axis(left, middle, right)
-    for ax in (left, middle, right):
+    layer_axis(*axes)
+    for ax in axes:
         ax.legend(loc="best")
     return fig
 
 
-@base.drawn
+@drawn
 def maps_figure(
     maps: Mapping[str, Float[np.ndarray, "state 2"]],
     forms: Sequence[str],
@@ -141,7 +167,7 @@ def maps_figure(
     label. Raises ValueError unless there is one form and one label per state.
     """
     title = f"Last-token states at layer {layer}: of what kind is a state's nearest neighbour?"
-    fig, axes = base.panels(len(maps), (6.2 * len(maps), 6.6), title)
+    fig, axes = panels(len(maps), (6.2 * len(maps), 6.6), title)
     for ax, (name, points) in zip(axes, maps.items(), strict=True):
         if not len(points) == len(forms) == len(labels):
             raise ValueError(
@@ -151,38 +177,29 @@ def maps_figure(
         distances = squareform(pdist(points))
         np.fill_diagonal(distances, np.inf)
         nearest = distances.argmin(1)
-        same_form, same_label = (
-            np.mean(np.array(kinds)[nearest] == kinds) for kinds in (forms, labels)
-        )
-        ax.set(
-            title=f"{name}: {same_form:.0%} same form, {same_label:.0%} same label",
-            xticks=[],
-            yticks=[],
-        )
-    base.common_legend(fig, ncols=2, markerscale=1.3)
+        same_form = np.mean(np.array(forms)[nearest] == forms)
+        same_label = np.mean(np.array(labels)[nearest] == labels)
+        told = f"{name}: {same_form:.0%} same form, {same_label:.0%} same label"
+        ax.set(title=told, xticks=[], yticks=[])
+    common_legend(fig, ncols=2, markerscale=1.3)
     return fig
 
 
 def _scatter(ax: Axes, points: np.ndarray, forms: np.ndarray, labels: np.ndarray) -> None:
     """States as points, those of each form and label alike."""
-    for form, (colour, marker) in base.MODALITIES.items():
+    look = {"s": 45, "linewidths": 1.4, "alpha": 0.75}
+    for form, (colour, marker) in MODALITIES.items():
         for label in dict.fromkeys(labels):
             chosen = points[(forms == form) & (labels == label)]
-            ax.scatter(
-                *chosen.T,
-                s=45,
-                marker=marker,
-                facecolors=colour if label == "harmful" else "none",
-                edgecolors=colour,
-                linewidths=1.4,
-                alpha=0.75,
-                label=f"{form}, {label} ({len(chosen)})",
-            )
+            name = f"{form}, {label} ({len(chosen)})"
+            inner = colour if label == "harmful" else "none"
+            colours = {"facecolors": inner, "edgecolors": colour}
+            ax.scatter(*chosen.T, marker=marker, label=name, **colours, **look)
     # The same scale on both axes: otherwise distances in the picture would mean nothing.
     ax.set_aspect("equal", adjustable="datalim")
 
 
-@base.drawn_without_grid
+@drawn_without_grid
 def lens_figure(
     words: Sequence[Sequence[str]],
     probabilities: Float[Tensor, "layer column"],
@@ -197,11 +214,12 @@ def lens_figure(
     """
     width, height = 2.9 * len(columns) + 2.6, 0.42 * len(layers) + 1.9
     # So high that the names of the axes keep clear of a long title.
-    fig, [ax] = base.panels(1, (width, max(3.5, height)), title)
-    shades = base.numbers(probabilities)
-    image = ax.imshow(shades, aspect="auto", origin="lower", cmap="Blues", vmin=0, vmax=1)
-    base.cells(ax, words, shades > 0.6)
-    base.ticks(ax, columns, list(map(str, layers)))
+    fig, [ax] = panels(1, (width, max(3.5, height)), title)
+    shades = numbers(probabilities)
+    scale = {"cmap": "Blues", "vmin": 0, "vmax": 1}
+    image = ax.imshow(shades, **WHOLE_PICTURE, **scale)
+    cells(ax, words, shades > 0.6)
+    ticks(ax, columns, list(map(str, layers)))
     ax.set_ylabel("decoder layer")
     fig.colorbar(image, ax=ax, label="probability")
     return fig

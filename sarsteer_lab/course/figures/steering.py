@@ -1,7 +1,6 @@
 """Figures of directions, the safe space, and what a push does and costs."""
 
 from collections.abc import Mapping, Sequence
-from itertools import cycle
 
 import numpy as np
 import pandas as pd
@@ -10,10 +9,36 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sarsteer_lab.course.figures import base
+from sarsteer_lab.course.figures.base import (
+    BLACK,
+    DOTTED,
+    GREEN,
+    GREY,
+    PURPLE,
+    TRADEOFF,
+    WHOLE_PICTURE,
+    Values,
+    arrow,
+    common_legend,
+    curves,
+    drawn,
+    drawn_without_grid,
+    in_series,
+    layer_axis,
+    level,
+    look_of,
+    middle_half,
+    name_lines,
+    numbers,
+    panels,
+    percent,
+    rows,
+    ticks,
+    whiskers,
+)
 
 
-@base.drawn
+@drawn
 def push_figure(
     alphas: Sequence[float], kinds: Mapping[str, Mapping[str, Float[Tensor, "alpha"]]], *, n: int
 ) -> Figure:
@@ -23,47 +48,53 @@ def push_figure(
     """
     rises = []
     for kind, lines in kinds.items():
-        name = max(lines, key=lambda name: float(lines[name].max() - lines[name][0]))
-        start, most = lines[name][0], lines[name].max()
-        rises.append(f"{kind}: {name}, {start:.0%} \u2192 {most:.0%}")
+        name = max(lines, key=lambda name: _rise(lines[name]))
+        line = lines[name]
+        rises.append(f"{kind}: {name}, {line[0]:.0%} \u2192 {line.max():.0%}")
     title = f"The largest rise (n = {n}). {'; '.join(rises)}"
-    fig, axes = base.panels(len(kinds), (5.0 * len(kinds) + 2.5, 5.4), title, sharey=True)
+    n_panels = len(kinds)
+    fig, axes = panels(n_panels, (5.0 * n_panels + 2.5, 5.4), title, sharey=True)
     for ax, (kind, lines) in zip(axes, kinds.items(), strict=True):
-        base.curves(ax, lines, alphas)
+        curves(ax, lines, alphas)
         ax.set(title=kind, xlabel="alpha", ylim=(-0.03, 1.03))
-        base.percent(ax.yaxis)
+        percent(ax.yaxis)
     axes[0].set_ylabel("refusal probability, mean")
-    base.name_lines(axes[-1])
+    name_lines(axes[-1])
     return fig
 
 
-@base.drawn
+def _rise(line: Float[Tensor, "alpha"]) -> float:
+    return float(line.max() - line[0])
+
+
+@drawn
 def scree_figure(
     ratios: Mapping[str, Float[Tensor, "component"]], *, k: int, n: int, layer: int
 ) -> Figure:
     """Share of the variance of each principal direction (left), and of the first ones (right)."""
     name, shares = next(iter(ratios.items()))
     held = f"{k} directions hold {shares[:k].sum():.0%} of what {name} states vary in"
-    fig, (left, right) = base.panels(2, (13, 5), f"Layer {layer}: {held} (n = {n})")
-    for (name, shares), look in zip(ratios.items(), base.SERIES, strict=False):
+    title = f"Layer {layer}: {held} (n = {n})"
+    fig, (left, right) = panels(2, (13, 5), title)
+    for name, shares, look in in_series(ratios):
         order = range(1, len(shares) + 1)
-        base.curves(left, {name: shares}, order, [look])
-        base.curves(right, {name: shares.cumsum(0)}, order, [look])
+        curves(left, {name: shares}, order, [look])
+        curves(right, {name: shares.cumsum(0)}, order, [look])
     for ax in (left, right):
-        ax.axvline(k, **base.DOTTED)
-        where = ax.get_xaxis_transform()
-        ax.annotate(f"k = {k}", (k, 1), (4, -2), where, "offset points", va="top")
-        base.percent(ax.yaxis)
+        ax.axvline(k, **DOTTED)
+        where = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
+        ax.annotate(f"k = {k}", (k, 1), (4, -2), va="top", **where)
+        percent(ax.yaxis)
         ax.set_ylim(bottom=0)
-    base.layer_axis(left, right, label="principal direction")
+    layer_axis(left, right, label="principal direction")
     left.set(ylabel="share of variance", title="Each direction")
     right.set(ylabel="share of variance, cumulative", title="The first ones together")
     right.set_ylim(0, 1.03)
-    base.name_lines(right)
+    name_lines(right)
     return fig
 
 
-@base.drawn_without_grid
+@drawn_without_grid
 def share_figure(
     shares: Float[Tensor, "k layer"], ks: Sequence[int], control: Float[Tensor, "k"], *, layer: int
 ) -> Figure:
@@ -74,24 +105,24 @@ def share_figure(
     """
     inside = f"{shares[-1, layer]:.0%} lies in {ks[-1]} harmless directions"
     title = f"Of the refusal direction, {inside}, {control[-1]:.0%} in as many random ones"
-    fig, axes = base.panels(2, (13, 5), f"{title} (layer {layer})", width_ratios=(1.3, 1))
+    fig, axes = panels(2, (13, 5), f"{title} (layer {layer})", width_ratios=(1.3, 1))
     left, right = axes
-    options = {"aspect": "auto", "origin": "lower", "cmap": "viridis", "vmin": 0, "vmax": 1}
-    image = left.imshow(base.numbers(shares), **options)
-    base.ticks(left, y=list(map(str, ks)))
+    scale = {"cmap": "viridis", "vmin": 0, "vmax": 1}
+    image = left.imshow(numbers(shares), **WHOLE_PICTURE, **scale)
+    ticks(left, y=list(map(str, ks)))
     left.set(ylabel="k", title="Share inside, every layer")
-    base.layer_axis(left)
+    layer_axis(left)
     bar = fig.colorbar(image, ax=left, label="share of squared length")
-    looks = base.look_of(base.PURPLE, "s", "-"), base.look_of(base.GREY, "x", ":")
-    base.curves(right, {"harmless space": shares[:, layer], "random space": control}, ks, looks)
+    looks = look_of(PURPLE, "s", "-"), look_of(GREY, "x", ":")
+    curves(right, {"harmless space": shares[:, layer], "random space": control}, ks, looks)
     right.set(xlabel="k", ylabel="share of squared length", title=f"Layer {layer}", ylim=(0, 1.03))
-    base.percent(bar.ax.yaxis, right.yaxis)
+    percent(bar.ax.yaxis, right.yaxis)
     right.grid(visible=True)
-    base.name_lines(right)
+    name_lines(right)
     return fig
 
 
-@base.drawn
+@drawn
 def removal_figure(
     direction: Float[Tensor, "layer d_model"],
     inside: Float[Tensor, "layer d_model"],
@@ -107,22 +138,23 @@ def removal_figure(
     `layer`, the direction and what ablation with `lam` leaves of it, at true lengths.
     """
     squared_length = direction.float().square().sum(-1).clamp_min(1e-30)
-    share = base.numbers(inside.float().square().sum(-1) / squared_length)
-    across = float(inside[layer].float().norm())
-    up = float((direction[layer].float() - inside[layer].float()).norm())
+    share = numbers(inside.float().square().sum(-1) / squared_length)
+    part = inside[layer].float()
+    across = float(part.norm())
+    up = float((direction[layer].float() - part).norm())
     kept = (1 - lam) * across
     rest = np.hypot(kept, up) / max(np.hypot(across, up), 1e-30)
     ablation = f"ablation (k = {k}, lambda = {lam:g})"
     title = f"Layer {layer}: {ablation} leaves {rest:.0%} of the direction's length"
-    fig, (left, right) = base.panels(2, (13, 5), title, width_ratios=(1.25, 1))
-    left.bar(range(len(share)), share, color=base.PURPLE)
-    chosen = {"edgecolor": base.BLACK, "linewidth": 2, "hatch": "//"}
-    left.bar([layer], share[layer], color=base.PURPLE, **chosen)
-    base.level(left, k / direction.shape[1], "in a random space this size")
+    fig, (left, right) = panels(2, (13, 5), title, width_ratios=(1.25, 1))
+    left.bar(range(len(share)), share, color=PURPLE)
+    chosen = {"edgecolor": BLACK, "linewidth": 2, "hatch": "//"}
+    left.bar([layer], share[layer], color=PURPLE, **chosen)
+    level(left, k / direction.shape[1], "in a random space this size")
     left.set(title=f"Inside the safe space of k = {k}", ylabel="share of squared length")
     left.set_ylim(0, 1.03)
-    base.percent(left.yaxis)
-    base.layer_axis(left)
+    percent(left.yaxis)
+    layer_axis(left)
     left.legend(loc="best")
     _triangle(right, across, up, kept, f"after ablation, lambda = {lam:g}")
     right.set_title(f"Layer {layer}")
@@ -131,36 +163,39 @@ def removal_figure(
 
 def _triangle(ax: Axes, across: float, up: float, kept: float, name: str) -> None:
     """A direction, `across` inside the space and `up` outside, and what is `kept` of `across`."""
-    arrows = {"refusal direction": (across, base.PURPLE), name: (kept, base.GREEN)}
+    arrows = {"refusal direction": (across, PURPLE), name: (kept, GREEN)}
     for label, (x, colour) in arrows.items():
-        base.arrow(ax, (x, up), colour)
+        arrow(ax, (x, up), colour)
         ax.plot([], [], color=colour, linewidth=2.5, label=label)
-    ax.plot([across, kept], [up, up], ":", color=base.BLACK, label="removed")
-    ax.axhline(0, color=base.GREY, linewidth=1)
-    ax.axvline(0, color=base.GREY, linewidth=1)
+    ax.plot([across, kept], [up, up], ":", color=BLACK, label="removed")
+    ax.axhline(0, color=GREY, linewidth=1)
+    ax.axvline(0, color=GREY, linewidth=1)
     ax.set(xlabel="along its part inside the safe space", ylabel="along its part outside")
     reach = 1.15 * max(across, up, abs(kept))
-    ax.set(xlim=(-0.6 * reach, reach), ylim=(-0.1 * reach, 1.25 * reach), aspect="equal")
+    ax.set_xlim(-0.6 * reach, reach)
+    ax.set_ylim(-0.1 * reach, 1.25 * reach)
+    ax.set_aspect("equal")
     ax.legend(loc="upper left")
 
 
 def _from_one_start(
     ax: Axes,
-    lines: Mapping[str, tuple[base.Values, base.Values]],
+    lines: Mapping[str, tuple[Values, Values]],
     alphas: Sequence[float],
     more: str = "",
 ) -> None:
     """A curve per variant, (x, y) at each of `alphas`, and a star where all begin, unsteered."""
-    for (name, (x, y)), look in zip(lines.items(), cycle(base.SERIES), strict=False):
-        base.curves(ax, {name: y}, base.numbers(x), [look])
+    for name, (x, y), look in in_series(lines):
+        curves(ax, {name: y}, numbers(x), [look])
     x, y = next(iter(lines.values()))
-    ax.plot(float(x[0]), float(y[0]), "*", color=base.BLACK, markersize=16, label="unsteered")
+    star = {"marker": "*", "markersize": 16, "linestyle": "", "label": "unsteered"}
+    ax.plot(float(x[0]), float(y[0]), color=BLACK, **star)
     listed = ", ".join(f"{alpha:g}" for alpha in alphas)
     ax.set_title(f"alpha = {listed} along each curve{more}", fontsize=13)
-    base.percent(ax.xaxis, ax.yaxis)
+    percent(ax.xaxis, ax.yaxis)
 
 
-@base.drawn
+@drawn
 def controls_figure(
     lines: Mapping[str, tuple[Float[Tensor, "alpha"], Float[Tensor, "alpha"]]],
     alphas: Sequence[float],
@@ -172,15 +207,15 @@ def controls_figure(
 
     Each curve joins the strengths of one variant, from the common unsteered start.
     """
-    fig, [ax] = base.panels(1, (11, 6.4), title)
+    fig, [ax] = panels(1, (11, 6.4), title)
     _from_one_start(ax, lines, alphas, f"; n = {n} spoken requests each")
     ax.set_xlabel("harmless requests: refusal probability, mean")
     ax.set_ylabel("harmful requests: refusal probability, mean")
-    base.name_lines(ax)
+    name_lines(ax)
     return fig
 
 
-@base.drawn
+@drawn
 def curves_figure(
     points: pd.DataFrame, differences: Mapping[str, tuple[float, float, float]]
 ) -> Figure:
@@ -190,27 +225,27 @@ def curves_figure(
     common unsteered start. `differences` has for each comparison the difference and the ends of its
     interval.
     """
-    fig, [plane, beside] = base.panels(2, (13, 7), width_ratios=[3, 2])
+    fig, [plane, beside] = panels(2, (13, 7), width_ratios=[3, 2])
     points = points.sort_values("alpha", kind="stable")
     lines = {}
-    for variant, rows in points.groupby("variant", sort=False):
-        lines[str(variant)] = (rows["benign_answered"].array, rows["harmful_refused"].array)
+    for variant, line in points.groupby("variant", sort=False):
+        x, y = line["benign_answered"], line["harmful_refused"]
+        lines[str(variant)] = (x.to_numpy(), y.to_numpy())
     _from_one_start(plane, lines, points["alpha"].unique())
-    plane.set(xlabel="benign requests answered (more is better)", xlim=(-0.03, 1.03))
-    plane.set(ylabel="harmful requests refused (more is better)", ylim=(-0.03, 1.03))
+    plane.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), **TRADEOFF)
     for row, (difference, low, high) in enumerate(differences.values()):
-        ends = base.whiskers([difference], low, high)
-        beside.errorbar(difference, row, xerr=ends, fmt="o", color=base.BLACK, capsize=4)
-    beside.axvline(0, **base.DOTTED)
-    base.ticks(beside, y=list(differences))
+        ends = whiskers([difference], low, high)
+        beside.errorbar(difference, row, xerr=ends, fmt="o", color=BLACK, capsize=4)
+    beside.axvline(0, **DOTTED)
+    rows(beside, list(differences))
     beside.set_xlabel("difference of areas\n(above 0: the first is better)")
-    beside.set(title="Areas, 95% intervals", ylim=(len(differences) - 0.5, -0.5))
+    beside.set_title("Areas, 95% intervals")
     beside.locator_params(axis="x", nbins=4)
-    base.common_legend(fig, ncols=3)
+    common_legend(fig, ncols=3)
     return fig
 
 
-@base.drawn
+@drawn
 def divergence_figure(
     alphas: Sequence[float], divergences: Mapping[str, Float[np.ndarray, "alpha prompt"]]
 ) -> Figure:
@@ -218,17 +253,19 @@ def divergence_figure(
 
     `divergences` are in nats, by the name of the vectors. Strength 0 is left out: it is 0 there.
     """
-    medians = [f"{name} {np.median(at[0]):.2g}" for name, at in divergences.items()]
+    medians = []
+    for name, values in divergences.items():
+        medians.append(f"{name} {np.median(values[0]):.2g}")
     title = f"Nats at alpha {alphas[0]:g}, median: {', '.join(medians)}"
-    fig, [ax] = base.panels(1, (11, 5.2), title)
+    fig, [ax] = panels(1, (11, 5.2), title)
     looks = (
-        base.look_of(base.PURPLE, "s", "--"),
-        base.look_of(base.GREEN, "o", "-"),
-        base.look_of(base.BLACK, "D", ":"),
+        look_of(PURPLE, "s", "--"),
+        look_of(GREEN, "o", "-"),
+        look_of(BLACK, "D", ":"),
     )
-    for (name, values), look in zip(divergences.items(), looks, strict=False):
-        base.middle_half(ax, alphas, values, f"{name}\n(n = {values.shape[1]})", look)
+    for name, values, look in in_series(divergences, looks):
+        middle_half(ax, alphas, values, f"{name}\n(n = {values.shape[1]})", look)
     ax.set(xlabel="strength alpha", ylabel="KL(unsteered || steered) of the first token (nats)")
     ax.set_yscale("log")
-    base.name_lines(ax, gap=0.16)
+    name_lines(ax, gap=0.16)
     return fig

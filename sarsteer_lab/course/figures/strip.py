@@ -16,7 +16,18 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 from torch import Tensor, nn
 
-from sarsteer_lab.course.figures import base
+from sarsteer_lab.course.figures.base import (
+    BLACK,
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    WHOLE_PICTURE,
+    drawn_without_grid,
+    panels,
+)
 from sarsteer_lab.course.hearing import forms
 from sarsteer_lab.engine.audio_cache import EARS
 from sarsteer_lab.lalm import LALM
@@ -79,12 +90,14 @@ def _watched(lalm: LALM, prompt: Prompt) -> tuple[dict[str, Any], list[_Call]]:
     calls: list[_Call] = []
 
     def note(part: nn.Module, args: Any, options: Any, output: Any) -> None:
-        tensors = [value for value in (*args, *options.values()) if isinstance(value, Tensor)]
+        values = (*args, *options.values())
+        given = next((value for value in values if isinstance(value, Tensor)), None)
         made = getattr(output, "last_hidden_state", output)
-        if not tensors or not isinstance(made, Tensor) or made.ndim < 2:
+        if given is None or not isinstance(made, Tensor) or made.ndim < 2:
             return
-        if tensors[0].is_floating_point():
-            calls.append(_Call(part, tuple(tensors[0].shape[-2:]), tuple(made.shape[-2:])))
+        if given.is_floating_point():
+            taken, left = given.shape[-2:], made.shape[-2:]
+            calls.append(_Call(part, tuple(taken), tuple(left)))
 
     in_decoder = set(lalm.layers.modules())
     batch = lalm.batch(lalm.encode([prompt]), [0])
@@ -112,11 +125,9 @@ def _ears(lalm: LALM, calls: Sequence[_Call], heard: int) -> dict[str, Stage]:
     # Where the projector is the tower's own last layer, the tower proper ends before it.
     made = projector.given if tower.made[-1] == lalm.d_model else tower.made
     clip = f"; {heard} are the clip's" if heard < projector.made[0] else ""
+    layers = Stage(made, f"{n_blocks} layers of {_spaced(tower.part)}", n_blocks)
     words = f"{_spaced(projector.part)}: vectors as wide as the text's{clip}"
-    return {
-        "tower": Stage(made, f"{n_blocks} layers of {_spaced(tower.part)}", n_blocks),
-        "projector": Stage(projector.made, words),
-    }
+    return {"tower": layers, "projector": Stage(projector.made, words)}
 
 
 def _mel(lalm: LALM, inputs: Mapping[str, Any]) -> Float[Tensor, "bin frame"]:
@@ -141,7 +152,7 @@ def _blocks(part: nn.Module) -> int:
     return max(map(len, lists), default=0)
 
 
-@base.drawn_without_grid
+@drawn_without_grid
 def architecture(lalm: LALM, prompt: Request | Prompt) -> Figure:
     """From the waveform to the next token: what each part makes of this prompt, in real shapes.
 
@@ -151,17 +162,17 @@ def architecture(lalm: LALM, prompt: Request | Prompt) -> Figure:
     parts = stages(lalm, prompt)
     form = "spoken" if "mel" in parts else "typed"
     size = (2.05 * len(parts) + 0.6, 4.6)
-    fig, axes = base.panels(len(parts), size, f"{lalm.name}: the way of a {form} request")
+    fig, axes = panels(len(parts), size, f"{lalm.name}: the way of a {form} request")
     fig.get_layout_engine().set(wspace=0.16)
     for ax, (name, stage) in zip(axes, parts.items(), strict=True):
-        ax.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1), title=name)
+        ax.set(title=name, xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
         ax.spines[:].set_visible(False)
         _DRAWN[name](ax, stage)
         shape = " \u00d7 ".join(f"{size:,}" for size in stage.shape)
         words = textwrap.fill(stage.words, 18)
         ax.set_xlabel(f"{shape}\n{words}", fontsize=12, linespacing=1.4)
     for ax in axes[1:]:
-        arrow = {"arrowstyle": "-|>", "color": base.BLACK, "linewidth": 2}
+        arrow = {"arrowstyle": "-|>", "color": BLACK, "linewidth": 2}
         start, end = (-0.17, 0.5), (-0.01, 0.5)
         ax.annotate("", end, start, "axes fraction", arrowprops=arrow, annotation_clip=False)
     return fig
@@ -169,12 +180,12 @@ def architecture(lalm: LALM, prompt: Request | Prompt) -> Figure:
 
 def _waveform(ax: Axes, stage: Stage) -> None:
     sound = 0.5 + 0.48 * stage.content / np.abs(stage.content).max()
-    ax.plot(np.linspace(0, 1, len(sound)), sound, color=base.BLACK, linewidth=0.5)
+    ax.plot(np.linspace(0, 1, len(sound)), sound, color=BLACK, linewidth=0.5)
 
 
 def _spectrogram(ax: Axes, stage: Stage) -> None:
     extent = (0, 1, 0, 1)
-    ax.imshow(stage.content, origin="lower", aspect="auto", cmap="viridis", extent=extent)
+    ax.imshow(stage.content, cmap="viridis", extent=extent, **WHOLE_PICTURE)
 
 
 def _funnel(colour: str, ax: Axes, stage: Stage) -> None:
@@ -186,11 +197,11 @@ def _sequence(ax: Axes, stage: Stage) -> None:
     """A cell per position: what is text, and what is heard."""
     width = 1 / len(stage.content)
     for position, heard in enumerate(stage.content):
-        colour = base.VERMILION if heard else base.BLUE
+        colour = VERMILION if heard else BLUE
         ax.add_patch(Rectangle((position * width, 0.35), width, 0.3, color=colour, linewidth=0))
-    ax.text(0, 0.7, "text", color=base.BLUE, fontweight="bold")
+    ax.text(0, 0.7, "text", color=BLUE, fontweight="bold")
     if any(stage.content):
-        ax.text(1, 0.7, "audio", color=base.VERMILION, fontweight="bold", ha="right")
+        ax.text(1, 0.7, "audio", color=VERMILION, fontweight="bold", ha="right")
 
 
 def _stack(colour: str, ax: Axes, stage: Stage) -> None:
@@ -203,10 +214,10 @@ def _stack(colour: str, ax: Axes, stage: Stage) -> None:
 _DRAWN: dict[str, Callable[[Axes, Stage], None]] = {
     "waveform": _waveform,
     "mel": _spectrogram,
-    "tower": partial(_stack, base.PURPLE),
-    "projector": partial(_funnel, base.ORANGE),
+    "tower": partial(_stack, PURPLE),
+    "projector": partial(_funnel, ORANGE),
     "sequence": _sequence,
-    "layers": partial(_stack, base.GREEN),
-    "head": partial(_funnel, base.SKY),
+    "layers": partial(_stack, GREEN),
+    "head": partial(_funnel, SKY),
 }
 """How each stage is drawn."""

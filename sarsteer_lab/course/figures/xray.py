@@ -11,7 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.mlab import specgram
 from matplotlib.patches import Rectangle
 
-from sarsteer_lab.course.figures import base
+from sarsteer_lab.course.figures.base import (
+    BLACK,
+    WHOLE_PICTURE,
+    drawn_without_grid,
+    panels,
+    plain,
+)
 from sarsteer_lab.speech import SAMPLE_RATE
 
 
@@ -30,7 +36,7 @@ class Film:
     heard: tuple[int, int] = (0, 0)
 
 
-@base.drawn_without_grid
+@drawn_without_grid
 def xray_figure(
     films: Mapping[str, Film],
     layers: Sequence[int],
@@ -48,22 +54,24 @@ def xray_figure(
     widths = [len(film.names) + 1.0 for film in films.values()]
     ratios = {"width_ratios": widths, "height_ratios": (1, 4.2)}
     size = (0.175 * sum(widths) + 2.2, 7.4)
-    fig, axes = base.panels(len(films), size, base.plain(title), rows=2, **ratios)
+    fig, axes = panels(len(films), size, plain(title), rows=2, **ratios)
     above, below = axes[: len(films)], axes[len(films) :]
+    scale = LogNorm(1e-4, 1) if top is None else Normalize(-top, top)
     for spectrogram, ax, (name, film) in zip(above, below, films.items(), strict=True):
         spectrogram.set_title(name)
         _spectrogram(spectrogram, film)
+        values, look = film.values, {"cmap": "PuOr_r", "norm": scale}
         if top is None:
-            values, look = film.values.clip(1e-4), {"cmap": "viridis", "norm": LogNorm(1e-4, 1)}
-        else:
-            values, look = film.values, {"cmap": "PuOr_r", "norm": Normalize(-top, top)}
-        image = ax.imshow(values, origin="lower", aspect="auto", interpolation="nearest", **look)
-        ax.axvline(film.answer - 0.5, color=base.BLACK, linewidth=2)
+            values, look = values.clip(1e-4), {"cmap": "viridis", "norm": scale}
+        image = ax.imshow(values, interpolation="nearest", **WHOLE_PICTURE, **look)
+        ax.axvline(film.answer - 0.5, color=BLACK, linewidth=2)
         ax.set_xticks([])
+        upright = {"rotation": 90, "ha": "center", "va": "top", "fontsize": 11}
         for column, text in enumerate(film.names):  # ticks take three times as long to draw
-            ax.text(column, -0.8, text, rotation=90, ha="center", va="top", fontsize=11)
+            ax.text(column, -0.8, plain(text), **upright)
         step = -(-len(layers) // 10)
-        ax.set_yticks(range(0, len(layers), step), list(map(str, layers[::step])))
+        names = list(map(str, layers[::step]))
+        ax.set_yticks(range(0, len(layers), step), names)
         if chosen and chosen[0] == name:
             _frame(ax, *chosen[1:])
     below[0].set_ylabel("decoder layer")
@@ -80,12 +88,12 @@ def _spectrogram(ax: Axes, film: Film) -> None:
     first, last = film.heard
     extent = (first - 0.5, last + 0.5, 0, SAMPLE_RATE / 2000)
     scale = {"vmax": power.max(), "vmin": power.max() - 60, "cmap": "Greys"}
-    ax.imshow(power, origin="lower", aspect="auto", extent=extent, **scale)
+    ax.imshow(power, extent=extent, **WHOLE_PICTURE, **scale)
     ax.set(ylabel="kHz", xticks=[], xlim=(-0.5, len(film.names) - 0.5))
 
 
 def _frame(ax: Axes, row: int, column: int) -> None:
     """A frame around a cell, visible on light and dark ones."""
-    for colour, width in (("white", 5), (base.BLACK, 2.5)):
+    for colour, width in (("white", 5), (BLACK, 2.5)):
         look = {"fill": False, "edgecolor": colour, "linewidth": width, "zorder": 5}
         ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **look))

@@ -1,10 +1,9 @@
-"""The answer ladder: how a greedy answer turns, token by token, as the push grows, until the text
-breaks."""
+"""The answer ladder: how a greedy answer turns, token by token, as the push grows."""
 
 from collections.abc import Sequence
-from html import escape
+from itertools import zip_longest
 
-import ipywidgets
+from ipywidgets import HTML, ToggleButtons
 
 from sarsteer_lab.course.hearing import forms
 from sarsteer_lab.course.widgets import panels
@@ -22,8 +21,7 @@ Rung = tuple[Answer, float, Outcome]
 
 
 class Ladder(panels.Panel):
-    """Chapter 04: one request's greedy answers under growing alpha, from 0 to the one that breaks
-    the text.
+    """Chapter 04: a request's greedy answers under growing alpha, until one breaks the text.
 
     A row per strength of `alphas`, in their order, up to the first that is judged broken. Marked is
     the token at which a row turns away from the one above; lines under the tokens are as thick as
@@ -41,22 +39,19 @@ class Ladder(panels.Panel):
         *,
         max_new_tokens: int = 14,
     ) -> None:
-        if not 1 <= max_new_tokens <= MOST_TOKENS:
-            raise ValueError(
-                f"max_new_tokens={max_new_tokens}: a ladder's answers have 1 to {MOST_TOKENS}"
-            )
+        panels.check_length(max_new_tokens, MOST_TOKENS)
         super().__init__()
-        self.lalm, self.vectors, self.max_new_tokens = lalm, vectors, max_new_tokens
-        self.alphas, self.forms = sorted(alphas), forms(lalm, prompt)
+        self.lalm = lalm
+        self.vectors = vectors
+        self.max_new_tokens = max_new_tokens
+        self.alphas = sorted(alphas)
+        self.forms = forms(lalm, prompt)
         self.title = panels.words_of(prompt)
         self.rungs: dict[str, dict[float, Rung]] = {form: {} for form in self.forms}
         self._live: dict[str, LivePrompt] = {}
-        self.form = ipywidgets.ToggleButtons(options=[*self.forms][::-1])
-        top = max(1.0, *self.alphas)
-        self.alpha = panels.slider(
-            ipywidgets.FloatSlider, "one more alpha", min=0, max=top, step=0.01
-        )
-        self.view = ipywidgets.HTML()
+        self.form = ToggleButtons(options=[*self.forms][::-1])
+        self.alpha = panels.slider("one more alpha", 0, 0, max(1.0, *self.alphas), step=0.01)
+        self.view = HTML()
         self.children = [panels.row(self.form, self.alpha), self.view, self.runner.message]
         self.add_class("sarsteer-ladder")
         self.runner.listen("form", self._climb, self.form)
@@ -68,15 +63,14 @@ class Ladder(panels.Panel):
         return self.view.value
 
     def _find(self, alphas: Sequence[float]) -> None:
-        """Answers under these strengths, computed together, up to the first that is judged
-        broken."""
+        """Answers under these strengths, computed together, up to the first judged broken."""
         form = self.form.value
         if form not in self._live:
             self._live[form] = LivePrompt(self.lalm, self.forms[form])
-        found = self._live[form].answers(self.vectors, alphas, self.max_new_tokens)
-        for alpha, (answer, refusal) in zip(alphas, found, strict=True):
+        answers = self._live[form].answers(self.vectors, alphas, self.max_new_tokens)
+        for alpha, (answer, refusal_probability) in zip(alphas, answers, strict=True):
             outcome = PhraseJudge().judge(self.title, answer.text)
-            self.rungs[form][alpha] = answer, refusal, outcome
+            self.rungs[form][alpha] = answer, refusal_probability, outcome
             if outcome == "broken":
                 break
 
@@ -92,29 +86,20 @@ class Ladder(panels.Panel):
         self._show()
 
     def _show(self) -> None:
+        form = self.form.value
+        rungs = []
         above: tuple[str, ...] | None = None
-        lines = [("<b>alpha</b>", "<b>P(refusal)</b>", "<b>outcome</b>", "<b>answer</b>")]
-        for alpha, (answer, refusal, outcome) in sorted(self.rungs[self.form.value].items()):
-            said = panels.token_spans(answer, None if above is None else turn(above, answer.tokens))
-            lines.append(
-                (f"{alpha:g}", f"{refusal:.2f}", f"{panels.MARKS[outcome]} {outcome}", said)
-            )
+        for alpha, (answer, refusal_probability, outcome) in sorted(self.rungs[form].items()):
+            turns_at = None if above is None else turn(above, answer.tokens)
+            spans = panels.token_spans(answer, turns_at)
+            rungs.append((alpha, refusal_probability, panels.MARKS[outcome], outcome, spans))
             above = answer.tokens
-        cell = '<td style="text-align:left;padding:0 18px 0 0">'
-        rows = "".join(
-            f"<tr>{''.join(f'{cell}{text}</td>' for text in line)}</tr>" for line in lines
-        )
-        self.view.value = (
-            f"{panels.PARAGRAPH}<b>{escape(self.title)}</b> ({self.form.value}). \u25bc and a box: the first "
-            "token that differs from the row above. The thicker the line, the likelier the token was. "
-            "P(refusal): the answer opens as a refusal.</p>"
-            f'<table style="font-size:16px;line-height:2">{rows}</table>'
-        )
+        self.view.value = panels.piece("ladder", request=self.title, form=form, rungs=rungs)
 
 
 def turn(above: Sequence[str], tokens: Sequence[str]) -> int | None:
     """The place of the first token that differs from the answer above; None if there is none."""
-    if tuple(above) == tuple(tokens):
-        return None
-    alike = [a == b for a, b in zip(above, tokens, strict=False)]
-    return alike.index(False) if False in alike else len(alike)
+    for place, (token, token_above) in enumerate(zip_longest(tokens, above)):
+        if token != token_above:
+            return place
+    return None

@@ -1,14 +1,12 @@
-"""The panels on hidden states: a map of typed and spoken requests, and what the safe space
-removes."""
+"""The panels on hidden states: a map of typed and spoken requests, and what ablation removes."""
 
 from collections.abc import Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from html import escape
 from pathlib import Path
 
-import ipywidgets
 import numpy as np
 import torch
+from ipywidgets import HTML, Box, Button, ToggleButtons
 from jaxtyping import Float
 from torch import Tensor
 
@@ -24,18 +22,10 @@ from sarsteer_lab.speech import read_clip
 PLANE = (640, 420)
 """Width and height of the map in pixels."""
 
-_SETTINGS = {
-    "width": f"{PLANE[0]}px",
-    "height": f"{PLANE[1]}px",
-    "typed": BLUE,
-    "spoken": VERMILION,
-}
-STYLE = (
-    "<style>:root {"
-    + "".join(f"--sarsteer-{name}: {value};" for name, value in _SETTINGS.items())
-    + "}"
-)
-STYLE += Path(__file__).with_name("maps.css").read_text(encoding="utf-8") + "</style>"
+_CSS = Path(__file__).with_name("maps.css").read_text(encoding="utf-8")
+STYLE = f"""<style>:root {{--sarsteer-width: {PLANE[0]}px; --sarsteer-height: {PLANE[1]}px;
+  --sarsteer-typed: {BLUE}; --sarsteer-spoken: {VERMILION};}}
+{_CSS}</style>"""
 
 
 class GapExplorer(panels.Panel):
@@ -57,83 +47,78 @@ class GapExplorer(panels.Panel):
         limit: int = 60,
     ) -> None:
         if not len(typed) == len(spoken) == len(prompts) or typed.shape != spoken.shape:
+            got = f"{tuple(typed.shape)} and {tuple(spoken.shape)}"
             raise ValueError(
-                f"{len(prompts)} prompts need as many typed and spoken states; got {tuple(typed.shape)} and "
-                f"{tuple(spoken.shape)}"
+                f"{len(prompts)} prompts need as many typed and spoken states; got {got}"
             )
         super().__init__()
-        count = min(limit, len(prompts))
-        rows = np.unique(np.linspace(0, len(prompts) - 1, count).round().astype(int)).tolist()
+        n = len(prompts)
+        evenly = np.linspace(0, n - 1, min(limit, n)).round()
+        rows = np.unique(evenly.astype(int)).tolist()
         self.prompts = [prompts[row] for row in rows]
         self.states = torch.cat([typed[rows], spoken[rows]])
         self.forms = ["typed"] * len(rows) + ["spoken"] * len(rows)
         self.labels = [prompt.label for prompt in self.prompts] * 2
         self._places: dict[tuple[int, str], Float[np.ndarray, "point 2"]] = {}
-        self._chosen: int | None = None
-        layers = typed.shape[1]
-        start = layers // 2 if layer is None else layer
-        self.layer = panels.slider(
-            ipywidgets.IntSlider, "layer", value=start, min=0, max=layers - 1
-        )
-        self.method = ipywidgets.ToggleButtons(options=[("PCA", "pca"), ("UMAP", "umap")])
+        n_layers = typed.shape[1]
+        start = n_layers // 2 if layer is None else layer
+        self.layer = panels.slider("layer", start, 0, n_layers - 1)
+        self.method = ToggleButtons(options=[("PCA", "pca"), ("UMAP", "umap")])
         self.points = [self._point(i) for i in range(len(self.forms))]
-        plane = ipywidgets.Box(self.points)
+        self._chosen = self.points[0]
+        plane = Box(self.points)
         plane.add_class("sarsteer-plane")
-        self.words = ipywidgets.HTML("<p>Click a point to see and hear its request.</p>")
+        self.words = HTML("<p>Click a point to see and hear its request.</p>")
         self.player = panels.player()
-        legend = ipywidgets.HTML(
-            STYLE + f'<small><span style="color:{BLUE}">\u25cf typed</span>, '
-            f'<span style="color:{VERMILION}">\u25c6 spoken</span>; filled: harmful, hollow: others</small>'
-        )
+        legend = panels.piece("map_legend", typed=BLUE, spoken=VERMILION)
+        controls = panels.row(self.layer, self.method)
+        heard = panels.row(self.player, self.words)
         progress = panels.row(self.runner.progress, self.runner.message)
-        controls, heard = panels.row(self.layer, self.method), panels.row(self.player, self.words)
-        self.children = [controls, legend, plane, heard, progress]
+        self.children = [controls, HTML(STYLE + legend), plane, heard, progress]
         self.runner.listen("map", self._show, self.layer, self.method)
         self._show()
 
     def static(self) -> str:
         """The map as a figure."""
         layer = self.layer.value
-        fig = maps_figure(
-            {"PCA": project_2d(self.states[:, layer])}, self.forms, self.labels, layer=layer
-        )
+        maps = {"PCA": project_2d(self.states[:, layer])}
+        fig = maps_figure(maps, self.forms, self.labels, layer=layer)
         fig.suptitle(f"Typed and spoken requests, output of layer {layer}", x=0.01, ha="left")
         return panels.picture(fig)
 
     def choose(self, index: int) -> None:
         """Mark a point, show its request and make its clip ready to play."""
-        prompt = self.prompts[index % len(self.prompts)]
-        if self._chosen is not None:
-            self.points[self._chosen].remove_class("chosen")
-        self.points[index].add_class("chosen")
-        self._chosen = index
-        voice = f", voice {escape(prompt.voice)}" if prompt.voice else ""
-        self.words.value = (
-            f"<p><b>{escape(prompt.request)}</b><br>{self.forms[index]}, {escape(prompt.label)}, "
-            f"topic {escape(prompt.topic)}{voice}</p>"
-        )
+        self._chosen.remove_class("chosen")
+        self._chosen = self.points[index]
+        self._chosen.add_class("chosen")
+        prompt = self._prompt(index)
+        self.words.value = panels.piece("map_request", prompt=prompt, form=self.forms[index])
         if prompt.clip is not None:
             self.player.value = panels.wav_bytes(read_clip(prompt.clip))
 
-    def _point(self, index: int) -> ipywidgets.Button:
-        prompt = self.prompts[index % len(self.prompts)]
-        button = ipywidgets.Button(tooltip=f"{self.forms[index]}: {prompt.request}")
-        for name in ("sarsteer-point", self.forms[index], self.labels[index]):
+    def _prompt(self, index: int) -> Request:
+        return self.prompts[index % len(self.prompts)]
+
+    def _point(self, index: int) -> Button:
+        form = self.forms[index]
+        button = Button(tooltip=f"{form}: {self._prompt(index).request}")
+        for name in ("sarsteer-point", form, self.labels[index]):
             button.add_class(name)
         button.on_click(lambda _: self.runner.soon("choose", lambda: self.choose(index)))
         return button
 
     def _show(self) -> None:
         self.runner.cancel()
-        place = (self.layer.value, self.method.value)
-        if place not in self._places and self.method.value == "umap":
+        layer, method = self.layer.value, self.method.value
+        if (layer, method) in self._places:
+            self._move(self._places[layer, method])
+        elif method == "umap":
             # Seconds, the first time half a minute (it is compiled): aside, so that it can be given
             # up.
-            self.runner.steps(self._umap(self.layer.value), total=300)
-            return
-        if place not in self._places:
-            self._places[place] = project_2d(self.states[:, self.layer.value])
-        self._move(self._places[place])
+            self.runner.steps(self._umap(layer), total=300)
+        else:
+            self._places[layer, method] = project_2d(self.states[:, layer])
+            self._move(self._places[layer, method])
 
     def _umap(self, layer: int) -> Generator[None, None, None]:
         laid_out = ThreadPoolExecutor(1).submit(project_2d, self.states[:, layer], method="umap")
@@ -148,22 +133,22 @@ class GapExplorer(panels.Panel):
         self.runner.say("UMAP keeps neighbourhoods; its distances mean little")
 
     def _move(self, places: Float[np.ndarray, "point 2"]) -> None:
-        """Put every button where its state lies; both axes have the same scale with PCA, as in the
-        figure."""
+        """Put every button where its state lies; with PCA both axes have the same scale."""
         low, high = places.min(0), places.max(0)
         span = np.where(high > low, high - low, 1.0)
-        room = np.array(PLANE) - 30
-        scale = room / span if self.method.value == "umap" else np.full(2, (room / span).min())
-        centred = (places - (low + high) / 2) * scale
-        for button, (x, y) in zip(self.points, centred, strict=True):
+        scale = (np.array(PLANE) - 30) / span
+        if self.method.value == "pca":
+            scale = scale.min()
+        offsets = (places - (low + high) / 2) * scale * [1, -1]
+        corners = np.array(PLANE) / 2 + offsets - 7
+        for button, (left, top) in zip(self.points, corners, strict=True):
             with button.layout.hold_sync():
-                button.layout.left = f"{PLANE[0] / 2 + x - 7:.0f}px"
-                button.layout.top = f"{PLANE[1] / 2 - y - 7:.0f}px"
+                button.layout.left = f"{left:.0f}px"
+                button.layout.top = f"{top:.0f}px"
 
 
 class SafeSpaceExplorer(panels.Panel):
-    """Chapter 03: what safe-space ablation removes from a refusal direction, for every k and
-    lambda.
+    """Chapter 03: what safe-space ablation removes from a refusal direction, by k and lambda.
 
     `harmless` are the states that span the space. The tokens that the removed and the kept part
     raise are listed too (logit lens). `layer` is where it starts. `k`, `lam` and `layer` are the
@@ -182,9 +167,8 @@ class SafeSpaceExplorer(panels.Panel):
         super().__init__()
         self.lalm, self.direction = lalm, direction
         self.space, self.lam, self.k = panels.ablation_controls(harmless, k)
-        last = len(direction) - 1
-        self.layer = panels.slider(ipywidgets.IntSlider, "layer", value=layer, min=0, max=last)
-        self.view = ipywidgets.HTML()
+        self.layer = panels.slider("layer", layer, 0, len(direction) - 1)
+        self.view = HTML()
         sliders = (self.k, self.lam, self.layer)
         self.children = [panels.row(*sliders), self.view, self.runner.message]
         self.runner.listen("view", self._show, *sliders)
@@ -199,25 +183,20 @@ class SafeSpaceExplorer(panels.Panel):
         return self.lam.value * projection(self.direction, self.space.first(self.k.value))
 
     def _show(self) -> None:
-        removed, layer = self.removed(), self.layer.value
-        fig = removal_figure(
-            self.direction,
-            projection(self.direction, self.space.first(self.k.value)),
-            self.lam.value,
-            layer=layer,
-            k=self.k.value,
-        )
-        tokens = self._tokens("removed", removed[layer])
-        tokens += self._tokens("kept", self.direction[layer] - removed[layer])
-        self.view.value = panels.picture(fig, 900) + tokens
+        layer, lam, k = self.layer.value, self.lam.value, self.k.value
+        removed = self.removed()[layer]
+        inside = projection(self.direction, self.space.first(k))
+        fig = removal_figure(self.direction, inside, lam, layer=layer, k=k)
+        kept = self.direction[layer] - removed
+        raised = self._raised("removed", removed) + self._raised("kept", kept)
+        self.view.value = panels.picture(fig, 900) + raised
 
     @torch.no_grad()
-    def _tokens(self, name: str, vector: Float[Tensor, "d_model"]) -> str:
-        """The tokens that a vector raises most when the vocabulary head reads it directly (logit
-        lens)."""
+    def _raised(self, name: str, vector: Float[Tensor, "d_model"]) -> str:
+        """The tokens that a vector raises most when the head reads it directly (logit lens)."""
         if not vector.any():
             return ""
         scores = logit_lens(self.lalm, vector.to(self.lalm.device))
-        words = [self.lalm.tokenizer.decode([int(token)]) for token in scores.topk(12).indices]
-        listed = " ".join(f"<code>{escape(repr(word))}</code>" for word in words)
-        return f"<p>What is <b>{name}</b> in layer {self.layer.value} raises: {listed}</p>"
+        top = scores.topk(12).indices.tolist()
+        tokens = [self.lalm.tokenizer.decode([token]) for token in top]
+        return panels.piece("raised", name=name, layer=self.layer.value, tokens=tokens)

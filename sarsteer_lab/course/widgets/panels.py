@@ -1,28 +1,42 @@
-"""What all panels share: a static state, work that can be stopped, a request picker, answers as
-HTML.
+"""What all panels share: a static state, work that can be stopped, a request picker, their HTML.
 
 Only ipywidgets' own controls are used, so that panels work in JupyterLab, Notebook 7, VS Code and
 Colab alike.
 """
 
-import asyncio
 import base64
 import io
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from html import escape
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-import ipywidgets
 import matplotlib
 import numpy as np
 import soundfile
+from ipywidgets import (
+    HTML,
+    Audio,
+    Dropdown,
+    FileUpload,
+    FloatSlider,
+    HBox,
+    IntRangeSlider,
+    IntSlider,
+    Text,
+    Textarea,
+    VBox,
+    Widget,
+)
 from jaxtyping import Float
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from sarsteer_lab.course.figures.base import LOOK
 from sarsteer_lab.course.hearing import differs
+from sarsteer_lab.course.widgets.runner import Runner
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.evaluation.phrases import SHOWN_WORDS, opening_words
 from sarsteer_lab.lalm import LALM
@@ -43,15 +57,25 @@ MARKS = {
 LONGEST = 30.0
 """Seconds of a recording for a model that hears clips of any length."""
 
-PARAGRAPH = '<p style="font-size:15px">'
-"""How a text below or above a picture begins: legible on a projector."""
-
 LABEL_WIDTH = {"description_width": "110px"}
 
+_PIECES = Environment(
+    loader=PackageLoader("sarsteer_lab", "course/widgets"),
+    autoescape=True,
+    undefined=StrictUndefined,
+)
+_PIECES.filters["repr"] = repr
+_RECORD = Path(__file__).with_name("record.js").read_text(encoding="utf-8")
 
-class Panel(ipywidgets.VBox):
-    """A panel: live where a kernel runs; elsewhere (HTML, GitHub) a still of it, made when it was
-    displayed.
+
+def piece(macro: str, /, **values: Any) -> str:
+    """One of the macros of `pieces.html.jinja` as HTML, with these values escaped."""
+    pieces = _PIECES.get_template("pieces.html.jinja").module
+    return str(getattr(pieces, macro)(**values))
+
+
+class Panel(VBox):
+    """A panel: live where a kernel runs; elsewhere (HTML, GitHub) a still, made when displayed.
 
     Subclasses fill `children` and give the still as HTML in `static`; `runner` runs what controls
     ask for.
@@ -67,136 +91,53 @@ class Panel(ipywidgets.VBox):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
-        hint = "<p><small>A still. Run the cell, and there are controls here.</small></p>"
-        return bundle | {"text/html": self.static() + hint}
+        return bundle | {"text/html": piece("still", picture=self.static())}
 
 
-class Runner:
-    """Runs what a panel's controls ask for, between the notebook's cells, never during one.
-
-    JupyterLab delivers slider moves on a thread of their own, even while a cell runs; what steers
-    the model must not overlap with a cell that uses it. So work is handed to the loop that runs the
-    cells. Of several requests under one name only the latest counts. Long work comes as a
-    generator: between two of its steps the loop is free, `bar` shows how far it is, and `stop` ends
-    it. Without a loop (plain Python) everything runs at once. Errors go to `message`.
-    """
-
-    def __init__(self) -> None:
-        self.message = ipywidgets.HTML()
-        self.bar = ipywidgets.IntProgress(layout={"width": "220px"})
-        self.stop = ipywidgets.Button(description="Stop", icon="stop", layout={"width": "90px"})
-        self.stop.on_click(lambda _: self.cancel())
-        self.progress = ipywidgets.HBox([self.bar, self.stop], layout={"visibility": "hidden"})
-        self._waiting: dict[str, Callable[[], None]] = {}
-        self._work: Generator[None, None, None] | None = None
-        try:
-            self._loop: asyncio.AbstractEventLoop | None = asyncio.get_running_loop()
-        except RuntimeError:
-            self._loop = None
-
-    def soon(self, name: str, work: Callable[[], None]) -> None:
-        """Run `work` as soon as no cell runs."""
-        if self._loop is None:
-            self._guarded(work)
-            return
-        self._waiting[name] = work
-        self._loop.call_soon_threadsafe(self._run_waiting, name)
-
-    def listen(self, name: str, work: Callable[[], None], *controls: ipywidgets.Widget) -> None:
-        """Run `work` whenever the value of one of the controls has changed."""
-        for control in controls:
-            control.observe(lambda _: self.soon(name, work), "value")
-
-    def steps(self, work: Generator[None, None, None], total: int) -> None:
-        """Run long work of `total` steps, each up to a `yield`; work that is still going on ends
-        first."""
-        self.cancel()
-        self._work, self.bar.value, self.bar.max = work, 0, total
-        self.progress.layout.visibility = "visible"
-        if self._loop is None:
-            while self._work is not None:
-                self._guarded(self._step)
-        else:
-            self._loop.call_soon_threadsafe(self._advance)
-
-    def cancel(self) -> None:
-        """End the long work after its present step."""
-        self._work = None
-        self.progress.layout.visibility = "hidden"
-
-    def say(self, text: str) -> None:
-        """Show a line of text below the controls."""
-        self.message.value = f"<small>{escape(text)}</small>"
-
-    def _run_waiting(self, name: str) -> None:
-        if (work := self._waiting.pop(name, None)) is not None:
-            self._guarded(work)
-
-    def _guarded(self, work: Callable[[], None]) -> None:
-        """Run `work`; an error is shown, because a callback's traceback would be lost."""
-        try:
-            work()
-        except Exception as error:
-            self.cancel()
-            self.message.value = f"<b>{type(error).__name__}</b>: {escape(str(error))}"
-
-    def _advance(self) -> None:
-        self._guarded(self._step)
-        if self._work is not None and self._loop is not None:
-            # A moment in which the kernel can take messages, for instance a click on Stop.
-            self._loop.call_later(0.02, self._advance)
-
-    def _step(self) -> None:
-        if self._work is None:
-            return
-        if next(self._work, self) is self:  # it has come to its end
-            self.cancel()
-        else:
-            self.bar.value += 1
-
-
-class RequestPicker(ipywidgets.VBox):
-    """Where a request comes from: a shipped clip, a typed sentence that is spoken at once, or a
-    file.
+class RequestPicker(VBox):
+    """Where a request comes from: a shipped clip, a typed sentence spoken at once, or a file.
 
     `spoken` is the request as the model hears it, `typed` the same in words (None for an uploaded
     clip, whose words are not known). `changed` is called after either has changed.
     """
 
     def __init__(self, lalm: LALM, prompts: Sequence[Request], runner: Runner) -> None:
-        self.lalm, self.runner = lalm, runner
+        self.lalm = lalm
         self.changed: Callable[[], None] = lambda: None
         self.title = ""
         self.typed: Prompt | None = None
         self.spoken = Prompt("", np.zeros(1))
-        options = [(f"{prompt.label}: {prompt.request}", i) for i, prompt in enumerate(prompts)]
+        self._prompts = list(prompts)
+        self._limit = lalm.max_audio_seconds
         look = {"style": LABEL_WIDTH, "layout": {"width": "min(640px, 95%)"}}
-        self.example = ipywidgets.Dropdown(options=options, description="a shipped clip", **look)
-        self.sentence = ipywidgets.Text(
+        names = [f"{prompt.label}: {prompt.request}" for prompt in prompts]
+        options = list(zip(names, range(len(names)), strict=True))
+        self.example = Dropdown(options=options, description="a shipped clip", **look)
+        self.sentence = Text(
             description="or type one",
             placeholder="a sentence, then Enter: it is spoken at once",
             continuous_update=False,
             **look,
         )
-        narrow = {"width": "200px"}
-        self.upload = ipywidgets.FileUpload(
-            accept="audio/*", description="or upload a clip", layout=narrow
+        self.upload = FileUpload(
+            accept="audio/*", description="or upload a clip", layout={"width": "200px"}
         )
-        self.player = player()
         # The recorder's script leaves its sound here, as base64 of 16-bit samples at 16 kHz.
-        self.recording = ipywidgets.Textarea(continuous_update=False, layout={"display": "none"})
-        self.recording.add_class("sarsteer-recording")
-        recorder = ipywidgets.HTML(_recorder(lalm.max_audio_seconds or LONGEST))
-        self.now = ipywidgets.HTML()
-        rows = [self.sentence, row(self.upload, recorder, self.recording, self.player, self.now)]
-        super().__init__([self.example, *rows] if options else rows)
+        self.recording = hidden_text("sarsteer-recording")
+        seconds = f"{self._limit or LONGEST:g}"
+        script = _RECORD.replace("RATE", str(SAMPLE_RATE)).replace("SECONDS", seconds)
+        recorder = HTML(piece("recorder", script=script))
+        self.player = player()
+        self.now = HTML()
+        others = row(self.upload, recorder, self.recording, self.player, self.now)
+        examples = [self.example] if prompts else []
+        super().__init__([*examples, self.sentence, others])
         self.add_class("sarsteer-request")
-        self._prompts = list(prompts)
         runner.listen("request", self._from_example, self.example)
         runner.listen("request", self._from_sentence, self.sentence)
         runner.listen("request", self._from_upload, self.upload)
         runner.listen("request", self._from_recording, self.recording)
-        if options:
+        if prompts:
             self._from_example()
         else:
             self._take("What do farmers do in winter?", synthesise("What do farmers do in winter?"))
@@ -208,28 +149,23 @@ class RequestPicker(ipywidgets.VBox):
         self._take(prompt.request, waveform)
 
     def _from_sentence(self) -> None:
-        if text := self.sentence.value.strip():
-            limit = self.lalm.max_audio_seconds
-            self._take(
-                text,
-                check_waveform(
-                    synthesise(text), SAMPLE_RATE, name="the sentence", max_seconds=limit
-                ),
-            )
+        text = self.sentence.value.strip()
+        if text:
+            self._take(text, self._checked(synthesise(text), "the sentence"))
 
     def _from_upload(self) -> None:
-        if not self.upload.value:
-            return
-        upload = self.upload.value[0]
-        file = io.BytesIO(bytes(upload["content"]))
-        file.name = upload["name"]  # for what is said of a clip that cannot be used
-        self._take("", read_clip(file, max_seconds=self.lalm.max_audio_seconds), file.name)
+        if self.upload.value:
+            upload = self.upload.value[0]
+            file = io.BytesIO(bytes(upload["content"]))
+            file.name = upload["name"]  # for what is said of a clip that cannot be used
+            self._take("", read_clip(file, max_seconds=self._limit), file.name)
 
     def _from_recording(self) -> None:
         samples = np.frombuffer(base64.b64decode(self.recording.value), dtype="<i2")
-        limit = self.lalm.max_audio_seconds
-        waveform = check_waveform(samples, SAMPLE_RATE, name="your recording", max_seconds=limit)
-        self._take("", waveform, "your recording")
+        self._take("", self._checked(samples, "your recording"), "your recording")
+
+    def _checked(self, samples: np.ndarray, name: str) -> Float[np.ndarray, "samples"]:
+        return check_waveform(samples, SAMPLE_RATE, name=name, max_seconds=self._limit)
 
     def _take(self, request: str, waveform: Float[np.ndarray, "samples"], name: str = "") -> None:
         self.title = request or name
@@ -240,54 +176,57 @@ class RequestPicker(ipywidgets.VBox):
         self.now.value = f"<b>{escape(self.title)}</b>"  # last: now the answers are this request's
 
 
-_RECORD = Path(__file__).with_name("record.js").read_text(encoding="utf-8")
+def check_length(max_new_tokens: int, most: int) -> None:
+    """Raise ValueError for answers that are too long to be live and, harmful ones, to be shown."""
+    if not 1 <= max_new_tokens <= most:
+        raise ValueError(f"max_new_tokens={max_new_tokens}: answers here have 1 to {most} tokens")
 
 
-def _recorder(seconds: float) -> str:
-    """A button that records; it stays hidden where the front end runs no scripts or has no
-    microphone."""
-    script = _RECORD.replace("RATE", str(SAMPLE_RATE)).replace("SECONDS", f"{seconds:g}")
-    able = "if (navigator.mediaDevices && window.MediaRecorder) "
-    able += "this.previousElementSibling.style.display = ''"
-    return (
-        '<button class="jupyter-button widget-button lm-Widget sarsteer-record" title="or record one" '
-        f'style="display:none;width:150px" onclick="{escape(script)}">or record one</button>'
-        f'<img src="data:," style="display:none" onerror="{escape(able)}">'
-    )
+SLIDER = {
+    "continuous_update": False,
+    "style": LABEL_WIDTH,
+    "layout": {"width": "min(460px, 95%)"},
+}
+"""How sliders look; their value moves when they are let go."""
 
 
-def slider(kind: Callable[..., ipywidgets.Widget], name: str, **options: Any) -> Any:
-    """A slider whose value moves when it is let go."""
-    wide = {"width": "min(460px, 95%)"}
-    return kind(
-        description=name, continuous_update=False, style=LABEL_WIDTH, layout=wide, **options
-    )
+def slider(name: str, value: Any, low: float, high: float, *, step: float = 1) -> Any:
+    """A slider: of whole numbers, of two of them (`value` is a pair), or of fractions."""
+    kind = FloatSlider if isinstance(step, float) else IntSlider
+    if isinstance(value, tuple):
+        kind = IntRangeSlider
+    return kind(description=name, value=value, min=low, max=high, step=step, **SLIDER)
 
 
-def row(*widgets: ipywidgets.Widget) -> ipywidgets.HBox:
+def row(*widgets: Widget) -> HBox:
     """Widgets side by side, as far as there is room."""
-    return ipywidgets.HBox(widgets, layout={"flex_flow": "row wrap", "width": "100%"})
+    return HBox(widgets, layout={"flex_flow": "row wrap", "width": "100%"})
 
 
-def player() -> ipywidgets.Audio:
+def hidden_text(name: str) -> Textarea:
+    """Where a script in the page, which finds it by this class, leaves what it has to say."""
+    text = Textarea(continuous_update=False, layout={"display": "none"})
+    text.add_class(name)
+    return text
+
+
+def player() -> Audio:
     """A player without a clip yet."""
-    return ipywidgets.Audio(value=b"", format="wav", autoplay=False, controls=True, loop=False)
+    return Audio(value=b"", format="wav", autoplay=False, controls=True, loop=False)
 
 
 def ablation_controls(
     harmless: Float[Tensor, "prompt layer d_model"], k: int
 ) -> tuple[SafeSpace, Any, Any]:
-    """The safe space that the harmless states span, and sliders for the share of it that is removed
-    (all, at first) and for its size (`k`).
+    """The safe space that the harmless states span, and sliders for what ablation takes of it.
+
+    They are the share that is removed (all, at first), and the size of the space (`k`).
     """
     most = min(40, len(harmless) - 1)
-    tenths = {"min": 0, "max": 1.5, "step": 0.1, "readout_format": ".1f"}
-    share = slider(ipywidgets.FloatSlider, "lambda", value=1.0, **tenths)
-    return (
-        principal_space(harmless, most),
-        share,
-        slider(ipywidgets.IntSlider, "k", value=min(k, most), min=0, max=most),
-    )
+    share = slider("lambda", 1, 0, 1.5, step=0.1)
+    share.readout_format = ".1f"
+    size = slider("k", min(k, most), 0, most)
+    return principal_space(harmless, most), share, size
 
 
 def wav_bytes(waveform: Float[np.ndarray, "samples"]) -> bytes:
@@ -302,17 +241,12 @@ def picture(fig: Figure, width: int = 720) -> str:
     file = io.BytesIO()
     with matplotlib.rc_context(LOOK):
         fig.savefig(file, format="png", dpi=100)
-    data = base64.b64encode(file.getvalue()).decode()
-    return f'<img alt="figure" style="max-width:100%;width:{width}px" src="data:image/png;base64,{data}">'
+    return piece("picture", data=base64.b64encode(file.getvalue()).decode(), width=width)
 
 
-def heard_line(request: str, said: str) -> str:
-    """What the model heard by its own read-out, as HTML, and a mark where the words are known and
-    differ."""
-    mark = (
-        ' <b style="color:#D55E00">\u2260 heard differently</b>' if differs(request, said) else ""
-    )
-    return f"heard: <i>{escape(opening_words(said)) or '(nothing)'}</i>{mark}"
+def heard_line(request: str, heard: str) -> str:
+    """What the model heard by its own read-out, and a mark where known words differ from it."""
+    return piece("heard", words=opening_words(heard), differs=differs(request, heard))
 
 
 def words_of(prompt: Request | Prompt) -> str:
@@ -321,44 +255,20 @@ def words_of(prompt: Request | Prompt) -> str:
 
 
 def token_spans(answer: Answer, turn: int | None = None) -> str:
-    """An answer's first `SHOWN_WORDS` words as HTML, a line under each token, thicker where it was
-    surer.
+    """An answer's first `SHOWN_WORDS` words, a line under each token, thicker where it was surer.
 
     The token at `turn` is boxed.
     """
-    spans, said = [], ""
-    for at, (token, chance) in enumerate(zip(answer.tokens, answer.probabilities, strict=True)):
-        said += token
-        if len(said.split()) > SHOWN_WORDS:
-            spans.append(" \u2026")
-            break
-        box = "outline:2px solid #D55E00;margin:0 3px;font-weight:bold;" if at == turn else ""
-        line = f"border-bottom:{1 + 4 * chance:.1f}px solid #0072B2"
-        spans.append(
-            f'<span title="p = {chance:.3f}" style="white-space:pre-wrap;{box}{line}">'
-            f"{chr(0x25BC) if box else ''}{escape(token).replace(chr(10), chr(0x21B5))}</span>"
-        )
-    if turn == len(answer.tokens):
-        spans.append('<span style="outline:2px solid #D55E00;font-weight:bold">\u25bc(ends)</span>')
-    return "".join(spans) or "<i>(nothing)</i>"
+    tokens = list(zip(answer.tokens, answer.probabilities, strict=True))
+    texts = accumulate(answer.tokens)
+    shown = sum(len(text.split()) <= SHOWN_WORDS for text in texts)
+    ends = turn == len(tokens)
+    cut = shown < len(tokens)
+    return piece("token_spans", tokens=tokens[:shown], cut=cut, turn=turn, ends=ends)
 
 
-def answer_card(title: str, answer: Answer, refusal: float, outcome: str) -> str:
-    """An answer as HTML: a bar for the refusal probability, and the text, underlined where it was
-    sure.
-
-    `refusal` is the probability (0 to 1) that the answer opens as a refusal.
-    """
-    likely = ", ".join(
-        f"<code>{escape(repr(token))}</code> {chance:.2f}" for token, chance in answer.first
-    )
-    return (
-        '<div class="sarsteer-answer" style="border:1px solid #8c8c8c;border-radius:6px;padding:8px 12px;'
-        'margin:4px;line-height:1.5">'
-        f"<b>{escape(title)}</b> <small>({escape(outcome)})</small>"
-        f'<div style="background:#ddd;height:10px;margin:4px 0"><div style="background:#0072B2;height:10px;'
-        f'width:{100 * refusal:.1f}%"></div></div>'
-        f"<small>opens as a refusal with probability {refusal:.2f}</small>"
-        f'<p style="font-size:115%;margin:6px 0">{token_spans(answer)}</p>'
-        f"<small>likeliest first tokens: {likely}</small></div>"
-    )
+def answer_card(title: str, answer: Answer, refusal_probability: float, outcome: str) -> str:
+    """An answer: a bar for the refusal probability, and the text, underlined where it was sure."""
+    judged = {"outcome": outcome, "refusal_probability": refusal_probability}
+    said = {"spans": token_spans(answer), "first": answer.first}
+    return piece("answer_card", title=title, **judged, **said)

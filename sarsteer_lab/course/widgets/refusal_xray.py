@@ -1,15 +1,12 @@
-"""The refusal X-ray: where in a request, and in which layer, refusal rises; typed, spoken and
-steered."""
+"""The refusal X-ray: where in a request, and in which layer, refusal rises."""
 
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from functools import partial
-from html import escape
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 
-import ipywidgets
 import numpy as np
 import torch
+from ipywidgets import HTML, ToggleButtons
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -26,9 +23,11 @@ from sarsteer_lab.prompts import Prompt, Request
 from sarsteer_lab.speech import SAMPLE_RATE
 from sarsteer_lab.steering import SteeringVectors, steer
 
-MOST_COLUMNS, MOST_TOKENS = 26, 16
-"""Columns of a prompt's text and of its clip, evenly picked where there are more; tokens of an
-answer."""
+MOST_COLUMNS = 26
+"""Columns of a prompt's text and of its clip, evenly picked where there are more."""
+
+MOST_TOKENS = 16
+"""Tokens of an answer."""
 
 MEASURES = {
     "projection": "projection on v, from the layer's\nmedian, in lengths of v",
@@ -37,8 +36,12 @@ MEASURES = {
 
 CLICK = """(() => { const box = this.getBoundingClientRect();
 const area = this.closest('.sarsteer-xray').querySelector('.sarsteer-click textarea');
-area.value = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height].join();
-for (const name of ['input', 'change']) area.dispatchEvent(new Event(name, {bubbles: true})); })()"""
+const across = (event.clientX - box.left) / box.width;
+const down = (event.clientY - box.top) / box.height;
+area.value = [across, down].join();
+for (const name of ['input', 'change']) area.dispatchEvent(new Event(name, {bubbles: true}));
+})()"""
+"""Tells the kernel where the picture was clicked, as shares of its size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +56,11 @@ class Reading:
     start: int
     columns: list[int]
     names: list[str]
+
+    @property
+    def answered(self) -> int:
+        """How many positions are the answer's."""
+        return len(self.ids) - self.start
 
 
 class XRay(panels.Panel):
@@ -80,46 +88,38 @@ class XRay(panels.Panel):
         *,
         max_new_tokens: int = 6,
     ) -> None:
-        if not 1 <= max_new_tokens <= MOST_TOKENS:
-            raise ValueError(
-                f"max_new_tokens={max_new_tokens}: an X-ray's answers have 1 to {MOST_TOKENS}"
-            )
+        panels.check_length(max_new_tokens, MOST_TOKENS)
         super().__init__()
         remember_clips(lalm)
-        self.lalm, self.vectors, self.max_new_tokens = lalm, vectors, max_new_tokens
-        self.layers, self.forms = lalm.steered_layers(vectors), forms(lalm, prompt)
+        self.lalm = lalm
+        self.vectors = vectors
+        self.max_new_tokens = max_new_tokens
+        self.layers = lalm.steered_layers(vectors)
+        self.forms = forms(lalm, prompt)
         self.title = panels.words_of(prompt)
-        tokenize = partial(lalm.tokenizer, add_special_tokens=False)
-        self._openings = {tuple(tokenize(text)["input_ids"]) for text in refusing_openings()}
-        self.measure = ipywidgets.ToggleButtons(options=[*MEASURES])
-        reach = {"min": 0, "max": max(1, alpha), "step": 0.01}
-        self.alpha = panels.slider(ipywidgets.FloatSlider, "alpha", value=alpha, **reach)
+        texts = list(refusing_openings())
+        self._openings = set(
+            map(tuple, lalm.tokenizer(texts, add_special_tokens=False)["input_ids"])
+        )
+        self.measure = ToggleButtons(options=list(MEASURES))
+        self.alpha = panels.slider("alpha", alpha, 0, max(1, alpha), step=0.01)
         self.readings: dict[str, Reading] = {}
         self.projection: dict[str, Float[Tensor, "position layer"]] = {}
         self.opening: dict[str, Float[Tensor, "column layer"]] = {}
         for form in tqdm([*self.forms, "steered"], desc="X-ray", delay=2, leave=False):
             self._expose(form)
         last = len(self.layers) - 1
-        self.layer = panels.slider(ipywidgets.IntSlider, "layer", value=last, min=0, max=last)
-        # Where the answer is decided: the prompt's last position, in the last form without
-        # steering.
-        cells, at = self.cells(), {"min": 0, "max": len(self.cells()) - 1}
-        decided = (
-            [form for form, _ in cells].index("steered") - 1 - self._answered([*self.forms][-1])
-        )
-        self.column = panels.slider(ipywidgets.IntSlider, "column", value=decided, **at)
+        self.layer = panels.slider("layer", last, 0, last)
+        # Where the answer is decided: the last unsteered form's prompt ends before its answer.
+        *_, last_form = self.forms
+        cells = self.cells()
+        decided = cells.index(("steered", 0)) - 1 - self.readings[last_form].answered
+        self.column = panels.slider("column", decided, 0, len(cells) - 1)
         # The picture's script leaves here where it was clicked, as two shares of its size.
-        self.click = ipywidgets.Textarea(continuous_update=False, layout={"display": "none"})
-        self.click.add_class("sarsteer-click")
-        self.view, self.words = ipywidgets.HTML(), ipywidgets.HTML()
-        controls = (self.measure, self.alpha, self.layer, self.column)
-        self.children = [
-            panels.row(*controls),
-            self.words,
-            self.view,
-            self.click,
-            self.runner.message,
-        ]
+        self.click = panels.hidden_text("sarsteer-click")
+        self.view, self.words = HTML(), HTML()
+        controls = panels.row(self.measure, self.alpha, self.layer, self.column)
+        self.children = [controls, self.words, self.view, self.click, self.runner.message]
         self.add_class("sarsteer-xray")
         self.runner.listen("view", self._show, self.measure, self.layer, self.column)
         self.runner.listen("steered", self._resteer, self.alpha)
@@ -132,83 +132,104 @@ class XRay(panels.Panel):
 
     def cells(self) -> list[tuple[str, int]]:
         """Form and place among its columns of every column, from left to right."""
-        return [
-            (form, at)
-            for form, reading in self.readings.items()
-            for at in range(len(reading.columns))
-        ]
+        columns = []
+        for form, reading in self.readings.items():
+            columns += [(form, column) for column in range(len(reading.columns))]
+        return columns
 
     def top_tokens(
         self, form: str, position: int, layer: int, count: int = 8
     ) -> list[tuple[str, float]]:
         """The likeliest next tokens of a position, read from a layer (its index in `layers`)."""
-        chances = (
-            logit_lens(self.lalm, self.readings[form].states[position, layer])
-            .softmax(-1)
-            .topk(count)
-        )
-        words = [self.lalm.tokenizer.decode([token]) for token in chances.indices.tolist()]
-        return list(zip(words, chances.values.tolist(), strict=True))
+        state = self.readings[form].states[position, layer]
+        top = logit_lens(self.lalm, state).softmax(-1).topk(count)
+        tokens = map(self._token, top.indices)
+        return list(zip(tokens, top.values.tolist(), strict=True))
+
+    def _token(self, token: int | Tensor) -> str:
+        return self.lalm.tokenizer.decode([int(token)])
+
+    def _ids(self, prompt: Prompt) -> list[int]:
+        return self.lalm.inputs([prompt])["input_ids"][0].tolist()
 
     @torch.no_grad()
     def _expose(self, form: str) -> None:
         """Read a form, or the last of the forms steered, and measure it."""
+        *_, last_form = self.forms
         steered = form == "steered"
-        base = [*self.forms][-1] if steered else form
-        prompt = self.forms[base]
+        prompt = self.forms[last_form if steered else form]
         batch = self.lalm.batch(self.lalm.encode([prompt]), [0])
-        with ExitStack() as held:
-            if steered:
-                held.enter_context(steer(self.lalm, self.vectors, self.alpha.value))
-            # By layer: the prompt's last position, then the answer's tokens.
-            recorded = held.enter_context(record_states(self.lalm, self.layers))
-            tokens = self.lalm.decode(batch, max_new_tokens=self.max_new_tokens + 1)
+        push = steer(self.lalm, self.vectors, self.alpha.value) if steered else nullcontext()
+        with push, record_states(self.lalm, self.layers) as recorded:
+            [answer] = self.lalm.decode(batch, max_new_tokens=self.max_new_tokens + 1)
         if steered:
-            before = self.readings[base].states[: self.readings[base].start - 1]
+            plain = self.readings[last_form]
+            before = plain.states[: plain.start - 1]
         else:
             before = capture_positions(self.lalm, [prompt], layers=self.layers)[0][:-1]
+        # By layer: the prompt's last position, then the answer's tokens.
+        after = torch.stack([torch.cat(passes) for passes in recorded], dim=1)
+        states = torch.cat([before, after])
         start = len(before) + 1
-        states = torch.cat([before, torch.stack([torch.cat(passes) for passes in recorded], dim=1)])
-        ids = (
-            self.lalm.inputs([prompt])["input_ids"][0].tolist()
-            + tokens[0].tolist()[: len(states) - start]
-        )
-        columns = [*range(start - 1, len(ids))] if steered else self._columns(ids, start)
-        names = self._names(ids, columns, prompt)
-        reading = self.readings[form] = Reading(ids, states, start, columns, names)
-        vectors = torch.stack([self.vectors[layer] for layer in self.layers]).to(states.device)
-        self.projection[form] = (states * vectors / vectors.norm(dim=-1, keepdim=True)).sum(-1)
+        ids = (self._ids(prompt) + answer.tolist())[: len(states)]
+        columns = list(range(start - 1, len(ids)))
+        if not steered:
+            columns = self._before(ids, start) + columns
+        names = self._names(ids, columns, self.lalm.waveform(prompt))
+        self.readings[form] = Reading(ids, states, start, columns, names)
+        self._measure(form)
+
+    def _measure(self, form: str) -> None:
+        """Project a form's states on the vectors, and read them through the lens."""
+        reading = self.readings[form]
+        states = reading.states
+        vectors = torch.stack([self.vectors[layer] for layer in self.layers])
+        units = torch.nn.functional.normalize(vectors, dim=-1)
+        self.projection[form] = (states * units.to(states.device)).sum(-1)
         # Some layers at a time: the head's weights are read for all of them at once, and logits are
         # large.
-        parts = states[columns].split(max(1, 256 // len(columns)), dim=1)
-        self.opening[form] = torch.cat([self._opening(part, reading) for part in parts], dim=1)
+        at_once = max(1, 256 // len(reading.columns))
+        parts = []
+        for some_layers in states[reading.columns].split(at_once, dim=1):
+            parts.append(self._opening(some_layers, reading))
+        self.opening[form] = torch.cat(parts, dim=1)
 
-    def _columns(self, ids: Sequence[int], start: int) -> list[int]:
-        """Positions to be shown: what comes before the request is alike in all forms, and left
-        out."""
-        begun = [
-            self.lalm.inputs([prompt])["input_ids"][0].tolist() for prompt in self.forms.values()
-        ]
-        alike = [len(set(tokens)) == 1 for tokens in zip(*begun, strict=False)]
-        first = alike.index(False) if len(begun) > 1 and False in alike else 0
-        prompt = range(first, start - 1)
-        heard = [at for at in prompt if ids[at] == self.lalm.audio_token_id]
-        words = [at for at in prompt if ids[at] != self.lalm.audio_token_id]
-        return sorted([*_some(heard), *_some(words), start - 1]) + [*range(start, len(ids))]
+    def _before(self, ids: Sequence[int], start: int) -> list[int]:
+        """Positions of the request to be shown, but for the prompt's last.
+
+        What comes before the request is alike in all forms, and left out.
+        """
+        prompts = map(self._ids, self.forms.values())
+        first = 0
+        for position, tokens in enumerate(zip(*prompts, strict=False)):
+            if len(set(tokens)) > 1:
+                first = position
+                break
+        heard: list[int] = []
+        words: list[int] = []
+        for position in range(first, start - 1):
+            kind = heard if ids[position] == self.lalm.audio_token_id else words
+            kind.append(position)
+        return sorted(_evenly(heard) + _evenly(words))
 
     def _opening(
-        self, states: Float[Tensor, "column layer d"], of: Reading
+        self, states: Float[Tensor, "column layer d"], reading: Reading
     ) -> Float[Tensor, "column layer"]:
-        chances = logit_lens(self.lalm, states).softmax(-1)
-        found = torch.full(states.shape[:2], torch.nan)
-        for row, position in enumerate(of.columns):
-            size = len(begun := tuple(of.ids[of.start : position + 1]))
-            following = {
-                ids[size] for ids in self._openings if ids[:size] == begun and len(ids) > size
-            }
+        """The probability of the tokens that go on with a refusing opening; nan if none does."""
+        probabilities = logit_lens(self.lalm, states).softmax(-1)
+        opening = torch.full(states.shape[:2], torch.nan)
+        for column, position in enumerate(reading.columns):
+            begun = tuple(reading.ids[reading.start : position + 1])
+            following = list(self._following(begun))
             if following:
-                found[row] = chances[row][:, list(following)].sum(-1)
-        return found
+                opening[column] = probabilities[column][:, following].sum(-1)
+        return opening
+
+    def _following(self, begun: tuple[int, ...]) -> set[int]:
+        """The tokens that go on with a refusing opening that has begun so."""
+        n = len(begun)
+        longer = [ids for ids in self._openings if len(ids) > n]
+        return {ids[n] for ids in longer if ids[:n] == begun}
 
     def _resteer(self) -> None:
         self._expose("steered")
@@ -218,80 +239,85 @@ class XRay(panels.Panel):
         across, down = map(float, self.click.value.split(","))
         point = self._figure.transFigure.transform((across, 1 - down))
         for form, ax in self._maps.items():
-            x, y = (round(float(value)) for value in ax.transData.inverted().transform(point))
-            if 0 <= x < len(self.readings[form].columns) and 0 <= y < len(self.layers):
-                self.layer.value, self.column.value = y, self.cells().index((form, x))
+            x, y = ax.transData.inverted().transform(point)
+            cell, layer = (form, round(x)), round(y)
+            if cell in self.cells() and 0 <= layer < len(self.layers):
+                self.layer.value = layer
+                self.column.value = self.cells().index(cell)
 
     def _film(self, form: str) -> Film:
         reading = self.readings[form]
+        values = self.opening[form]
         if self.measure.value == "projection":
-            plain = [self.projection[f][self.readings[f].columns] for f in self.forms]
-            values = self.projection[form][reading.columns] - torch.cat(plain).median(0).values
-            values = values / self.vectors.only(self.layers).norm().to(values.device)
-        else:
-            values = self.opening[form]
-        heard = [
-            i for i, at in enumerate(reading.columns) if reading.ids[at] == self.lalm.audio_token_id
-        ]
-        names = [
-            "" if i in heard and (i - heard[0]) % 5 else name
-            for i, name in enumerate(reading.names)
-        ]
-        answer = len(names) - self._answered(form)
-        clip = self.lalm.waveform(self.forms[form]) if heard else None
-        ends = (heard[0], heard[-1]) if heard else (0, 0)
-        return Film(values.T.cpu().numpy(), names, answer, clip, ends)
+            plain = []
+            for name in self.forms:
+                plain.append(self.projection[name][self.readings[name].columns])
+            median = torch.cat(plain).median(0).values
+            lengths = self.vectors.only(self.layers).norm().to(median.device)
+            values = (self.projection[form][reading.columns] - median) / lengths
+        heard = []
+        for column, position in enumerate(reading.columns):
+            if reading.ids[position] == self.lalm.audio_token_id:
+                heard.append(column)
+        names = list(reading.names)
+        for column in heard:
+            if (column - heard[0]) % 5:
+                names[column] = ""
+        answer = len(names) - reading.answered
+        film = Film(values.T.cpu().numpy(), names, answer)
+        if heard:
+            ends = (heard[0], heard[-1])
+            film = replace(film, clip=self.lalm.waveform(self.forms[form]), heard=ends)
+        return film
 
-    def _answered(self, form: str) -> int:
-        return len(self.readings[form].ids) - self.readings[form].start
-
-    def _names(self, ids: Sequence[int], columns: Sequence[int], prompt: Prompt) -> list[str]:
+    def _names(
+        self, ids: Sequence[int], columns: Sequence[int], clip: np.ndarray | None
+    ) -> list[str]:
         """What stands at positions: a token, or how far into the clip it is."""
         heard = [at for at, token in enumerate(ids) if token == self.lalm.audio_token_id]
-        clip, names = self.lalm.waveform(prompt), []
-        for at in columns:
-            if clip is not None and ids[at] == self.lalm.audio_token_id:
-                names.append(f"{heard.index(at) / len(heard) * len(clip) / SAMPLE_RATE:.1f} s")
+        names = []
+        for position in columns:
+            if clip is not None and ids[position] == self.lalm.audio_token_id:
+                share = heard.index(position) / len(heard)
+                seconds = share * len(clip) / SAMPLE_RATE
+                names.append(f"{seconds:.1f} s")
             else:
-                token = self.lalm.tokenizer.decode([ids[at]])
-                names.append(
-                    token.strip(" <|>").replace("\n", "\u21b5").replace("$", r"\$") or repr(token)
-                )
+                token = self._token(ids[position])
+                word = token.strip(" <|>").replace("\n", "\u21b5")
+                names.append(word or repr(token))
         return names
 
     def _show(self) -> None:
         films = {form: self._film(form) for form in self.readings}
         cells = self.cells()
         self.column.max = len(cells) - 1
-        form, at = cells[self.column.value]
+        form, column = cells[self.column.value]
         layer = self.layer.value
-        shades = np.abs(np.concatenate([film.values.ravel() for film in films.values()]))
-        top = float(np.nanquantile(shades, 0.96)) if self.measure.value == "projection" else None
-        self._figure, self._maps = xray_figure(
-            films,
-            self.layers,
-            title=f"\u201c{self.title}\u201d, steered with alpha = {self.alpha.value:g}",
-            label=MEASURES[self.measure.value],
-            top=top,
-            chosen=(form, layer, at),
-        )
+        top = None
+        if self.measure.value == "projection":
+            shades = np.concatenate([film.values.ravel() for film in films.values()])
+            top = float(np.nanquantile(np.abs(shades), 0.96))
+        title = f"\u201c{self.title}\u201d, steered with alpha = {self.alpha.value:g}"
+        label, chosen = MEASURES[self.measure.value], (form, layer, column)
+        options = {"title": title, "label": label, "top": top, "chosen": chosen}
+        self._figure, self._maps = xray_figure(films, self.layers, **options)
         picture = panels.picture(self._figure, 1250)
-        self.view.value = picture.replace("<img ", f'<img onclick="{escape(CLICK)}" ', 1)
-        position = self.readings[form].columns[at]
-        tops = self.top_tokens(form, position, layer)
-        listed = ", ".join(
-            f"<code>{escape(repr(token))}</code> {chance:.2f}" for token, chance in tops
-        )
-        self.words.value = (
-            f"{panels.PARAGRAPH}Click a cell. <b>{form}</b>, layer {self.layers[layer]}, at "
-            f"<code>{escape(self.readings[form].names[at])}</code>: projection "
-            f"{float(self.projection[form][position, layer]):.2f}, opens a refusal "
-            f"{float(self.opening[form][at, layer]):.3f}. Through the lens the next token is {listed}.</p>"
-        )
+        self.view.value = panels.piece("clickable", picture=picture, script=CLICK)
+        self.words.value = self._cell(form, column, layer)
+
+    def _cell(self, form: str, column: int, layer: int) -> str:
+        """What a cell says, in words."""
+        reading = self.readings[form]
+        position, name = reading.columns[column], reading.names[column]
+        projection = float(self.projection[form][position, layer])
+        opening = float(self.opening[form][column, layer])
+        measured = {"projection": projection, "opening": opening}
+        where = {"form": form, "layer": self.layers[layer], "name": name}
+        tokens = self.top_tokens(form, position, layer)
+        return panels.piece("xray_cell", **where, **measured, tokens=tokens)
 
 
-def _some(positions: list[int]) -> list[int]:
-    """At most `MOST_COLUMNS` of some positions, evenly picked, the first and the last among
-    them."""
+def _evenly(positions: list[int]) -> list[int]:
+    """At most `MOST_COLUMNS` of some positions, the first and the last among them."""
     places = np.linspace(0, len(positions) - 1, min(MOST_COLUMNS, len(positions)))
     return [positions[round(place)] for place in places]

@@ -1,11 +1,12 @@
 """The panels in which one speaks to the model: the safety dial turned live, and steering live."""
 
 import time
+from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import ipywidgets
+from ipywidgets import HTML, Button, Dropdown, SelectionSlider, Widget
 from jaxtyping import Float
 from torch import Tensor
 
@@ -29,8 +30,7 @@ Shown = tuple[Answer, float]
 
 
 class _TwoAnswers(panels.Panel):
-    """A request on top, controls, two answers side by side, and a curve over all values of one
-    control.
+    """A request on top, controls, two answers side by side, and a curve over a control's values.
 
     `swept` is what that control turns, and its values. Raises ValueError for answers too long to be
     live (and, of harmful requests, to be shown).
@@ -43,30 +43,21 @@ class _TwoAnswers(panels.Panel):
         lalm: LALM,
         prompts: Sequence[Request],
         max_new_tokens: int,
-        *controls: ipywidgets.Widget,
+        *controls: Widget,
     ) -> None:
-        if not 1 <= max_new_tokens <= MOST_TOKENS:
-            raise ValueError(
-                f"max_new_tokens={max_new_tokens}: answers here have 1 to {MOST_TOKENS} tokens"
-            )
+        panels.check_length(max_new_tokens, MOST_TOKENS)
         super().__init__()
-        self.lalm, self.max_new_tokens = lalm, max_new_tokens
+        self.lalm = lalm
+        self.max_new_tokens = max_new_tokens
         self.request = panels.RequestPicker(lalm, prompts, self.runner)
         wide = {"flex": "1 1 320px", "width": "auto"}
-        self.heard = ipywidgets.HTML()
-        self.left, self.right = ipywidgets.HTML(layout=wide), ipywidgets.HTML(layout=wide)
-        self.curve = ipywidgets.HTML()
-        self.sweep = ipywidgets.Button(description="Try all values", icon="line-chart")
-        progress = panels.row(self.sweep, self.runner.progress, self.runner.message)
-        both = panels.row(self.left, self.right)
-        self.children = [
-            self.request,
-            panels.row(*controls),
-            self.heard,
-            both,
-            progress,
-            self.curve,
-        ]
+        self.left, self.right = HTML(layout=wide), HTML(layout=wide)
+        self.heard, self.curve = HTML(), HTML()
+        self.sweep = Button(description="Try all values", icon="line-chart")
+        answers = panels.row(self.left, self.right)
+        status = panels.row(self.sweep, self.runner.progress, self.runner.message)
+        above = [self.request, panels.row(*controls), self.heard]
+        self.children = [*above, answers, status, self.curve]
         self._kept: dict[tuple[Any, ...], dict[str, Shown]] = {}
         self.runner.listen("answer", self._answer, *controls)
         self.sweep.on_click(lambda _: self.runner.soon("sweep", self._start_sweep))
@@ -76,16 +67,19 @@ class _TwoAnswers(panels.Panel):
 
     def static(self) -> str:
         """The request and both answers."""
-        cards = f'<div style="display:flex">{self.left.value}{self.right.value}</div>'
-        return f"<p>Request: <b>{self.request.title}</b></p>{self.heard.value}{cards}{self.curve.value}"
+        cards = self.left.value + self.right.value
+        shown = {"heard": self.heard.value, "cards": cards, "curve": self.curve.value}
+        return panels.piece("two_answers", request=self.request.title, **shown)
 
     def _show(self) -> None:
         """Put both answers into their places."""
         raise NotImplementedError
 
     def at(self, *values: float) -> list[dict[str, Shown]]:
-        """The answers, by their curve, at some values of that control; each is computed once per
-        request."""
+        """The answers, by their curve, at some values of that control.
+
+        Each is computed once per request.
+        """
         raise NotImplementedError
 
     def _changed(self) -> None:
@@ -95,9 +89,9 @@ class _TwoAnswers(panels.Panel):
 
     def _hear(self) -> None:
         """Show what the model heard, by its own read-out."""
-        request = self.request.typed.text if self.request.typed else ""
-        said = read_out(self.lalm, self.request.spoken.audio)
-        self.heard.value = f"<p>{panels.heard_line(request, said)}</p>"
+        words = self.request.typed.text if self.request.typed else ""
+        heard = read_out(self.lalm, self.request.spoken.audio)
+        self.heard.value = f"<p>{panels.heard_line(words, heard)}</p>"
 
     def _new_request(self) -> None:
         self.runner.cancel()
@@ -114,18 +108,20 @@ class _TwoAnswers(panels.Panel):
         return PhraseJudge().judge(self.request.title, answer.text)
 
     def _card(self, title: str, shown: Shown) -> str:
-        return panels.answer_card(title, *shown, self._outcome(shown[0]))
+        answer, refusal_probability = shown
+        return panels.answer_card(title, answer, refusal_probability, self._outcome(answer))
 
     def _start_sweep(self) -> None:
         self.runner.steps(self._sweep(), len(self.swept[1]))
 
     def _sweep(self) -> Generator[None, None, None]:
         name, values = self.swept
-        found: dict[str, list[tuple[float, float, str]]] = {}
+        curves: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
         for value in values:
-            for curve, (answer, refusal) in self.at(value)[0].items():
-                found.setdefault(curve, []).append((value, refusal, self._outcome(answer)))
-            self.curve.value = panels.picture(live_figure(found, name), 520)
+            [answers] = self.at(value)
+            for curve, (answer, refusal_probability) in answers.items():
+                curves[curve].append((value, refusal_probability, self._outcome(answer)))
+            self.curve.value = panels.picture(live_figure(curves, name), 520)
             yield
 
 
@@ -154,25 +150,19 @@ class SteerPanel(_TwoAnswers):
     ) -> None:
         self.directions = directions
         self.space, self.lam, self.k = panels.ablation_controls(harmless, k)
+        self.alpha = panels.slider("alpha", alpha, 0, 1, step=0.01)
         last = lalm.n_layers - 1
-        self.alpha = panels.slider(
-            ipywidgets.FloatSlider, "alpha", value=alpha, min=0, max=1, step=0.01
-        )
-        self.layers = panels.slider(
-            ipywidgets.IntRangeSlider, "layers", value=(0, last), min=0, max=last
-        )
+        self.layers = panels.slider("layers", (0, last), 0, last)
         self._live: LivePrompt | None = None
-        self.text = ipywidgets.Dropdown(description="refusal text", options=list(directions))
+        self.text = Dropdown(description="refusal text", options=list(directions))
         controls = (self.text, self.alpha, self.lam, self.k, self.layers)
         super().__init__(lalm, prompts, max_new_tokens, *controls)
         self.add_class("sarsteer-steer")
 
     def _show(self) -> None:
         first, last = self.layers.value
-        title = (
-            f"steered: alpha = {self.alpha.value:.2f}, lambda = {self.lam.value:.1f}, k = {self.k.value}, "
-            f"layers {first} to {last}"
-        )
+        setting = f"alpha = {self.alpha.value:.2f}, lambda = {self.lam.value:.1f}"
+        title = f"steered: {setting}, k = {self.k.value}, layers {first} to {last}"
         plain, steered = self.at(0.0, self.alpha.value)
         self.left.value = self._card("without steering", plain["steered"])
         self.right.value = self._card(title, steered["steered"])
@@ -183,7 +173,8 @@ class SteerPanel(_TwoAnswers):
 
     def vectors(self) -> SteeringVectors:
         """The vectors at the sliders' lambda and k, of the layers in their range."""
-        direction, (first, last) = self.directions[self.text.value], self.layers.value
+        direction = self.directions[self.text.value]
+        first, last = self.layers.value
         values = ablate(direction.values, self.space.first(self.k.value), self.lam.value)
         return SteeringVectors(values, direction.provenance).only(range(first, last + 1))
 
@@ -191,11 +182,12 @@ class SteerPanel(_TwoAnswers):
         """See `_TwoAnswers.at`; the sliders but `alpha` stay."""
         others = (self.text.value, self.lam.value, self.k.value, self.layers.value)
         keys = {alpha: (alpha, *others) if alpha else () for alpha in values}
-        if lacking := [alpha for alpha, key in keys.items() if key not in self._kept]:
+        lacking = [alpha for alpha, key in keys.items() if key not in self._kept]
+        if lacking:
             if self._live is None or self._live.prompt is not self.request.spoken:
                 self._live = LivePrompt(self.lalm, self.request.spoken)
-            found = self._live.answers(self.vectors(), lacking, self.max_new_tokens)
-            for alpha, shown in zip(lacking, found, strict=True):
+            answers = self._live.answers(self.vectors(), lacking, self.max_new_tokens)
+            for alpha, shown in zip(lacking, answers, strict=True):
                 self._kept[keys[alpha]] = {"steered": shown}
         return [self._kept[keys[alpha]] for alpha in values]
 
@@ -213,40 +205,40 @@ class DialPanel(_TwoAnswers):
     def __init__(
         self, lalm: LALM, prompts: Sequence[Request] = (), *, max_new_tokens: int = 12
     ) -> None:
-        if lalm.safety is None:
+        now = lalm.safety
+        if now is None:
             raise ValueError(f"{lalm.name} has no safety dial; only the pocket model has one")
-        options = [(f"{value:.1f}", value) for value in DIAL_SETTINGS]
-        nearest = min(DIAL_SETTINGS, key=lambda value: abs(value - (lalm.safety or 0.0)))
-        self.dial = panels.slider(
-            ipywidgets.SelectionSlider, "safety dial", options=options, value=nearest
-        )
+        settings = {f"{value:.1f}": value for value in DIAL_SETTINGS}
+        nearest = min(DIAL_SETTINGS, key=lambda value: abs(value - now))
+        options = {"options": list(settings.items()), "value": nearest}
+        self.dial = SelectionSlider(description="safety dial", **options, **panels.SLIDER)
         super().__init__(lalm, prompts, max_new_tokens, self.dial)
 
     def _show(self) -> None:
-        found, at = self.at(self.dial.value)[0], f"dial at {self.dial.value}"
-        cards = {form: self._card(f"{form}, {at}", shown) for form, shown in found.items()}
+        [answers] = self.at(self.dial.value)
         unknown = "<p>The words of an uploaded clip are not known: type them to compare.</p>"
-        self.left.value, self.right.value = cards.get("typed", unknown), cards["spoken"]
+        cards = {"typed": unknown}
+        for form, shown in answers.items():
+            cards[form] = self._card(f"{form}, dial at {self.dial.value}", shown)
+        self.left.value, self.right.value = cards["typed"], cards["spoken"]
 
     def at(self, *values: float) -> list[dict[str, Shown]]:
-        """See `_TwoAnswers.at`: the request typed, if its words are known, and spoken, in one
-        batch."""
-        typed = {} if self.request.typed is None else {"typed": self.request.typed}
-        asked = typed | {"spoken": self.request.spoken}
+        """See `_TwoAnswers.at`: the request typed, if its words are known, and spoken."""
+        asked = {"spoken": self.request.spoken}
+        if self.request.typed is not None:
+            asked = {"typed": self.request.typed} | asked
         for setting in values:
             if (setting,) not in self._kept:
                 with _dial_at(self.lalm, setting):
-                    found = answers(
-                        PreparedBatch(self.lalm, [*asked.values()]), self.max_new_tokens
-                    )
-                self._kept[setting,] = dict(zip(asked, found, strict=True))
+                    batch = PreparedBatch(self.lalm, list(asked.values()))
+                    both = answers(batch, self.max_new_tokens)
+                self._kept[setting,] = dict(zip(asked, both, strict=True))
         return [self._kept[setting,] for setting in values]
 
 
 @contextmanager
 def _dial_at(lalm: LALM, setting: float) -> Generator[None, None, None]:
-    """The dial at a setting while the block lasts; weights depend on the setting alone, so this
-    undoes."""
+    """The dial at a setting while the block lasts; weights depend on the setting alone."""
     before = lalm.safety
     assert before is not None
     try:

@@ -1,0 +1,127 @@
+"""Figures of defences: the trade-off plane beside the bound, and refusals by topic."""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sarsteer_lab.course.figures.base import (
+    BLACK,
+    BLUE,
+    DOTTED,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    TRADEOFF,
+    cells,
+    drawn,
+    drawn_without_grid,
+    name_points,
+    panels,
+    percent,
+    ticks,
+    wilson_whiskers,
+)
+from sarsteer_lab.evaluation.curves import pareto_front
+from sarsteer_lab.evaluation.defences import PROMPTING, STEERING_NAMES
+from sarsteer_lab.evaluation.table import BASELINE
+
+GROUPS = {
+    "no defence": (BLACK, "*"),
+    "prompts": (ORANGE, "s"),
+    "uniform pushes": (BLUE, "o"),
+    "conditional pushes": (GREEN, "D"),
+    "others": (PURPLE, "v"),
+}
+"""Colour and marker of the groups of defences in the trade-off plane."""
+
+BOUND = "bound of a uniform push"
+
+
+def group_of(defence: str) -> str:
+    """The group of one of the course's defences, by its name; "others" for names of your own."""
+    name = defence.split(",")[0]
+    if name == BASELINE:
+        return "no defence"
+    if name in PROMPTING:
+        return "prompts"
+    if name.startswith(("conditional", "null-space")):
+        return "conditional pushes"
+    return "uniform pushes" if name in STEERING_NAMES else "others"
+
+
+@drawn
+def tradeoff_figure(
+    table: pd.DataFrame, bound: Float[np.ndarray, "threshold 2"] | None = None
+) -> Figure:
+    """Defences in the trade-off plane: harmful requests refused against other requests answered.
+
+    `table` has the columns defence, label, n, refused and answered of `table.tabulate`, one judge.
+    Bars are 95% Wilson intervals; colour and marker say which of `GROUPS` a defence belongs to. All
+    labels but "harmful" count as benign. `bound` holds points (benign answered, harmful refused),
+    threshold by threshold, of what a uniform push could do at best; the title counts the defences
+    beyond it. Raises ValueError if either kind of request is missing.
+    """
+    names = list(table["defence"].unique())
+    kinds = ["defence", table["label"] == "harmful"]
+    sums = table.groupby(kinds)[["answered", "refused", "n"]].sum()
+    if len(sums) < 2 * len(names):
+        raise ValueError(
+            f"needs harmful and benign requests; labels: {sorted(set(table['label']))}"
+        )
+    benign, harmful = (sums.xs(kind, level=1).loc[names] for kind in (False, True))
+    x = benign["answered"] / benign["n"]
+    y = harmful["refused"] / harmful["n"]
+    places = np.column_stack([x, y])
+    told = f"{pareto_front(places).sum()} of {len(names)} are beaten by no other in both respects"
+    if bound is not None:
+        bound_x, bound_y = bound.T
+        reach = [bound_y[bound_x >= answered].max(initial=0.0) for answered in x]
+        told = f"{(y > reach).sum()} of {len(names)} lie beyond the {BOUND}"
+    fig, [ax] = panels(1, (11, 6.8), told)
+
+    groups = list(map(group_of, names))
+    colours = [GROUPS[group][0] for group in groups]
+    xerr = wilson_whiskers(benign["answered"], benign["n"])
+    yerr = wilson_whiskers(harmful["refused"], harmful["n"])
+    faint = {"fmt": "none", "elinewidth": 1, "alpha": 0.35}
+    ax.errorbar(x, y, yerr, xerr, ecolor=colours, **faint)
+    point = {"markersize": 11, "zorder": 3, "markeredgecolor": "white"}
+    star = {"markersize": 17, "zorder": 4}
+    handles: dict[str, Line2D] = {}
+    for place, group in zip(places, groups, strict=True):
+        colour, marker = GROUPS[group]
+        look = point | star if marker == "*" else point
+        [handles[group]] = ax.plot(*place, marker, color=colour, **look)
+    if bound is not None:
+        behind = {"linewidth": 1.6, "zorder": 1.9}
+        [handles[BOUND]] = ax.plot(*bound.T, **DOTTED | behind)
+    ax.set(xlim=(-0.03, 1.05), ylim=(-0.03, 1.05), **TRADEOFF)
+    percent(ax.xaxis, ax.yaxis)
+    n_groups = len(handles)
+    fig.legend(handles.values(), handles, loc="outside lower center", ncols=n_groups)
+    name_points(ax, names, places, colours)
+    return fig
+
+
+@drawn_without_grid
+def topics_figure(counts: pd.DataFrame, title: str) -> Figure:
+    """A heat map of refusals: a row per topic, a column per defence, in each cell the count.
+
+    `counts` has the columns topic, defence, refused and n. Darker is a larger share refused.
+    """
+    topics, defences = (list(counts[name].unique()) for name in ("topic", "defence"))
+    indexed = counts.set_index(["topic", "defence"])
+    text = indexed["refused"].astype(str) + "/" + indexed["n"].astype(str)
+    share = (indexed["refused"] / indexed["n"]).unstack().loc[topics, defences].to_numpy()
+    texts = text.unstack(fill_value="").loc[topics, defences].to_numpy()
+    size = (4.2 + 0.95 * len(defences), 2.8 + 0.5 * len(topics))
+    fig, [ax] = panels(1, size, title)
+    cells(ax, texts, share > 0.55)
+    scale = {"cmap": "Blues", "vmin": 0, "vmax": 1, "aspect": "auto"}
+    image = ax.imshow(share, **scale)
+    ticks(ax, defences, topics, turned=40)
+    bar = {"format": "{x:.0%}", "pad": 0.02, "label": "share refused"}
+    fig.colorbar(image, ax=ax, **bar)
+    return fig
