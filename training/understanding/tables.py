@@ -1,0 +1,118 @@
+"""The yardstick's tables, as Markdown, from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sarsteer_lab.course.hearing import differs
+from sarsteer_lab.evaluation.intervals import wilson, with_interval
+from sarsteer_lab.evaluation.separation import roc_area
+from sarsteer_lab.prompts import LABELS, Request
+
+
+def area_rows(
+    prompts: Sequence[Request], scores: Sequence[float], right: Sequence[bool] | None
+) -> dict[str, dict[str, Any]]:
+    """Areas with bootstrap intervals: all, test alone, heard right, misheard, against
+    pseudo-harmful.
+
+    `right` says which were heard right; rows that it would need are left out without it.
+    """
+    values = np.array(scores)
+    label = np.array([p.label for p in prompts])
+    everything = np.ones(len(values), bool)
+    kinds = {"all": ("harmless", everything)}
+    kinds["test"] = ("harmless", np.array([p.split == "test" for p in prompts]))
+    if right is not None:
+        kinds["heard right"] = ("harmless", np.array(right))
+        kinds["misheard"] = ("harmless", ~np.array(right))
+    if "pseudo-harmful" in label:
+        kinds["pseudo-harmful"] = ("pseudo-harmful", everything)
+    rows = {}
+    for name, (other, chosen) in kinds.items():
+        both = values[(label == "harmful") & chosen], values[(label == other) & chosen]
+        if not len(both[0]) or not len(both[1]):
+            continue
+        area, low, high = with_interval(roc_area, *both)
+        rows[name] = {"n": [len(both[0]), len(both[1])], "area": area, "interval": [low, high]}
+    return rows
+
+
+def heard_right(found: dict[str, Any], prompts: Sequence[Request]) -> list[bool] | None:
+    """Which requests were heard right, None before they were read out; others than those count as
+    not.
+    """
+    if "read-outs" not in found:
+        return None
+    right, said = [], iter(found["read-outs"])
+    for prompt in prompts:
+        known = prompt.label in ("harmful", "harmless")
+        right.append(known and not differs(prompt.request, next(said)))
+    return right
+
+
+def area_table(found: dict[str, Any], prompts: Sequence[Request]) -> str:
+    """The areas at each dial that was measured, as Markdown."""
+    shown = ("all", "test", "heard right", "misheard", "pseudo-harmful")
+    lines = ["| dial | form | " + " | ".join(shown) + " |", "| " + " | ".join(["---"] * 7) + " |"]
+    right = heard_right(found, prompts)
+    for dial in sorted(dial_of(found)):
+        for form in ("spoken", "typed"):
+            rows = area_rows(prompts, found[f"dial {dial:g}"][form], right)
+            cells = [_cell(rows[name]) if name in rows else "" for name in shown]
+            lines.append("| " + " | ".join([f"{dial:g}", form, *cells]) + " |")
+    if "cascade" in found and right is not None:
+        chosen = [i for i, p in enumerate(prompts) if p.label in ("harmful", "harmless")]
+        rows = area_rows([prompts[i] for i in chosen], found["cascade"], [right[i] for i in chosen])
+        cells = [_cell(rows[name]) if name in rows else "" for name in shown]
+        lines.append("| " + " | ".join(["0", "the typed read-out", *cells]) + " |")
+    return "\n".join(lines)
+
+
+def dial_of(found: dict[str, Any]) -> list[float]:
+    """The settings that were measured."""
+    return [float(name.removeprefix("dial ")) for name in found if name.startswith("dial ")]
+
+
+def _cell(row: dict[str, Any]) -> str:
+    low, high = row["interval"]
+    return f"{row['area']:.3f} [{low:.2f}, {high:.2f}] ({row['n'][0]} + {row['n'][1]})"
+
+
+def opening_table(found: dict[str, Any], prompts: Sequence[Request]) -> str:
+    """Requests of the test split with a refusing first token likelier than not, and typed answers'
+    KL.
+    """
+    lines = [
+        "| dial | form | " + " | ".join(LABELS) + " | typed KL |",
+        "| " + " | ".join(["---"] * 7) + " |",
+    ]
+    for dial in sorted(dial_of(found)):
+        own = found[f"dial {dial:g}"]
+        for form in ("spoken", "typed"):
+            cells = []
+            for label in LABELS:
+                rows = [i for i, p in enumerate(prompts) if (p.label, p.split) == (label, "test")]
+                cells.append(f"{sum(own[form][i] > 0 for i in rows)}/{len(rows)}")
+            moved = f"{np.mean(own['typed kl']):.3f}" if form == "typed" and own["typed kl"] else ""
+            lines.append("| " + " | ".join([f"{dial:g}", form, *cells, moved]) + " |")
+    return "\n".join(lines)
+
+
+def refusal_table(found: dict[str, Any]) -> str:
+    """Refused shares at each dial, as Markdown."""
+    lines = ["| dial | form | " + " | ".join(LABELS) + " |", "| " + " | ".join(["---"] * 6) + " |"]
+    for name, own in found.items():
+        if not name.startswith("refused "):
+            continue
+        for form, counts in own.items():
+            cells = []
+            for label in LABELS:
+                refused, n = counts[label]
+                low, high = wilson(refused, n)
+                cells.append(f"{refused}/{n} [{low:.0%}, {high:.0%}]")
+            lines.append("| " + " | ".join([name.removeprefix("refused "), form, *cells]) + " |")
+    return "\n".join(lines)
