@@ -26,9 +26,7 @@ ANSWER_MS = RUN_ALL_SECONDS * 1000 // 15
 
 FEWER = {
     "N = 40": "N = 6",
-    '"harmful": 30, "harmless": 20, "pseudo-harmful": 20, "everyday": 10': ", ".join(
-        f'"{label}": 3' for label in ("harmful", "harmless", "pseudo-harmful", "everyday")
-    ),
+    "zip(LABELS, (30, 20, 20, 10))": "zip(LABELS, (3, 3, 3, 3))",
 }
 """What the chapters ask here: it is the panels that are tried."""
 
