@@ -93,8 +93,9 @@ def claim_on_shares(
         unseen = wilson(0, n)[1]
         low = max(-1.0, difference - unseen)
         high = min(1.0, difference + unseen)
-    first, second = share_text(sum(more), n), share_text(sum(less), n)
-    measured = f"{names[0]} {first}, {names[1]} {second}: {difference:+.0%}"
+    first = f"{names[0]} {share_text(sum(more), n)}"
+    second = f"{names[1]} {share_text(sum(less), n)}"
+    measured = f"{first}, {second}: {difference:+.0%}"
     judged = claim_on_value(claim, measured, (low, high), style="+.0%", n=n)
     if all_alike and judged.verdict == "cannot tell":
         # Wilson's end shrinks faster than a bootstrap interval.
@@ -117,12 +118,6 @@ def closing(claims: Sequence[Claim]) -> Markdown:
         verdict = f"**{claim.verdict}**"
         if claim.needed:
             verdict += f" (n = {claim.needed:,} could)"
-        rows.append(
-            {
-                "claim": Markdown(claim.claim),
-                "measured": claim.measured,
-                "95% interval": claim.interval,
-                "verdict": Markdown(verdict),
-            }
-        )
+        row = {"claim": Markdown(claim.claim), "measured": claim.measured}
+        rows.append(row | {"95% interval": claim.interval, "verdict": Markdown(verdict)})
     return table(rows, note=RULE)

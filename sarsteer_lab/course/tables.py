@@ -11,15 +11,18 @@ from IPython.display import Markdown
 _MARKUP = re.compile(r"[`*<&|~]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")
 """What Markdown reads as markup within a line; an underscore inside a word is none."""
 
-_MATHS = re.compile(r"[\\$]")
-"""What begins a formula. MathJax looks for it in the finished page, but not across elements."""
-
 
 def escaped(text: str) -> str:
     """A text, a model's answer for instance, as Markdown that shows it and does nothing else."""
-    text = _MARKUP.sub(lambda sign: f"&#{ord(sign[0])};", text)
-    text = _MATHS.sub(lambda sign: f"<span>&#{ord(sign[0])};</span>", text)
+    text = _MARKUP.sub(_entity, text)
+    for sign in "\\$":
+        # What may begin a formula: MathJax looks for it in the page, but not across elements.
+        text = text.replace(sign, f"<span>&#{ord(sign)};</span>")
     return " ".join(text.split())
+
+
+def _entity(sign: re.Match[str]) -> str:
+    return f"&#{ord(sign[0])};"
 
 
 class _Template(Formatter):
@@ -41,8 +44,8 @@ def _cell(value: Any, template: str) -> str:
 
 
 def _line(cells: Sequence[str]) -> str:
-    one_line = (" ".join(cell.split()) for cell in cells)
-    return "| " + " | ".join(cell.replace("|", "&#124;") for cell in one_line) + " |"
+    in_line = [" ".join(cell.split()).replace("|", "&#124;") for cell in cells]
+    return f"| {' | '.join(in_line)} |"
 
 
 def table(
@@ -62,7 +65,7 @@ def table(
     formats = formats or {}
     records = rows.to_dict("records") if isinstance(rows, pd.DataFrame) else rows
     headings = list(records[0]) if records else []
-    lines = [_line(headings), "| --- |" + " --- |" * (len(headings) - 1)]
+    lines = [_line(headings), _line(["---"] * len(headings))]
     for record in records:
         cells = [_cell(record.get(name), formats.get(name, "{}")) for name in headings]
         lines.append(_line(cells))

@@ -74,10 +74,11 @@ def check_mean_angles(mean_angles: object) -> str:
     units = _unit(shifts)
     cosines = (units @ units.T).clamp(-1, 1)
     right = cosines.acos().fill_diagonal_(0).sum(1) / 7
+    mean_cosines = cosines.fill_diagonal_(0).sum(1) / 7
     mistakes = {
         "the angle to itself, 0, is counted in the mean": right * 7 / 8,
         "these are degrees": right.rad2deg(),
-        "these are cosines, not angles": cosines.fill_diagonal_(0).sum(1) / 7,
+        "these are cosines, not angles": mean_cosines,
     }
     otherwise = "the values differ: angle of each pair, then mean over the others"
     need_close(answer, right, otherwise, mistakes, within=2e-3)
@@ -126,7 +127,8 @@ def check_top_directions(top_directions: object) -> str:
     The states have the shape (prompt, d_model).
     """
     spread, mean = gaussian((20, 8), (8,))
-    states = spread * torch.tensor([5.0, 3, 2, 1, 1, 1, 1, 1]) + 10 * mean
+    lengths = torch.tensor([5.0, 3, 2, 1, 1, 1, 1, 1])
+    states = spread * lengths + 10 * mean
     answer = need_tensor(call(top_directions, states, 3), (3, 8), "the directions")
     otherwise = "the directions are not orthonormal rows"
     need_close(answer @ answer.T, torch.eye(3), otherwise, within=1e-3)

@@ -37,16 +37,17 @@ def check_audio_tokens(tokens_of: object, lalm: LALM) -> str:
     """`tokens_of(seconds)`: how many audio tokens a clip makes, compared with the processor."""
     for seconds in (1.0, 2.5, 4.0, 7.0):
         noise = np.random.default_rng(0).standard_normal(round(seconds * SAMPLE_RATE))
-        ids = lalm.inputs([Prompt("Hi", (0.1 * noise).astype(np.float32))])["input_ids"]
+        clip = (0.1 * noise).astype(np.float32)
+        ids = lalm.inputs([Prompt("Hi", clip)])["input_ids"]
         right = int((ids == lalm.audio_token_id).sum())
         answer = call(tokens_of, seconds)
         need(isinstance(answer, int), f"a number of tokens is a whole number, not {answer!r}")
         # One token of play: how the ends of a clip are rounded is not the point.
-        need(
-            abs(answer - right) <= 1,
+        otherwise = (
             f"for {seconds} s you say {answer}, which is {answer / max(right, 1):.2f} times what "
-            "the processor makes: is a halving of the rate missing, or one too many?",
+            "the processor makes: is a halving of the rate missing, or one too many?"
         )
+        need(abs(answer - right) <= 1, otherwise)
     return (
         "the clip's length alone decides how many places it takes in the sequence; its words do not"
     )
@@ -99,10 +100,9 @@ def check_paired_difference(
     estimate: tuple[float, float, float], more: Sequence[float], less: Sequence[float]
 ) -> str:
     """Mean of `more` minus `less` over the same requests, and its 95% interval by bootstrap."""
-    need(
-        isinstance(estimate, tuple | list) and len(estimate) == 3 and ... not in estimate,
-        "give three numbers: (difference, lower end, upper end)",
-    )
+    three = isinstance(estimate, tuple | list) and len(estimate) == 3
+    otherwise = "give three numbers: (difference, lower end, upper end)"
+    need(three and ... not in estimate, otherwise)
     difference, low, high = map(float, estimate)
     pairs = np.asarray(more, dtype=float) - np.asarray(less, dtype=float)
     right = pairs.mean()
@@ -118,7 +118,8 @@ def check_paired_difference(
         "both values of a request together, and take the 2.5% and 97.5% quantiles of the resampled "
         "means"
     )
-    need_close([low, high], [right_low, right_high], otherwise, within=max(0.02, 0.15 * width))
+    within = max(0.02, 0.15 * width)
+    need_close([low, high], [right_low, right_high], otherwise, within=within)
     where = "holds 0"
     if right_low > 0:
         where = "lies above 0"
@@ -143,12 +144,12 @@ def check_centred_cosine(cosine: object) -> str:
     within_bounds = (answer.abs() <= 1.0001).all()
     need(within_bounds, "a cosine lies between -1 and 1: divide by both lengths")
     mean = torch.cat([typed, spoken]).mean(0)
+    as_they_are = torch.cosine_similarity(typed, spoken, dim=-1)
+    one_mean = torch.cosine_similarity(typed - mean, spoken - mean, dim=-1)
     mistakes = {
-        "this is the cosine of the states as they are": (
-            torch.cosine_similarity(typed, spoken, dim=-1)
-        ),
+        "this is the cosine of the states as they are": as_they_are,
         "one mean is taken off both forms, so the distance between the forms is still in there": (
-            torch.cosine_similarity(typed - mean, spoken - mean, dim=-1)
+            one_mean
         ),
     }
     right = pair_cosine(typed[:, None], spoken[:, None])[:, 0]

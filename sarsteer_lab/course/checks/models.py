@@ -17,13 +17,15 @@ def check_last_positions(last_positions: object) -> str:
     Masks have the shape (batch, position).
     """
     left = torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 1, 1], [0, 0, 0, 0, 1]])
-    for side, mask, right in (("left", left, [4, 4, 4]), ("right", left.flip(1), [2, 4, 0])):
+    masks = {"left": left, "right": left.flip(1)}
+    last = {"left": [4, 4, 4], "right": [2, 4, 0]}
+    for side, mask in masks.items():
         answer = need_tensor(call(last_positions, mask), (3,), "the positions").tolist()
         at_padding = side == "right" and answer == [4, 4, 4]
         otherwise = "with padding on the right you point at padding, not at the last token"
         need(not at_padding, otherwise)
         otherwise = f"for a mask padded on the {side} you say {answer}"
-        need(answer == right, f"{otherwise}; its row 0 is {mask[0].tolist()}")
+        need(answer == last[side], f"{otherwise}; its row 0 is {mask[0].tolist()}")
     both = torch.tensor([[0, 1, 1, 0]])
     answer = call(last_positions, both).tolist()
     otherwise = f"this is right while only one side is padded; for {both[0].tolist()} you say"
@@ -109,15 +111,14 @@ def check_untrained_gap(
     layer: int,
 ) -> str:
     """The typed/spoken centroid distance at one layer of several models with random weights."""
-    need(
-        isinstance(gaps, list | tuple) and len(gaps) == len(states),
-        f"give a list of {len(states)} numbers, one per seed",
-    )
+    several = isinstance(gaps, list | tuple) and len(gaps) == len(states)
+    need(several, f"give a list of {len(states)} numbers, one per seed")
     for number, (gap, (typed, spoken)) in enumerate(zip(gaps, states, strict=True)):
         otherwise = f"number {number} is a {type(gap).__name__}, not a number"
         need(isinstance(gap, int | float | Tensor), otherwise)
         right = float(centroid_distance(typed, spoken)[layer])
-        plain = (typed[:, layer].mean(0) - spoken[:, layer].mean(0)).norm()
+        shift = typed[:, layer].mean(0) - spoken[:, layer].mean(0)
+        plain = shift.norm()
         mistakes = {
             "this is a plain distance: without the spread of the states it says nothing across "
             "models": plain
