@@ -26,7 +26,6 @@ from .session import run_defences as run_defences
 from .session import say as say
 from .session import separation as separation
 from .session import show as show
-from .session import states as states
 from .session import states_under as states_under
 from .session import sweep as sweep
 from .session import umap_map as umap_map

@@ -15,7 +15,7 @@ import re
 from collections.abc import Hashable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,6 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sarsteer_lab.activations import capture
 from sarsteer_lab.course.figures import project_2d, save_figure
 from sarsteer_lab.course.folders import figures_folder
 from sarsteer_lab.course.replaying import MODEL_VARIABLE
@@ -46,7 +45,6 @@ from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_share
 from sarsteer_lab.evaluation.run import FORMAT, Response, run
 from sarsteer_lab.evaluation.table import evaluation_table, judge_responses
 from sarsteer_lab.keeping import activation_store, kept_variants
-from sarsteer_lab.keeping import kept as keep
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import ANSWER_TOKENS, LALM
 from sarsteer_lab.loading import load_lalm
@@ -183,17 +181,6 @@ def run_defences(
 def base_states(lalm: LALM) -> BaseStates:
     """States of the derive split's requests, typed and spoken; harmful ones under every text."""
     return collect_states(lalm, load_prompts("derive"), refusals=REFUSALS, store=activation_store())
-
-
-def states(
-    lalm: LALM, prompts: Sequence[Request], form: Literal["typed", "spoken"], *, refusal: str = ""
-) -> Float[Tensor, "prompt layer d_model"]:
-    """Last-token states of requests typed or spoken, `refusal` behind the text; from the cache.
-
-    Raises ValueError for a spoken request without a clip.
-    """
-    asked = [p.typed(refusal) if form == "typed" else p.spoken(refusal=refusal) for p in prompts]
-    return keep(capture)(lalm, asked)
 
 
 def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:

@@ -30,7 +30,8 @@ METHOD = {
 """The library's functions that chapters have to call by name."""
 
 INSIDE_THE_MODEL = re.compile(
-    r"register_forward_(pre_)?hook|\blalm\.(trunk|decoder)\(|\.get_(input|output)_embeddings\(\)"
+    r"register_forward_(pre_)?hook|\blalm\.(trunk|decoder)\("
+    r"|\.get_(input|output)_embeddings\(\)|\blogit_lens\("
 )
 """What shows that a cell runs the model's parts itself, which a replay cannot."""
 
@@ -60,11 +61,13 @@ def names_read(source: str) -> set[str]:
 
 
 def names_made(source: str) -> set[str]:
-    """The variables, functions, classes and imports of a cell."""
+    """The variables, arguments, functions, classes and imports of a cell."""
     made = {name for _, name in imports(source)}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
             made.add(node.id)
+        elif isinstance(node, ast.arg):
+            made.add(node.arg)
         elif isinstance(node, ast.FunctionDef | ast.ClassDef):
             made.add(node.name)
     return made

@@ -21,7 +21,7 @@ lalm = course.load_model(MODEL)
 harmful, harmless = (load_prompts("derive", label)[:4] for label in ("harmful", "harmless"))
 asked = [request.spoken() for request in harmful]""",
     """states = kept(capture)(lalm, asked)
-others = course.states(lalm, harmless, "spoken")
+others = kept(capture)(lalm, [request.spoken() for request in harmless])
 vectors = SteeringVectors(states.mean(0) - others.mean(0))""",
     """import os
 if os.path.exists("stop"):

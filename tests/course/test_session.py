@@ -11,7 +11,7 @@ from sarsteer_lab.course import folders
 from sarsteer_lab.course import session as course
 from sarsteer_lab.keeping import kept
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, Prompt, Request, load_prompts
+from sarsteer_lab.prompts import REFUSAL, Request, load_prompts
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -21,18 +21,6 @@ def test_the_environment_names_another_model(monkeypatch: pytest.MonkeyPatch) ->
     assert "replica" in course.load_model("pocket").name
     monkeypatch.delenv("SARSTEER_COURSE_MODEL")
     assert "replica" in course.load_model("replica").name
-
-
-def test_states_are_those_of_the_right_prompts(tiny: LALM, spoken: list[Request]) -> None:
-    request = spoken[0]
-    for form, kwargs, prompt in (
-        ("typed", {}, Prompt(request.request)),
-        ("typed", {"refusal": REFUSAL}, Prompt(f"{request.request} {REFUSAL}")),
-        ("spoken", {}, Prompt(INSTRUCTION, request.clip)),
-        ("spoken", {"refusal": REFUSAL}, Prompt(f"{INSTRUCTION} {REFUSAL}", request.clip)),
-    ):
-        found = course.states(tiny, [request], form, **kwargs)  # type: ignore[arg-type]
-        torch.testing.assert_close(found, capture(tiny, [prompt]))
 
 
 def test_states_under_texts_are_those_of_each_text(tiny: LALM, spoken: list[Request]) -> None:
