@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow
 import pytest
 import soundfile
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pyarrow.parquet import write_table
 
@@ -919,6 +919,7 @@ def test_a_spec_that_names_no_set(spec: str) -> None:
 
 
 @example(name="\ud800")
+@settings(deadline=None)
 @given(name=st.text(alphabet=st.characters() | st.sampled_from("./\\:\0"), max_size=12))
 def test_no_name_leaves_its_folder(name: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.getbasetemp()
@@ -930,6 +931,7 @@ def test_no_name_leaves_its_folder(name: str, tmp_path_factory: pytest.TempPathF
         assert path.resolve().is_relative_to(folder.resolve())
 
 
+@settings(deadline=None)
 @given(
     content=st.binary(max_size=60) | st.text(alphabet='{}[]",:\n\\a1', max_size=60).map(str.encode)
 )

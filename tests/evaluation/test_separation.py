@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from spoken_set import write_set
@@ -34,6 +34,7 @@ SCORES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), min_size=1, 
 )
 
 
+@settings(deadline=None)
 @given(SCORES, SCORES)
 def test_area_is_the_share_of_pairs_in_the_right_order(
     harmful: np.ndarray, benign: np.ndarray
@@ -44,6 +45,7 @@ def test_area_is_the_share_of_pairs_in_the_right_order(
     assert roc_area(harmful, benign) == pytest.approx(roc_auc_score(labels, np.r_[harmful, benign]))
 
 
+@settings(deadline=None)
 @given(SCORES, SCORES, st.sampled_from([0.5, 0.7, 0.9, 1.0]))
 def test_best_rate_is_that_of_the_best_threshold(
     harmful: np.ndarray, benign: np.ndarray, refused: float
@@ -53,6 +55,7 @@ def test_best_rate_is_that_of_the_best_threshold(
     assert best_benign_rate(harmful, benign, refused) == max((benign < t).mean() for t in allowed)
 
 
+@settings(deadline=None)
 @given(SCORES, SCORES, st.sampled_from([0.5, 0.7, 0.9, 1.0]))
 def test_the_bound_runs_over_every_threshold(
     harmful: np.ndarray, benign: np.ndarray, refused: float
