@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from os.path import commonprefix
 
 import numpy as np
 import torch
@@ -48,12 +49,14 @@ for (const name of ['input', 'change']) area.dispatchEvent(new Event(name, {bubb
 class Reading:
     """A prompt's and its greedy answer's positions: their tokens, and the stream after some layers.
 
-    `start` positions are the prompt's; shown are `columns`, each under its name.
+    `start` positions are the prompt's, `heard` those of its clip; shown are `columns`, each under
+    its name.
     """
 
     ids: list[int]
     states: Float[Tensor, "position layer d_model"]
     start: int
+    heard: list[int]
     columns: list[int]
     names: list[str]
 
@@ -162,74 +165,63 @@ class XRay(panels.Panel):
         push = steer(self.lalm, self.vectors, self.alpha.value) if steered else nullcontext()
         with push, record_states(self.lalm, self.layers) as recorded:
             [answer] = self.lalm.decode(batch, max_new_tokens=self.max_new_tokens + 1)
+        prompt_ids = batch.inputs["input_ids"][0].tolist()
+        start = len(prompt_ids)
         if steered:
-            plain = self.readings[last_form]
-            before = plain.states[: plain.start - 1]
+            before = self.readings[last_form].states[: start - 1]
         else:
             before = capture_positions(self.lalm, [prompt], layers=self.layers)[0][:-1]
         # By layer: the prompt's last position, then the answer's tokens.
         after = torch.stack([torch.cat(passes) for passes in recorded], dim=1)
         states = torch.cat([before, after])
-        start = len(before) + 1
-        ids = (self._ids(prompt) + answer.tolist())[: len(states)]
+        ids = (prompt_ids + answer.tolist())[: len(states)]
+        heard = [at for at, token in enumerate(ids) if token == self.lalm.audio_token_id]
         columns = list(range(start - 1, len(ids)))
         if not steered:
-            columns = self._before(ids, start) + columns
-        names = self._names(ids, columns, self.lalm.waveform(prompt))
-        self.readings[form] = Reading(ids, states, start, columns, names)
+            columns = self._before(start, heard) + columns
+        names = self._names(ids, heard, columns, self.lalm.waveform(prompt))
+        self.readings[form] = Reading(ids, states, start, heard, columns, names)
         self._measure(form)
 
     def _measure(self, form: str) -> None:
-        """Project a form's states on the vectors, and read them through the lens."""
+        """Project a form's states on the vectors, and read them through the lens.
+
+        The lens gives the probability of the tokens that go on with a refusing opening; nan if none
+        does.
+        """
         reading = self.readings[form]
         states = reading.states
         vectors = torch.stack([self.vectors[layer] for layer in self.layers])
         units = torch.nn.functional.normalize(vectors, dim=-1)
         self.projection[form] = (states * units.to(states.device)).sum(-1)
-        # Some layers at a time: the head's weights are read for all of them at once, and logits are
-        # large.
-        at_once = max(1, 256 // len(reading.columns))
-        parts = []
-        for some_layers in states[reading.columns].split(at_once, dim=1):
-            parts.append(self._opening(some_layers, reading))
-        self.opening[form] = torch.cat(parts, dim=1)
+        shape = len(reading.columns), self.lalm.text_config.vocab_size
+        goes_on = torch.zeros(shape, dtype=torch.bool, device=self.lalm.device)  # column vocab
+        for tokens, position in zip(goes_on, reading.columns, strict=True):
+            begun = tuple(reading.ids[reading.start : position + 1])
+            tokens[self._following(begun)] = True
+        opening = torch.zeros(len(reading.columns), len(self.layers))
+        for layer in range(len(self.layers)):  # one at a time: logits are large
+            chances = logit_lens(self.lalm, states[reading.columns, layer]).softmax(-1)
+            opening[:, layer] = (chances * goes_on).sum(-1)
+        opening[~goes_on.any(-1).cpu()] = torch.nan
+        self.opening[form] = opening
 
-    def _before(self, ids: Sequence[int], start: int) -> list[int]:
+    def _before(self, start: int, heard: Sequence[int]) -> list[int]:
         """Positions of the request to be shown, but for the prompt's last.
 
         What comes before the request is alike in all forms, and left out.
         """
-        prompts = map(self._ids, self.forms.values())
-        first = 0
-        for position, tokens in enumerate(zip(*prompts, strict=False)):
-            if len(set(tokens)) > 1:
-                first = position
-                break
-        heard: list[int] = []
-        words: list[int] = []
-        for position in range(first, start - 1):
-            kind = heard if ids[position] == self.lalm.audio_token_id else words
-            kind.append(position)
-        return sorted(_evenly(heard) + _evenly(words))
+        prompts = list(map(self._ids, self.forms.values()))
+        first = len(commonprefix(prompts)) if len(prompts) > 1 else 0
+        positions = range(first, start - 1)
+        words = [position for position in positions if position not in heard]
+        return sorted(_evenly(words) + _evenly([at for at in heard if at in positions]))
 
-    def _opening(
-        self, states: Float[Tensor, "column layer d"], reading: Reading
-    ) -> Float[Tensor, "column layer"]:
-        """The probability of the tokens that go on with a refusing opening; nan if none does."""
-        probabilities = logit_lens(self.lalm, states).softmax(-1)
-        opening = torch.full(states.shape[:2], torch.nan)
-        for column, position in enumerate(reading.columns):
-            begun = tuple(reading.ids[reading.start : position + 1])
-            following = list(self._following(begun))
-            if following:
-                opening[column] = probabilities[column][:, following].sum(-1)
-        return opening
-
-    def _following(self, begun: tuple[int, ...]) -> set[int]:
+    def _following(self, begun: tuple[int, ...]) -> list[int]:
         """The tokens that go on with a refusing opening that has begun so."""
         n = len(begun)
         longer = [ids for ids in self._openings if len(ids) > n]
-        return {ids[n] for ids in longer if ids[:n] == begun}
+        return [ids[n] for ids in longer if ids[:n] == begun]
 
     def _resteer(self) -> None:
         self._expose("steered")
@@ -255,29 +247,25 @@ class XRay(panels.Panel):
             median = torch.cat(plain).median(0).values
             lengths = self.vectors.only(self.layers).norm().to(median.device)
             values = (self.projection[form][reading.columns] - median) / lengths
-        heard = []
-        for column, position in enumerate(reading.columns):
-            if reading.ids[position] == self.lalm.audio_token_id:
-                heard.append(column)
+        heard = [at for at, position in enumerate(reading.columns) if position in reading.heard]
         names = list(reading.names)
         for column in heard:
             if (column - heard[0]) % 5:
                 names[column] = ""
         answer = len(names) - reading.answered
-        film = Film(values.T.cpu().numpy(), names, answer)
-        if heard:
-            ends = (heard[0], heard[-1])
-            film = replace(film, clip=self.lalm.waveform(self.forms[form]), heard=ends)
-        return film
+        values = values.T.cpu().numpy()
+        if not heard:
+            return Film(values, names, answer)
+        clip = self.lalm.waveform(self.forms[form])
+        return Film(values, names, answer, clip, (heard[0], heard[-1]))
 
     def _names(
-        self, ids: Sequence[int], columns: Sequence[int], clip: np.ndarray | None
+        self, ids: Sequence[int], heard: list[int], columns: list[int], clip: np.ndarray | None
     ) -> list[str]:
         """What stands at positions: a token, or how far into the clip it is."""
-        heard = [at for at, token in enumerate(ids) if token == self.lalm.audio_token_id]
         names = []
         for position in columns:
-            if clip is not None and ids[position] == self.lalm.audio_token_id:
+            if clip is not None and position in heard:
                 share = heard.index(position) / len(heard)
                 seconds = share * len(clip) / SAMPLE_RATE
                 names.append(f"{seconds:.1f} s")
