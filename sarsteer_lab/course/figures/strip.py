@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import Polygon, Rectangle
 from torch import Tensor, nn
 
 from sarsteer_lab.course.figures.base import (
@@ -189,26 +188,23 @@ def _spectrogram(ax: Axes, stage: Stage) -> None:
 
 
 def _funnel(colour: str, ax: Axes, stage: Stage) -> None:
-    corners = [(0.1, 0.3), (0.1, 0.7), (0.9, 0.95), (0.9, 0.05)]
-    ax.add_patch(Polygon(corners, color=colour))
+    ax.fill_between([0.1, 0.9], [0.3, 0.05], [0.7, 0.95], color=colour)
 
 
 def _sequence(ax: Axes, stage: Stage) -> None:
     """A cell per position: what is text, and what is heard."""
-    width = 1 / len(stage.content)
-    for position, heard in enumerate(stage.content):
-        colour = VERMILION if heard else BLUE
-        ax.add_patch(Rectangle((position * width, 0.35), width, 0.3, color=colour, linewidth=0))
+    n = len(stage.content)
+    colours = [VERMILION if heard else BLUE for heard in stage.content]
+    cells = {"width": 1 / n, "align": "edge", "color": colours, "linewidth": 0}
+    ax.bar(np.arange(n) / n, 0.3, bottom=0.35, **cells)
     ax.text(0, 0.7, "text", color=BLUE, fontweight="bold")
     if any(stage.content):
         ax.text(1, 0.7, "audio", color=VERMILION, fontweight="bold", ha="right")
 
 
 def _stack(colour: str, ax: Axes, stage: Stage) -> None:
-    step = 1 / stage.content
-    for block in range(stage.content):
-        corner = (0.15, (block + 0.1) * step)
-        ax.add_patch(Rectangle(corner, 0.7, 0.8 * step, color=colour, linewidth=0))
+    n = stage.content
+    ax.bar(0.5, 0.8 / n, 0.7, (np.arange(n) + 0.1) / n, color=colour, linewidth=0)
 
 
 _DRAWN: dict[str, Callable[[Axes, Stage], None]] = {
