@@ -8,8 +8,8 @@ from jaxtyping import Float
 from matplotlib import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.spatial.distance import pdist, squareform
 from sklearn.decomposition import PCA
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from sarsteer_lab.course.figures.base import (
@@ -174,9 +174,8 @@ def maps_figure(
                 f"{len(forms)} forms and {len(labels)} labels do not fit {len(points)} points"
             )
         _scatter(ax, points, np.array(forms), np.array(labels))
-        distances = squareform(pdist(points))
-        np.fill_diagonal(distances, np.inf)
-        nearest = distances.argmin(1)
+        neighbours = NearestNeighbors(n_neighbors=1).fit(points)
+        nearest = neighbours.kneighbors(return_distance=False)[:, 0]
         same_form = np.mean(np.array(forms)[nearest] == forms)
         same_label = np.mean(np.array(labels)[nearest] == labels)
         told = f"{name}: {same_form:.0%} same form, {same_label:.0%} same label"
