@@ -4,7 +4,6 @@ What is kept of it is read under the model's own keys; for all that would have t
 `NotRecorded` says what was asked. `course.record` makes recordings.
 """
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +15,7 @@ import transformers as hf
 from sarsteer_lab.batch import Batch, Encoded
 from sarsteer_lab.families import find_core
 from sarsteer_lab.keys import content_key
+from sarsteer_lab.pocket.base import file_sha256
 from sarsteer_lab.probe.tape import (
     Manifest,
     Taped,
@@ -23,7 +23,6 @@ from sarsteer_lab.probe.tape import (
     apart,
     dial,
     read_manifest,
-    sha256,
     sketched,
 )
 from sarsteer_lab.results import Results
@@ -81,7 +80,7 @@ class Replay(Results):
         key = content_key(effect)
         if effect is None or key in self.manifest.pushes:
             return key
-        sketch = json.loads(json.dumps(sketched(effect)))
+        sketch = sketched(effect)
         nearest, least = key, CLOSE
         for recorded, sketch_of_recorded in self.manifest.pushes.items():
             distance = apart(sketch, sketch_of_recorded)
@@ -179,7 +178,7 @@ def load_recorded(folder: str, *, safety: float | None = None) -> Recorded:
     manifest = read_manifest(place / "manifest.json")
     for name, entry in manifest.files.items():
         path = place / name
-        if not path.is_file() or sha256(path) != entry["sha256"]:
+        if not path.is_file() or file_sha256(path) != entry["sha256"]:
             raise ValueError(f"{path}: is missing or damaged: copy the recording again")
     lalm = Recorded(place, manifest)
     setting = manifest.safety if safety is None else safety

@@ -4,7 +4,6 @@ While a course is recorded, all that is kept of the model goes on a `Tape`. `pro
 it, and `course.record` is the command.
 """
 
-import hashlib
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +22,12 @@ from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.keeping import PerPrompt, kept
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.pocket.base import file_sha256
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.results import Results
 from sarsteer_lab.store import Store, atomic_write
 
-FORMAT = "sarsteer-lab recording 2"
+FORMAT = "sarsteer-lab recording 3"
 
 PACKAGES = ("sarsteer-lab", "torch", "transformers")
 
@@ -229,7 +229,7 @@ def finish(folder: Path) -> Manifest:
     for path in sorted(folder.rglob("*")):
         inside = path.relative_to(folder)
         if path.is_file() and inside.parts[0] != "work" and path.suffix != ".tmp":
-            entry = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+            entry = {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
             manifest.files[inside.as_posix()] = entry
     manifest.write(folder / "manifest.json")
     return manifest
@@ -241,27 +241,30 @@ def _notes(folder: Path, kind: str) -> Iterator[Any]:
         yield store.read(path.stem)
 
 
-def sha256(path: Path) -> str:
-    """The hash of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 # Pushes, known again where rounding differs
 
 
-def sketched(part: Any) -> Any:
-    """A push as JSON has it: of a tensor its shape and sixteen weighted sums.
+Sketch = dict[str, list[float]]
+"""The numbers of a push, by the place in it where they stand; with all that is no number."""
+
+
+def sketched(part: Any, place: str = "") -> Sketch:
+    """A push, flat, as JSON has it: of a tensor its shape and sixteen weighted sums.
 
     The distance of two such sums tells how far two tensors are apart.
     """
-    if isinstance(part, Mapping):
-        return {name: sketched(inner) for name, inner in part.items()}
-    if isinstance(part, list | tuple):
-        return [sketched(inner) for inner in part]
     if isinstance(part, Tensor):
-        return {"shape": list(part.shape), "sketch": _sums(part).tolist()}
-    return part
+        return {f"{place} {list(part.shape)}": _sums(part).tolist()}
+    if isinstance(part, float):
+        return {place: [part]}
+    if isinstance(part, list | tuple):
+        part = dict(enumerate(part))
+    if not isinstance(part, Mapping):
+        return {f"{place} {part!r}": []}
+    sketch: Sketch = {}
+    for name, inner in part.items():
+        sketch |= sketched(inner, f"{place}/{name}")
+    return sketch
 
 
 def _sums(values: Float[Tensor, "..."]) -> Float[Tensor, "16"]:
@@ -271,24 +274,19 @@ def _sums(values: Float[Tensor, "..."]) -> Float[Tensor, "16"]:
     return torch.stack([flat @ (places * frequency).cos() for frequency in frequencies])
 
 
-def apart(one: Any, other: Any) -> float:
+def apart(one: Sketch, other: Sketch) -> float:
     """How far two sketched pushes are apart, as a share of their tensors' length; inf: not alike.
 
     All but tensors has to be the same, up to rounding.
     """
-    if isinstance(one, dict) and isinstance(other, dict):
-        if one.keys() != other.keys():
+    if one.keys() != other.keys():
+        return math.inf
+    farthest = 0.0
+    for place, sums in one.items():
+        others = other[place]
+        if len(sums) > 1:
+            length = max(math.hypot(*others), 1e-30)
+            farthest = max(farthest, math.dist(sums, others) / length)
+        elif sums and not math.isclose(*sums, *others, rel_tol=1e-4, abs_tol=1e-6):
             return math.inf
-        if "sketch" in one:
-            if one["shape"] != other["shape"]:
-                return math.inf
-            difference = math.dist(one["sketch"], other["sketch"])
-            return difference / max(math.hypot(*other["sketch"]), 1e-30)
-        return max((apart(one[name], other[name]) for name in one), default=0.0)
-    if isinstance(one, list) and isinstance(other, list):
-        if len(one) != len(other):
-            return math.inf
-        return max(map(apart, one, other), default=0.0)
-    if isinstance(one, float) and isinstance(other, float):
-        return 0.0 if math.isclose(one, other, rel_tol=1e-4, abs_tol=1e-6) else math.inf
-    return 0.0 if one == other else math.inf
+    return farthest

@@ -23,7 +23,16 @@ from sarsteer_lab.keeping import kept
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.probe.recorded import CLOSE, NotRecorded
-from sarsteer_lab.probe.tape import Tape, TapeStore, apart, begin, compact, finish, sketched
+from sarsteer_lab.probe.tape import (
+    Sketch,
+    Tape,
+    TapeStore,
+    apart,
+    begin,
+    compact,
+    finish,
+    sketched,
+)
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.results import HookedModelError
 from sarsteer_lab.steering import steer
@@ -258,8 +267,8 @@ def test_damage_is_one_sentence(recording: tuple[Path, torch.Tensor], tmp_path: 
         ("{}", "is no manifest"),
         ("[]", "is no manifest"),
         ("{", "is damaged"),
-        ('{"format": "sarsteer-lab recording 1"}', "of the format 'sarsteer-lab recording 1'"),
-        ('{"format": "sarsteer-lab recording 2"}', "lacks model, name"),
+        ('{"format": "sarsteer-lab recording 2"}', "of the format 'sarsteer-lab recording 2'"),
+        ('{"format": "sarsteer-lab recording 3"}', "lacks model, name"),
     ],
 )
 def test_a_manifest_that_is_none_is_one_sentence(
@@ -308,7 +317,7 @@ def test_states_take_half_the_room_where_nothing_is_lost(tmp_path: Path) -> None
 def test_pushes_are_alike_up_to_rounding_alone() -> None:
     values = torch.randn(6, 32, generator=torch.Generator().manual_seed(0))
 
-    def push(values: torch.Tensor, alpha: float = 0.5, threshold: float = 0.25) -> object:
+    def push(values: torch.Tensor, alpha: float = 0.5, threshold: float = 0.25) -> Sketch:
         return sketched({"kind": "push", "values": values, "alpha": alpha, "at": [threshold]})
 
     one = push(values)
@@ -320,4 +329,5 @@ def test_pushes_are_alike_up_to_rounding_alone() -> None:
     assert apart(one, push(values * 1.01)) == pytest.approx(0.01, rel=0.1)
     for other in (push(values, alpha=0.51), push(values, threshold=0.3), push(values[:5])):
         assert apart(one, other) == float("inf")
-    assert apart({"a": 1}, {"b": 1}) == apart([1], [1, 2]) == apart("x", "y") == float("inf")
+    for first, second in (({"a": 1}, {"b": 1}), ([1], [1, 2]), ("x", "y"), ([[], 1], [1, []])):
+        assert apart(sketched(first), sketched(second)) == float("inf")
