@@ -39,8 +39,7 @@ def capture(
     for batch in lalm.batches(encoded, batch_size, "states"):
         with record_states(lalm, indices) as recorded:
             lalm.read(batch)
-        by_layer = [passes[0].to(lalm.device) for passes in recorded]  # each: row d_model
-        states[batch.rows] = torch.stack(by_layer, dim=1)
+        states[batch.rows] = first_pass(lalm, recorded)
     check_finite(states, indices)
     return states
 
@@ -141,6 +140,11 @@ def record_states(
         for layer, notes in zip(layers, recorded, strict=True):
             hooks.enter_context(lalm.layers[layer].register_forward_hook(partial(note, notes)))
         yield recorded
+
+
+def first_pass(lalm: LALM, recorded: Sequence[list[Tensor]]) -> Float[Tensor, "row layer d_model"]:
+    """What `record_states` has noted of the first forward pass, on the model's device."""
+    return torch.stack([passes[0].to(lalm.device) for passes in recorded], dim=1)
 
 
 def check_finite(

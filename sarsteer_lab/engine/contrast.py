@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.activations import capture, check_finite, record_states
+from sarsteer_lab.activations import capture, check_finite, first_pass, record_states
 from sarsteer_lab.batch import Batch, Encoded, Prompts
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.key_values import keeps_plain_cache
@@ -86,8 +86,7 @@ def _run_batch(
                     input_ids=step, attention_mask=seen, past_key_values=past, use_cache=True
                 )
             past.crop(-len(tail))
-            by_layer = [passes[0].to(lalm.device) for passes in recorded]
-            states.append(torch.stack(by_layer, dim=1))
+            states.append(first_pass(lalm, recorded))
     return states
 
 

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import BatchFeature
 
-from sarsteer_lab.activations import capture, check_finite, record_states
+from sarsteer_lab.activations import capture, check_finite, first_pass, record_states
 from sarsteer_lab.batch import Batch, Encoded, Prompts
 from sarsteer_lab.decoding import check_logits
 from sarsteer_lab.engine.audio_cache import remember_clips
@@ -169,7 +169,7 @@ class PreparedBatch:
         self._rewind()
         with record_states(self.lalm, layers) as recorded:
             self._first(self._reading.cache)
-        states = torch.stack([passes[0].to(self.lalm.device) for passes in recorded], dim=1)
+        states = first_pass(self.lalm, recorded)
         check_finite(states, layers)
         return states
 
