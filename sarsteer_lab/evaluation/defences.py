@@ -197,11 +197,12 @@ def steering_defence(
     made of the refusal text `refusal` says so in its own name, unless that is the paper's. SARSteer
     as in the paper has the paper's text and settings, whatever the others'.
     """
-    if name == "typed difference-in-means":
-        means = difference_in_means(states.typed_harmful, states.typed_harmless)
-        return SteeringDefence(name, states.vectors(name, means), alpha)
-    if name == "spoken difference-in-means":
-        means = difference_in_means(states.harmful, states.harmless)
+    compared = {
+        "typed difference-in-means": (states.typed_harmful, states.typed_harmless),
+        "spoken difference-in-means": (states.harmful, states.harmless),
+    }
+    if name in compared:
+        means = difference_in_means(*compared[name])
         return SteeringDefence(name, states.vectors(name, means), alpha)
     if name == AS_IN_PAPER:
         return SteeringDefence(name, states.sarsteer())
