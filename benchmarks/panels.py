@@ -1,7 +1,7 @@
 """How long the course's panels take to answer: `python -m benchmarks.panels` moves the controls of
 every panel, each time to a value that they have not had, and writes the seconds from the move to
-the new picture or answer: two at most are wanted. UMAP's layout and the curve over all values are
-longer work, with a bar and a button that stops it."""
+the new picture or answer: two at most are wanted. The curve over all values is longer work, with a
+bar and a button that stops it."""
 
 import argparse
 import time
@@ -82,7 +82,7 @@ def panels(lalm: LALM) -> dict[str, Callable[[], widgets.panels.Panel]]:
     return {
         "safety dial": lambda: widgets.dial_panel(lalm, some),
         "gap explorer": lambda: widgets.gap_explorer(
-            states.typed_harmful, states.harmful, derive[:30]
+            states.typed_harmful, states.harmful, derive[:30], layer=lalm.n_layers // 2
         ),
         "safe-space explorer": lambda: widgets.safe_space_explorer(
             found.direction.values, states.harmless, lalm=lalm, layer=lalm.n_layers // 2

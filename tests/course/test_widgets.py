@@ -32,7 +32,7 @@ from sarsteer_lab.evaluation.table import judge_responses
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket.assemble import safety_delta
-from sarsteer_lab.prompts import INSTRUCTION, Prompt, Request
+from sarsteer_lab.prompts import INSTRUCTION, Prompt, Request, load_prompts
 from sarsteer_lab.safe_space import ablate, principal_space
 from sarsteer_lab.speech import read_clip
 from sarsteer_lab.steering import SteeringVectors, steer
@@ -177,9 +177,9 @@ def test_panels_refuse_long_answers_and_models_without_dial(
     tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor
 ) -> None:
     with pytest.raises(ValueError, match="1 to 16 tokens"):
-        steer_panel(tiny, {"paper": SteeringVectors(direction)}, harmless, max_new_tokens=17)
+        steer_panel(tiny, {"paper": SteeringVectors(direction)}, harmless, [], max_new_tokens=17)
     with pytest.raises(ValueError, match="no safety dial"):
-        dial_panel(tiny)
+        dial_panel(tiny, [])
 
 
 @pytest.mark.pocket
@@ -187,7 +187,7 @@ def test_dial_panel_leaves_the_dial_where_it_was(pocket: LALM) -> None:
     pocket.set_safety(0.6)
     weight = next(iter(safety_delta()))
     before = pocket.model.get_parameter(weight).clone()
-    panel = dial_panel(pocket, max_new_tokens=3)
+    panel = dial_panel(pocket, load_prompts("test", "everyday")[:1], max_new_tokens=3)
     for setting in (0.0, 1.0):
         panel.dial.value = setting
         assert f"typed, dial at {setting}" in panel.left.value
@@ -202,7 +202,7 @@ def test_gap_explorer_moves_points_and_shows_their_requests(
     tiny: LALM, requests: list[Request], harmless: torch.Tensor
 ) -> None:
     typed, spoken = harmless[:6], harmless[:6] + 2.0
-    panel = gap_explorer(typed, spoken, requests, limit=4)
+    panel = gap_explorer(typed, spoken, requests, layer=2, limit=4)
     assert len(panel.points) == 8 and len(panel.prompts) == 4
     assert panel.prompts[0] is requests[0] and panel.prompts[-1] is requests[-1]
     places = [(p.layout.left, p.layout.top) for p in panel.points]
@@ -218,7 +218,7 @@ def test_gap_explorer_moves_points_and_shows_their_requests(
     panel.points[0].click()
     assert [i for i, p in enumerate(panel.points) if "chosen" in p._dom_classes] == [0]
     with pytest.raises(ValueError, match="need as many"):
-        gap_explorer(typed, spoken, requests[:3])
+        gap_explorer(typed, spoken, requests[:3], layer=2)
 
 
 def test_safe_space_explorer_removes_what_ablate_removes(
@@ -310,7 +310,7 @@ def test_every_panel_has_a_still_beside_the_live_view(
         steer_panel(
             tiny, {"paper": SteeringVectors(direction)}, harmless, requests, max_new_tokens=3
         ),
-        gap_explorer(harmless[:6], harmless[:6] + 1, requests),
+        gap_explorer(harmless[:6], harmless[:6] + 1, requests, layer=2),
         safe_space_explorer(direction, harmless, lalm=tiny, layer=0),
         board,
     ]

@@ -1,12 +1,11 @@
 """The panels on hidden states: a map of typed and spoken requests, and what ablation removes."""
 
-from collections.abc import Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from ipywidgets import HTML, Box, Button, ToggleButtons
+from ipywidgets import HTML, Box, Button
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,8 +31,8 @@ class GapExplorer(panels.Panel):
     """Chapter 01: typed and spoken last-token states of the same requests on a map, layer by layer.
 
     Row i of both inputs is `prompts[i]`. Hover over a point to read its request, click it to hear
-    it; PCA or UMAP. At most `limit` requests are drawn, evenly picked; `layer` (default: the middle
-    one) is where it starts. `layer` and `method` are the controls, `points` the clickable points.
+    it. At most `limit` requests are drawn, evenly picked; `layer` is where it
+    starts. `layer` is the slider, `points` are the clickable points.
     Raises ValueError if the numbers of states and prompts differ.
     """
 
@@ -43,7 +42,7 @@ class GapExplorer(panels.Panel):
         spoken: Float[Tensor, "prompt layer d_model"],
         prompts: Sequence[Request],
         *,
-        layer: int | None = None,
+        layer: int,
         limit: int = 60,
     ) -> None:
         if not len(typed) == len(spoken) == len(prompts) or typed.shape != spoken.shape:
@@ -59,11 +58,8 @@ class GapExplorer(panels.Panel):
         self.states = torch.cat([typed[rows], spoken[rows]])
         self.forms = ["typed"] * len(rows) + ["spoken"] * len(rows)
         self.labels = [prompt.label for prompt in self.prompts] * 2
-        self._places: dict[tuple[int, str], Float[np.ndarray, "point 2"]] = {}
         n_layers = typed.shape[1]
-        start = n_layers // 2 if layer is None else layer
-        self.layer = panels.slider("layer", start, 0, n_layers - 1)
-        self.method = ToggleButtons(options=[("PCA", "pca"), ("UMAP", "umap")])
+        self.layer = panels.slider("layer", layer, 0, n_layers - 1)
         self.points = [self._point(i) for i in range(len(self.forms))]
         self._chosen = self.points[0]
         plane = Box(self.points)
@@ -71,11 +67,10 @@ class GapExplorer(panels.Panel):
         self.words = HTML("<p>Click a point to see and hear its request.</p>")
         self.player = panels.player()
         legend = panels.piece("map_legend", typed=BLUE, spoken=VERMILION)
-        controls = panels.row(self.layer, self.method)
         heard = panels.row(self.player, self.words)
-        progress = panels.row(self.runner.progress, self.runner.message)
-        self.children = [controls, HTML(STYLE + legend), plane, heard, progress]
-        self.runner.listen("map", self._show, self.layer, self.method)
+        look = HTML(STYLE + legend)
+        self.children = [self.layer, look, plane, heard, self.runner.message]
+        self.runner.listen("map", self._show, self.layer)
         self._show()
 
     def static(self) -> str:
@@ -108,37 +103,11 @@ class GapExplorer(panels.Panel):
         return button
 
     def _show(self) -> None:
-        self.runner.cancel()
-        layer, method = self.layer.value, self.method.value
-        if (layer, method) in self._places:
-            self._move(self._places[layer, method])
-        elif method == "umap":
-            # Seconds, the first time half a minute (it is compiled): aside, so that it can be given
-            # up.
-            self.runner.steps(self._umap(layer), total=300)
-        else:
-            self._places[layer, method] = project_2d(self.states[:, layer])
-            self._move(self._places[layer, method])
-
-    def _umap(self, layer: int) -> Generator[None, None, None]:
-        laid_out = ThreadPoolExecutor(1).submit(project_2d, self.states[:, layer], method="umap")
-        self.runner.say(
-            "UMAP is laying out the map (the first time it is compiled, which takes a while)"
-        )
-        while not laid_out.done():
-            wait([laid_out], timeout=0.1)
-            yield
-        self._places[layer, "umap"] = laid_out.result()
-        self._move(self._places[layer, "umap"])
-        self.runner.say("UMAP keeps neighbourhoods; its distances mean little")
-
-    def _move(self, places: Float[np.ndarray, "point 2"]) -> None:
-        """Put every button where its state lies; with PCA both axes have the same scale."""
+        """Put every button where its state lies; both axes have the same scale."""
+        places = project_2d(self.states[:, self.layer.value])
         low, high = places.min(0), places.max(0)
         span = np.where(high > low, high - low, 1.0)
-        scale = (np.array(PLANE) - 30) / span
-        if self.method.value == "pca":
-            scale = scale.min()
+        scale = ((np.array(PLANE) - 30) / span).min()
         offsets = (places - (low + high) / 2) * scale * [1, -1]
         corners = np.array(PLANE) / 2 + offsets - 7
         for button, (left, top) in zip(self.points, corners, strict=True):

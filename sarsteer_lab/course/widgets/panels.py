@@ -107,11 +107,9 @@ class RequestPicker(VBox):
         self.title = ""
         self.typed: Prompt | None = None
         self.spoken = Prompt("", np.zeros(1))
-        self._prompts = list(prompts)
         self._limit = lalm.max_audio_seconds
         look = {"style": LABEL_WIDTH, "layout": {"width": "min(640px, 95%)"}}
-        names = [f"{prompt.label}: {prompt.request}" for prompt in prompts]
-        options = list(zip(names, range(len(names)), strict=True))
+        options = [(f"{prompt.label}: {prompt.request}", prompt) for prompt in prompts]
         self.example = Dropdown(options=options, description="a shipped clip", **look)
         self.sentence = Text(
             description="or type one",
@@ -130,20 +128,16 @@ class RequestPicker(VBox):
         self.player = player()
         self.now = HTML()
         others = row(self.upload, recorder, self.recording, self.player, self.now)
-        examples = [self.example] if prompts else []
-        super().__init__([*examples, self.sentence, others])
+        super().__init__([self.example, self.sentence, others])
         self.add_class("sarsteer-request")
         runner.listen("request", self._from_example, self.example)
         runner.listen("request", self._from_sentence, self.sentence)
         runner.listen("request", self._from_upload, self.upload)
         runner.listen("request", self._from_recording, self.recording)
-        if prompts:
-            self._from_example()
-        else:
-            self._take("What do farmers do in winter?", synthesise("What do farmers do in winter?"))
+        self._from_example()
 
     def _from_example(self) -> None:
-        prompt = self._prompts[self.example.value]
+        prompt: Request = self.example.value
         waveform = self.lalm.waveform(prompt.spoken())
         assert waveform is not None
         self._take(prompt.request, waveform)

@@ -142,7 +142,7 @@ class SteerPanel(_TwoAnswers):
         lalm: LALM,
         directions: Mapping[str, SteeringVectors],
         harmless: Float[Tensor, "prompt layer d_model"],
-        prompts: Sequence[Request] = (),
+        prompts: Sequence[Request],
         *,
         alpha: float = 0.1,
         k: int = 10,
@@ -202,9 +202,7 @@ class DialPanel(_TwoAnswers):
 
     swept = ("safety dial", DIAL_SETTINGS)
 
-    def __init__(
-        self, lalm: LALM, prompts: Sequence[Request] = (), *, max_new_tokens: int = 12
-    ) -> None:
+    def __init__(self, lalm: LALM, prompts: Sequence[Request], *, max_new_tokens: int = 12) -> None:
         now = lalm.safety
         if now is None:
             raise ValueError(f"{lalm.name} has no safety dial; only the pocket model has one")
