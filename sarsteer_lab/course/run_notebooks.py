@@ -4,7 +4,7 @@
 
 runs every notebook of these folders (a file may be named too) and keeps its outputs in it. With
 the checkout's own notebooks it also renews what is committed of their results: the figures in
-figures/, their index there, and figures/walkthrough/summary.md. `walkthrough` runs the chapters
+figures/ and figures/walkthrough/summary.md. `walkthrough` runs the chapters
 and writes into one folder, nowhere else. Needs the extra `lab`.
 """
 
@@ -25,7 +25,6 @@ from nbclient.util import run_sync
 from nbconvert import HTMLExporter
 from tqdm import tqdm
 
-from sarsteer_lab.course.figures.base import write_index
 from sarsteer_lab.course.folders import FIGURES_VARIABLE, checkout
 from sarsteer_lab.course.replaying import BY_HAND, recorded_outputs, recording, show_recorded
 
@@ -190,12 +189,10 @@ def walkthrough(notebooks: Path, folder: Path, at_once: int = 1) -> Path:
 
 
 def write_results(repository: Path) -> None:
-    """Renew a checkout's committed index of figures and summary, from its notebooks as they are."""
-    figures = repository / "figures"
-    write_index(figures)
+    """Renew a checkout's committed summary, from its notebooks as they are."""
     chapters = find_notebooks([repository / "notebooks"])
     executed = [nbformat.read(path, as_version=4) for path in chapters]
-    write_summary(executed, figures / "walkthrough")
+    write_summary(executed, repository / "figures" / "walkthrough")
 
 
 def write_summary(notebooks: Sequence[nbformat.NotebookNode], folder: Path) -> Path:

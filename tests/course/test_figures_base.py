@@ -187,13 +187,3 @@ def test_the_gap_shows_medians_distances_and_accuracy() -> None:
     # Harm is easiest to see in the last layer, where the one distance is 2 and the other 1.5.
     assert fig.get_suptitle().startswith("At layer 5, form moves the mean state 1.3 times as far")
     assert "20 requests" in fig.get_suptitle()
-
-
-def test_the_index_shows_every_figure(tmp_path: Path) -> None:
-    for name in ("b/two", "a/one"):
-        (tmp_path / name).parent.mkdir()
-        (tmp_path / f"{name}.png").touch()
-    (tmp_path / "empty").mkdir()
-    text = plots.write_index(tmp_path).read_text()
-    assert text.index("\n![one](a/one.png)\n") < text.index("\n![two](b/two.png)\n")
-    assert "## a" in text and "empty" not in text

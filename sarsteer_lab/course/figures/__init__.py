@@ -1,7 +1,7 @@
 """The figures of the course: `from sarsteer_lab.course import figures`, then
 `figures.gap_figure(...)`."""
 
-from sarsteer_lab.course.figures.base import save_figure, write_index
+from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.course.figures.defences import group_of, topics_figure, tradeoff_figure
 from sarsteer_lab.course.figures.playground import playground_figure
 from sarsteer_lab.course.figures.refusal import (

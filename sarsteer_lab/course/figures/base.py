@@ -107,20 +107,6 @@ def save_figure(fig: Figure, folder: Path | str, name: str) -> Path:
     return path
 
 
-def write_index(folder: Path) -> Path:
-    """Write `folder`/README.md, which shows every PNG by subfolder; returns its path."""
-    lines = ["# Figures", "", "Drawn by the notebooks."]
-    chapter = ""
-    for picture in sorted(folder.glob("*/*.png")):
-        if picture.parent.name != chapter:
-            chapter = picture.parent.name
-            lines += ["", f"## {chapter}", ""]
-        lines.append(f"![{picture.stem}]({chapter}/{picture.name})")
-    index = folder / "README.md"
-    index.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return index
-
-
 def panels(
     number: int, size: tuple[float, float], title: str = "", *, rows: int = 1, **options: Any
 ) -> tuple[Figure, list[Axes]]:
