@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from sarsteer_lab.course.figures.base import (
     BLACK,
@@ -15,6 +14,7 @@ from sarsteer_lab.course.figures.base import (
     PURPLE,
     TRADEOFF,
     cells,
+    common_legend,
     drawn,
     drawn_without_grid,
     name_points,
@@ -89,18 +89,17 @@ def tradeoff_figure(
     ax.errorbar(x, y, yerr, xerr, ecolor=colours, **faint)
     point = {"markersize": 11, "zorder": 3, "markeredgecolor": "white"}
     star = {"markersize": 17, "zorder": 4}
-    handles: dict[str, Line2D] = {}
-    for place, group in zip(places, groups, strict=True):
+    for group in dict.fromkeys(groups):
         colour, marker = GROUPS[group]
         look = point | star if marker == "*" else point
-        [handles[group]] = ax.plot(*place, marker, color=colour, **look)
+        of_group = places[[name == group for name in groups]]
+        ax.plot(*of_group.T, marker, color=colour, label=group, **look)
     if bound is not None:
         behind = {"linewidth": 1.6, "zorder": 1.9}
-        [handles[BOUND]] = ax.plot(*bound.T, **DOTTED | behind)
+        ax.plot(*bound.T, label=BOUND, **DOTTED | behind)
     ax.set(xlim=(-0.03, 1.05), ylim=(-0.03, 1.05), **TRADEOFF)
     percent(ax.xaxis, ax.yaxis)
-    n_groups = len(handles)
-    fig.legend(handles.values(), handles, loc="outside lower center", ncols=n_groups)
+    common_legend(fig, ncols=len(ax.lines))
     name_points(ax, names, places, colours)
     return fig
 
