@@ -28,12 +28,11 @@ def exact(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class SafeSpace:
-    """Per layer: the states' mean, `k` orthonormal directions, the share of variance each explains.
+    """Per layer: `k` orthonormal directions, and the share of variance that each explains.
 
     Where the states span fewer than `k` dimensions, the remaining directions are zero rows.
     """
 
-    mean: Float[Tensor, "layer d_model"]
     directions: Float[Tensor, "layer k d_model"]
     explained_variance_ratio: Float[Tensor, "layer k"]
 
@@ -46,7 +45,7 @@ class SafeSpace:
         """The space of the first `k` directions. Raises ValueError if there are fewer."""
         if not 0 <= k <= self.k:
             raise ValueError(f"this space has {self.k} directions per layer, not {k}")
-        return SafeSpace(self.mean, self.directions[:, :k], self.explained_variance_ratio[:, :k])
+        return SafeSpace(self.directions[:, :k], self.explained_variance_ratio[:, :k])
 
 
 def principal_space(states: States, k: int = 10) -> SafeSpace:
@@ -60,8 +59,8 @@ def principal_space(states: States, k: int = 10) -> SafeSpace:
         given = f"k={k}, {tuple(states.shape)}"
         raise ValueError(f"needs k >= 1 and at least 2 states (prompt layer d_model); got {given}")
     by_layer = exact(states).transpose(0, 1)  # layer prompt d_model
-    mean = by_layer.mean(1, keepdim=True)  # layer 1 d_model
-    _, singular, directions = torch.linalg.svd(by_layer - mean, full_matrices=False)
+    centred = by_layer - by_layer.mean(1, keepdim=True)  # layer prompt d_model
+    _, singular, directions = torch.linalg.svd(centred, full_matrices=False)
     variance = singular.square()  # layer rank
     ratio = (variance / variance.sum(-1, keepdim=True)).nan_to_num()  # 0 where nothing varies
     largest = directions.abs().argmax(2, keepdim=True)  # layer rank 1
@@ -71,8 +70,7 @@ def principal_space(states: States, k: int = 10) -> SafeSpace:
     missing = max(0, k - directions.shape[1])
     directions = nn.functional.pad(directions, (0, 0, 0, missing))[:, :k]
     ratio = nn.functional.pad(ratio, (0, missing))[:, :k]
-    parts = [part.float().to(states.device) for part in (mean[:, 0], directions, ratio)]
-    return SafeSpace(*parts)
+    return SafeSpace(directions.float().to(states.device), ratio.float().to(states.device))
 
 
 def random_space(like: SafeSpace, seed: int) -> SafeSpace:
@@ -83,7 +81,7 @@ def random_space(like: SafeSpace, seed: int) -> SafeSpace:
     basis = torch.linalg.qr(random).Q.transpose(1, 2)  # layer k d_model
     present = like.directions.norm(dim=-1, keepdim=True) > 0  # layer k 1
     directions = basis.float().to(present.device) * present
-    return SafeSpace(like.mean, directions, torch.zeros_like(like.explained_variance_ratio))
+    return SafeSpace(directions, torch.zeros_like(like.explained_variance_ratio))
 
 
 def projection(vectors: Vectors, space: SafeSpace) -> Vectors:
