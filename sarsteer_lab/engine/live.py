@@ -66,10 +66,6 @@ class LivePrompt:
         with steer(self.lalm, vectors, torch.tensor(alphas)):
             return answers(self._ready.repeated(len(alphas)), max_new_tokens)
 
-    def next_token(self) -> Float[Tensor, "vocab"]:
-        """Probabilities of the answer's first token, float32."""
-        return self._ready.after(())[0].softmax(-1)
-
     def refusal_probability(
         self, openings: Sequence[str] | None = None, *, negligible: float = NEGLIGIBLE
     ) -> float:
