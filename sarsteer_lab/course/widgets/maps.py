@@ -51,9 +51,7 @@ class GapExplorer(panels.Panel):
                 f"{len(prompts)} prompts need as many typed and spoken states; got {got}"
             )
         super().__init__()
-        n = len(prompts)
-        evenly = np.linspace(0, n - 1, min(limit, n)).round()
-        rows = np.unique(evenly.astype(int)).tolist()
+        rows = panels.spread(range(len(prompts)), limit)
         self.prompts = [prompts[row] for row in rows]
         self.states = torch.cat([typed[rows], spoken[rows]])
         self.forms = ["typed"] * len(rows) + ["spoken"] * len(rows)

@@ -223,6 +223,12 @@ def ablation_controls(
     return principal_space(harmless, most), share, size
 
 
+def spread(values: Sequence[int], most: int) -> list[int]:
+    """At most so many of some values, evenly, the first and the last among them."""
+    places = np.linspace(0, len(values) - 1, min(most, len(values)))
+    return [values[round(place)] for place in places]
+
+
 def wav_bytes(waveform: Float[np.ndarray, "samples"]) -> bytes:
     """A 16 kHz waveform as a WAV file, for players."""
     file = io.BytesIO()

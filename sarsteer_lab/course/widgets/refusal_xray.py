@@ -215,7 +215,8 @@ class XRay(panels.Panel):
         first = len(commonprefix(prompts)) if len(prompts) > 1 else 0
         positions = range(first, start - 1)
         words = [position for position in positions if position not in heard]
-        return sorted(_evenly(words) + _evenly([at for at in heard if at in positions]))
+        clip = [position for position in heard if position in positions]
+        return sorted(panels.spread(words, MOST_COLUMNS) + panels.spread(clip, MOST_COLUMNS))
 
     def _following(self, begun: tuple[int, ...]) -> list[int]:
         """The tokens that go on with a refusing opening that has begun so."""
@@ -303,9 +304,3 @@ class XRay(panels.Panel):
         where = {"form": form, "layer": self.layers[layer], "name": name}
         tokens = self.top_tokens(form, position, layer)
         return panels.piece("xray_cell", **where, **measured, tokens=tokens)
-
-
-def _evenly(positions: list[int]) -> list[int]:
-    """At most `MOST_COLUMNS` of some positions, the first and the last among them."""
-    places = np.linspace(0, len(positions) - 1, min(MOST_COLUMNS, len(positions)))
-    return [positions[round(place)] for place in places]
