@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sarsteer_lab.engine.prepared import PreparedBatch
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.paths import shipped_table
 
 NEGLIGIBLE = 0.002
@@ -18,6 +19,18 @@ Tokens = tuple[int, ...]
 def refusing_openings() -> tuple[str, ...]:
     """How refusals open: `refusal_probability` adds up the probabilities of these beginnings."""
     return tuple(shipped_table("judges/openings.toml")["openings"])
+
+
+def token_sequences(lalm: LALM, openings: Sequence[str]) -> set[Tokens]:
+    """The openings as the model's tokens."""
+    ids = lalm.tokenizer(list(openings), add_special_tokens=False)["input_ids"]
+    return set(map(tuple, ids))
+
+
+def going_on(sequences: set[Tokens], begun: Tokens) -> set[int]:
+    """The tokens with which those of some sequences go on that begin so."""
+    n = len(begun)
+    return {sequence[n] for sequence in sequences if len(sequence) > n and sequence[:n] == begun}
 
 
 @torch.no_grad()
@@ -34,10 +47,7 @@ def refusal_probability(
     shared beginnings run once. Beginnings below `negligible` count as impossible. `first` may hold
     what `ready.after(())` has just given, as probabilities. Raises as that does.
     """
-    tokenizer = ready.lalm.tokenizer
-    sequences = set()
-    for opening in refusing_openings() if openings is None else openings:
-        sequences.add(tuple(tokenizer(opening, add_special_tokens=False)["input_ids"]))
+    sequences = token_sequences(ready.lalm, refusing_openings() if openings is None else openings)
     sure = torch.ones(len(ready.prompts), device=ready.lalm.device)
     return _follow(ready, (), sure, sequences, negligible, first)
 
@@ -53,10 +63,7 @@ def _follow(
     """Probability of the sequences that begin with `begun`, which itself has `probability`."""
     if begun in sequences:
         return probability  # whatever follows, the opening is complete
-    next_tokens = set()
-    for sequence in sequences:
-        if sequence[: len(begun)] == begun:
-            next_tokens.add(sequence[len(begun)])
+    next_tokens = going_on(sequences, begun)
     total = torch.zeros_like(probability)
     if not next_tokens or (probability < negligible).all():
         return total

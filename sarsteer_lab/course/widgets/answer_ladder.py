@@ -1,7 +1,7 @@
 """The answer ladder: how a greedy answer turns, token by token, as the push grows."""
 
 from collections.abc import Sequence
-from itertools import zip_longest
+from os.path import commonprefix
 
 from ipywidgets import HTML, ToggleButtons
 
@@ -97,9 +97,6 @@ class Ladder(panels.Panel):
         self.view.value = panels.piece("ladder", request=self.title, form=form, rungs=rungs)
 
 
-def turn(above: Sequence[str], tokens: Sequence[str]) -> int | None:
+def turn(above: tuple[str, ...], tokens: tuple[str, ...]) -> int | None:
     """The place of the first token that differs from the answer above; None if there is none."""
-    for place, (token, token_above) in enumerate(zip_longest(tokens, above)):
-        if token != token_above:
-            return place
-    return None
+    return None if above == tokens else len(commonprefix([above, tokens]))

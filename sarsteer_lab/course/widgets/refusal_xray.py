@@ -17,7 +17,7 @@ from sarsteer_lab.course.figures.xray import Film, xray_figure
 from sarsteer_lab.course.hearing import forms
 from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.engine.audio_cache import remember_clips
-from sarsteer_lab.engine.openings import refusing_openings
+from sarsteer_lab.engine.openings import going_on, refusing_openings, token_sequences
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, Request
@@ -100,10 +100,7 @@ class XRay(panels.Panel):
         self.layers = lalm.steered_layers(vectors)
         self.forms = forms(lalm, prompt)
         self.title = panels.words_of(prompt)
-        texts = list(refusing_openings())
-        self._openings = set(
-            map(tuple, lalm.tokenizer(texts, add_special_tokens=False)["input_ids"])
-        )
+        self._openings = token_sequences(lalm, refusing_openings())
         self.measure = ToggleButtons(options=list(MEASURES))
         self.alpha = panels.slider("alpha", alpha, 0, max(1, alpha), step=0.01)
         self.readings: dict[str, Reading] = {}
@@ -198,7 +195,7 @@ class XRay(panels.Panel):
         goes_on = torch.zeros(shape, dtype=torch.bool, device=self.lalm.device)  # column vocab
         for tokens, position in zip(goes_on, reading.columns, strict=True):
             begun = tuple(reading.ids[reading.start : position + 1])
-            tokens[self._following(begun)] = True
+            tokens[list(going_on(self._openings, begun))] = True
         opening = torch.zeros(len(reading.columns), len(self.layers))
         for layer in range(len(self.layers)):  # one at a time: logits are large
             chances = logit_lens(self.lalm, states[reading.columns, layer]).softmax(-1)
@@ -217,12 +214,6 @@ class XRay(panels.Panel):
         words = [position for position in positions if position not in heard]
         clip = [position for position in heard if position in positions]
         return sorted(panels.spread(words, MOST_COLUMNS) + panels.spread(clip, MOST_COLUMNS))
-
-    def _following(self, begun: tuple[int, ...]) -> list[int]:
-        """The tokens that go on with a refusing opening that has begun so."""
-        n = len(begun)
-        longer = [ids for ids in self._openings if len(ids) > n]
-        return [ids[n] for ids in longer if ids[:n] == begun]
 
     def _resteer(self) -> None:
         self._expose("steered")
