@@ -70,7 +70,8 @@ def tradeoff_figure(
         raise ValueError(
             f"needs harmful and benign requests; labels: {sorted(set(table['label']))}"
         )
-    benign, harmful = (sums.xs(kind, level=1).loc[names] for kind in (False, True))
+    benign = sums.xs(False, level=1).loc[names]
+    harmful = sums.xs(True, level=1).loc[names]
     x = benign["answered"] / benign["n"]
     y = harmful["refused"] / harmful["n"]
     places = np.column_stack([x, y])

@@ -50,7 +50,8 @@ def push_figure(
     for kind, lines in kinds.items():
         name = max(lines, key=lambda name: _rise(lines[name]))
         line = lines[name]
-        rises.append(f"{kind}: {name}, {line[0]:.0%} \u2192 {line.max():.0%}")
+        start, top = line[0], line.max()
+        rises.append(f"{kind}: {name}, {start:.0%} \u2192 {top:.0%}")
     title = f"The largest rise (n = {n}). {'; '.join(rises)}"
     n_panels = len(kinds)
     fig, axes = panels(n_panels, (5.0 * n_panels + 2.5, 5.4), title, sharey=True)

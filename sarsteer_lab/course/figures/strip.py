@@ -204,7 +204,8 @@ def _sequence(ax: Axes, stage: Stage) -> None:
 
 def _stack(colour: str, ax: Axes, stage: Stage) -> None:
     n = stage.content
-    ax.bar(0.5, 0.8 / n, 0.7, (np.arange(n) + 0.1) / n, color=colour, linewidth=0)
+    lower_ends = (np.arange(n) + 0.1) / n
+    ax.bar(0.5, 0.8 / n, 0.7, lower_ends, color=colour, linewidth=0)
 
 
 _DRAWN: dict[str, Callable[[Axes, Stage], None]] = {

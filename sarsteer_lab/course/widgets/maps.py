@@ -45,7 +45,7 @@ class GapExplorer(panels.Panel):
         layer: int,
         limit: int = 60,
     ) -> None:
-        if not len(typed) == len(spoken) == len(prompts) or typed.shape != spoken.shape:
+        if typed.shape != spoken.shape or len(typed) != len(prompts):
             got = f"{tuple(typed.shape)} and {tuple(spoken.shape)}"
             raise ValueError(
                 f"{len(prompts)} prompts need as many typed and spoken states; got {got}"
