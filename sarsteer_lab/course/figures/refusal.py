@@ -8,7 +8,6 @@ from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
-from sklearn.metrics import roc_curve
 from torch import Tensor
 
 from sarsteer_lab.course.figures.base import (
@@ -30,7 +29,7 @@ from sarsteer_lab.course.figures.base import (
     whiskers,
 )
 from sarsteer_lab.evaluation.precondition import BARE
-from sarsteer_lab.evaluation.separation import roc_area
+from sarsteer_lab.evaluation.separation import roc_area, uniform_bound
 
 LABELS = {"harmful": (VERMILION, "s"), "harmless": (BLUE, "o")}
 """Colour and marker of the two kinds of request."""
@@ -156,10 +155,9 @@ def roc_figure(
     for ax, kind in zip(axes, kinds, strict=True):
         for name, values, look in in_series(refusal_probability):
             harmful, other = values["harmful"], values[kind]
-            is_harmful = np.repeat([1, 0], [len(harmful), len(other)])
-            false, true, _ = roc_curve(is_harmful, np.concatenate([harmful, other]))
+            answered, refused = uniform_bound(harmful, other)[::-1].T
             label = f"{name}: {roc_area(harmful, other):.2f}"
-            ax.plot(false, true, label=label, **look | {"marker": ""})
+            ax.plot(1 - answered, refused, label=label, **look | {"marker": ""})
         ax.plot([0, 1], [0, 1], **DOTTED)
         title = f"against {kind} (n = {len(harmful)} + {len(other)})"
         ax.set(title=title, xlabel=f"{kind} above the threshold", aspect="equal")
