@@ -17,7 +17,12 @@ import nbformat
 import torch
 
 from sarsteer_lab.course.replaying import MODEL_VARIABLE, NOTEBOOKS
-from sarsteer_lab.course.run_notebooks import find_notebooks, run_notebooks, write_summary
+from sarsteer_lab.course.run_notebooks import (
+    find_chapters,
+    find_notebooks,
+    run_notebooks,
+    write_summary,
+)
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.probe.tape import begin, being_recorded, finish
@@ -45,10 +50,7 @@ def record(model: str, out: Path, notebooks: Path) -> str:
     if (out / "manifest.json").exists():
         advice = "nothing is overwritten: name a new folder"
         raise FileExistsError(f"{out} is a finished recording, and {advice}")
-    chapters = find_notebooks([notebooks])
-    if not chapters:
-        advice = "`sarsteer-lab course FOLDER` copies them"
-        raise FileNotFoundError(f"{notebooks}: holds no notebooks; {advice}")
+    chapters = find_chapters(notebooks)
     solutions = notebooks / "solutions"
     worked = find_notebooks([solutions]) if solutions.is_dir() else []
     start(model, out)

@@ -59,6 +59,16 @@ def find_notebooks(places: Sequence[Path | str]) -> list[Path]:
     return paths
 
 
+def find_chapters(folder: Path) -> list[Path]:
+    """The chapters in a folder. Raises FileNotFoundError if there are none."""
+    chapters = find_notebooks([folder])
+    if not chapters:
+        raise FileNotFoundError(
+            f"{folder}: holds no notebooks; `sarsteer-lab course FOLDER` copies them"
+        )
+    return chapters
+
+
 def run_notebooks(
     paths: Sequence[Path],
     *,
@@ -178,11 +188,7 @@ def walkthrough(notebooks: Path, folder: Path, at_once: int = 1) -> Path:
     `run_notebooks`. Raises FileNotFoundError if there are no notebooks, and `NotebookError` at
     the first cell that fails.
     """
-    paths = find_notebooks([notebooks])
-    if not paths:
-        raise FileNotFoundError(
-            f"{notebooks}: holds no notebooks; `sarsteer-lab course FOLDER` copies them"
-        )
+    paths = find_chapters(notebooks)
     figures = folder / "figures"
     executed = run_notebooks(paths, save=False, html=folder, figures=figures, at_once=at_once)
     return write_summary(executed, folder)
