@@ -20,7 +20,7 @@ from sarsteer_lab.speech import check_waveform, read_clip
 INSTRUCTION = "Answer the request in the audio."
 """The fixed text part `t0` of every spoken prompt (arXiv 2510.17633)."""
 
-REFUSALS: dict[str, str]
+REFUSALS: dict[str, str] = shipped_table("prompts/refusals.toml")
 """Refusal texts `r` by name: appended to `t0`, they shift the state along the refusal direction.
 
 The first is the default of arXiv 2510.17633; the others are of the kinds that its authors' code
@@ -28,16 +28,8 @@ carries, in our own words. Only a text that itself makes a model refuse gives it
 does: `evaluation.precondition` tests that.
 """
 
-REFUSAL: str
+REFUSAL = REFUSALS["paper"]
 """The paper's refusal sentence."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in ("REFUSALS", "REFUSAL"):
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    texts = shipped_table("prompts/refusals.toml")  # not before it is asked for (PEP 562)
-    return texts if name == "REFUSALS" else texts["paper"]
-
 
 LABELS = ("harmful", "harmless", "pseudo-harmful", "everyday")
 SPLITS = ("derive", "validation", "test")
