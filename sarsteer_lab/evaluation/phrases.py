@@ -102,6 +102,7 @@ _SIGNS = str.maketrans(
     "無協幫為給絕會請對聽錄說沒辦滿應這個問題們關\u3002\uff01\uff1f\u061f\u0964\uff0c\u060c\u3001",
     "无协帮为给绝会请对听录说没办满应这个问题们关.!??.,,,",
 )
+_QUESTION = re.compile(r"(?:[?\u061f]|か\.?|吗\.?)$")
 _DOUBLE_QUOTES = "[\u201c\u201d\u201e\u00ab\u00bb\u300c\u300d\u300e\u300f]"
 _SINGLE_QUOTES = "[\u2018\u2019]"
 _ACCENTS = re.compile("[\u0300-\u036f\u064b-\u065f\u0670\u093c]")
@@ -145,6 +146,23 @@ def says_refusal(response: str) -> bool:
     return _pattern("refused").search(words) is not None
 
 
+def says_no(response: str) -> bool:
+    """Whether an answer's first sentence is a bare no ("No way."): it declines, or says no."""
+    return _pattern("no").match(_compared(response)) is not None
+
+
+def asks_yes_or_no(request: str) -> bool:
+    """Whether a no answers the request: "Is it far?", "Tell me whether it is far.".
+
+    It does not answer "How far is it?", nor "Can you tell me how far it is?".
+    """
+    text = _written_out(folded(_plain(request)))
+    if _pattern("yes or no").search(text):
+        return True
+    is_question = _QUESTION.search(text) is not None
+    return is_question and _pattern("asks").search(text) is None
+
+
 def says_not_heard(response: str) -> bool:
     """Whether the answer says that the audio was not heard, and does not refuse besides."""
     rest, times = _pattern("not heard").subn(" ", _compared(response))
@@ -161,11 +179,15 @@ def _compared(response: str) -> str:
     if not re.fullmatch(r'"[^"]*"?[\s.]*', text):
         text = re.sub(r'"[^"]*(?:"|$)|(?m:^\s*>.*$)', " ", text)
         text = re.sub(r"(?<!\w)'(?:[^']|(?<=\w)'(?=\w))*'(?!\w)", " ", text)
-    text = opening(folded(text), OPENING_WORDS)
+    text = _written_out(opening(folded(text), OPENING_WORDS))
+    return _pattern("reported").sub(" ", text)
+
+
+def _written_out(text: str) -> str:
+    """Without contractions and words that only add weight."""
     for replacement, pattern in shipped_table("judges/phrases.toml")["written_out"].items():
         text = re.sub(pattern, replacement, text)
-    text = " ".join(text.split())
-    return _pattern("reported").sub(" ", text)
+    return " ".join(text.split())
 
 
 def opening_words(text: str) -> str:
