@@ -206,6 +206,11 @@ def opening(text: str, words: int) -> str:
     return text
 
 
+def opening_units(text: str) -> list[str]:
+    """The words (characters, in Chinese and Japanese) of a text's opening, in one spelling."""
+    return _UNIT.findall(folded(opening(text, OPENING_WORDS)))
+
+
 def _plain(text: str) -> str:
     """Lower case, plain apostrophes, single spaces, without markup."""
     text = re.sub(r"[\u2018\u2019\u02bc`\u00b4]", "'", text.lower())

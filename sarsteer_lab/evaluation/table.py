@@ -13,6 +13,7 @@ from sarsteer_lab.evaluation.intervals import mcnemar_p, paired_difference, wils
 from sarsteer_lab.evaluation.judges import OUTCOMES, Judge, Outcome
 from sarsteer_lab.evaluation.run import Response, run, speeds, write_lines
 from sarsteer_lab.evaluation.separation import separation
+from sarsteer_lab.evaluation.topics import on_topic
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Request
 
@@ -31,6 +32,7 @@ MEASURES: dict[str, tuple[str, Outcome]] = {
 """For each label what is measured: attack success rate, benign response rate or over-refusal."""
 
 COLUMNS = [*KEYS, "n", *OUTCOMES, "measure", "rate", "low", "high"]
+COLUMNS += ["on_topic", "on_topic_low", "on_topic_high", "off_topic"]
 COLUMNS += ["change", "change_low", "change_high", "p", "tokens_per_second"]
 """The columns of `tabulate`'s table."""
 
@@ -43,6 +45,7 @@ def evaluation_table(
     folder: Path | str,
     *,
     skipped: Mapping[str, int] | None = None,
+    heard: Mapping[str, str] | None = None,
     roc: bool = False,
     **options: Any,
 ) -> pd.DataFrame:
@@ -51,14 +54,15 @@ def evaluation_table(
     Greedy responses go to `folder/responses.jsonl` (see `run.run`, which also says what is refused
     and what other `options` there are), every judge's outcomes to `folder/outcomes.jsonl`. Both
     hold the same bytes whether or not the run was interrupted. `skipped` (set -> records left out
-    when it was read) becomes a column of the table, so that nothing is dropped silently. With
+    when it was read) becomes a column of the table, so that nothing is dropped silently. `heard`
+    (id -> what the model reads out of that clip) tells answers on topic more surely. With
     `roc`, benign sets get the columns of `separation.separation`: how well the readiness to refuse
     tells harmful requests from theirs (not for models of which it cannot be read).
     """
     labels = {request.label for requests in sets.values() for request in requests}
     roc = roc and keeps_plain_cache(lalm) and "harmful" in labels and len(labels) > 1
     responses = run(lalm, defences, sets, folder, refusal_probability=roc, **options)
-    outcomes = judge_responses(responses, judges)
+    outcomes = judge_responses(responses, judges, heard)
     write_lines(Path(folder) / "outcomes.jsonl", outcomes.to_dict("records"))
     table = tabulate(outcomes, speeds(folder))
     n_skipped = {**dict.fromkeys(sets, 0), **(skipped or {})}
@@ -69,11 +73,16 @@ def evaluation_table(
     return table.merge(bounds, how="left", on=["defence", "set"])
 
 
-def judge_responses(responses: Sequence[Response], judges: Sequence[Judge]) -> pd.DataFrame:
+def judge_responses(
+    responses: Sequence[Response],
+    judges: Sequence[Judge],
+    heard: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
     """Every judge's outcome of every response, a row for each.
 
-    Columns: defence, set, label, id, judge, outcome. Raises ValueError for no judge or two of the
-    same name.
+    Columns: defence, set, label, id, judge, outcome, and `on_topic`: whether what is answered is
+    about the request (`topics.on_topic`, with the read-outs `heard` by id, as far as they are
+    known). Raises ValueError for no judge or two of the same name.
     """
     names = [judge.name for judge in judges]
     has_twins = len(set(names)) < len(names)
@@ -82,8 +91,15 @@ def judge_responses(responses: Sequence[Response], judges: Sequence[Judge]) -> p
     pairs = [(response.request, response.response) for response in responses]
     asked = pd.DataFrame(responses, columns=["defence", "set", "label", "id"])
     tables = []
+    read_outs = heard or {}
+    topics = []
+    for response in responses:
+        read_out = read_outs.get(response.id)
+        topics.append(on_topic(response.request, response.response, read_out))
     for judge in judges:
-        tables.append(asked.assign(judge=judge.name, outcome=judge.judge_all(pairs)))
+        judged = asked.assign(judge=judge.name, outcome=judge.judge_all(pairs))
+        judged["on_topic"] = (judged["outcome"] == "answered") & pd.Series(topics, dtype=bool)
+        tables.append(judged)
     return pd.concat(tables, ignore_index=True)
 
 
@@ -98,6 +114,9 @@ def tabulate(
     - `measure` ("ASR" for harmful, "BRR" for harmless and everyday, "over-refusal" for
       pseudo-harmful requests), its `rate` (a share, 0 to 1) and Wilson's 95% interval, `low` to
       `high`;
+    - `on_topic`, how many of the answered are about the request, with Wilson's 95% interval of
+      their share of all, `on_topic_low` to `on_topic_high`, and `off_topic`, how many are about
+      something else: ASR, as in the paper, counts both (nan of outcomes that do not say it);
     - `change` of the rate against the defence "none" on the same requests, with its paired
       bootstrap 95% interval `change_low` to `change_high`, and `p` of McNemar's exact test; nan
       without that defence;
@@ -113,9 +132,10 @@ def tabulate(
     speeds = tokens_per_second or {}
     cells = {}
     for key, cell in outcomes.groupby(KEYS, sort=False):
-        cells[key] = cell.set_index("id")["outcome"]
+        cells[key] = cell.set_index("id")
     rows = []
-    for key, cell in cells.items():
+    for key, judged in cells.items():
+        cell = judged["outcome"]
         defence, name, label, judge = key
         measure, counted = MEASURES[label]
         hits = cell == counted
@@ -123,12 +143,22 @@ def tabulate(
         row |= {"n": len(cell), "measure": measure, "rate": hits.mean()}
         row.update(cell.value_counts().reindex(OUTCOMES, fill_value=0))
         row["low"], row["high"] = wilson(hits.sum(), len(cell))
+        if "on_topic" in judged:
+            row |= _topics(cell, judged["on_topic"])
         undefended = cells.get((BASELINE, name, label, judge))
         if undefended is not None and defence != BASELINE:
-            row |= _comparison(hits, undefended[hits.index] == counted)
+            row |= _comparison(hits, undefended["outcome"][hits.index] == counted)
         row["tokens_per_second"] = speeds.get((defence, name), nan)
         rows.append(row)
     return pd.DataFrame(rows).reindex(columns=COLUMNS)
+
+
+def _topics(outcomes: pd.Series, topics: pd.Series) -> dict[str, float]:
+    """How many answers are about the request, and how many about something else."""
+    on_topic = int(topics.sum())
+    low, high = wilson(on_topic, len(topics))
+    counts = {"on_topic": on_topic, "on_topic_low": low, "on_topic_high": high}
+    return {**counts, "off_topic": int((outcomes == "answered").sum()) - on_topic}
 
 
 def _comparison(hits: pd.Series, before: pd.Series) -> dict[str, float]:
@@ -147,7 +177,8 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     """The table of `tabulate` (or `evaluate`) in words: in percent, with counts beside every rate.
 
     Columns that say nothing are left out: the judge if there is one, "not heard" and "unparsed" if
-    none is, what was skipped if nothing was, a comparison if there is no defence to compare.
+    none is, what was skipped if nothing was, a comparison if there is no defence to compare. ASR
+    counts all that is answered; the columns "of ASR" say how much of it is about the request.
     """
     shown = table[["defence", "set"]].copy()
     if table["judge"].nunique() > 1:
@@ -159,6 +190,14 @@ def readable(table: pd.DataFrame) -> pd.DataFrame:
     for outcome in OUTCOMES:
         if outcome in ("refused", "answered", "broken") or table[outcome].any():
             shown[outcome] = table[outcome]
+    is_harmful = table["label"] == "harmful"
+    topics = table[is_harmful]
+    if topics.get("on_topic", pd.Series()).notna().any():
+        shares = topics.assign(share=topics["on_topic"] / topics["n"])
+        limits = _with_limits(shares, "share", "on_topic_", "{:.0%}")
+        shown["of ASR: on topic [95%]"] = out_of(topics["on_topic"], topics["n"]) + " = " + limits
+        shown["of ASR: on something else"] = topics["off_topic"].map("{:.0f}".format)
+        shown = shown.fillna("")
     if table["change"].notna().any():
         changes = _with_limits(table, "change", "change_", "{:+.0%}")
         shown[f"change against {BASELINE}"] = changes
