@@ -5,6 +5,7 @@ Hashes are xxh3 of 128 bits: as fast as memory, for telling contents apart, not 
 
 import json
 from collections.abc import Iterable, Mapping
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,14 @@ def tensor_bytes(tensor: Tensor) -> Tensor:
 def host_bytes(tensor: Tensor) -> Any:
     """The same as an array on the host, without a copy if it lies there."""
     return tensor_bytes(tensor).cpu().numpy()
+
+
+PACKAGES = ("sarsteer-lab", "torch", "transformers")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes results: under others they may differ, so they are part of keys."""
+    return {name: version(name) for name in PACKAGES}
 
 
 ORIGIN = {"_name_or_path", "transformers_version", "architectures", "dtype"}

@@ -27,7 +27,7 @@ from sarsteer_lab.decoding import (
     decoding_settings,
     head_on_last_position,
 )
-from sarsteer_lab.keys import content_key, settings_of
+from sarsteer_lab.keys import content_key, settings_of, versions
 from sarsteer_lab.prompts import Prompt, as_prompt, in_a_list
 from sarsteer_lab.results import HookedModelError, Results
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
@@ -102,9 +102,18 @@ class LALM:
 
     @property
     def ends(self) -> Int[Tensor, "token"]:
-        """Ids of tokens that end an answer."""
-        ids = self.core.generation_config.eos_token_id
-        return torch.tensor(ids if isinstance(ids, Sequence) else [ids], device=self.device)
+        """Ids of tokens that end an answer.
+
+        Where the part that runs names none (the thinkers of Qwen's Omnis, whose whole model does),
+        the tokenizer's. Raises ValueError without either.
+        """
+        settings = getattr(self.core, "generation_config", None)
+        ids = getattr(settings, "eos_token_id", None)
+        ids = self.tokenizer.eos_token_id if ids is None else ids
+        if ids is None:
+            setting = "lalm.core.generation_config.eos_token_id"
+            raise ValueError(f"{self.name} names no token that ends an answer: set {setting}")
+        return torch.tensor(ids, device=self.device).flatten()
 
     def set_safety(self, scale: float) -> None:
         """Turn the pocket model's safety dial: 0 is the unaligned model, 1 the full delta.
@@ -127,20 +136,23 @@ class LALM:
             parts.append(getattr(self.processor, name, None))
         settings = settings_of(part.to_dict() for part in parts if part is not None)
         vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True, default=str)
-        return content_key(settings, vocabulary, weights_checksum(self.model))
+        ends = self.ends.tolist()
+        return content_key(settings, vocabulary, ends, weights_checksum(self.model))
 
     def key(self, *parts: object) -> str:
-        """A key for something this model has computed: its fingerprint, device, dtype, `parts`.
+        """A key for something this model has computed: all that decides it, and `parts`.
 
-        `parts` (see `keys.content_key`) have to say all else that decides the result. The weights
-        are read each time, so for many results go on with `content_key(shared, own)`. Raises
-        HookedModelError inside of `with steer(...)` and under other hooks.
+        That is its fingerprint, device and dtype, and the versions of what computes. `parts` (see
+        `keys.content_key`) have to say all else. The weights are read each time, so for many
+        results go on with `content_key(shared, own)`. Raises HookedModelError inside of `with
+        steer(...)` and under other hooks.
         """
         if families.foreign_hooks(self.model):
             advice = "do this outside of `with steer(...)`, without hooks of your own"
             reason = "what it computes cannot be kept as the plain model's"
             raise HookedModelError(f"hooks are on {self.name}, so {reason}: {advice}")
-        return content_key(self.fingerprint(), str(self.dtype), self.device.type, *parts)
+        where = (versions(), str(self.dtype), self.device.type)
+        return content_key(self.fingerprint(), *where, *parts)
 
     def layer_indices(self, layers: Sequence[int] | None = None) -> tuple[int, ...]:
         """`layers`, which may count from the end, as indices from 0; None: all of them.
@@ -288,7 +300,8 @@ class LALM:
     @torch.no_grad()
     def decode(self, batch: Batch, **options: Any) -> Int[Tensor, "row token"]:
         """The tokens of a batch's answers, padded on the right; `options` as in `generate`."""
-        settings = decoding_settings(self.tokenizer.pad_token_id, options)
+        ends = {"eos_token_id": self.ends.tolist()}
+        settings = decoding_settings(self.tokenizer.pad_token_id, ends | options)
         running = Batch(batch.inputs, batch.rows, batch.total, batch.spoken, decoding=settings)
         with self.announce(running), head_on_last_position(self.core, batch.rows):
             sequences = self.core.generate(**batch.inputs, **settings)

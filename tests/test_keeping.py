@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 
+from sarsteer_lab import keys
 from sarsteer_lab.activations import capture, capture_positions
 from sarsteer_lab.keeping import activation_store, kept
 from sarsteer_lab.probe.replica import replica
@@ -115,3 +116,18 @@ def test_states_of_an_edited_model_are_not_those_that_were_kept(prompts, tmp_pat
 def test_the_store_of_states_lies_in_the_users_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path))
     assert activation_store().folder == tmp_path / "activations"
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers", "sarsteer-lab"])
+def test_what_other_versions_have_computed_is_not_read(tiny, prompts, tmp_path, package):
+    """The next version of a package, as its metadata will say."""
+    store = Store(tmp_path)
+    kept(capture, store)(tiny, prompts)
+    before = set(tmp_path.rglob("*.safetensors"))
+    with pytest.MonkeyPatch.context() as patch:
+        plain = keys.version
+        patch.setattr(keys, "version", lambda name: plain(name) + (".1" if name == package else ""))
+        kept(capture, store)(tiny, prompts)
+    assert len(set(tmp_path.rglob("*.safetensors"))) == 2 * len(before) == 2 * len(prompts)
+    kept(capture, store)(tiny, prompts)
+    assert len(set(tmp_path.rglob("*.safetensors"))) == 2 * len(prompts)

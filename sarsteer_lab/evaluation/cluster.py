@@ -8,6 +8,7 @@ from functools import lru_cache
 import torch
 
 from sarsteer_lab.evaluation.tasks import Said, Task, answer
+from sarsteer_lab.keys import versions
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 
@@ -15,7 +16,7 @@ GROUPS_PER_TASK = 8
 """Batches, of one or several defences, that a worker runs at a stretch: it reads the clips once."""
 
 Source = tuple[str, float | None, torch.dtype, str]
-"""Which model a worker needs: its name, safety, dtype and fingerprint."""
+"""Which model a worker needs: its name, safety, dtype and key (`LALM.key`)."""
 
 
 def on_cluster(
@@ -29,7 +30,7 @@ def on_cluster(
     ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
     # A worker that dies, or its machine, is no fault of the task: it runs again, however often.
     work = ray.remote(max_retries=-1, num_cpus=1, num_gpus=int(lalm.device.type == "cuda"))(_work)
-    source = (lalm.name, lalm.safety, lalm.dtype, lalm.fingerprint())
+    source = (lalm.name, lalm.safety, lalm.dtype, lalm.key())
     waiting = {}
     for task in tasks:
         for start in range(0, len(task.groups), GROUPS_PER_TASK):
@@ -53,13 +54,13 @@ def _work(source: Source, packed: bytes) -> list[list[Said]]:
 
 
 @lru_cache(maxsize=1)
-def model_of(name: str, safety: float | None, dtype: torch.dtype, fingerprint: str) -> LALM:
+def model_of(name: str, safety: float | None, dtype: torch.dtype, key: str) -> LALM:
     """This worker's model, loaded once. Raises ValueError if it is not the one of the run."""
     lalm = load_lalm(name, safety=safety, dtype=dtype)
-    own = lalm.fingerprint()
-    if own != fingerprint:
+    if lalm.key() != key:
+        own = ", ".join(f"{package} {number}" for package, number in versions().items())
         raise ValueError(
-            f"a worker's {name} is another model than here (fingerprints {own[:12]} and "
-            f"{fingerprint[:12]}); give all machines the same files and version"
+            f"a worker's {name} is another model than here, or computed by others ({own}, on "
+            f"{lalm.device.type}): give all machines the same files, versions and devices"
         )
     return lalm

@@ -22,12 +22,13 @@ from sarsteer_lab.engine.memory import rows_that_fit
 from sarsteer_lab.evaluation.asking import Sheet, ask, plan
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.tasks import Asked, Said
+from sarsteer_lab.keys import versions
 from sarsteer_lab.lalm import ANSWER_TOKENS, LALM
 from sarsteer_lab.prompts import Request
 from sarsteer_lab.speech import clip_seconds
 from sarsteer_lab.store import Store, atomic_write
 
-FORMAT = "sarsteer-lab responses 4"
+FORMAT = "sarsteer-lab responses 5"
 
 Sets = Mapping[str, Sequence[Request]]
 
@@ -78,9 +79,9 @@ def run(
     `folder` here.
 
     If the folder holds responses of this evaluation, it goes on from there; defences and sets may
-    join or leave. Raises `EvaluationError` if the folder belongs to another evaluation (model,
-    settings, defences, requests or clips of the same name differ), `HookedModelError` inside `with
-    steer(...)` or with hooks of your own on the model, ValueError for names or ids that occur
+    join or leave. Raises `EvaluationError` if the folder belongs to another evaluation (versions,
+    model, settings, defences, requests or clips of the same name differ), `HookedModelError` inside
+    `with steer(...)` or with hooks of your own on the model, ValueError for names or ids that occur
     twice, requests without a clip and, with `ray`, workers that have another model, and ImportError
     if the package ray is missing.
     """
@@ -98,7 +99,8 @@ def run(
         facts[name] = []
         for request, clip in zip(requests, sheets[name].clips, strict=True):
             facts[name].append([request.id, request.label, request.request, clip])
-    manifest: dict[str, Any] = {"format": FORMAT, "model": lalm.fingerprint()}
+    manifest: dict[str, Any] = {"format": FORMAT, "versions": versions()}
+    manifest["model"] = lalm.fingerprint()
     manifest |= {"dtype": str(lalm.dtype), "device": lalm.device.type}
     manifest |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
     manifest["defences"] = {defence.name: defence.settings() for defence in defences}

@@ -5,7 +5,6 @@ What is kept of it is read under the model's own keys; for all that would have t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,7 +13,7 @@ import transformers as hf
 
 from sarsteer_lab.batch import Batch, Encoded
 from sarsteer_lab.families import find_core
-from sarsteer_lab.keys import content_key
+from sarsteer_lab.keys import content_key, versions
 from sarsteer_lab.pocket.base import file_sha256
 from sarsteer_lab.probe.tape import (
     Manifest,
@@ -66,10 +65,10 @@ class Replay(Results):
 
     def refusal(self, reason: str) -> NotRecorded:
         """The error for something that is not there."""
-        model, made_with = self.manifest.model, []
+        model, made_with, here = self.manifest.model, [], versions()
         for name, recorded in self.manifest.versions.items():
-            if recorded != version(name):
-                made_with.append(f"{name} {recorded} (here: {version(name)})")
+            if recorded != here.get(name):
+                made_with.append(f"{name} {recorded} (here: {here.get(name)})")
         text = f"this recording of {model} {reason}. "
         if made_with:
             text += f"It was made with {', '.join(made_with)}. "
@@ -142,7 +141,8 @@ class Recorded(Taped):
         super().key()  # or its error
         manifest = self.manifest
         dtype = f"torch.{manifest.dtype}"
-        return content_key(self.fingerprint(), dtype, manifest.device, *parts)
+        made_with = manifest.versions
+        return content_key(self.fingerprint(), made_with, dtype, manifest.device, *parts)
 
     def batches(
         self, prompts: Sequence[Encoded], batch_size: int, description: str

@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from torch import Tensor
 from sarsteer_lab.batch import Encoded
 from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.keeping import PerPrompt, kept
-from sarsteer_lab.keys import content_key
+from sarsteer_lab.keys import content_key, versions
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket.base import file_sha256
 from sarsteer_lab.prompts import Prompt
@@ -28,12 +27,6 @@ from sarsteer_lab.results import Results
 from sarsteer_lab.store import Store, atomic_write
 
 FORMAT = "sarsteer-lab recording 3"
-
-PACKAGES = ("sarsteer-lab", "torch", "transformers")
-
-
-def _installed() -> dict[str, str]:
-    return {name: version(name) for name in PACKAGES}
 
 
 @dataclass
@@ -52,7 +45,7 @@ class Manifest:
     dtype: str
     device: str
     safety: float | None
-    versions: dict[str, str] = field(default_factory=_installed)
+    versions: dict[str, str] = field(default_factory=versions)
     fingerprints: dict[str, str] = field(default_factory=dict)
     pushes: dict[str, Any] = field(default_factory=dict)
     asked: dict[str, list[dict[str, Any]]] = field(default_factory=dict)

@@ -4,6 +4,7 @@ cluster."""
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
@@ -17,6 +18,7 @@ import soundfile
 import torch
 from spoken_set import write_set
 
+from sarsteer_lab import keys
 from sarsteer_lab.activations import capture
 from sarsteer_lab.cli import main
 from sarsteer_lab.evaluation import asking, tasks
@@ -198,6 +200,25 @@ def test_another_evaluation_is_refused(
     (tmp_path / "responses.jsonl").write_text("{}\n")
     with pytest.raises(EvaluationError, match=r"no manifest\.json"):
         _run(tiny, defences, sets, tmp_path)
+
+
+@pytest.mark.parametrize("package", ["torch", "transformers", "sarsteer-lab"])
+def test_a_run_of_other_versions_is_refused_and_says_which_changed(
+    tiny: LALM,
+    defences: list[Defence],
+    sets: dict[str, list[Request]],
+    finished: tuple[Path, pd.DataFrame],
+    package: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, _ = finished
+    before = _bytes(folder)
+    plain = keys.version
+    monkeypatch.setattr(keys, "version", lambda name: "99" if name == package else plain(name))
+    change = f"versions {package} was '{plain(package)}', now '99'"
+    with pytest.raises(EvaluationError, match=re.escape(change)):
+        _run(tiny, defences, sets, folder)
+    assert _bytes(folder) == before
 
 
 def test_a_steered_model_is_refused(

@@ -267,6 +267,7 @@ def test_damage_is_one_sentence(recording: tuple[Path, torch.Tensor], tmp_path: 
         ("{}", "is no manifest"),
         ("[]", "is no manifest"),
         ("{", "is damaged"),
+        ('{"format": "sarsteer-lab recording 1"}', "of the format 'sarsteer-lab recording 1'"),
         ('{"format": "sarsteer-lab recording 2"}', "of the format 'sarsteer-lab recording 2'"),
         ('{"format": "sarsteer-lab recording 3"}', "lacks model, name"),
     ],
