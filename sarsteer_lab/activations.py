@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sarsteer_lab.access import in_this_thread
 from sarsteer_lab.batch import Prompts
 from sarsteer_lab.decoding import ANSWER_TOKENS, NonFiniteError
 from sarsteer_lab.families import Output, residual_stream
@@ -35,7 +36,8 @@ def capture(
     """
     indices = lalm.layer_indices(layers)
     encoded = lalm.encode(prompts)
-    states = torch.zeros(len(encoded), len(indices), lalm.d_model, device=lalm.device)
+    shape = (len(encoded), len(indices), lalm.d_model)
+    states = torch.zeros(shape, dtype=torch.float32, device=lalm.device)
     for batch in lalm.batches(encoded, batch_size, "states"):
         with record_states(lalm, indices) as recorded:
             lalm.read(batch)
@@ -100,7 +102,9 @@ def capture_answer(
         with record_states(lalm, indices) as recorded:
             # One token more: a token is read, and has a state, when the next one is decoded.
             tokens = lalm.decode(batch, max_new_tokens=max_new_tokens + 1)
-        going_on = ~torch.isin(tokens[:, :max_new_tokens], lalm.ends)
+        # Padding too: an answer may end at a string, without a token that ends it.
+        ends = torch.cat([lalm.ends, lalm.ends.new_tensor([lalm.tokenizer.pad_token_id])])
+        going_on = ~torch.isin(tokens[:, :max_new_tokens], ends)
         lengths = going_on.cumprod(dim=1).sum(dim=1).tolist()
         by_layer = [torch.stack(passes, dim=1).to(lalm.device) for passes in recorded]
         by_row = torch.stack(by_layer, dim=2)  # row pass layer d_model; the first pass: the prompt
@@ -137,8 +141,10 @@ def record_states(
         notes.append(pick(residual_stream(output, lalm.text_config)))
 
     with ExitStack() as hooks:
+        hooks.enter_context(lalm.access.alone())
         for layer, notes in zip(layers, recorded, strict=True):
-            hooks.enter_context(lalm.layers[layer].register_forward_hook(partial(note, notes)))
+            hook = in_this_thread(partial(note, notes))
+            hooks.enter_context(lalm.layers[layer].register_forward_hook(hook))
         yield recorded
 
 

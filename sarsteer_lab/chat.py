@@ -1,8 +1,10 @@
 """A conversation in the chat format, and a processor's inputs for it: the ways families have."""
 
 import logging
+import re
 from base64 import b64encode
 from collections.abc import Sequence
+from datetime import date
 from io import BytesIO
 from typing import Any, TypeAlias
 
@@ -12,8 +14,10 @@ from jaxtyping import Float
 from jinja2 import TemplateError
 from transformers import BatchFeature
 
+from sarsteer_lab.access import float32_by_default
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import SAMPLE_RATE
+from sarsteer_lab.thoughts import special_tokens
 
 Processor: TypeAlias = Any
 """transformers' processors and tokenizers have no common type."""
@@ -22,6 +26,8 @@ Messages = list[dict[str, Any]]
 """A conversation as chat templates take it."""
 
 Clip = Float[np.ndarray, "samples"]
+
+_TODAY = re.compile(r"""strftime_now\(\s*(['"])(.*?)\1\s*\)""")
 
 
 def conversation(prompt: Prompt) -> Messages:
@@ -41,13 +47,47 @@ def conversation(prompt: Prompt) -> Messages:
 
 
 def tokenizer_of(processor: Processor) -> Processor:
-    """A processor's tokenizer; that of a text model is its processor."""
-    return getattr(processor, "tokenizer", processor)
+    """A processor's tokenizer; that of a text model is its processor.
+
+    One without a padding token pads with its end token from now on.
+    """
+    tokenizer = getattr(processor, "tokenizer", processor)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
-def render_chat(processor: Processor, messages: Messages) -> str:
-    """The conversation in the chat format, generation prompt included, one placeholder per clip."""
-    options = {"tokenize": False, "add_generation_prompt": True}
+def refuse_control_tokens(tokenizer: Processor, prompt: Prompt) -> None:
+    """Raise ValueError for a text that spells a control token which would be read as one."""
+    text = f"{prompt.system or ''}\0{prompt.text}"
+    for token, number in special_tokens(tokenizer).items():
+        if token.strip() and token in text:
+            # mistral-common's tokenizers read such a text as characters.
+            if number in tokenizer.encode(token, add_special_tokens=False):
+                reason = "a control token of this model, and would not be read as characters"
+                raise ValueError(f"the text holds {token!r}, {reason}: write it in another way")
+
+
+def dated_template(processor: Processor, day: date) -> dict[str, str]:
+    """An option of `apply_chat_template`: the template, writing `day` where it writes today's date.
+
+    None for templates that write no date.
+    """
+    template = getattr(processor, "chat_template", None)
+    if isinstance(template, dict):
+        template = template.get("default")
+    if not template or "strftime_now" not in template:
+        return {}
+    return {"chat_template": _TODAY.sub(lambda call: repr(day.strftime(call[2])), template)}
+
+
+def render_chat(processor: Processor, messages: Messages, day: date) -> str:
+    """The conversation in the chat format, generation prompt included, one placeholder per clip.
+
+    `day` is what a template writes that writes a date.
+    """
+    options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
+    options |= dated_template(processor, day)
     if hasattr(processor, "tokenizer"):
         return processor.apply_chat_template(messages, **options)
     # A text model's tokenizer: its template wants plain strings.
@@ -64,7 +104,7 @@ def render_chat(processor: Processor, messages: Messages) -> str:
         return processor.apply_chat_template([opened], **options)
 
 
-def render_mistral(processor: Processor, messages: Messages) -> str:
+def render_mistral(processor: Processor, messages: Messages, _day: date) -> str:
     """The same for Voxtral, whose tokenizer renders no clip: "[AUDIO]" stands for it."""
     shown = _clips_replaced(messages, {"type": "text", "text": "[AUDIO]"})
     # mistral-common warns that such text should not be tokenised. It is shown and hashed alone.
@@ -83,6 +123,7 @@ def _clips_replaced(messages: Messages, clip: dict[str, str]) -> Messages:
     return [*system, {"role": "user", "content": content}]
 
 
+@float32_by_default()
 def encode_together(
     processor: Processor,
     _conversations: Sequence[Messages],
@@ -93,7 +134,8 @@ def encode_together(
     tokenizer = tokenizer_of(processor)
     # A template that writes the bos token itself must not get a second one from the tokenizer.
     written = bool(tokenizer.bos_token) and texts[0].startswith(tokenizer.bos_token)
-    text_options = {"padding": True, "add_special_tokens": not written}
+    # On the left: captured and steered positions count from the end.
+    text_options = {"padding": True, "padding_side": "left", "add_special_tokens": not written}
     options: dict[str, Any] = {"text": list(texts), "return_tensors": "pt"}
     if tokenizer is processor:
         # Decoders take no token_type_ids, which some tokenizers give.
@@ -131,10 +173,12 @@ def encode_apart(
             token_ids[number] = ids[mask.bool()].tolist()
         batch.update(part)
     unpadded = {"input_ids": token_ids}
-    batch.update(processor.tokenizer.pad(unpadded, padding=True, return_tensors="pt"))
+    left = {"padding": True, "padding_side": "left"}
+    batch.update(processor.tokenizer.pad(unpadded, **left, return_tensors="pt"))
     return batch
 
 
+@float32_by_default()
 def encode_mistral(
     processor: Processor,
     conversations: Sequence[Messages],
@@ -150,4 +194,9 @@ def encode_mistral(
             encoded = b64encode(wav.getvalue()).decode()
             messages = _clips_replaced(messages, {"type": "audio", "base64": encoded})
         filled.append(messages)
-    return processor.apply_chat_template(filled)
+    side = processor.tokenizer.padding_side
+    try:
+        processor.tokenizer.padding_side = "left"
+        return processor.apply_chat_template(filled)
+    finally:
+        processor.tokenizer.padding_side = side

@@ -1,11 +1,21 @@
 """How answers are decoded: their length, the options that work, and a look at every logit."""
 
+import copy
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
+from transformers import LogitsProcessorList
+
+from sarsteer_lab.access import in_this_thread
+from sarsteer_lab.thoughts import Tokenizer
+
+Core: TypeAlias = Any
+"""The part of a model that generates text (`families.find_core`); these have no common type."""
 
 ANSWER_TOKENS = 40
 """Length of an answer in tokens. Where it is another, a reason stands beside it."""
@@ -20,6 +30,13 @@ DECODING = frozenset(
     "stopping_criteria prefix_allowed_tokens_fn streamer tokenizer use_cache".split()
 )
 """Options of transformers' `generate` that work here, steered too (`use_cache` only unsteered)."""
+
+
+UNHEEDED = (
+    "stop_strings max_time forced_eos_token_id guidance_scale token_healing constraints "
+    "force_words_ids".split()
+)
+"""A checkpoint's generation settings that are more than a rule for the next token's logits."""
 
 
 class NonFiniteError(RuntimeError):
@@ -39,20 +56,80 @@ def check_decoding(options: Mapping[str, object]) -> None:
         raise ValueError(f"generate takes no {', '.join(refused)}: {reason} {choices}")
 
 
-def decoding_settings(pad_token_id: int, options: Mapping[str, object]) -> dict[str, Any]:
+def tell_penalty(core: Core, name: str) -> None:
+    """Warn of a repetition penalty that a checkpoint, called `name`, brings: it is off here.
+
+    It would punish an answer for words of its prompt, a refusal's among them.
+    """
+    penalty = getattr(getattr(core, "generation_config", None), "repetition_penalty", None)
+    if penalty not in (None, 1):
+        reason = f"brings repetition_penalty={penalty}, which is off here: greedy means greedy"
+        warnings.warn(f"{name} {reason} (lalm.generate takes it as an option)", stacklevel=3)
+
+
+def end_tokens(core: Core, tokenizer: Tokenizer) -> list[int]:
+    """Ids of tokens that end an answer.
+
+    Where the part that runs names none (the thinkers of Qwen's Omnis, whose whole model does), the
+    tokenizer's. Raises ValueError without either.
+    """
+    settings = getattr(core, "generation_config", None)
+    ids = getattr(settings, "eos_token_id", None)
+    ids = tokenizer.eos_token_id if ids is None else ids
+    if ids is None:
+        setting = "lalm.core.generation_config.eos_token_id"
+        raise ValueError(f"{type(core).__name__} names no token that ends an answer: set {setting}")
+    return list(ids) if isinstance(ids, Sequence) else [int(ids)]
+
+
+def decoding_settings(
+    core: Core, tokenizer: Tokenizer, options: Mapping[str, object]
+) -> dict[str, Any]:
     """What `generate` is told: greedy, unless `options` say otherwise.
 
     Without a checkpoint's own repetition penalty and sampling, so that greedy means greedy.
     """
     settings: dict[str, Any] = {"repetition_penalty": 1.0, "num_beams": 1, "do_sample": False}
-    settings["pad_token_id"] = pad_token_id
+    settings["pad_token_id"] = tokenizer.pad_token_id
+    settings["eos_token_id"] = end_tokens(core, tokenizer)
+    checkpoint = getattr(core, "generation_config", None)
+    if options.get("stop_strings") or getattr(checkpoint, "stop_strings", None):
+        settings["tokenizer"] = tokenizer
     if not options.get("do_sample"):
         settings |= {"temperature": None, "top_p": None, "top_k": None}
     return settings | dict(options)
 
 
+def greedy_rules(
+    core: Core, ids: Int[Tensor, "row position"], mask: Tensor, settings: Mapping[str, object]
+) -> LogitsProcessorList:
+    """What a checkpoint's own generation settings make of logits: transformers' processors.
+
+    Suppressed and forced tokens, n-grams, the least length, ...: with them answers that are decoded
+    step by step behind the prompts `ids` are those of `core.generate(**settings)`. Raises
+    ValueError, by name, for settings in `UNHEEDED`.
+    """
+    config = copy.deepcopy(core.generation_config)
+    for name in UNHEEDED:
+        value = getattr(config, name, None)
+        if value not in (None, False) and (name, value) != ("guidance_scale", 1):
+            raise ValueError(
+                f"the checkpoint's generation settings have {name}={value!r}, which is heeded by "
+                f"lalm.generate alone: use it, or set lalm.core.generation_config.{name} = None"
+            )
+    config.update(**settings)
+    config._eos_token_tensor = torch.tensor(settings["eos_token_id"], device=ids.device)
+    return core._get_logits_processor(
+        config,
+        ids.shape[1],
+        encoder_input_ids=ids,
+        device=ids.device,
+        model_kwargs={"attention_mask": mask},
+    )
+
+
 @contextmanager
-def head_on_last_position(core: Any, rows: Sequence[int]) -> Iterator[None]:
+def head_on_last_position(core: Core, rows: Sequence[int]) -> Iterator[None]:
     """Let the vocabulary head see only the last position: no other logits are ever used.
 
     (Qwen2-Audio has no `logits_to_keep`: 16 prompts of 300 positions would give 1.5 GB of them in
@@ -60,12 +137,10 @@ def head_on_last_position(core: Any, rows: Sequence[int]) -> Iterator[None]:
     """
     head = core.get_output_embeddings()
     with ExitStack() as hooks:
-        hooks.enter_context(
-            head.register_forward_pre_hook(lambda _, args: (args[0][:, -1:], *args[1:]))
-        )
-        hooks.enter_context(
-            head.register_forward_hook(lambda _module, _args, logits: check_logits(logits, rows))
-        )
+        before = in_this_thread(lambda _module, args: (args[0][:, -1:], *args[1:]))
+        hooks.enter_context(head.register_forward_pre_hook(before))
+        after = in_this_thread(lambda _module, _args, logits: check_logits(logits, rows))
+        hooks.enter_context(head.register_forward_hook(after))
         yield
 
 

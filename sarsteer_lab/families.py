@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import date
 from importlib.util import find_spec
 from operator import attrgetter
 from typing import Any, TypeAlias
@@ -49,7 +50,7 @@ class Family:
     """One row of the table: what has to be known about a family beyond the recipes.
 
     It covers the `config.model_type` that is its `name`, and `more_types`. `render` turns a
-    conversation into text, `encode` conversations, texts and clips into the model's inputs.
+    conversation into text (of a day), `encode` conversations, texts and clips into inputs.
     `max_seconds` says how long a clip the processor hears (None: any). `needs`: packages that the
     real processor or model takes beyond the project's own, as (import name, what to install).
     `mixes`: whether typed prompts and clips of different lengths may share a batch; where they may
@@ -62,7 +63,7 @@ class Family:
 
     name: str
     more_types: tuple[str, ...] = ()
-    render: Callable[[Processor, Messages], str] = render_chat
+    render: Callable[[Processor, Messages, date], str] = render_chat
     encode: Callable[..., BatchFeature] = encode_together
     max_seconds: Callable[[Processor], float | None] | None = window_seconds
     needs: tuple[tuple[str, str], ...] = ()

@@ -138,7 +138,7 @@ def transfer_accuracy(
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     learnt = _centred(train, center).cpu().numpy()  # prompt layer d_model
     read = _centred(test, center).cpu().numpy()
-    right = torch.zeros(train.shape[1])  # layer
+    right = torch.zeros(train.shape[1], dtype=torch.float32)  # layer
     for layer in range(len(right)):
         for known, new in splits:
             probe.fit(learnt[known, layer], answers[known])

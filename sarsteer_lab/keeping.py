@@ -11,11 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sarsteer_lab.access import alone
 from sarsteer_lab.batch import Prompts
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.own_code import refuse_foreign
 from sarsteer_lab.paths import cache_folder
-from sarsteer_lab.store import Store
+from sarsteer_lab.store import CacheStore, Store
 
 PerPrompt = Callable[..., Any]
 """A function of a model, prompts and settings that gives one result for each prompt."""
@@ -23,7 +25,7 @@ PerPrompt = Callable[..., Any]
 
 def activation_store() -> Store:
     """Captured states in the user's cache folder."""
-    return Store(cache_folder() / "activations")
+    return CacheStore(cache_folder() / "activations")
 
 
 def kept(function: PerPrompt, store: Store | None = None) -> PerPrompt:
@@ -55,6 +57,7 @@ def kept_variants(function: PerPrompt, store: Store, name: str) -> PerPrompt:
     gives for one list of prompts.
     """
 
+    @alone
     def read(lalm: LALM, variants: Sequence[Prompts], **settings: object) -> list[Any]:
         encoded = [lalm.encode(prompts) for prompts in variants]
         if not any(encoded):
@@ -62,7 +65,7 @@ def kept_variants(function: PerPrompt, store: Store, name: str) -> PerPrompt:
         deciding = dict(settings)
         deciding.pop("batch_size", None)
         model_key = lalm.key(name, deciding)
-        own_store = lalm.results.store(store.folder)
+        own_store = lalm.results.store(store)
         keys = []  # by variant and row
         for prompts in encoded:
             keys.append([content_key(model_key, prompt.key) for prompt in prompts])
@@ -79,7 +82,8 @@ def kept_variants(function: PerPrompt, store: Store, name: str) -> PerPrompt:
             first = lacking[0]
             lalm.results.missing(name, encoded[first][min(missing[first])], deciding)
             computed = function(lalm, asked, **settings)
-            lalm.key()  # an error if hooks came meanwhile, from another thread
+            # Hooks of one's own may have come meanwhile, from another thread.
+            refuse_foreign(lalm.model, lalm.name)
             for number, values in zip(lacking, computed, strict=True):
                 for row, value in zip(rows, values, strict=True):
                     # What is kept stays: another batch gives other last digits.

@@ -8,7 +8,8 @@ says what it holds to those who watch the model run: steering, adapters for spee
 import json
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from datetime import date
 from typing import Any
 
 import numpy as np
@@ -16,22 +17,27 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import BatchFeature
+from transformers import BatchFeature, LogitsProcessorList
 
 from sarsteer_lab import families
+from sarsteer_lab.access import Access
 from sarsteer_lab.batch import Batch, Encoded, Prompts, Watcher, rows_together
-from sarsteer_lab.chat import Processor, conversation, tokenizer_of
+from sarsteer_lab.chat import Processor, conversation, refuse_control_tokens, tokenizer_of
 from sarsteer_lab.decoding import (
     ANSWER_TOKENS,
     check_decoding,
     decoding_settings,
+    end_tokens,
+    greedy_rules,
     head_on_last_position,
+    tell_penalty,
 )
 from sarsteer_lab.keys import content_key, settings_of, versions
+from sarsteer_lab.own_code import refuse_autocast, refuse_foreign, refuse_passed_by
 from sarsteer_lab.prompts import Prompt, as_prompt, in_a_list
-from sarsteer_lab.results import HookedModelError, Results
+from sarsteer_lab.results import Results
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
-from sarsteer_lab.vectors import SteeringVectors
+from sarsteer_lab.thoughts import answer_texts
 from sarsteer_lab.weights import weights_checksum
 
 
@@ -39,14 +45,16 @@ class LALM:
     """A model and its processor. `load_lalm` makes one; the constructor takes loaded parts.
 
     These may also be a text model and its tokenizer, and a model in peft's wrapper, whose LoRA
-    stays on.
+    stays on. They stay as they are, but that the model is set to `eval()`, and that a tokenizer
+    without a padding token pads with its end token.
 
     Attributes: `model`, `processor`, `tokenizer`, `name`; `family`, its row of the families table;
     `core`, the part that generates text, `trunk`, the same without the vocabulary head, `decoder`,
     its text decoder with `n_layers` `layers` (layer `l` of every capture and vector is
     `layers[l]`'s output) of width `d_model`, and `text_config`, its settings; `audio_token_id`,
     None for a model that hears nothing; `watchers`, the steering that is on, in its order;
-    `results`, where what it computes is kept by those who keep it.
+    `access`, by which one thread at a time runs the model; `day`, the date that its chat template
+    writes, if any; `results`, where what it computes is kept by those who keep it.
     `turn(model, scale)` is a safety dial, `safety` its setting, None without one.
     """
 
@@ -62,19 +70,20 @@ class LALM:
         self.model = families.without_wrapper(model, name).eval()
         self.processor = processor
         self.tokenizer = tokenizer_of(processor)
-        if self.tokenizer.pad_token is None:
-            self.tokenizer.pad_token = self.tokenizer.eos_token
         self.name = name
         self.family = families.find_family(self.model.config, family)
         self.core = families.find_core(self.model)
         self.decoder = families.find_decoder(self.model)
         self.trunk = families.find_trunk(self.model)
+        tell_penalty(self.core, name)
         self.audio_token_id = families.audio_token_id(self.model)
         self.layers: nn.ModuleList = self.decoder.layers
         self.text_config: families.Settings = self.core.config.get_text_config()
         self.n_layers = len(self.layers)
         self.d_model = int(self.text_config.hidden_size)
         self.watchers: list[Watcher] = []
+        self.access = Access()
+        self.day = date.today()
         self.results = Results()
         self.safety: float | None = None if turn is None else 0.0
         self.turn = turn
@@ -102,18 +111,8 @@ class LALM:
 
     @property
     def ends(self) -> Int[Tensor, "token"]:
-        """Ids of tokens that end an answer.
-
-        Where the part that runs names none (the thinkers of Qwen's Omnis, whose whole model does),
-        the tokenizer's. Raises ValueError without either.
-        """
-        settings = getattr(self.core, "generation_config", None)
-        ids = getattr(settings, "eos_token_id", None)
-        ids = self.tokenizer.eos_token_id if ids is None else ids
-        if ids is None:
-            setting = "lalm.core.generation_config.eos_token_id"
-            raise ValueError(f"{self.name} names no token that ends an answer: set {setting}")
-        return torch.tensor(ids, device=self.device).flatten()
+        """Ids of tokens that end an answer (see `decoding.end_tokens`)."""
+        return torch.tensor(end_tokens(self.core, self.tokenizer), device=self.device)
 
     def set_safety(self, scale: float) -> None:
         """Turn the pocket model's safety dial: 0 is the unaligned model, 1 the full delta.
@@ -122,8 +121,9 @@ class LALM:
         """
         if self.turn is None:
             raise ValueError(f"{self.name} has no safety dial: only the pocket model has one")
-        self.turn(self.model, scale)
-        self.safety = scale
+        with self.access.alone():
+            self.turn(self.model, scale)
+            self.safety = scale
 
     def fingerprint(self) -> str:
         """Hash of all that decides what it computes: configuration, processor, weights.
@@ -145,12 +145,10 @@ class LALM:
         That is its fingerprint, device and dtype, and the versions of what computes. `parts` (see
         `keys.content_key`) have to say all else. The weights are read each time, so for many
         results go on with `content_key(shared, own)`. Raises HookedModelError inside of `with
-        steer(...)` and under other hooks.
+        steer(...)`, under other hooks, and for replaced code (`own_code.refuse_foreign`).
         """
-        if families.foreign_hooks(self.model):
-            advice = "do this outside of `with steer(...)`, without hooks of your own"
-            reason = "what it computes cannot be kept as the plain model's"
-            raise HookedModelError(f"hooks are on {self.name}, so {reason}: {advice}")
+        self.access.refuse_others()
+        refuse_foreign(self.model, self.name)
         where = (versions(), str(self.dtype), self.device.type)
         return content_key(self.fingerprint(), *where, *parts)
 
@@ -166,22 +164,6 @@ class LALM:
         if not indices or len(distinct) < len(indices) or not distinct <= set(range(self.n_layers)):
             last = self.n_layers - 1
             raise ValueError(f"layers={list(layers)}: give each of 0 to {last} at most once")
-        return indices
-
-    def steered_layers(
-        self, vectors: SteeringVectors, layers: Sequence[int] | None = None
-    ) -> tuple[int, ...]:
-        """The layers to act on with these vectors: `layers`, or all that have one.
-
-        Raises ValueError if the vectors do not fit the model or lack one of the layers.
-        """
-        if vectors.d_model != self.d_model or max(vectors.layers) >= self.n_layers:
-            given = f"vectors of width {vectors.d_model} for layers up to {max(vectors.layers)}"
-            wanted = f"{self.name}, which has {self.n_layers} layers of width {self.d_model}"
-            raise ValueError(f"{given} do not fit {wanted}")
-        indices = vectors.layers if layers is None else self.layer_indices(layers)
-        if missing := sorted(set(indices) - set(vectors.layers)):
-            raise ValueError(f"no vector for layers {missing}; there are {vectors.layers}")
         return indices
 
     def encode(self, prompts: Prompts) -> list[Encoded]:
@@ -203,19 +185,19 @@ class LALM:
         """The prompt in the chat format, generation prompt included; a clip is its placeholder.
 
         Raises ValueError for an empty prompt, a spoken one if this model takes no audio, and for a
-        text that contains the audio placeholder itself.
+        text that holds the audio placeholder or another control token.
         """
         if not prompt.text and prompt.audio is None:
             raise ValueError("a prompt needs text, audio or both; this one has neither")
         if self.audio_token_id is not None:
             token = self.tokenizer.convert_ids_to_tokens(self.audio_token_id)
             if token in prompt.text or token in (prompt.system or ""):
-                raise ValueError(
-                    f"the text holds {token!r}, it stands for audio; pass it as `audio`"
-                )
+                meaning = "it stands for audio; pass it as `audio`"
+                raise ValueError(f"the text holds {token!r}, {meaning}")
         elif prompt.audio is not None:
             raise ValueError(f"{self.name} takes no audio: give it a typed prompt (audio=None)")
-        return self.family.render(self.processor, conversation(prompt))
+        refuse_control_tokens(self.tokenizer, prompt)
+        return self.family.render(self.processor, conversation(prompt), self.day)
 
     def waveform(self, prompt: Prompt) -> Float[np.ndarray, "samples"] | None:
         """The prompt's clip at 16 kHz, read and checked (ClipError); None for a typed prompt."""
@@ -231,8 +213,8 @@ class LALM:
 
         Raises ValueError for prompts that may not share a batch (`fit_together`).
         """
+        refuse_autocast(self.device)
         encoded = self.encode(prompts)
-        self.tokenizer.padding_side = "left"  # captured and steered positions count from the end
         if any(part.training for part in self.model.modules()):
             state = "was in training mode: it is set back to eval()"
             warnings.warn(f"{self.name} {state}", stacklevel=3)
@@ -279,17 +261,18 @@ class LALM:
         """Say which prompts the forward passes of the block hold.
 
         Steering gives each row its own strength by it; adapters for speech are on for clips alone.
+        Other threads wait. Raises SteeringError if one of them steers the model, HookedModelError
+        under torch.autocast and for a model around whose trunk methods are replaced.
         """
-        watchers = list(self.watchers)
-        before = [watcher.batch for watcher in watchers]
-        with families.speech_adapters(self.model, self.family, batch.spoken):
-            try:
-                for watcher in watchers:
-                    watcher.batch = batch
-                yield
-            finally:
-                for watcher, earlier in zip(watchers, before, strict=True):
-                    watcher.batch = earlier
+        refuse_autocast(self.device)
+        refuse_passed_by({self.model, self.core} - {self.trunk}, self.name)
+        with ExitStack() as block:
+            block.enter_context(self.access.alone())
+            block.enter_context(families.speech_adapters(self.model, self.family, batch.spoken))
+            for watcher in self.watchers:
+                block.callback(setattr, watcher, "batch", watcher.batch)
+                watcher.batch = batch
+            yield
 
     @torch.no_grad()
     def read(self, batch: Batch) -> None:
@@ -300,12 +283,18 @@ class LALM:
     @torch.no_grad()
     def decode(self, batch: Batch, **options: Any) -> Int[Tensor, "row token"]:
         """The tokens of a batch's answers, padded on the right; `options` as in `generate`."""
-        ends = {"eos_token_id": self.ends.tolist()}
-        settings = decoding_settings(self.tokenizer.pad_token_id, ends | options)
+        settings = decoding_settings(self.core, self.tokenizer, options)
         running = Batch(batch.inputs, batch.rows, batch.total, batch.spoken, decoding=settings)
         with self.announce(running), head_on_last_position(self.core, batch.rows):
             sequences = self.core.generate(**batch.inputs, **settings)
         return sequences[:, batch.inputs["input_ids"].shape[1] :]
+
+    def rules(
+        self, ids: Int[Tensor, "row position"], mask: Int[Tensor, "row position"]
+    ) -> LogitsProcessorList:
+        """For decoding step by step behind the prompts `ids`: see `decoding.greedy_rules`."""
+        settings = decoding_settings(self.core, self.tokenizer, {})
+        return greedy_rules(self.core, ids, mask, settings)
 
     @torch.no_grad()
     def generate(
@@ -319,6 +308,8 @@ class LALM:
     ) -> list[str]:
         """The model's answers alone, in the order of the prompts, without special tokens.
 
+        Marks of thoughts stay, also that of a block which the chat template itself opens.
+
         Deterministic: greedy unless `do_sample`, and sampling starts from `seed` without touching
         torch's global state. The repetition penalty that some checkpoints ship is off, so that
         greedy means greedy. `options` go to transformers' `generate` (do_sample, num_beams,
@@ -329,8 +320,6 @@ class LALM:
         """
         options["max_new_tokens"] = max_new_tokens
         check_decoding(options)
-        if options.get("stop_strings") is not None:
-            options["tokenizer"] = self.tokenizer
         encoded = self.encode(prompts)
         answers = [""] * len(encoded)
         devices = [self.device] if self.device.type == "cuda" else []
@@ -338,9 +327,10 @@ class LALM:
             torch.manual_seed(seed)
             for batch in self.batches(encoded, batch_size, "answers"):
                 tokens = self.decode(batch, **options)
-                texts = self.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+                asked = [encoded[row].text for row in batch.rows]
+                texts = answer_texts(self.tokenizer, asked, tokens)
                 for row, text in zip(batch.rows, texts, strict=True):
-                    answers[row] = text.strip()
+                    answers[row] = text
         return answers
 
     @torch.no_grad()
@@ -352,7 +342,7 @@ class LALM:
         Raises NonFiniteError.
         """
         encoded = self.encode(prompts)
-        logits = torch.zeros(len(encoded), self.text_config.vocab_size, device=self.device)
+        logits = torch.zeros(len(encoded), self.text_config.vocab_size, device=self.device).float()
         for batch in self.batches(encoded, batch_size, "logits"):
             with self.announce(batch), head_on_last_position(self.core, batch.rows):
                 output = self.core(**batch.inputs, use_cache=False)

@@ -1,7 +1,6 @@
 """Where the results of a model are kept, and what happens where there are none yet."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from sarsteer_lab.batch import Encoded
@@ -20,9 +19,9 @@ class Results:
     (`probe.recorded`). Those who keep a model's results ask it.
     """
 
-    def store(self, folder: Path) -> Store:
-        """The store of what would be kept in `folder`."""
-        return Store(folder)
+    def store(self, store: Store) -> Store:
+        """The store of what would be kept in this one."""
+        return store
 
     def missing(self, what: str, prompt: Encoded, settings: Mapping[str, Any]) -> None:
         """Called before `what` is computed with these settings, for a prompt and maybe others."""

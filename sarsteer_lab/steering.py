@@ -1,6 +1,7 @@
 """Steering while a `with` block lasts: add vectors to layers' outputs, or project a direction out.
 
-Every hook goes whatever happens in the block, and no weight is touched. Blocks nest, and act in the
+Every hook goes whatever happens in the block, and no weight is touched. A steered model refuses
+the calls of other threads (`access`). Blocks nest, and act in the
 order in which they were entered: two `steer` add up, and a `project_out` inside a `steer` also
 removes its direction from what was added, one around it does not. `steer` is made of `pushing`, as
 steering of one's own is: a `Push` says what is added at a layer. What cannot be steered correctly
@@ -16,10 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sarsteer_lab.access import SteeringError
 from sarsteer_lab.batch import Batch
 from sarsteer_lab.families import Output, residual_stream
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.steering_guard import SteeringError, guarded, refuse_compiled
+from sarsteer_lab.steering_guard import guarded, refuse_compiled
 from sarsteer_lab.vectors import SteeringVectors
 
 Alpha = float | Sequence[float] | Float[Tensor, "prompt"]
@@ -76,6 +78,7 @@ def pushing(lalm: LALM, push: Push, layers: Sequence[int], alpha: Alpha = 1.0) -
         return
     steering = Steering(lalm, push, strength)
     with ExitStack() as hooks:
+        hooks.enter_context(lalm.access.alone(steering=True))
         lalm.watchers.append(steering)
         hooks.callback(lalm.watchers.remove, steering)
         hooks.enter_context(guarded(lalm, steering))
@@ -95,7 +98,8 @@ class Steering:
     """
 
     def __init__(self, lalm: LALM, push: Push, alpha: Float[Tensor, "*prompt"]) -> None:
-        self.text_config, self.push, self.alpha = lalm.text_config, push, alpha
+        self.text_config, self.access = lalm.text_config, lalm.access
+        self.push, self.alpha = push, alpha
         self.batch: Batch | None = None
         self.at_prompt: bool | None = None  # None: no pass of the model runs
         self.strengths: Strengths | None = None if alpha.ndim else float(alpha)
@@ -134,6 +138,7 @@ class Steering:
 
     def edit(self, layer: int, _module: nn.Module, _args: object, output: Output) -> None:
         """Hook of a layer: add in place, so that all who hold the output see it."""
+        self.access.refuse_others()
         if self.at_prompt is None:
             raise SteeringError("decoder layers ran outside of the model's forward; call the model")
         last = residual_stream(output, self.text_config)[:, -1:]  # row 1 d_model; of a step, all
@@ -169,11 +174,13 @@ def project_out(
     refuse_compiled(lalm)
 
     def edit(unit: Tensor, _module: nn.Module, _args: object, output: Output) -> None:
+        lalm.access.refuse_others()
         stream = residual_stream(output, lalm.text_config)
         along = stream.float() @ -unit  # row position
         stream.add_(along[..., None] * unit)
 
     with ExitStack() as hooks:
+        hooks.enter_context(lalm.access.alone(steering=True))
         for layer, vector in by_layer.items():
             unit = nn.functional.normalize(vector, dim=0)
             hooks.enter_context(lalm.layers[layer].register_forward_hook(partial(edit, unit)))
@@ -183,7 +190,7 @@ def project_out(
 def _strength(alpha: Alpha) -> Float[Tensor, "*prompt"]:
     """A number, or one per prompt, in float32. Raises ValueError for others."""
     try:
-        strength = torch.as_tensor(alpha).detach().float()
+        strength = torch.as_tensor(alpha, dtype=torch.float32).detach()
     except (TypeError, ValueError, RuntimeError):  # strings, None, ragged lists
         strength = torch.tensor(torch.nan)
     if strength.ndim > 1 or not strength.numel() or not strength.isfinite().all():
@@ -192,14 +199,31 @@ def _strength(alpha: Alpha) -> Float[Tensor, "*prompt"]:
     return strength
 
 
+def steered_layers(
+    lalm: LALM, vectors: SteeringVectors, layers: Sequence[int] | None = None
+) -> tuple[int, ...]:
+    """The layers of the model to act on with these vectors: `layers`, or all that have one.
+
+    Raises ValueError if the vectors do not fit the model or lack one of the layers.
+    """
+    if vectors.d_model != lalm.d_model or max(vectors.layers) >= lalm.n_layers:
+        given = f"vectors of width {vectors.d_model} for layers up to {max(vectors.layers)}"
+        wanted = f"{lalm.name}, which has {lalm.n_layers} layers of width {lalm.d_model}"
+        raise ValueError(f"{given} do not fit {wanted}")
+    indices = vectors.layers if layers is None else lalm.layer_indices(layers)
+    if missing := sorted(set(indices) - set(vectors.layers)):
+        raise ValueError(f"no vector for layers {missing}; there are {vectors.layers}")
+    return indices
+
+
 def _placed(
     lalm: LALM, vectors: Vectors, layers: Sequence[int] | None
 ) -> dict[int, Float[Tensor, "d_model"]]:
     """The vectors of the layers to act on, each where its layer lives."""
-    if not isinstance(vectors, SteeringVectors):
+    if not hasattr(vectors, "layers"):  # not by its class, which autoreload makes anew
         vectors = SteeringVectors(vectors)
     by_layer = {}
-    for layer in lalm.steered_layers(vectors, layers):
+    for layer in steered_layers(lalm, vectors, layers):
         device = next(lalm.layers[layer].parameters()).device
         by_layer[layer] = vectors[layer].to(device)
     return by_layer

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from sarsteer_lab.access import SteeringError
 from sarsteer_lab.batch import Batch
 from sarsteer_lab.lalm import LALM
 
@@ -22,10 +23,6 @@ UNSTEERABLE = {
     "assistant_early_exit": "decodes several positions at once, not steered; leave it out",
 }
 """Settings, the checkpoint's too, with which the last position is not the one decoded last."""
-
-
-class SteeringError(RuntimeError):
-    """What is being run cannot be steered correctly. The message says why and what to do."""
 
 
 class Guarded(Protocol):
@@ -64,6 +61,7 @@ class Guard:
         self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
     ) -> None:
         """Hook of the trunk. Raises SteeringError."""
+        self.lalm.access.refuse_others()
         if "cu_seq_lens_q" in kwargs or "block_table" in kwargs:
             raise SteeringError("packed batches hold several prompts a row; use generate")
         cache = kwargs.get("past_key_values")
@@ -117,7 +115,8 @@ class Guard:
 
     def after_forward(self, _module: nn.Module, _args: object, _output: object) -> None:
         """Whatever runs layers from now on does not come through the trunk."""
-        self.steering.at_prompt = None
+        if not self.lalm.access.is_elsewhere:
+            self.steering.at_prompt = None
 
 
 def refuse_decoding(options: Mapping[str, object], checkpoint: Mapping[str, object]) -> None:

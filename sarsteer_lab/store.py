@@ -91,6 +91,23 @@ class Store:
         return self.folder / key[:2] / f"{key}.{kind}"
 
 
+class CacheStore(Store):
+    """A store in the user's cache: where it cannot be written, nothing is kept, and that is said.
+
+    (On a full disk, or in a folder that may only be read: results are computed each time.)
+    """
+
+    def write(self, key: str, value: object) -> Any:
+        """See `Store.write`."""
+        try:
+            return super().write(key, value)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            unkept = f"{self.folder} cannot be written ({reason}): results are not kept there"
+            warnings.warn(unkept, stacklevel=2)  # which Python shows once
+            return value
+
+
 def _content(path: Path) -> tuple[Any, str]:
     """What a file of the store holds, and the checksum that stands with it."""
     if path.suffix == ".json":

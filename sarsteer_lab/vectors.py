@@ -94,7 +94,7 @@ class SteeringVectors:
         if self.d_model != other.d_model:
             raise ValueError(f"{self} and {other} cannot be added: their widths differ")
         layers = sorted({*self.layers, *other.layers})
-        values = torch.zeros(len(layers), self.d_model, device=self.values.device)
+        values = self.values.new_zeros(len(layers), self.d_model)
         for vectors in (self, other):
             rows = [layers.index(layer) for layer in vectors.layers]
             values[rows] += vectors.values.to(values.device)

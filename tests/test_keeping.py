@@ -9,6 +9,7 @@ import torch
 from sarsteer_lab import keys
 from sarsteer_lab.activations import capture, capture_positions
 from sarsteer_lab.keeping import activation_store, kept
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.results import HookedModelError
@@ -31,7 +32,7 @@ def test_cache_reads_what_it_wrote(tiny, prompts, tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise AssertionError("computed although cached")
 
-    monkeypatch.setattr(tiny.trunk, "forward", fail)
+    monkeypatch.setattr(LALM, "announce", fail)
     assert torch.equal(kept(capture, cache)(tiny, prompts[::-1]), grown.flip(0))
 
 

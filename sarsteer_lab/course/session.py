@@ -50,7 +50,7 @@ from sarsteer_lab.lalm import ANSWER_TOKENS, LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.prompts import REFUSALS, Prompt, Request, load_prompts
-from sarsteer_lab.store import Store
+from sarsteer_lab.store import CacheStore
 from sarsteer_lab.vectors import SteeringVectors
 
 
@@ -185,7 +185,7 @@ def base_states(lalm: LALM) -> BaseStates:
 
 def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:
     """`figures.project_2d(points, method="umap")`, kept: to compile UMAP takes a while."""
-    store = Store(cache_folder() / "course")
+    store = CacheStore(cache_folder() / "course")
     key = content_key("umap", version("umap-learn"), points.float())
     places = store.read(key)
     if places is None:

@@ -18,6 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.own_code import replaced_code
 from sarsteer_lab.weights import weights_checksum
 
 BUDGET = 2**29
@@ -78,8 +79,9 @@ def _memory_of(lalm: LALM) -> "AudioCache | None":
 class AudioCache:
     """Encoded clips of one model, by the contents of their features (and of their masks).
 
-    Nothing is kept or used while gradients are on, and hooks inside the tower turn the memory off:
-    what they do depends on more than the clip. Any change of the tower's weights empties it.
+    Nothing is kept or used while gradients are on, and hooks or replaced code inside the tower turn
+    the memory off: what they do depends on more than the clip. Any change of the tower's weights
+    empties it.
     `encoded` counts the rows that the tower has really run.
     """
 
@@ -124,8 +126,11 @@ class AudioCache:
 
     def _applies(self, features: Tensor, others: list[Any]) -> bool:
         """Whether rows can be told apart, and what is made of one depends on the clip alone."""
-        if torch.is_grad_enabled() or any(foreign_hooks(part) for part in self._parts):
+        if torch.is_grad_enabled():
             return False
+        for part in self._parts:
+            if foreign_hooks(part) or any(replaced_code(part)):
+                return False
         return all(_one_per_row(value, len(features)) for value in others)
 
     def _keep(self, encoded: Mapping[str, Tensor]) -> None:

@@ -8,6 +8,7 @@ at all.
 
 from collections.abc import Sequence
 from os.path import commonprefix
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,8 @@ def capture_variants(
     first = encoded[0]
     layers = lalm.layer_indices()
     shape = (len(first), lalm.n_layers, lalm.d_model)
-    states = [torch.zeros(shape, device=lalm.device) for _ in encoded]
+    options: dict[str, Any] = {"dtype": torch.float32, "device": lalm.device}
+    states = [torch.zeros(shape, **options) for _ in encoded]
     for batch in lalm.batches(first, batch_size, "states"):
         for number, of_batch in enumerate(_run_batch(lalm, batch, tails)):
             states[number][batch.rows] = of_batch

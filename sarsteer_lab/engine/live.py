@@ -12,11 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sarsteer_lab.access import alone
 from sarsteer_lab.engine.openings import NEGLIGIBLE, refusal_probability
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.steering import steer
+from sarsteer_lab.thoughts import answer_texts
 from sarsteer_lab.vectors import SteeringVectors
 
 LINE_TOKENS = 14
@@ -49,10 +51,12 @@ class LivePrompt:
         self.prompt = prompt
         self._ready = PreparedBatch(lalm, [prompt])
 
+    @alone
     def answer(self, max_new_tokens: int = LINE_TOKENS) -> Answer:
         """The greedy answer: the text that `lalm.generate` gives, up to rounding."""
-        return _greedy(self._ready, max_new_tokens, self._ready.after(()).softmax(-1))[0]
+        return _greedy(self._ready, max_new_tokens, self._ready.chances(()))[0]
 
+    @alone
     def answers(
         self,
         vectors: SteeringVectors,
@@ -63,9 +67,15 @@ class LivePrompt:
 
         Nine take little longer than two, since each step reads all weights once.
         """
-        with steer(self.lalm, vectors, torch.tensor(alphas)):
+        with steer(self.lalm, vectors, alphas):
             return answers(self._ready.repeated(len(alphas)), max_new_tokens)
 
+    @alone
+    def next_token(self) -> Float[Tensor, "vocab"]:
+        """Probabilities of the answer's first token, float32."""
+        return self._ready.chances(())[0]
+
+    @alone
     def refusal_probability(
         self, openings: Sequence[str] | None = None, *, negligible: float = NEGLIGIBLE
     ) -> float:
@@ -73,9 +83,10 @@ class LivePrompt:
         return float(refusal_probability(self._ready, openings, negligible=negligible)[0])
 
 
+@alone
 def answers(ready: PreparedBatch, max_new_tokens: int = LINE_TOKENS) -> list[tuple[Answer, float]]:
     """Each prompt's greedy answer, and the probability that a sampled one opens as a refusal."""
-    first = ready.after(()).softmax(-1)  # once for both: each time all weights are looked at
+    first = ready.chances(())  # once for both: each time all weights are looked at
     greedy = _greedy(ready, max_new_tokens, first)
     probabilities = refusal_probability(ready, first=first)
     return list(zip(greedy, probabilities.tolist(), strict=True))
@@ -94,7 +105,7 @@ def _greedy(
     after = first
     while len(begun) < max_new_tokens:
         if begun:
-            after = ready.after(begun).softmax(-1)
+            after = ready.chances(begun)
         probabilities, tokens = after.max(-1)
         running = running & ~torch.isin(tokens, ends)
         if not running.any():
@@ -106,18 +117,21 @@ def _greedy(
     for row, length in enumerate(lengths.tolist()):
         tokens_of_row = [int(tokens[row]) for tokens in begun[:length]]
         probabilities_of_row = [float(values[row]) for values in chosen[:length]]
-        greedy.append(_answer(ready.lalm, tokens_of_row, probabilities_of_row, first[row]))
+        words = _words(ready.lalm, tokens_of_row)
+        prompt = ready.prompts[row].text
+        [text] = answer_texts(ready.lalm.tokenizer, [prompt], [tokens_of_row])
+        likeliest = _likeliest(ready.lalm, first[row])
+        greedy.append(Answer(text, words, tuple(probabilities_of_row), likeliest))
     return greedy
 
 
-def _answer(
-    lalm: LALM, tokens: list[int], probabilities: list[float], first: Float[Tensor, "vocab"]
-) -> Answer:
-    decode = lalm.tokenizer.decode
-    likeliest = []
+def _words(lalm: LALM, tokens: list[int]) -> tuple[str, ...]:
+    """Each token as text."""
+    return tuple(lalm.tokenizer.decode([token]) for token in tokens)
+
+
+def _likeliest(lalm: LALM, first: Float[Tensor, "vocab"]) -> tuple[tuple[str, float], ...]:
+    """The likeliest first tokens as text, with their probabilities."""
     top = first.topk(min(5, len(first)))
-    for token, probability in zip(top.indices.tolist(), top.values.tolist(), strict=True):
-        likeliest.append((decode([token]), probability))
-    text = decode(tokens, skip_special_tokens=True).strip()
-    words = tuple(decode([token]) for token in tokens)
-    return Answer(text, words, tuple(probabilities), tuple(likeliest))
+    words = _words(lalm, top.indices.tolist())
+    return tuple(zip(words, top.values.tolist(), strict=True))

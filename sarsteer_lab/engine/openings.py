@@ -6,12 +6,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sarsteer_lab.access import alone
+from sarsteer_lab.engine.key_values import keeps_plain_cache
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.paths import shipped_table
+from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.thoughts import opened_by, special_tokens
 
 NEGLIGIBLE = 0.002
 """A beginning that is less likely than this is not followed further."""
+
+BEFORE = 8
+"""Tokens of the prompt's end with which an opening is tokenised."""
 
 Tokens = tuple[int, ...]
 
@@ -22,7 +29,7 @@ def refusing_openings() -> tuple[str, ...]:
 
 
 def token_sequences(lalm: LALM, openings: Sequence[str]) -> set[Tokens]:
-    """The openings as the model's tokens."""
+    """The openings as the model's tokens, each by itself."""
     ids = lalm.tokenizer(list(openings), add_special_tokens=False)["input_ids"]
     return set(map(tuple, ids))
 
@@ -33,6 +40,7 @@ def going_on(sequences: set[Tokens], begun: Tokens) -> set[int]:
     return {sequence[n] for sequence in sequences if len(sequence) > n and sequence[:n] == begun}
 
 
+@alone
 @torch.no_grad()
 def refusal_probability(
     ready: PreparedBatch,
@@ -45,11 +53,43 @@ def refusal_probability(
 
     The sum over openings of the product of their tokens' probabilities, followed as a tree, so that
     shared beginnings run once. Beginnings below `negligible` count as impossible. `first` may hold
-    what `ready.after(())` has just given, as probabilities. Raises as that does.
+    what `ready.chances(())` has just given. Raises as that does, and ValueError if the chat
+    template opens a block of thoughts.
     """
-    sequences = token_sequences(ready.lalm, refusing_openings() if openings is None else openings)
-    sure = torch.ones(len(ready.prompts), device=ready.lalm.device)
+    if mark := opened_by(ready.prompts[0].text):
+        reason = f"the chat template opens a block of thoughts ({mark})"
+        raise ValueError(f"{reason}, so it is not the answer's opening that comes next")
+    sequences = set()
+    for opening in refusing_openings() if openings is None else openings:
+        sequences.add(tuple(_behind_prompt(ready, opening)))
+    device = ready.lalm.device
+    sure = torch.ones(len(ready.prompts), dtype=torch.float32, device=device)
     return _follow(ready, (), sure, sequences, negligible, first)
+
+
+def can_be_followed(lalm: LALM) -> bool:
+    """Whether a model has a `refusal_probability`: it goes on from a prompt, at the answer."""
+    return keeps_plain_cache(lalm) and not opened_by(lalm.chat(Prompt("?")))
+
+
+def _behind_prompt(ready: PreparedBatch, opening: str) -> list[int]:
+    """An opening's tokens as they stand behind the prompts: some tokenizers begin a text otherwise.
+
+    (SentencePiece puts a space before it.)
+    """
+    tokenizer = ready.lalm.tokenizer
+    known = set(special_tokens(tokenizer).values())
+    end: list[int] = []
+    for token in reversed(ready.last_tokens(BEFORE)):
+        if token in known:
+            break
+        end.insert(0, token)
+    before = tokenizer.decode(end)
+    alone = tokenizer(before, add_special_tokens=False)["input_ids"]
+    together = tokenizer(before + opening, add_special_tokens=False)["input_ids"]
+    if together[: len(alone)] == alone:
+        return together[len(alone) :]
+    return tokenizer(opening, add_special_tokens=False)["input_ids"]
 
 
 def _follow(
@@ -68,7 +108,7 @@ def _follow(
     if not next_tokens or (probability < negligible).all():
         return total
     probability = probability.where(probability >= negligible, 0.0)
-    after = ready.after(begun).softmax(-1) if first is None else first  # prompt vocab
+    after = ready.chances(begun) if first is None else first  # prompt vocab
     for token in sorted(next_tokens):
         longer = probability * after[:, token]
         total = total + _follow(ready, (*begun, token), longer, sequences, negligible)

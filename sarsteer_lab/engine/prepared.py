@@ -7,7 +7,7 @@ setting costs decoding steps alone. `live.LivePrompt` does the same for one prom
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,73 +15,27 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import BatchFeature
 
+from sarsteer_lab.access import SteeringError, alone
 from sarsteer_lab.activations import capture, check_finite, first_pass, record_states
 from sarsteer_lab.batch import Batch, Encoded, Prompts
 from sarsteer_lab.decoding import check_logits
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.contrast import common_tails
-from sarsteer_lab.engine.key_values import RoomyLayer, blank, keeps_plain_cache, with_room
+from sarsteer_lab.engine.key_values import RoomyLayer, keeps_plain_cache, with_room
+from sarsteer_lab.engine.reading import Reading, read_prompts
 from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.own_code import replaced_code
 from sarsteer_lab.steering import Steering
-from sarsteer_lab.steering_guard import Guard, SteeringError
+from sarsteer_lab.steering_guard import Guard
+from sarsteer_lab.thoughts import answer_texts
 from sarsteer_lab.weights import weights_checksum
-
-READ_ROWS = 16
-"""Prompts that are read together, those of similar length: little is padded then, and the audio
-tower, whose states are long, keeps in the processor's cache (on two CPU cores 36 ms a clip; 75 with
-64 clips)."""
 
 FULL_ENOUGH = 0.75
 """Rows that have ended leave the batch once no more than this share of it is still running."""
 
 OPENING = 16
 """Positions for which room is made where an answer's opening is followed."""
-
-
-@dataclass(frozen=True, eq=False)
-class Reading:
-    """What is kept of prompts of which all positions but the last have run.
-
-    `cache` holds keys and values of `length` positions, `last` the token that has not run, and
-    `mask` says which positions, the last one included, are no padding.
-    """
-
-    cache: Any
-    last: Int[Tensor, "prompt 1"]
-    mask: Int[Tensor, "prompt position"]
-
-    @property
-    def length(self) -> int:
-        """Positions that have run."""
-        return self.mask.shape[1] - 1
-
-
-def read_prompts(lalm: LALM, prompts: Sequence[Encoded]) -> Reading:
-    """Run all positions of some prompts but the last, and put their keys and values together."""
-    batches = list(lalm.batches(prompts, READ_ROWS, "prompts"))
-    width = max(batch.inputs["input_ids"].shape[1] for batch in batches)
-    first = batches[0].inputs
-    last = first["input_ids"].new_zeros(len(prompts), 1)
-    mask = first["attention_mask"].new_zeros(len(prompts), width)
-    cache = None
-    for batch in batches:
-        inputs, rows = dict(batch.inputs), batch.rows
-        ids, seen = inputs.pop("input_ids"), inputs.pop("attention_mask")
-        start = width - ids.shape[1]
-        last[rows] = ids[:, -1:]
-        mask[rows, start:] = seen
-        # Where they will stand in the whole batch, whose rows all end at one place.
-        places = torch.arange(start, width - 1, device=ids.device)[None]
-        inputs |= {"input_ids": ids[:, :-1], "attention_mask": seen[:, :-1]}
-        with lalm.announce(batch):
-            past = lalm.trunk(**inputs, position_ids=places, use_cache=True).past_key_values
-        if cache is None:
-            cache = blank(past, len(prompts), width - 1)
-        for whole, part in zip(cache.layers, past.layers, strict=True):
-            whole.keys[rows, :, start:] = part.keys
-            whole.values[rows, :, start:] = part.values
-    return Reading(cache, last, mask)
 
 
 class PreparedBatch:
@@ -98,14 +52,15 @@ class PreparedBatch:
 
     @torch.no_grad()
     def __init__(self, lalm: LALM, prompts: Prompts) -> None:
-        _refuse_hooks(lalm)
-        remember_clips(lalm)
         self.lalm = lalm
         self.prompts = lalm.encode(prompts)
-        self._weights = weights_checksum(lalm.model)
         self._reading: Reading | None = None
-        if keeps_plain_cache(lalm) and lalm.fit_together(self.prompts):
-            self._reading = read_prompts(lalm, self.prompts)
+        with lalm.access.alone():
+            _refuse_hooks(lalm)
+            remember_clips(lalm)
+            self._weights = weights_checksum(lalm.model)
+            if keeps_plain_cache(lalm) and lalm.fit_together(self.prompts):
+                self._reading = read_prompts(lalm, self.prompts)
 
     def _with(self, prompts: Sequence[Encoded], reading: Reading | None) -> "PreparedBatch":
         """Another batch of the same model, of which this much has been read."""
@@ -114,6 +69,7 @@ class PreparedBatch:
         other.prompts, other._reading = list(prompts), reading
         return other
 
+    @alone
     @torch.no_grad()
     def retexted(self, prompts: Prompts) -> "PreparedBatch":
         """The same clips under other texts.
@@ -142,8 +98,10 @@ class PreparedBatch:
             beginning = {"input_ids": tokens[:, :-1], "attention_mask": mask[:, :-1]}
             with self.lalm.announce(self._batch(encoded, range(len(encoded)), beginning)):
                 self.lalm.trunk(**beginning, past_key_values=cache, use_cache=True)
-        return self._with(encoded, Reading(cache, tokens[:, -1:], mask))
+        ids = torch.cat([reading.ids[:, : shared.shape[1]], tokens], dim=1)
+        return self._with(encoded, Reading(cache, ids, mask))
 
+    @alone
     def repeated(self, times: int) -> "PreparedBatch":
         """All prompts `times` over, as rows of one batch: each once, then each once more, ...
 
@@ -156,10 +114,11 @@ class PreparedBatch:
             self._rewind()
             rows = torch.arange(len(self.prompts)).repeat(times)
             cache = with_room(reading.cache, OPENING, rows)
-            last, mask = reading.last.repeat(times, 1), reading.mask.repeat(times, 1)
-            reading = Reading(cache, last, mask)
+            ids, mask = reading.ids.repeat(times, 1), reading.mask.repeat(times, 1)
+            reading = Reading(cache, ids, mask)
         return self._with(self.prompts * times, reading)
 
+    @alone
     @torch.no_grad()
     def states(self, layers: Sequence[int]) -> Float[Tensor, "prompt layer d_model"]:
         """Last-token states of some layers: those of `activations.capture`, up to rounding."""
@@ -173,6 +132,7 @@ class PreparedBatch:
         check_finite(states, layers)
         return states
 
+    @alone
     @torch.no_grad()
     def next_token_logits(self) -> Float[Tensor, "prompt vocab"]:
         """Logits of answers' first tokens: those of `lalm.next_token_logits`, up to rounding."""
@@ -181,11 +141,13 @@ class PreparedBatch:
         self._check()
         return self.lalm.next_token_logits(self.prompts, batch_size=len(self.prompts))
 
+    @alone
     @torch.no_grad()
     def generate(self, max_new_tokens: int) -> list[str]:
         """Greedy answers in the prompts' order: those of `lalm.generate`, up to rounding.
 
-        A row that has ended leaves the batch.
+        A row that has ended leaves the batch. Raises ValueError for what `decoding.greedy_rules`
+        refuses of the checkpoint's generation settings.
         """
         self._check()
         reading, tokenizer = self._reading, self.lalm.tokenizer
@@ -195,25 +157,30 @@ class PreparedBatch:
         self._rewind()
         size = (len(self.prompts), max_new_tokens)
         answers = reading.last.new_full(size, tokenizer.pad_token_id)  # prompt token
-        cache, mask = with_room(reading.cache, max_new_tokens), reading.mask
+        cache = with_room(reading.cache, max_new_tokens)
+        ids, mask = reading.ids, reading.mask  # prompts and answers so far
         rows = torch.arange(len(answers), device=answers.device)  # of the prompts in the batch
         running = torch.ones_like(rows, dtype=torch.bool)
+        rules = self.lalm.rules(ids, mask)
         logits = self._first(cache)
         for place in range(max_new_tokens):
-            tokens = logits.argmax(-1)
+            tokens = rules(ids, logits.float()).argmax(-1)
             answers[rows[running], place] = tokens[running]
             running = running & ~torch.isin(tokens, self.lalm.ends)
             if place + 1 == max_new_tokens or not running.any():
                 break
             if running.sum() <= FULL_ENOUGH * len(rows):
                 cache = with_room(cache, max_new_tokens - place, running.nonzero()[:, 0])
-                rows, mask, tokens = rows[running], mask[running], tokens[running]
+                ids, rows, mask = ids[running], rows[running], mask[running]
+                tokens = tokens[running]
                 running = running[running]
+                rules = self.lalm.rules(reading.ids[rows], reading.mask[rows])
+            ids = torch.cat([ids, tokens[:, None]], dim=1)
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             logits = self._step(tokens[:, None], mask, cache, rows.tolist())
-        texts = tokenizer.batch_decode(answers, skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        return answer_texts(tokenizer, [prompt.text for prompt in self.prompts], answers)
 
+    @alone
     @torch.no_grad()
     def after(self, begun: Sequence[int | Int[Tensor, "prompt"]]) -> Float[Tensor, "prompt vocab"]:
         """Logits, float32, of the token after every answer has begun with the tokens `begun`.
@@ -236,13 +203,28 @@ class PreparedBatch:
         self._rewind(len(begun))
         if not begun:
             return self._first(reading.cache).float()
-        token = begun[-1]
-        if isinstance(token, Tensor):
-            ids = token[:, None]
-        else:
-            ids = reading.last.new_full(reading.last.shape, token)
+        ids = _column(begun[-1], reading.last)
         mask = torch.cat([reading.mask, reading.mask.new_ones(len(ids), len(begun))], dim=1)
         return self._step(ids, mask, reading.cache, range(len(self.prompts))).float()
+
+    @alone
+    def chances(
+        self, begun: Sequence[int | Int[Tensor, "prompt"]]
+    ) -> Float[Tensor, "prompt vocab"]:
+        """Probabilities of the token after every answer has begun with the tokens `begun`.
+
+        Under the checkpoint's own generation settings (`LALM.rules`). Raises ValueError as `after`
+        does, and for what they refuse.
+        """
+        logits, reading = self.after(begun), self._reading
+        assert reading is not None
+        columns = [_column(token, reading.last) for token in begun]
+        said = torch.cat([reading.ids, *columns], dim=1)
+        return self.lalm.rules(reading.ids, reading.mask)(said, logits).softmax(-1)
+
+    def last_tokens(self, number: int) -> list[int]:
+        """The last tokens of the first prompt; none for a model that is read anew each time."""
+        return [] if self._reading is None else self._reading.ids[0, -number:].tolist()
 
     def _check(self) -> None:
         """Raise SteeringError if what has been read does not belong to the model as it now is."""
@@ -307,10 +289,17 @@ def under_each(
     rows = ready.repeated(len(pushes))
     with ExitStack() as steering:
         for number, (push, strength) in enumerate(zip(pushes, strengths, strict=True)):
-            alpha = torch.zeros(len(pushes), len(strength))
+            alpha = torch.zeros(len(pushes), len(strength), dtype=torch.float32)
             alpha[number] = strength
             steering.enter_context(push(alpha.flatten()))
         yield rows
+
+
+def _column(
+    token: int | Int[Tensor, "prompt"], like: Int[Tensor, "prompt 1"]
+) -> Int[Tensor, "prompt 1"]:
+    """A token for every prompt, one for all or each its own."""
+    return token[:, None] if isinstance(token, Tensor) else like.new_full(like.shape, token)
 
 
 def _refuse_hooks(lalm: LALM) -> None:
@@ -318,6 +307,16 @@ def _refuse_hooks(lalm: LALM) -> None:
         raise SteeringError(
             "hooks are on the model (steer, project_out, or your own): what is read now would keep "
             "their mark; make it outside of the block, and ask it inside"
+        )
+    _refuse_replaced(lalm)
+
+
+def _refuse_replaced(lalm: LALM) -> None:
+    change = next(replaced_code(lalm.model), None)
+    if change is not None:
+        advice = "use lalm.generate and its like"
+        raise SteeringError(
+            f"the model runs other code than it was loaded with ({change}): {advice}"
         )
 
 
@@ -331,3 +330,4 @@ def _refuse_other_hooks(lalm: LALM) -> None:
                 "but all of it except its last position has been read without them; use "
                 "lalm.generate and its like"
             )
+    _refuse_replaced(lalm)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from tqdm.auto import tqdm
 
+from sarsteer_lab.access import alone
 from sarsteer_lab.batch import Encoded, rows_together
 from sarsteer_lab.chat import conversation
 from sarsteer_lab.engine.memory import keep_freed_memory
@@ -22,6 +23,7 @@ from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.tasks import Asked, Group, Said, Task, answer
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.own_code import refuse_foreign
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.store import Store
 
@@ -148,6 +150,7 @@ def encode_variants(lalm: LALM, prompts: Sequence[Prompt]) -> list[Encoded]:
     return encoded
 
 
+@alone
 def ask(
     lalm: LALM,
     sheets: Sequence[Sheet],
@@ -166,7 +169,7 @@ def ask(
     (`key_values.keeps_plain_cache`).
     """
     keep_freed_memory()
-    store = lalm.results.store(store.folder)
+    store = lalm.results.store(store)
     said: dict[str, Said] = {}
     n_questions = 0
     for sheet in sheets:
@@ -187,6 +190,8 @@ def ask(
     with tqdm(total=n_questions, initial=len(said), **progress) as bar:
         for task, results in work:
             for group, of_group in zip(task.groups, results, strict=True):
+                # Hooks of one's own may have come meanwhile, from another thread.
+                refuse_foreign(lalm.model, lalm.name)
                 for new_key, of_prompt in zip(group.keys, of_group, strict=True):
                     if new_key is not None:
                         said[new_key] = store.write(new_key, of_prompt)

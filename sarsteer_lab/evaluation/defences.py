@@ -77,7 +77,7 @@ class Defence:
 
     def strengths(self, n_prompts: int, states: States) -> Float[Tensor, "prompt"]:
         """How far each prompt is pushed; a defence that first looks at them calls `states`."""
-        return torch.zeros(n_prompts)
+        return torch.zeros(n_prompts, dtype=torch.float32)
 
     def push(self, lalm: LALM, alpha: Alpha) -> AbstractContextManager[None]:
         """Push at this strength, one for all or one per prompt."""
@@ -132,7 +132,7 @@ class SteeringDefence(Defence):
 
     def strengths(self, n_prompts: int, states: States) -> Float[Tensor, "prompt"]:
         """The same for every prompt."""
-        return torch.full((n_prompts,), self.alpha)
+        return torch.full((n_prompts,), self.alpha, dtype=torch.float32)
 
     def push(self, lalm: LALM, alpha: Alpha) -> AbstractContextManager[None]:
         """See `steering.steer`."""
@@ -286,7 +286,9 @@ def fields_of(value: Any) -> Any:
 
 
 def hashed(value: Any) -> Any:
-    """Fields as JSON has them: tensors by their hashes."""
+    """Fields as JSON has them: tensors by their shapes and hashes."""
     if isinstance(value, dict):
         return {name: hashed(inner) for name, inner in value.items()}
-    return content_key(value) if isinstance(value, Tensor) else value
+    if isinstance(value, Tensor):
+        return f"a tensor {list(value.shape)} of the content {content_key(value)}"
+    return value

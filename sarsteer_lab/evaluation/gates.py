@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sarsteer_lab.access import SteeringError
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.safe_space import RANK_TOLERANCE, exact
-from sarsteer_lab.steering import Alpha, Strengths, pushing
-from sarsteer_lab.steering_guard import SteeringError
+from sarsteer_lab.steering import Alpha, Strengths, pushing, steered_layers
 from sarsteer_lab.vectors import SteeringVectors
 
 FOLDS = 5
@@ -172,7 +172,7 @@ def steer_gated(
         opening = states @ gate.weights[row].to(states.device)
         return alpha * opening[..., None] * gate.vectors[layer].to(states.device)
 
-    with pushing(lalm, push, lalm.steered_layers(gate.vectors, layers), alpha):
+    with pushing(lalm, push, steered_layers(lalm, gate.vectors, layers), alpha):
         yield
 
 

@@ -14,7 +14,7 @@ from sarsteer_lab.evaluation.asking import Question, ask, plan
 from sarsteer_lab.evaluation.tasks import Asked, Said
 from sarsteer_lab.lalm import ANSWER_TOKENS, LALM
 from sarsteer_lab.paths import cache_folder
-from sarsteer_lab.store import Store
+from sarsteer_lab.store import CacheStore
 
 OPENING_TOKENS = 8
 """Positions that an answer's opening takes: it has a handful of tokens."""
@@ -44,7 +44,7 @@ def refusal_probability(lalm: LALM, questions: Sequence[Question]) -> list[Float
     probabilities = []
     for of_question in _ask(lalm, questions, Asked(refusal_probability=True)):
         values = [of_prompt["refusal_probability"] for of_prompt in of_question]
-        probabilities.append(torch.tensor(values))
+        probabilities.append(torch.tensor(values, dtype=torch.float32))
     return probabilities
 
 
@@ -53,7 +53,7 @@ def _ask(lalm: LALM, questions: Sequence[Question], asked: Asked) -> list[list[S
     sheet = plan(lalm, questions, asked, asked.key(lalm))
     new_tokens = max(asked.max_new_tokens, OPENING_TOKENS)
     batch_size = rows_that_fit(lalm, max(sheet.lengths, default=0.0), new_tokens)
-    said = ask(lalm, [sheet], Store(cache_folder() / "course"), batch_size)
+    said = ask(lalm, [sheet], CacheStore(cache_folder() / "course"), batch_size)
     by_question = []
     for keys in sheet.keys:
         by_question.append([said[key] for key in keys])

@@ -11,6 +11,7 @@ from functools import cache
 from itertools import islice
 
 from sarsteer_lab.paths import shipped_table
+from sarsteer_lab.thoughts import own_words
 
 SHOWN_WORDS = 20
 """Of an answer, to a harmful request above all, people are never shown more than so many words."""
@@ -25,10 +26,6 @@ _UNIT = re.compile(
 )
 _WELL_FORMED = re.compile(r"(?=.*[aeiouy\d]).{1,20}|.*[^\x00-\x7f].*")
 _STUTTER = re.compile(r"(\D{1,8}?)\1{3,}")
-# Blocks of thoughts: Qwen's and others' tags, Mistral's brackets (Voxtral), Gemma 4's channel.
-_THOUGHTS = "think(?:ing)?|thoughts?|reason(?:ing)?"
-_THOUGHTS_BEGIN = re.compile(rf"<(?:{_THOUGHTS})>|\[(?:{_THOUGHTS})\]|<\|channel>", re.IGNORECASE)
-_THOUGHTS_END = re.compile(rf"</(?:{_THOUGHTS})>|\[/(?:{_THOUGHTS})\]|<channel\|>", re.IGNORECASE)
 _LATER_TURN = re.compile(r"(?<=\S)\s*\n\W{0,4}(?:user|human)\W{0,3}:.*", re.IGNORECASE | re.DOTALL)
 _MARKS = re.compile(
     r"</?(?:answer|response)>|^\W{0,4}(?:assistant|answer|response)\W{0,3}:", re.IGNORECASE
@@ -40,15 +37,13 @@ def own_answer(response: str) -> str:
 
     Nothing is left of a block of thoughts that does not end.
     """
-    after_thoughts = _THOUGHTS_END.split(response)[-1]
-    answer = _THOUGHTS_BEGIN.split(after_thoughts)[0].strip()
-    return _LATER_TURN.sub("", _MARKS.sub(" ", answer))
+    return _LATER_TURN.sub("", _MARKS.sub(" ", own_words(response)))
 
 
 def is_broken(response: str) -> bool:
     """Whether a text has collapsed. Any of these, over its first 60 words, counts:
 
-    - it holds no word at all, or none after a block of thoughts;
+    - it holds no word at all, or none after a block of thoughts, which may have been cut off;
     - one run of 1 to 8 words is repeated three times or more and covers over half of the words
       (texts of 6 words or more);
     - fewer than a quarter of the words are distinct (16 words or more);

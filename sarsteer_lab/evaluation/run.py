@@ -11,13 +11,18 @@ that was not.
 """
 
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import date
+from os.path import commonprefix
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from sarsteer_lab.chat import dated_template
 from sarsteer_lab.engine.memory import rows_that_fit
 from sarsteer_lab.evaluation.asking import Sheet, ask, plan
 from sarsteer_lab.evaluation.defences import Defence
@@ -88,27 +93,65 @@ def run(
     folder = Path(folder)
     _check(defences, sets, batch_size)
     asked = Asked(max_new_tokens, refusal_probability)
+    with _on_the_day_of(folder, lalm) as day:
+        sheets = _plan(lalm, defences, sets, asked)
+        manifest: dict[str, Any] = {"format": FORMAT, "versions": versions(), **day}
+        manifest["model"] = lalm.fingerprint()
+        manifest |= {"dtype": str(lalm.dtype), "device": lalm.device.type}
+        manifest |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        manifest["defences"] = {defence.name: defence.settings() for defence in defences}
+        manifest["sets"] = {name: _facts(sets[name], sheet) for name, sheet in sheets.items()}
+        _claim(folder, manifest)
+        parts = Store(folder / "parts")
+        said = ask(lalm, list(sheets.values()), parts, batch_size, whole=True, ray=ray)
+    return _finish(lalm, folder, sets, sheets, said)
+
+
+@contextmanager
+def _on_the_day_of(folder: Path, lalm: LALM) -> Iterator[dict[str, str]]:
+    """Let a chat template that writes a date write that on which the run began, in this block.
+
+    Gives what the manifest says of it, and says it on standard error.
+    """
+    if not dated_template(lalm.processor, lalm.day):
+        yield {}
+        return
+    before = lalm.day
+    try:
+        lalm.day = date.fromisoformat(_begun(folder)["day"])
+    except (OSError, ValueError, LookupError, TypeError):  # a new run, or what `_claim` refuses
+        pass
+    template = f"{lalm.name}'s chat template writes a date into every prompt"
+    print(f"{template}: {lalm.day}, on which this run began", file=sys.stderr)
+    try:
+        yield {"day": lalm.day.isoformat()}
+    finally:
+        lalm.day = before
+
+
+def _begun(folder: Path) -> Any:
+    """The manifest of a folder. Raises OSError and ValueError."""
+    return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+
+
+def _plan(lalm: LALM, defences: Sequence[Defence], sets: Sets, asked: Asked) -> dict[str, Sheet]:
+    """What is asked of each set."""
     key = asked.key(lalm)
-    sheets: dict[str, Sheet] = {}
-    facts: dict[str, list[list[str]]] = {}
+    sheets = {}
     for name, requests in sets.items():
         questions = []
         for defence in defences:
             questions.append(([defence.prompt(request) for request in requests], defence))
         sheets[name] = plan(lalm, questions, asked, key)
-        facts[name] = []
-        for request, clip in zip(requests, sheets[name].clips, strict=True):
-            facts[name].append([request.id, request.label, request.request, clip])
-    manifest: dict[str, Any] = {"format": FORMAT, "versions": versions()}
-    manifest["model"] = lalm.fingerprint()
-    manifest |= {"dtype": str(lalm.dtype), "device": lalm.device.type}
-    manifest |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-    manifest["defences"] = {defence.name: defence.settings() for defence in defences}
-    manifest["sets"] = facts
-    _claim(folder, manifest)
-    parts = Store(folder / "parts")
-    said = ask(lalm, list(sheets.values()), parts, batch_size, whole=True, ray=ray)
-    return _finish(lalm, folder, sets, sheets, said)
+    return sheets
+
+
+def _facts(requests: Sequence[Request], sheet: Sheet) -> list[list[str]]:
+    """What makes a set of requests another one, for the manifest."""
+    facts = []
+    for request, clip in zip(requests, sheet.clips, strict=True):
+        facts.append([request.id, request.label, request.request, clip])
+    return facts
 
 
 def _finish(
@@ -147,8 +190,7 @@ def batch_size_for(
     Memory that is free may change from run to run, and batches may not: see above.
     """
     try:
-        manifest = json.loads((Path(folder) / "manifest.json").read_text(encoding="utf-8"))
-        return int(manifest["batch_size"])
+        return int(_begun(Path(folder))["batch_size"])
     except (OSError, ValueError, LookupError, TypeError):
         pass
     lengths = [0.0]
@@ -203,7 +245,7 @@ def _claim(folder: Path, manifest: Mapping[str, Any]) -> None:
     content = json.dumps(manifest, indent=1)
     if path.exists():
         try:
-            earlier = json.loads(path.read_text(encoding="utf-8"))
+            earlier = _begun(folder)
         except ValueError as error:
             raise EvaluationError(f"{path}: is damaged ({error}); use a new folder") from error
         difference = next(_differences(earlier, json.loads(content)), None)
@@ -220,10 +262,46 @@ def _differences(earlier: Any, now: Any, where: str = "") -> Iterator[str]:
     """The places in which what both manifests name differs, in words."""
     if isinstance(earlier, dict) and isinstance(now, dict):
         for key in earlier:
-            if key in now:
+            if key in now and where == "sets":
+                yield from _differing_requests(key, earlier[key], now[key])
+            elif key in now:
                 yield from _differences(earlier[key], now[key], f"{where} {key}".strip())
     elif isinstance(earlier, list) and isinstance(now, list) and len(earlier) == len(now):
         for number, (old, new) in enumerate(zip(earlier, now, strict=True), 1):
             yield from _differences(old, new, f"{where}, entry {number}")
     elif earlier != now:
-        yield f"{where} was {earlier!r:.60}, now {now!r:.60}"
+        yield f"{where} was {_shown(earlier, now)}, now {_shown(now, earlier)}"
+
+
+FACTS = ("label", "words", "clip's content")
+"""What a manifest says of a request besides its id."""
+
+
+def _differing_requests(name: str, earlier: Any, now: Any) -> Iterator[str]:
+    """How a set of requests differs from the one of its name, request by request."""
+    old = {entry[0]: entry[1:] for entry in earlier}
+    new = {entry[0]: entry[1:] for entry in now}
+    counts = f"{len(old)} requests before, {len(new)} now"
+    for number in sorted(new.keys() - old.keys()):
+        yield f"sets {name} has the new request {number!r} ({counts})"
+    for number in sorted(old.keys() - new.keys()):
+        yield f"sets {name} no longer has the request {number!r} ({counts})"
+    for number, facts in old.items():
+        for fact, before, after in zip(FACTS, facts, new[number], strict=True):
+            place = f"sets {name}, request {number!r}: its {fact}"
+            yield from _differences(before, after, place)
+    if list(old) != list(new):
+        yield f"sets {name} has its requests in another order"
+
+
+def _shown(value: Any, other: Any) -> str:
+    """A value in so many characters, around where it begins to differ from the other."""
+    text, other_text = repr(value), repr(other)
+    same = len(commonprefix([text, other_text]))
+    if same < SHOWN // 2 or len(text) <= SHOWN:
+        return text[:SHOWN]
+    return f"\u2026{text[same - SHOWN // 2 : same + SHOWN // 2]}"
+
+
+SHOWN = 60
+"""Characters of a value that a message shows."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from sarsteer_lab.engine.key_values import keeps_plain_cache
+from sarsteer_lab.engine.openings import can_be_followed
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import mcnemar_p, paired_difference, wilson
 from sarsteer_lab.evaluation.judges import OUTCOMES, Judge, Outcome
@@ -60,7 +60,7 @@ def evaluation_table(
     tells harmful requests from theirs (not for models of which it cannot be read).
     """
     labels = {request.label for requests in sets.values() for request in requests}
-    roc = roc and keeps_plain_cache(lalm) and "harmful" in labels and len(labels) > 1
+    roc = roc and can_be_followed(lalm) and "harmful" in labels and len(labels) > 1
     responses = run(lalm, defences, sets, folder, refusal_probability=roc, **options)
     outcomes = judge_responses(responses, judges, heard)
     write_lines(Path(folder) / "outcomes.jsonl", outcomes.to_dict("records"))

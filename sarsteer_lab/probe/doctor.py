@@ -261,7 +261,7 @@ def _first(lalm: LALM) -> Prompt:
 def zero_vector(lalm: LALM) -> Iterator[Finding]:
     """Steering by nothing changes no bit."""
     plain, again = _logits(lalm), _logits(lalm)
-    nothing = SteeringVectors(torch.zeros(lalm.n_layers, lalm.d_model))
+    nothing = SteeringVectors(torch.zeros(lalm.n_layers, lalm.d_model, dtype=torch.float32))
     with steer(lalm, nothing, alpha=1.0):
         steered = _logits(lalm)
     if not torch.equal(plain, again):

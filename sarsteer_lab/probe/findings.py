@@ -11,7 +11,7 @@ from sarsteer_lab.activations import capture
 from sarsteer_lab.families import find_core
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
-from sarsteer_lab.steering import steer
+from sarsteer_lab.steering import steer, steered_layers
 from sarsteer_lab.vectors import SteeringVectors
 
 Verdict = Literal["ok", "note", "FAIL"]
@@ -147,7 +147,7 @@ def push_report(
 
     Takes three forward passes. Raises ValueError as `steer` does.
     """
-    chosen = lalm.steered_layers(vectors, layers)
+    chosen = steered_layers(lalm, vectors, layers)
     states = capture(lalm, prompts, layers=chosen)  # prompt layer d_model
     plain = lalm.next_token_logits(prompts)  # prompt vocab
     with steer(lalm, vectors, alpha, layers):

@@ -5,6 +5,7 @@ What is kept of it is read under the model's own keys; for all that would have t
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,8 +48,8 @@ class Replay(Results):
         self.manifest = manifest
         self._results = TapeStore(folder / "results")
 
-    def store(self, folder: Path) -> Store:
-        """The recording's, whatever the folder."""
+    def store(self, store: Store) -> Store:
+        """The recording's, whichever it would be."""
         return self._results
 
     def missing(self, what: str, prompt: Encoded, settings: Mapping[str, Any]) -> NoReturn:
@@ -122,6 +123,7 @@ class Recorded(Taped):
         name, family = manifest.name, manifest.family
         super().__init__(model, processor, name=name, turn=turn, family=family)
         self.manifest = manifest
+        self.day = date.fromisoformat(manifest.day)
         self.results = Replay(folder, manifest)
         for part in model.modules():
             # Whoever runs a part, or reads its weights, is told that there are none.

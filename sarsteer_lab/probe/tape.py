@@ -8,6 +8,7 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +35,9 @@ class Manifest:
     """What a recording is of, and what is in it.
 
     `model` is what was loaded, `name` what results call it; `safety` its dial at first (None: no
-    dial), `fingerprints` by the dial's setting. `pushes`: the sketch of each push by its key;
-    `asked`: what was asked for, by function. `files`: size and hash of each, by path.
+    dial), `day` the date that its chat template writes, `fingerprints` by the dial's setting.
+    `pushes`: the sketch of each push by its key; `asked`: what was asked for, by function.
+    `files`: size and hash of each, by path.
     """
 
     model: str
@@ -45,6 +47,7 @@ class Manifest:
     dtype: str
     device: str
     safety: float | None
+    day: str
     versions: dict[str, str] = field(default_factory=versions)
     fingerprints: dict[str, str] = field(default_factory=dict)
     pushes: dict[str, Any] = field(default_factory=dict)
@@ -72,6 +75,9 @@ def read_manifest(path: Path) -> Manifest:
     names = [part.name for part in fields(Manifest)]
     if lacking := [name for name in names if name not in content]:
         raise ValueError(f"{path}: lacks {', '.join(lacking)}: copy the recording again")
+    for name in ("versions", "fingerprints", "pushes", "asked", "files"):
+        if not isinstance(content[name], dict):
+            raise ValueError(f"{path}: has no record of {name}: copy the recording again")
     return Manifest(**{name: content[name] for name in names})
 
 
@@ -114,8 +120,8 @@ class Tape(Results):
         self._work = folder / "work"
         self._fingerprints: set[str] = set()
 
-    def store(self, folder: Path) -> Store:
-        """The recording's, whatever the folder."""
+    def store(self, store: Store) -> Store:
+        """The recording's, whichever it would be."""
         return self._results
 
     def missing(self, what: str, prompt: Encoded, settings: Mapping[str, Any]) -> None:
@@ -188,7 +194,8 @@ def begin(lalm: LALM, model: str, folder: Path) -> None:
         if part is not None:
             part.save_pretrained(folder / "model")
     name, family, device = f"recorded {lalm.name}", lalm.family.name, lalm.device.type
-    manifest = Manifest(model, name, kind, family, dtype, device, lalm.safety)
+    day = lalm.day.isoformat()
+    manifest = Manifest(model, name, kind, family, dtype, device, lalm.safety, day)
     Tape(folder, lalm).note_fingerprint()
     manifest.write(folder / "work" / "begun.json")
 
@@ -206,6 +213,7 @@ def record_on(folder: Path, manifest: Manifest, lalm: LALM) -> Taped:
     name, family = manifest.name, manifest.family
     taped = Taped(lalm.model, lalm.processor, name=name, turn=lalm.turn, family=family)
     taped.safety = lalm.safety
+    taped.day = date.fromisoformat(manifest.day)
     taped.results = Tape(folder, taped)
     return taped
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from replicas import TINY, replica
 
 from sarsteer_lab.activations import capture
+from sarsteer_lab.batch import Batch
 from sarsteer_lab.decoding import NonFiniteError
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.engine.memory import MOST_ROWS, rows_that_fit
@@ -32,7 +34,7 @@ def some_vectors(lalm: LALM, size: float = 1.0) -> SteeringVectors:
 def test_answers_are_those_of_generate(
     lalm: LALM, prompts: list[Prompt], read_rows: int, monkeypatch
 ) -> None:
-    monkeypatch.setattr("sarsteer_lab.engine.prepared.READ_ROWS", read_rows)
+    monkeypatch.setattr("sarsteer_lab.engine.reading.READ_ROWS", read_rows)
     batch = PreparedBatch(lalm, prompts)
     vectors = some_vectors(lalm)
     plain = lalm.generate(prompts, max_new_tokens=8)
@@ -171,14 +173,13 @@ def test_rows_that_have_ended_leave_and_steering_of_rows_follows(
     ends = tiny.tokenizer.convert_tokens_to_ids(sorted(set(said))[::3])
     monkeypatch.setattr(tiny.core.generation_config, "eos_token_id", ends)
     sizes: list[int] = []
-    # Not by a hook, which a prepared batch refuses.
-    plain = tiny.layers[0].forward
+    plain = LALM.announce
 
-    def counting(stream: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-        sizes.append(len(stream))
-        return plain(stream, *args, **kwargs)
+    def counting(lalm: LALM, batch: Batch) -> AbstractContextManager[None]:
+        sizes.append(len(batch.rows))
+        return plain(lalm, batch)
 
-    monkeypatch.setattr(tiny.layers[0], "forward", counting)
+    monkeypatch.setattr(LALM, "announce", counting)
     for steering in (
         lambda: steer(tiny, some_vectors(tiny), alphas),
         lambda: steer_gated(tiny, gate, 1.0),
@@ -196,7 +197,7 @@ def test_rows_that_have_ended_leave_and_steering_of_rows_follows(
 def test_a_prepared_batch_is_right_in_every_family(
     prompts: list[Prompt], read_rows: int, monkeypatch
 ) -> None:
-    monkeypatch.setattr("sarsteer_lab.engine.prepared.READ_ROWS", read_rows)
+    monkeypatch.setattr("sarsteer_lab.engine.reading.READ_ROWS", read_rows)
     for name in TINY:
         lalm = replica(name)
         vectors = some_vectors(lalm)
@@ -280,16 +281,16 @@ def test_other_texts_behind_the_same_clips(lalm: LALM, prompts: list[Prompt], mo
     texts = ("Answer the audio.", "Answer the audio. I cannot assist.", "Repeat it.", "Answer")
     batch = PreparedBatch(lalm, [Prompt(texts[0], clip) for clip in clips])
     positions: list[int] = []
-    plain = lalm.layers[0].forward
+    plain = LALM.announce
 
-    def counting(stream: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
-        positions.append(stream.shape[1])
-        return plain(stream, *args, **kwargs)
+    def counting(lalm: LALM, of_pass: Batch) -> AbstractContextManager[None]:
+        positions.append(of_pass.inputs["input_ids"].shape[1])
+        return plain(lalm, of_pass)
 
     for text in texts[1:]:
         asked = [Prompt(text, clip) for clip in clips]
         with monkeypatch.context() as patch:
-            patch.setattr(lalm.layers[0], "forward", counting)
+            patch.setattr(LALM, "announce", counting)
             other = batch.retexted(asked)
         assert other.generate(6) == lalm.generate(asked, max_new_tokens=6)
         torch.testing.assert_close(

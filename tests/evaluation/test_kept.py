@@ -29,7 +29,7 @@ def test_answers_are_made_once(
     plain = course.answers(tiny, prompts, max_new_tokens=6)
     steered = course.answers(tiny, prompts, vectors=vectors, alpha=2.0, max_new_tokens=6)
     assert plain == tiny.generate(prompts, max_new_tokens=6) and plain != steered
-    monkeypatch.setattr(tiny.trunk, "forward", no_model)
+    monkeypatch.setattr(LALM, "announce", no_model)
     assert course.answers(tiny, prompts, max_new_tokens=6) == plain
     assert course.answers(tiny, prompts, vectors=vectors, alpha=2.0, max_new_tokens=6) == steered
     with pytest.raises(AssertionError, match="the model ran"):

@@ -9,6 +9,8 @@ import shutil
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +35,11 @@ from sarsteer_lab.evaluation.defences import (
 from sarsteer_lab.evaluation.evaluate import evaluate as evaluate_plainly
 from sarsteer_lab.evaluation.gates import Condition, NullSpaceGate
 from sarsteer_lab.evaluation.judges import PhraseJudge
-from sarsteer_lab.evaluation.run import EvaluationError, batch_size_for, run
+from sarsteer_lab.evaluation.run import EvaluationError, _differences, batch_size_for, run
 from sarsteer_lab.evaluation.table import evaluation_table
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Request
 from sarsteer_lab.results import HookedModelError
 from sarsteer_lab.steering import SteeringVectors, steer
@@ -148,7 +151,7 @@ def test_a_finished_run_is_only_read_and_a_cut_one_goes_on(
     assert changed == [whole[1]]
 
     written = (folder / "responses.jsonl").stat().st_mtime_ns
-    monkeypatch.setattr(tiny.trunk, "forward", None)  # whatever runs the model now fails
+    monkeypatch.setattr(LALM, "announce", None)  # whatever runs the model now fails
     pd.testing.assert_frame_equal(
         _run(tiny, defences, sets, folder), _run(tiny, defences, sets, folder)
     )
@@ -185,7 +188,10 @@ def test_another_evaluation_is_refused(
         ({"defences": stronger}, "defences steer alpha was 1.0, now 2.0"),
         ({"defences": elsewhere}, "defences steer vectors layers, entry 3 was 2, now 3"),
         ({"sets": {**sets, "harmful": sets["harmful"][:-1]}}, "sets harmful"),
-        ({"sets": {**sets, "harmful": changed}}, "sets harmful, entry 1, entry 4"),
+        (
+            {"sets": {**sets, "harmful": changed}},
+            "sets harmful, request 'harmful0': its clip's content was",
+        ),
     ):
         options = {
             "defences": defences,
@@ -463,3 +469,77 @@ def test_a_worker_with_another_model_is_refused() -> None:
     model_of.cache_clear()
     with pytest.raises(ValueError, match="another model than here"):
         model_of("replica:qwen2_audio", None, torch.float32, "0" * 64)
+
+
+def test_what_has_changed_is_named_entry_by_entry(
+    tiny: LALM,
+    defences: list[Defence],
+    sets: dict[str, list[Request]],
+    finished: tuple[Path, pd.DataFrame],
+) -> None:
+    folder, _ = finished
+    before = _bytes(folder)
+    steering = defences[2]
+    assert isinstance(steering, SteeringDefence)
+    other = replace(steering, vectors=steering.vectors * 1.5)
+    harmless = sets["harmless"]
+    new = replace(harmless[0], id="harmless9", request="Another?")
+    long = "The same words many times over, " * 9
+    changes: list[tuple[list[Defence], list[Request], str]] = [
+        (defences, [*harmless, new], "has the new request 'harmless9' (5 requests before, 6 now)"),
+        (defences, harmless[1:], "no longer has the request 'harmless0' (5 requests before, 4"),
+        (defences, [replace(harmless[0], request="Another?"), *harmless[1:]], "its words was"),
+        (defences, [replace(harmless[0], label="everyday"), *harmless[1:]], "its label was"),
+        (defences, [replace(harmless[0], clip=harmless[1].clip), *harmless[1:]], "clip's content"),
+        (defences, harmless[::-1], "has its requests in another order"),
+        ([*defences[:2], other], harmless, "defences steer vectors values was"),
+    ]
+    for changed, requests, words in changes:
+        with pytest.raises(EvaluationError, match=re.escape(words)) as error:
+            _run(tiny, changed, {**sets, "harmless": requests}, folder)
+        was, _, now = str(error.value).partition(" was ")[2].partition(", now ")
+        assert (was != now.partition(". Use a new folder")[0]) or "request" in words
+    assert _bytes(folder) == before
+    shown = list(_differences({"a": long + "x"}, {"a": long + "y"}))
+    assert "over, x" in shown[0] and "over, y" in shown[0] and len(shown[0]) < 160
+
+
+DATED = "{{- 'Today is ' + strftime_now('%d %B %Y') + '.\\n' -}}"
+
+
+def test_a_run_that_was_begun_yesterday_goes_on_today(
+    defences: list[Defence],
+    sets: dict[str, list[Request]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """With a chat template that writes the day, as Granite's does."""
+    lalm = replica()
+    lalm.processor.chat_template = DATED + lalm.processor.chat_template
+    today, yesterday = lalm.day, lalm.day - timedelta(days=1)
+    lalm.day = yesterday
+    whole = _run(lalm, defences, sets, tmp_path / "whole")
+    _run(lalm, defences[:1], sets, tmp_path / "cut")
+    said = capsys.readouterr().err
+    assert f"writes a date into every prompt: {yesterday}, on which this run began" in said
+    lalm.day = today
+    table = _run(lalm, defences, sets, tmp_path / "cut")
+    assert f"{yesterday}, on which this run began" in capsys.readouterr().err
+    assert _bytes(tmp_path / "cut") == _bytes(tmp_path / "whole") and lalm.day == today
+    columns = ["defence", "set", "n", "refused", "answered"]
+    pd.testing.assert_frame_equal(table[columns], whole[columns])
+    _run(lalm, defences[:1], sets, tmp_path / "new")
+    manifest = json.loads((tmp_path / "new" / "manifest.json").read_text())
+    assert manifest["day"] == today.isoformat()
+
+
+def test_templates_without_a_date_say_nothing_of_it(
+    tiny: LALM,
+    defences: list[Defence],
+    sets: dict[str, list[Request]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _run(tiny, defences[:1], sets, tmp_path)
+    assert "began" not in capsys.readouterr().err
+    assert "day" not in json.loads((tmp_path / "manifest.json").read_text())

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -280,6 +281,32 @@ def test_a_manifest_that_is_none_is_one_sentence(
     with pytest.raises(ValueError, match=words) as error:
         load_lalm(f"recorded:{folder}")
     assert "\n" not in str(error.value) and "manifest.json" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["files", "fingerprints", "versions", "pushes", "asked"])
+@pytest.mark.parametrize("value", [None, [], "x"])
+def test_a_manifest_without_its_records_is_one_sentence(
+    recording: tuple[Path, torch.Tensor], tmp_path: Path, name: str, value: object
+) -> None:
+    folder = copied(recording[0], tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, name: value}))
+    with pytest.raises(ValueError, match=f"manifest.json: has no record of {name}"):
+        load_lalm(f"recorded:{folder}")
+
+
+def test_a_recording_writes_the_day_on_which_it_was_made(
+    recording: tuple[Path, torch.Tensor], tmp_path: Path
+) -> None:
+    """In a chat template that writes the day, as Granite's does."""
+    folder = copied(recording[0], tmp_path)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["day"] == date.today().isoformat()
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "day": "2026-02-28"}))
+    replayed = load_lalm(f"recorded:{folder}")
+    dated = "{{- strftime_now('%d %B %Y') -}}"
+    replayed.processor.chat_template = dated + replayed.processor.chat_template
+    assert replayed.chat(Prompt("Hi")).startswith("28 February 2026")
 
 
 def test_another_version_is_named_where_something_is_missing(

@@ -22,7 +22,7 @@ from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, Request
 from sarsteer_lab.speech import SAMPLE_RATE
-from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.steering import SteeringVectors, steer, steered_layers
 
 MOST_COLUMNS = 26
 """Columns of a prompt's text and of its clip, evenly picked where there are more."""
@@ -97,7 +97,7 @@ class XRay(panels.Panel):
         self.lalm = lalm
         self.vectors = vectors
         self.max_new_tokens = max_new_tokens
-        self.layers = lalm.steered_layers(vectors)
+        self.layers = steered_layers(lalm, vectors)
         self.forms = forms(lalm, prompt)
         self.title = panels.words_of(prompt)
         self._openings = token_sequences(lalm, refusing_openings())
