@@ -35,7 +35,7 @@ LABELS = ("harmful", "harmless", "pseudo-harmful", "everyday")
 SPLITS = ("derive", "validation", "test")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prompt:
     """One user turn: a clip (a path, or a waveform at 16 kHz), then text; at least one of them.
 
@@ -52,6 +52,19 @@ class Prompt:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "audio", _clip(self.audio))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Prompt) and self._content() == other._content()
+
+    def __hash__(self) -> int:
+        return hash(self._content())
+
+    def _content(self) -> tuple[object, ...]:
+        """All that makes it this prompt, waveforms by their samples."""
+        audio = self.audio
+        if isinstance(audio, np.ndarray):
+            audio = (audio.dtype.str, audio.shape, audio.tobytes())
+        return (self.text, audio, self.system)
 
 
 @dataclass(frozen=True)
@@ -97,15 +110,20 @@ def in_a_list(prompts: Iterable[object]) -> list[object]:
 def as_prompt(prompt: object, number: int) -> Prompt:
     """A prompt as it is, a string as a typed one; `number` is its place in the list.
 
-    Raises TypeError for anything else.
+    One of a module that has been loaded again since (autoreload) is a prompt too. Raises TypeError
+    for anything else.
     """
     if isinstance(prompt, str):
         return Prompt(prompt)
-    if not isinstance(prompt, Prompt):
-        hint = "; call its spoken() or typed()" if isinstance(prompt, Request) else ""
-        kind = type(prompt).__name__
-        raise TypeError(f"prompt {number} is a {kind}, not a Prompt or a string{hint}")
-    return prompt
+    if isinstance(prompt, Prompt):
+        return prompt
+    kind = type(prompt)
+    if kind.__module__ == __name__ and kind.__name__ == "Prompt":
+        return Prompt(**vars(prompt))
+    hint = "; call its spoken() or typed()" if kind.__name__ == "Request" else ""
+    if kind.__module__.startswith("sarsteer_lab.") and not hint:
+        hint = "; its module has been loaded again since it was made (autoreload): make it anew"
+    raise TypeError(f"prompt {number} is a {kind.__name__}, not a Prompt or a string{hint}")
 
 
 def load_prompts(split: str | None = None, label: str | None = None) -> list[Request]:

@@ -19,6 +19,7 @@ import soxr
 from jaxtyping import Float
 
 from sarsteer_lab import containers
+from sarsteer_lab.keys import content_key
 
 SAMPLE_RATE = 16000
 """Samples per second of every waveform in this package (what Whisper-style audio towers expect)."""
@@ -67,9 +68,11 @@ def read_clip(
         raise ClipError(
             f"{path}: is not a regular file (but a pipe or device); save the clip first"
         )
-    stat = path.stat()
-    state = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
-    return _read_once(path, state, max_seconds).copy()
+    try:
+        content = content_key(path.read_bytes())
+    except OSError as error:
+        raise ClipError(f"{path}: cannot be read ({error.strerror}); check its rights") from error
+    return _read_once(path, content, max_seconds).copy()
 
 
 def clip_seconds(path: Path | str) -> float:
@@ -85,9 +88,12 @@ def clip_seconds(path: Path | str) -> float:
 
 @lru_cache(maxsize=512)
 def _read_once(
-    path: Path, _state: tuple[int, ...], max_seconds: float | None
+    path: Path, _content: str, max_seconds: float | None
 ) -> Float[np.ndarray, "samples"]:
-    """`read_clip` of a file in this state, for keys and batches ask for the same clip often."""
+    """`read_clip` of a file of this content, for keys and batches ask for the same clip often.
+
+    Its times and size would not tell: a take may be recorded over another within a clock's step.
+    """
     with open(path, "rb") as file:
         return _read(file, str(path), max_seconds)
 

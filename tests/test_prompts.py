@@ -1,14 +1,19 @@
 """Prompts, typed and spoken, and the set of them that is shipped."""
 
+import importlib.util
 import io
+import sys
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from sarsteer_lab.activations import capture
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.paths import data_folder
 from sarsteer_lab.prompts import (
     INSTRUCTION,
@@ -22,6 +27,8 @@ from sarsteer_lab.prompts import (
     load_prompts,
 )
 from sarsteer_lab.speech import SAMPLE_RATE, read_clip
+from sarsteer_lab.steering import steer
+from sarsteer_lab.vectors import SteeringVectors
 
 # --- prompts ---
 
@@ -157,3 +164,60 @@ def test_every_shipped_clip_lies_with_the_prompts_and_can_be_heard() -> None:
         wave = read_clip(clip, max_seconds=8)
         assert len(wave) >= SAMPLE_RATE and np.abs(wave).max() < 1, clip
         assert (soundfile.info(clip).samplerate, soundfile.info(clip).channels) == (SAMPLE_RATE, 1)
+
+
+def test_prompts_with_waveforms_are_compared_and_hashed_by_content() -> None:
+    wave = np.linspace(-0.5, 0.5, 4000, dtype=np.float32)
+    other = wave.copy()
+    other[7] += 1e-3
+    prompt = Prompt("Hi", wave)
+    assert prompt == Prompt("Hi", wave.copy()) == Prompt("Hi", torch.from_numpy(wave))
+    assert hash(prompt) == hash(Prompt("Hi", wave.copy()))
+    different = [
+        prompt,
+        Prompt("Hi", other),
+        Prompt("Hi", wave[:-1]),
+        Prompt("Hi", wave.astype(np.float64)),
+        Prompt("Hi", wave.reshape(2, -1)),
+        Prompt("Ho", wave),
+        Prompt("Hi", wave, "Be kind."),
+        Prompt("Hi"),
+        Prompt("Hi", "clip.wav"),
+    ]
+    assert len(set(different)) == len(different) and prompt not in different[1:]
+    assert different.index(Prompt("Hi", wave.copy())) == 0
+    assert prompt != "Hi" and replace(prompt, text="Ho") == different[5]
+    assert len({(prompt, "none"): 1, (Prompt("Hi", wave.copy()), "none"): 2}) == 1
+
+
+def loaded_again(name: str) -> ModuleType:
+    """A module of the package as autoreload makes it: of the same name, with classes of its own."""
+    module = importlib.import_module(name)
+    spec = importlib.util.find_spec(name)
+    assert spec is not None and spec.loader is not None
+    again = importlib.util.module_from_spec(spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, name, again)
+        spec.loader.exec_module(again)
+    assert sys.modules[name] is module
+    return again
+
+
+def test_prompts_and_vectors_of_a_module_that_was_loaded_again_are_taken(tiny: LALM) -> None:
+    wave = 0.1 * np.random.default_rng(0).standard_normal(8000).astype(np.float32)
+    old = loaded_again("sarsteer_lab.prompts")
+    prompt = old.Prompt("Hi", wave, "Be kind.")
+    assert not isinstance(prompt, Prompt)
+    assert as_prompt(prompt, 0) == Prompt("Hi", wave, "Be kind.")
+    assert torch.equal(capture(tiny, [prompt]), capture(tiny, [Prompt("Hi", wave, "Be kind.")]))
+    request = old.Request("a", "Why?", "harmless", "fraud", "test")
+    with pytest.raises(TypeError, match="prompt 3 is a Request.*call its spoken"):
+        as_prompt(request, 3)
+    encoded = loaded_again("sarsteer_lab.batch").Encoded([], "Hi", None)
+    with pytest.raises(TypeError, match="prompt 0 is a Encoded, .*autoreload"):
+        capture(tiny, [encoded])
+    values = torch.randn(tiny.n_layers, tiny.d_model, generator=torch.Generator().manual_seed(0))
+    with steer(tiny, SteeringVectors(values), 1.0):
+        expected = tiny.next_token_logits(["Hi"])
+    with steer(tiny, loaded_again("sarsteer_lab.vectors").SteeringVectors(values), 1.0):
+        assert torch.equal(tiny.next_token_logits(["Hi"]), expected)

@@ -370,3 +370,16 @@ def test_seconds_of_a_clip_follow_the_file(tmp_path: Path) -> None:
         assert clip_seconds(path) == seconds
     path.write_bytes(b"no clip")
     assert clip_seconds(path) == 0.0
+
+
+def test_a_take_recorded_over_another_within_a_clocks_step_is_the_one_that_is_heard(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "take.wav"
+    soundfile.write(path, tone(hertz=440.0), SAMPLE_RATE)
+    before = path.stat()
+    first = read_clip(path)
+    soundfile.write(path, tone(hertz=660.0), SAMPLE_RATE)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert path.stat().st_size == before.st_size and path.stat().st_ino == before.st_ino
+    assert np.abs(read_clip(path) - first).max() > 0.1
