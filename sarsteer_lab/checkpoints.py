@@ -3,6 +3,7 @@
 Before the weights come: how big they are, and what is downloaded.
 """
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from huggingface_hub import (
     parse_local_safetensors_file_metadata,
     try_to_load_from_cache,
 )
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from sarsteer_lab.chat import Processor
@@ -105,6 +107,22 @@ def announce(
         print(f"{name}: needs {sizes}: {advice}", file=sys.stderr)
 
 
+def refuse_damaged(folder: Path) -> None:
+    """Raise ValueError, naming it, for a file of a checkpoint's folder that cannot be read whole.
+
+    transformers would say something of JSON, without a name, or leave the file out.
+    """
+    for path in sorted(folder.iterdir()):
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="pt"):
+                    pass
+            elif path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+        except (SafetensorError, ValueError, OSError) as error:
+            raise ValueError(f"{path} is damaged ({error}): copy or download it again") from error
+
+
 @contextmanager
 def explained(name: str | Path) -> Iterator[None]:
     """Turn errors about getting a checkpoint into one sentence that says what to do.
@@ -156,6 +174,9 @@ def load_parts(
     if device_map is not None and device != "auto":
         raise ValueError(f"device={device!r} and device_map={device_map!r}: give one of them")
     device = pick_device(device)
+    for place in (folder, adapter):
+        if place is not None and Path(place).is_dir():
+            refuse_damaged(Path(place))
     # Said outright: left open, transformers asks the user in the terminal about code.
     source = {"trust_remote_code": trust_remote_code, "revision": revision}
     with explained(folder):

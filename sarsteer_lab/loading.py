@@ -98,8 +98,7 @@ def load_checkpoint(
             missing = "it holds no config.json"
             raise FileNotFoundError(f"{folder} is not the folder of a checkpoint: {missing}")
         adapter = folder
-        settings = json.loads((folder / "adapter_config.json").read_text())
-        base = settings["base_model_name_or_path"]
+        base = base_of_adapter(folder)
         folder = Path(base) if Path(base).is_dir() else base
     model, processor = load_parts(
         folder,
@@ -115,6 +114,20 @@ def load_checkpoint(
         adapter=adapter,
     )
     return LALM(model, processor, name=str(source), family=family)
+
+
+def base_of_adapter(folder: Path) -> str:
+    """The base model of the LoRA in a folder. Raises ValueError if its settings do not name it."""
+    path = folder / "adapter_config.json"
+    try:
+        base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        reason = f"cannot be read as a LoRA's settings ({type(error).__name__}: {error})"
+        raise ValueError(f"{path}: {reason}: copy the folder again") from error
+    if not isinstance(base, str) or not base:
+        advice = "write its folder or hub id into base_model_name_or_path"
+        raise ValueError(f"{path}: does not name the LoRA's base model: {advice}")
+    return base
 
 
 def load_recording(folder: str) -> LALM:

@@ -5,6 +5,7 @@ import json
 import shutil
 from functools import partial
 from importlib.util import find_spec
+from pathlib import Path
 from unittest.mock import patch
 
 import psutil
@@ -292,3 +293,29 @@ def test_quantising_without_its_package_is_one_sentence(tmp_path):
         pytest.skip("bitsandbytes is installed")
     with pytest.raises(ImportError, match="bitsandbytes"):
         load_lalm(tmp_path, device="cpu", bits=4)
+
+
+def test_a_path_is_a_path_whatever_it_is_called(tmp_path, monkeypatch):
+    """A folder called "pocket", and a LoRA's relative folder as a string."""
+    made = replica(seed=3)
+    for name in ("pocket", "replica:qwen2_audio"):
+        made.model.save_pretrained(tmp_path / name)
+        made.processor.save_pretrained(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    for folder in (Path("pocket"), tmp_path / "pocket", "./pocket", Path("replica:qwen2_audio")):
+        lalm = load_lalm(folder, device="cpu")
+        assert torch.equal(lalm.model.lm_head.weight, made.model.lm_head.weight)
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(load_lalm(Path("pocket"), device="cpu").model, config).save_pretrained("tuned")
+    settings = json.loads((tmp_path / "tuned" / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = "pocket"
+    (tmp_path / "tuned" / "adapter_config.json").write_text(json.dumps(settings))
+    tuned = load_lalm("tuned", device="cpu")
+    assert tuned.next_token_logits(["Hi"]).shape == made.next_token_logits(["Hi"]).shape
+    assert not torch.equal(tuned.next_token_logits(["Hi"]), made.next_token_logits(["Hi"]))
+
+
+def test_a_misspelt_option_is_refused():
+    for name in ("replica:qwen2_audio", "pocket", Path("pocket")):
+        with pytest.raises(TypeError, match="safty"):
+            load_lalm(name, safty=0.5)

@@ -4,6 +4,7 @@ They are tagged `by-hand`, and show in a replay what they gave when the course w
 later cell may need what they define.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,23 @@ NOTEBOOKS = "notebooks"
 Outputs = list[nbformat.NotebookNode]
 
 
+class NotebookError(RuntimeError):
+    """A notebook cannot be read, or a cell failed: the message names the notebook, and the cell."""
+
+
+def read_notebook(path: Path) -> nbformat.NotebookNode:
+    """A notebook. Raises NotebookError for a file that is none, or damaged."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        lacking = {"nbformat", "cells"} - json.loads(text).keys()
+        if lacking:
+            raise ValueError(f"it has no {', '.join(sorted(lacking))}")
+        return nbformat.reads(text, as_version=4)
+    except Exception as error:  # what a damaged file makes its reader raise is of every kind
+        reason = str(error).partition("\n")[0]
+        raise NotebookError(f"{path}: cannot be read as a notebook ({reason})") from error
+
+
 def recording() -> Path | None:
     """The folder of the recording that is replayed; None if a model runs."""
     kind, _, folder = os.environ.get(MODEL_VARIABLE, "").partition(":")
@@ -37,7 +55,7 @@ def recorded_outputs(folder: Path) -> dict[str, Outputs]:
     """What the cells by hand of a recording gave, by their source."""
     outputs = {}
     for path in sorted((folder / NOTEBOOKS).rglob("*.ipynb")):
-        for cell in nbformat.read(path, as_version=4).cells:
+        for cell in read_notebook(path).cells:
             if is_by_hand(cell):
                 outputs[cell.source] = cell.outputs
     return outputs

@@ -26,7 +26,14 @@ from nbconvert import HTMLExporter
 from tqdm import tqdm
 
 from sarsteer_lab.course.folders import FIGURES_VARIABLE, checkout
-from sarsteer_lab.course.replaying import BY_HAND, recorded_outputs, recording, show_recorded
+from sarsteer_lab.course.replaying import (
+    BY_HAND,
+    NotebookError,
+    read_notebook,
+    recorded_outputs,
+    recording,
+    show_recorded,
+)
 
 CELL_SECONDS = 3600
 """A cell that takes longer hangs: the appendix's longest takes 15 minutes on a slow machine."""
@@ -40,10 +47,6 @@ INTRODUCTION = """\
 Computed by the notebooks in this run; nothing here is typed in."""
 
 _PROGRESS = re.compile(r"\d+%\|.*\| \d+/\d+ \[")
-
-
-class NotebookError(RuntimeError):
-    """A cell failed: the message names the notebook and holds the cell and its traceback."""
 
 
 def find_notebooks(places: Sequence[Path | str]) -> list[Path]:
@@ -85,7 +88,7 @@ def run_notebooks(
     replay, cells by hand are not run, and show what was recorded (`replaying`). Raises
     `NotebookError` at the first cell that fails; that notebook's file then stays as it was.
     """
-    notebooks = [nbformat.read(path, as_version=4) for path in paths]
+    notebooks = [read_notebook(path) for path in paths]
     replayed = recording()
     if replayed is not None:
         by_hand = recorded_outputs(replayed)
@@ -197,7 +200,7 @@ def walkthrough(notebooks: Path, folder: Path, at_once: int = 1) -> Path:
 def write_results(repository: Path) -> None:
     """Renew a checkout's committed summary, from its notebooks as they are."""
     chapters = find_notebooks([repository / "notebooks"])
-    executed = [nbformat.read(path, as_version=4) for path in chapters]
+    executed = [read_notebook(path) for path in chapters]
     write_summary(executed, repository / "figures" / "walkthrough")
 
 

@@ -9,6 +9,7 @@ file of its own, so that its scale is a dial (see `safety_delta`).
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -27,12 +28,15 @@ from transformers import (
     Qwen2AudioProcessor,
     WhisperFeatureExtractor,
 )
+from xxhash import xxh3_128
 
 from sarsteer_lab.paths import cache_folder, data_folder
 from sarsteer_lab.pocket.base import LANGUAGE_MODEL, BaseFileError, fetch, file_sha256
 
 WINDOW_SECONDS = 8
 AUDIO_TOKENS = ("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")
+CHECKSUMS = "checksums.json"
+"""The file of an assembled checkpoint that says what its others held when they were assembled."""
 MERGED = ("readout", "listening")
 """The low-rank deltas of the language model that become part of its weights."""
 # Raised when assembly itself changes: a cached checkpoint of an older one is then not taken.
@@ -50,6 +54,7 @@ def pocket_config(
     """The pocket model's configuration: Whisper tiny.en's encoder over 8 s, a language model."""
     text = text_config.to_dict()
     text.pop("quantization_config", None)
+    text.pop("_name_or_path", None)  # where the base model lay in somebody's cache
     # Qwen2-Audio keeps its head apart from the embeddings; a tied one is lost in saving.
     text.update(vocab_size=vocab_size, tie_word_embeddings=False)
     return Qwen2AudioConfig(
@@ -151,8 +156,9 @@ def assemble_pocket() -> Path:
     """Folder of the assembled pocket checkpoint (safety 0), built on first use into the cache.
 
     The folder is named after everything that went into it (base file, deltas, assembly version),
-    so new deltas get a new one. Assembly takes about a minute and 600 MB of disk; later calls cost
-    nothing. Raises `BaseFileError` if a delta or the base file is missing.
+    so new deltas get a new one. Assembly takes about a minute and 600 MB of disk; later calls
+    compare its files with the checksums of their assembly, and a damaged one is assembled anew.
+    Raises `BaseFileError` if a delta or the base file is missing.
     """
     deltas = {name: deltas_folder() / f"{name}.safetensors" for name in ("audio", *MERGED)}
     recipe: dict[str, object] = {"base": LANGUAGE_MODEL.sha256, "version": ASSEMBLY_VERSION}
@@ -165,14 +171,48 @@ def assemble_pocket() -> Path:
     written = json.dumps(recipe, sort_keys=True).encode()
     key = hashlib.sha256(written).hexdigest()[:16]
     folder = cache_folder() / "pocket" / key
-    if not is_assembled(folder):
+    if not is_whole(folder):
+        if folder.exists():
+            reason = "is not as it was assembled (damaged, or of an earlier version)"
+            print(f"{folder}: {reason}: it is assembled anew", file=sys.stderr)
         assemble_into(folder, deltas)
     return folder
 
 
-def is_assembled(folder: Path) -> bool:
-    """Whether `folder` holds an assembled checkpoint."""
-    return (folder / "model.safetensors").exists()
+def is_whole(folder: Path) -> bool:
+    """Whether `folder` holds just what was assembled there, byte for byte."""
+    try:
+        checksums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        return checksums == file_checksums(folder)
+    except (OSError, ValueError):
+        return False
+
+
+def file_checksums(folder: Path) -> dict[str, str]:
+    """The checksum (xxh3) of each file of a folder, by its name, but of their list."""
+    checksums = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != CHECKSUMS:
+            digest = xxh3_128()
+            with path.open("rb") as file:
+                while chunk := file.read(2**24):
+                    digest.update(chunk)
+            checksums[path.name] = digest.hexdigest()
+    return checksums
+
+
+def put_in_place(built: Path, folder: Path) -> None:
+    """Make what was built `folder`, with its checksums, in place of what is there."""
+    checksums = json.dumps(file_checksums(built), indent=1)
+    (built / CHECKSUMS).write_text(checksums, encoding="utf-8")
+    # Two processes may assemble at once: the second to rename finds the same there already.
+    try:
+        if folder.exists():
+            os.replace(folder, built.with_name("before"))
+        os.replace(built, folder)
+    except OSError:
+        if not is_whole(folder):
+            raise
 
 
 def assemble_into(folder: Path, deltas: dict[str, Path]) -> None:
@@ -187,12 +227,7 @@ def assemble_into(folder: Path, deltas: dict[str, Path]) -> None:
         built = Path(scratch) / folder.name
         model.save_pretrained(built)
         processor.save_pretrained(built)
-        # Two processes may assemble at once: the second to rename finds the same there already.
-        try:
-            os.replace(built, folder)
-        except OSError:
-            if not is_assembled(folder):
-                raise
+        put_in_place(built, folder)
 
 
 def safety_delta() -> dict[str, tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]]:
