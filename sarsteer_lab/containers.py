@@ -1,12 +1,15 @@
 """Whether the bytes of a sound file are one whole recording: what decoders do not ask.
 
 libsndfile reads what is left of a file that was cut off, and the first of several recordings in one
-file, and says so in its log at most. Sources: that log, RFC 3533 (Ogg), RFC 9639 (FLAC), and the
-Xing header that MP3 encoders write.
+file, and says so in its log at most. Sources: that log, RFC 3533 (Ogg), RFC 9639 (FLAC), the Xing
+header that MP3 encoders write, and NIST SPHERE's header in plain words.
 """
 
 import re
-from io import BytesIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import soundfile
 
@@ -16,11 +19,23 @@ STREAM = 0x7FFFF000
 ENDLESS = 1 << 48
 """More frames than that are libsndfile's way to say that it does not know how many there are."""
 
+AGAIN = "copy or export it again"
+
 SEVERAL = "holds several recordings one after the other; split it, or join them into one recording"
 
 # libsndfile's log: how many bytes the header promises for the samples (Wave64, RF64: for the file),
 # and how many there are.
-_SIZES = re.compile(r"(?:data|SSND|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)")
+_SIZES = re.compile(r"(?:data|SSND|BODY|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)")
+
+# How many frames the header promises (AVR, MPC2000, MATLAB); and what it says in words (VOC).
+_FRAMES = re.compile(r" (?:Frames|Cols) *: (\d+)")
+_TRUNCATED = re.compile("seems to be (?:a )?truncated", re.IGNORECASE)
+
+# NIST SPHERE (TIMIT, LDC): libsndfile does not look at the number of samples in the header.
+_SPHERE = re.compile(rb"NIST_1A\n.{0,1000}?\nsample_count -i (\d+)", re.DOTALL)
+
+# PVF, PAF and IRCAM: no size in the header.
+_ENDLESS_KINDS = re.compile(rb"PVF1\n| paf|fap |\x64\xa3[\1-\4]\0|\0[\1-\4]\xa3\x64")
 
 # What a FLAC file begins with, and what stands in an MP3's first frame.
 _BEGINNINGS = (b'fLaC\0\0\0"', b'fLaC\x80\0\0"', bytes(9) + b"Xing\0\0\0", bytes(9) + b"Info\0\0\0")
@@ -39,16 +54,49 @@ def flaw(content: bytes) -> str | None:
     if sum(map(content.count, _BEGINNINGS)) > 1:
         return SEVERAL
     try:
-        with soundfile.SoundFile(BytesIO(content)) as clip:
+        with in_a_file(content) as copy, soundfile.SoundFile(copy) as clip:
             frames, log = clip.frames, clip.extra_info
     except soundfile.SoundFileError:  # whoever reads it next says so
         return None
-    if frames > ENDLESS:
+    if frames > ENDLESS or _ENDLESS_KINDS.match(content):
         return "does not say how long it is (a stream); convert it to WAV or encode it to a file"
     for promised, there in _SIZES.findall(log):
         if int(there) < int(promised) < STREAM:
             return f"is cut off ({there} of {promised} bytes are there); copy or export it again"
+    told = _FRAMES.findall(log)
+    if sphere := _SPHERE.match(content):
+        told.append(sphere[1])
+    if told and frames < int(told[-1]):
+        return f"is cut off ({frames} of {int(told[-1])} samples are there); {AGAIN}"
+    if _TRUNCATED.search(log) or _ends_within_a_chunk(content):
+        return f"is cut off; {AGAIN}"
     return None
+
+
+def _ends_within_a_chunk(content: bytes) -> bool:
+    """Whether Apple's CAF or Psion's WVE is shorter than it says; False of others."""
+    if content.startswith(b"ALawSoundFile**"):
+        return 32 + int.from_bytes(content[18:22]) > len(content)
+    place = 8
+    while content.startswith(b"caff") and place + 12 <= len(content):
+        size = int.from_bytes(content[place + 4 : place + 12], signed=True)
+        if size < 0:  # up to the end
+            return False
+        place += 12 + size
+    return place > len(content) > 8
+
+
+@contextmanager
+def in_a_file(content: bytes) -> Iterator[Path]:
+    """A file of this content, for a while.
+
+    What is in memory libsndfile reads by calling Python, where it swallows Ctrl-C, and takes what
+    it got by then for the whole.
+    """
+    with TemporaryDirectory() as folder:
+        copy = Path(folder, "clip")
+        copy.write_bytes(content)
+        yield copy
 
 
 def finished(content: bytes) -> bytes:

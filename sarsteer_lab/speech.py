@@ -7,7 +7,6 @@ simply heard 2.8 times too slow, and a NaN becomes a NaN in every hidden state.
 import re
 import subprocess
 from functools import lru_cache
-from io import BytesIO
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
@@ -24,6 +23,10 @@ from sarsteer_lab.keys import content_key
 SAMPLE_RATE = 16000
 """Samples per second of every waveform in this package (what Whisper-style audio towers expect)."""
 
+CANCELLED = 0.1
+"""Channels cancel if their mean has less than this share (-20 dB) of what it would have of channels
+that have nothing in common: 1 / sqrt(n) of the loudest of n."""
+
 SILENCE_RMS = 1e-4
 """A clip whose root mean square is below this (-80 dB of full scale) counts as silent."""
 
@@ -32,6 +35,9 @@ MIN_SECONDS = 0.1
 
 MAX_PEAK = 10.0
 """Full scale is 1.0. Float clips overshoot it a little; beyond this they hold unscaled integers."""
+
+_URL = re.compile(r"[a-z][a-z0-9+.-]+:/{1,2}(?=[^/])", re.IGNORECASE)
+"""The beginning of a URL; a `Path` has lost one of its slashes."""
 
 # Files that libsndfile does not read, by how they begin: the readers that ffmpeg has for them.
 _FOREIGN = re.compile(
@@ -48,18 +54,20 @@ def read_clip(
 ) -> Float[np.ndarray, "samples"]:
     """Read an audio file (WAV, FLAC, Ogg, MP3, ...) as a float32 mono 16 kHz waveform in [-1, 1].
 
-    `path` may also be an open binary file; m4a, webm and AAC are read where ffmpeg is installed.
-    Several channels are averaged, other sampling rates are resampled (soxr, high quality). A WAV
-    whose header was never finished is read to its end.
+    `path` may also be an open binary file, and begin with "~"; m4a, webm and AAC are read where
+    ffmpeg is installed. Several channels are averaged, other sampling rates are resampled (soxr,
+    high quality). A WAV whose header was never finished is read to its end.
 
-    Raises ClipError, naming the file, if it is missing, a folder, not audio, cut off, several
-    recordings in one file (chained Ogg, joined FLAC or MP3), empty, shorter than `MIN_SECONDS`,
-    longer than `max_seconds`, silent (RMS below `SILENCE_RMS`), holds NaN or infinite samples, or
-    is not scaled to [-1, 1].
+    Raises ClipError, naming the file, if it is missing, a URL, a folder, not audio, cut off,
+    several recordings in one file (chained Ogg, joined FLAC or MP3), empty, shorter than
+    `MIN_SECONDS`, longer than `max_seconds`, silent (RMS below `SILENCE_RMS`), holds NaN or
+    infinite samples, is not scaled to [-1, 1], or has channels that cancel (`CANCELLED`).
     """
     if not isinstance(path, Path | str):
         return _read(path, str(getattr(path, "name", "the open file")), max_seconds)
-    path = Path(path)
+    if _URL.match(str(path)):
+        raise ClipError(f"{path}: is a URL, not a file; download the clip first")
+    path = Path(path).expanduser()
     if path.is_dir():
         raise ClipError(f"{path}: this is a folder, not an audio file; give one clip")
     if not path.exists():
@@ -81,8 +89,9 @@ def clip_seconds(path: Path | str) -> float:
     For planning only: `read_clip` says what is wrong with a file.
     """
     try:
-        return float(soundfile.info(path).duration) if Path(path).is_file() else 0.0
-    except (soundfile.SoundFileError, OSError, TypeError, ZeroDivisionError):
+        path = Path(path).expanduser()
+        return float(soundfile.info(path).duration) if path.is_file() else 0.0
+    except (soundfile.SoundFileError, OSError, TypeError, ValueError, ZeroDivisionError):
         return 0.0
 
 
@@ -108,11 +117,12 @@ def _read(file: BinaryIO, name: str, max_seconds: float | None) -> Float[np.ndar
         content = containers.finished(content)
         if reason := containers.flaw(content):
             raise ClipError(f"{name}: {reason}")
-        with soundfile.SoundFile(BytesIO(content)) as clip:
+        with containers.in_a_file(content) as copy, soundfile.SoundFile(copy) as clip:
             # Before decoding, so that an hour costs no memory.
             _check_length(clip.frames / clip.samplerate, max_seconds, name)
-            samples = clip.read(dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, OSError, TypeError) as error:
+            # So many: telephone codecs cannot be asked how many are left.
+            samples = clip.read(clip.frames, dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError, TypeError, MemoryError) as error:
         cause = getattr(error, "error_string", error)
         raise ClipError(
             f"{name}: cannot be read as audio ({cause}); "
@@ -173,7 +183,7 @@ def check_waveform(
     if peak > MAX_PEAK:
         advice = "scale them to [-1, 1] (16-bit values: / 32768)"
         raise ClipError(f"{name}: samples reach {peak:.4g}; {advice}")
-    mono = samples.mean(axis=1, dtype=np.float64)  # samples
+    mono = _mono(samples, name)
     if sampling_rate != SAMPLE_RATE:
         mono = soxr.resample(mono, sampling_rate, SAMPLE_RATE)
     # What a model could hear: neither a constant offset nor what 16 kHz cannot hold is sound, and
@@ -181,13 +191,25 @@ def check_waveform(
     edge = SAMPLE_RATE // 100
     rms = np.std(mono[edge:-edge])
     if rms < SILENCE_RMS:
-        channels = samples.shape[1]
-        mixed = f" after averaging {channels} channels" if channels > 1 else ""
         raise ClipError(
-            f"{name}: is silent{mixed} (RMS {rms:.1e}, at least {SILENCE_RMS:.0e} is needed); "
+            f"{name}: is silent (RMS {rms:.1e}, at least {SILENCE_RMS:.0e} is needed); "
             "record it louder or check the microphone"
         )
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _mono(
+    samples: Float[np.ndarray, "samples channels"], name: str
+) -> Float[np.ndarray, "samples"]:
+    """The channels' mean. Raises ClipError, naming `name`, for channels that cancel."""
+    mono = samples.mean(axis=1, dtype=np.float64)  # samples
+    loudest = samples.std(axis=0, dtype=np.float64).max()
+    if loudest >= SILENCE_RMS and np.std(mono) < CANCELLED * loudest / samples.shape[1] ** 0.5:
+        raise ClipError(
+            f"{name}: its {samples.shape[1]} channels cancel when they are averaged (one is the "
+            "other upside down); export one of them"
+        )
+    return mono
 
 
 def _check_length(seconds: float, max_seconds: float | None, name: str) -> None:
