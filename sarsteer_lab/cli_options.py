@@ -69,7 +69,7 @@ SETS = (
 )
 Sets = Annotated[Several, Option("--set", metavar="NAME:PATH", help=SETS)]
 Missing = Annotated[
-    Literal["error", "skip"], Option(help="what to do about records without their clip")
+    Literal["error", "skip"], Option(help="what to do about records without a usable clip")
 ]
 DERIVE = (
     "a set whose derive split steering is derived from; may be repeated "

@@ -248,12 +248,19 @@ def read_dataset(name: str) -> Iterator[tuple[str, str, list[Entry]]]:
         for entry in entries:
             fields = entry.fields
             for column in classes:
-                fields[column] = kinds[column].int2str(fields[column])
+                fields[column] = _class_name(kinds[column], fields[column])
             clip = _clip_file(fields[clip_column])
             if isinstance(clip, str):
                 clip = entry.inside(clips_home, os.path.relpath(clip, clips_home))
             fields[clip_column] = clip
         yield split, clip_column, entries
+
+
+def _class_name(classes: Any, number: int | None) -> str | None:
+    """The name of a class; None where a row has none (null, or -1 as in tests without labels)."""
+    if number is None or number < 0:
+        return None
+    return classes.int2str(number)
 
 
 def _dataset_splits(name: str) -> dict[str, Any]:
@@ -295,9 +302,10 @@ def _clip_file(cell: Any) -> Any:
     name = cell["path"]
     if content is None:
         return name
-    return _kept_clip(
-        content, PurePosixPath(name or "").suffix, lambda file: file.write_bytes(content)
-    )
+    suffix = PurePosixPath(name or "").suffix
+    if not re.fullmatch(r"\.\w{1,8}", suffix):  # a name can hold anything, NUL too
+        suffix = ""
+    return _kept_clip(content, suffix, lambda file: file.write_bytes(content))
 
 
 def _kept_clip(content: Any, suffix: str, write: Callable[[Path], Any]) -> Path:

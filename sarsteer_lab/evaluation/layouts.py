@@ -4,6 +4,7 @@ The table of all of them is `data/prompts/layouts.toml`.
 """
 
 import re
+import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -22,7 +23,11 @@ from sarsteer_lab.evaluation.data_files import (
 from sarsteer_lab.paths import shipped_table
 
 SPLIT_NAMES = {"train": "derive", "validation": "validation", "test": "test"}
-"""What a file or folder of this name is for, in other people's sets."""
+SPLIT_NAMES |= {"dev": "validation", "valid": "validation", "val": "validation"}
+"""What a file or folder whose name begins so is for, in other people's sets ("train.clean.100")."""
+
+EDGES = "!?.,;:'\"()[]{}\u00bf\u00a1\u2026\u3002\uff01\uff1f\u0964"
+"""Punctuation around the words of a file's name."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,11 @@ class Layout:
         return " ".join(self.files).split()
 
     @property
+    def is_of_clips(self) -> bool:
+        """Whether its files are clips, and their names the requests."""
+        return _suffix(self.patterns[0]) == ".wav"
+
+    @property
     def forms(self) -> str:
         """All that is said about columns, in one text."""
         return " ".join(value for value in vars(self).values() if isinstance(value, str))
@@ -86,6 +96,20 @@ class Table:
         return self.file.parent.name
 
     @property
+    def stem(self) -> str:
+        """The file's name without its ending; a dataset's split has none, whatever its points."""
+        has_ending = any(map(_suffix, self.layout.patterns))
+        name = self.file.stem if has_ending else self.file.name
+        return unicodedata.normalize("NFC", name)
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether a published set says nothing of the file's folder ("mtbench" of VoiceBench)."""
+        labels = self.layout.label
+        goes_by_folder = not isinstance(labels, str) and not self.layout.kind
+        return goes_by_folder and not self.layout.own and self.folder not in labels
+
+    @property
     def root(self) -> Path:
         """The folder in which the layout's pattern begins."""
         folders = self.layout.patterns[0].removeprefix("**/").count("/")
@@ -100,9 +124,18 @@ class Table:
 
     @property
     def split(self) -> str:
-        """What is in train, a file or folder, is for deriving; likewise validation."""
-        start = self.file.stem.partition("_")[0]
-        return SPLIT_NAMES.get(start) or SPLIT_NAMES.get(self.root.name, "test")
+        """What is in train, a file or folder, is for deriving; likewise validation.
+
+        A clip's own name is a request ("train-a-dog.wav").
+        """
+        names = [self.root.name]
+        if not self.layout.is_of_clips:
+            names.insert(0, self.stem)
+        for name in names:
+            start = re.split(r"[_.-]", name, maxsplit=1)[0]
+            if start in SPLIT_NAMES:
+                return SPLIT_NAMES[start]
+        return "test"
 
     @property
     def unread(self) -> list[str]:
@@ -159,6 +192,10 @@ def _fitting(name: str, path: Path) -> tuple[Layout, list[Path]]:
     for layout in choices:
         for group in layout.files:
             files = _matching(path, group.split())
+            if files and layout.is_of_clips:
+                for file in files:
+                    whole = Entry(path, "a clip", {})
+                    whole.inside(path, str(file.relative_to(path)))
             if files:
                 return layout, files
             wanted += [pattern.removeprefix("**/") for pattern in group.split()]
@@ -169,14 +206,32 @@ def _fitting(name: str, path: Path) -> tuple[Layout, list[Path]]:
 
 
 def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
-    """The files of these patterns, in their order; those that lie anywhere by their names."""
+    """The files of these patterns, in their order; those that lie anywhere by their names.
+
+    Without what systems and editors put there: "._x.wav" and "__MACOSX", ".ipynb_checkpoints".
+    """
     files: list[Path] = []
     for pattern in patterns:
         files += folder.glob(pattern)
         if pattern.startswith("**/*."):
             # Recorders write .WAV too, which only some file systems find as .wav.
             files += folder.glob(pattern.upper())
-    return sorted(set(files)) if "**" in patterns[0] else files
+    shown = []
+    for file in files:
+        parts = file.relative_to(folder).parts
+        if not any(part.startswith((".", "__MACOSX")) for part in parts):
+            shown.append(file)
+    return sorted(set(shown)) if "**" in patterns[0] else shown
+
+
+def words_of(name: str) -> str:
+    """The request that a file's name says: hyphens, underscores and spaces part its words.
+
+    Letters keep their marks, and words what stands within them ("don't", "3.5"); as macOS writes
+    accents (decomposed) and as others do is the same.
+    """
+    words = re.split(r"[\s_\u2010-\u2015-]+", unicodedata.normalize("NFC", name))
+    return " ".join(filter(None, [word.strip(EDGES) for word in words]))
 
 
 def _suffix(pattern: str) -> str:
@@ -186,9 +241,11 @@ def _suffix(pattern: str) -> str:
 def _read(file: Path, layout: Layout) -> list[Entry]:
     """The entries of a file; its ending, or else the layout's first pattern, says of which kind."""
     usual = _suffix(layout.patterns[0])
-    if usual == ".wav":
-        words = re.findall(r"[^\W_]+", file.stem)
-        return [Entry(file, "clip", {"clip": file, "words": " ".join(words)})]
+    if not file.is_file():  # opening a named pipe would wait for ever
+        reason = "is not a regular file (but a pipe, a device or a folder)"
+        raise PromptFileError(f"{file}: {reason}; save it as a file first")
+    if layout.is_of_clips:
+        return [Entry(file, "clip", {"clip": file, "words": words_of(file.stem)})]
     suffix = file.suffix if file.suffix in (".csv", *READERS) else usual
     if suffix in READERS:
         return READERS[suffix](file)

@@ -16,7 +16,8 @@ from sarsteer_lab.evaluation.data_files import Entry, PromptFileError
 from sarsteer_lab.evaluation.layouts import Table, layouts, tables
 from sarsteer_lab.paths import data_folder
 from sarsteer_lab.prompts import SPLITS, Request
-from sarsteer_lab.voice import VOICE, spoken_clip
+from sarsteer_lab.speech import ClipError, read_clip
+from sarsteer_lab.voice import VOICE, spoken_clip, unspeakable
 
 Missing = Literal["error", "skip"]
 """For a record whose clip is not on disk: stop, or leave it out and count it."""
@@ -24,7 +25,7 @@ Missing = Literal["error", "skip"]
 
 @dataclass(frozen=True)
 class PromptSet:
-    """Prompts, and one line for each record left out because its clip is missing."""
+    """Prompts, and one line for each record left out because its clip cannot be used."""
 
     prompts: list[Request]
     skipped: list[str]
@@ -41,7 +42,8 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
     Raises ValueError for an unknown name or `missing`, and PromptFileError, naming file and record,
     for anything in the files that does not fit their format: encoding, syntax, keys, types, ids
     that occur twice, file names that leave their folder. Clips that are not on disk are an error
-    too, unless `missing` is "skip" (the record is left out and listed in `skipped`).
+    too, unless `missing` is "skip": then these records, and those whose clip `read_clip` refuses
+    (an empty one), are left out, listed in `skipped` and named on standard error.
     """
     name, path = _location(spec)
     if missing not in get_args(Missing):
@@ -57,11 +59,11 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
         if first is not entry:
             place = f"{first.place} of {first.path}"
             entry.fail(f"the id {request.id!r} occurs twice, first in {place}")
-        if _has_its_clip(request, needs_clip):
+        flaw = _flaw(request, entry, needs_clip, missing)
+        if flaw is None:
             requests.append(request)
         else:
-            clip = request.clip or f"is named {entry.columns()}"
-            absent.append(f"{entry.where}: no clip {clip}")
+            absent.append(f"{entry.where}: {flaw}")
     for request in requests:
         _check_twin(request, entries)
     if absent and missing == "error":
@@ -72,6 +74,9 @@ def read_set(spec: str, *, missing: Missing = "error") -> PromptSet:
     if not requests:
         count = f"none of the {len(absent)} clips is there"
         raise PromptFileError(f"{path}: {count}, so nothing is left")
+    if absent:
+        count = f"{len(absent)} of {len(entries)} records are left out"
+        print(f"{spec}: {count}: {'; '.join(absent[:5])}", file=sys.stderr)
     n_voiced = sum(request.voice == VOICE for request in requests)
     if n_voiced and layouts()[name][0].own:
         count = f"{n_voiced} of {len(requests)} requests have no clip"
@@ -104,28 +109,60 @@ def _check_twin(request: Request, entries: Mapping[str, Entry]) -> None:
         entry.fail(f"the twin {request.twin!r} is in another split")
 
 
-def _has_its_clip(request: Request, needs_clip: bool) -> bool:
+def _flaw(request: Request, entry: Entry, needs_clip: bool, missing: Missing) -> str | None:
+    """Why a record's clip cannot be used, in words; where it would be skipped, it is read."""
     if request.clip is None:
-        return not needs_clip
+        return f"no clip is named {entry.columns()}" if needs_clip else None
     # Not Path.is_file: a name that the file system cannot hold is no file there, not an error.
-    return os.path.isfile(request.clip)
+    if not os.path.isfile(request.clip):
+        return f"no clip {request.clip}"
+    if missing == "skip":
+        try:
+            read_clip(request.clip)
+        except ClipError as error:
+            return str(error)
+    return None
 
 
 def _requests(name: str, path: Path) -> Iterator[tuple[Entry, Request, bool]]:
     """The requests of a set, each with its entry and whether it has to have a clip."""
+    foreign = []
+    n_tables = 0
     for table in tables(name, path):
+        n_tables += 1
+        if table.is_foreign:
+            foreign.append(table)
+            continue
         if table.unread:
             columns = ", ".join(table.unread)
             print(f"{table.file}: columns that are not read: {columns}", file=sys.stderr)
+        if table.layout.own:
+            _check_speakable(table)
         needs_clip = bool(table.layout.clip) and not table.layout.shipped
         for row, entry in enumerate(table.entries, start=1):
             yield entry, _request(f"{name}:{path}", table, row, entry), needs_clip
+    for table in foreign:
+        known = ", ".join(table.layout.label)
+        reason = f"lies in the folder {table.folder!r}, which is none of {known}"
+        if len(foreign) == n_tables:
+            table.entries[0].fail(reason)
+        print(f"{table.file}: left out, because it {reason}", file=sys.stderr)
+
+
+def _check_speakable(table: Table) -> None:
+    """Before anything is spoken: whether the voice can say every request without a clip."""
+    for entry in table.entries:
+        words = entry.told(table.layout.request, whole=False)
+        silent = [] if entry.fields.get(table.layout.clip) else unspeakable(words)
+        if silent:
+            dropped = ", ".join(map(repr, silent[:10]))
+            entry.fail(f"the English voice cannot say {dropped}; write it out, or give a clip")
 
 
 def _request(spec: str, table: Table, row: int, entry: Entry) -> Request:
     name, _, path = spec.partition(":")
     layout = table.layout
-    stem = table.file.stem
+    stem = table.stem
     label = _label(spec, table, entry)
     topic = entry.told(layout.topic, layout.about or table.folder)
     number = entry.told(layout.number, f"{stem}/{row}", row=row, stem=stem)

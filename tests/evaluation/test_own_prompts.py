@@ -1,6 +1,7 @@
 """Prompts of one's own: folders of clips, typed requests, Hugging Face datasets; and their page."""
 
 import builtins
+import os
 import re
 import shlex
 import shutil
@@ -19,6 +20,7 @@ from spoken_set import write_set
 
 from sarsteer_lab import voice
 from sarsteer_lab.cli import main
+from sarsteer_lab.evaluation.judges import read_template
 from sarsteer_lab.evaluation.readers import PromptFileError, read_set, read_sets
 from sarsteer_lab.speech import SAMPLE_RATE, read_clip
 
@@ -52,6 +54,69 @@ def test_a_folder_of_clips_by_the_names_of_folders_and_files(tmp_path: Path) -> 
         "everyday"
     }
     assert read_set(f"folder:{clips[0]}").prompts[0].label == "harmful"
+
+
+@pytest.mark.parametrize(
+    ("name", "request_"),
+    [
+        ("don't-stop.wav", "don't stop"),
+        ("ताला-कैसे-खोलूँ.wav", "ताला कैसे खोलूँ"),
+        ("เปิดประตูอย่างไร.wav", "เปิดประตูอย่างไร"),
+        ("Où_est_le_café\u0301.wav".replace("é\u0301", "e\u0301"), "Où est le café"),
+        ("what is 3.5 + 2%.wav", "what is 3.5 + 2%"),
+        ("call-Dr.Smith-now!.wav", "call Dr.Smith now"),
+        ("train-a-dog.wav", "train a dog"),
+    ],
+)
+def test_a_files_name_is_a_request_in_any_script(tmp_path: Path, name: str, request_: str) -> None:
+    put_clip(tmp_path / "harmless" / name)
+    [prompt] = read_set(f"folder:{tmp_path}").prompts
+    assert prompt.request == request_
+    assert prompt.split == "test"
+
+
+def test_what_systems_and_editors_leave_behind_is_no_request(tmp_path: Path) -> None:
+    put_clip(tmp_path / "harmless" / "bake-bread.wav")
+    hidden = ["harmless/._bake-bread.wav", ".ipynb_checkpoints/bake-bread-checkpoint.wav"]
+    hidden += ["__MACOSX/harmless/bake-bread.wav", "harmless/.DS_Store.wav"]
+    for name in hidden:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True, parents=True)
+        path.write_bytes(b"Mac OS X        ")
+    assert [p.id for p in read_set(f"folder:{tmp_path}").prompts] == ["folder/harmless/bake-bread"]
+
+
+def test_a_link_that_leaves_the_clips_folder_is_refused(tmp_path: Path) -> None:
+    put_clip(tmp_path / "mine" / "harmless" / "bake-bread.wav")
+    secret = put_clip(tmp_path / "secret.wav")
+    (tmp_path / "mine" / "harmless" / "steal.wav").symlink_to(secret)
+    with pytest.raises(PromptFileError, match="steal.wav' leaves .* by a symbolic link"):
+        read_set(f"folder:{tmp_path / 'mine'}")
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    for name in ("prompts.csv", "asked.jsonl", "asked.parquet"):
+        os.mkfifo(tmp_path / name)
+        kind = "voicebench" if name.endswith("parquet") else "folder"
+        with pytest.raises(PromptFileError, match=f"{name}: is not a regular file"):
+            read_set(f"{kind}:{tmp_path / name}")
+    with pytest.raises(ValueError, match="is not a judge's template .*not a regular file"):
+        read_template(tmp_path / "prompts.csv")
+
+
+def test_what_the_voice_cannot_say_is_named_before_anything_is_spoken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoken: list[str] = []
+    monkeypatch.setattr(voice, "synthesise", spoken.append)
+    table = "request,label,clip\nBake bread.,harmless,\nWhat is 17 * 3?,harmless,\n"
+    (tmp_path / "prompts.csv").write_text(table)
+    with pytest.raises(PromptFileError, match=r"line 3: the English voice cannot say '\*'"):
+        read_set(f"folder:{tmp_path}")
+    assert not spoken
+    put_clip(tmp_path / "a.wav")  # with a clip nothing is left to say
+    (tmp_path / "prompts.csv").write_text(table.replace("less,\n", "less,a.wav\n"))
+    assert len(read_set(f"folder:{tmp_path}").prompts) == 2
 
 
 def test_a_table_beside_its_clips(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -208,6 +273,36 @@ def test_a_dataset_of_the_hub_is_read_from_its_cache(hub: Path) -> None:
     assert {p.label for p in read_set("dataset-everyday:me/spoken-questions").prompts} == {
         "everyday"
     }
+
+
+def test_splits_with_points_in_their_names(hub: Path) -> None:
+    splits = ["train.clean.100", "train.clean.360", "validation.other", "test"]
+    saved = {}
+    for number, split in enumerate(splits):
+        table = pyarrow.Table.from_pylist(rows(hub, 1, number), schema=FEATURES.arrow_schema)
+        info = datasets.DatasetInfo(features=FEATURES)
+        saved[split] = datasets.Dataset(table, info=info)
+    datasets.DatasetDict(saved).save_to_disk(str(hub / "saved"))
+    read = read_set(f"dataset:{hub / 'saved'}").prompts
+    assert [(p.id, p.split) for p in read[::2]] == [
+        ("dataset/train.clean.100/1", "derive"),
+        ("dataset/train.clean.360/1", "derive"),
+        ("dataset/validation.other/1", "validation"),
+        ("dataset/test/1", "test"),
+    ]
+
+
+def test_a_class_that_a_row_does_not_have(hub: Path) -> None:
+    features = FEATURES.copy()
+    features["mood"] = datasets.ClassLabel(names=["good", "bad"])
+    cells = [{**row, "mood": mood} for row, mood in zip(rows(hub, 1, 1), (-1, None), strict=True)]
+    put_dataset(hub, "me/moods", features, test=cells)
+    assert [p.label for p in read_set("dataset:me/moods").prompts] == ["harmless"] * 2
+    unknown = [{**cell, "label": -1} for cell in cells]
+    put_dataset(hub, "me/unlabelled", features, test=unknown)
+    with pytest.raises(PromptFileError, match="test, row 1: lies in the folder"):
+        read_set("dataset:me/unlabelled")
+    assert len(read_set("dataset-harmless:me/unlabelled").prompts) == 2
 
 
 def test_a_dataset_that_was_saved_to_disk(hub: Path, tmp_path: Path) -> None:

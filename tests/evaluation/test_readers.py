@@ -311,22 +311,36 @@ def test_clips_inside_a_parquet_file_become_files(tmp_path: Path, kept: Path) ->
     ) == 3
 
 
-def test_voicebench_by_the_folders_of_its_subsets(tmp_path: Path, kept: Path) -> None:
+@pytest.mark.parametrize("name", ["a.w\0v", "a." + "x" * 300, "a", "a.wav/..", "."])
+def test_a_clips_name_within_a_table_can_be_anything(tmp_path: Path, kept: Path, name: str) -> None:
+    rows = [{"text": "Open a lock.", "audio": {"bytes": wav(), "path": name}}]
+    put_parquet(tmp_path / "a.parquet", rows)
+    [prompt] = read_set(f"jalmbench:{tmp_path}").prompts
+    assert prompt.clip is not None and prompt.clip.parent == kept
+    np.testing.assert_array_equal(read_clip(prompt.clip), TONE)
+
+
+def test_voicebench_by_the_folders_of_its_subsets(
+    tmp_path: Path, kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     cell = {"bytes": wav(), "path": None}
     for subset in ("advbench", "sd-qa"):
         row = {"audio": cell, "prompt": "Open a lock."}
         put_parquet(tmp_path / subset / "test-00000-of-00001.parquet", [row])
-    read = read_set(f"voicebench:{tmp_path}").prompts
-    assert [(p.id, p.label, p.topic) for p in read] == [
+    read = read_set(f"voicebench:{tmp_path}")
+    assert [(p.id, p.label, p.topic) for p in read.prompts] == [
         ("voicebench/advbench/test-00000-of-00001/1", "harmful", "advbench"),
         ("voicebench/sd-qa/test-00000-of-00001/1", "everyday", "sd-qa"),
     ]
     assert read_set(f"voicebench:{tmp_path / 'advbench'}").prompts[0].label == "harmful"
     put_parquet(tmp_path / "mtbench" / "test.parquet", [{"turns": ["Hello."], "audio": cell}])
+    assert read_set(f"voicebench:{tmp_path}") == read
+    said = capsys.readouterr().err
+    assert "mtbench/test.parquet: left out, because it lies in the folder 'mtbench'" in said
     with pytest.raises(
         PromptFileError, match="row 1: lies in the folder 'mtbench', which is none of advbench, alp"
     ):
-        read_set(f"voicebench:{tmp_path}")
+        read_set(f"voicebench:{tmp_path / 'mtbench'}")
 
 
 def test_audiotrust_and_ajailbench_as_their_repositories_lay_them_out(
@@ -468,6 +482,21 @@ def test_missing_clips_stop_are_counted_or_are_done_without(folder: Path) -> Non
     assert [prompt.id[-5] for prompt in skipping.prompts] == ["1", "4"]
     assert len(skipping.skipped) == 2
     assert str(gone[0]) in skipping.skipped[0] and "record 2" in skipping.skipped[0]
+
+
+def test_clips_that_cannot_be_used_are_skipped_and_named(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clips = [folder / "question" / f"illegal_activity_{number}.wav" for number in (2, 3)]
+    clips[0].write_bytes(b"")
+    soundfile.write(clips[1], np.zeros(0), SAMPLE_RATE)
+    assert len(read_set(f"figstep:{folder}").prompts) == 4  # else said when they are heard
+    skipping = read_set(f"figstep:{folder}", missing="skip")
+    assert [prompt.id[-5] for prompt in skipping.prompts] == ["1", "4"]
+    assert "cannot be read as audio" in skipping.skipped[0]
+    assert "is empty" in skipping.skipped[1] and str(clips[1]) in skipping.skipped[1]
+    said = capsys.readouterr().err
+    assert "2 of 4 records are left out" in said and str(clips[0]) in said
 
 
 def test_all_clips_missing_is_an_error_even_when_skipping(folder: Path) -> None:
