@@ -145,7 +145,7 @@ def ask(
     waveform = read_clip(clip)
     from sarsteer_lab import steering
     from sarsteer_lab.course.hearing import differs, read_out
-    from sarsteer_lab.evaluation.base import collect_states, refusal_text
+    from sarsteer_lab.evaluation.base import check_dimensions, collect_states, refusal_text
     from sarsteer_lab.evaluation.phrases import opening_words
     from sarsteer_lab.evaluation.readers import read_set
     from sarsteer_lab.keeping import activation_store
@@ -167,6 +167,7 @@ def ask(
     print(f"unsteered: {opening_words(answer)}")
     if steer:
         basis = [request for request in source if request.split == "derive"]
+        check_dimensions(lalm, k, basis)
         states = collect_states(lalm, basis, refusals={name: wording}, store=activation_store())
         vectors = states.sarsteer(k=k, refusal=name)
         with steering.steer(lalm, vectors, alpha):
@@ -228,6 +229,7 @@ def evaluate(
 ) -> None:
     """Defences against sets of requests: responses, outcomes, and a table with intervals."""
     given = dict(locals())
+    from sarsteer_lab.evaluation.base import check_dimensions
     from sarsteer_lab.evaluation.defences import choose_defences, defence_names
     from sarsteer_lab.evaluation.judges import load_judges
     from sarsteer_lab.evaluation.readers import read_sets
@@ -244,6 +246,7 @@ def evaluate(
     judges = load_judges(judge or ["phrase"], template)
     lalm = load_lalm(model, safety=safety)
     basis = (lalm, [prompt for found in source.values() for prompt in found])
+    check_dimensions(lalm, k, basis[1])
     defences = choose_defences(defence, basis, alpha=alpha, k=k, refusal=refusal)
     options: dict[str, Any] = {"max_new_tokens": tokens}
     options |= {"skipped": skipped, "roc": True, "refusals": [refusal], "settings": given}
@@ -290,7 +293,7 @@ def sweep(
     alphas = each_of(alpha or ["0.05,0.1,0.2,0.4"], number)
     lams, ks = each_of(lam or ["0,1"], number), each_of(k or ["10"], count)
     from sarsteer_lab.evaluation import curves
-    from sarsteer_lab.evaluation.base import collect_states, refusal_texts
+    from sarsteer_lab.evaluation.base import check_dimensions, collect_states, refusal_texts
     from sarsteer_lab.evaluation.judges import PhraseJudge
     from sarsteer_lab.evaluation.readers import read_sets
     from sarsteer_lab.keeping import activation_store
@@ -302,6 +305,7 @@ def sweep(
     lalm = load_lalm(model)
     steered = curves.parse_layers(each_of(layers or ["all"]), lalm.n_layers)
     basis = [prompt for found in source.values() for prompt in found]
+    check_dimensions(lalm, max(ks), basis)
     states = collect_states(lalm, basis, refusals=texts, store=activation_store())
     variants = curves.grid(states, lams, ks, list(texts))
     points = curves.steering_grid(variants, alphas, steered)

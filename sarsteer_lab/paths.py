@@ -32,8 +32,13 @@ def cache_folder() -> Path:
     """Where assembled models and finished results are kept; created if missing.
 
     The environment variable `SARSTEER_CACHE` names it, else it is `~/.cache/sarsteer-lab`.
-    Everything in it can be made again, so it may be deleted at any time.
+    Everything in it can be made again, so it may be deleted at any time. Raises NotADirectoryError
+    where a file lies in its place.
     """
     folder = Path(os.environ.get("SARSTEER_CACHE") or "~/.cache/sarsteer-lab").expanduser()
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        reason = "a file lies there: name another folder with SARSTEER_CACHE"
+        raise NotADirectoryError(f"the cache cannot be in {folder}, {reason}") from error
     return folder

@@ -1,5 +1,6 @@
 """The command line through `main`, on a saved replica and made-up clips."""
 
+import json
 import re
 import subprocess
 import sys
@@ -15,9 +16,12 @@ from sarsteer_lab import cli
 from sarsteer_lab.cli import main
 from sarsteer_lab.course import hearing
 from sarsteer_lab.decoding import ANSWER_TOKENS
+from sarsteer_lab.evaluation.judges import load_judges
 from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.evaluation.readers import read_set
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.pocket import base
 from sarsteer_lab.prompts import INSTRUCTION, Prompt
 
@@ -176,3 +180,76 @@ def test_help_is_cheap_and_the_module_runs() -> None:
         [sys.executable, "-m", "sarsteer_lab", "--version"], capture_output=True, text=True
     )
     assert run.returncode == 0 and run.stdout.startswith("sarsteer-lab ")
+
+
+def with_code_of_its_own(folder: Path) -> Path:
+    """A checkpoint's folder whose code leaves a mark beside it when it runs."""
+    folder.mkdir()
+    names = {"AutoConfig": "own.OwnConfig", "AutoModelForCausalLM": "own.OwnModel"}
+    config = {"model_type": "own", "architectures": ["OwnModel"], "auto_map": names}
+    (folder / "config.json").write_text(json.dumps(config))
+    mark = folder.parent / "it-ran"
+    (folder / "own.py").write_text(
+        f"from pathlib import Path\nPath({str(mark)!r}).touch()\n"
+        "from transformers import PretrainedConfig, PreTrainedModel\n"
+        "class OwnConfig(PretrainedConfig):\n    model_type = 'own'\n"
+        "class OwnModel(PreTrainedModel):\n    config_class = OwnConfig\n"
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["doctor", "FOLDER", "--dry-run"], ["doctor", "FOLDER"], ["evaluate", "--judge", "FOLDER"]],
+)
+def test_nobody_is_asked_whether_a_checkpoints_code_may_run(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda question="": asked.append(question) or "y")
+    folder = with_code_of_its_own(tmp_path / "own")
+    command = [str(folder) if argument == "FOLDER" else argument for argument in arguments]
+    if command[0] == "evaluate":
+        empty = tmp_path / "asked.csv"
+        empty.write_text("request,label\nHi.,harmless\n")
+        command += ["--set", f"folder:{empty}", "--derive", f"folder:{empty}"]
+        monkeypatch.setattr("sarsteer_lab.evaluation.readers.read_sets", lambda *a, **b: ({}, {}))
+    assert main(command) == 2
+    error = capsys.readouterr().err
+    assert "brings model code of its own" in error and str(folder) in error
+    assert not asked and not (tmp_path / "it-ran").exists()
+
+
+def test_a_file_in_the_caches_place_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "cache"):
+        monkeypatch.setenv("SARSTEER_CACHE", str(place))
+        with pytest.raises(NotADirectoryError, match=f"cannot be in {place}, a file lies there"):
+            cache_folder()
+
+
+def test_more_dimensions_than_the_model_has(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clip = str(folder / "clip.wav")
+    steered = ["ask", clip, "--model", str(folder / "model"), "--steer"]
+    steered += ["--prompts", str(folder / "set"), "--k"]
+    assert main([*steered, "99999"]) == 2
+    assert "k=99999 dimensions of a safe space" in capsys.readouterr().err
+    assert main([*steered, "20"]) == 0
+    assert "5 harmless requests span 4 dimensions at most" in capsys.readouterr().err
+
+
+def test_there_is_one_pocket_model() -> None:
+    with pytest.raises(ValueError, match="there is one pocket model, and no pocket:weird"):
+        load_lalm("pocket:weird")
+
+
+def test_a_judge_that_is_nowhere_is_named() -> None:
+    with pytest.raises((FileNotFoundError, OSError), match="the judge 'nope'"):
+        load_judges(["nope"])

@@ -1,5 +1,6 @@
 """What defences are derived from: states, collected once, of requests, and refusal texts."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,19 @@ def evenly(requests: Sequence[Request], n: int) -> list[Request]:
     """So many requests, or all, evenly over those given, and so over topics that stand together."""
     n = min(n, len(requests))
     return [requests[number * len(requests) // n] for number in range(n)]
+
+
+def check_dimensions(lalm: LALM, k: int, requests: Sequence[Request]) -> None:
+    """Say on standard error if the safe space of these requests has fewer dimensions than `k`.
+
+    Raises ValueError for more than the model is wide: no states have so many.
+    """
+    if k > lalm.d_model:
+        raise ValueError(f"k={k} dimensions of a safe space: {lalm.name} is {lalm.d_model} wide")
+    n_harmless = sum(request.label == "harmless" for request in requests)
+    if k >= n_harmless > 1:
+        space = f"{n_harmless} harmless requests span {n_harmless - 1} dimensions at most"
+        print(f"k={k}: {space}, so all of what they share is ablated", file=sys.stderr)
 
 
 @dataclass(frozen=True, eq=False)

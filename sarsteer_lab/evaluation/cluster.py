@@ -1,6 +1,8 @@
 """Tasks on a Ray cluster: the way past one machine."""
 
 import io
+import re
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
@@ -27,6 +29,7 @@ def on_cluster(
         import ray
     except ImportError as error:
         raise ImportError('a cluster needs Ray: pip install "sarsteer-lab[cluster]"') from error
+    _check_answers(address)
     ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
     # A worker that dies, or its machine, is no fault of the task: it runs again, however often.
     work = ray.remote(max_retries=-1, num_cpus=1, num_gpus=int(lalm.device.type == "cuda"))(_work)
@@ -45,6 +48,20 @@ def on_cluster(
         except ray.exceptions.RayTaskError as error:
             raise error.as_instanceof_cause() from None
         yield waiting.pop(done), said
+
+
+def _check_answers(address: str) -> None:
+    """Raise ConnectionError if nobody listens at HOST:PORT, for which Ray would wait in silence."""
+    place = re.fullmatch(r"(?:ray://)?([^/]+):(\d+)", address)
+    if place is None:
+        return
+    try:
+        socket.create_connection((place[1], int(place[2])), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        advice = "check the address, or run without it"
+        raise ConnectionError(
+            f"no Ray cluster answers at {address!r} ({error}); {advice}"
+        ) from error
 
 
 def _work(source: Source, packed: bytes) -> list[list[Said]]:

@@ -18,7 +18,7 @@ from sklearn.metrics import cohen_kappa_score
 from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sarsteer_lab.checkpoints import pick_device
+from sarsteer_lab.checkpoints import explained, pick_device
 from sarsteer_lab.evaluation.phrases import (
     asks_yes_or_no,
     is_broken,
@@ -103,10 +103,12 @@ def read_template(path: Path | None = None) -> JudgeTemplate:
     """
     path = path or data_folder() / "judges" / "sorry-bench.json"
     try:
+        if path.exists() and not path.is_file():  # a named pipe would be waited for
+            raise ValueError("it is not a regular file")
         fields: Any = json.loads(path.read_text(encoding="utf-8"))
         template = JudgeTemplate(**fields)
         text = template.text.format(request="REQUEST", response="RESPONSE")
-    except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
         raise ValueError(f"{path} is not a judge's template ({error})") from error
     if "REQUEST" not in text or "RESPONSE" not in text:
         raise ValueError(f"{path}: the text has to hold {{request}} and {{response}}")
@@ -135,9 +137,17 @@ class HFJudge(Judge):
 
     @classmethod
     def load(cls, name: str, *, template: JudgeTemplate | None = None) -> "HFJudge":
-        """Load the model in its checkpoint's dtype onto the first device that there is."""
-        model = AutoModelForCausalLM.from_pretrained(name, dtype="auto").to(pick_device("auto"))
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        """Load the model in its checkpoint's dtype onto the first device that there is.
+
+        Code that the checkpoint brings is never run. Raises FileNotFoundError, PermissionError and
+        ValueError as `checkpoints.explained` says.
+        """
+        # Said outright: left open, transformers asks in the terminal.
+        options = {"trust_remote_code": False}
+        with explained(f"the judge {name!r}"):
+            model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **options)
+            tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        model = model.to(pick_device("auto"))
         return cls(model, tokenizer, name=name, template=template or read_template())
 
     def prompt(self, request: str, response: str) -> str:

@@ -191,7 +191,7 @@ def batch_size_for(
     """
     try:
         return int(_begun(Path(folder))["batch_size"])
-    except (OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
         pass
     lengths = [0.0]
     for requests in sets.values():
@@ -246,7 +246,7 @@ def _claim(folder: Path, manifest: Mapping[str, Any]) -> None:
     if path.exists():
         try:
             earlier = _begun(folder)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise EvaluationError(f"{path}: is damaged ({error}); use a new folder") from error
         difference = next(_differences(earlier, json.loads(content)), None)
         if difference is not None:

@@ -31,14 +31,17 @@ WEIGHTS = {"float32": 32, "bfloat16": 16, "8 bits": 8, "4 bits": 4}
 def foresee(name: str | Path, *, hub: bool = False) -> Report:
     """What a checkpoint is and takes: `name` is an id, a folder or the path of a config.json.
 
-    Reads the local cache alone, or with `hub` fetches config.json (some KB). Raises
-    FileNotFoundError and PermissionError for a configuration that is not there, ImportError for a
-    package that the model needs.
+    Reads the local cache alone, or with `hub` fetches config.json (some KB), and never runs code
+    that a checkpoint brings. Raises FileNotFoundError and PermissionError for a configuration that
+    is not there, ImportError for a package that the model needs, ValueError for one that only its
+    authors' code can read.
     """
     place = Path(name).expanduser()
     try:
         with explained(name):
-            config = hf.AutoConfig.from_pretrained(place, local_files_only=not hub)
+            # Said outright: left open, transformers asks in the terminal, and runs it.
+            options = {"local_files_only": not hub, "trust_remote_code": False}
+            config = hf.AutoConfig.from_pretrained(place, **options)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{error}; or fetch its config.json alone with --hub") from error
     lalm = LALM(meta_model(config), SimpleNamespace(pad_token=""), name=str(name))

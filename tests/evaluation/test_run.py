@@ -24,7 +24,7 @@ from sarsteer_lab import keys
 from sarsteer_lab.activations import capture
 from sarsteer_lab.cli import main
 from sarsteer_lab.evaluation import asking, tasks
-from sarsteer_lab.evaluation.cluster import model_of
+from sarsteer_lab.evaluation.cluster import model_of, on_cluster
 from sarsteer_lab.evaluation.defences import (
     ConditionalDefence,
     Defence,
@@ -543,3 +543,18 @@ def test_templates_without_a_date_say_nothing_of_it(
     _run(tiny, defences[:1], sets, tmp_path)
     assert "began" not in capsys.readouterr().err
     assert "day" not in json.loads((tmp_path / "manifest.json").read_text())
+
+
+def test_a_cluster_that_does_not_answer_is_named_at_once(tiny: LALM) -> None:
+    for address in ("127.0.0.1:1", "ray://127.0.0.1:1"):
+        with pytest.raises(ConnectionError, match=f"no Ray cluster answers at '{address}'"):
+            next(on_cluster(address, tiny, []))
+
+
+@pytest.mark.parametrize("content", ["[" * 100000, "{", "\0"])
+def test_a_manifest_that_is_none_is_named(
+    tiny: LALM, spoken: list[Request], tmp_path: Path, content: str
+) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(EvaluationError, match="manifest.json: is damaged"):
+        run(tiny, [Defence("none")], {"set": spoken}, tmp_path, max_new_tokens=2)
