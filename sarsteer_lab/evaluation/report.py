@@ -10,9 +10,9 @@ import re
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
-from io import BytesIO
 from itertools import chain
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pandas as pd
@@ -26,6 +26,7 @@ from sarsteer_lab.evaluation.judges import Judge
 from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.evaluation.precondition import KINDS, prompted_refusal, refused_shares
 from sarsteer_lab.evaluation.run import read_lines
+from sarsteer_lab.evaluation.run_check import check_run
 from sarsteer_lab.evaluation.table import BASELINE, evaluation_table, markdown, out_of, readable
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Request
@@ -105,7 +106,8 @@ def write_report(folders: Sequence[Path], path: Path) -> None:
     """Write one page about the runs in these folders, as `sarsteer-lab evaluate` leaves them.
 
     Raises FileNotFoundError for a folder without a finished run, ValueError if one of its files is
-    damaged, and OSError if the page cannot be written.
+    damaged or they do not belong together (`run_check.check_run`), and OSError if the page cannot
+    be written.
     """
     runs = [_run(folder) for folder in folders]
     for number, run in enumerate(runs, start=1):
@@ -151,7 +153,9 @@ def _findings(folder: Path) -> dict[str, Any]:
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
     table = pd.read_csv(folder / "table.csv", keep_default_na=False, na_values=[""])
     responses = read_lines(folder / "responses.jsonl")
-    outcomes = _by_first_judge(read_lines(folder / "outcomes.jsonl"))
+    all_outcomes = read_lines(folder / "outcomes.jsonl")
+    check_run(folder, table, responses, all_outcomes)
+    outcomes = _by_first_judge(all_outcomes)
     answers = responses.merge(outcomes, on=["defence", "set", "label", "id"])
     requests = about["requests"]
     facts = [requests[row.set][row.id] for row in answers.itertuples()]
@@ -223,9 +227,10 @@ def _public(value: Any) -> str:
 
 def _sound(clip: str) -> str | None:
     """A clip as an MP3, which every browser plays, in base64; None where it is no longer there."""
-    file = BytesIO()
-    try:
-        soundfile.write(file, read_clip(clip), SAMPLE_RATE, format="MP3")
-    except ClipError:
-        return None
-    return b64encode(file.getvalue()).decode()
+    with TemporaryDirectory() as folder:  # a file: in memory libsndfile would swallow Ctrl-C
+        file = Path(folder, "clip.mp3")
+        try:
+            soundfile.write(file, read_clip(clip), SAMPLE_RATE)
+        except ClipError:
+            return None
+        return b64encode(file.read_bytes()).decode()

@@ -1,5 +1,6 @@
 """Defences x sets of requests -> responses on disk -> outcomes of judges -> a table of rates."""
 
+import html
 from collections.abc import Mapping, Sequence
 from math import nan
 from pathlib import Path
@@ -170,7 +171,15 @@ def _comparison(hits: pd.Series, before: pd.Series) -> dict[str, float]:
 
 def markdown(table: pd.DataFrame) -> str:
     """The table of `readable` as Markdown."""
-    return readable(table).to_markdown(index=False, disable_numparse=True)
+    shown = readable(table).map(_in_a_cell)
+    return shown.to_markdown(index=False, disable_numparse=True)
+
+
+def _in_a_cell(value: object) -> object:
+    """A name as Markdown shows it: no tags, and no ends of cells or lines."""
+    if not isinstance(value, str):
+        return value
+    return html.escape(" ".join(value.split()), quote=False).replace("|", "&#124;")
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:

@@ -118,9 +118,62 @@ def test_what_models_and_sets_say_is_text(runs: list[Path], tmp_path: Path) -> N
             "<img src=x onerror=alert(1)>",
         )
     write_lines(copy / "responses.jsonl", lines)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    for facts in manifest["sets"].values():
+        for fact in facts:
+            fact[2] = lines[0]["request"]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
     write_report([copy], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text()
     assert "<script" not in text and "<img" not in text and "&lt;script&gt;alert(1)" in text
+
+
+def swapped(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{**lines[0], "label": "harmless"}, *lines[1:]]
+
+
+def answered(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    other = "refused" if lines[0]["outcome"] != "refused" else "answered"
+    return [{**lines[0], "outcome": other}, *lines[1:]]
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "complaint"),
+    [
+        (
+            "responses.jsonl",
+            lambda lines: [lines[0], *lines],
+            "responses.jsonl, line 2: is there t",
+        ),
+        ("responses.jsonl", lambda lines: lines[:-1], "responses.jsonl has 29 lines, not 30"),
+        ("responses.jsonl", swapped, "responses.jsonl, line 1 .*: its label or request is not"),
+        ("outcomes.jsonl", swapped, "outcomes.jsonl, line 1: is of another response"),
+        (
+            "outcomes.jsonl",
+            lambda lines: [lines[0], *lines],
+            "outcomes.jsonl, line 2: is of another",
+        ),
+        ("outcomes.jsonl", lambda lines: lines[:3] + lines[4:], "outcomes.jsonl, line 4: is of"),
+        ("outcomes.jsonl", lambda lines: lines[:-1], "outcomes.jsonl, line 30: 1 are missing"),
+        ("outcomes.jsonl", answered, "table.csv, line 2 .*: other counts than in outcomes.jsonl"),
+    ],
+)
+def test_a_run_that_was_edited_is_refused_with_the_line(
+    runs: list[Path], tmp_path: Path, file: str, change: Callable[..., Any], complaint: str
+) -> None:
+    copy = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    write_lines(copy / file, change(read_lines(copy / file).to_dict("records")))
+    with pytest.raises(ValueError, match=complaint):
+        write_report([copy], tmp_path / "report.html")
+
+
+def test_a_table_that_was_edited_is_refused(runs: list[Path], tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(runs[0], tmp_path / "run"))
+    table = pd.read_csv(copy / "table.csv")
+    table.loc[1, "refused"] += 1
+    table.to_csv(copy / "table.csv", index=False)
+    with pytest.raises(ValueError, match="table.csv, line 3 .*: other counts"):
+        write_report([copy], tmp_path / "report.html")
 
 
 def test_what_is_no_finished_run_is_said(

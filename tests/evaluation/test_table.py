@@ -131,6 +131,14 @@ def test_what_was_not_heard_is_a_column_of_its_own() -> None:
     assert "not heard" not in markdown(tabulate(judge_responses(responses[:1], [PhraseJudge()])))
 
 
+def test_names_are_text_in_a_markdown_table() -> None:
+    defence = "<b>none</b> | x\ny"
+    responses = [Response(defence, "s", "a", "harmless", "Q", "Here it is.", 1)]
+    text = markdown(tabulate(judge_responses(responses, [PhraseJudge()])))
+    assert len(text.splitlines()) == 3
+    assert "&lt;b&gt;none&lt;/b&gt; &#124; x y" in text and "<b>" not in text
+
+
 def test_comparison_goes_by_id_not_by_order() -> None:
     texts = {"a": "Here it is.", "b": "I cannot assist with that."}
     responses = [Response("none", "s", i, "harmful", "Q", texts[i], 1) for i in ("a", "b")]

@@ -1,0 +1,81 @@
+"""Do the files of a finished run still belong together? What was edited is named by its line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sarsteer_lab.evaluation.judges import OUTCOMES
+from sarsteer_lab.evaluation.table import KEYS, tabulate
+
+ASKED = ["defence", "set", "label", "id"]
+"""What a line of responses and outcomes is about."""
+
+COUNTS = ["n", *OUTCOMES]
+
+
+def check_run(
+    folder: Path, table: pd.DataFrame, responses: pd.DataFrame, outcomes: pd.DataFrame
+) -> None:
+    """Check that responses, outcomes, the table and the manifest of a run tell the same.
+
+    Raises ValueError with the file and the line of the first that does not: one that is there
+    twice, is missing, or says something else than the files beside it.
+    """
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    _check_responses(responses, manifest)
+    n_responses = len(responses)
+    for start in range(0, max(len(outcomes), n_responses), n_responses):
+        part = outcomes[start : start + n_responses]
+        _check_outcomes(part, responses, start)
+    unknown = set(outcomes["outcome"]) - set(OUTCOMES)
+    if unknown:
+        line = outcomes.index[outcomes["outcome"].isin(unknown)][0] + 1
+        raise ValueError(f"outcomes.jsonl, line {line}: there is no outcome {unknown.pop()!r}")
+    counted = tabulate(outcomes).set_index(KEYS)[COUNTS]
+    told = table.set_index(KEYS)[COUNTS]
+    if not counted.index.equals(told.index):
+        raise ValueError("table.csv has other rows than outcomes.jsonl counts")
+    differing = (counted != told).any(axis=1)
+    for number, key in enumerate(told.index, start=2):
+        if differing.iloc[number - 2]:
+            raise ValueError(
+                f"table.csv, line {number} ({', '.join(key)}): other counts than in outcomes.jsonl"
+            )
+
+
+def _check_responses(responses: pd.DataFrame, manifest: dict[str, Any]) -> None:
+    """Whether every request of the manifest is there once under every defence."""
+    twice = responses.duplicated(["defence", "set", "id"])
+    if twice.any():
+        raise ValueError(f"responses.jsonl, line {_first(twice)}: is there twice")
+    asked = {}
+    for name, facts in manifest["sets"].items():
+        for key, label, request, _ in facts:
+            asked[name, key] = (label, request)
+    for number, row in enumerate(responses.itertuples(), start=1):
+        if asked.get((row.set, row.id)) != (row.label, row.request):
+            reason = "its label or request is not that of manifest.json"
+            raise ValueError(f"responses.jsonl, line {number} ({row.id}): {reason}")
+    n_expected = len(asked) * len(manifest["defences"])
+    if len(responses) != n_expected:
+        raise ValueError(f"responses.jsonl has {len(responses)} lines, not {n_expected}")
+
+
+def _check_outcomes(outcomes: pd.DataFrame, responses: pd.DataFrame, start: int) -> None:
+    """Whether a judge's outcomes are of these responses, line by line."""
+    same = (
+        outcomes[ASKED].to_numpy()[: len(responses)] == responses[ASKED].to_numpy()[: len(outcomes)]
+    ).all(axis=1)
+    if not same.all():
+        number = start + int((~same).argmax()) + 1
+        raise ValueError(f"outcomes.jsonl, line {number}: is of another response than there")
+    if len(outcomes) != len(responses):
+        lacking = len(responses) - len(outcomes)
+        raise ValueError(f"outcomes.jsonl, line {start + len(outcomes) + 1}: {lacking} are missing")
+
+
+def _first(marks: pd.Series) -> int:
+    """The line of the first that is marked."""
+    return int(marks.to_numpy().argmax()) + 1
