@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from threading import RLock, get_ident
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -90,7 +90,7 @@ def alone(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def function_alone(*args: P.args, **kwargs: P.kwargs) -> R:
-        lalm = getattr(args[0], "lalm", args[0])
+        lalm: Any = getattr(args[0], "lalm", args[0])
         with lalm.access.alone():
             return function(*args, **kwargs)
 

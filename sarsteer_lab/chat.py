@@ -51,7 +51,7 @@ def tokenizer_of(processor: Processor) -> Processor:
 
     One without a padding token pads with its end token from now on.
     """
-    tokenizer = getattr(processor, "tokenizer", processor)
+    tokenizer: Processor = getattr(processor, "tokenizer", processor)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer

@@ -220,7 +220,7 @@ def _placed(
     lalm: LALM, vectors: Vectors, layers: Sequence[int] | None
 ) -> dict[int, Float[Tensor, "d_model"]]:
     """The vectors of the layers to act on, each where its layer lives."""
-    if not hasattr(vectors, "layers"):  # not by its class, which autoreload makes anew
+    if isinstance(vectors, Tensor):  # not by the other's class, which autoreload makes anew
         vectors = SteeringVectors(vectors)
     by_layer = {}
     for layer in steered_layers(lalm, vectors, layers):

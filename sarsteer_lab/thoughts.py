@@ -4,6 +4,9 @@ import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
+from jaxtyping import Int
+from torch import Tensor
+
 Tokenizer: TypeAlias = Any
 """transformers' tokenizers have no common type."""
 
@@ -30,7 +33,9 @@ def own_words(response: str) -> str:
 
 
 def answer_texts(
-    tokenizer: Tokenizer, prompts: Sequence[str], tokens: Sequence[Sequence[int]]
+    tokenizer: Tokenizer,
+    prompts: Sequence[str],
+    tokens: Sequence[Sequence[int]] | Int[Tensor, "row token"],
 ) -> list[str]:
     """Answers (row token) as texts, without special tokens but for those that mark thoughts.
 
