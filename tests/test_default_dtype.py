@@ -47,13 +47,13 @@ def everything(lalm, prompts, vectors):
 
 
 def test_states_logits_vectors_and_answers_are_the_same(default, prompts):
-    lalm = replica()
+    lalm, other_lalm = replica(), replica()  # each with a memory of clips of its own
     draw = torch.Generator().manual_seed(0)
     values = torch.randn(lalm.n_layers, lalm.d_model, generator=draw, dtype=torch.float32)
     vectors = SteeringVectors(values)
     expected = everything(lalm, prompts, vectors)
     torch.set_default_dtype(default)
-    found = everything(lalm, prompts, vectors)
+    found = everything(other_lalm, prompts, vectors)
     for one, other in zip(found, expected, strict=True):
         if isinstance(other, torch.Tensor):
             assert one.dtype == torch.float32 and torch.equal(one, other)
