@@ -66,7 +66,8 @@ def read_clip(
     if not isinstance(path, Path | str):
         return _read(path, str(getattr(path, "name", "the open file")), max_seconds)
     if _URL.match(str(path)):
-        raise ClipError(f"{path}: is a URL, not a file; download the clip first")
+        url = re.sub(":/+", "://", str(path), count=1)
+        raise ClipError(f"{url}: is a URL, not a file; download the clip first")
     path = Path(path).expanduser()
     if path.is_dir():
         raise ClipError(f"{path}: this is a folder, not an audio file; give one clip")

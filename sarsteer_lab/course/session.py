@@ -169,13 +169,18 @@ def run_defences(
     defences: Sequence[Defence],
     sets: Mapping[str, Sequence[Request]],
     folder: Path,
+    *,
+    heard: Mapping[str, str] | None = None,
     **options: Any,
 ) -> tuple[pd.DataFrame, list[Response], pd.DataFrame]:
-    """What `evaluate` finds, faster and kept in a folder: table, responses, and their outcomes."""
+    """What `evaluate` finds, faster and kept in a folder: table, responses, and their outcomes.
+
+    `heard` (id -> the clip's read-out) tells more surely which answers are on topic.
+    """
     judges = [PhraseJudge()]
-    table = evaluation_table(lalm, defences, sets, judges, folder, **options)
+    table = evaluation_table(lalm, defences, sets, judges, folder, heard=heard, **options)
     responses = run(lalm, defences, sets, folder, **options)  # on disk by now: this only reads
-    return table, responses, judge_responses(responses, judges)
+    return table, responses, judge_responses(responses, judges, heard)
 
 
 def base_states(lalm: LALM) -> BaseStates:

@@ -128,9 +128,11 @@ class Table:
 
         A clip's own name is a request ("train-a-dog.wav").
         """
-        names = [self.root.name]
+        names = []
         if not self.layout.is_of_clips:
-            names.insert(0, self.stem)
+            names.append(self.stem)
+        if self.root.name not in ("dev", "val"):  # ~/dev is where people keep their work
+            names.append(self.root.name)
         for name in names:
             start = re.split(r"[_.-]", name, maxsplit=1)[0]
             if start in SPLIT_NAMES:

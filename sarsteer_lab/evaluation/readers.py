@@ -116,7 +116,7 @@ def _flaw(request: Request, entry: Entry, needs_clip: bool, missing: Missing) ->
     # Not Path.is_file: a name that the file system cannot hold is no file there, not an error.
     if not os.path.isfile(request.clip):
         return f"no clip {request.clip}"
-    if missing == "skip":
+    if missing == "skip" and needs_clip:
         try:
             read_clip(request.clip)
         except ClipError as error:

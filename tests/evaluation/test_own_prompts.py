@@ -75,6 +75,25 @@ def test_a_files_name_is_a_request_in_any_script(tmp_path: Path, name: str, requ
     assert prompt.split == "test"
 
 
+@pytest.mark.parametrize(
+    ("path", "split"),
+    [
+        ("train-clean-100/asked.csv", "derive"),
+        ("dev-clean/asked.csv", "validation"),
+        ("dev/asked.csv", "test"),
+        ("mine/dev.csv", "validation"),
+        ("mine/train-00000-of-00005.csv", "derive"),
+        ("mine/trains.csv", "test"),
+    ],
+)
+def test_the_names_of_splits_that_people_give(tmp_path: Path, path: str, split: str) -> None:
+    file = tmp_path / path
+    file.parent.mkdir()
+    put_clip(file.parent / "a.wav")
+    file.write_text("request,label,clip\nBake bread.,harmless,a.wav\n")
+    assert [prompt.split for prompt in read_set(f"folder:{file}").prompts] == [split]
+
+
 def test_what_systems_and_editors_leave_behind_is_no_request(tmp_path: Path) -> None:
     put_clip(tmp_path / "harmless" / "bake-bread.wav")
     hidden = ["harmless/._bake-bread.wav", ".ipynb_checkpoints/bake-bread-checkpoint.wav"]
