@@ -196,6 +196,7 @@ def doctor(
 
         print(foresee(model, hub=hub))
         return 0
+    from sarsteer_lab.evaluation.knowing import examine_knowledge
     from sarsteer_lab.evaluation.precondition import examine_texts
     from sarsteer_lab.loading import load_lalm
     from sarsteer_lab.probe.doctor import examine
@@ -204,6 +205,7 @@ def doctor(
     lalm = load_lalm(model, **options)
     print(report := examine(lalm))
     if report.healthy:
+        print(examine_knowledge(lalm))
         print(examine_texts(lalm))
     return 0 if report.healthy else 1
 
