@@ -22,7 +22,7 @@ from transformers import BatchFeature, LogitsProcessorList
 from sarsteer_lab import families
 from sarsteer_lab.access import Access
 from sarsteer_lab.batch import Batch, Encoded, Prompts, Watcher, rows_together
-from sarsteer_lab.chat import Processor, conversation, refuse_control_tokens, tokenizer_of
+from sarsteer_lab.chat import Processor, conversation, tokenizer_of
 from sarsteer_lab.decoding import (
     ANSWER_TOKENS,
     check_decoding,
@@ -32,11 +32,11 @@ from sarsteer_lab.decoding import (
     head_on_last_position,
     tell_penalty,
 )
+from sarsteer_lab.encoding import chat_text, encode, read_waveform
 from sarsteer_lab.keys import content_key, settings_of, versions
 from sarsteer_lab.own_code import refuse_autocast, refuse_foreign, refuse_passed_by
-from sarsteer_lab.prompts import Prompt, as_prompt, in_a_list
+from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.results import Results
-from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 from sarsteer_lab.thoughts import answer_texts
 from sarsteer_lab.weights import weights_checksum
 
@@ -170,43 +170,17 @@ class LALM:
         """Each prompt in the chat format, with its clip as the model hears it and a key of both.
 
         A string is a typed prompt; what is encoded already stays as it is. Raises TypeError for a
-        prompt that is not in a list, ClipError, and ValueError as `chat` does.
+        prompt that is not in a list, ClipError, and ValueError as `encoding.chat_text` does.
         """
-        encoded = []
-        for number, prompt in enumerate(in_a_list(prompts)):
-            if not isinstance(prompt, Encoded):
-                prompt = as_prompt(prompt, number)
-                messages = conversation(prompt)
-                prompt = Encoded(messages, self.chat(prompt), self.waveform(prompt))
-            encoded.append(prompt)
-        return encoded
+        return encode(self, prompts)
 
     def chat(self, prompt: Prompt) -> str:
-        """The prompt in the chat format, generation prompt included; a clip is its placeholder.
-
-        Raises ValueError for an empty prompt, a spoken one if this model takes no audio, and for a
-        text that holds the audio placeholder or another control token.
-        """
-        if not prompt.text and prompt.audio is None:
-            raise ValueError("a prompt needs text, audio or both; this one has neither")
-        if self.audio_token_id is not None:
-            token = self.tokenizer.convert_ids_to_tokens(self.audio_token_id)
-            if token in prompt.text or token in (prompt.system or ""):
-                meaning = "it stands for audio; pass it as `audio`"
-                raise ValueError(f"the text holds {token!r}, {meaning}")
-        elif prompt.audio is not None:
-            raise ValueError(f"{self.name} takes no audio: give it a typed prompt (audio=None)")
-        refuse_control_tokens(self.tokenizer, prompt)
-        return self.family.render(self.processor, conversation(prompt), self.day)
+        """The prompt in the chat format (see `encoding.chat_text`)."""
+        return chat_text(self, prompt, conversation(prompt))
 
     def waveform(self, prompt: Prompt) -> Float[np.ndarray, "samples"] | None:
         """The prompt's clip at 16 kHz, read and checked (ClipError); None for a typed prompt."""
-        if prompt.audio is None:
-            return None
-        limit = self.max_audio_seconds
-        if isinstance(prompt.audio, np.ndarray):
-            return check_waveform(prompt.audio, SAMPLE_RATE, max_seconds=limit)
-        return read_clip(prompt.audio, max_seconds=limit)
+        return read_waveform(self, prompt)
 
     def inputs(self, prompts: Prompts) -> BatchFeature:
         """The model's inputs for typed and spoken prompts together: left-padded, on its device.

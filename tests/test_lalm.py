@@ -15,7 +15,7 @@ import torch
 from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from sarsteer_lab import families
+from sarsteer_lab import encoding, families
 from sarsteer_lab.activations import capture
 from sarsteer_lab.checkpoints import Size, announce, checkpoint_size, pick_device
 from sarsteer_lab.lalm import LALM
@@ -143,8 +143,8 @@ def test_what_is_encoded_stays_as_it_is(tiny, prompts, monkeypatch):
     answers = tiny.generate(prompts, max_new_tokens=4)
     states = capture(tiny, prompts)
     encoded = tiny.encode(prompts)
-    for part in ("chat", "waveform"):
-        monkeypatch.setattr(tiny, part, None)
+    for step in ("chat_text", "read_waveform"):
+        monkeypatch.setattr(encoding, step, None)
     assert all(a is b for a, b in zip(tiny.encode(encoded), encoded, strict=True))
     assert tiny.generate(encoded, max_new_tokens=4) == answers
     assert torch.equal(capture(tiny, encoded), states)
@@ -152,18 +152,18 @@ def test_what_is_encoded_stays_as_it_is(tiny, prompts, monkeypatch):
 
 def test_a_prompt_is_resolved_once_on_its_way(tiny, prompts, monkeypatch):
     calls = []
-    for part in ("chat", "waveform"):
-        plain = getattr(tiny, part)
+    for step in ("chat_text", "read_waveform"):
+        plain = getattr(encoding, step)
 
-        def counted(prompt, plain=plain, part=part):
-            calls.append(part)
-            return plain(prompt)
+        def counted(*args, plain=plain, step=step):
+            calls.append(step)
+            return plain(*args)
 
-        monkeypatch.setattr(tiny, part, counted)
+        monkeypatch.setattr(encoding, step, counted)
     for run in (capture, LALM.generate, LALM.next_token_logits):
         calls.clear()
         run(tiny, prompts)
-        assert sorted(calls) == ["chat"] * len(prompts) + ["waveform"] * len(prompts)
+        assert sorted(calls) == ["chat_text"] * len(prompts) + ["read_waveform"] * len(prompts)
 
 
 def test_nothing_to_do_is_done(tiny):

@@ -11,12 +11,11 @@ last digits.
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from tqdm.auto import tqdm
 
 from sarsteer_lab.access import alone
 from sarsteer_lab.batch import Encoded, rows_together
-from sarsteer_lab.chat import conversation
+from sarsteer_lab.encoding import encode_variants
 from sarsteer_lab.engine.memory import keep_freed_memory
 from sarsteer_lab.evaluation.cluster import on_cluster
 from sarsteer_lab.evaluation.defences import Defence
@@ -136,18 +135,6 @@ def plan(lalm: LALM, questions: Sequence[Question], asked: Asked, key: str) -> S
         keys.append([content_key(key_of_push, of_row[variant]) for of_row in prompt_keys])
     defences = [defence for _, defence in questions]
     return Sheet(asked, defences, variants, of_question, keys, kinds, lengths, clips)
-
-
-def encode_variants(lalm: LALM, prompts: Sequence[Prompt]) -> list[Encoded]:
-    """One clip under several texts, read once. Raises ValueError if it is not one clip."""
-    first = prompts[0]
-    waveform = lalm.waveform(first)
-    encoded = []
-    for prompt in prompts:
-        if prompt.audio is not first.audio and not np.array_equal(prompt.audio, first.audio):
-            raise ValueError("questions that are asked together have to share their clips")
-        encoded.append(Encoded(conversation(prompt), lalm.chat(prompt), waveform))
-    return encoded
 
 
 @alone

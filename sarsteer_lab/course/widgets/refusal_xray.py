@@ -245,11 +245,11 @@ class XRay(panels.Panel):
             if (column - heard[0]) % 5:
                 names[column] = ""
         answer = len(names) - reading.answered
-        values = values.T.cpu().numpy()
+        shown = values.T.cpu().numpy()
         if not heard:
-            return Film(values, names, answer)
+            return Film(shown, names, answer)
         clip = self.lalm.waveform(self.forms[form])
-        return Film(values, names, answer, clip, (heard[0], heard[-1]))
+        return Film(shown, names, answer, clip, (heard[0], heard[-1]))
 
     def _names(
         self, ids: Sequence[int], heard: list[int], columns: list[int], clip: np.ndarray | None
