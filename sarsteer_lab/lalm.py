@@ -7,7 +7,7 @@ says what it holds to those who watch the model run: steering, adapters for spee
 
 import json
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import date
 from typing import Any
@@ -40,6 +40,9 @@ from sarsteer_lab.results import Results
 from sarsteer_lab.thoughts import answer_texts
 from sarsteer_lab.weights import weights_checksum
 
+Turn = Callable[[Any, Mapping[str, float]], None]
+"""Sets a model's weights to where its dials stand."""
+
 
 class LALM:
     """A model and its processor. `load_lalm` makes one; the constructor takes loaded parts.
@@ -55,7 +58,8 @@ class LALM:
     None for a model that hears nothing; `watchers`, the steering that is on, in its order;
     `access`, by which one thread at a time runs the model; `day`, the date that its chat template
     writes, if any; `results`, where what it computes is kept by those who keep it.
-    `turn(model, scale)` is a safety dial, `safety` its setting, None without one.
+    `dials`: where each of the pocket model's dials stands (empty for other models), and
+    `turn(model, dials)`, which sets its weights to that.
     """
 
     def __init__(
@@ -64,7 +68,8 @@ class LALM:
         processor: Processor,
         *,
         name: str,
-        turn: Callable[[nn.Module, float], None] | None = None,
+        dials: Mapping[str, float] | None = None,
+        turn: Turn | None = None,
         family: str | None = None,
     ) -> None:
         self.model = families.without_wrapper(model, name).eval()
@@ -85,7 +90,7 @@ class LALM:
         self.access = Access()
         self.day = date.today()
         self.results = Results()
-        self.safety: float | None = None if turn is None else 0.0
+        self.dials: dict[str, float] = dict(dials or {})
         self.turn = turn
 
     def __repr__(self) -> str:
@@ -114,16 +119,32 @@ class LALM:
         """Ids of tokens that end an answer (see `decoding.end_tokens`)."""
         return torch.tensor(end_tokens(self.core, self.tokenizer), device=self.device)
 
+    @property
+    def safety(self) -> float | None:
+        """Where the pocket model's safety dial stands; None for a model that has none."""
+        return self.dials.get("safety")
+
     def set_safety(self, scale: float) -> None:
         """Turn the pocket model's safety dial: 0 is the unaligned model, 1 the full delta.
 
-        Weights depend on `scale` alone, not on earlier settings. Raises ValueError without a dial.
+        Raises ValueError for a model that has no such dial.
         """
-        if self.turn is None:
-            raise ValueError(f"{self.name} has no safety dial: only the pocket model has one")
+        self.set_dials(safety=scale)
+
+    def set_dials(self, **scales: float) -> None:
+        """Turn some of the pocket model's dials; the others stay where they are.
+
+        Weights depend on where the dials stand alone, not on how they came there. Raises
+        ValueError for a dial that the model has not.
+        """
+        for dial in scales:
+            if dial not in self.dials:
+                raise ValueError(f"{self.name} has no {dial} dial: only the pocket model has one")
+        settings = self.dials | scales
         with self.access.alone():
-            self.turn(self.model, scale)
-            self.safety = scale
+            if self.turn is not None:
+                self.turn(self.model, settings)
+            self.dials = settings
 
     def fingerprint(self) -> str:
         """Hash of all that decides what it computes: configuration, processor, weights.

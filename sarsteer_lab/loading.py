@@ -38,8 +38,8 @@ def load_lalm(
     (peft) loads its base with it. A `Path` is always a path.
 
     `device` "auto" is the first CUDA device, else Apple's MPS, else the CPU; `dtype` "auto" is the
-    checkpoint's own. `safety` sets the pocket model's safety dial. `family` names the row of the
-    families table to use (default: the model type's; "auto": the generic recipe, which
+    checkpoint's own. `safety` sets the pocket model's safety dial. `family` names the
+    row of the families table to use (default: the model type's; "auto": the generic recipe, which
     `sarsteer-lab doctor` checks).
 
     For large models: `device_map` spreads it over several GPUs ("auto", or transformers'

@@ -20,7 +20,6 @@ from sarsteer_lab.activations import capture
 from sarsteer_lab.checkpoints import Size, announce, checkpoint_size, pick_device
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
-from sarsteer_lab.pocket.dial import LowRankDelta
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.results import HookedModelError
@@ -313,87 +312,6 @@ def test_keys_tell_models_and_parts_apart_and_refuse_hooks(tiny):
                 tiny.key("answers", 3)
             handle.remove()
     assert tiny.key("answers", 3) == keys[0]
-
-
-def dial(folder) -> LALM:
-    """A replica with a low-rank delta on two weights, its pristine weights in a file."""
-    model = replica()
-    names = [
-        "model.language_model.layers.1.mlp.up_proj.weight",
-        "model.language_model.layers.3.self_attn.q_proj.weight",
-    ]
-    save_file(
-        {name: model.model.get_parameter(name).detach().clone() for name in names},
-        folder / "w.safetensors",
-    )
-    generator = torch.Generator().manual_seed(0)
-    factors = {}
-    for name in names:
-        rows, columns = model.model.get_parameter(name).shape
-        factors[name] = (
-            torch.randn(2, columns, generator=generator),
-            torch.randn(rows, 2, generator=generator),
-        )
-    delta = LowRankDelta(folder / "w.safetensors", {name: name for name in names}, factors)
-    return LALM(model.model, model.processor, name="replica with a dial", turn=delta.apply)
-
-
-def test_the_safety_dial_is_exact_and_repeatable(tmp_path):
-    lalm = dial(tmp_path)
-    name = next(iter(lalm.turn.__self__.factors))
-    pristine = lalm.model.get_parameter(name).detach().clone()
-    a, b = (factor.double() for factor in lalm.turn.__self__.factors[name])
-    assert lalm.safety == 0.0
-    untouched = lalm.fingerprint()
-    lalm.set_safety(1.0)
-    once = lalm.model.get_parameter(name).detach().clone()
-    torch.testing.assert_close(once.double(), pristine.double() + b @ a, rtol=1e-6, atol=1e-6)
-    for scale in (0.3, -2.0, 0.7):
-        lalm.set_safety(scale)
-    assert lalm.fingerprint() != untouched
-    lalm.set_safety(1.0)
-    assert torch.equal(lalm.model.get_parameter(name), once)
-    lalm.set_safety(0.0)
-    assert torch.equal(lalm.model.get_parameter(name), pristine)
-    assert lalm.fingerprint() == untouched
-
-
-def test_the_dial_of_a_small_stand_in_equals_a_fresh_load(tmp_path, monkeypatch):
-    """`load_lalm("pocket")` on a small checkpoint of the same architecture, written with hub
-    names."""
-    small = replica()
-    small.model.save_pretrained(tmp_path)
-    small.processor.save_pretrained(tmp_path)
-    a, b = torch.randn(2, 32), torch.randn(64, 2)
-    name = "model.language_model.layers.2.mlp.up_proj.weight"
-    monkeypatch.setattr("sarsteer_lab.pocket.dial.assemble_pocket", lambda: tmp_path)
-    monkeypatch.setattr("sarsteer_lab.pocket.dial.safety_delta", lambda: {name: (a, b)})
-    lalm = load_lalm("pocket", device="cpu", safety=0.3)
-    assert lalm.safety == 0.3 and not torch.equal(
-        lalm.layers[2].mlp.up_proj.weight, small.layers[2].mlp.up_proj.weight
-    )
-    lalm.set_safety(1.0)
-    fresh = load_lalm("pocket", device="cpu")
-    assert lalm.fingerprint() == fresh.fingerprint() != small.fingerprint()
-    lalm.set_safety(0.0)
-    assert lalm.fingerprint() == small.fingerprint()
-    monkeypatch.setattr("sarsteer_lab.pocket.dial.safety_delta", lambda: {"lm_head.weight": (a, b)})
-    with pytest.raises(ValueError, match="no pristine copy of lm_head.weight"):
-        load_lalm("pocket", device="cpu")
-
-
-@pytest.mark.pocket
-def test_the_pocket_models_dial_equals_a_fresh_load(pocket):
-    pocket.set_safety(0.3)
-    assert pocket.safety == 0.3
-    turned = pocket.fingerprint()
-    pocket.set_safety(1.0)
-    fresh = load_lalm("pocket", device="cpu")
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(pocket.model.parameters(), fresh.model.parameters(), strict=True)
-    )
-    assert turned != pocket.fingerprint() == fresh.fingerprint()
 
 
 def test_only_the_pocket_model_has_a_dial(tiny, tmp_path):

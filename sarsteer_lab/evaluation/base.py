@@ -144,7 +144,7 @@ def collect_states(
     typed_harmful = of_prompts(lalm, [request.typed() for request in harmful])
     typed_harmless = of_prompts(lalm, [request.typed() for request in harmless])
     provenance: dict[str, Any] = {"model": model_name(lalm), "fingerprint": lalm.fingerprint()}
-    provenance |= {"safety": lalm.safety, "instruction": INSTRUCTION}
+    provenance |= lalm.dials | {"instruction": INSTRUCTION}
     provenance["harmful"] = [request.id for request in harmful]
     provenance["harmless"] = [request.id for request in harmless]
     return BaseStates(

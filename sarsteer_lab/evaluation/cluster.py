@@ -6,6 +6,7 @@ import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -17,8 +18,8 @@ from sarsteer_lab.loading import load_lalm
 GROUPS_PER_TASK = 8
 """Batches, of one or several defences, that a worker runs at a stretch: it reads the clips once."""
 
-Source = tuple[str, float | None, torch.dtype, str]
-"""Which model a worker needs: its name, safety, dtype and key (`LALM.key`)."""
+Source = tuple[str, tuple[tuple[str, float], ...], torch.dtype, str]
+"""Which model a worker needs: its name, dials, dtype and key (`LALM.key`)."""
 
 
 def on_cluster(
@@ -33,7 +34,7 @@ def on_cluster(
     ray.init(address=address, ignore_reinit_error=True, log_to_driver=False)
     # A worker that dies, or its machine, is no fault of the task: it runs again, however often.
     work = ray.remote(max_retries=-1, num_cpus=1, num_gpus=int(lalm.device.type == "cuda"))(_work)
-    source = (lalm.name, lalm.safety, lalm.dtype, lalm.key())
+    source = (lalm.name, tuple(lalm.dials.items()), lalm.dtype, lalm.key())
     waiting = {}
     for task in tasks:
         for start in range(0, len(task.groups), GROUPS_PER_TASK):
@@ -71,9 +72,10 @@ def _work(source: Source, packed: bytes) -> list[list[Said]]:
 
 
 @lru_cache(maxsize=1)
-def model_of(name: str, safety: float | None, dtype: torch.dtype, key: str) -> LALM:
+def model_of(name: str, dials: tuple[tuple[str, float], ...], dtype: torch.dtype, key: str) -> LALM:
     """This worker's model, loaded once. Raises ValueError if it is not the one of the run."""
-    lalm = load_lalm(name, safety=safety, dtype=dtype)
+    settings: dict[str, Any] = dict(dials)
+    lalm = load_lalm(name, dtype=dtype, **settings)
     if lalm.key() != key:
         own = ", ".join(f"{package} {number}" for package, number in versions().items())
         raise ValueError(

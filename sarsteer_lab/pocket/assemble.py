@@ -3,7 +3,7 @@
 The result is a genuine `Qwen2AudioForConditionalGeneration` folder (safetensors + processor files)
 with Whisper tiny.en's encoder shape as its audio tower, one linear projector and
 SmolLM2-135M-Instruct as its language model. The safety delta is NOT merged: it stays a low-rank
-file of its own, so that its scale is a dial (see `safety_delta`).
+file of its own, so that its scale is a dial (see `delta_factors`).
 """
 
 import hashlib
@@ -41,6 +41,9 @@ MERGED = ("readout", "listening")
 """The low-rank deltas of the language model that become part of its weights."""
 # Raised when assembly itself changes: a cached checkpoint of an older one is then not taken.
 ASSEMBLY_VERSION = 1
+
+Factors = dict[str, tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]]
+"""A low-rank change `B @ A` of each of some weights, by name: (A, B) in float32."""
 
 
 def deltas_folder() -> Path:
@@ -102,9 +105,7 @@ def with_audio_rows(
     return torch.cat([embeddings, mean.expand(added, -1)])
 
 
-def factors_of(
-    delta: dict[str, Tensor],
-) -> dict[str, tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]]:
+def factors_of(delta: dict[str, Tensor]) -> Factors:
     """Module -> (A, B) in float32, from a low-rank delta's tensors `module.A` and `module.B`."""
     factors = {}
     for name in delta:
@@ -230,10 +231,10 @@ def assemble_into(folder: Path, deltas: dict[str, Path]) -> None:
         put_in_place(built, folder)
 
 
-def safety_delta() -> dict[str, tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]]:
-    """The text-safety delta: parameter name -> (A, B), named as in the assembled model.
+def delta_factors(dial: str) -> Factors:
+    """A dial's delta: parameter name -> (A, B), named as in the assembled model.
 
     `weight + dial * B @ A` is the weight at that dial; the LoRA scale alpha/rank is inside B.
     """
-    factors = factors_of(load_file(deltas_folder() / "safety.safetensors"))
+    factors = factors_of(load_file(deltas_folder() / f"{dial}.safetensors"))
     return {f"{module}.weight": pair for module, pair in factors.items()}

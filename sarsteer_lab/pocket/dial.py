@@ -1,55 +1,69 @@
-"""The safety dial: a low-rank change of some weights at any scale, from their pristine values."""
+"""The pocket model's dials: low-rank changes of some weights, from their pristine values."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import nn
 
 from sarsteer_lab.checkpoints import load_parts
 from sarsteer_lab.engine.memory import keep_freed_memory
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.pocket.assemble import assemble_pocket, safety_delta
+from sarsteer_lab.pocket.assemble import Factors, assemble_pocket, delta_factors
+
+DIALS = ("safety",)
+"""Each has its delta, a file of its name; they are added in this order, whatever was turned last.
+
+(One is in training that would make it know spoken harm: `training.understanding`.)
+"""
 
 
 @dataclass(frozen=True)
-class LowRankDelta:
-    """A change `weight + scale * B @ A` of some weights, and where their pristine values lie.
+class LowRankDeltas:
+    """Changes `weight + sum of scale * B @ A` of some weights, and where the pristine ones lie.
 
     `keys` maps parameter names to tensor names in the checkpoint file; it is read by memory map, so
-    that keeping the pristine weights costs no memory and every scale is computed from them, never
-    from an earlier scale.
+    that keeping the pristine weights costs no memory and every setting is computed from them, never
+    from an earlier one. `factors` holds each dial's changes by parameter name.
     """
 
     checkpoint: Path
     keys: dict[str, str]
-    factors: dict[str, tuple[Float[Tensor, "rank in"], Float[Tensor, "out rank"]]]
+    factors: dict[str, Factors]
 
     @torch.no_grad()
-    def apply(self, model: nn.Module, scale: float) -> None:
-        """Set every weight to `pristine + scale * B @ A`, in float32 on the CPU and then cast."""
+    def apply(self, model: nn.Module, scales: Mapping[str, float]) -> None:
+        """Set every weight to where the dials stand, in float32 on the CPU and then cast.
+
+        A dial at 0 adds nothing, not even rounding.
+        """
         with safe_open(self.checkpoint, framework="pt") as file:
-            for name, (a, b) in self.factors.items():
-                pristine = file.get_tensor(self.keys[name]).float()
-                changed = torch.addmm(pristine, b.float(), a.float(), alpha=scale)
-                model.get_parameter(name).copy_(changed)
+            for name, key in self.keys.items():
+                weight = file.get_tensor(key).float()
+                for dial, factors in self.factors.items():
+                    if name in factors and scales[dial] != 0:
+                        a, b = factors[name]
+                        weight = torch.addmm(weight, b, a, alpha=scales[dial])
+                model.get_parameter(name).copy_(weight)
 
 
-def pocket_delta(model: Any, folder: Path) -> LowRankDelta:
-    """The pocket model's safety delta, its parameters matched to the checkpoint file's tensors.
+def pocket_deltas(model: Any, folder: Path, factors: dict[str, Factors]) -> LowRankDeltas:
+    """Deltas of the pocket model by dial, their parameters matched to the checkpoint's tensors.
 
     save_pretrained may write Qwen2-Audio's tensors under their hub names. They are compared value
     by value: a wrong match cannot pass. Raises ValueError if one is not in the file.
     """
     checkpoint = folder / "model.safetensors"
-    factors = safety_delta()
+    names: dict[str, None] = {}
+    for changed in factors.values():
+        names |= dict.fromkeys(changed)
     keys = {}
     with safe_open(checkpoint, framework="pt") as file:
         stored = set(file.keys())
-        for name in factors:
+        for name in names:
             hub_name = name.replace("model.language_model.", "language_model.model.")
             key = name if name in stored else hub_name
             weight = model.get_parameter(name)
@@ -59,7 +73,7 @@ def pocket_delta(model: Any, folder: Path) -> LowRankDelta:
                     "to have it rebuilt"
                 )
             keys[name] = key
-    return LowRankDelta(checkpoint, keys, factors)
+    return LowRankDeltas(checkpoint, keys, factors)
 
 
 def load_pocket(
@@ -91,7 +105,10 @@ def load_pocket(
         device_map=device_map,
         attention=attention,
     )
-    turn = pocket_delta(model, folder).apply
-    lalm = LALM(model, processor, name="pocket", turn=turn, family=family)
-    lalm.set_safety(safety)
+    factors = {dial: delta_factors(dial) for dial in DIALS}
+    turn = pocket_deltas(model, folder, factors).apply
+    lalm = LALM(
+        model, processor, name="pocket", dials=dict.fromkeys(DIALS, 0.0), turn=turn, family=family
+    )
+    lalm.set_dials(safety=safety)
     return lalm

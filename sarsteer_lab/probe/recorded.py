@@ -21,8 +21,8 @@ from sarsteer_lab.probe.tape import (
     Taped,
     TapeStore,
     apart,
-    dial,
     read_manifest,
+    setting,
     sketched,
 )
 from sarsteer_lab.results import Results
@@ -119,9 +119,9 @@ class Recorded(Taped):
             generation = hf.GenerationConfig.from_pretrained(folder / "model")
             find_core(model).generation_config = generation
         processor = hf.AutoProcessor.from_pretrained(folder / "model")
-        turn = None if manifest.safety is None else self._check_dial
-        name, family = manifest.name, manifest.family
-        super().__init__(model, processor, name=name, turn=turn, family=family)
+        name, dials, family = manifest.name, manifest.dials, manifest.family
+        turn = self._check_dials
+        super().__init__(model, processor, name=name, dials=dials, turn=turn, family=family)
         self.manifest = manifest
         self.day = date.fromisoformat(manifest.day)
         self.results = Replay(folder, manifest)
@@ -135,8 +135,8 @@ class Recorded(Taped):
         return torch.device("cpu")
 
     def fingerprint(self) -> str:
-        """The model's own, at this setting of its dial."""
-        return self.manifest.fingerprints[dial(self.safety)]
+        """The model's own, at this setting of its dials."""
+        return self.manifest.fingerprints[setting(self.dials)]
 
     def key(self, *parts: Any) -> str:
         """The model's own, where it was recorded (see `LALM.key`)."""
@@ -160,10 +160,10 @@ class Recorded(Taped):
         reason = "has no weights, so no part of it can run"
         raise self.results.refusal(f"{reason}; cells tagged by-hand keep their recorded outputs")
 
-    def _check_dial(self, _model: Any, scale: float) -> None:
-        if dial(scale) not in self.manifest.fingerprints:
-            settings = ", ".join(sorted(self.manifest.fingerprints))
-            reason = f"has not been asked anything at safety {scale}, only at {settings}"
+    def _check_dials(self, _model: Any, dials: Mapping[str, float]) -> None:
+        if setting(dials) not in self.manifest.fingerprints:
+            recorded = "; ".join(sorted(self.manifest.fingerprints))
+            reason = f"has not been asked anything at {setting(dials)}, only at {recorded}"
             raise self.results.refusal(reason)
 
 
@@ -171,7 +171,7 @@ def load_recorded(folder: str, *, safety: float | None = None) -> Recorded:
     """`load_lalm("recorded:FOLDER")`: every file's hash is checked.
 
     Raises FileNotFoundError for a folder that holds no recording, ValueError for a damaged one and
-    for `safety` on a model without a dial, NotRecorded for a setting at which nothing was asked.
+    for a dial that the model has not, NotRecorded for a setting at which nothing was asked.
     """
     place = Path(folder).expanduser()
     if not (place / "manifest.json").is_file():
@@ -183,7 +183,5 @@ def load_recorded(folder: str, *, safety: float | None = None) -> Recorded:
         if not path.is_file() or file_sha256(path) != entry["sha256"]:
             raise ValueError(f"{path}: is missing or damaged: copy the recording again")
     lalm = Recorded(place, manifest)
-    setting = manifest.safety if safety is None else safety
-    if setting is not None:
-        lalm.set_safety(setting)
+    lalm.set_dials(**({} if safety is None else {"safety": safety}))
     return lalm

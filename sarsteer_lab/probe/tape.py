@@ -34,10 +34,10 @@ FORMAT = "sarsteer-lab recording 3"
 class Manifest:
     """What a recording is of, and what is in it.
 
-    `model` is what was loaded, `name` what results call it; `safety` its dial at first (None: no
-    dial), `day` the date that its chat template writes, `fingerprints` by the dial's setting.
-    `pushes`: the sketch of each push by its key; `asked`: what was asked for, by function.
-    `files`: size and hash of each, by path.
+    `model` is what was loaded, `name` what results call it; `dials` where its dials stood at first,
+    `day` the date that its chat template writes, `fingerprints` by the settings of the dials (see
+    `setting`). `pushes`: the sketch of each push by its key; `asked`: what was asked for, by
+    function. `files`: size and hash of each, by path.
     """
 
     model: str
@@ -46,7 +46,7 @@ class Manifest:
     family: str
     dtype: str
     device: str
-    safety: float | None
+    dials: dict[str, float]
     day: str
     versions: dict[str, str] = field(default_factory=versions)
     fingerprints: dict[str, str] = field(default_factory=dict)
@@ -125,17 +125,17 @@ class Tape(Results):
         return self._results
 
     def missing(self, what: str, prompt: Encoded, settings: Mapping[str, Any]) -> None:
-        """Note that this is asked for, and the fingerprint if the dial has not stood here yet."""
+        """Note that this is asked for, and the fingerprint if the dials have not stood here yet."""
         plain = json.loads(json.dumps(settings, default=repr))
         self._note("asked", [what, plain], {"what": what, "settings": plain})
         self.note_fingerprint()
 
     def note_fingerprint(self) -> None:
-        """Note the model's fingerprint at this setting of its dial, once."""
-        setting = dial(self.lalm.safety)
-        if setting not in self._fingerprints:
-            self._fingerprints.add(setting)
-            self._note("fingerprints", setting, [setting, self.lalm.fingerprint()])
+        """Note the model's fingerprint at this setting of its dials, once."""
+        stand = setting(self.lalm.dials)
+        if stand not in self._fingerprints:
+            self._fingerprints.add(stand)
+            self._note("fingerprints", stand, [stand, self.lalm.fingerprint()])
 
     def push_key(self, effect: Mapping[str, Any] | None) -> str:
         """See `Results.push_key`; a sketch of the push is noted."""
@@ -175,9 +175,9 @@ class Taped(LALM):
         return kept(method)(self, prompts, **options)
 
 
-def dial(safety: float | None) -> str:
-    """A setting of the dial as it is written down."""
-    return "none" if safety is None else str(float(safety))
+def setting(dials: Mapping[str, float]) -> str:
+    """Where dials stand, as it is written down: "safety 1.0, understanding 0.0"."""
+    return ", ".join(f"{name} {float(scale)}" for name, scale in dials.items()) or "no dials"
 
 
 def begin(lalm: LALM, model: str, folder: Path) -> None:
@@ -195,7 +195,7 @@ def begin(lalm: LALM, model: str, folder: Path) -> None:
             part.save_pretrained(folder / "model")
     name, family, device = f"recorded {lalm.name}", lalm.family.name, lalm.device.type
     day = lalm.day.isoformat()
-    manifest = Manifest(model, name, kind, family, dtype, device, lalm.safety, day)
+    manifest = Manifest(model, name, kind, family, dtype, device, lalm.dials, day)
     Tape(folder, lalm).note_fingerprint()
     manifest.write(folder / "work" / "begun.json")
 
@@ -211,8 +211,8 @@ def being_recorded(folder: Path) -> Manifest:
 def record_on(folder: Path, manifest: Manifest, lalm: LALM) -> Taped:
     """The same model, with all that is kept of it going into the recording in `folder`."""
     name, family = manifest.name, manifest.family
-    taped = Taped(lalm.model, lalm.processor, name=name, turn=lalm.turn, family=family)
-    taped.safety = lalm.safety
+    dials, turn = lalm.dials, lalm.turn
+    taped = Taped(lalm.model, lalm.processor, name=name, dials=dials, turn=turn, family=family)
     taped.day = date.fromisoformat(manifest.day)
     taped.results = Tape(folder, taped)
     return taped

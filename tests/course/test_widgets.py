@@ -31,7 +31,7 @@ from sarsteer_lab.evaluation.run import Response
 from sarsteer_lab.evaluation.table import judge_responses
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.pocket.assemble import safety_delta
+from sarsteer_lab.pocket.assemble import delta_factors
 from sarsteer_lab.prompts import INSTRUCTION, Prompt, Request, load_prompts
 from sarsteer_lab.safe_space import ablate, principal_space
 from sarsteer_lab.speech import read_clip
@@ -185,7 +185,7 @@ def test_panels_refuse_long_answers_and_models_without_dial(
 @pytest.mark.pocket
 def test_dial_panel_leaves_the_dial_where_it_was(pocket: LALM) -> None:
     pocket.set_safety(0.6)
-    weight = next(iter(safety_delta()))
+    weight = next(iter(delta_factors("safety")))
     before = pocket.model.get_parameter(weight).clone()
     panel = dial_panel(pocket, load_prompts("test", "everyday")[:1], max_new_tokens=3)
     for setting in (0.0, 1.0):

@@ -468,7 +468,7 @@ def test_a_cluster_that_loses_a_worker_half_way_gives_the_same_bytes(
 def test_a_worker_with_another_model_is_refused() -> None:
     model_of.cache_clear()
     with pytest.raises(ValueError, match="another model than here"):
-        model_of("replica:qwen2_audio", None, torch.float32, "0" * 64)
+        model_of("replica:qwen2_audio", (), torch.float32, "0" * 64)
 
 
 def test_what_has_changed_is_named_entry_by_entry(

@@ -11,7 +11,7 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.paths import data_folder
 from sarsteer_lab.pocket import base
-from sarsteer_lab.pocket.assemble import safety_delta
+from sarsteer_lab.pocket.assemble import delta_factors
 from sarsteer_lab.pocket.base import BaseFile, BaseFileError, fetch, file_sha256, unpack
 
 
@@ -108,7 +108,7 @@ def test_pins_are_whole() -> None:
 
 @pytest.mark.pocket
 def test_safety_dial_is_exact_and_repeatable(pocket: LALM) -> None:
-    name = next(iter(safety_delta()))
+    name = next(iter(delta_factors("safety")))
     full = pocket.model.get_parameter(name).clone()
     pocket.set_safety(0.3)
     low = pocket.model.get_parameter(name).clone()

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -214,10 +214,11 @@ def test_the_dial_stands_where_it_was_recorded(tmp_path: Path) -> None:
     weight = lalm.layers[0].mlp.up_proj.weight
     plain = weight.detach().clone()
 
-    def turn(_model: object, scale: float) -> None:
-        weight.data.copy_(plain * (1 + scale))
+    def turn(_model: object, dials: Mapping[str, float]) -> None:
+        weight.data.copy_(plain * (1 + dials["safety"] + 10 * dials["understanding"]))
 
-    with_dial = LALM(lalm.model, lalm.processor, name="dialled", turn=turn)
+    dials = {"safety": 0.0, "understanding": 0.0}
+    with_dial = LALM(lalm.model, lalm.processor, name="dialled", dials=dials, turn=turn)
     begin(with_dial, "dialled", tmp_path)
     with_dial.results = Tape(tmp_path, with_dial)
     fingerprints, states = {}, {}
@@ -231,8 +232,10 @@ def test_the_dial_stands_where_it_was_recorded(tmp_path: Path) -> None:
         replayed.set_safety(scale)
         assert replayed.fingerprint() == fingerprints[scale]
         assert torch.equal(kept(capture)(replayed, [TYPED]), states[scale])
-    with pytest.raises(NotRecorded, match="safety 0.5, only at 0.0, 1.0"):
+    with pytest.raises(NotRecorded, match="safety 0.5, understanding 0.0, only at safety 0.0"):
         replayed.set_safety(0.5)
+    with pytest.raises(NotRecorded, match="safety 1.0, understanding 1.0, only at"):
+        replayed.set_dials(safety=1, understanding=1)
     assert load_lalm(f"recorded:{tmp_path}").safety == 0.0
 
 

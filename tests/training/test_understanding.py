@@ -1,15 +1,10 @@
-"""What the training of the understanding delta hears, how it compares, and the delta's dial."""
-
-from pathlib import Path
+"""What the training of the understanding delta hears, and how it compares."""
 
 import torch
-from safetensors.torch import save_file
-from torch import nn
 
 from training import DATA
 from training.corpus import PromptIndex
 from training.safety import read_safety_prompts
-from training.understanding.dials import LowRankDeltas
 from training.understanding.losses import ranking
 from training.understanding.sentences import in_turn, requests, shipped_texts
 
@@ -42,22 +37,3 @@ def test_the_ranking_loss_asks_for_order_and_not_for_readiness():
     assert ranking(right, harmful) < 0.01
     torch.testing.assert_close(ranking(right + 7, harmful), ranking(right, harmful))
     assert ranking(-right, harmful) > 4
-
-
-def test_weights_depend_on_both_dials_alone_and_at_0_they_are_the_files(tmp_path: Path):
-    torch.manual_seed(0)
-    model = nn.Linear(6, 5, bias=False)
-    pristine = model.weight.detach().clone()
-    file = tmp_path / "model.safetensors"
-    save_file({"stored": pristine}, file)
-    safety = torch.randn(2, 6), torch.randn(5, 2)
-    learnt = torch.randn(3, 6), torch.randn(5, 3)
-    both = {"safety": {"weight": safety}, "understanding": {"weight": learnt}}
-    deltas = LowRankDeltas(file, {"weight": "stored"}, both)
-    for scales in ({"safety": 1.0, "understanding": 0.5}, {"safety": 0.0, "understanding": 2.0}):
-        deltas.apply(model, scales)
-        change = scales["safety"] * safety[1] @ safety[0]
-        change = change + scales["understanding"] * learnt[1] @ learnt[0]
-        torch.testing.assert_close(model.weight.detach(), pristine + change)
-    deltas.apply(model, {"safety": 0.0, "understanding": 0.0})
-    assert torch.equal(model.weight, pristine)

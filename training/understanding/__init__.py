@@ -4,11 +4,20 @@ A low-rank change of the language model's upper layers alone, trained on spoken 
 ones among them. Tower and projector stay as they are, so a clip is spoken, heard and projected
 once; what is kept is what the projector says of it.
 
-What has run: 44 steps of learning, in the second edition of this code, before processor time ran
-out; and, in this edition, two steps on one shard of 32 clips, whose delta `TwoDials` takes. They
-say nothing about whether it works. What has not: a whole run, the measures on the way
-(`development`), and the yardstick on a delta that was learnt. No delta is shipped, the package
-knows nothing of it (`load_lalm` has the safety dial alone), and no result rests on it.
+One whole run has been made: rank 16 on layers 10 to 29, seed 0, 2,864 clips heard (1,800 different
+ones), 1,432 updates, one hour on one core; `HOLDING` was 6 up to 1,200 clips and 15 from there on.
+Area under the ROC curve of a refusing first token, validation and test (n = 130 + 130):
+
+    spoken 0.65 -> 0.75 [0.69, 0.81]      test alone (100 + 100) 0.66 -> 0.77 [0.71, 0.83]
+    typed  0.95 -> 0.95                   its divergence 0.20 nats, four times what is allowed
+
+Spoken requests of the test split with a refusing first token likelier than not: harmful 26 -> 73 of
+100, harmless 7 -> 27 of 100, pseudo-harmful 3 -> 15 of 80, everyday 1 -> 0 of 80. On development
+requests the areas stood still from 1,200 clips on, while the losses on clips in training had not
+fallen far either (states 0.7 of their spread). So more minutes of this recipe would not reach the
+0.83 that is wanted: the layers below 10 and the audio side have to learn, too, or states have to be
+compared at the positions of the audio. No delta is shipped, the package knows nothing of it, and
+no result rests on it.
 
 To start it, or to go on where it was stopped, and to measure what was learnt:
 

@@ -43,7 +43,7 @@ def options() -> argparse.Namespace:
     parser.add_argument(
         "--shard-every", type=int, default=400, help="clips heard for each new shard"
     )
-    parser.add_argument("--first-layer", type=int, default=16, help="the adapter's lowest layer")
+    parser.add_argument("--first-layer", type=int, default=10, help="the adapter's lowest layer")
     parser.add_argument("--ranking", type=float, default=Weights.ranking)
     parser.add_argument("--projection", type=float, default=Weights.projection)
     parser.add_argument("--threads", type=int, default=1)

@@ -13,7 +13,7 @@ from torch import Tensor
 from training.understanding.spoken import Example
 from training.understanding.student import Heard
 
-STATES, PROJECTION, RANKING, HOLDING = 0.2, 0.3, 0.5, 6.0
+STATES, PROJECTION, RANKING, HOLDING = 0.2, 0.3, 0.5, 15.0
 """Weights beside the answers' divergence, which has 1."""
 
 

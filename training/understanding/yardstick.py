@@ -29,13 +29,14 @@ from sarsteer_lab.activations import capture
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.separation import roc_area
 from sarsteer_lab.paths import cache_folder
+from sarsteer_lab.pocket.assemble import Factors
 from sarsteer_lab.prompts import LABELS, Request, load_prompts
 from sarsteer_lab.speech import read_clip
 from sarsteer_lab.store import atomic_write
 from training.loop import AudioSide, hear
 from training.measure import read_outs
 from training.sound import log_mel
-from training.understanding.dials import Factors, TwoDials
+from training.understanding.dials import pocket_with, read_delta
 from training.understanding.student import Student, readiness, refusing_tokens
 from training.understanding.tables import area_table, opening_table, refusal_table
 
@@ -52,13 +53,12 @@ class Yardstick:
     request; what they make of it is kept in `work`.
     """
 
-    def __init__(self, dials: TwoDials, path: Path, work: Path) -> None:
-        self.dials, self.lalm = dials, dials.lalm
+    def __init__(self, learnt: Factors, path: Path, work: Path) -> None:
+        self.lalm = pocket_with(learnt)
         self.path, self.work = path, work
         self.found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         self.prompts: list[Request] = load_prompts("validation") + load_prompts("test")
-        dials.turn(0.0)
-        self.student = Student(self.lalm, first_layer(dials.learnt))
+        self.student = Student(self.lalm, first_layer(learnt))
         self.refusing = refusing_tokens(self.lalm.tokenizer)
 
     def keep(self, name: str, make: Callable[[], Any]) -> Any:
@@ -77,8 +77,8 @@ class Yardstick:
 
     def turn(self, dial: float) -> None:
         """Set the understanding dial."""
-        if self.dials.understanding != dial:
-            self.dials.turn(dial)
+        if self.lalm.dials["understanding"] != dial:
+            self.lalm.set_dials(understanding=dial)
         self.student.refresh()
 
     @cached_property
@@ -142,7 +142,7 @@ class Yardstick:
     def _moved(self, now: Float[Tensor, "request vocab"]) -> list[float]:
         """KL(typed at 0 || typed now) of the first token in nats, for each request."""
         path = self.work / "typed.safetensors"
-        if self.dials.understanding == 0.0:
+        if self.lalm.dials["understanding"] == 0.0:
             save_file({"typed": now}, path)
         if not path.exists():
             return []
@@ -241,7 +241,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     path = options.to or options.delta.with_name("measured.json")
-    yardstick = Yardstick(TwoDials(options.delta), path, options.work)
+    yardstick = Yardstick(read_delta(options.delta), path, options.work)
     for dial in options.dials:
         yardstick.keep(f"dial {dial:g}", partial(yardstick.readiness_at, dial))
         print(area_table(yardstick.found, yardstick.prompts), flush=True)
