@@ -1,6 +1,7 @@
-"""Caches of keys and values with room to grow, from some rows of others."""
+"""KV caches (keys and values of attention): copied with room to grow, put together, cut down."""
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from jaxtyping import Float, Int
@@ -73,13 +74,20 @@ def blank(cache: Any, rows: int, length: int) -> Any:
     return blank
 
 
+def paste(part: Any, whole: Any, rows: Sequence[int], offset: int) -> None:
+    """Write a cache into these rows of a larger one, from position `offset` on."""
+    for from_layer, into_layer in zip(part.layers, whole.layers, strict=True):
+        into_layer.keys[rows, :, offset:] = from_layer.keys
+        into_layer.values[rows, :, offset:] = from_layer.values
+
+
 def _in_larger(
-    part: Float[Tensor, "batch head position width"], room: int, rows: Int[Tensor, "row"] | None
+    states: Float[Tensor, "batch head position width"], room: int, rows: Int[Tensor, "row"] | None
 ) -> Float[Tensor, "row head larger width"]:
     """A copy of some rows with room behind their positions."""
-    wanted = part if rows is None else part[rows.to(part.device)]
+    wanted = states if rows is None else states[rows.to(states.device)]
     batch, heads, length, width = wanted.shape
-    larger = part.new_empty(batch, heads, length + room, width)
+    larger = states.new_empty(batch, heads, length + room, width)
     larger[..., :length, :] = wanted
     return larger
 

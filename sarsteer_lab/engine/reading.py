@@ -1,4 +1,4 @@
-"""Prompts that run once: all positions but the last, whose keys and values are put together."""
+"""Prefill: prompts run once, up to their last position, and their keys and values are kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sarsteer_lab.batch import Encoded
-from sarsteer_lab.engine.key_values import blank
+from sarsteer_lab.engine.key_values import blank, paste
 from sarsteer_lab.lalm import LALM
 
 READ_ROWS = 16
@@ -45,25 +45,22 @@ def read_prompts(lalm: LALM, prompts: Sequence[Encoded]) -> Reading:
     """Run all positions of some prompts but the last, and put their keys and values together."""
     batches = list(lalm.batches(prompts, READ_ROWS, "prompts"))
     width = max(batch.inputs["input_ids"].shape[1] for batch in batches)
-    first = batches[0].inputs
-    pad = lalm.tokenizer.pad_token_id
-    all_ids = first["input_ids"].new_full((len(prompts), width), pad)
-    mask = first["attention_mask"].new_zeros(len(prompts), width)
+    like = batches[0].inputs
+    ids = like["input_ids"].new_full((len(prompts), width), lalm.tokenizer.pad_token_id)
+    mask = like["attention_mask"].new_zeros(len(prompts), width)
     cache = None
     for batch in batches:
-        inputs, rows = dict(batch.inputs), batch.rows
-        ids, seen = inputs.pop("input_ids"), inputs.pop("attention_mask")
-        start = width - ids.shape[1]
-        all_ids[rows, start:] = ids
-        mask[rows, start:] = seen
-        # Where they will stand in the whole batch, whose rows all end at one place.
-        places = torch.arange(start, width - 1, device=ids.device)[None]
-        inputs |= {"input_ids": ids[:, :-1], "attention_mask": seen[:, :-1]}
+        inputs, numbers = dict(batch.inputs), batch.rows
+        part_ids, part_mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+        # All prompts end at one place, so a batch of shorter ones begins later.
+        offset = width - part_ids.shape[1]
+        ids[numbers, offset:] = part_ids
+        mask[numbers, offset:] = part_mask
+        positions = torch.arange(offset, width - 1, device=ids.device)[None]
+        inputs |= {"input_ids": part_ids[:, :-1], "attention_mask": part_mask[:, :-1]}
         with lalm.announce(batch):
-            past = lalm.trunk(**inputs, position_ids=places, use_cache=True).past_key_values
+            output = lalm.trunk(**inputs, position_ids=positions, use_cache=True)
         if cache is None:
-            cache = blank(past, len(prompts), width - 1)
-        for whole, part in zip(cache.layers, past.layers, strict=True):
-            whole.keys[rows, :, start:] = part.keys
-            whole.values[rows, :, start:] = part.values
-    return Reading(cache, all_ids, mask)
+            cache = blank(output.past_key_values, len(prompts), width - 1)
+        paste(output.past_key_values, cache, numbers, offset)
+    return Reading(cache, ids, mask)
