@@ -1,4 +1,4 @@
-"""Several prompts kept ready, so that a sweep over steering reads every clip once.
+"""A batch of prompts, prefilled once: a sweep over steering reads every clip once.
 
 Steering acts on the prompt's last position and on generated tokens (arXiv 2510.17633). What stands
 before is the same under every steering: it runs once per batch, its keys and values stay, and each
@@ -87,18 +87,20 @@ class PreparedBatch:
         if reading is None or tails is None:
             return PreparedBatch(self.lalm, encoded)
         self._rewind()
-        old_tail, tail = (reading.last.new_tensor(tail) for tail in tails)
-        tokens = tail.expand(len(encoded), -1)  # prompt position
-        cache = with_room(reading.cache, len(tail) + OPENING)
-        if len(old_tail) > 1:
-            cache.crop(1 - len(old_tail))
-        shared = reading.mask[:, : reading.mask.shape[1] - len(old_tail)]
-        mask = torch.cat([shared, shared.new_ones(tokens.shape)], dim=1)
-        if len(tail) > 1:
+        old_tail, new_tail = tails
+        n_shared = reading.mask.shape[1] - len(old_tail)
+        tokens = reading.last.new_tensor(new_tail).expand(len(encoded), -1)  # prompt position
+        ids = torch.cat([reading.ids[:, :n_shared], tokens], dim=1)
+        mask = reading.mask[:, :n_shared]
+        mask = torch.cat([mask, mask.new_ones(tokens.shape)], dim=1)
+        cache = with_room(reading.cache, len(new_tail) + OPENING)
+        n_stale = len(old_tail) - 1  # its last token has not run
+        if n_stale:
+            cache.crop(-n_stale)
+        if len(new_tail) > 1:
             beginning = {"input_ids": tokens[:, :-1], "attention_mask": mask[:, :-1]}
             with self.lalm.announce(self._batch(encoded, range(len(encoded)), beginning)):
                 self.lalm.trunk(**beginning, past_key_values=cache, use_cache=True)
-        ids = torch.cat([reading.ids[:, : shared.shape[1]], tokens], dim=1)
         return self._with(encoded, Reading(cache, ids, mask))
 
     @alone
@@ -112,8 +114,8 @@ class PreparedBatch:
             return self
         if reading is not None:
             self._rewind()
-            rows = torch.arange(len(self.prompts)).repeat(times)
-            cache = with_room(reading.cache, OPENING, rows)
+            prompt_of_row = torch.arange(len(self.prompts)).repeat(times)
+            cache = with_room(reading.cache, OPENING, prompt_of_row)
             ids, mask = reading.ids.repeat(times, 1), reading.mask.repeat(times, 1)
             reading = Reading(cache, ids, mask)
         return self._with(self.prompts * times, reading)
@@ -159,25 +161,25 @@ class PreparedBatch:
         answers = reading.last.new_full(size, tokenizer.pad_token_id)  # prompt token
         cache = with_room(reading.cache, max_new_tokens)
         ids, mask = reading.ids, reading.mask  # prompts and answers so far
-        rows = torch.arange(len(answers), device=answers.device)  # of the prompts in the batch
-        running = torch.ones_like(rows, dtype=torch.bool)
+        prompt_of_row = torch.arange(len(answers), device=answers.device)
+        running = torch.ones_like(prompt_of_row, dtype=torch.bool)  # row
         rules = self.lalm.rules(ids, mask)
         logits = self._first(cache)
-        for place in range(max_new_tokens):
-            tokens = rules(ids, logits.float()).argmax(-1)
-            answers[rows[running], place] = tokens[running]
+        for step in range(max_new_tokens):
+            tokens = rules(ids, logits.float()).argmax(-1)  # row
+            answers[prompt_of_row[running], step] = tokens[running]
             running = running & ~torch.isin(tokens, self.lalm.ends)
-            if place + 1 == max_new_tokens or not running.any():
+            if step + 1 == max_new_tokens or not running.any():
                 break
-            if running.sum() <= FULL_ENOUGH * len(rows):
-                cache = with_room(cache, max_new_tokens - place, running.nonzero()[:, 0])
-                ids, rows, mask = ids[running], rows[running], mask[running]
-                tokens = tokens[running]
-                running = running[running]
-                rules = self.lalm.rules(reading.ids[rows], reading.mask[rows])
+            if running.sum() <= FULL_ENOUGH * len(running):
+                stay = running.nonzero()[:, 0]
+                cache = with_room(cache, max_new_tokens - step, stay)
+                ids, mask, tokens = ids[stay], mask[stay], tokens[stay]
+                prompt_of_row, running = prompt_of_row[stay], running[stay]
+                rules = self.lalm.rules(reading.ids[prompt_of_row], reading.mask[prompt_of_row])
             ids = torch.cat([ids, tokens[:, None]], dim=1)
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits = self._step(tokens[:, None], mask, cache, rows.tolist())
+            logits = self._step(tokens[:, None], mask, cache, prompt_of_row.tolist())
         return answer_texts(tokenizer, [prompt.text for prompt in self.prompts], answers)
 
     @alone
@@ -195,17 +197,17 @@ class PreparedBatch:
                 f"{self.lalm.name} cannot go on from a prompt that has run, so answers cannot be "
                 "followed token by token: ask it with `lalm.generate` and `lalm.next_token_logits`"
             )
-        if not begun:
-            self._check()
+        if begun:
+            self._rewind(len(begun))  # the prompts' last position, and all of `begun` but the last
+            ids = _column(begun[-1], reading.last)
+            mask = torch.cat([reading.mask, reading.mask.new_ones(len(ids), len(begun))], dim=1)
+            return self._step(ids, mask, reading.cache, range(len(ids))).float()
+        self._check()
         if not isinstance(reading.cache.layers[0], RoomyLayer):
             reading = replace(reading, cache=with_room(reading.cache, OPENING))
             self._reading = reading
-        self._rewind(len(begun))
-        if not begun:
-            return self._first(reading.cache).float()
-        ids = _column(begun[-1], reading.last)
-        mask = torch.cat([reading.mask, reading.mask.new_ones(len(ids), len(begun))], dim=1)
-        return self._step(ids, mask, reading.cache, range(len(self.prompts))).float()
+        self._rewind()
+        return self._first(reading.cache).float()
 
     @alone
     def chances(
@@ -219,8 +221,8 @@ class PreparedBatch:
         logits, reading = self.after(begun), self._reading
         assert reading is not None
         columns = [_column(token, reading.last) for token in begun]
-        said = torch.cat([reading.ids, *columns], dim=1)
-        return self.lalm.rules(reading.ids, reading.mask)(said, logits).softmax(-1)
+        ids = torch.cat([reading.ids, *columns], dim=1)
+        return self.lalm.rules(reading.ids, reading.mask)(ids, logits).softmax(-1)
 
     def last_tokens(self, number: int) -> list[int]:
         """The last tokens of the first prompt; none for a model that is read anew each time."""
@@ -233,44 +235,44 @@ class PreparedBatch:
             changed = "weights have changed since these prompts were read"
             raise SteeringError(f"{changed}; make a new one")
 
-    def _rewind(self, decoded: int = 0) -> None:
-        """Forget what was decoded beyond the first tokens: so many less the prompts' last one."""
+    def _rewind(self, n_kept: int = 0) -> None:
+        """Forget all positions that have run behind the reading but the first `n_kept`."""
         assert self._reading is not None
-        kept = self._reading.length + decoded
-        if surplus := int(self._reading.cache.get_seq_length()) - kept:
+        length = self._reading.length + n_kept
+        if surplus := int(self._reading.cache.get_seq_length()) - length:
             self._reading.cache.crop(-surplus)
 
     def _first(self, cache: Any) -> Float[Tensor, "prompt vocab"]:
         """Run the prompts' last position, the one that steering takes for the prompt's end."""
         assert self._reading is not None
-        rows = range(len(self.prompts))
-        return self._step(self._reading.last, self._reading.mask, cache, rows, at_end=True)
+        numbers = range(len(self.prompts))
+        return self._step(self._reading.last, self._reading.mask, cache, numbers, at_end=True)
 
     def _step(
         self,
         ids: Int[Tensor, "row 1"],
-        mask: Int[Tensor, "row seen"],
+        mask: Int[Tensor, "row position"],
         cache: Any,
-        rows: Sequence[int],
+        prompt_numbers: Sequence[int],
         at_end: bool = False,
     ) -> Float[Tensor, "row vocab"]:
-        """One position more of the prompts in these `rows`."""
+        """One position more of these prompts, a row each."""
         inputs = {"input_ids": ids, "attention_mask": mask}
-        with self.lalm.announce(self._batch(self.prompts, rows, inputs, at_end)):
+        with self.lalm.announce(self._batch(self.prompts, prompt_numbers, inputs, at_end)):
             output = self.lalm.core(**inputs, past_key_values=cache, use_cache=True)
         logits = output.logits[:, -1]
-        check_logits(logits, rows)
+        check_logits(logits, prompt_numbers)
         return logits
 
     def _batch(
         self,
         prompts: Sequence[Encoded],
-        rows: Sequence[int],
+        prompt_numbers: Sequence[int],
         inputs: dict[str, Tensor],
         at_end: bool = False,
     ) -> Batch:
-        spoken = any(prompts[row].waveform is not None for row in rows)
-        return Batch(BatchFeature(inputs), rows, len(prompts), spoken, at_end=at_end)
+        spoken = any(prompts[number].waveform is not None for number in prompt_numbers)
+        return Batch(BatchFeature(inputs), prompt_numbers, len(prompts), spoken, at_end=at_end)
 
 
 @contextmanager
@@ -286,13 +288,13 @@ def under_each(
     processor idle: 14 prompts under nine pushes decode at less than half of the price of nine
     batches of 14.
     """
-    rows = ready.repeated(len(pushes))
+    together = ready.repeated(len(pushes))
     with ExitStack() as steering:
-        for number, (push, strength) in enumerate(zip(pushes, strengths, strict=True)):
-            alpha = torch.zeros(len(pushes), len(strength), dtype=torch.float32)
-            alpha[number] = strength
-            steering.enter_context(push(alpha.flatten()))
-        yield rows
+        for block, (push, strength) in enumerate(zip(pushes, strengths, strict=True)):
+            alphas = torch.zeros(len(pushes), len(strength), dtype=torch.float32)  # block prompt
+            alphas[block] = strength
+            steering.enter_context(push(alphas.flatten()))
+        yield together
 
 
 def _column(
