@@ -1,11 +1,10 @@
 """Steering while a `with` block lasts: add vectors to layers' outputs, or project a direction out.
 
-Every hook goes whatever happens in the block, and no weight is touched. A steered model refuses
-the calls of other threads (`access`). Blocks nest, and act in the
-order in which they were entered: two `steer` add up, and a `project_out` inside a `steer` also
-removes its direction from what was added, one around it does not. `steer` is made of `pushing`, as
-steering of one's own is: a `Push` says what is added at a layer. What cannot be steered correctly
-is refused: `steering_guard`.
+Every hook goes whatever happens in the block, and no weight is touched. A steered model refuses the
+calls of other threads (`access`). Blocks nest, and act in the order in which they were entered: two
+`steer` add up, and a `project_out` inside a `steer` also removes its direction from what was added,
+one around it does not. `steer` is made of `pushing`, as steering of one's own is: a `Push` says
+what is added at a layer. What cannot be steered correctly is refused: `steering_guard`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,11 +20,11 @@ from sarsteer_lab.access import SteeringError
 from sarsteer_lab.batch import Batch
 from sarsteer_lab.families import Output, residual_stream
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.steering_guard import guarded, refuse_compiled
+from sarsteer_lab.steering_guard import guarded, refuse_compiled, tokens_and_cached
 from sarsteer_lab.vectors import SteeringVectors
 
 Alpha = float | Sequence[float] | Float[Tensor, "prompt"]
-Strengths = float | Float[Tensor, "row 1 1"]
+RowAlphas = float | Float[Tensor, "row 1 1"]
 Vectors = SteeringVectors | Float[Tensor, "layer d_model"]
 
 
@@ -36,7 +35,7 @@ class Push(Protocol):
         self,
         layer: int,
         states: Float[Tensor, "row 1 d_model"] | None,
-        alpha: Strengths,
+        alpha: RowAlphas,
     ) -> Float[Tensor, "*row_position d_model"]:
         """What to add at `layer`, in float32 on the states' device, `alpha` times the whole of it.
 
@@ -71,19 +70,19 @@ def steer(
 @contextmanager
 def pushing(lalm: LALM, push: Push, layers: Sequence[int], alpha: Alpha = 1.0) -> Iterator[None]:
     """Add to the outputs of `layers` what `push` says, while the block lasts; else as `steer`."""
-    strength = _strength(alpha)
+    alpha_tensor = _as_tensor(alpha)
     refuse_compiled(lalm)
-    if not strength.any():
+    if not alpha_tensor.any():
         yield
         return
-    steering = Steering(lalm, push, strength)
+    steering = Steering(lalm, push, alpha_tensor)
     with ExitStack() as hooks:
         hooks.enter_context(lalm.access.alone(steering=True))
         lalm.watchers.append(steering)
         hooks.callback(lalm.watchers.remove, steering)
         hooks.enter_context(guarded(lalm, steering))
-        before = lalm.trunk.register_forward_pre_hook(steering.before_forward, with_kwargs=True)
-        hooks.enter_context(before)
+        look = lalm.trunk.register_forward_pre_hook(steering.before_forward, with_kwargs=True)
+        hooks.enter_context(look)
         for layer in layers:
             edit = partial(steering.edit, layer)
             hooks.enter_context(lalm.layers[layer].register_forward_hook(edit))
@@ -97,44 +96,44 @@ class Steering:
     the library announces (`LALM.announce`); None in direct calls of the model.
     """
 
-    def __init__(self, lalm: LALM, push: Push, alpha: Float[Tensor, "*prompt"]) -> None:
+    def __init__(self, lalm: LALM, push: Push, alpha_tensor: Float[Tensor, "*prompt"]) -> None:
         self.text_config, self.access = lalm.text_config, lalm.access
-        self.push, self.alpha = push, alpha
+        self.push, self.alpha_tensor = push, alpha_tensor
         self.batch: Batch | None = None
         self.at_prompt: bool | None = None  # None: no pass of the model runs
-        self.strengths: Strengths | None = None if alpha.ndim else float(alpha)
+        self.row_alphas: RowAlphas | None = None if alpha_tensor.ndim else float(alpha_tensor)
         self.added: dict[int, Tensor] = {}  # by layer, for the answers that are being decoded
-        self.rows: Sequence[int] = ()  # whose they are, in announced batches
+        self.prompt_numbers: Sequence[int] = ()  # whose they are, in announced batches
 
     def before_forward(
         self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
     ) -> None:
         """Hook of the trunk: find out what this pass holds."""
-        given = kwargs.get("input_ids", args[0] if args else None)
-        given = kwargs["inputs_embeds"] if given is None else given
-        cache = kwargs.get("past_key_values")
-        filled = cache is not None and cache.get_seq_length() > 0
-        self.at_prompt = not filled or (self.batch is not None and self.batch.at_end)
-        rows = range(len(given)) if self.batch is None else self.batch.rows
+        tokens, n_cached = tokens_and_cached(args, kwargs)
+        self.at_prompt = not n_cached or (self.batch is not None and self.batch.at_end)
+        n_rows = len(tokens)
+        numbers = range(n_rows) if self.batch is None else self.batch.rows
         if self.at_prompt:
-            self.strengths = self._strengths(len(given), rows)
-        elif self.batch is not None and len(rows) < len(self.rows):
-            # Some answers have ended, and their rows have left the batch.
-            stay = [self.rows.index(row) for row in rows]
-            for layer, added in self.added.items():
-                self.added[layer] = added[stay] if added.ndim == 3 else added
-        self.rows = rows
+            self.row_alphas = self._row_alphas(n_rows, numbers)
+        elif self.batch is not None and len(numbers) < len(self.prompt_numbers):
+            self._leave([self.prompt_numbers.index(number) for number in numbers])
+        self.prompt_numbers = numbers
 
-    def _strengths(self, n_rows: int, rows: Sequence[int]) -> Strengths:
-        """The strength of each row of the pass, whose prompts are `rows` of the call's."""
-        if self.alpha.ndim == 0:
-            return float(self.alpha)
-        prompts = n_rows if self.batch is None else self.batch.total
-        beams, more = divmod(n_rows, len(rows))
-        if more or len(self.alpha) != prompts:
-            counts = f"alpha has {len(self.alpha)} values for {prompts} prompts"
+    def _leave(self, stay: list[int]) -> None:
+        """Some answers have ended: only these of their rows stay in the batch."""
+        for layer, added in self.added.items():
+            self.added[layer] = added[stay] if added.ndim == 3 else added
+
+    def _row_alphas(self, n_rows: int, prompt_numbers: Sequence[int]) -> RowAlphas:
+        """The alpha of each row of the pass, which holds these prompts of the call."""
+        if self.alpha_tensor.ndim == 0:
+            return float(self.alpha_tensor)
+        n_prompts = n_rows if self.batch is None else self.batch.total
+        n_beams, n_left = divmod(n_rows, len(prompt_numbers))
+        if n_left or len(self.alpha_tensor) != n_prompts:
+            counts = f"alpha has {len(self.alpha_tensor)} values for {n_prompts} prompts"
             raise SteeringError(f"{counts}; give one value per prompt")
-        return self.alpha[list(rows)].repeat_interleave(beams)[:, None, None]
+        return self.alpha_tensor[list(prompt_numbers)].repeat_interleave(n_beams)[:, None, None]
 
     def edit(self, layer: int, _module: nn.Module, _args: object, output: Output) -> None:
         """Hook of a layer: add in place, so that all who hold the output see it."""
@@ -143,13 +142,12 @@ class Steering:
             raise SteeringError("decoder layers ran outside of the model's forward; call the model")
         last = residual_stream(output, self.text_config)[:, -1:]  # row 1 d_model; of a step, all
         if self.at_prompt or layer not in self.added:
-            assert self.strengths is not None  # the guard has seen to it
-            strengths = self.strengths
-            if isinstance(strengths, Tensor):
-                strengths = strengths.to(last.device)
-            self.added[layer] = self.push(
-                layer, last.float() if self.at_prompt else None, strengths
-            )
+            assert self.row_alphas is not None  # the guard has seen to it
+            row_alphas = self.row_alphas
+            if isinstance(row_alphas, Tensor):
+                row_alphas = row_alphas.to(last.device)
+            states = last.float() if self.at_prompt else None
+            self.added[layer] = self.push(layer, states, row_alphas)
         last.add_(self.added[layer])  # computes in float32 and rounds once
 
 
@@ -187,16 +185,16 @@ def project_out(
         yield
 
 
-def _strength(alpha: Alpha) -> Float[Tensor, "*prompt"]:
+def _as_tensor(alpha: Alpha) -> Float[Tensor, "*prompt"]:
     """A number, or one per prompt, in float32. Raises ValueError for others."""
     try:
-        strength = torch.as_tensor(alpha, dtype=torch.float32).detach()
+        alpha_tensor = torch.as_tensor(alpha, dtype=torch.float32).detach()
     except (TypeError, ValueError, RuntimeError):  # strings, None, ragged lists
-        strength = torch.tensor(torch.nan)
-    if strength.ndim > 1 or not strength.numel() or not strength.isfinite().all():
+        alpha_tensor = torch.tensor(torch.nan)
+    if alpha_tensor.ndim > 1 or not alpha_tensor.numel() or not alpha_tensor.isfinite().all():
         wanted = "a finite number or finite numbers, one per prompt"
         raise ValueError(f"alpha has to be {wanted}; got {alpha!r}")
-    return strength
+    return alpha_tensor
 
 
 def steered_layers(

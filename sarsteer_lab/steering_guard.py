@@ -26,14 +26,14 @@ UNSTEERABLE = {
 
 
 class Guarded(Protocol):
-    """What the guard knows of steering: the announced batch, and whether rows have strengths."""
+    """What the guard knows of steering: the announced batch, and whether its rows are known."""
 
     batch: Batch | None
     at_prompt: bool | None
 
     @property
-    def strengths(self) -> object:
-        """Of the rows of the pass; None if they are not known."""
+    def row_alphas(self) -> object:
+        """How strongly each row of the pass is steered; None if that is not known."""
 
 
 @contextmanager
@@ -41,11 +41,22 @@ def guarded(lalm: LALM, steering: Guarded) -> Iterator[None]:
     """Refuse, while the block lasts, forward passes that would be steered wrongly."""
     guard = Guard(lalm, steering)
     with ExitStack() as hooks:
-        before = lalm.trunk.register_forward_pre_hook(guard.before_forward, with_kwargs=True)
-        hooks.enter_context(before)
-        after = lalm.trunk.register_forward_hook(guard.after_forward, always_call=True)
-        hooks.enter_context(after)
+        look = lalm.trunk.register_forward_pre_hook(guard.before_forward, with_kwargs=True)
+        hooks.enter_context(look)
+        end = lalm.trunk.register_forward_hook(guard.after_forward, always_call=True)
+        hooks.enter_context(end)
         yield
+
+
+def tokens_and_cached(args: tuple[Tensor, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, int]:
+    """The ids or embeddings that a forward pass is given, and how many positions its cache holds.
+
+    Of the first, `row position` come first.
+    """
+    tokens = kwargs.get("input_ids", args[0] if args else None)
+    tokens = kwargs["inputs_embeds"] if tokens is None else tokens
+    cache = kwargs.get("past_key_values")
+    return tokens, 0 if cache is None else int(cache.get_seq_length())
 
 
 class Guard:
@@ -55,7 +66,7 @@ class Guard:
         self.lalm, self.steering = lalm, steering
         self.cache_id = 0
         self.cache_length = 0
-        self.uncached: Tensor | None = None  # what the last pass without a cache was given
+        self.uncached: Tensor | None = None  # the tokens of the last pass without a cache
 
     def before_forward(
         self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
@@ -68,49 +79,52 @@ class Guard:
         if getattr(cache, "is_compileable", False):
             advice = "use the default cache"
             raise SteeringError(f"static caches compile the model, which drops hooks; {advice}")
-        given = kwargs.get("input_ids", args[0] if args else None)
-        given = kwargs["inputs_embeds"] if given is None else given
+        tokens, n_cached = tokens_and_cached(args, kwargs)
         batch = self.steering.batch
-        filled = 0 if cache is None else int(cache.get_seq_length())
-        if filled and not (batch is not None and batch.at_end):
-            self._check_step(given.shape[1], cache, filled)
-            return
-        self.cache_id, self.cache_length = id(cache), filled + given.shape[1]
+        if n_cached and not (batch is not None and batch.at_end):
+            self._check_step(tokens.shape[1], cache, n_cached)
+        else:
+            self.cache_id, self.cache_length = id(cache), n_cached + tokens.shape[1]
+            self._check_prompt(tokens, cache, kwargs.get("attention_mask"))
+
+    def _check_prompt(self, tokens: Tensor, cache: Any, mask: object) -> None:
+        """Refuse prompts whose last position is not the last, or that are to be run again."""
+        batch = self.steering.batch
         if batch is not None and batch.decoding is not None:
             refuse_decoding(batch.decoding, vars(self.lalm.core.generation_config))
-        self._check_uncached(given if cache is None and batch is None else None)
-        mask = kwargs.get("attention_mask")
+        self._check_uncached(tokens if cache is None and batch is None else None)
         flat = isinstance(mask, Tensor) and mask.ndim == 2
         if mask is not None and not (flat and mask[:, -1].all()):
             wanted = "the last position has to be the prompt's last token"
             raise SteeringError(f"{wanted}: pad on the left")
 
-    def _check_step(self, length: int, cache: Any, filled: int) -> None:
-        """Refuse all but one more token onto a cache that holds `filled` positions."""
+    def _check_step(self, length: int, cache: Any, n_cached: int) -> None:
+        """Refuse all but one more token onto a cache that holds `n_cached` positions."""
         if length > 1:
             raise SteeringError(
                 f"{length} positions onto a filled cache (assisted decoding, chunked prefill or a "
                 "chat): which of them to steer is not known; run the whole prompt at once"
             )
         if self.steering.batch is None and self.cache_id == id(cache):
-            if self.cache_length != filled:
+            if self.cache_length != n_cached:
                 taken = "positions were taken back from the cache"
                 raise SteeringError(f"{taken} (assisted decoding)")
             self.cache_length += 1
-        if self.steering.strengths is None:
+        if self.steering.row_alphas is None:
             unknown = "so its rows are not known"
             raise SteeringError(f"the prompt ran outside of this `with steer`, {unknown}")
 
-    def _check_uncached(self, given: Tensor | None) -> None:
+    def _check_uncached(self, tokens: Tensor | None) -> None:
         """Refuse a loop that reads all it has so far, and one position more, without a cache."""
-        before, self.uncached = self.uncached, given
-        if before is None or given is None or given.shape[1] != before.shape[1] + 1:
+        previous, self.uncached = self.uncached, tokens
+        if previous is None or tokens is None or tokens.shape[1] != previous.shape[1] + 1:
             return
-        earlier = given[:, None, :-1]  # beams change places, so a row may go on from any
-        if earlier.shape[2:] != before.shape[1:]:
+        begun = tokens[:, None, :-1]  # row 1 position: all but the newest
+        if begun.shape[2:] != previous.shape[1:]:
             return
-        goes_on = (earlier == before).flatten(2).all(-1).any(1)
-        if goes_on.all():
+        # Beams change places, so a row may go on from any of the previous ones.
+        same = (begun == previous).flatten(2).all(-1)  # row previous_row
+        if same.any(1).all():
             raise SteeringError(f"use_cache {UNSTEERABLE['use_cache']}")
 
     def after_forward(self, _module: nn.Module, _args: object, _output: object) -> None:

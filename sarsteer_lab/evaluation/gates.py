@@ -16,7 +16,7 @@ from torch import Tensor
 from sarsteer_lab.access import SteeringError
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.safe_space import RANK_TOLERANCE, exact
-from sarsteer_lab.steering import Alpha, Strengths, pushing, steered_layers
+from sarsteer_lab.steering import Alpha, RowAlphas, pushing, steered_layers
 from sarsteer_lab.vectors import SteeringVectors
 
 FOLDS = 5
@@ -164,7 +164,7 @@ def steer_gated(
     may be one number per prompt as there, and `alpha=0` attaches nothing.
     """
 
-    def push(layer: int, states: Tensor | None, alpha: Strengths) -> Float[Tensor, "row 1 d_model"]:
+    def push(layer: int, states: Tensor | None, alpha: RowAlphas) -> Float[Tensor, "row 1 d_model"]:
         if states is None:
             reason = "the prompt ran outside of this block"
             raise SteeringError(f"{reason}, so it is not known what to add")
