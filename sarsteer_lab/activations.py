@@ -41,7 +41,7 @@ def capture(
     for batch in lalm.batches(encoded, batch_size, "states"):
         with record_states(lalm, indices) as recorded:
             lalm.read(batch)
-        states[batch.rows] = first_pass(lalm, recorded)
+        states[batch.prompt_numbers] = first_pass(lalm, recorded)
     check_finite(states, indices)
     return states
 
@@ -74,9 +74,9 @@ def capture_positions(
             wanted = batch.inputs["input_ids"] == lalm.audio_token_id
         with record_states(lalm, indices, partial(at_positions, wanted=wanted)) as recorded:
             lalm.read(batch)
-        for number, row in enumerate(batch.rows):
-            by_layer = [passes[0][number].to(lalm.device) for passes in recorded]
-            states[row] = torch.stack(by_layer, dim=1)
+        for row, number in enumerate(batch.prompt_numbers):
+            by_layer = [passes[0][row].to(lalm.device) for passes in recorded]
+            states[number] = torch.stack(by_layer, dim=1)
     check_finite(states, indices)
     return states
 
@@ -104,12 +104,12 @@ def capture_answer(
             tokens = lalm.decode(batch, max_new_tokens=max_new_tokens + 1)
         # Padding too: an answer may end at a string, without a token that ends it.
         ends = torch.cat([lalm.ends, lalm.ends.new_tensor([lalm.tokenizer.pad_token_id])])
-        going_on = ~torch.isin(tokens[:, :max_new_tokens], ends)
-        lengths = going_on.cumprod(dim=1).sum(dim=1).tolist()
+        no_end = ~torch.isin(tokens[:, :max_new_tokens], ends)  # row token
+        lengths = no_end.cumprod(dim=1).sum(dim=1).tolist()  # 0 from the first end on
         by_layer = [torch.stack(passes, dim=1).to(lalm.device) for passes in recorded]
         by_row = torch.stack(by_layer, dim=2)  # row pass layer d_model; the first pass: the prompt
-        for row, length, passes in zip(batch.rows, lengths, by_row, strict=True):
-            states[row] = passes[1 : 1 + length].clone()
+        for number, length, passes in zip(batch.prompt_numbers, lengths, by_row, strict=True):
+            states[number] = passes[1 : 1 + length].clone()
     check_finite(states, indices)
     return states
 
@@ -157,8 +157,8 @@ def check_finite(
     states: Sequence[Float[Tensor, "*position layer d_model"]] | Tensor, layers: Sequence[int]
 ) -> None:
     """Raise NonFiniteError, naming prompt and first layer, for states that are not finite."""
-    for row, of_prompt in enumerate(states):
-        finite = of_prompt.isfinite().all(-1).reshape(-1, len(layers)).all(0)
+    for number, of_prompt in enumerate(states):
+        finite = of_prompt.isfinite().all(-1).reshape(-1, len(layers)).all(0)  # layer
         if not finite.all():
-            broken = [layer for layer, fine in zip(layers, finite, strict=True) if not fine]
-            raise NonFiniteError(row, f"states from layer {min(broken)} on")
+            broken = [layers[column] for column in (~finite).nonzero().flatten().tolist()]
+            raise NonFiniteError(number, f"states from layer {min(broken)} on")

@@ -47,14 +47,14 @@ class Encoded:
 class Batch:
     """Prompts that run through the model together, and what those who watch it have to know.
 
-    `inputs` are the model's, padded on the left. `rows` are the places of its prompts among the
-    `total` of the call, which sorts and splits them. `spoken`: whether there are clips among them.
-    `decoding`: options of the `generate` call, if it is one. `at_end`: all positions but the
+    `inputs` are the model's, padded on the left. `prompt_numbers` say which of the call's `total`
+    prompts its rows hold: the call sorts and splits them. `spoken`: whether there are clips among
+    them. `decoding`: options of the `generate` call, if it is one. `at_end`: all positions but the
     prompts' last have run before.
     """
 
     inputs: BatchFeature
-    rows: Sequence[int]
+    prompt_numbers: Sequence[int]
     total: int
     spoken: bool
     decoding: Mapping[str, object] | None = None
@@ -71,15 +71,15 @@ class Watcher(Protocol):
     batch: Batch | None
 
 
-def rows_together(
-    lengths: Sequence[float], kinds: Sequence[int], batch_size: int
+def split_into_batches(
+    lengths: Sequence[float], groups: Sequence[int], batch_size: int
 ) -> list[list[int]]:
-    """Rows of prompts in groups of one kind (`LALM.kind`), of similar length, the longest first."""
-    by_kind: dict[int, list[int]] = {}
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        by_kind.setdefault(kinds[row], []).append(row)
-    groups = []
-    for rows in by_kind.values():
-        for start in range(0, len(rows), batch_size):
-            groups.append(rows[start : start + batch_size])
-    return groups
+    """The numbers of prompts, batch by batch: of one `LALM.batch_group`, the longest first."""
+    by_group: dict[int, list[int]] = {}
+    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+        by_group.setdefault(groups[number], []).append(number)
+    batches = []
+    for numbers in by_group.values():
+        for start in range(0, len(numbers), batch_size):
+            batches.append(numbers[start : start + batch_size])
+    return batches

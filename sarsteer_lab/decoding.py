@@ -129,26 +129,28 @@ def greedy_rules(
 
 
 @contextmanager
-def head_on_last_position(core: Core, rows: Sequence[int]) -> Iterator[None]:
+def head_on_last_position(core: Core, prompt_numbers: Sequence[int]) -> Iterator[None]:
     """Let the vocabulary head see only the last position: no other logits are ever used.
 
     (Qwen2-Audio has no `logits_to_keep`: 16 prompts of 300 positions would give 1.5 GB of them in
-    bfloat16.) Its logits for the prompts `rows` are checked (NonFiniteError).
+    bfloat16.) The logits of its prompts are checked (NonFiniteError).
     """
     head = core.get_output_embeddings()
     with ExitStack() as hooks:
-        before = in_this_thread(lambda _module, args: (args[0][:, -1:], *args[1:]))
-        hooks.enter_context(head.register_forward_pre_hook(before))
-        after = in_this_thread(lambda _module, _args, logits: check_logits(logits, rows))
-        hooks.enter_context(head.register_forward_hook(after))
+        cut = in_this_thread(lambda _module, args: (args[0][:, -1:], *args[1:]))
+        hooks.enter_context(head.register_forward_pre_hook(cut))
+        check = in_this_thread(lambda _module, _args, logits: check_logits(logits, prompt_numbers))
+        hooks.enter_context(head.register_forward_hook(check))
         yield
 
 
-def check_logits(logits: Float[Tensor, "row *position vocab"], rows: Sequence[int]) -> None:
-    """Raise NonFiniteError for logits of the prompts `rows` that are none; beams stand together."""
-    finite = logits.isfinite().flatten(1).all(1)
+def check_logits(
+    logits: Float[Tensor, "row *position vocab"], prompt_numbers: Sequence[int]
+) -> None:
+    """Raise NonFiniteError for logits that are no numbers; a prompt's beams stand together."""
+    finite = logits.isfinite().flatten(1).all(1)  # row
     if finite.all():
         return
     first = int(finite.byte().argmin())
-    beams = len(finite) // len(rows)
-    raise NonFiniteError(rows[first // beams], "logits")
+    n_beams = len(finite) // len(prompt_numbers)
+    raise NonFiniteError(prompt_numbers[first // n_beams], "logits")

@@ -9,6 +9,7 @@ import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import date
 from typing import Any
 
@@ -21,7 +22,7 @@ from transformers import BatchFeature, LogitsProcessorList
 
 from sarsteer_lab import families
 from sarsteer_lab.access import Access
-from sarsteer_lab.batch import Batch, Encoded, Prompts, Watcher, rows_together
+from sarsteer_lab.batch import Batch, Encoded, Prompts, Watcher, split_into_batches
 from sarsteer_lab.chat import Processor, conversation, tokenizer_of
 from sarsteer_lab.decoding import (
     ANSWER_TOKENS,
@@ -219,16 +220,16 @@ class LALM:
             advice = "`generate`, `capture` and `next_token_logits` keep them apart"
             hears = f"{self.family.name} hears padding or has an adapter for speech"
             raise ValueError(f"{hears}, so {reason}; {advice}")
-        parts = [(prompt.messages, prompt.text, prompt.waveform) for prompt in encoded]
-        inputs = self.family.encode(self.processor, *zip(*parts, strict=True))
+        given = [(prompt.messages, prompt.text, prompt.waveform) for prompt in encoded]
+        inputs = self.family.encode(self.processor, *zip(*given, strict=True))
         return inputs.to(self.device, dtype=self.dtype)
 
     def fit_together(self, prompts: Sequence[Encoded]) -> bool:
         """Whether these prompts may share a batch (see `Family.mixes`)."""
-        return len({self.kind(prompt) for prompt in prompts}) <= 1
+        return len({self.batch_group(prompt) for prompt in prompts}) <= 1
 
-    def kind(self, prompt: Encoded) -> int:
-        """Prompts of one kind may share a batch: all where the family mixes, else equal clips."""
+    def batch_group(self, prompt: Encoded) -> int:
+        """Prompts of one group may share a batch: all if the family mixes, else equal lengths."""
         mixed = self.family.mixes or prompt.waveform is None
         return 0 if mixed else len(prompt.waveform)  # type: ignore[arg-type]
 
@@ -239,17 +240,17 @@ class LALM:
 
         Shows a progress bar after 2 s.
         """
-        kinds = [self.kind(prompt) for prompt in prompts]
+        groups = [self.batch_group(prompt) for prompt in prompts]
         lengths = [prompt.length for prompt in prompts]
-        groups = rows_together(lengths, kinds, batch_size)
-        for rows in tqdm(groups, desc=description, unit="batch", delay=2, leave=False):
-            yield self.batch(prompts, rows)
+        batches = split_into_batches(lengths, groups, batch_size)
+        for prompt_numbers in tqdm(batches, desc=description, unit="batch", delay=2, leave=False):
+            yield self.batch(prompts, prompt_numbers)
 
-    def batch(self, prompts: Sequence[Encoded], rows: Sequence[int]) -> Batch:
-        """The prompts in these `rows` as one batch."""
-        together = [prompts[row] for row in rows]
+    def batch(self, prompts: Sequence[Encoded], prompt_numbers: Sequence[int]) -> Batch:
+        """The prompts of these numbers as one batch."""
+        together = [prompts[number] for number in prompt_numbers]
         spoken = any(prompt.waveform is not None for prompt in together)
-        return Batch(self.inputs(together), rows, len(prompts), spoken)
+        return Batch(self.inputs(together), prompt_numbers, len(prompts), spoken)
 
     @contextmanager
     def announce(self, batch: Batch) -> Iterator[None]:
@@ -279,8 +280,8 @@ class LALM:
     def decode(self, batch: Batch, **options: Any) -> Int[Tensor, "row token"]:
         """The tokens of a batch's answers, padded on the right; `options` as in `generate`."""
         settings = decoding_settings(self.core, self.tokenizer, options)
-        running = Batch(batch.inputs, batch.rows, batch.total, batch.spoken, decoding=settings)
-        with self.announce(running), head_on_last_position(self.core, batch.rows):
+        running = replace(batch, decoding=settings)
+        with self.announce(running), head_on_last_position(self.core, batch.prompt_numbers):
             sequences = self.core.generate(**batch.inputs, **settings)
         return sequences[:, batch.inputs["input_ids"].shape[1] :]
 
@@ -322,10 +323,10 @@ class LALM:
             torch.manual_seed(seed)
             for batch in self.batches(encoded, batch_size, "answers"):
                 tokens = self.decode(batch, **options)
-                asked = [encoded[row].text for row in batch.rows]
+                asked = [encoded[number].text for number in batch.prompt_numbers]
                 texts = answer_texts(self.tokenizer, asked, tokens)
-                for row, text in zip(batch.rows, texts, strict=True):
-                    answers[row] = text
+                for number, text in zip(batch.prompt_numbers, texts, strict=True):
+                    answers[number] = text
         return answers
 
     @torch.no_grad()
@@ -339,7 +340,7 @@ class LALM:
         encoded = self.encode(prompts)
         logits = torch.zeros(len(encoded), self.text_config.vocab_size, device=self.device).float()
         for batch in self.batches(encoded, batch_size, "logits"):
-            with self.announce(batch), head_on_last_position(self.core, batch.rows):
+            with self.announce(batch), head_on_last_position(self.core, batch.prompt_numbers):
                 output = self.core(**batch.inputs, use_cache=False)
-            logits[batch.rows] = output.logits[:, -1].float()
+            logits[batch.prompt_numbers] = output.logits[:, -1].float()
         return logits

@@ -112,7 +112,7 @@ class Steering:
         tokens, n_cached = tokens_and_cached(args, kwargs)
         self.at_prompt = not n_cached or (self.batch is not None and self.batch.at_end)
         n_rows = len(tokens)
-        numbers = range(n_rows) if self.batch is None else self.batch.rows
+        numbers = range(n_rows) if self.batch is None else self.batch.prompt_numbers
         if self.at_prompt:
             self.row_alphas = self._row_alphas(n_rows, numbers)
         elif self.batch is not None and len(numbers) < len(self.prompt_numbers):

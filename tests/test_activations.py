@@ -149,8 +149,8 @@ def test_states_that_are_not_finite_are_an_error_with_prompt_and_layer(prompts, 
     lalm.watchers.append(running)
 
     def break_one(_module, _args, output):
-        if running.batch is not None and 1 in running.batch.rows:
-            output[list(running.batch.rows).index(1)] = float("nan")
+        if running.batch is not None and 1 in running.batch.prompt_numbers:
+            output[list(running.batch.prompt_numbers).index(1)] = float("nan")
 
     handle = lalm.layers[2].register_forward_hook(break_one)
     ways = {

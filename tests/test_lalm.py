@@ -198,7 +198,9 @@ def test_who_watches_is_told_which_batch_runs_and_forgets_it_after_an_error(tiny
         batch = None
 
     watcher, rows = Watcher(), []
-    hook = tiny.layers[0].register_forward_hook(lambda *_: rows.append(list(watcher.batch.rows)))
+    hook = tiny.layers[0].register_forward_hook(
+        lambda *_: rows.append(list(watcher.batch.prompt_numbers))
+    )
     tiny.watchers.append(watcher)
     tiny.next_token_logits(prompts, batch_size=2)
     assert sorted(row for batch in rows for row in batch) == list(range(len(prompts)))

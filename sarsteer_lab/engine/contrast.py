@@ -45,22 +45,22 @@ def capture_variants(
     options: dict[str, Any] = {"dtype": torch.float32, "device": lalm.device}
     states = [torch.zeros(shape, **options) for _ in encoded]
     for batch in lalm.batches(first, batch_size, "states"):
-        for number, of_batch in enumerate(_run_batch(lalm, batch, tails)):
-            states[number][batch.rows] = of_batch
+        for of_variant, of_batch in zip(states, _run_batch(lalm, batch, tails), strict=True):
+            of_variant[batch.prompt_numbers] = of_batch
     for of_variant in states:
         check_finite(of_variant, layers)
     return states
 
 
 def check_same_clips(variants: Sequence[Sequence[Encoded]]) -> None:
-    """Raise ValueError if variants differ in length, or in the clip of a row."""
+    """Raise ValueError if variants differ in length, or in the clip of a prompt."""
     lengths = [len(prompts) for prompts in variants]
     if len(set(lengths)) > 1:
         raise ValueError(f"variants of {lengths} prompts cannot be paired")
-    for row, prompts in enumerate(zip(*variants, strict=True)):
+    for number, prompts in enumerate(zip(*variants, strict=True)):
         for prompt in prompts[1:]:
             if not _same_clip(prompt, prompts[0]):
-                raise ValueError(f"the variants of prompt {row} have different clips")
+                raise ValueError(f"the variants of prompt {number} have different clips")
 
 
 def _same_clip(one: Encoded, other: Encoded) -> bool:
@@ -75,19 +75,19 @@ def _run_batch(
     """The last states of each tail; the batch's prompts end in the first of them."""
     inputs = dict(batch.inputs)
     ids, mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
-    shared = ids.shape[1] - len(tails[0])
+    n_shared = ids.shape[1] - len(tails[0])
+    shared_mask = mask[:, :n_shared]
+    beginning = {"input_ids": ids[:, :n_shared], "attention_mask": shared_mask}
     states = []
-    beginning = {"input_ids": ids[:, :shared], "attention_mask": mask[:, :shared]}
     with lalm.announce(batch):
-        past = lalm.trunk(**beginning, use_cache=True, **inputs).past_key_values
+        cache = lalm.trunk(**beginning, use_cache=True, **inputs).past_key_values
         for tail in tails:
-            step = ids.new_tensor(tail).expand(len(ids), -1)
-            seen = torch.cat([mask[:, :shared], mask.new_ones(step.shape)], dim=1)
+            tokens = ids.new_tensor(tail).expand(len(ids), -1)  # row position
+            mask = torch.cat([shared_mask, shared_mask.new_ones(tokens.shape)], dim=1)
+            end = {"input_ids": tokens, "attention_mask": mask}
             with record_states(lalm, lalm.layer_indices()) as recorded:
-                lalm.trunk(
-                    input_ids=step, attention_mask=seen, past_key_values=past, use_cache=True
-                )
-            past.crop(-len(tail))
+                lalm.trunk(**end, past_key_values=cache, use_cache=True)
+            cache.crop(-len(tail))
             states.append(first_pass(lalm, recorded))
     return states
 
@@ -108,12 +108,12 @@ def common_tails(lalm: LALM, variants: Sequence[Sequence[Encoded]]) -> list[list
         if texts in known_texts:
             continue
         known_texts.add(texts)
-        own_tails = _tails(lalm, prompts)
-        if tails is not None and own_tails != tails:
+        tails_of_clip = _tails(lalm, prompts)
+        if tails is not None and tails_of_clip != tails:
             return None
-        if any(lalm.audio_token_id in tail for tail in own_tails):
+        if any(lalm.audio_token_id in tail for tail in tails_of_clip):
             return None
-        tails = own_tails
+        tails = tails_of_clip
     return tails
 
 
@@ -121,6 +121,6 @@ def _tails(lalm: LALM, prompts: Sequence[Encoded]) -> list[list[int]]:
     """What each of some prompts has behind their common beginning; every one keeps a token."""
     # Real ids, clips and all: text that is rendered and tokenised again may give others.
     ids = [lalm.inputs([prompt])["input_ids"][0].tolist() for prompt in prompts]
-    shared = len(commonprefix(ids))
-    shared = min(shared, *(len(of_prompt) - 1 for of_prompt in ids))
-    return [of_prompt[shared:] for of_prompt in ids]
+    n_shared = len(commonprefix(ids))
+    n_shared = min(n_shared, *(len(of_prompt) - 1 for of_prompt in ids))
+    return [of_prompt[n_shared:] for of_prompt in ids]

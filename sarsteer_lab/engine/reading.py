@@ -50,7 +50,7 @@ def read_prompts(lalm: LALM, prompts: Sequence[Encoded]) -> Reading:
     mask = like["attention_mask"].new_zeros(len(prompts), width)
     cache = None
     for batch in batches:
-        inputs, numbers = dict(batch.inputs), batch.rows
+        inputs, numbers = dict(batch.inputs), batch.prompt_numbers
         part_ids, part_mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
         # All prompts end at one place, so a batch of shorter ones begins later.
         offset = width - part_ids.shape[1]

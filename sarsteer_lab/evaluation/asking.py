@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from tqdm.auto import tqdm
 
 from sarsteer_lab.access import alone
-from sarsteer_lab.batch import Encoded, rows_together
+from sarsteer_lab.batch import Encoded, split_into_batches
 from sarsteer_lab.encoding import encode_variants
 from sarsteer_lab.engine.memory import keep_freed_memory
 from sarsteer_lab.evaluation.cluster import on_cluster
@@ -52,7 +52,7 @@ class Sheet:
         """These rows in batches of at most so many."""
         lengths = [self.lengths[row] for row in rows]
         kinds = [self.kinds[row] for row in rows]
-        for places in rows_together(lengths, kinds, batch_size):
+        for places in split_into_batches(lengths, kinds, batch_size):
             yield [rows[place] for place in places]
 
     def order(self) -> list[int]:
@@ -126,7 +126,7 @@ def plan(lalm: LALM, questions: Sequence[Question], asked: Asked, key: str) -> S
     for of_row in zip(*variants, strict=True):
         encoded = encode_variants(lalm, of_row)
         prompt_keys.append([prompt.key for prompt in encoded])
-        kinds.append(lalm.kind(encoded[0]))
+        kinds.append(lalm.batch_group(encoded[0]))
         lengths.append(max(prompt.length for prompt in encoded))
         clips.append(content_key(encoded[0].waveform))
     keys = []

@@ -176,7 +176,7 @@ def test_rows_that_have_ended_leave_and_steering_of_rows_follows(
     plain = LALM.announce
 
     def counting(lalm: LALM, batch: Batch) -> AbstractContextManager[None]:
-        sizes.append(len(batch.rows))
+        sizes.append(len(batch.prompt_numbers))
         return plain(lalm, batch)
 
     monkeypatch.setattr(LALM, "announce", counting)

@@ -309,9 +309,9 @@ def test_clips_that_must_not_share_a_batch_are_kept_apart(lalm, prompts):
             with pytest.raises(ValueError, match="padding"):
                 lalm.inputs(some)
         for batch in lalm.batches(lalm.encode(prompts), 16, "apart"):
-            clips = [prompts[row].audio for row in batch.rows]
+            clips = [prompts[row].audio for row in batch.prompt_numbers]
             assert len({len(clip) for clip in clips if clip is not None}) <= 1
-            assert len(batch.inputs["input_ids"]) == len(batch.rows)
+            assert len(batch.inputs["input_ids"]) == len(batch.prompt_numbers)
 
 
 ADAPTED = ("granite_speech", "phi4_multimodal")
