@@ -1,4 +1,4 @@
-"""What is computed for prompts once, and then read from disk: one wrapper around a function.
+"""A cache on disk for a function of prompts, as `capture` is: what is computed once is then read.
 
     states = kept(capture)(lalm, prompts)
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sarsteer_lab.access import alone
-from sarsteer_lab.batch import Prompts
+from sarsteer_lab.batch import Encoded, Prompts
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.own_code import refuse_foreign
@@ -41,10 +41,9 @@ def kept(function: PerPrompt, store: Store | None = None) -> PerPrompt:
         return [function(lalm, prompts, **settings) for prompts in variants]
 
     def read(lalm: LALM, prompts: Prompts, **settings: object) -> Any:
-        place = activation_store() if store is None else store
-        [results] = kept_variants(of_one_text, place, function.__name__)(
-            lalm, [prompts], **settings
-        )
+        chosen = activation_store() if store is None else store
+        read_variants = kept_variants(of_one_text, chosen, function.__name__)
+        [results] = read_variants(lalm, [prompts], **settings)
         return results
 
     return read
@@ -65,38 +64,41 @@ def kept_variants(function: PerPrompt, store: Store, name: str) -> PerPrompt:
         deciding = dict(settings)
         deciding.pop("batch_size", None)
         model_key = lalm.key(name, deciding)
-        own_store = lalm.results.store(store)
-        keys = []  # by variant and row
-        for prompts in encoded:
-            keys.append([content_key(model_key, prompt.key) for prompt in prompts])
-        results = []
-        for of_variant in keys:
-            results.append([own_store.read(key) for key in of_variant])
-        missing = [_missing(of_variant) for of_variant in results]
-        rows = sorted(set().union(*missing))
-        lacking = [number for number, of_variant in enumerate(missing) if of_variant]
+        model_store = lalm.results.store(store)
+        kept = [_KeptResults(model_store, model_key, prompts) for prompts in encoded]
+        lacking = [of_variant for of_variant in kept if of_variant.missing]
         if lacking:
+            numbers = sorted(set().union(*(of_variant.missing for of_variant in lacking)))
             asked = []
-            for number in lacking:
-                asked.append([encoded[number][row] for row in rows])
+            for of_variant in lacking:
+                asked.append([of_variant.prompts[number] for number in numbers])
             first = lacking[0]
-            lalm.results.missing(name, encoded[first][min(missing[first])], deciding)
+            lalm.results.missing(name, first.prompts[min(first.missing)], deciding)
             computed = function(lalm, asked, **settings)
             # Hooks of one's own may have come meanwhile, from another thread.
             refuse_foreign(lalm.model, lalm.name)
-            for number, values in zip(lacking, computed, strict=True):
-                for row, value in zip(rows, values, strict=True):
-                    # What is kept stays: another batch gives other last digits.
-                    if row in missing[number]:
-                        results[number][row] = own_store.write(keys[number][row], value)
-        return [_together(of_variant, lalm) for of_variant in results]
+            for of_variant, results in zip(lacking, computed, strict=True):
+                of_variant.add(numbers, results)
+        return [_together(of_variant.results, lalm) for of_variant in kept]
 
     return read
 
 
-def _missing(results: Sequence[object]) -> set[int]:
-    """Rows for which nothing is kept."""
-    return {row for row, result in enumerate(results) if result is None}
+class _KeptResults:
+    """What a store holds for each prompt of a variant; None, and `missing`, where nothing."""
+
+    def __init__(self, store: Store, model_key: str, prompts: Sequence[Encoded]) -> None:
+        self.store, self.prompts = store, prompts
+        self.keys = [content_key(model_key, prompt.key) for prompt in prompts]
+        self.results = [store.read(key) for key in self.keys]
+        self.missing = {number for number, kept in enumerate(self.results) if kept is None}
+
+    def add(self, numbers: Sequence[int], results: Sequence[Any]) -> None:
+        """Keep results for the prompts of these numbers. What is kept stays, where something is:
+        another batch gives other last digits."""
+        for number, result in zip(numbers, results, strict=True):
+            if number in self.missing:
+                self.results[number] = self.store.write(self.keys[number], result)
 
 
 def _together(results: list[Any], lalm: LALM) -> Any:

@@ -20,7 +20,7 @@ from sarsteer_lab.access import SteeringError
 from sarsteer_lab.batch import Batch
 from sarsteer_lab.families import Output, residual_stream
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.steering_guard import guarded, refuse_compiled, tokens_and_cached
+from sarsteer_lab.steering_guard import guarded, holds_prompts, refuse_compiled, tokens_and_cached
 from sarsteer_lab.vectors import SteeringVectors
 
 Alpha = float | Sequence[float] | Float[Tensor, "prompt"]
@@ -110,7 +110,7 @@ class Steering:
     ) -> None:
         """Hook of the trunk: find out what this pass holds."""
         tokens, n_cached = tokens_and_cached(args, kwargs)
-        self.at_prompt = not n_cached or (self.batch is not None and self.batch.at_end)
+        self.at_prompt = holds_prompts(n_cached, self.batch)
         n_rows = len(tokens)
         numbers = range(n_rows) if self.batch is None else self.batch.prompt_numbers
         if self.at_prompt:

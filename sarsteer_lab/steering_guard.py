@@ -48,6 +48,11 @@ def guarded(lalm: LALM, steering: Guarded) -> Iterator[None]:
         yield
 
 
+def holds_prompts(n_cached: int, batch: Batch | None) -> bool:
+    """Whether a pass holds prompts, or their ends; else it is one more token of each answer."""
+    return not n_cached or (batch is not None and batch.at_end)
+
+
 def tokens_and_cached(args: tuple[Tensor, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, int]:
     """The ids or embeddings that a forward pass is given, and how many positions its cache holds.
 
@@ -80,12 +85,12 @@ class Guard:
             advice = "use the default cache"
             raise SteeringError(f"static caches compile the model, which drops hooks; {advice}")
         tokens, n_cached = tokens_and_cached(args, kwargs)
-        batch = self.steering.batch
-        if n_cached and not (batch is not None and batch.at_end):
-            self._check_step(tokens.shape[1], cache, n_cached)
-        else:
-            self.cache_id, self.cache_length = id(cache), n_cached + tokens.shape[1]
+        length = tokens.shape[1]
+        if holds_prompts(n_cached, self.steering.batch):
+            self.cache_id, self.cache_length = id(cache), n_cached + length
             self._check_prompt(tokens, cache, kwargs.get("attention_mask"))
+        else:
+            self._check_step(length, cache, n_cached)
 
     def _check_prompt(self, tokens: Tensor, cache: Any, mask: object) -> None:
         """Refuse prompts whose last position is not the last, or that are to be run again."""
