@@ -1,4 +1,4 @@
-"""The one way to many answers: clips under several texts and defences, each read once, all kept.
+"""Many answers, asked once and kept: clips under several texts and defences, each clip read once.
 
 `ask` is what `run.run` (a folder for an evaluation) and `kept` (the user's cache) are thin layers
 over. Questions about the same clips are planned as a `Sheet`. A batch of its clips is a `Task`:
@@ -10,6 +10,7 @@ last digits.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from tqdm.auto import tqdm
 
@@ -30,82 +31,94 @@ Question = tuple[Sequence[Prompt], Defence]
 """Prompts, and the defence that they are asked under."""
 
 
+class Row(NamedTuple):
+    """What is known of one clip of a sheet without holding it: keys, and how it may be batched.
+
+    `batch_group` is that of `LALM.batch_group`, `length` that of the longest prompt
+    (`Encoded.length`); there is a prompt's key for each variant.
+    """
+
+    clip_key: str
+    batch_group: int
+    length: float
+    prompt_keys: list[str]
+
+
 @dataclass(frozen=True, eq=False)
 class Sheet:
-    """Questions about the same clips, and what is known of each clip without holding it.
+    """Questions about the same clips: a table with a row for each clip.
 
-    `variants` are the prompts under each text; `of_question` says which of them a question asks
-    with. `keys` are those of what is said: question, row. `kinds` and `lengths` say which rows
-    may share a batch, and which are alike; `clips` are keys of the clips alone.
+    `variants` are the prompts under each text, row by row; `variant_of_question` says which of them
+    a question asks with. `keys` are those of what is said: question, row.
     """
 
     asked: Asked
     defences: list[Defence]
     variants: list[list[Prompt]]
-    of_question: list[int]
+    variant_of_question: list[int]
     keys: list[list[str]]
-    kinds: list[int]
-    lengths: list[float]
-    clips: list[str]
+    rows: list[Row]
 
-    def batches(self, rows: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-        """These rows in batches of at most so many."""
-        lengths = [self.lengths[row] for row in rows]
-        kinds = [self.kinds[row] for row in rows]
-        for places in split_into_batches(lengths, kinds, batch_size):
-            yield [rows[place] for place in places]
+    def batches(self, numbers: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+        """The rows of these numbers in batches of at most so many."""
+        lengths = [self.rows[number].length for number in numbers]
+        groups = [self.rows[number].batch_group for number in numbers]
+        for places in split_into_batches(lengths, groups, batch_size):
+            yield [numbers[place] for place in places]
 
     def order(self) -> list[int]:
-        """All rows in the order in which they run."""
-        n_rows = len(self.kinds)
-        return [row for batch in self.batches(range(n_rows), n_rows) for row in batch]
+        """The numbers of all rows in the order in which they run."""
+        n_rows = len(self.rows)
+        return [number for batch in self.batches(range(n_rows), n_rows) for number in batch]
 
     def tasks(
-        self, lalm: LALM, rows: Sequence[int], batch_size: int, claimed: set[str]
+        self, lalm: LALM, numbers: Sequence[int], batch_size: int, claimed: set[str]
     ) -> Iterator[Task]:
         """What is left to do for these rows: groups with keys that nobody has `claimed` before."""
-        for batch in self.batches(rows, batch_size):
+        for batch in self.batches(numbers, batch_size):
+            n_defences = max(1, batch_size // len(batch))  # few clips leave room for several
             groups = []
-            for variant, questions in self._together(max(1, batch_size // len(batch))):
-                keys = [self.keys[question][row] for question in questions for row in batch]
-                unclaimed = _claim(keys, claimed)
-                if any(unclaimed):
+            for variant, questions in self._questions_together(n_defences):
+                keys = [self.keys[question][number] for question in questions for number in batch]
+                new_keys = _claim(keys, claimed)
+                if any(new_keys):
                     defences = [self.defences[question] for question in questions]
-                    groups.append(Group(variant, defences, unclaimed))
+                    groups.append(Group(variant, defences, new_keys))
             if groups:
                 yield Task(self.asked, self._encoded(lalm, batch), groups)
 
-    def _together(self, at_once: int) -> Iterator[tuple[int, list[int]]]:
-        """Variants, and questions that ask with them: as many `at_once` as fit into a batch."""
+    def _questions_together(self, at_most: int) -> Iterator[tuple[int, list[int]]]:
+        """Each variant with the questions that ask with it, `at_most` so many at a time."""
         for variant in range(len(self.variants)):
-            questions = [n for n, own in enumerate(self.of_question) if own == variant]
-            for start in range(0, len(questions), at_once):
-                yield variant, questions[start : start + at_once]
+            numbered = enumerate(self.variant_of_question)
+            questions = [question for question, its_variant in numbered if its_variant == variant]
+            for start in range(0, len(questions), at_most):
+                yield variant, questions[start : start + at_most]
 
     def _encoded(self, lalm: LALM, batch: Sequence[int]) -> list[list[Encoded]]:
         """A batch's prompts: variant, row."""
         by_row = []
-        for row in batch:
-            by_row.append(encode_variants(lalm, [prompts[row] for prompts in self.variants]))
+        for number in batch:
+            by_row.append(encode_variants(lalm, [prompts[number] for prompts in self.variants]))
         return [list(of_variant) for of_variant in zip(*by_row, strict=True)]
 
     def lacking(self, claimed: set[str]) -> list[int]:
-        """Rows that have a key that nobody has claimed."""
-        rows = zip(*self.keys, strict=True)
-        return [row for row, keys in enumerate(rows) if not claimed.issuperset(keys)]
+        """The numbers of rows that have a key that nobody has claimed."""
+        by_row = zip(*self.keys, strict=True)
+        return [number for number, keys in enumerate(by_row) if not claimed.issuperset(keys)]
 
 
 def _claim(keys: Sequence[str], claimed: set[str]) -> list[str | None]:
-    """These keys, which are `claimed` from now on; None for those that were before.
+    """Add keys to those that are `claimed`, and return them: None for those that were before.
 
     So a prompt that is in two batches is kept as the first of them answers it, whichever is done
     first.
     """
-    left = []
+    new_keys = []
     for key in keys:
-        left.append(None if key in claimed else key)
+        new_keys.append(None if key in claimed else key)
         claimed.add(key)
-    return left
+    return new_keys
 
 
 def plan(lalm: LALM, questions: Sequence[Question], asked: Asked, key: str) -> Sheet:
@@ -113,28 +126,33 @@ def plan(lalm: LALM, questions: Sequence[Question], asked: Asked, key: str) -> S
 
     Raises ValueError for questions that are not about the same clips, row by row, and ClipError.
     """
-    texts: list[list[tuple[str, str | None]]] = []
-    variants: list[list[Prompt]] = []
-    of_question = []
-    for prompts, _ in questions:
-        own_texts = [(prompt.text, prompt.system) for prompt in prompts]
-        if own_texts not in texts:
-            texts.append(own_texts)
-            variants.append(list(prompts))
-        of_question.append(texts.index(own_texts))
-    prompt_keys, kinds, lengths, clips = [], [], [], []
+    variants, variant_of_question = _variants(questions)
+    rows = []
     for of_row in zip(*variants, strict=True):
         encoded = encode_variants(lalm, of_row)
-        prompt_keys.append([prompt.key for prompt in encoded])
-        kinds.append(lalm.batch_group(encoded[0]))
-        lengths.append(max(prompt.length for prompt in encoded))
-        clips.append(content_key(encoded[0].waveform))
-    keys = []
-    for (_, defence), variant in zip(questions, of_question, strict=True):
-        key_of_push = content_key(key, lalm.results.push_key(defence.effect()))
-        keys.append([content_key(key_of_push, of_row[variant]) for of_row in prompt_keys])
+        clip_key, group = content_key(encoded[0].waveform), lalm.batch_group(encoded[0])
+        length = max(prompt.length for prompt in encoded)
+        rows.append(Row(clip_key, group, length, [prompt.key for prompt in encoded]))
     defences = [defence for _, defence in questions]
-    return Sheet(asked, defences, variants, of_question, keys, kinds, lengths, clips)
+    keys = []
+    for defence, variant in zip(defences, variant_of_question, strict=True):
+        question_key = content_key(key, lalm.results.push_key(defence.effect()))
+        keys.append([content_key(question_key, row.prompt_keys[variant]) for row in rows])
+    return Sheet(asked, defences, variants, variant_of_question, keys, rows)
+
+
+def _variants(questions: Sequence[Question]) -> tuple[list[list[Prompt]], list[int]]:
+    """The prompts under each text that questions ask with, and which of these each asks with."""
+    variants: list[list[Prompt]] = []
+    numbers: dict[tuple[tuple[str, str | None], ...], int] = {}
+    variant_of_question = []
+    for prompts, _ in questions:
+        texts = tuple((prompt.text, prompt.system) for prompt in prompts)
+        if texts not in numbers:
+            numbers[texts] = len(variants)
+            variants.append(list(prompts))
+        variant_of_question.append(numbers[texts])
+    return variants, variant_of_question
 
 
 @alone
@@ -157,50 +175,52 @@ def ask(
     """
     keep_freed_memory()
     store = lalm.results.store(store)
+    keys = [key for sheet in sheets for of_question in sheet.keys for key in of_question]
     said: dict[str, Said] = {}
-    n_questions = 0
-    for sheet in sheets:
-        for keys in sheet.keys:
-            n_questions += len(keys)
-            for key in keys:
-                kept = store.read(key)
-                if kept is not None:
-                    said[key] = kept
+    for key in keys:
+        kept = store.read(key)
+        if kept is not None:
+            said[key] = kept
     _tell_missing(lalm, sheets, said)
     tasks = _tasks(lalm, sheets, batch_size, set(said), whole)
-    work: Iterable[tuple[Task, Iterable[list[Said]]]]
-    if ray is None:
-        work = ((task, answer(lalm, task)) for task in tasks)
-    else:
-        work = on_cluster(ray, lalm, tasks)
     progress = {"desc": "answers", "unit": "prompt", "delay": 2, "leave": False}
-    with tqdm(total=n_questions, initial=len(said), **progress) as bar:
-        for task, results in work:
-            for group, of_group in zip(task.groups, results, strict=True):
-                # Hooks of one's own may have come meanwhile, from another thread.
-                refuse_foreign(lalm.model, lalm.name)
-                for new_key, of_prompt in zip(group.keys, of_group, strict=True):
-                    if new_key is not None:
-                        said[new_key] = store.write(new_key, of_prompt)
-                        bar.update()
+    with tqdm(total=len(keys), initial=len(said), **progress) as bar:
+        for new_key, reply in _replies(lalm, tasks, ray):
+            said[new_key] = store.write(new_key, reply)
+            bar.update()
     return said
+
+
+def _replies(lalm: LALM, tasks: Iterable[Task], ray: str | None) -> Iterator[tuple[str, Said]]:
+    """What is said to each prompt of the tasks that is to be kept, with its key, as it comes."""
+    done: Iterable[tuple[Task, Iterable[list[Said]]]]
+    if ray is None:
+        done = ((task, answer(lalm, task)) for task in tasks)
+    else:
+        done = on_cluster(ray, lalm, tasks)
+    for task, replies in done:
+        for group, of_group in zip(task.groups, replies, strict=True):
+            # Hooks of one's own may have come meanwhile, from another thread.
+            refuse_foreign(lalm.model, lalm.name)
+            for key, reply in zip(group.keys, of_group, strict=True):
+                if key is not None:
+                    yield key, reply
 
 
 def _tell_missing(lalm: LALM, sheets: Sequence[Sheet], said: Mapping[str, Said]) -> None:
     """Tell the model's `results` of every question that lacks something."""
     for sheet in sheets:
-        for question, keys in enumerate(sheet.keys):
-            lacking = [row for row, key in enumerate(keys) if key not in said]
+        questions = zip(sheet.defences, sheet.variant_of_question, sheet.keys, strict=True)
+        for defence, variant, keys in questions:
+            lacking = [number for number, key in enumerate(keys) if key not in said]
             if lacking:
-                variant = sheet.variants[sheet.of_question[question]]
-                [prompt] = lalm.encode([variant[lacking[0]]])
-                settings = sheet.asked.settings(sheet.defences[question])
-                lalm.results.missing(sheet.asked.what, prompt, settings)
+                [prompt] = lalm.encode([sheet.variants[variant][lacking[0]]])
+                lalm.results.missing(sheet.asked.what, prompt, sheet.asked.settings(defence))
 
 
 def _tasks(
     lalm: LALM, sheets: Sequence[Sheet], batch_size: int, claimed: set[str], whole: bool
 ) -> Iterator[Task]:
     for sheet in sheets:
-        rows = range(len(sheet.kinds)) if whole else sheet.lacking(claimed)
-        yield from sheet.tasks(lalm, rows, batch_size, claimed)
+        numbers = range(len(sheet.rows)) if whole else sheet.lacking(claimed)
+        yield from sheet.tasks(lalm, numbers, batch_size, claimed)

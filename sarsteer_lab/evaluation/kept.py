@@ -4,6 +4,7 @@ Questions that are asked together share their clips, row by row: what they begin
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from sarsteer_lab.engine.memory import rows_that_fit
 from sarsteer_lab.evaluation.asking import Question, ask, plan
-from sarsteer_lab.evaluation.tasks import Asked, Said
+from sarsteer_lab.evaluation.tasks import Asked
 from sarsteer_lab.lalm import ANSWER_TOKENS, LALM
 from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.store import CacheStore
@@ -28,10 +29,7 @@ def answers(
     Raises HookedModelError inside `with steer(...)` and with hooks of your own on the model: what
     is answered then could not be told from the plain model's answers.
     """
-    texts = []
-    for of_question in _ask(lalm, questions, Asked(max_new_tokens)):
-        texts.append([of_prompt["text"] for of_prompt in of_question])
-    return texts
+    return _ask(lalm, questions, Asked(max_new_tokens), "text")
 
 
 def refusal_probability(lalm: LALM, questions: Sequence[Question]) -> list[Float[Tensor, "prompt"]]:
@@ -41,20 +39,18 @@ def refusal_probability(lalm: LALM, questions: Sequence[Question]) -> list[Float
     tips the answer over. Raises HookedModelError as `answers` does, and ValueError for a model that
     cannot go on from a prompt that has run (`key_values.keeps_plain_cache`).
     """
-    probabilities = []
-    for of_question in _ask(lalm, questions, Asked(refusal_probability=True)):
-        values = [of_prompt["refusal_probability"] for of_prompt in of_question]
-        probabilities.append(torch.tensor(values, dtype=torch.float32))
-    return probabilities
+    by_question = _ask(lalm, questions, Asked(refusal_probability=True), "refusal_probability")
+    return [torch.tensor(values, dtype=torch.float32) for values in by_question]
 
 
-def _ask(lalm: LALM, questions: Sequence[Question], asked: Asked) -> list[list[Said]]:
-    """What is said to each prompt of each question, in batches of as many as fit into memory."""
+def _ask(lalm: LALM, questions: Sequence[Question], asked: Asked, field: str) -> list[list[Any]]:
+    """A field of what is said to each prompt of each question; as many at once as memory allows."""
     sheet = plan(lalm, questions, asked, asked.key(lalm))
     new_tokens = max(asked.max_new_tokens, OPENING_TOKENS)
-    batch_size = rows_that_fit(lalm, max(sheet.lengths, default=0.0), new_tokens)
+    longest = max((row.length for row in sheet.rows), default=0.0)
+    batch_size = rows_that_fit(lalm, longest, new_tokens)
     said = ask(lalm, [sheet], CacheStore(cache_folder() / "course"), batch_size)
     by_question = []
     for keys in sheet.keys:
-        by_question.append([said[key] for key in keys])
+        by_question.append([said[key][field] for key in keys])
     return by_question

@@ -95,15 +95,10 @@ def run(
     asked = Asked(max_new_tokens, refusal_probability)
     with _on_the_day_of(folder, lalm) as day:
         sheets = _plan(lalm, defences, sets, asked)
-        manifest: dict[str, Any] = {"format": FORMAT, "versions": versions(), **day}
-        manifest["model"] = lalm.fingerprint()
-        manifest |= {"dtype": str(lalm.dtype), "device": lalm.device.type}
-        manifest |= {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-        manifest["defences"] = {defence.name: defence.settings() for defence in defences}
-        manifest["sets"] = {name: _facts(sets[name], sheet) for name, sheet in sheets.items()}
-        _claim(folder, manifest)
-        parts = Store(folder / "parts")
-        said = ask(lalm, list(sheets.values()), parts, batch_size, whole=True, ray=ray)
+        limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        _claim(folder, _manifest(lalm, day, limits, defences, sets, sheets))
+        store = Store(folder / "parts")
+        said = ask(lalm, list(sheets.values()), store, batch_size, whole=True, ray=ray)
     return _finish(lalm, folder, sets, sheets, said)
 
 
@@ -146,12 +141,29 @@ def _plan(lalm: LALM, defences: Sequence[Defence], sets: Sets, asked: Asked) -> 
     return sheets
 
 
-def _facts(requests: Sequence[Request], sheet: Sheet) -> list[list[str]]:
-    """What makes a set of requests another one, for the manifest."""
-    facts = []
-    for request, clip in zip(requests, sheet.clips, strict=True):
-        facts.append([request.id, request.label, request.request, clip])
-    return facts
+def _manifest(
+    lalm: LALM,
+    day: Mapping[str, str],
+    limits: Mapping[str, int],
+    defences: Sequence[Defence],
+    sets: Sets,
+    sheets: Mapping[str, Sheet],
+) -> dict[str, Any]:
+    """What a folder is about: all that decides its responses."""
+    manifest: dict[str, Any] = {"format": FORMAT, "versions": versions(), **day}
+    manifest["model"] = lalm.fingerprint()
+    manifest |= {"dtype": str(lalm.dtype), "device": lalm.device.type, **limits}
+    manifest["defences"] = {defence.name: defence.settings() for defence in defences}
+    manifest["sets"] = {name: _entries(sets[name], sheet) for name, sheet in sheets.items()}
+    return manifest
+
+
+def _entries(requests: Sequence[Request], sheet: Sheet) -> list[list[str]]:
+    """What makes a set of requests another one: of each its id and `FACTS`."""
+    entries = []
+    for request, row in zip(requests, sheet.rows, strict=True):
+        entries.append([request.id, request.label, request.request, row.clip_key])
+    return entries
 
 
 def _finish(
@@ -162,12 +174,12 @@ def _finish(
     for name, sheet in sheets.items():
         for defence, keys in zip(sheet.defences, sheet.keys, strict=True):
             n_tokens, seconds = 0, 0.0
-            for row in sheet.order():
-                answer = said[keys[row]]
-                response = _response(lalm, defence.name, name, sets[name][row], answer)
+            for number in sheet.order():
+                reply = said[keys[number]]
+                response = _response(lalm, defence.name, name, sets[name][number], reply)
                 responses.append(response)
                 n_tokens += response.tokens
-                seconds += answer["seconds"]
+                seconds += reply["seconds"]
             cell = {"defence": defence.name, "set": name, "tokens": n_tokens, "seconds": seconds}
             times.append(cell)
     write_lines(folder / "responses.jsonl", [asdict(response) for response in responses])
@@ -175,11 +187,11 @@ def _finish(
     return responses
 
 
-def _response(lalm: LALM, defence: str, name: str, request: Request, answer: Said) -> Response:
-    ids = lalm.tokenizer(answer["text"], add_special_tokens=False)["input_ids"]
-    asked = (defence, name, request.id, request.label, request.request)
-    probability = answer.get("refusal_probability")
-    return Response(*asked, answer["text"], len(ids), probability)
+def _response(lalm: LALM, defence: str, name: str, request: Request, reply: Said) -> Response:
+    ids = lalm.tokenizer(reply["text"], add_special_tokens=False)["input_ids"]
+    of_request = (request.id, request.label, request.request)
+    probability = reply.get("refusal_probability")
+    return Response(defence, name, *of_request, reply["text"], len(ids), probability)
 
 
 def batch_size_for(

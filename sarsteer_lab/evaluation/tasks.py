@@ -1,4 +1,4 @@
-"""A batch of clips, asked under several texts and defences at a stretch."""
+"""Answering: one batch of clips, decoded under several texts and defences at a stretch."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -85,22 +85,22 @@ def answer(lalm: LALM, task: Task) -> Iterator[list[Said]]:
             for defence in group.defences:
                 pushes.append(partial(defence.push, lalm))
                 strengths.append(defence.strengths(len(ready.prompts), ready.states))
-            with under_each(ready, pushes, strengths) as rows:
-                said = _said(rows, task.asked, start)
-            yield said
+            with under_each(ready, pushes, strengths) as together:
+                replies = _replies(together, task.asked, start)
+            yield replies
             start = time.perf_counter()
 
 
-def _said(rows: PreparedBatch, asked: Asked, start: float) -> list[Said]:
-    """What is said to each row; `start` is when the work on them began."""
-    said: list[Said] = [{} for _ in rows.prompts]
+def _replies(ready: PreparedBatch, asked: Asked, start: float) -> list[Said]:
+    """What is said to each prompt of a batch; `start` is when the work on it began."""
+    replies: list[Said] = [{} for _ in ready.prompts]
     if asked.max_new_tokens:
-        texts = rows.generate(asked.max_new_tokens)
-        seconds = (time.perf_counter() - start) / len(said)
-        for of_row, text in zip(said, texts, strict=True):
-            of_row |= {"text": text, "seconds": seconds}
+        texts = ready.generate(asked.max_new_tokens)
+        seconds = (time.perf_counter() - start) / len(replies)
+        for reply, text in zip(replies, texts, strict=True):
+            reply |= {"text": text, "seconds": seconds}
     if asked.refusal_probability:
-        values = openings.refusal_probability(rows, negligible=openings.NEGLIGIBLE).tolist()
-        for of_row, value in zip(said, values, strict=True):
-            of_row["refusal_probability"] = value
-    return said
+        values = openings.refusal_probability(ready, negligible=openings.NEGLIGIBLE).tolist()
+        for reply, value in zip(replies, values, strict=True):
+            reply["refusal_probability"] = value
+    return replies
