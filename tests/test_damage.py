@@ -13,8 +13,8 @@ from sarsteer_lab import store as store_module
 from sarsteer_lab.activations import capture
 from sarsteer_lab.course.replaying import NotebookError
 from sarsteer_lab.course.run_notebooks import run_notebooks
+from sarsteer_lab.evaluation.cached_answers import answers
 from sarsteer_lab.evaluation.defences import Defence
-from sarsteer_lab.evaluation.kept import answers
 from sarsteer_lab.keeping import kept
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.pocket import assemble

@@ -10,8 +10,8 @@ from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.engine.live import answers as live_answers
 from sarsteer_lab.engine.prepared import PreparedBatch, under_each
+from sarsteer_lab.evaluation.cached_answers import answers, refusal_probability
 from sarsteer_lab.evaluation.defences import Defence, SteeringDefence
-from sarsteer_lab.evaluation.kept import answers, refusal_probability
 from sarsteer_lab.steering import project_out, steer
 from sarsteer_lab.vectors import SteeringVectors
 

@@ -13,7 +13,7 @@ from sarsteer_lab.activations import capture, capture_answer, capture_positions
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.engine.prepared import PreparedBatch
-from sarsteer_lab.evaluation import kept as kept_answers
+from sarsteer_lab.evaluation import cached_answers
 from sarsteer_lab.evaluation.defences import Defence, SteeringDefence
 from sarsteer_lab.evaluation.gates import NullSpaceGate, steer_gated
 from sarsteer_lab.keeping import kept
@@ -74,7 +74,7 @@ def test_a_model_that_is_steered_refuses_other_threads_in_one_sentence(
         lambda: capture_answer(lalm, prompts, max_new_tokens=3),
         lambda: capture_variants(lalm, [prompts, prompts]),
         lambda: kept(capture, Store(tmp_path))(lalm, prompts),
-        lambda: kept_answers.answers(lalm, [(prompts, Defence("none"))], max_new_tokens=3),
+        lambda: cached_answers.answers(lalm, [(prompts, Defence("none"))], max_new_tokens=3),
         lambda: batch.generate(3),
         lambda: batch.states([0]),
         batch.next_token_logits,
@@ -162,7 +162,7 @@ def test_plain_calls_of_many_threads_wait_for_each_other(prompts: list[Prompt], 
     assert results == expected * 8
     defences = [Defence("none"), SteeringDefence("push", vectors, 1.0)]
     questions = [(prompts, defence) for defence in defences]
-    alone = kept_answers.answers(lalm, questions, max_new_tokens=4)
+    alone = cached_answers.answers(lalm, questions, max_new_tokens=4)
     assert alone[0] == expected[1] != alone[1]
 
 

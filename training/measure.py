@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from sarsteer_lab.course.hearing import REPEAT, differs, transcript, word_error_rate, words
 from sarsteer_lab.engine.memory import keep_freed_memory
+from sarsteer_lab.evaluation.cached_answers import refusal_probability
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.evaluation.judges import PhraseJudge
-from sarsteer_lab.evaluation.kept import refusal_probability
 from sarsteer_lab.evaluation.separation import roc_area
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm

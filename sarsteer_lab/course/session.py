@@ -36,10 +36,10 @@ from sarsteer_lab.evaluation import defences as defences
 from sarsteer_lab.evaluation import intervals as intervals
 from sarsteer_lab.evaluation import separation as separation
 from sarsteer_lab.evaluation.base import BaseStates, collect_states, evenly, model_name
+from sarsteer_lab.evaluation.cached_answers import answers as kept_answers
+from sarsteer_lab.evaluation.cached_answers import refusal_probability as kept_refusal_probability
 from sarsteer_lab.evaluation.defences import Defence, SteeringDefence
 from sarsteer_lab.evaluation.judges import Outcome, PhraseJudge
-from sarsteer_lab.evaluation.kept import answers as kept_answers
-from sarsteer_lab.evaluation.kept import refusal_probability as kept_refusal_probability
 from sarsteer_lab.evaluation.phrases import opening_words as opening_words
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
 from sarsteer_lab.evaluation.run import FORMAT, Response, run
@@ -122,7 +122,7 @@ def answers(
 ) -> list[str]:
     """Greedy answers, steered by `alpha * vectors` if there are any, from the cache where they are.
 
-    Raises as `evaluation.kept.answers` does.
+    Raises as `evaluation.cached_answers.answers` does.
     """
     defence = Defence("none") if vectors is None else SteeringDefence("push", vectors, alpha)
     return kept_answers(lalm, [(prompts, defence)], max_new_tokens=max_new_tokens)[0]
@@ -133,7 +133,7 @@ def refusal_probability(
 ) -> dict[Any, Float[Tensor, "prompt"]]:
     """How likely each answer is to open as a refusal, 0 to 1, under each push (vectors, alpha).
 
-    From the cache where it is. Raises as `evaluation.kept.refusal_probability` does.
+    From the cache where it is. Raises as `evaluation.cached_answers.refusal_probability` does.
     """
     questions = []
     for vectors, alpha in pushes.values():

@@ -1,11 +1,11 @@
 """Many answers, asked once and kept: clips under several texts and defences, each clip read once.
 
-`ask` is what `run.run` (a folder for an evaluation) and `kept` (the user's cache) are thin layers
-over. Questions about the same clips are planned as a `Sheet`. A batch of its clips is a `Task`:
-read once, continued under each text, and answered under several defences at a time, as rows of one
-batch. What is said to a prompt is kept under a key of the model, what is asked, what the defence
-does, and the prompt. What is kept is never asked again, and stays: another batch would give other
-last digits.
+`ask` is what `run.run` (a folder for an evaluation) and `cached_answers` (the user's cache) are
+thin layers over. Questions about the same clips are planned as a `Sheet`. A batch of its clips is a
+`Task`: read once, continued under each text, and answered under several defences at a time, as rows
+of one batch. What is said to a prompt is kept under a key of the model, what is asked, what the
+defence does, and the prompt. What is kept is never asked again, and stays: another batch would give
+other last digits.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -23,7 +23,7 @@ def knowledge(lalm: LALM, requests: int | None = None) -> pd.DataFrame:
     Columns: form, `harmful` and `harmless` (how many were asked), and those of `separation`. Of
     each kind the first so many requests of the shipped validation split (None: all). A model that
     hears nothing is asked typed only. Kept in the user's cache. Raises HookedModelError as
-    `kept.refusal_probability`.
+    `cached_answers.refusal_probability`.
     """
     harmful = load_prompts(SPLIT, "harmful")[:requests]
     harmless = load_prompts(SPLIT, "harmless")[:requests]

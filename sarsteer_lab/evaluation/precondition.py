@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 
 from sarsteer_lab.evaluation.base import evenly
+from sarsteer_lab.evaluation.cached_answers import answers
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.evaluation.judges import Judge, PhraseJudge
-from sarsteer_lab.evaluation.kept import answers
 from sarsteer_lab.evaluation.table import out_of
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import REFUSALS, Prompt, Request, load_prompts
@@ -42,7 +42,7 @@ def prompted_refusal(
 
     Columns: form, text, label, id, outcome. Typed and, where there is a clip that the model can
     hear, spoken; or one of these `forms`. The text "none" is the bare prompt. Greedy answers of
-    `TOKENS` tokens, kept in the user's cache. Raises HookedModelError as `kept.answers` does.
+    `TOKENS` tokens, kept in the user's cache. Raises HookedModelError as `cached_answers` does.
     """
     judge = judge or PhraseJudge()
     can_hear = lalm.audio_token_id is not None

@@ -12,9 +12,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from sarsteer_lab.evaluation.cached_answers import refusal_probability
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import with_interval
-from sarsteer_lab.evaluation.kept import refusal_probability
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Request
 
@@ -67,7 +67,7 @@ def refusal_probability_rows(
 
     Columns: set, label, id, defence, `refusal_probability` (0 to 1). A typed request is asked
     without what a prompt defence writes beside the clip. Kept in the user's cache. Raises as
-    `kept.refusal_probability`.
+    `cached_answers.refusal_probability`.
     """
     asked = [request for requests in sets.values() for request in requests]
     questions = []

@@ -15,10 +15,10 @@ from replicas import replica
 
 from sarsteer_lab.activations import capture, capture_answer, capture_positions
 from sarsteer_lab.engine.prepared import PreparedBatch
+from sarsteer_lab.evaluation.cached_answers import answers as kept_answers
+from sarsteer_lab.evaluation.cached_answers import refusal_probability
 from sarsteer_lab.evaluation.defences import ConditionalDefence, SteeringDefence
 from sarsteer_lab.evaluation.gates import fit_condition
-from sarsteer_lab.evaluation.kept import answers as kept_answers
-from sarsteer_lab.evaluation.kept import refusal_probability
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.keeping import kept
 from sarsteer_lab.lalm import LALM

@@ -7,7 +7,7 @@ import torch
 from sarsteer_lab import course
 from sarsteer_lab.course.session import evaluation_folder
 from sarsteer_lab.engine.live import LivePrompt
-from sarsteer_lab.evaluation import kept, tasks
+from sarsteer_lab.evaluation import cached_answers, tasks
 from sarsteer_lab.evaluation.defences import Defence, PromptDefence, SteeringDefence
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, Request
@@ -80,7 +80,7 @@ def test_nothing_steered_is_kept_for_the_plain_model(tiny: LALM, spoken: list[Re
 
 def answers(lalm: LALM, variants: list[list[Prompt]]) -> list[list[str]]:
     questions = [(prompts, Defence("none")) for prompts in variants]
-    return kept.answers(lalm, questions, max_new_tokens=5)
+    return cached_answers.answers(lalm, questions, max_new_tokens=5)
 
 
 def test_variants_are_answered_like_single_prompts(
@@ -117,7 +117,7 @@ def test_chances_under_texts_and_pushes(
     )
     asked = [[p.spoken() for p in spoken], [reminder.prompt(p) for p in spoken]]
     questions = [(asked[0], PromptDefence("none")), (asked[0], push), (asked[1], reminder)]
-    found = kept.refusal_probability(tiny, questions)
+    found = cached_answers.refusal_probability(tiny, questions)
     for (prompts, defence), chances in zip(questions, found, strict=True):
         for prompt, chance in zip(prompts, chances, strict=True):
             live = LivePrompt(tiny, prompt)
@@ -130,5 +130,5 @@ def test_chances_under_texts_and_pushes(
         (asked[0], SteeringDefence("other name", vectors, 0.7)),
         (asked[0], SteeringDefence("idle", vectors, 0.0)),
     ]
-    again = kept.refusal_probability(tiny, same)
+    again = cached_answers.refusal_probability(tiny, same)
     assert torch.equal(again[0], found[1]) and torch.equal(again[1], found[0])
