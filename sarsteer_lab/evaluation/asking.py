@@ -18,9 +18,9 @@ from sarsteer_lab.access import alone
 from sarsteer_lab.batch import Encoded, split_into_batches
 from sarsteer_lab.encoding import encode_variants
 from sarsteer_lab.engine.memory import keep_freed_memory
+from sarsteer_lab.evaluation.answering import Asked, Group, Said, Task, answer
 from sarsteer_lab.evaluation.cluster import on_cluster
 from sarsteer_lab.evaluation.defences import Defence
-from sarsteer_lab.evaluation.tasks import Asked, Group, Said, Task, answer
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.own_code import refuse_foreign

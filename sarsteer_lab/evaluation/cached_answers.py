@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sarsteer_lab.engine.memory import rows_that_fit
+from sarsteer_lab.evaluation.answering import Asked
 from sarsteer_lab.evaluation.asking import Question, ask, plan
-from sarsteer_lab.evaluation.tasks import Asked
 from sarsteer_lab.lalm import ANSWER_TOKENS, LALM
 from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.store import CacheStore

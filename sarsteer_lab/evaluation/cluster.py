@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from sarsteer_lab.evaluation.tasks import Said, Task, answer
+from sarsteer_lab.evaluation.answering import Said, Task, answer
 from sarsteer_lab.keys import versions
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm

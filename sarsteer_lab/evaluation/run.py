@@ -24,9 +24,9 @@ import pandas as pd
 
 from sarsteer_lab.chat import dated_template
 from sarsteer_lab.engine.memory import rows_that_fit
+from sarsteer_lab.evaluation.answering import Asked, Said
 from sarsteer_lab.evaluation.asking import Sheet, ask, plan
 from sarsteer_lab.evaluation.defences import Defence
-from sarsteer_lab.evaluation.tasks import Asked, Said
 from sarsteer_lab.keys import versions
 from sarsteer_lab.lalm import ANSWER_TOKENS, LALM
 from sarsteer_lab.prompts import Request

@@ -7,7 +7,7 @@ import torch
 from sarsteer_lab import course
 from sarsteer_lab.course.session import evaluation_folder
 from sarsteer_lab.engine.live import LivePrompt
-from sarsteer_lab.evaluation import cached_answers, tasks
+from sarsteer_lab.evaluation import answering, cached_answers
 from sarsteer_lab.evaluation.defences import Defence, PromptDefence, SteeringDefence
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, Request
@@ -57,7 +57,7 @@ def test_refusal_probability_is_the_live_one_and_made_once(
             expected = live.refusal_probability(openings, negligible=0)
             assert found["one"][i].item() == pytest.approx(expected, rel=1e-4)
     assert (found["none"] > 0).all() and not torch.allclose(found["all"], found["none"])
-    monkeypatch.setattr(tasks, "PreparedBatch", no_model)
+    monkeypatch.setattr(answering, "PreparedBatch", no_model)
     again = course.refusal_probability(tiny, prompts, pushes)
     assert all(torch.equal(again[name], values) for name, values in found.items())
 
@@ -98,7 +98,9 @@ def test_variants_are_answered_like_single_prompts(
     more = [*variants, [p.spoken(refusal="Why?") for p in spoken]]
     ran: list[int] = []
     monkeypatch.setattr(
-        tasks.PreparedBatch, "generate", lambda ready, _: ran.append(1) or [""] * len(ready.prompts)
+        answering.PreparedBatch,
+        "generate",
+        lambda ready, _: ran.append(1) or [""] * len(ready.prompts),
     )
     assert answers(tiny, more)[:3] == answers(tiny, variants)
     assert len(ran) == 1
@@ -125,7 +127,7 @@ def test_chances_under_texts_and_pushes(
                 expected = live.refusal_probability(openings, negligible=0)
             assert chance.item() == pytest.approx(expected, rel=1e-4)
     # A push under another name, and one of no strength, are known already.
-    monkeypatch.setattr(tasks, "PreparedBatch", no_model)
+    monkeypatch.setattr(answering, "PreparedBatch", no_model)
     same = [
         (asked[0], SteeringDefence("other name", vectors, 0.7)),
         (asked[0], SteeringDefence("idle", vectors, 0.0)),

@@ -23,7 +23,7 @@ from spoken_set import write_set
 from sarsteer_lab import keys
 from sarsteer_lab.activations import capture
 from sarsteer_lab.cli import main
-from sarsteer_lab.evaluation import asking, tasks
+from sarsteer_lab.evaluation import answering, asking
 from sarsteer_lab.evaluation.cluster import model_of, on_cluster
 from sarsteer_lab.evaluation.defences import (
     ConditionalDefence,
@@ -308,9 +308,9 @@ def test_several_defences_share_a_batch(
     options = {"max_new_tokens": 6}
     apart = run(tiny, many, sets, tmp_path / "apart", batch_size=3, **options)
     sizes: list[int] = []
-    original = tasks.under_each
+    original = answering.under_each
     monkeypatch.setattr(
-        tasks,
+        answering,
         "under_each",
         lambda r, p, s: sizes.append(len(p) * len(r.prompts)) or original(r, p, s),
     )
@@ -345,10 +345,12 @@ def test_a_task_answers_its_groups_in_whatever_order(
     requests = sets["harmful"][:2]
     variants = [[d.prompt(request) for request in requests] for d in defences[:2]]
     order = ((0, 0), (0, 2), (1, 1), (0, 0))
-    groups = [tasks.Group(variant, [defences[number]], []) for variant, number in order]
-    task = tasks.Task(tasks.Asked(6), [tiny.encode(prompts) for prompts in variants], groups)
+    groups = [answering.Group(variant, [defences[number]], []) for variant, number in order]
+    task = answering.Task(
+        answering.Asked(6), [tiny.encode(prompts) for prompts in variants], groups
+    )
     texts = []
-    for of_group in tasks.answer(tiny, task):
+    for of_group in answering.answer(tiny, task):
         assert not tiny.watchers, "nothing steers while others are at work"
         texts.append([said["text"] for said in of_group])
     assert texts[0] == texts[3] and texts[1] != texts[0] != texts[2]
