@@ -30,7 +30,7 @@ def to_transformer_lens(lalm: LALM) -> TransformerBridge:
     modules (not of the weights, which are shared). The bridge runs attention in its
     "eager" form. Nothing is installed, whatever TransformerLens would like to. Bridged are the
     families that TransformerLens knows (Qwen2-Audio, Audio Flamingo 3, Music Flamingo, Gemma 4, and
-    Gemma 3n where timm is installed) and those of `sarsteer_lab.probe.adapters` (Voxtral,
+    Gemma 3n where timm is installed) and those of `sarsteer_lab.probe.lens_adapters` (Voxtral,
     Qwen2.5-Omni, Granite Speech, Phi-4-multimodal); of these last two the bridge is of the model
     that hears, its adapter for speech merged into its own weights.
 

@@ -133,7 +133,7 @@ def test_our_adapters_are_declared_to_transformer_lens():
     declared = {entry.name: entry for entry in entry_points(group="transformer_lens.architectures")}
     for family in OURS:
         name = type(load(family).core).__name__
-        assert declared[name].load().__module__ == "sarsteer_lab.probe.adapters"
+        assert declared[name].load().__module__ == "sarsteer_lab.probe.lens_adapters"
 
 
 @pytest.mark.pocket
