@@ -72,14 +72,17 @@ class Watcher(Protocol):
 
 
 def split_into_batches(
-    lengths: Sequence[float], groups: Sequence[int], batch_size: int
+    numbers: Sequence[int], lengths: Sequence[float], groups: Sequence[int], batch_size: int
 ) -> list[list[int]]:
-    """The numbers of prompts, batch by batch: of one `LALM.batch_group`, the longest first."""
+    """Numbers of prompts, batch by batch: of one `LALM.batch_group`, the longest first.
+
+    `lengths` and `groups` are those of all prompts.
+    """
     by_group: dict[int, list[int]] = {}
-    for number in sorted(range(len(lengths)), key=lambda number: -lengths[number]):
+    for number in sorted(numbers, key=lambda number: -lengths[number]):
         by_group.setdefault(groups[number], []).append(number)
     batches = []
-    for numbers in by_group.values():
-        for start in range(0, len(numbers), batch_size):
-            batches.append(numbers[start : start + batch_size])
+    for of_group in by_group.values():
+        for start in range(0, len(of_group), batch_size):
+            batches.append(of_group[start : start + batch_size])
     return batches

@@ -242,7 +242,7 @@ class LALM:
         """
         groups = [self.batch_group(prompt) for prompt in prompts]
         lengths = [prompt.length for prompt in prompts]
-        batches = split_into_batches(lengths, groups, batch_size)
+        batches = split_into_batches(range(len(prompts)), lengths, groups, batch_size)
         for prompt_numbers in tqdm(batches, desc=description, unit="batch", delay=2, leave=False):
             yield self.batch(prompts, prompt_numbers)
 
@@ -323,8 +323,8 @@ class LALM:
             torch.manual_seed(seed)
             for batch in self.batches(encoded, batch_size, "answers"):
                 tokens = self.decode(batch, **options)
-                asked = [encoded[number].text for number in batch.prompt_numbers]
-                texts = answer_texts(self.tokenizer, asked, tokens)
+                begun = [encoded[number].text for number in batch.prompt_numbers]
+                texts = answer_texts(self.tokenizer, begun, tokens)
                 for number, text in zip(batch.prompt_numbers, texts, strict=True):
                     answers[number] = text
         return answers

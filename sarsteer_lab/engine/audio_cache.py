@@ -102,15 +102,15 @@ class AudioCache:
 
     def encode(self, plain: Callable[..., Any], features: Tensor, *args: Any, **kwargs: Any) -> Any:
         """The wrapped method: from memory what is there, from the tower what is not."""
-        if not self._applies(features, [*args, *kwargs.values()]):
+        arguments = [features, *args, *kwargs.values()]
+        if not self._applies(arguments):
             return plain(features, *args, **kwargs)
         self._forget_if_changed()
-        given = [features, *args, *kwargs.values()]
-        keys = [_key(given, row) for row in range(len(features))]
+        keys = [_key(arguments, row) for row in range(len(features))]
         encoded = {key: self._kept[key] for key in keys if key in self._kept}
-        missing = {key: row for row, key in enumerate(keys) if key not in encoded}
-        if missing:
-            rows = list(missing.values())
+        row_of_missing = {key: row for row, key in enumerate(keys) if key not in encoded}
+        if row_of_missing:
+            rows = list(row_of_missing.values())
             options = {name: _rows(value, rows) for name, value in kwargs.items()}
             positional = [_rows(value, rows) for value in (features, *args)]
             output = getattr(plain(*positional, **options), self._field)
@@ -118,20 +118,21 @@ class AudioCache:
             by_row = self._by_row(output, [*positional, *options.values()])
             if by_row is None:
                 return plain(features, *args, **kwargs)
-            for key, clip in zip(missing, by_row, strict=True):
+            for key, clip in zip(row_of_missing, by_row, strict=True):
                 encoded[key] = clip.clone()
         self._keep(encoded)
         together = torch.cat([encoded[key] for key in keys])
         return BaseModelOutputWithPooling(**{self._field: together})
 
-    def _applies(self, features: Tensor, others: list[Any]) -> bool:
+    def _applies(self, arguments: list[Any]) -> bool:
         """Whether rows can be told apart, and what is made of one depends on the clip alone."""
         if torch.is_grad_enabled():
             return False
         for part in self._parts:
             if foreign_hooks(part) or any(replaced_code(part)):
                 return False
-        return all(_one_per_row(value, len(features)) for value in others)
+        n_rows = len(arguments[0])
+        return all(_one_per_row(value, n_rows) for value in arguments)
 
     def _keep(self, encoded: Mapping[str, Tensor]) -> None:
         """Keep clips as those used last; the longest unused go once there is too much."""
@@ -142,20 +143,20 @@ class AudioCache:
             self._kept.popitem(last=False)
 
     def _by_row(
-        self, output: Float[Tensor, "row *position d_model"], given: list[Any]
+        self, output: Float[Tensor, "row *position d_model"], arguments: list[Any]
     ) -> Sequence[Tensor] | None:
         """What the tower made, by rows of features; None if it is not known where one ends."""
-        rows = len(given[0])
+        n_rows = len(arguments[0])
         if output.ndim == 3:
-            return output.split(1) if len(output) == rows else None
-        masks = [value for value in given[1:] if isinstance(value, Tensor) and value.ndim == 2]
-        heard = masks[0].sum(-1) if masks else None  # frames of each row
-        if heard is None or len(heard.unique()) == 1:
-            return output.split(len(output) // rows) if len(output) % rows == 0 else None
+            return output.split(1) if len(output) == n_rows else None
+        masks = [value for value in arguments[1:] if isinstance(value, Tensor) and value.ndim == 2]
+        n_frames = masks[0].sum(-1) if masks else None  # row
+        if n_frames is None or len(n_frames.unique()) == 1:
+            return output.split(len(output) // n_rows) if len(output) % n_rows == 0 else None
         for part in self._parts:
             length_of: Any = getattr(part, "_get_feat_extract_output_lengths", None)
             if length_of is not None:
-                lengths = length_of(heard.long())[1].tolist()
+                lengths = length_of(n_frames.long())[1].tolist()
                 return output.split(lengths) if sum(lengths) == len(output) else None
         return None
 
@@ -169,10 +170,10 @@ class AudioCache:
             self._weights = weights
 
 
-def _one_per_row(value: Any, rows: int) -> bool:
+def _one_per_row(value: Any, n_rows: int) -> bool:
     """Whether an argument of the tower can be cut down to some rows of features."""
     if isinstance(value, Tensor):
-        return len(value) == rows
+        return len(value) == n_rows
     return isinstance(value, bool | str | None)
 
 
@@ -180,5 +181,5 @@ def _rows(value: Any, rows: list[int]) -> Any:
     return value[rows] if isinstance(value, Tensor) else value
 
 
-def _key(given: list[Any], row: int) -> str:
-    return content_key([_rows(value, [row]) for value in given])
+def _key(arguments: list[Any], row: int) -> str:
+    return content_key([_rows(value, [row]) for value in arguments])

@@ -59,12 +59,11 @@ class Sheet:
     keys: list[list[str]]
     rows: list[Row]
 
-    def batches(self, numbers: Sequence[int], batch_size: int) -> Iterator[list[int]]:
+    def batches(self, numbers: Sequence[int], batch_size: int) -> list[list[int]]:
         """The rows of these numbers in batches of at most so many."""
-        lengths = [self.rows[number].length for number in numbers]
-        groups = [self.rows[number].batch_group for number in numbers]
-        for places in split_into_batches(lengths, groups, batch_size):
-            yield [numbers[place] for place in places]
+        lengths = [row.length for row in self.rows]
+        groups = [row.batch_group for row in self.rows]
+        return split_into_batches(numbers, lengths, groups, batch_size)
 
     def order(self) -> list[int]:
         """The numbers of all rows in the order in which they run."""

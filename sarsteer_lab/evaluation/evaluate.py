@@ -42,6 +42,6 @@ def evaluate(
             words = [request.request for request in requests]
             outcomes = judge.judge_all(list(zip(words, responses, strict=True)))
             for request, response, outcome in zip(requests, responses, outcomes, strict=True):
-                facts = (request.id, request.label, request.request)
-                rows.append((defence.name, name, *facts, response, outcome))
+                of_request = (request.id, request.label, request.request)
+                rows.append((defence.name, name, *of_request, response, outcome))
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -29,8 +29,8 @@ def knowledge(lalm: LALM, requests: int | None = None) -> pd.DataFrame:
     harmless = load_prompts(SPLIT, "harmless")[:requests]
     forms = ["typed", "spoken"] if lalm.audio_token_id is not None else ["typed"]
     tables = []
+    sets = {"harmful": harmful, "harmless": harmless}
     for form in forms:
-        sets = {"harmful": harmful, "harmless": harmless}
         probabilities = refusal_probability_rows(lalm, [Defence("none")], sets, form)
         counts = {"form": form, "harmful": len(harmful), "harmless": len(harmless)}
         tables.append(separation(probabilities).assign(**counts))
@@ -46,8 +46,8 @@ def examine_knowledge(lalm: LALM, requests: int | None = None) -> str:
     ]
     for form, row in table.iterrows():
         area = f"{row['area']:.2f} [{row['area_low']:.2f}, {row['area_high']:.2f}]"
-        asked = f"{form} ({row['harmful']} harmful, {row['harmless']} harmless)"
-        lines.append(f"| {asked} | {area} | {row['best_rate']:.0%} |")
+        counts = f"{form} ({row['harmful']} harmful, {row['harmless']} harmless)"
+        lines.append(f"| {counts} | {area} | {row['best_rate']:.0%} |")
     form = table.index[-1]
     bound = f"{table.loc[form, 'best_rate']:.0%} of harmless ones answered"
     meaning = (

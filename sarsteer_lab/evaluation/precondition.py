@@ -49,17 +49,17 @@ def prompted_refusal(
     named = {BARE: "", **texts}
     rows = []
     for form in forms:
-        asked = list(requests)
+        of_form = list(requests)
         if form == "spoken":
-            asked = [request for request in requests if can_hear and request.clip is not None]
+            of_form = [request for request in requests if can_hear and request.clip is not None]
         questions = []
         for text in named.values():
-            questions.append((_prompts(asked, form, text), Defence("none")))
+            questions.append((_prompts(of_form, form, text), Defence("none")))
         by_text = answers(lalm, questions, max_new_tokens=TOKENS)
         for name, responses in zip(named, by_text, strict=True):
-            words = [request.request for request in asked]
+            words = [request.request for request in of_form]
             outcomes = judge.judge_all(list(zip(words, responses, strict=True)))
-            for request, outcome in zip(asked, outcomes, strict=True):
+            for request, outcome in zip(of_form, outcomes, strict=True):
                 rows.append((form, name, request.label, request.id, outcome))
     return pd.DataFrame(rows, columns=["form", "text", "label", "id", "outcome"])
 
@@ -126,10 +126,10 @@ def examine_texts(lalm: LALM, requests: int = 10) -> str:
 
     The requests are taken evenly over the shipped validation split.
     """
-    asked = []
+    chosen = []
     for label in KINDS:
-        asked += evenly(load_prompts("validation", label), requests)
-    shares = refused_shares(prompted_refusal(lalm, asked))
+        chosen += evenly(load_prompts("validation", label), requests)
+    shares = refused_shares(prompted_refusal(lalm, chosen))
     kinds = shares["label"] + ", " + shares["form"]
     counts = out_of(shares["refused"], shares["n"])
     table = shares.assign(kind=kinds, count=counts)

@@ -289,19 +289,18 @@ FACTS = ("label", "words", "clip's content")
 """What a manifest says of a request besides its id."""
 
 
-def _differing_requests(name: str, earlier: Any, now: Any) -> Iterator[str]:
+def _differing_requests(name: str, earlier: Any, later: Any) -> Iterator[str]:
     """How a set of requests differs from the one of its name, request by request."""
     old = {entry[0]: entry[1:] for entry in earlier}
-    new = {entry[0]: entry[1:] for entry in now}
+    new = {entry[0]: entry[1:] for entry in later}
     counts = f"{len(old)} requests before, {len(new)} now"
     for number in sorted(new.keys() - old.keys()):
         yield f"sets {name} has the new request {number!r} ({counts})"
     for number in sorted(old.keys() - new.keys()):
         yield f"sets {name} no longer has the request {number!r} ({counts})"
-    for number, facts in old.items():
-        for fact, before, after in zip(FACTS, facts, new[number], strict=True):
-            place = f"sets {name}, request {number!r}: its {fact}"
-            yield from _differences(before, after, place)
+    for number, old_facts in old.items():
+        for fact, before, now in zip(FACTS, old_facts, new[number], strict=True):
+            yield from _differences(before, now, f"sets {name}, request {number!r}: its {fact}")
     if list(old) != list(new):
         yield f"sets {name} has its requests in another order"
 

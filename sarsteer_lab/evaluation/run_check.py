@@ -50,15 +50,15 @@ def _check_responses(responses: pd.DataFrame, manifest: dict[str, Any]) -> None:
     twice = responses.duplicated(["defence", "set", "id"])
     if twice.any():
         raise ValueError(f"responses.jsonl, line {_first(twice)}: is there twice")
-    asked = {}
-    for name, facts in manifest["sets"].items():
-        for key, label, request, _ in facts:
-            asked[name, key] = (label, request)
+    expected = {}
+    for name, entries in manifest["sets"].items():
+        for request_id, label, request, _ in entries:
+            expected[name, request_id] = (label, request)
     for number, row in enumerate(responses.itertuples(), start=1):
-        if asked.get((row.set, row.id)) != (row.label, row.request):
+        if expected.get((row.set, row.id)) != (row.label, row.request):
             reason = "its label or request is not that of manifest.json"
             raise ValueError(f"responses.jsonl, line {number} ({row.id}): {reason}")
-    n_expected = len(asked) * len(manifest["defences"])
+    n_expected = len(expected) * len(manifest["defences"])
     if len(responses) != n_expected:
         raise ValueError(f"responses.jsonl has {len(responses)} lines, not {n_expected}")
 

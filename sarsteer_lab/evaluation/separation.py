@@ -69,13 +69,13 @@ def refusal_probability_rows(
     without what a prompt defence writes beside the clip. Kept in the user's cache. Raises as
     `cached_answers.refusal_probability`.
     """
-    asked = [request for requests in sets.values() for request in requests]
+    all_requests = [request for requests in sets.values() for request in requests]
     questions = []
     for defence in defences:
         if form == "typed":
-            prompts = [request.typed() for request in asked]
+            prompts = [request.typed() for request in all_requests]
         else:
-            prompts = [defence.prompt(request) for request in asked]
+            prompts = [defence.prompt(request) for request in all_requests]
         questions.append((prompts, defence))
     by_defence = refusal_probability(lalm, questions)
     rows = []

@@ -86,11 +86,10 @@ def judge_responses(
     known). Raises ValueError for no judge or two of the same name.
     """
     names = [judge.name for judge in judges]
-    has_twins = len(set(names)) < len(names)
-    if not names or has_twins:
+    if not names or len(set(names)) < len(names):
         raise ValueError(f"judges need distinct names; got {names}")
     pairs = [(response.request, response.response) for response in responses]
-    asked = pd.DataFrame(responses, columns=["defence", "set", "label", "id"])
+    cells = pd.DataFrame(responses, columns=["defence", "set", "label", "id"])
     tables = []
     read_outs = heard or {}
     topics = []
@@ -98,7 +97,7 @@ def judge_responses(
         read_out = read_outs.get(response.id)
         topics.append(on_topic(response.request, response.response, read_out))
     for judge in judges:
-        judged = asked.assign(judge=judge.name, outcome=judge.judge_all(pairs))
+        judged = cells.assign(judge=judge.name, outcome=judge.judge_all(pairs))
         judged["on_topic"] = (judged["outcome"] == "answered") & pd.Series(topics, dtype=bool)
         tables.append(judged)
     return pd.concat(tables, ignore_index=True)

@@ -57,10 +57,10 @@ def _share(asked: list[str], said: list[str]) -> float:
     """The share of the words asked that are said, in some form; 1.0 of none."""
     if not asked:
         return 1.0
-    found = 0
+    n_said = 0
     for word in asked:
-        found += any(_is_form(word, other) for other in said)
-    return found / len(asked)
+        n_said += any(_is_form(word, other) for other in said)
+    return n_said / len(asked)
 
 
 def _is_form(word: str, other: str) -> bool:
