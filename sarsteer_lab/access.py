@@ -1,4 +1,4 @@
-"""One thread at a time runs a model, and who steers it has it to itself.
+"""A lock on a model: one thread at a time runs it, and who steers it has it to itself.
 
 Hooks are on a model, not in a thread: whatever another thread ran meanwhile would be steered, or
 noted, with them.

@@ -1,4 +1,4 @@
-"""What stands between prompts and the model: an encoded prompt, and a batch of them that runs."""
+"""`Encoded`, a prompt as the model takes it, and `Batch`, prompts that run together."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A prompt resolved once: its text in the chat format, and its clip as the model hears it.
+"""Encoding a prompt, once: its text in the chat format, and its clip as the model hears it.
 
 `LALM.encode` is what callers use; every way to a result goes through here, and no prompt twice.
 """

@@ -1,4 +1,4 @@
-"""The table of what differs between LALM families, and recipes that find the same parts in all.
+"""Model families: the table of what differs between them, and how the same parts are found in all.
 
 Nothing else in the package names a family. A model whose type has no row gets the last one, `auto`,
 which trusts the recipes below and the processor's own chat template.

@@ -1,4 +1,4 @@
-"""Content keys: a name for all that decides a result, so that it is found again and never mistaken.
+"""Content keys (hashes) of all that decides a result, so that it is found again, never mistaken.
 
 Hashes are xxh3 of 128 bits: as fast as memory, for telling contents apart, not for security.
 """

@@ -1,4 +1,4 @@
-"""Whether a model computes by its own code: no hooks, no replaced code, no autocast.
+"""Hooks, replaced code and autocast are found: does a model compute by its own code?
 
 Weights and settings say nothing of these, so results of a model that runs other code could not be
 told from its own.

@@ -1,4 +1,4 @@
-"""Where the results of a model are kept, and what happens where there are none yet."""
+"""`LALM.results`: what cache and runner ask where results are kept; recordings put in another."""
 
 from collections.abc import Mapping
 from typing import Any

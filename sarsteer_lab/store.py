@@ -1,4 +1,4 @@
-"""Finished work in a folder: whole files with a checksum, under keys that say what decides it."""
+"""Stores: finished work in a folder, whole files with a checksum, under content keys."""
 
 import json
 import os

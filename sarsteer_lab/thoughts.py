@@ -1,4 +1,4 @@
-"""Blocks of thoughts, in which reasoning models think aloud before they answer."""
+"""Reasoning models' blocks of thoughts, in which they think aloud before they answer."""
 
 import re
 from collections.abc import Sequence

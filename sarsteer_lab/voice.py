@@ -1,4 +1,4 @@
-"""Sentences spoken by a small voice."""
+"""Text to speech: sentences spoken by a small voice."""
 
 import re
 import unicodedata

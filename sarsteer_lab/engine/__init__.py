@@ -1,1 +1,1 @@
-"""The same numbers faster: prepared batches, shared prefixes, a memory of encoded clips."""
+"""The same numbers faster: batches prefilled once, shared prefixes, a cache of encoded clips."""

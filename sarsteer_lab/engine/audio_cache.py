@@ -1,4 +1,4 @@
-"""What the audio tower makes of a clip, kept in memory: no clip is encoded twice.
+"""Cache of encoded clips, in memory: the audio tower encodes no clip twice.
 
 A sweep, a chapter or a widget asks about the same clips again and again. `remember_clips` wraps the
 tower's method on one model: rows of features it has heard (a clip, or a window of a long one) come

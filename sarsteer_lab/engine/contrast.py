@@ -1,4 +1,4 @@
-"""States of the same clips under several texts, at little more than the price of one.
+"""Prefix sharing: states of one clip under several texts at little more than the price of one.
 
 SARSteer compares a prompt with the same prompt and a refusal sentence behind it (arXiv 2510.17633,
 step 2). System turn, clip and instruction are common to both and stand first: they run once, their

@@ -1,4 +1,4 @@
-"""One prompt kept ready: a slider move costs a few decoding steps, and no reading of the clip.
+"""One prompt kept ready for widgets: a slider move costs a few decoding steps, no prefill.
 
 Steering acts on the prompt's last position and on generated tokens. Whatever stands before is
 therefore the same at every setting: it runs once, its keys and values stay, and an answer under new

@@ -1,4 +1,4 @@
-"""How many prompts fit into a batch, by the memory that is free; and how freed memory is kept."""
+"""Batch sizes by the memory that is free, and glibc's settings so that freed memory is kept."""
 
 import ctypes
 import sys

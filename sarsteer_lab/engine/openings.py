@@ -1,4 +1,4 @@
-"""The probability that a sampled answer opens as a refusal: finer than counting refused answers."""
+"""Refusal probability: how likely a sampled answer opens as a refusal; finer than counting them."""
 
 from collections.abc import Sequence
 

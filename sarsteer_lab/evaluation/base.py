@@ -1,4 +1,4 @@
-"""What defences are derived from: states, collected once, of requests, and refusal texts."""
+"""`BaseStates`: hidden states, collected once, that all steering defences are derived from."""
 
 import sys
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Every defence behind one small class: what is fed for a request, and what is done meanwhile.
+"""Defences behind one small class: what is fed for a request, and what is done meanwhile.
 
 Prompt defences change the text beside the clip, steering defences the hidden states. The clip
 itself is never touched.

@@ -1,4 +1,4 @@
-"""When to steer: a condition that fires or not (CAST), and a map that is silent on harmless states.
+"""Gated steering: a condition that fires or not (CAST), a map silent on harmless states.
 
 Both go beyond the SARSteer paper. They look at the prompt's last position, where harmless and
 harmful requests were compared when they were fitted, and what they decide there holds for the whole

@@ -1,4 +1,4 @@
-"""Does this model know spoken harm? The first thing to ask before it is steered.
+"""Knowledge of harm: does a model tell harmful requests, typed and spoken? Asked before steering.
 
 A push that moves all requests alike can refuse harmful ones first only as far as the model itself
 is readier to refuse them. How far that is, is the area under the ROC curve (see `separation`):

@@ -1,4 +1,4 @@
-"""Where published sets of requests, and sets of one's own, keep what a request is made of.
+"""Layouts of published data sets, and of one's own: where each keeps what a request is made of.
 
 The table of all of them is `data/prompts/layouts.toml`.
 """

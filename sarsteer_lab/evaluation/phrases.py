@@ -1,8 +1,8 @@
-"""What a text says, told without a model: whether it declines, heard nothing, or has collapsed.
+"""The phrase list of `data/judges/phrases.toml`: does a text decline, hear nothing, or collapse?
 
-All look at the opening alone, because a refusal is said first, and at what the model itself
-answers: not at what it thinks aloud before, at what it quotes or reports, nor at later turns that
-it makes up.
+No model is needed. All look at the opening alone, because a refusal is said first, and at what the
+model itself answers: not at what it thinks aloud before, at what it quotes or reports, nor at later
+turns that it makes up.
 """
 
 import re

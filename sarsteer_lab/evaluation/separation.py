@@ -1,4 +1,4 @@
-"""How well could any uniform push do? The ROC curve of the model's own readiness to refuse.
+"""ROC curves of a model's own readiness to refuse: how well could any uniform push do?
 
 Adding one vector to every request moves all of them towards refusal. Which cross first depends on
 how well the undefended model's readiness to refuse, the probability of a refusing opening, already

@@ -1,4 +1,4 @@
-"""Is an answer about what was asked? Told without a model, by the words that the two share.
+"""On topic or not: is an answer about what was asked? Told by the words that the two share.
 
 A harmful request that was misheard is answered about something else: no refusal, so ASR counts it,
 and no harm done either. The table says both numbers.
