@@ -98,8 +98,9 @@ class Guard:
         if batch is not None and batch.decoding is not None:
             refuse_decoding(batch.decoding, vars(self.lalm.core.generation_config))
         self._check_uncached(tokens if cache is None and batch is None else None)
-        flat = isinstance(mask, Tensor) and mask.ndim == 2
-        if mask is not None and not (flat and mask[:, -1].all()):
+        by_position = mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        ends_right = by_position is not None and bool(by_position[:, -1].all())
+        if mask is not None and not ends_right:
             wanted = "the last position has to be the prompt's last token"
             raise SteeringError(f"{wanted}: pad on the left")
 

@@ -1,5 +1,6 @@
 """Stores: finished work in a folder, whole files with a checksum, under content keys."""
 
+import hashlib
 import json
 import os
 import warnings
@@ -34,6 +35,12 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     except BaseException:
         scratch.unlink(missing_ok=True)
         raise
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file as lower-case hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Store:

@@ -31,7 +31,8 @@ from transformers import (
 from xxhash import xxh3_128
 
 from sarsteer_lab.paths import cache_folder, data_folder
-from sarsteer_lab.pocket.base import LANGUAGE_MODEL, BaseFileError, fetch, file_sha256
+from sarsteer_lab.pocket.base import LANGUAGE_MODEL, BaseFileError, fetch
+from sarsteer_lab.store import file_sha256
 
 WINDOW_SECONDS = 8
 AUDIO_TOKENS = ("<|audio_bos|>", "<|AUDIO|>", "<|audio_eos|>")

@@ -8,7 +8,6 @@ its hash agrees with the pinned one.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sarsteer_lab.paths import cache_folder
-from sarsteer_lab.store import atomic_write
+from sarsteer_lab.store import atomic_write, file_sha256
 
 
 class BaseFileError(RuntimeError):
@@ -56,12 +55,6 @@ LANGUAGE_MODEL = BaseFile(
     wheel_bytes=92871040,
     licence="Apache-2.0",
 )
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file as lower-case hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_file(path: Path, sha256: str, what: str) -> None:

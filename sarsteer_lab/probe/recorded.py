@@ -15,7 +15,6 @@ import transformers as hf
 from sarsteer_lab.batch import Batch, Encoded
 from sarsteer_lab.families import find_core
 from sarsteer_lab.keys import content_key, versions
-from sarsteer_lab.pocket.base import file_sha256
 from sarsteer_lab.probe.tape import (
     Manifest,
     Taped,
@@ -27,7 +26,7 @@ from sarsteer_lab.probe.tape import (
 )
 from sarsteer_lab.results import Results
 from sarsteer_lab.speech import SAMPLE_RATE
-from sarsteer_lab.store import Store
+from sarsteer_lab.store import Store, file_sha256
 
 CLOSE = 0.005
 """Tensors that differ by no more than this share of their length are one, computed elsewhere;

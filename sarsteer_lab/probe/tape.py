@@ -22,10 +22,9 @@ from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.keeping import PerPrompt, kept
 from sarsteer_lab.keys import content_key, versions
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.pocket.base import file_sha256
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.results import Results
-from sarsteer_lab.store import Store, atomic_write
+from sarsteer_lab.store import Store, atomic_write, file_sha256
 
 FORMAT = "sarsteer-lab recording 3"
 

@@ -12,7 +12,8 @@ from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.paths import data_folder
 from sarsteer_lab.pocket import base
 from sarsteer_lab.pocket.assemble import delta_factors
-from sarsteer_lab.pocket.base import BaseFile, BaseFileError, fetch, file_sha256, unpack
+from sarsteer_lab.pocket.base import BaseFile, BaseFileError, fetch, unpack
+from sarsteer_lab.store import file_sha256
 
 
 @pytest.fixture
