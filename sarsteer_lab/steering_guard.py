@@ -92,7 +92,7 @@ class Guard:
         else:
             self._check_step(length, cache, n_cached)
 
-    def _check_prompt(self, tokens: Tensor, cache: Any, mask: object) -> None:
+    def _check_prompt(self, tokens: Tensor, cache: Any, mask: Tensor | None) -> None:
         """Refuse prompts whose last position is not the last, or that are to be run again."""
         batch = self.steering.batch
         if batch is not None and batch.decoding is not None:
