@@ -26,7 +26,9 @@ def encode(lalm: LALM, prompts: Prompts) -> list[Encoded]:
     for number, prompt in enumerate(in_a_list(prompts)):
         if not isinstance(prompt, Encoded):
             prompt = as_prompt(prompt, number)
-            prompt = encode_with(lalm, prompt, read_waveform(lalm, prompt))
+            messages = conversation(prompt)
+            text = chat_text(lalm, prompt, messages)  # a model that hears nothing reads no clip
+            prompt = Encoded(messages, text, read_waveform(lalm, prompt))
         encoded.append(prompt)
     return encoded
 
@@ -34,19 +36,21 @@ def encode(lalm: LALM, prompts: Prompts) -> list[Encoded]:
 def encode_variants(lalm: LALM, prompts: Sequence[Prompt]) -> list[Encoded]:
     """One clip under several texts, read once. Raises ValueError if it is not one clip."""
     first = prompts[0]
-    waveform = read_waveform(lalm, first)
     for prompt in prompts:
-        if prompt.audio is not first.audio and not np.array_equal(prompt.audio, first.audio):
-            raise ValueError("questions that are asked together have to share their clips")
-    return [encode_with(lalm, prompt, waveform) for prompt in prompts]
+        refuse_another_clip(first, prompt)
+    conversations = [conversation(prompt) for prompt in prompts]
+    texts = []
+    for prompt, messages in zip(prompts, conversations, strict=True):
+        texts.append(chat_text(lalm, prompt, messages))
+    waveform = read_waveform(lalm, first)
+    pairs = zip(conversations, texts, strict=True)
+    return [Encoded(messages, text, waveform) for messages, text in pairs]
 
 
-def encode_with(
-    lalm: LALM, prompt: Prompt, waveform: Float[np.ndarray, "samples"] | None
-) -> Encoded:
-    """A prompt whose clip has been read. Raises ValueError as `chat_text` does."""
-    messages = conversation(prompt)
-    return Encoded(messages, chat_text(lalm, prompt, messages), waveform)
+def refuse_another_clip(first: Prompt, other: Prompt) -> None:
+    """Raises ValueError for prompts that are asked together and do not share their clip."""
+    if other.audio is not first.audio and not np.array_equal(other.audio, first.audio):
+        raise ValueError("questions that are asked together have to share their clips")
 
 
 def chat_text(lalm: LALM, prompt: Prompt, messages: Messages) -> str:

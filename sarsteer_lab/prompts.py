@@ -159,6 +159,8 @@ def _clip(audio: Any) -> Path | str | np.ndarray | None:
     if isinstance(audio, Mapping) and {"array", "sampling_rate"} <= set(audio):
         audio = (audio["array"], audio["sampling_rate"])
     if isinstance(audio, Mapping) and {"bytes", "path"} <= set(audio):
+        if audio["bytes"] is None and audio["path"] is None:
+            raise TypeError("the audio cell holds neither bytes nor a path: this row has no clip")
         return audio["path"] if audio["bytes"] is None else read_clip(BytesIO(audio["bytes"]))
     if (
         isinstance(audio, tuple)

@@ -33,6 +33,9 @@ SILENCE_RMS = 1e-4
 MIN_SECONDS = 0.1
 """A shorter clip holds no syllable; below 0.03 s Whisper-style towers give no audio token."""
 
+SLOWEST, FASTEST = 1_000, 4_000_000
+"""Sampling rates in Hz of what can be speech: telephones have 8,000, no converter 4 million."""
+
 MAX_PEAK = 10.0
 """Full scale is 1.0. Float clips overshoot it a little; beyond this they hold unscaled integers."""
 
@@ -64,6 +67,9 @@ def read_clip(
     infinite samples, is not scaled to [-1, 1], or has channels that cancel (`CANCELLED`).
     """
     if not isinstance(path, Path | str):
+        if not callable(getattr(path, "seek", None)):
+            kind = type(path).__name__
+            raise TypeError(f"a clip is a path or an open binary file, not a {kind}")
         return _read(path, str(getattr(path, "name", "the open file")), max_seconds)
     if _URL.match(str(path)):
         url = re.sub(":/+", "://", str(path), count=1)
@@ -119,6 +125,8 @@ def _read(file: BinaryIO, name: str, max_seconds: float | None) -> Float[np.ndar
         if reason := containers.flaw(content):
             raise ClipError(f"{name}: {reason}")
         with containers.in_a_file(content) as copy, soundfile.SoundFile(copy) as clip:
+            if clip.format == "XI":
+                raise ClipError(f"{name}: an XI file does not say its sampling rate; export WAV")
             # Before decoding, so that an hour costs no memory.
             _check_length(clip.frames / clip.samplerate, max_seconds, name)
             # So many: telephone codecs cannot be asked how many are left.
@@ -164,13 +172,8 @@ def check_waveform(
     kHz array. Raises ClipError, naming `name`, for whatever `read_clip` refuses, and for other
     shapes and types.
     """
-    samples = np.asarray(x)
-    if samples.ndim == 1:
-        samples = samples[:, None]  # samples channels
-    if samples.ndim != 2 or 0 < len(samples) < samples.shape[1]:
-        wanted = "expected (samples,) or (samples, channels); transpose or index it first"
-        raise ClipError(f"{name}: has shape {samples.shape}, {wanted}")
-    if sampling_rate <= 0:
+    samples = _by_channel(x, name)
+    if not SLOWEST <= sampling_rate <= FASTEST:  # also NaN
         raise ClipError(f"{name}: a sampling rate of {sampling_rate} Hz makes no sense")
     if np.issubdtype(samples.dtype, np.signedinteger):
         samples = samples / -float(np.iinfo(samples.dtype).min)
@@ -197,6 +200,19 @@ def check_waveform(
             "record it louder or check the microphone"
         )
     return np.ascontiguousarray(mono, dtype=np.float32)
+
+
+def _by_channel(x: Any, name: str) -> np.ndarray:
+    """Samples in memory with shape "samples channels". Raises ClipError, naming `name`."""
+    if isinstance(x, np.ma.MaskedArray):
+        raise ClipError(f"{name}: is a masked array; fill or cut out what is masked")
+    samples = np.asarray(x)
+    if samples.ndim == 1:
+        samples = samples[:, None]
+    if samples.ndim != 2 or 0 < len(samples) < samples.shape[1]:
+        wanted = "expected (samples,) or (samples, channels); transpose or index it first"
+        raise ClipError(f"{name}: has shape {samples.shape}, {wanted}")
+    return samples
 
 
 def _mono(

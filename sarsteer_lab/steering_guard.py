@@ -104,7 +104,7 @@ class Guard:
             wanted = "the last position has to be the prompt's last token"
             raise SteeringError(f"{wanted}: pad on the left")
 
-    def _check_step(self, length: int, cache: Any, n_cached: int) -> None:
+    def _check_step(self, length: int, cache: object, n_cached: int) -> None:
         """Refuse all but one more token onto a cache that holds `n_cached` positions."""
         if length > 1:
             raise SteeringError(

@@ -104,7 +104,7 @@ class CacheStore(Store):
     (On a full disk, or in a folder that may only be read: results are computed each time.)
     """
 
-    def write(self, key: str, value: object) -> Any:
+    def write(self, key: str, value: object) -> object:
         """See `Store.write`."""
         try:
             return super().write(key, value)

@@ -1,7 +1,7 @@
 """Reasoning models' blocks of thoughts, in which they think aloud before they answer."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 from jaxtyping import Int
@@ -61,7 +61,7 @@ def answer_texts(
 def special_tokens(tokenizer: Tokenizer) -> dict[str, int]:
     """A tokenizer's control tokens, as they are spelt, and their ids."""
     names = set(tokenizer.all_special_tokens)
-    for token in getattr(tokenizer, "added_tokens_decoder", {}).values():
-        if token.special:
-            names.add(token.content)
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    if isinstance(added, Mapping):  # mistral-common's tokenizers have a method of this name
+        names |= {token.content for token in added.values() if token.special}
     return {name: int(tokenizer.convert_tokens_to_ids(name)) for name in sorted(names)}

@@ -185,8 +185,10 @@ def test_importing_the_package_is_cheap() -> None:
 
 
 def test_loading_a_model_reads_no_table_of_texts() -> None:
-    """They are for those who ask for them: refusal texts, phrases of judges, openings of
-    refusals."""
+    """They are for those who ask for them: phrases of judges, openings of refusals.
+
+    The refusal texts, `prompts.REFUSALS`, are a constant and read once.
+    """
     show = "from sarsteer_lab import load_lalm; load_lalm('replica:qwen2_audio'); "
     show += "import sarsteer_lab.evaluation.readers, sarsteer_lab.evaluation.judges; "
     show += "import sarsteer_lab.engine.live; "
@@ -195,7 +197,7 @@ def test_loading_a_model_reads_no_table_of_texts() -> None:
     shown = subprocess.run(
         [sys.executable, "-c", show], check=True, capture_output=True, text=True
     ).stdout
-    assert shown == "0\n"
+    assert shown == "1\n"
 
 
 def test_the_cache_is_where_the_environment_says(

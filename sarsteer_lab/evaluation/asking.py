@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from sarsteer_lab.access import alone
 from sarsteer_lab.batch import Encoded, split_into_batches
-from sarsteer_lab.encoding import encode_variants
+from sarsteer_lab.encoding import encode_variants, refuse_another_clip
 from sarsteer_lab.engine.memory import keep_freed_memory
 from sarsteer_lab.evaluation.answering import Asked, Group, Said, Task, answer
 from sarsteer_lab.evaluation.cluster import on_cluster
@@ -141,7 +141,10 @@ def plan(lalm: LALM, questions: Sequence[Question], asked: Asked, key: str) -> S
 
 
 def _variants(questions: Sequence[Question]) -> tuple[list[list[Prompt]], list[int]]:
-    """The prompts under each text that questions ask with, and which of these each asks with."""
+    """The prompts under each text that questions ask with, and which of these each asks with.
+
+    Raises ValueError for questions with the same texts about other clips.
+    """
     variants: list[list[Prompt]] = []
     numbers: dict[tuple[tuple[str, str | None], ...], int] = {}
     variant_of_question = []
@@ -150,6 +153,8 @@ def _variants(questions: Sequence[Question]) -> tuple[list[list[Prompt]], list[i
         if texts not in numbers:
             numbers[texts] = len(variants)
             variants.append(list(prompts))
+        for first, prompt in zip(variants[numbers[texts]], prompts, strict=True):
+            refuse_another_clip(first, prompt)
         variant_of_question.append(numbers[texts])
     return variants, variant_of_question
 

@@ -7,7 +7,6 @@ dropped: what does not fit raises `PromptFileError`.
 
 import csv
 import io
-import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,13 +20,10 @@ import soundfile
 from pyarrow import ArrowException
 from pyarrow.parquet import ParquetFile
 
+from sarsteer_lab.evaluation.text_files import PromptFileError, parsed_json, read_text
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.store import atomic_write
-
-
-class PromptFileError(ValueError):
-    """A file of prompts cannot be used; the message names file and entry, and what is wrong."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +158,7 @@ class Entry:
 
 def read_json_list(path: Path) -> list[Entry]:
     """The entries of a JSON file that is a list of objects; record 1 is the first."""
-    values = _parsed(read_text(path), str(path))
+    values = parsed_json(read_text(path), str(path))
     if not isinstance(values, list):
         raise PromptFileError(f"{path}: has to be a list of objects, but is {values!r:.60}")
     return _entries(path, "record", enumerate(values, start=1))
@@ -174,7 +170,7 @@ def read_json_lines(path: Path) -> list[Entry]:
     # Not splitlines(): JSON texts may hold U+2028 and its like, which are no line ends here.
     for number, line in enumerate(read_text(path).split("\n"), start=1):
         if line.strip():
-            numbered.append((number, _parsed(line, f"{path}, line {number}")))
+            numbered.append((number, parsed_json(line, f"{path}, line {number}")))
     return _entries(path, "line", numbered)
 
 
@@ -191,6 +187,9 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Entry]:
         where = f"{path}, line {reader.line_num}"
         raise PromptFileError(f"{where}: is not valid CSV ({error})") from error
     first = Entry(path, "line 1", dict.fromkeys(header))
+    for name in header:
+        if header.count(name) > 1:
+            first.fail(f"the header names {name!r} twice; which of them counts cannot be told")
     for column in columns:
         if column not in header:
             first.fail(f"the header lacks {column!r} {first.columns()}")
@@ -314,34 +313,6 @@ def _kept_clip(content: Any, suffix: str, write: Callable[[Path], Any]) -> Path:
         with atomic_write(file) as scratch:
             write(scratch)
     return file
-
-
-def read_text(path: Path) -> str:
-    """A file's text, which has to be UTF-8 (with or without a byte order mark) and not blank."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        reason = f"cannot be read ({error.strerror}); check the path"
-        raise PromptFileError(f"{path}: {reason}") from error
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        reason = f"is not UTF-8 (byte {content[error.start]:#04x})"
-        advice = "convert it, for instance with `iconv -t UTF-8`"
-        raise PromptFileError(f"{path}, line {line}: {reason}; {advice}") from error
-    if not text.strip():
-        raise PromptFileError(f"{path}: is empty; download or export it again")
-    return text
-
-
-def _parsed(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise PromptFileError(f"{where}: is not valid JSON ({error})") from error
-    except RecursionError as error:
-        raise PromptFileError(f"{where}: is not valid JSON (nested too deeply)") from error
 
 
 def _entries(path: Path, unit: str, numbered: Iterable[tuple[int, Any]]) -> list[Entry]:

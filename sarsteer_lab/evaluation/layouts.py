@@ -214,10 +214,12 @@ def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
     """
     files: list[Path] = []
     for pattern in patterns:
-        files += folder.glob(pattern)
-        if pattern.startswith("**/*."):
-            # Recorders write .WAV too, which only some file systems find as .wav.
-            files += folder.glob(pattern.upper())
+        if not pattern.startswith("**/*."):
+            files += folder.glob(pattern)
+            continue
+        # Recorders write .WAV and .Wav too, which only some file systems find as .wav.
+        suffix = pattern.removeprefix("**/*")
+        files += [file for file in folder.rglob("*.*") if file.suffix.lower() == suffix]
     shown = []
     for file in files:
         parts = file.relative_to(folder).parts

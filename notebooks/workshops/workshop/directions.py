@@ -387,9 +387,7 @@ def check_share(share: object) -> str:
     """`share(vectors, space)`: of each layer's squared length, the share that lies in the space."""
     vectors, space = _vectors_and_space()
     found = need_tensor(call(share, vectors, space), (4,), "the share")
-    right = library.share_in_space(
-        vectors, library.SafeSpace(torch.zeros(4, 6), space, torch.zeros(4, 2))
-    )
+    right = library.share_in_space(vectors, library.SafeSpace(space, torch.zeros(4, 2)))
     part = _projected(vectors, space)
     mistakes = {
         "a share of the length: square it, so that inside and outside add up to 1": right.sqrt(),
@@ -417,7 +415,7 @@ def _vectors_and_space() -> tuple[Tensor, Tensor]:
 
 
 def _projected(vectors: Tensor, space: Tensor) -> Tensor:
-    return library.projection(vectors, library.SafeSpace(vectors, space, vectors))
+    return library.projection(vectors, library.SafeSpace(space, vectors))
 
 
 def _unit(vectors: Tensor) -> Tensor:
