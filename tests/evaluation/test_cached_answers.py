@@ -36,6 +36,16 @@ def test_answers_are_made_once(
         course.answers(tiny, prompts, vectors=vectors, alpha=2.1, max_new_tokens=6)
 
 
+def test_questions_with_the_same_texts_about_other_clips_are_refused(
+    tiny: LALM, spoken: list[Request]
+) -> None:
+    """They were answered as if they were about the first question's clips."""
+    prompts = [request.spoken() for request in spoken]
+    questions = [(prompts, Defence("none")), (prompts[::-1], Defence("again"))]
+    with pytest.raises(ValueError, match="share their clips"):
+        cached_answers.answers(tiny, questions, max_new_tokens=2)
+
+
 def test_refusal_probability_is_the_live_one_and_made_once(
     tiny: LALM, spoken: list[Request], monkeypatch: pytest.MonkeyPatch
 ) -> None:
