@@ -11,9 +11,15 @@ from statsmodels.stats.proportion import proportion_confint
 
 RESAMPLES = 2000
 
+CONFIDENCE = 0.95
+"""How often an interval is to hold the truth; other than that, a function is told."""
 
-def wilson(successes: int, n: int) -> tuple[float, float]:
-    """Wilson's 95% score interval (1927) of a share: lower and upper limit, 0 to 1.
+IN_EACH_TAIL = 10
+"""Resamples that have to lie beyond either end of a bootstrap interval."""
+
+
+def wilson(successes: int, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Wilson's score interval (1927) of a share: lower and upper limit, 0 to 1.
 
     Without any trial nothing is known: (0, 1). Raises ValueError unless 0 <= successes <= n.
     """
@@ -21,7 +27,8 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
         raise ValueError(f"{successes} successes in {n} trials cannot be")
     if n == 0:
         return 0.0, 1.0
-    low, high = proportion_confint(successes, n, alpha=0.05, method="wilson")
+    alpha = 1 - confidence
+    low, high = proportion_confint(successes, n, alpha=alpha, method="wilson")
     return float(low), float(high)
 
 
@@ -39,9 +46,12 @@ def mcnemar_p(first: Bool[np.ndarray, "prompt"], second: Bool[np.ndarray, "promp
 
 
 def paired_difference(
-    first: Bool[np.ndarray, "prompt"], second: Bool[np.ndarray, "prompt"]
+    first: Bool[np.ndarray, "prompt"],
+    second: Bool[np.ndarray, "prompt"],
+    *,
+    confidence: float = CONFIDENCE,
 ) -> tuple[float, float, float]:
-    """Rate of `first` minus that of `second`, with a paired bootstrap 95% interval.
+    """Rate of `first` minus that of `second`, with a paired bootstrap interval.
 
     Returns (difference, lower, upper), shares from -1 to 1. Prompts are resampled, both outcomes of
     a prompt together. Raises ValueError if lengths differ or there are no prompts.
@@ -50,7 +60,7 @@ def paired_difference(
     if not len(a):
         raise ValueError("no prompts to compare")
     differences = a.astype(float) - b
-    interval = bootstrap(lambda rows: differences[rows].mean(), len(a))
+    interval = bootstrap(lambda rows: differences[rows].mean(), len(a), confidence=confidence)
     return float(differences.mean()), *interval
 
 
@@ -60,12 +70,18 @@ def bootstrap(
     *,
     resamples: int = RESAMPLES,
     seed: int = 0,
+    confidence: float = CONFIDENCE,
 ) -> tuple[float, float]:
-    """Percentile bootstrap 95% interval (Efron 1979) of `statistic(rows)`; n rows are drawn."""
+    """Percentile bootstrap interval (Efron 1979) of `statistic(rows)`; n rows are drawn.
+
+    There are more than `resamples` where a high `confidence` would leave few of them beyond an end.
+    """
     if n == 1:  # every resample is the sample; scipy wants two
         value = float(statistic(np.zeros(1, dtype=int)))
         return value, value
-    options = {"n_resamples": resamples, "method": "percentile", "vectorized": False}
+    needed = int(np.ceil(2 * IN_EACH_TAIL / (1 - confidence)))
+    options = {"n_resamples": max(resamples, needed), "confidence_level": confidence}
+    options |= {"method": "percentile", "vectorized": False}
     result = stats.bootstrap([np.arange(n)], statistic, rng=seed, **options)
     low, high = result.confidence_interval
     return float(low), float(high)
@@ -77,8 +93,9 @@ def with_interval(
     benign: Float[np.ndarray, "benign ..."],
     *,
     resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
 ) -> tuple[float, float, float]:
-    """A statistic of both kinds' rows and its bootstrap 95% interval; each kind is resampled."""
+    """A statistic of both kinds' rows and its bootstrap interval; each kind is resampled."""
     generator = np.random.default_rng(0)
     n_benign = len(benign)
 
@@ -86,14 +103,18 @@ def with_interval(
         others = generator.integers(0, n_benign, n_benign)
         return statistic(harmful[rows], benign[others])
 
-    interval = bootstrap(resampled, len(harmful), resamples=resamples, seed=1)
+    options = {"resamples": resamples, "seed": 1, "confidence": confidence}
+    interval = bootstrap(resampled, len(harmful), **options)
     return statistic(harmful, benign), *interval
 
 
 def jackknife_ratio(
-    statistic: Callable[[Shaped[np.ndarray, "prompt"]], float], n: int
+    statistic: Callable[[Shaped[np.ndarray, "prompt"]], float],
+    n: int,
+    *,
+    confidence: float = CONFIDENCE,
 ) -> tuple[float, float]:
-    """95% interval of a positive `statistic(rows)` on the log scale, leaving out a row at a time.
+    """Interval of a positive `statistic(rows)` on the log scale, leaving out a row at a time.
 
     Efron & Tibshirani 1993, chapter 11, with Student's t of n - 1 degrees of freedom. For ratios of
     distances between means: resampling with return adds noise to both distances, most to the
@@ -110,28 +131,39 @@ def jackknife_ratio(
         raise ValueError(complaint)
     freedom = n - 1
     error = np.sqrt(freedom * np.log(left).var())
-    factor = np.exp(stats.t.ppf(0.975, freedom) * error)
+    factor = np.exp(stats.t.ppf((1 + confidence) / 2, freedom) * error)
     return float(whole / factor), float(whole * factor)
 
 
 def requests_to_tell(
-    low: float, high: float, n: int, *, above: float = 0.0, margin: float = 0.0
+    low: float,
+    high: float,
+    n: int,
+    *,
+    above: float = 0.0,
+    margin: float = 0.0,
+    confidence: float = CONFIDENCE,
 ) -> int | None:
-    """How many requests would let a 95% interval, `low` to `high` on n of them, clear a bound.
+    """How many requests would let an interval, `low` to `high` on n of them, tell something.
 
-    That is: lie wholly above `above`, or wholly below `above + margin`, whichever takes fewer, in
-    80% of all samples (Lehr 1992), if the truth is the interval's middle and its width shrinks with
-    the root of n. None if no number would: the middle is the bound itself, or an end is not a
-    number.
+    That is: lie wholly on one side of `above`, or wholly within `margin` of it, whichever takes
+    fewer, in 80% of all samples (Lehr 1992), if the truth is the interval's middle and its width
+    shrinks with the root of n. None if no number would: the middle is a bound itself, or an end is
+    not a number.
     """
     middle = (low + high) / 2
-    error = (high - middle) / stats.norm.ppf(0.975)
+    error = (high - middle) / stats.norm.ppf((1 + confidence) / 2)
     spread = error * np.sqrt(n)
-    distance = max(middle - above, above + margin - middle)
-    if not (distance > 0 and spread > 0):
-        return None
-    needed = normal_sample_size_one_tail(distance, 0.8, 0.025, spread)
-    return int(np.ceil(needed))
+    off = abs(middle - above)
+    # Within the margin two bounds have to be cleared, each in 90% of all samples.
+    ways = [(off, 0.8), (margin - off, 0.9)]
+    numbers = []
+    for distance, power in ways:
+        if distance > 0 and spread > 0:
+            tail = (1 - confidence) / 2
+            needed = normal_sample_size_one_tail(distance, power, tail, spread)
+            numbers.append(int(np.ceil(needed)))
+    return min(numbers, default=None)
 
 
 def _paired(

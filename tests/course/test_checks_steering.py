@@ -163,10 +163,10 @@ LOST = paired_difference(np.array(WITHOUT), np.array(UNDER))
         ),
         (
             checks.check_refutation,
-            (LOST[0], LOST[1:], "seen here", WITHOUT, UNDER),
+            (LOST[0], LOST[1:], "seen", WITHOUT, UNDER),
             {
-                "sign is turned": (-LOST[0], LOST[1:], "seen here", WITHOUT, UNDER),
-                "paired bootstrap": (LOST[0], (-1, 1), "seen here", WITHOUT, UNDER),
+                "sign is turned": (-LOST[0], LOST[1:], "seen", WITHOUT, UNDER),
+                "paired bootstrap": (LOST[0], (-1, 1), "seen", WITHOUT, UNDER),
                 "does not follow": (LOST[0], LOST[1:], "cannot tell", WITHOUT, UNDER),
                 "one of": (LOST[0], LOST[1:], "yes", WITHOUT, UNDER),
             },

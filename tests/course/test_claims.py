@@ -1,70 +1,131 @@
-"""A verdict follows from an interval, and nothing else."""
+"""A verdict follows from an interval, and nothing else; a chapter's claims are judged together."""
 
+from functools import partial
+
+import numpy as np
 import pytest
 
 from sarsteer_lab import course
+from sarsteer_lab.course.claims import RULE, Claim, verdict_of
+from sarsteer_lab.evaluation.intervals import bootstrap, paired_difference, wilson
+
+
+def fixed(low: float, high: float) -> course.Claim:
+    """A claim whose interval is the same at every confidence."""
+    return course.claim_on_value("claim", "0", lambda confidence: (low, high), n=40)
 
 
 @pytest.mark.parametrize(
     ("interval", "verdict"),
     [
-        ((0.01, 0.3), "seen here"),
-        ((-0.2, 0.05), "not seen here"),
-        ((0.01, 0.05), "not seen here"),
-        ((-0.3, -0.1), "not seen here"),
+        ((0.01, 0.3), "seen"),
+        ((0.11, 0.3), "seen"),
+        ((-0.3, -0.01), "opposite"),
+        ((-0.3, -0.11), "opposite"),
+        ((-0.05, 0.05), "no difference"),
+        ((0.01, 0.05), "no difference"),  # above 0 for sure, and too little to matter
+        ((-0.05, -0.01), "no difference"),
+        ((-0.2, 0.05), "cannot tell"),  # none, or the opposite
         ((-0.05, 0.3), "cannot tell"),
+        ((-0.1, 0.05), "cannot tell"),
         ((0.0, 0.3), "cannot tell"),
         ((float("nan"), float("nan")), "cannot tell"),
     ],
 )
 def test_a_verdict_follows_from_the_interval(interval: tuple[float, float], verdict: str) -> None:
-    assert course.claim_on_value("claim", "0", interval).verdict == verdict
-    shifted = (interval[0] + 1, interval[1] + 1)
-    assert course.claim_on_value("claim", "0", shifted, above=1.0).verdict == verdict
+    low, high = interval
+    assert verdict_of(low, high) == verdict
+    assert verdict_of(low + 1, high + 1, above=1.0) == verdict
+    assert fixed(low, high).judged().verdict == verdict
+    assert f"**{verdict.capitalize()}**" in RULE, "a verdict that the rule does not explain"
+
+
+def test_without_a_margin_there_is_no_verdict_of_no_difference() -> None:
+    assert verdict_of(0.84, 0.86, above=0.85, margin=0.0) == "cannot tell"
+    assert verdict_of(0.86, 0.9, above=0.85, margin=0.0) == "seen"
 
 
 def test_shares_are_compared_on_the_same_requests() -> None:
     more = [True] * 30 + [False] * 10
     claim = course.claim_on_shares("more", more, [False] * 40, ("spoken", "typed"))
-    assert (
-        claim.verdict == "seen here"
-        and "30/40 (75%)" in claim.measured
-        and "+75%" in claim.measured
-    )
-    assert course.claim_on_shares("more", more, more, ("a", "b")).verdict == "not seen here"
+    assert claim.judged().verdict == "seen"
+    assert "30/40 (75%)" in claim.measured and "+75%" in claim.measured
+    turned = course.claim_on_shares("more", [False] * 40, more, ("typed", "spoken"))
+    assert turned.judged().verdict == "opposite"
+    same = course.claim_on_shares("more", more, more, ("a", "b"))
+    assert same.judged().verdict == "no difference"
     # Pairs that are all alike prove nothing if there are few of them.
     few = course.claim_on_shares("more", [False] * 14, [False] * 14, ("a", "b"))
-    assert few.verdict == "cannot tell" and few.interval.startswith("[-22%, +22%]")
+    judged = few.judged()
+    assert judged.verdict == "cannot tell" and judged.high == pytest.approx(wilson(0, 14)[1])
     assert course.claim_on_shares("more", [True], [False], ("a", "b")).measured.endswith("+100%")
     with pytest.raises(ValueError, match="paired"):
         course.claim_on_shares("more", more, [True], ("a", "b"))
     table = course.closing([claim]).data
-    assert (
-        "| more | spoken 30/40 (75%), typed 0/40 (0%): +75% |" in table and "**seen here**" in table
-    )
+    assert "| more | spoken 30/40 (75%), typed 0/40 (0%): +75% |" in table and "**seen**" in table
+    assert "**no difference** of 10 points" in course.closing([same]).data
+
+
+def test_the_claims_of_a_chapter_hold_together() -> None:
+    more = [True] * 12 + [False] * 28
+    claim = course.claim_on_shares("more", more, [True] * 6 + [False] * 34, ("a", "b"))
+    for m in (1, 5, 12):
+        low, high = paired_ends(claim, 1 - 0.05 / m)
+        assert f"[{low:+.0%}, {high:+.0%}]" in course.closing([claim] * m).data
+    alone, among_twelve = claim.judged().low, claim.judged(1 - 0.05 / 12).low
+    assert among_twelve < alone
+    # What is just seen by itself is not among twelve.
+    assert claim.judged().verdict == "seen" and claim.judged(1 - 0.05 / 12).verdict != "seen"
+
+
+def paired_ends(claim: Claim, confidence: float) -> tuple[float, float]:
+    more = np.array([True] * 12 + [False] * 28)
+    less = np.array([True] * 6 + [False] * 34)
+    _, low, high = paired_difference(more, less, confidence=confidence)
+    assert claim.judged(confidence).low == low
+    return low, high
+
+
+def test_simultaneous_intervals_all_hold_at_least_19_times_in_20() -> None:
+    """Ten claims whose truth is 0: with 95% intervals one is "seen" far too often."""
+    rng = np.random.default_rng(0)
+    held = {0.95: 0, 0.995: 0}
+    for _ in range(60):
+        samples = rng.normal(size=(10, 60))
+        for confidence in held:
+            ends = []
+            for sample in samples:
+                mean = partial(lambda values, rows: values[rows].mean(), sample)
+                ends.append(bootstrap(mean, 60, resamples=200, confidence=confidence))
+            held[confidence] += all(low <= 0 <= high for low, high in ends)
+    assert held[0.95] < 45 < 50 <= held[0.995]
 
 
 def test_a_claim_that_cannot_tell_names_the_number_that_could() -> None:
     more, less = [True] * 12 + [False] * 28, [False] * 6 + [True] * 12 + [False] * 22
     claim = course.claim_on_shares("more", more, less, ("a", "b"))
-    assert claim.verdict == "cannot tell" and claim.needed is not None
-    # Of 40 pairs 6 and 6 differ; the bound nearest to being cleared lies the margin away (Lachin
-    # 1992).
-    assert claim.needed == pytest.approx(((1.96 + 0.8416) / 0.1) ** 2 * 12 / 40, rel=0.15)
-    assert f"**cannot tell** (n = {claim.needed:,} could)" in course.closing([claim]).data
+    judged = claim.judged()
+    assert judged.verdict == "cannot tell" and judged.needed is not None
+    # Of 40 pairs 6 and 6 differ; to lie within the margin both ends have to, each nine times out
+    # of ten (Lachin 1992).
+    assert judged.needed == pytest.approx(((1.96 + 1.2816) / 0.1) ** 2 * 12 / 40, rel=0.15)
+    assert f"**cannot tell** (n = {judged.needed:,} could)" in course.closing([claim]).data
 
 
 def test_pairs_that_are_all_alike_tell_once_wilsons_interval_is_narrow_enough() -> None:
-    few = course.claim_on_shares("more", [False] * 14, [False] * 14, ("a", "b"))
+    few = course.claim_on_shares("more", [False] * 14, [False] * 14, ("a", "b")).judged()
     assert few.needed is not None
-    for n, verdict in ((few.needed, "not seen here"), (few.needed - 1, "cannot tell")):
-        assert (
-            course.claim_on_shares("more", [False] * n, [False] * n, ("a", "b")).verdict == verdict
-        )
+    for n, verdict in ((few.needed, "no difference"), (few.needed - 1, "cannot tell")):
+        alike = course.claim_on_shares("more", [False] * n, [False] * n, ("a", "b"))
+        assert alike.judged().verdict == verdict
 
 
 def test_only_what_cannot_be_told_names_a_number() -> None:
-    assert course.claim_on_value("claim", "0", (0.01, 0.3), n=40).needed is None
-    assert course.claim_on_value("claim", "0", (-0.05, 0.3)).needed is None
-    assert course.claim_on_value("claim", "0", (float("nan"), float("nan")), n=40).needed is None
-    assert course.claim_on_value("claim", "0", (-0.1, 0.1), n=40, margin=0.0).needed is None
+    assert fixed(0.01, 0.3).judged().needed is None
+    assert fixed(float("nan"), float("nan")).judged().needed is None
+    without_n = course.claim_on_value("claim", "0", lambda confidence: (-0.05, 0.3))
+    assert without_n.judged().needed is None
+    on_the_bound = course.claim_on_value(
+        "claim", "0", lambda confidence: (-0.1, 0.1), n=40, margin=0.0
+    )
+    assert on_the_bound.judged().needed is None

@@ -39,7 +39,8 @@ print("by hand:", lalm.next_token_logits(asked).norm())
 handle.remove()""",
     """from IPython.display import display
 low, high = float(refusing[0.5].min()), float(refusing[0.5].max())
-claims = [course.claim_on_value("A push", f"{low:.12f} to {high:.12f}", (low, high))]
+measured = f"{low:.12f} to {high:.12f}"
+claims = [course.claim_on_value("A push", measured, lambda confidence: (low, high))]
 display(course.closing(claims))
 display(table.drop(columns=["tokens_per_second"], errors="ignore"))""",
 ]

@@ -18,7 +18,7 @@ from sarsteer_lab.course.run_notebooks import find_notebooks, title, write_summa
 ROOT = Path(__file__).resolve().parents[2]
 
 CLAIM = """from sarsteer_lab import course
-two = course.claim_on_value("two is more than one", "2", (1.5, 2.5), above=1)
+two = course.claim_on_value("two is more than one", "2", lambda confidence: (1.5, 2.5), above=1)
 display(course.closing([two]))"""
 
 COMMITTED_FIGURE = """from matplotlib.figure import Figure
@@ -105,7 +105,7 @@ def test_the_closing_tables_come_on_one_page(
     assert main(["walkthrough", "--notebooks", str(chapters), "--folder", str(folder)]) == 0
     assert "| two is more than one | 2 | [1.50, 2.50]" in capsys.readouterr().out
     summary = (folder / "summary.md").read_text()
-    assert "## The first\n\n| claim |" in summary and "**seen here**" in summary
+    assert "## The first\n\n| claim |" in summary and "**seen**" in summary
     assert "second" not in summary
     written = {path.name for path in folder.iterdir()}
     assert written == {"summary.md", "00_first.html", "01_second.html"}

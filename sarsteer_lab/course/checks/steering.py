@@ -17,7 +17,7 @@ from sarsteer_lab.course.checks.tools import (
     need_each,
     need_tensor,
 )
-from sarsteer_lab.course.claims import MARGIN, Verdict, claim_on_value
+from sarsteer_lab.course.claims import MARGIN, Verdict, verdict_of
 from sarsteer_lab.evaluation.curves import pareto_front
 from sarsteer_lab.evaluation.intervals import paired_difference, wilson
 from sarsteer_lab.evaluation.judges import Outcome, kappa
@@ -209,7 +209,7 @@ def check_refutation(
     )
     need(len(interval) == 2, otherwise)
     need_close([float(end) for end in interval], [low, high], otherwise, within=0.05)
-    wanted = claim_on_value("", "", (low, high)).verdict
+    wanted = verdict_of(low, high)
     otherwise = (
         f"the verdict does not follow from your interval and a margin of {MARGIN:.0%}: which end "
         "decides?"
