@@ -39,10 +39,16 @@ def difference_in_means(
 
 
 def random_like(
-    direction: Float[Tensor, "layer d_model"], seed: int
+    direction: Float[Tensor, "layer d_model"], seed: int, *, shared: bool = True
 ) -> Float[Tensor, "layer d_model"]:
-    """A random direction, as long in every layer: the control for "any push of that size does"."""
+    """A random direction, as long in every layer: the control for "any push of that size does".
+
+    It is the same in all layers, as a refusal direction nearly is, so that the layers' pushes add
+    up. Without `shared` each layer gets another one; these cancel out, and move a state less far.
+    """
     generator = torch.Generator().manual_seed(seed)
-    random = torch.randn(direction.shape, generator=generator).to(direction.device)
+    layers, width = direction.shape
+    random = torch.randn(1 if shared else layers, width, generator=generator)
+    random = random.to(direction.device).expand(layers, width)
     lengths = direction.float().norm(dim=-1, keepdim=True)  # layer 1
     return random * (lengths / random.norm(dim=-1, keepdim=True))

@@ -91,10 +91,22 @@ def test_difference_in_means_needs_no_pairs():
 
 
 @settings(max_examples=20, deadline=None)
-@given(seed=st.integers(0, 2**31))
-def test_random_controls_have_the_same_length_and_depend_on_the_seed_only(seed):
+@given(seed=st.integers(0, 2**31), shared=st.booleans())
+def test_random_controls_have_the_same_length_and_depend_on_the_seed_only(seed, shared):
     direction = gaussian(3, 50) * torch.tensor([[0.01], [1.0], [300.0]])
-    control = random_like(direction, seed)
+    control = random_like(direction, seed, shared=shared)
     torch.testing.assert_close(control.norm(dim=-1), direction.norm(dim=-1))
-    assert torch.equal(control, random_like(direction, seed))
-    assert not torch.equal(control, random_like(direction, seed + 1))
+    assert torch.equal(control, random_like(direction, seed, shared=shared))
+    assert not torch.equal(control, random_like(direction, seed + 1, shared=shared))
+
+
+def test_a_random_control_is_one_direction_in_all_layers_unless_told_otherwise():
+    direction = gaussian(6, 400)
+    ways = torch.nn.functional.normalize(random_like(direction, 0), dim=-1)
+    torch.testing.assert_close(ways @ ways.T, torch.ones(6, 6))
+    apart = torch.nn.functional.normalize(random_like(direction, 0, shared=False), dim=-1)
+    off_diagonal = (apart @ apart.T) - torch.eye(6)
+    assert off_diagonal.abs().max() < 0.3
+    # Pushes of layers that point the same way add up; those of random ones mostly cancel.
+    shared, own = random_like(direction, 0), random_like(direction, 0, shared=False)
+    assert shared.sum(0).norm() > 2 * own.sum(0).norm()
