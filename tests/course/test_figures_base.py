@@ -187,3 +187,19 @@ def test_the_gap_shows_medians_distances_and_accuracy() -> None:
     # Harm is easiest to see in the last layer, where the one distance is 2 and the other 1.5.
     assert fig.get_suptitle().startswith("At layer 5, form moves the mean state 1.3 times as far")
     assert "20 requests" in fig.get_suptitle()
+
+
+def test_a_name_stands_nearest_to_its_own_point() -> None:
+    """Two points hardly apart: the lower one's name must not lie beside the upper one."""
+    names = ["lower", "upper", "right", "below"]
+    places = np.array([(0.29, 0.28), (0.292, 0.303), (0.34, 0.333), (0.341, 0.309)])
+    fig, [ax] = plots.panels(1, (9.5, 6.4))
+    ax.set(xlim=(-0.03, 1.15), ylim=(-0.03, 1.05))
+    plots.name_points(ax, names, places, ["black"] * 4)
+    fig.draw_without_rendering()
+    points = ax.transData.transform(places)
+    for i, text in enumerate(ax.texts):
+        assert text.get_text() == names[i]
+        box = Text.get_window_extent(text)
+        nearest = np.clip(points, box.min, box.max)
+        assert np.linalg.norm(points - nearest, axis=1).argmin() == i, names[i]

@@ -236,7 +236,7 @@ def _leader(color: str, shrink: float) -> dict[str, Any]:
 def name_points(
     ax: Axes, names: Sequence[str], places: Float[np.ndarray, "point 2"], colours: Sequence[str]
 ) -> None:
-    """Each place's name where it hides least; further off, with a line to it.
+    """Each place's name where it hides least, nearest to its own; further off, with a line to it.
 
     Those at one place share theirs ("this = that").
     """
@@ -254,16 +254,25 @@ def name_points(
         look = {"color": colour, "fontsize": 12, "arrowprops": _leader(colour, shrink=4)}
         text = ax.annotate(name, place, (0, 0), textcoords="offset points", **look)
         size = Text.get_window_extent(text).size
-        far, box = _least_hiding(point, size, taken, ax.bbox)
+        strangers = points[(places != place).any(1)]
+        far, box = _least_hiding(point, strangers, size, taken, ax.bbox)
         taken.append(box)
         text.xyann = (box.min - point) * 72 / ax.figure.dpi
         text.arrow_patch.set_visible(far > 24)
 
 
 def _least_hiding(
-    point: np.ndarray, size: np.ndarray, taken: Sequence[Bbox], panel: Bbox
+    point: np.ndarray,
+    strangers: np.ndarray,
+    size: np.ndarray,
+    taken: Sequence[Bbox],
+    panel: Bbox,
 ) -> tuple[int, Bbox]:
-    """How far from a point, and where, a name of this size hides least, in pixels."""
+    """How far from a point, and where, a name of this size hides least, in pixels.
+
+    A place that lies nearer to one of the `strangers`, the other points, is a last resort: the name
+    would be read as theirs.
+    """
     turns = np.arange(16) * np.pi / 8
     ways = np.round([np.cos(turns), np.sin(turns)], 6).T
     best = (np.inf, 0, panel)
@@ -275,10 +284,16 @@ def _least_hiding(
             box = Bbox.from_bounds(*corner, *size)
             hidden = sum(_shared(box, other) for other in taken)
             outside = size.prod() - _shared(box, panel)
-            cost = far + outside + 10 * hidden
+            theirs = _apart(strangers, box).min(initial=np.inf)
+            cost = far + outside + 10 * hidden + 1000 * (theirs <= _apart(point, box))
             if cost < best[0]:
                 best = (cost, far, box)
     return best[1:]
+
+
+def _apart(points: np.ndarray, box: Bbox) -> Any:
+    """How far points, or one, lie from the nearest place in a box."""
+    return np.linalg.norm(points - np.clip(points, box.min, box.max), axis=-1)
 
 
 def _shared(first: Bbox, second: Bbox) -> float:
