@@ -26,6 +26,7 @@ from nbconvert import HTMLExporter
 from tqdm import tqdm
 
 from sarsteer_lab.course.folders import FIGURES_VARIABLE, checkout
+from sarsteer_lab.course.four_claims import page, rows_found
 from sarsteer_lab.course.replaying import (
     BY_HAND,
     NotebookError,
@@ -205,12 +206,20 @@ def write_results(repository: Path) -> None:
 
 
 def write_summary(notebooks: Sequence[nbformat.NotebookNode], folder: Path) -> Path:
-    """Write the closing tables of executed notebooks, in their order, to `folder`/summary.md."""
-    parts = [INTRODUCTION]
+    """Write what executed notebooks found, in their order, to `folder`/summary.md.
+
+    First the paper's four claims (`four_claims`), where a chapter has tested one; then each closing
+    table.
+    """
+    by_title = {}
     for notebook in notebooks:
-        tables = closing_tables(notebook)
-        if tables:
-            parts += [f"## {title(notebook)}", *tables]
+        if tables := closing_tables(notebook):
+            by_title[title(notebook)] = tables
+    parts = [INTRODUCTION]
+    if rows_found(by_title):
+        parts.append(page(by_title))
+    for heading, tables in by_title.items():
+        parts += [f"## {heading}", *tables]
     folder.mkdir(parents=True, exist_ok=True)
     summary = folder / "summary.md"
     summary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
