@@ -14,6 +14,7 @@ from .session import answers as answers
 from .session import base_states as base_states
 from .session import curves as curves
 from .session import defences as defences
+from .session import dialled_layers as dialled_layers
 from .session import evaluation_folder as evaluation_folder
 from .session import figure_folder as figure_folder
 from .session import intervals as intervals

@@ -49,6 +49,7 @@ from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import ANSWER_TOKENS, LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.paths import cache_folder
+from sarsteer_lab.pocket.assemble import safety_delta
 from sarsteer_lab.prompts import REFUSALS, Prompt, Request, load_prompts
 from sarsteer_lab.store import CacheStore
 from sarsteer_lab.vectors import SteeringVectors
@@ -96,6 +97,20 @@ def working_text(lalm: LALM) -> str:
     outcomes = prompted_refusal(lalm, [*asked["harmful"], *asked["harmless"]], forms=("spoken",))
     works = working_texts(refused_shares(outcomes))
     return works[0] if works else "paper"
+
+
+def dialled_layers(lalm: LALM) -> list[int]:
+    """The layers whose weights the safety dial changes: the ground truth that was built in.
+
+    None of a model without a dial.
+    """
+    if lalm.safety is None:
+        return []
+    layers = set()
+    for name in safety_delta():
+        if number := re.search(r"layers\.(\d+)\.", name):
+            layers.add(int(number[1]))
+    return sorted(layers)
 
 
 def states_under(
