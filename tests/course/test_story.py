@@ -1,0 +1,172 @@
+"""The committed chapters tell what came out, answer their predictions, and keep their flaws mended.
+
+All of it is read off the notebooks as they are committed, with their outputs.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import get_args
+
+import nbformat
+import pytest
+
+from sarsteer_lab.course.claims import Verdict
+from sarsteer_lab.course.run_notebooks import closing_tables
+from sarsteer_lab.evaluation.curves import RULE as CHOICE
+
+ROOT = Path(__file__).resolve().parents[2]
+NAMES = (
+    "meet_the_model",
+    "audio_text_gap",
+    "refusal_directions",
+    "safe_space",
+    "steering",
+    "over_refusal",
+    "probe_your_own_lalm",
+)
+"""The chapters without their numbers."""
+
+CHAPTERS = {name: next((ROOT / "notebooks").glob(f"0*_{name}.ipynb")) for name in NAMES}
+
+chapters = pytest.mark.parametrize("name", NAMES)
+
+
+@cache
+def cells(name: str) -> list[nbformat.NotebookNode]:
+    return list(nbformat.read(CHAPTERS[name], as_version=4).cells)
+
+
+def told(cell: nbformat.NotebookNode) -> str:
+    """What a cell says to a reader: its words, and those among its outputs."""
+    parts = [cell.source] if cell.cell_type == "markdown" else []
+    for output in cell.get("outputs", []):
+        parts.append(output.get("text") or output.get("data", {}).get("text/markdown", ""))
+    return "\n".join(parts)
+
+
+def chapter(name: str) -> str:
+    return "\n".join(told(cell) for cell in cells(name))
+
+
+def rows(name: str) -> dict[str, list[str]]:
+    """The closing table of a chapter: measured, interval and verdict by claim."""
+    [table] = closing_tables(nbformat.read(CHAPTERS[name], as_version=4))
+    found = {}
+    for line in table.splitlines()[2:]:
+        if line.startswith("|"):
+            claim, *rest = [cell.strip() for cell in line.strip("|").split(" | ")]
+            found[claim] = rest
+    return found
+
+
+def row(name: str, words: str) -> list[str]:
+    """The one claim with these words."""
+    [claim] = [claim for claim in rows(name) if words in claim]
+    return rows(name)[claim]
+
+
+@chapters
+def test_findings_come_first_and_answer_the_one_question(name: str) -> None:
+    places = [i for i, cell in enumerate(cells(name)) if "**Remember.**" in cell.source]
+    [place] = places
+    before = cells(name)[place - 1]
+    if before.source.startswith("("):  # a remark on the table
+        before = cells(name)[place - 2]
+    assert before.cell_type == "code", "what came out is computed"
+    text = told(before)
+    assert text.startswith("**What came out.**") and re.search(r"\d", text)
+    assert "**Does the model know?**" in text
+
+
+@chapters
+def test_every_prediction_is_answered_before_the_next_is_asked(name: str) -> None:
+    waiting = ""
+    for cell in cells(name):
+        text = told(cell)
+        if "**Debrief.**" in text:
+            waiting = ""
+        asked = re.search(r"> \*\*Predict.*", cell.source)
+        if asked and cell.cell_type == "markdown":
+            assert not waiting, f"nobody answers: {waiting}"
+            waiting = asked[0]
+    if name != "probe_your_own_lalm":  # its last prediction is answered by what came out
+        assert not waiting, f"nobody answers: {waiting}"
+
+
+@chapters
+def test_verdicts_have_four_words_and_are_judged_together(name: str) -> None:
+    words = get_args(Verdict)
+    [table] = closing_tables(nbformat.read(CHAPTERS[name], as_version=4))
+    for measured, interval, verdict in rows(name).values():
+        assert re.match(r"\*\*(.+?)\*\*", verdict)[1] in words, (measured, interval)
+    assert f"all {len(rows(name))} hold the truth together" in table
+
+
+def test_the_dial_is_read_at_a_quarter() -> None:
+    assert "evidence for a threshold is at a quarter" in chapter("meet_the_model")
+    assert row("meet_the_model", "at a quarter the model refuses fewer")[2] == "**seen**"
+
+
+def test_claim_2_is_asked_of_all_layers_by_one_rule() -> None:
+    for name in ("audio_text_gap", "probe_your_own_lalm"):
+        [measured] = [
+            found[0] for claim, found in rows(name).items() if "(paper, claim 2)" in claim
+        ]
+        assert "all 30 layers" in measured
+
+
+def test_claim_2_has_fair_controls() -> None:
+    for control in ("fresh weights", "dial at 0"):
+        assert row("probe_your_own_lalm", f"(control of claim 2: {control})")
+    assert "Weights that nobody trained" in chapter("probe_your_own_lalm")
+
+
+def test_the_random_control_is_shared_by_all_layers_everywhere() -> None:
+    for name in CHAPTERS:
+        for cell in cells(name):
+            if "shared=False" in cell.source:  # the one place that compares the two
+                assert name == "steering" and "random, another in each layer" in cell.source
+    assert row("steering", "than one random direction for all layers")
+
+
+def test_selectivity_is_a_difference_of_differences() -> None:
+    for name in ("refusal_directions", "steering"):
+        assert row(name, "(control of claim 4: is it selective?)")
+    assert "request by request with their twins" not in chapter("steering")
+
+
+def test_rivals_are_compared_at_equal_refusal() -> None:
+    text = chapter("over_refusal")
+    assert "*benign* requests are the harmless and the pseudo-harmful ones together" in text
+    assert "benign" not in CHOICE, "the rule speaks of other requests"
+    for defence in ("spoken difference-in-means", "conditional (CAST)", "null-space (AlphaSteer)"):
+        assert any(
+            defence in claim and "uniform push could" in claim for claim in rows("over_refusal")
+        )
+    for prompt in ("self-reminder before", "self-reminder after"):
+        assert row(
+            "over_refusal",
+            f"At equal refusal SARSteer leaves more benign requests answered than *{prompt}*",
+        )
+
+
+def test_the_ground_truth_that_was_built_in_is_told() -> None:
+    for name in ("audio_text_gap", "refusal_directions", "steering"):
+        assert re.search(r"adapter \w+ (in )?layers \**10 to 29", chapter(name)), name
+    assert "ears were trained" in chapter("audio_text_gap")
+
+
+def test_the_instruction_is_controlled_for() -> None:
+    for name in ("meet_the_model", "over_refusal"):
+        assert row(name, "(control of claim 1: the instruction)")
+
+
+def test_a_text_that_refuses_everything_is_called_so() -> None:
+    assert "text that makes it refuse nearly everything" in chapter("refusal_directions")
+    assert "text 'conditional'" in chapter("refusal_directions")
+    assert "the paper's text, its own length" in chapter("refusal_directions")
+
+
+def test_answers_that_come_back_at_large_strength_are_read() -> None:
+    assert "open as an excuse" in chapter("steering")
