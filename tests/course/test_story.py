@@ -170,3 +170,8 @@ def test_a_text_that_refuses_everything_is_called_so() -> None:
 
 def test_answers_that_come_back_at_large_strength_are_read() -> None:
     assert "open as an excuse" in chapter("steering")
+
+
+def test_answers_about_something_else_are_told_apart() -> None:
+    assert row("meet_the_model", "(control of claim 1: on topic)")
+    assert "off_topic" in chapter("over_refusal") and "on topic or off" in chapter("over_refusal")
