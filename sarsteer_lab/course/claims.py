@@ -101,8 +101,9 @@ class Claim:
         verdict = verdict_of(low, high, above=self.above, margin=self.margin)
         needed = None
         if self.n is not None and verdict == "cannot tell":
-            bounds = {"above": self.above, "margin": self.margin, "confidence": confidence}
-            needed = requests_to_tell(low, high, self.n, **bounds)
+            needed = requests_to_tell(
+                low, high, self.n, above=self.above, margin=self.margin, confidence=confidence
+            )
         return Judged(low, high, verdict, needed)
 
 

@@ -1,6 +1,7 @@
 """How sure a measured share is, and whether two defences differ on the same requests."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
@@ -80,8 +81,8 @@ def bootstrap(
         value = float(statistic(np.zeros(1, dtype=int)))
         return value, value
     needed = int(np.ceil(2 * IN_EACH_TAIL / (1 - confidence)))
-    options = {"n_resamples": max(resamples, needed), "confidence_level": confidence}
-    options |= {"method": "percentile", "vectorized": False}
+    options: dict[str, Any] = {"method": "percentile", "vectorized": False}
+    options |= {"n_resamples": max(resamples, needed), "confidence_level": confidence}
     result = stats.bootstrap([np.arange(n)], statistic, rng=seed, **options)
     low, high = result.confidence_interval
     return float(low), float(high)
@@ -103,8 +104,8 @@ def with_interval(
         others = generator.integers(0, n_benign, n_benign)
         return statistic(harmful[rows], benign[others])
 
-    options = {"resamples": resamples, "seed": 1, "confidence": confidence}
-    interval = bootstrap(resampled, len(harmful), **options)
+    n = len(harmful)
+    interval = bootstrap(resampled, n, resamples=resamples, seed=1, confidence=confidence)
     return statistic(harmful, benign), *interval
 
 
