@@ -163,7 +163,7 @@ def test_the_instruction_is_controlled_for() -> None:
 
 
 def test_a_text_that_refuses_everything_is_called_so() -> None:
-    assert "text that makes it refuse nearly everything" in chapter("refusal_directions")
+    assert "is a text that makes it refuse nearly everything" in chapter("refusal_directions")
     assert "text 'conditional'" in chapter("refusal_directions")
     assert "the paper's text, its own length" in chapter("refusal_directions")
 
