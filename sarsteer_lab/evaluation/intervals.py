@@ -80,7 +80,7 @@ def bootstrap(
     if n == 1:  # every resample is the sample; scipy wants two
         value = float(statistic(np.zeros(1, dtype=int)))
         return value, value
-    needed = int(np.ceil(2 * IN_EACH_TAIL / (1 - confidence)))
+    needed = round(2 * IN_EACH_TAIL / (1 - confidence))
     options: dict[str, Any] = {"method": "percentile", "vectorized": False}
     options |= {"n_resamples": max(resamples, needed), "confidence_level": confidence}
     result = stats.bootstrap([np.arange(n)], statistic, rng=seed, **options)
