@@ -15,6 +15,7 @@ from sarsteer_lab.course.tables import table
 from sarsteer_lab.evaluation.intervals import (
     CONFIDENCE,
     paired_difference,
+    paired_interval,
     requests_to_tell,
     wilson,
 )
@@ -141,15 +142,15 @@ def claim_on_shares(
     """The claim that the same requests do something more often in one condition.
 
     `more` and `less` say for each request whether it did. The interval is that of the difference,
-    by paired bootstrap. Where all pairs are alike no resample differs, which says nothing about how
-    sure that is: then Wilson's upper end for "0 of n pairs unlike" goes to both sides. Raises
-    ValueError if the two are not of the same requests.
+    from the pairs that differ (`intervals.paired_interval`). Where all pairs are alike, Wilson's
+    upper end for "0 of n pairs unlike" goes to both sides. Raises ValueError if the two are not of
+    the same requests, or there are none.
     """
     n = len(more)
     pairs = np.array(more, bool), np.array(less, bool)
     difference, low, high = paired_difference(*pairs)
     all_alike = low == high
-    interval: Interval = partial(paired_difference, *pairs)
+    interval: Interval = partial(paired_interval, *pairs)
     if all_alike:
         interval = partial(_alike, difference, n)
     first = f"{names[0]} {share_text(sum(more), n)}"

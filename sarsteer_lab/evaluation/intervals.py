@@ -65,6 +65,27 @@ def paired_difference(
     return float(differences.mean()), *interval
 
 
+def paired_interval(
+    first: Bool[np.ndarray, "prompt"],
+    second: Bool[np.ndarray, "prompt"],
+    *,
+    confidence: float = CONFIDENCE,
+) -> tuple[float, float]:
+    """Interval of the rate of `first` minus that of `second` (Agresti & Min 2005), -1 to 1.
+
+    Wald's interval with half a prompt more in each cell of the two by two table. Where few prompts
+    differ, a percentile bootstrap is too sure at high confidence: with 6 of 40 that all differ the
+    same way it never reaches 0, and McNemar's exact p is 0.03. Raises ValueError if lengths differ.
+    """
+    a, b = _paired(first, second)
+    n = len(a) + 2
+    only_first, only_second = (a & ~b).sum() + 0.5, (b & ~a).sum() + 0.5
+    difference = (only_first - only_second) / n
+    error = np.sqrt((only_first + only_second) / n - difference**2) / np.sqrt(n)
+    reach = stats.norm.ppf((1 + confidence) / 2) * error
+    return max(-1.0, float(difference - reach)), min(1.0, float(difference + reach))
+
+
 def bootstrap(
     statistic: Callable[[Shaped[np.ndarray, "prompt"]], float],
     n: int,

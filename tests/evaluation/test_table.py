@@ -11,6 +11,7 @@ from sarsteer_lab.evaluation.intervals import (
     jackknife_ratio,
     mcnemar_p,
     paired_difference,
+    paired_interval,
     requests_to_tell,
     wilson,
 )
@@ -42,6 +43,26 @@ def test_mcnemar_is_a_binomial_test_of_the_discordant() -> None:
     assert mcnemar_p(first, first) == 1
     with pytest.raises(ValueError, match="paired"):
         mcnemar_p(first, second[:-1])
+
+
+def test_a_paired_interval_agrees_with_the_exact_test_where_few_differ() -> None:
+    """It leaves 0 out where McNemar's exact test does, at both confidences."""
+    for only_first in range(4, 14):
+        first = np.array([True] * only_first + [False] * (40 - only_first))
+        second = np.zeros(40, bool)
+        p = mcnemar_p(first, second)
+        for confidence in (0.95, 0.995):
+            low, high = paired_interval(first, second, confidence=confidence)
+            assert low < only_first / 40 < high
+            if abs(np.log(p / (1 - confidence))) > 0.9:  # not at the edge
+                assert (low > 0) == (p < 1 - confidence)
+    # By hand: 6 of 40 differ, all the same way; 1.96 standard errors about 6 of 42.
+    six = np.arange(40) < 6
+    low, high = paired_interval(six, np.zeros(40, bool))
+    error = math.sqrt(7 / 42 - (6 / 42) ** 2) / math.sqrt(42)
+    assert (low, high) == pytest.approx((6 / 42 - 1.96 * error, 6 / 42 + 1.96 * error), abs=1e-4)
+    with pytest.raises(ValueError, match="paired"):
+        paired_interval(six, six[1:])
 
 
 def test_paired_difference() -> None:
