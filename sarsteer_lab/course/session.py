@@ -49,7 +49,7 @@ from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import ANSWER_TOKENS, LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.paths import cache_folder
-from sarsteer_lab.pocket.assemble import safety_delta
+from sarsteer_lab.pocket.assemble import delta_factors
 from sarsteer_lab.prompts import REFUSALS, Prompt, Request, load_prompts
 from sarsteer_lab.store import CacheStore
 from sarsteer_lab.vectors import SteeringVectors
@@ -107,7 +107,7 @@ def dialled_layers(lalm: LALM) -> list[int]:
     if lalm.safety is None:
         return []
     layers = set()
-    for name in safety_delta():
+    for name in delta_factors("safety"):
         if number := re.search(r"layers\.(\d+)\.", name):
             layers.add(int(number[1]))
     return sorted(layers)
