@@ -202,4 +202,5 @@ def test_a_name_stands_nearest_to_its_own_point() -> None:
         assert text.get_text() == names[i]
         box = Text.get_window_extent(text)
         nearest = np.clip(points, box.min, box.max)
-        assert np.linalg.norm(points - nearest, axis=1).argmin() == i, names[i]
+        away = np.linalg.norm(points - nearest, axis=1)
+        assert 1.2 * away[i] < np.delete(away, i).min(), names[i]

@@ -270,8 +270,8 @@ def _least_hiding(
 ) -> tuple[int, Bbox]:
     """How far from a point, and where, a name of this size hides least, in pixels.
 
-    A place that lies nearer to one of the `strangers`, the other points, is a last resort: the name
-    would be read as theirs.
+    A place that lies about as near to one of the `strangers`, the other points, is a last resort:
+    the name would be read as theirs.
     """
     turns = np.arange(16) * np.pi / 8
     ways = np.round([np.cos(turns), np.sin(turns)], 6).T
@@ -285,7 +285,7 @@ def _least_hiding(
             hidden = sum(_shared(box, other) for other in taken)
             outside = size.prod() - _shared(box, panel)
             theirs = _apart(strangers, box).min(initial=np.inf)
-            cost = far + outside + 10 * hidden + 1000 * (theirs <= _apart(point, box))
+            cost = far + outside + 10 * hidden + 1000 * (theirs < 1.5 * _apart(point, box))
             if cost < best[0]:
                 best = (cost, far, box)
     return best[1:]
