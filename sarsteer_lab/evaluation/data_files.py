@@ -187,12 +187,12 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Entry]:
         where = f"{path}, line {reader.line_num}"
         raise PromptFileError(f"{where}: is not valid CSV ({error})") from error
     first = Entry(path, "line 1", dict.fromkeys(header))
-    for name in header:
-        if header.count(name) > 1:
-            first.fail(f"the header names {name!r} twice; which of them counts cannot be told")
     for column in columns:
         if column not in header:
             first.fail(f"the header lacks {column!r} {first.columns()}")
+    for name in header:
+        if header.count(name) > 1:
+            first.fail(f"the header names {name!r} twice; which of them counts cannot be told")
     numbered = []
     for line, row in rows:
         if len(row) != len(header):
