@@ -177,6 +177,15 @@ def test_answers_about_something_else_are_told_apart() -> None:
     assert "off_topic" in chapter("over_refusal") and "on topic or off" in chapter("over_refusal")
 
 
+def test_the_appendix_is_of_the_model_that_ships_and_teaches_the_flip() -> None:
+    appendix = nbformat.read(ROOT / "notebooks" / "appendix" / "A_study.ipynb", as_version=4)
+    text = "\n".join(told(cell) for cell in appendix.cells)
+    assert "before its ears were polished" not in text
+    assert "A lesson in a changed verdict" in text
+    [table] = closing_tables(appendix)
+    assert "(a typed direction acts on speech)" in table and "**seen here**" not in table
+
+
 def test_no_exercise_asks_what_another_asks() -> None:
     headings = []
     for path in sorted((ROOT / "notebooks" / "exercises").glob("*.ipynb")):
