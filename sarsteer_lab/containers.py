@@ -35,7 +35,9 @@ _TRUNCATED = re.compile("seems to be (?:a )?truncated", re.IGNORECASE)
 _SPHERE = re.compile(rb"NIST_1A\n.{0,1000}?\nsample_count -i (\d+)", re.DOTALL)
 
 # PVF, PAF and IRCAM: no size in the header.
-_ENDLESS_KINDS = re.compile(rb"PVF1\n| paf|fap |\x64\xa3[\1-\4]\0|\0[\1-\4]\xa3\x64")
+_ENDLESS_KINDS = re.compile(
+    rb"(?P<PVF>PVF1\n)|(?P<PAF> paf|fap )|(?P<IRCAM>\x64\xa3[\1-\4]\0|\0[\1-\4]\xa3\x64)"
+)
 
 # What a FLAC file begins with, and what stands in an MP3's first frame.
 _BEGINNINGS = (b'fLaC\0\0\0"', b'fLaC\x80\0\0"', bytes(9) + b"Xing\0\0\0", bytes(9) + b"Info\0\0\0")
@@ -58,7 +60,15 @@ def flaw(content: bytes) -> str | None:
             frames, log = clip.frames, clip.extra_info
     except soundfile.SoundFileError:  # whoever reads it next says so
         return None
-    if frames > ENDLESS or _ENDLESS_KINDS.match(content):
+    if kind := _ENDLESS_KINDS.match(content):
+        reason = "whose header does not say how long it is, so that a cut would not be seen"
+        return f"is a file of the kind {kind.lastgroup}, {reason}; convert it to WAV"
+    return _cut_off(content, frames, log)
+
+
+def _cut_off(content: bytes, frames: int, log: str) -> str | None:
+    """Why a file of so many `frames`, of which libsndfile says `log`, is not whole, or None."""
+    if frames > ENDLESS:
         return "does not say how long it is (a stream); convert it to WAV or encode it to a file"
     for promised, there in _SIZES.findall(log):
         if int(there) < int(promised) < STREAM:
@@ -66,8 +76,9 @@ def flaw(content: bytes) -> str | None:
     told = _FRAMES.findall(log)
     if sphere := _SPHERE.match(content):
         told.append(sphere[1])
-    if told and frames < int(told[-1]):
-        return f"is cut off ({frames} of {int(told[-1])} samples are there); {AGAIN}"
+    n_told = int(told[-1]) if told else 0
+    if frames < n_told:
+        return f"is cut off ({frames} of {n_told} samples are there); {AGAIN}"
     if _TRUNCATED.search(log) or _ends_within_a_chunk(content):
         return f"is cut off; {AGAIN}"
     return None

@@ -157,7 +157,8 @@ def _clip(audio: Any) -> Path | str | np.ndarray | None:
         heard = audio.get_all_samples()
         audio = (heard.data.T, heard.sample_rate)
     if isinstance(audio, Mapping) and {"array", "sampling_rate"} <= set(audio):
-        audio = (audio["array"], audio["sampling_rate"])
+        rate = audio["sampling_rate"]
+        return check_waveform(_clip(audio["array"]), rate, name="the prompt's audio")
     if isinstance(audio, Mapping) and {"bytes", "path"} <= set(audio):
         if audio["bytes"] is None and audio["path"] is None:
             raise TypeError("the audio cell holds neither bytes nor a path: this row has no clip")

@@ -7,6 +7,7 @@ simply heard 2.8 times too slow, and a NaN becomes a NaN in every hidden state.
 import re
 import subprocess
 from functools import lru_cache
+from io import TextIOBase
 from pathlib import Path
 from shutil import which
 from tempfile import TemporaryDirectory
@@ -18,6 +19,7 @@ import soxr
 from jaxtyping import Float
 
 from sarsteer_lab import containers
+from sarsteer_lab.contents import strange_kind
 from sarsteer_lab.keys import content_key
 
 SAMPLE_RATE = 16000
@@ -70,7 +72,9 @@ def read_clip(
         if not callable(getattr(path, "seek", None)):
             kind = type(path).__name__
             raise TypeError(f"a clip is a path or an open binary file, not a {kind}")
-        return _read(path, str(getattr(path, "name", "the open file")), max_seconds)
+        name = str(getattr(path, "name", "the open file"))
+        _check_open(path, name)
+        return _read(path, name, max_seconds)
     if _URL.match(str(path)):
         url = re.sub(":/+", "://", str(path), count=1)
         raise ClipError(f"{url}: is a URL, not a file; download the clip first")
@@ -88,6 +92,18 @@ def read_clip(
     except OSError as error:
         raise ClipError(f"{path}: cannot be read ({error.strerror}); check its rights") from error
     return _read_once(path, content, max_seconds).copy()
+
+
+def _check_open(file: BinaryIO, name: str) -> None:
+    """Raise ClipError, naming `name`, for an open file from which no bytes can be read."""
+    if getattr(file, "closed", False):
+        raise ClipError(
+            f"{name}: is closed already; give its path, or read it inside of the `with`"
+        )
+    if isinstance(file, TextIOBase):
+        raise ClipError(f"{name}: is open as text; open it with mode 'rb', or give its path")
+    if callable(getattr(file, "readable", None)) and not file.readable():
+        raise ClipError(f"{name}: is open for writing alone; close it, and give its path")
 
 
 def clip_seconds(path: Path | str) -> float:
@@ -116,6 +132,7 @@ def _read_once(
 
 def _read(file: BinaryIO, name: str, max_seconds: float | None) -> Float[np.ndarray, "samples"]:
     """`read_clip` of an open file that errors call `name`."""
+    content = b""
     try:
         file.seek(0)
         content = file.read()
@@ -132,6 +149,8 @@ def _read(file: BinaryIO, name: str, max_seconds: float | None) -> Float[np.ndar
             # So many: telephone codecs cannot be asked how many are left.
             samples = clip.read(clip.frames, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, TypeError, MemoryError) as error:
+        if kind := strange_kind(content, "audio"):
+            raise ClipError(f"{name}: cannot be read as audio, for it {kind}") from error
         cause = getattr(error, "error_string", error)
         raise ClipError(
             f"{name}: cannot be read as audio ({cause}); "
@@ -172,13 +191,11 @@ def check_waveform(
     kHz array. Raises ClipError, naming `name`, for whatever `read_clip` refuses, and for other
     shapes and types.
     """
-    samples = _by_channel(x, name)
-    if not SLOWEST <= sampling_rate <= FASTEST:  # also NaN
-        raise ClipError(f"{name}: a sampling rate of {sampling_rate} Hz makes no sense")
-    if np.issubdtype(samples.dtype, np.signedinteger):
-        samples = samples / -float(np.iinfo(samples.dtype).min)
-    elif not np.issubdtype(samples.dtype, np.floating):
-        raise ClipError(f"{name}: holds {samples.dtype}; pass floats in [-1, 1] or signed integers")
+    given = _by_channel(x, name)
+    is_number = isinstance(sampling_rate, int | float | np.integer | np.floating)
+    if not is_number or not SLOWEST <= sampling_rate <= FASTEST:  # also NaN
+        raise ClipError(f"{name}: a sampling rate of {sampling_rate!r} Hz makes no sense")
+    samples = _scaled(given, name)
     _check_length(len(samples) / sampling_rate, max_seconds, name)
     broken = np.count_nonzero(~np.isfinite(samples))
     if broken:
@@ -195,9 +212,11 @@ def check_waveform(
     edge = SAMPLE_RATE // 100
     rms = np.std(mono[edge:-edge])
     if rms < SILENCE_RMS:
+        advice = "record it louder or check the microphone"
+        if given.dtype == np.int32 and peak > 0:
+            advice += "; or are these 16-bit values in int32? Then pass astype(np.int16)"
         raise ClipError(
-            f"{name}: is silent (RMS {rms:.1e}, at least {SILENCE_RMS:.0e} is needed); "
-            "record it louder or check the microphone"
+            f"{name}: is silent (RMS {rms:.1e}, at least {SILENCE_RMS:.0e} is needed); {advice}"
         )
     return np.ascontiguousarray(mono, dtype=np.float32)
 
@@ -212,6 +231,22 @@ def _by_channel(x: Any, name: str) -> np.ndarray:
     if samples.ndim != 2 or 0 < len(samples) < samples.shape[1]:
         wanted = "expected (samples,) or (samples, channels); transpose or index it first"
         raise ClipError(f"{name}: has shape {samples.shape}, {wanted}")
+    return samples
+
+
+def _scaled(
+    samples: Float[np.ndarray, "samples channels"], name: str
+) -> Float[np.ndarray, "samples channels"]:
+    """Samples in [-1, 1]. Raises ClipError, naming `name`, for types that tell no scale."""
+    kind = samples.dtype
+    if kind == np.int64:
+        # What numpy makes of plain integers: no converter gives it, so its range says nothing.
+        advice = "16-bit values: astype(np.int16), 32-bit ones: astype(np.int32)"
+        raise ClipError(f"{name}: holds int64, whose full scale is not known; {advice}")
+    if np.issubdtype(kind, np.signedinteger):
+        return samples / -float(np.iinfo(kind).min)
+    if not np.issubdtype(kind, np.floating):
+        raise ClipError(f"{name}: holds {kind}; pass floats in [-1, 1] or signed integers")
     return samples
 
 

@@ -26,7 +26,7 @@ from sarsteer_lab.prompts import (
     in_a_list,
     load_prompts,
 )
-from sarsteer_lab.speech import SAMPLE_RATE, read_clip
+from sarsteer_lab.speech import SAMPLE_RATE, ClipError, read_clip
 from sarsteer_lab.steering import steer
 from sarsteer_lab.vectors import SteeringVectors
 
@@ -221,3 +221,10 @@ def test_prompts_and_vectors_of_a_module_that_was_loaded_again_are_taken(tiny: L
         expected = tiny.next_token_logits(["Hi"])
     with steer(tiny, loaded_again("sarsteer_lab.vectors").SteeringVectors(values), 1.0):
         assert torch.equal(tiny.next_token_logits(["Hi"]), expected)
+
+
+@pytest.mark.parametrize("rate", [None, "16000", float("nan")])
+def test_a_cell_without_a_sampling_rate_is_refused_by_that_name(rate: object) -> None:
+    cell = {"array": np.ones(16000, dtype=np.float32), "sampling_rate": rate}
+    with pytest.raises(ClipError, match="a sampling rate of"):
+        Prompt("Hi", cell)

@@ -6,7 +6,9 @@ import re
 import shutil
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,10 +140,7 @@ def test_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content"),
     [
-        ("notes.wav", b"Buy milk, call the garage, water the plants.\n" * 50),
-        ("page.mp3", b"<html><body>404 Not Found</body></html>"),
-        ("nothing.wav", b""),
-        ("stub.flac", b"fLaC"),
+        ("stub.flac", b"fLaC\0"),
         ("header.wav", b"RIFF\x24\x00\x00\x00WAVE"),
         ("noise.raw", bytes(range(256)) * 100),
         ("noise.bin", bytes(range(256)) * 100),
@@ -151,6 +150,46 @@ def test_not_audio(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     message = refusal(tmp_path / name)
     assert "cannot be read as audio" in message and "convert it to WAV or FLAC" in message
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 12345\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"Buy milk, call the garage, water the plants.\n" * 50, "is text"),
+        (b"fLaC", "is text"),
+        (b"", "is empty"),
+        (POINTER, "is a Git LFS pointer"),
+        (b"<html><body>404 Not Found</body></html>", "is an HTML page"),
+        (b"\n<!DOCTYPE html>\n<html>\xe9</html>", "is an HTML page"),
+        (b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>', "is XML"),
+        (b'{"error": "Repository not found"}', "is JSON"),
+        (b"PK\x03\x04" + bytes(range(256)), "is a ZIP archive"),
+        (b"\x1f\x8b\x08" + bytes(range(256)), "is compressed"),
+    ],
+)
+def test_what_is_saved_in_a_clips_place_is_said(tmp_path: Path, content: bytes, kind: str) -> None:
+    (tmp_path / "clip.wav").write_bytes(content)
+    message = refusal(tmp_path / "clip.wav")
+    assert kind in message and "cannot be read as audio" in message and "ffmpeg" not in message
+    with pytest.raises(ClipError, match=kind):
+        read_clip(BytesIO(content))
+
+
+def test_open_files_without_bytes_to_read(tmp_path: Path) -> None:
+    path = tmp_path / "clip.wav"
+    soundfile.write(path, tone(), SAMPLE_RATE)
+    with path.open("rb") as file:
+        np.testing.assert_array_equal(read_clip(file), read_clip(path))
+    with pytest.raises(ClipError, match="clip.wav: is closed"):
+        read_clip(file)
+    with path.open(encoding="latin-1") as text, pytest.raises(ClipError, match="is open as text"):
+        read_clip(text)
+    with (tmp_path / "other.wav").open("wb") as file:
+        with pytest.raises(ClipError, match="is open for writing"):
+            read_clip(file)
 
 
 COMPRESSED = {
@@ -215,8 +254,14 @@ def test_rarer_containers_and_telephone_codecs(tmp_path: Path, kind: str, subtyp
 
 @pytest.mark.parametrize("kind", ["IRCAM", "PVF", "PAF"])
 def test_containers_that_cannot_say_whether_they_are_whole(tmp_path: Path, kind: str) -> None:
-    soundfile.write(tmp_path / "clip", tone(), SAMPLE_RATE, format=kind, subtype="PCM_16")
-    assert "does not say how long it is" in refusal(tmp_path / "clip")
+    subtypes = ["PCM_16"]
+    if "PCM_24" in soundfile.available_subtypes(kind):
+        subtypes.append("PCM_24")
+    for subtype in subtypes:
+        soundfile.write(tmp_path / "clip", tone(), SAMPLE_RATE, format=kind, subtype=subtype)
+        message = refusal(tmp_path / "clip")
+        assert f"kind {kind}" in message and "does not say how long it is" in message
+        assert "stream" not in message
 
 
 # libsndfile asks Python for bytes that are in memory: an interrupt there was swallowed, and what
@@ -429,13 +474,17 @@ def test_waveforms_in_memory_take_the_same_path() -> None:
         (np.zeros(SAMPLE_RATE), SAMPLE_RATE, "silent"),
         (tone(), 0, "sampling rate"),
         (tone(), -16000, "sampling rate"),
+        (tone(), None, "sampling rate of None"),
+        (tone(), "16000", "sampling rate of '16000'"),
+        ((tone() * 32767).astype(np.int64), SAMPLE_RATE, "int64, whose full scale is not known"),
+        ((tone() * 32767).astype(np.int32), SAMPLE_RATE, "are these 16-bit values in int32"),
         (tone() * np.nan, SAMPLE_RATE, "NaN"),
         (np.full(SAMPLE_RATE, "a"), SAMPLE_RATE, "floats"),
         (tone() > 0, SAMPLE_RATE, "floats"),
         (tone().astype(complex), SAMPLE_RATE, "floats"),
     ],
 )
-def test_waveforms_that_are_refused(x: np.ndarray, rate: int, reason: str) -> None:
+def test_waveforms_that_are_refused(x: np.ndarray, rate: Any, reason: str) -> None:
     with pytest.raises(ClipError, match=reason) as caught:
         check_waveform(x, rate, name="microphone")
     assert str(caught.value).startswith("microphone: ")

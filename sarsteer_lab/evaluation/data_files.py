@@ -92,9 +92,15 @@ class Entry:
             if self.fields.get(column) not in (None, ""):
                 return self.text(column, whole=whole)
         if default is None:
-            columns = ", ".join(form.split())
-            self.fail(f"needs one of the columns {columns} {self.columns()}")
+            self._fail_without(form.split())
         return default
+
+    def _fail_without(self, columns: Sequence[str]) -> NoReturn:
+        """Say that none of the columns holds anything."""
+        there = [column for column in columns if column in self.fields]
+        if there:
+            self.fail(f"{there[0]!r} is empty")
+        self.fail(f"needs one of the columns {', '.join(columns)} {self.columns()}")
 
     def clip(self, form: str, folder: Path) -> Path | None:
         """The clip in `folder` that a form tells, or a column is; None where that is empty."""
@@ -182,6 +188,7 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Entry]:
     reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader)]
+        _refuse_other_separator(path, header)
         rows = [(reader.line_num, row) for row in reader if row]
     except csv.Error as error:
         where = f"{path}, line {reader.line_num}"
@@ -200,6 +207,14 @@ def read_csv(path: Path, columns: Sequence[str]) -> list[Entry]:
             raise PromptFileError(f"{path}, line {line}: {counts}; quote fields with commas")
         numbered.append((line, dict(zip(header, row, strict=True))))
     return _entries(path, "line", numbered)
+
+
+def _refuse_other_separator(path: Path, header: Sequence[str]) -> None:
+    """Raise PromptFileError for a header that is one name with other separators in it."""
+    for separator, word in {";": "semicolons", "\t": "tabs", "|": "bars"}.items():
+        if len(header) == 1 and separator in header[0]:
+            reason = f"its columns are parted by {word}, not by commas"
+            raise PromptFileError(f"{path}, line 1: {reason}; save it as comma-separated CSV")
 
 
 def read_parquet(path: Path) -> list[Entry]:
@@ -277,7 +292,7 @@ def _dataset_splits(name: str) -> dict[str, Any]:
         reason = " ".join(str(error).split())
         fetch = f"python -c \"from datasets import load_dataset; load_dataset('{repo}')\""
         raise PromptFileError(f"{name}: {reason}; where there is network, run {fetch}") from error
-    return data if isinstance(data, dict) else {str(data.split): data}
+    return data if isinstance(data, dict) else {str(data.split or "all"): data}
 
 
 def _with_clip_files(row: dict[str, Any]) -> dict[str, Any]:

@@ -110,6 +110,11 @@ class Table:
         return goes_by_folder and not self.layout.own and self.folder not in labels
 
     @property
+    def may_leave_clips(self) -> bool:
+        """Whether clips may lie beside this table of one's own that it does not name."""
+        return self.layout.own and not self.layout.is_of_clips and self.file.is_file()
+
+    @property
     def root(self) -> Path:
         """The folder in which the layout's pattern begins."""
         folders = self.layout.patterns[0].removeprefix("**/").count("/")
@@ -175,20 +180,47 @@ def tables(name: str, path: Path) -> Iterator[Table]:
     if name.startswith("dataset"):
         [layout] = layouts()[name]
         for split, clip_column, entries in read_dataset(str(path)):
-            yield Table(path.absolute() / split, replace(layout, clip=clip_column), entries)
+            with_clips = replace(layout, clip=clip_column)
+            yield Table(path.absolute() / split, settled(with_clips, entries), entries)
         return
     layout, files = _fitting(name, path.absolute())
     for file in files:
-        yield Table(file, layout, _read(file, layout))
+        entries = _read(file, layout)
+        yield Table(file, settled(layout, entries), entries)
+
+
+def settled(layout: Layout, entries: Sequence[Entry]) -> Layout:
+    """The layout of a table of one's own, with the one column that holds the requests.
+
+    `request` goes before all others. Raises PromptFileError where two others hold different things.
+    """
+    if not layout.own:
+        return layout
+    filled = []
+    for column in layout.request.split():
+        if any(entry.fields.get(column) not in (None, "") for entry in entries):
+            filled.append(column)
+    if len(filled) < 2:
+        return layout
+    first, second = filled[:2]
+    same = all(entry.fields.get(first) == entry.fields.get(second) for entry in entries)
+    if first != "request" and not same:
+        both = f"the columns {first!r} and {second!r} could both be the requests"
+        entries[0].fail(f"{both}; name the one that is 'request'")
+    return replace(layout, request=first)
 
 
 def _fitting(name: str, path: Path) -> tuple[Layout, list[Path]]:
     """The first layout of which the path is a file, or holds any; and these files."""
     choices = layouts()[name]
     if not path.is_dir():
+        known = [_suffix(pattern) for layout in choices for pattern in layout.patterns]
         for layout in choices:
             if path.suffix.lower() in map(_suffix, layout.patterns):
                 return layout, [path]
+        if path.suffix not in (*TABLES, ""):
+            needed = f"a file for the set {name!r} is {', '.join(dict.fromkeys([*known, *TABLES]))}"
+            raise PromptFileError(f"{path}: {needed}; save it as one of these")
         return choices[0], [path]
     wanted: list[str] = []
     for layout in choices:
@@ -226,6 +258,12 @@ def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
         if not any(part.startswith((".", "__MACOSX")) for part in parts):
             shown.append(file)
     return sorted(set(shown)) if "**" in patterns[0] else shown
+
+
+def clips_in(folder: Path) -> list[Path]:
+    """All clips that lie in a folder, or in one of its folders."""
+    patterns = [layout.patterns for layout in layouts()["folder"] if layout.is_of_clips]
+    return _matching(folder, patterns[0])
 
 
 def words_of(name: str) -> str:
@@ -274,6 +312,9 @@ def _read_file_list(path: Path) -> list[Entry]:
         entries.append(entry)
     return entries
 
+
+TABLES = (".csv", ".json", ".jsonl", ".parquet")
+"""Endings of tables that are read whatever a layout's own."""
 
 READERS = {
     ".json": read_json_list,

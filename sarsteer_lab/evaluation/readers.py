@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from tqdm.auto import tqdm
 
 from sarsteer_lab.evaluation.data_files import Entry, PromptFileError
-from sarsteer_lab.evaluation.layouts import Table, layouts, tables
+from sarsteer_lab.evaluation.layouts import Table, clips_in, layouts, tables
 from sarsteer_lab.paths import data_folder
 from sarsteer_lab.prompts import SPLITS, Request
 from sarsteer_lab.speech import ClipError, read_clip
@@ -127,6 +127,7 @@ def _flaw(request: Request, entry: Entry, needs_clip: bool, missing: Missing) ->
 def _requests(name: str, path: Path) -> Iterator[tuple[Entry, Request, bool]]:
     """The requests of a set, each with its entry and whether it has to have a clip."""
     foreign = []
+    named: dict[Path, set[Path]] = {}
     n_tables = 0
     for table in tables(name, path):
         n_tables += 1
@@ -140,13 +141,27 @@ def _requests(name: str, path: Path) -> Iterator[tuple[Entry, Request, bool]]:
             _check_speakable(table)
         needs_clip = bool(table.layout.clip) and not table.layout.shipped
         for row, entry in enumerate(table.entries, start=1):
-            yield entry, _request(f"{name}:{path}", table, row, entry), needs_clip
+            request = _request(f"{name}:{path}", table, row, entry)
+            if table.may_leave_clips and request.clip is not None:
+                named.setdefault(table.clips, set()).add(request.clip)
+            yield entry, request, needs_clip
+    for folder, clips in named.items():
+        _tell_unnamed(folder, clips)
     for table in foreign:
         known = ", ".join(table.layout.label)
         reason = f"lies in the folder {table.folder!r}, which is none of {known}"
         if len(foreign) == n_tables:
             table.entries[0].fail(reason)
         print(f"{table.file}: left out, because it {reason}", file=sys.stderr)
+
+
+def _tell_unnamed(folder: Path, named: set[Path]) -> None:
+    """Say which clips lie in a folder, and stand in none of its tables."""
+    unnamed = [clip for clip in clips_in(folder) if clip not in named]
+    if unnamed:
+        count = f"{len(unnamed)} clips there stand in no table, and are not asked"
+        names = ", ".join(str(clip.relative_to(folder)) for clip in unnamed[:3])
+        print(f"{folder}: {count}: {names}{', ...' * (len(unnamed) > 3)}", file=sys.stderr)
 
 
 def _check_speakable(table: Table) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sarsteer_lab.contents import strange_kind
+
 
 class PromptFileError(ValueError):
     """A file of prompts cannot be used; the message names file and entry, and what is wrong."""
@@ -17,6 +19,8 @@ def read_text(path: Path) -> str:
     except OSError as error:
         reason = f"cannot be read ({error.strerror}); check the path"
         raise PromptFileError(f"{path}: {reason}") from error
+    if kind := strange_kind(content, "JSON") or _other_encoding(content):
+        raise PromptFileError(f"{path}: {kind}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -27,6 +31,22 @@ def read_text(path: Path) -> str:
     if not text.strip():
         raise PromptFileError(f"{path}: is empty; download or export it again")
     return text
+
+
+def _other_encoding(content: bytes) -> str | None:
+    """Which encoding of two or four bytes a character a text has, with what to do; None: none."""
+    encoding = None
+    if content.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        encoding = "UTF-32"
+    elif content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        encoding = "UTF-16"
+    elif content[1:200:2].count(0) > len(content[1:200:2]) / 2:
+        encoding = "UTF-16LE"  # every other byte of Latin letters is NUL
+    elif content[:200:2].count(0) > len(content[:200:2]) / 2:
+        encoding = "UTF-16BE"
+    if encoding is None:
+        return None
+    return f"is {encoding}, not UTF-8; convert it: `iconv -f {encoding} -t UTF-8`"
 
 
 def parsed_json(text: str, where: str) -> Any:

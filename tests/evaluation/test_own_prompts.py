@@ -113,6 +113,95 @@ def test_a_link_that_leaves_the_clips_folder_is_refused(tmp_path: Path) -> None:
         read_set(f"folder:{tmp_path / 'mine'}")
 
 
+def told(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().err
+
+
+def test_of_two_columns_that_could_be_the_request_one_is_read_and_the_other_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    put_clip(tmp_path / "a.wav")
+    table = tmp_path / "prompts.csv"
+    table.write_text("text,request,clip\nSomething else.,Bake bread.,a.wav\n")
+    [prompt] = read_set(f"folder-harmless:{tmp_path}").prompts
+    assert prompt.request == "Bake bread."
+    assert told(capsys) == f"{table}: columns that are not read: text\n"
+    for second, is_read in (("Bake bread.", True), ("Sing.", False)):
+        table.write_text(f"text,prompt,clip\nBake bread.,{second},a.wav\n")
+        if is_read:  # both say the same
+            [prompt] = read_set(f"folder-harmless:{tmp_path}").prompts
+            assert prompt.request == "Bake bread."
+            assert told(capsys) == f"{table}: columns that are not read: prompt\n"
+            continue
+        with pytest.raises(PromptFileError, match="'text' and 'prompt' could both be the requests"):
+            read_set(f"folder-harmless:{tmp_path}")
+
+
+def test_no_row_takes_its_request_from_another_column_than_the_others(tmp_path: Path) -> None:
+    lines = ['{"request": "Bake bread.", "text": "x"}', '{"request": null, "text": "Sing."}']
+    (tmp_path / "asked.jsonl").write_text("\n".join(lines))
+    with pytest.raises(PromptFileError, match="line 2: 'request' is empty"):
+        read_set(f"folder-harmless:{tmp_path / 'asked.jsonl'}")
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "column"),
+    [("folder", "prompts.csv", "clip"), ("audiofolder", "metadata.csv", "file_name")],
+)
+def test_clips_that_no_table_names_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, table: str, column: str
+) -> None:
+    for clip in ("a.wav", "b.wav", "more/c.flac", "._d.wav"):
+        put_clip(tmp_path / clip)
+    (tmp_path / table).write_text(f"request,{column},label\nBake bread.,a.wav,harmless\n")
+    assert len(read_set(f"{name}:{tmp_path}").prompts) == 1
+    said = told(capsys)
+    assert said.count("\n") == 1
+    assert said == f"{tmp_path}: 2 clips there stand in no table, and are not asked: " + (
+        f"b.wav, {Path('more/c.flac')}\n"
+    )
+    text = f"request,{column},label\nBake bread.,a.wav,harmless\nSing.,b.wav,harmless\n"
+    (tmp_path / table).write_text(text + "Sing on.,more/c.flac,harmless\n")
+    assert len(read_set(f"{name}:{tmp_path}").prompts) == 3
+    assert told(capsys) == ""
+
+
+HEADER = "request,label"
+ROW = "Bake bread.,harmless"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("a.csv", f"{HEADER}\n,harmless\n", "line 2: 'request' is empty"),
+        ("a.jsonl", '{"request": null, "label": "harmless"}', "line 1: 'request' is empty"),
+        ("a.csv", "request;label\nBake bread, twice.;harmless\n", "parted by semicolons"),
+        ("a.csv", "request\tlabel\nBake bread.\tharmless\n", "parted by tabs"),
+        ("a.csv", "request|label\nBake bread.|harmless\n", "parted by bars"),
+        ("a.csv", f"{HEADER}\n{ROW}\n".encode("utf-16"), "is UTF-16, not UTF-8"),
+        ("a.csv", f"{HEADER}\n{ROW}\n".encode("utf-16-le"), "is UTF-16LE, not UTF-8"),
+        ("a.csv", f"{HEADER}\n{ROW}\n".encode("utf-16-be"), "is UTF-16BE, not UTF-8"),
+        ("a.csv", f"{HEADER}\n{ROW}\n".encode("utf-32"), "is UTF-32, not UTF-8"),
+        ("a.csv", b"PK\x03\x04\x14\x00\x06\x00\xe3", "is a ZIP archive or an Excel workbook"),
+        ("a.csv", b"\x1f\x8b\x08\x00\xe3", "is compressed"),
+        ("a.csv", b"<!doctype html><html>", "is an HTML page"),
+        ("a.jsonl", b"version https://git-lfs.github.com/spec/v1\n", "is a Git LFS pointer"),
+        ("a.xlsx", b"PK\x03\x04\x14\x00\x06\x00\xe3", "a file for the set 'folder' is .csv"),
+        ("a.txt", b"How do I bake bread?\n", "a file for the set 'folder' is .csv"),
+        ("a.tsv", b"request\tlabel\n", "a file for the set 'folder' is .csv"),
+    ],
+)
+def test_a_table_of_another_kind_is_called_by_its_name(
+    tmp_path: Path, name: str, content: str | bytes, reason: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(PromptFileError) as caught:
+        read_set(f"folder:{file}")
+    message = str(caught.value)
+    assert reason in message and str(file) in message and "needs one of" not in message
+
+
 def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
     for name in ("prompts.csv", "asked.jsonl", "asked.parquet"):
         os.mkfifo(tmp_path / name)
@@ -331,6 +420,19 @@ def test_a_dataset_that_was_saved_to_disk(hub: Path, tmp_path: Path) -> None:
     assert [p.request for p in read_set(f"dataset:{tmp_path / 'saved'}").prompts] == [
         "Number 3."
     ] * 2
+
+
+def test_a_dataset_without_splits_is_not_called_none(hub: Path, tmp_path: Path) -> None:
+    cell = {"bytes": None, "path": str(put_clip(hub / "a.wav"))}
+    table = {"request": ["Bake bread.", None], "audio": [cell, cell]}
+    data = datasets.Dataset.from_dict(table)
+    data = data.cast_column("audio", datasets.Audio(decode=False))
+    data.select([0]).save_to_disk(tmp_path / "whole")
+    [prompt] = read_set(f"dataset-harmless:{tmp_path / 'whole'}").prompts
+    assert prompt.id == "dataset-harmless/all/1"
+    data.save_to_disk(tmp_path / "lacking")
+    with pytest.raises(PromptFileError, match="all, row 2: 'request' is empty"):
+        read_set(f"dataset-harmless:{tmp_path / 'lacking'}")
 
 
 def test_a_dataset_that_does_not_fit_is_named_with_its_columns(

@@ -392,7 +392,7 @@ def test_audiotrust_and_ajailbench_as_their_repositories_lay_them_out(
             "audiofolder",
             "metadata.csv",
             "file_name,text\n1.wav,Hi?\n",
-            "line 2: the key 'label' is missing (found: 'file_name', 'text')",
+            "say it in a column 'label' (found: 'file_name', 'text'), or write audiofolder-",
         ),
         (
             "audiofolder",
@@ -627,7 +627,7 @@ MALFORMED = {
         "xstest",
         XSTEST,
         as_bytes(XSTEST, XHEAD.decode().encode("utf-16")),
-        "line 1",
+        "",
         "not UTF-8",
     ),
     "file is binary": (
