@@ -39,6 +39,19 @@ UNHEEDED = (
 """A checkpoint's generation settings that are more than a rule for the next token's logits."""
 
 
+OVERRULED: dict[str, object] = {
+    "num_return_sequences": 1,
+    "return_dict_in_generate": False,
+    "is_assistant": False,
+    "dola_layers": None,
+    "prompt_lookup_num_tokens": None,
+    "assistant_early_exit": None,
+    "prefill_chunk_size": None,
+}
+"""A checkpoint's generation settings that are off here: a prompt gets one answer, decoded token by
+token, as its tokens alone."""
+
+
 class NonFiniteError(RuntimeError):
     """A model has given numbers that are none (nan, inf). The message names the prompt."""
 
@@ -56,15 +69,30 @@ def check_decoding(options: Mapping[str, object]) -> None:
         raise ValueError(f"generate takes no {', '.join(refused)}: {reason} {choices}")
 
 
-def tell_penalty(core: Core, name: str) -> None:
-    """Warn of a repetition penalty that a checkpoint, called `name`, brings: it is off here.
+def tell_overruled(core: Core, name: str) -> None:
+    """Warn of settings that a checkpoint, called `name`, brings, and that are off here.
 
-    It would punish an answer for words of its prompt, a refusal's among them.
+    A repetition penalty would punish an answer for words of its prompt, a refusal's among them.
     """
     penalty = getattr(getattr(core, "generation_config", None), "repetition_penalty", None)
     if penalty not in (None, 1):
         reason = f"brings repetition_penalty={penalty}, which is off here: greedy means greedy"
         warnings.warn(f"{name} {reason} (lalm.generate takes it as an option)", stacklevel=3)
+    if others := overruled(core):
+        told = ", ".join(f"{setting}={value!r}" for setting, value in others.items())
+        reason = "which is off here: a prompt gets one answer, token by token"
+        warnings.warn(f"{name} brings {told}, {reason}", stacklevel=3)
+
+
+def overruled(core: Core) -> dict[str, object]:
+    """Those of `OVERRULED` that a checkpoint's generation settings change, as it has them."""
+    settings = getattr(core, "generation_config", None)
+    changed = {}
+    for name, value in OVERRULED.items():
+        own = getattr(settings, name, None)
+        if own not in (None, value):
+            changed[name] = own
+    return changed
 
 
 def end_tokens(core: Core, tokenizer: Tokenizer) -> list[int]:
@@ -90,6 +118,7 @@ def decoding_settings(
     Without a checkpoint's own repetition penalty and sampling, so that greedy means greedy.
     """
     settings: dict[str, Any] = {"repetition_penalty": 1.0, "num_beams": 1, "do_sample": False}
+    settings |= {name: OVERRULED[name] for name in overruled(core)}
     settings["pad_token_id"] = tokenizer.pad_token_id
     settings["eos_token_id"] = end_tokens(core, tokenizer)
     checkpoint = getattr(core, "generation_config", None)

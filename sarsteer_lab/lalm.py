@@ -31,9 +31,10 @@ from sarsteer_lab.decoding import (
     end_tokens,
     greedy_rules,
     head_on_last_position,
-    tell_penalty,
+    tell_overruled,
 )
 from sarsteer_lab.encoding import chat_text, encode, read_waveform
+from sarsteer_lab.fitting import misfits_named, refuse_unknown_tokens
 from sarsteer_lab.keys import content_key, settings_of, versions
 from sarsteer_lab.own_code import refuse_autocast, refuse_foreign, refuse_passed_by
 from sarsteer_lab.prompts import Prompt
@@ -81,7 +82,7 @@ class LALM:
         self.core = families.find_core(self.model)
         self.decoder = families.find_decoder(self.model)
         self.trunk = families.find_trunk(self.model)
-        tell_penalty(self.core, name)
+        tell_overruled(self.core, name)
         self.audio_token_id = families.audio_token_id(self.model)
         self.layers: nn.ModuleList = self.decoder.layers
         self.text_config: families.Settings = self.core.config.get_text_config()
@@ -153,13 +154,14 @@ class LALM:
         Every byte of every weight counts, however it was changed: it is computed at each call, as
         fast as memory is (`weights.weights_checksum`).
         """
+        weights = weights_checksum(self.model)
         parts = [self.model.config, getattr(self.core, "generation_config", None)]
         for name in ("feature_extractor", "audio_processor"):  # what families call it
             parts.append(getattr(self.processor, name, None))
         settings = settings_of(part.to_dict() for part in parts if part is not None)
         vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True, default=str)
         ends = self.ends.tolist()
-        return content_key(settings, vocabulary, ends, weights_checksum(self.model))
+        return content_key(settings, vocabulary, ends, weights)
 
     def key(self, *parts: object) -> str:
         """A key for something this model has computed: all that decides it, and `parts`.
@@ -222,6 +224,7 @@ class LALM:
             raise ValueError(f"{hears}, so {reason}; {advice}")
         given = [(prompt.messages, prompt.text, prompt.waveform) for prompt in encoded]
         inputs = self.family.encode(self.processor, *zip(*given, strict=True))
+        refuse_unknown_tokens(inputs["input_ids"], self.core, self.tokenizer, self.audio_token_id)
         return inputs.to(self.device, dtype=self.dtype)
 
     def fit_together(self, prompts: Sequence[Encoded]) -> bool:
@@ -264,6 +267,7 @@ class LALM:
         refuse_passed_by({self.model, self.core} - {self.trunk}, self.name)
         with ExitStack() as block:
             block.enter_context(self.access.alone())
+            block.enter_context(misfits_named(self.model, self.name))
             block.enter_context(families.speech_adapters(self.model, self.family, batch.spoken))
             for watcher in self.watchers:
                 block.callback(setattr, watcher, "batch", watcher.batch)

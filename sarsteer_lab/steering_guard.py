@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sarsteer_lab.access import SteeringError
 from sarsteer_lab.batch import Batch
+from sarsteer_lab.decoding import OVERRULED
 from sarsteer_lab.lalm import LALM
 
 UNSTEERABLE = {
@@ -143,7 +144,8 @@ def refuse_decoding(options: Mapping[str, object], checkpoint: Mapping[str, obje
     """Raise SteeringError for options of `generate`, or a checkpoint's own, that hide positions."""
     for name, reason in UNSTEERABLE.items():
         value = options.get(name)
-        value = checkpoint.get(name) if value is None else value
+        if value is None and name not in OVERRULED:  # those are off whatever the checkpoint says
+            value = checkpoint.get(name)
         off = value is None or (name == "use_cache" and value)
         if not off:
             raise SteeringError(f"{name} {reason}")

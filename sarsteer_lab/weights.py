@@ -34,10 +34,13 @@ def weights_checksum(weights: nn.Module | Iterable[Tensor]) -> str:
 
     Of a model also of which of its adapters are on, and how strongly. Computed at each call, so it
     sees `weight.data = ...` and what peft merges. The same on every device: on a GPU a sum made
-    there says whether anything has changed, and only then do the weights come to the host.
+    there says whether anything has changed, and only then do the weights come to the host. Raises
+    ValueError for a model without weights.
     """
     named = _named_tensors(weights)
     tensors = [tensor for _, tensor in named]
+    if isinstance(weights, nn.Module):
+        refuse_weightless(weights)
     described: list[object] = [[name, str(part.dtype), *part.shape] for name, part in named]
     if isinstance(weights, nn.Module):
         for layer in adapter_layers(weights):
@@ -49,6 +52,15 @@ def weights_checksum(weights: nn.Module | Iterable[Tensor]) -> str:
     if seen not in _known:
         _known[seen] = content_key(described, _hashes(tensors))
     return _known[seen]
+
+
+def refuse_weightless(model: nn.Module) -> None:
+    """Raise ValueError for a model some of whose weights are on the device meta."""
+    lacking = [name for name, weight in model.named_parameters() if weight.is_meta]
+    if lacking:
+        count = f"{len(lacking)} weights hold no numbers (device meta): {lacking[0]}, ..."
+        advice = "load the model with from_pretrained, on devices that have room for all of it"
+        raise ValueError(f"{count}; {advice}")
 
 
 def _named_tensors(weights: nn.Module | Iterable[Tensor]) -> list[tuple[str, Tensor]]:

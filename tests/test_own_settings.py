@@ -7,6 +7,7 @@ import torch
 import transformers as hf
 from replicas import replica
 
+from sarsteer_lab.activations import capture_answer
 from sarsteer_lab.engine.live import LivePrompt
 from sarsteer_lab.engine.live import answers as live_answers
 from sarsteer_lab.engine.openings import refusal_probability
@@ -167,3 +168,35 @@ def test_the_penalty_that_is_off_is_said(prompts, tiny):
     plain = tiny.generate(prompts, max_new_tokens=6)
     assert lalm.generate(prompts, max_new_tokens=6) == plain
     assert PreparedBatch(lalm, prompts).generate(6) == plain
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"num_return_sequences": 2, "do_sample": True},
+        {"num_return_sequences": 2, "num_beams": 3},
+        {"return_dict_in_generate": True},
+        {"return_dict_in_generate": True, "output_scores": True},
+        {"is_assistant": True},
+        {"dola_layers": "high"},
+        {"prompt_lookup_num_tokens": 3},
+        {"assistant_early_exit": 2},
+        {"prefill_chunk_size": 4},
+    ],
+)
+def test_settings_that_shift_rows_or_change_what_comes_back_are_off_and_said(
+    settings, prompts, tiny
+):
+    made = replica()
+    for name, value in settings.items():
+        setattr(made.core.generation_config, name, value)
+    first, value = next(iter(settings.items()))
+    with pytest.warns(UserWarning, match=f"theirs brings {first}={value!r}, which is off here"):
+        lalm = LALM(made.model, made.processor, name="theirs")
+    assert lalm.generate(prompts, max_new_tokens=6) == tiny.generate(prompts, max_new_tokens=6)
+    states = capture_answer(lalm, prompts, max_new_tokens=6)
+    plain = capture_answer(tiny, prompts, max_new_tokens=6)
+    for ours, theirs in zip(states, plain, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    with steer(lalm, vectors(lalm), 0.5), steer(tiny, vectors(tiny), 0.5):
+        assert lalm.generate(prompts, max_new_tokens=6) == tiny.generate(prompts, max_new_tokens=6)

@@ -1,0 +1,53 @@
+"""Whether a model and its tokenizer fit together: what fails deep inside of torch is named."""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from jaxtyping import Int
+from torch import Tensor, nn
+
+from sarsteer_lab.chat import Processor
+from sarsteer_lab.decoding import Core
+from sarsteer_lab.weights import refuse_weightless
+
+
+def refuse_unknown_tokens(
+    ids: Int[Tensor, "row position"], core: Core, tokenizer: Processor, audio: int | None
+) -> None:
+    """Raise ValueError for tokens, but the `audio` placeholder, for which there is no embedding.
+
+    On a GPU torch would stop the whole process.
+    """
+    size = len(core.get_input_embeddings().weight)
+    for number in ids[ids >= size].tolist():
+        if number != audio:
+            token = f"{number} ({tokenizer.convert_ids_to_tokens(number)!r})"
+            reason = "the tokenizer has tokens that the model was not resized for"
+            advice = "call model.resize_token_embeddings(len(tokenizer)), or take its own tokenizer"
+            size_is = f"beyond the model's vocabulary of {size}"
+            raise ValueError(f"the token {token} is {size_is}: {reason}; {advice}")
+
+
+@contextmanager
+def misfits_named(model: nn.Module, name: str) -> Iterator[None]:
+    """Say in one sentence what torch says of weights without numbers, or of dtypes that differ.
+
+    Many a model holds several dtypes and casts between them, so only what fails is refused. Raises
+    ValueError.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if type(error) not in (RuntimeError, NotImplementedError):
+            raise
+        refuse_weightless(model)
+        counts = Counter(weight.dtype for weight in model.parameters())
+        if len(counts) == 1 or "type" not in str(error):
+            raise
+        usual, _ = counts.most_common(1)[0]
+        told = ", ".join(f"{count} in {dtype}" for dtype, count in counts.most_common())
+        odd = next(part for part, weight in model.named_parameters() if weight.dtype != usual)
+        advice = f"bring it into one, such as model.to({usual})"
+        dtypes = f"the weights of {name} do not go together ({told}: {odd}, ...)"
+        raise ValueError(f"{dtypes}; {advice}") from error
