@@ -3,7 +3,8 @@
 import logging
 import re
 from base64 import b64encode
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import date
 from io import BytesIO
 from typing import Any, TypeAlias
@@ -88,20 +89,44 @@ def render_chat(processor: Processor, messages: Messages, day: date) -> str:
     """
     options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": True}
     options |= dated_template(processor, day)
-    if hasattr(processor, "tokenizer"):
-        return processor.apply_chat_template(messages, **options)
-    # A text model's tokenizer: its template wants plain strings.
+    with broken_template_named():
+        if hasattr(processor, "tokenizer"):
+            return processor.apply_chat_template(messages, **options)
+        return _render_text(processor, messages, options)
+
+
+@contextmanager
+def broken_template_named() -> Iterator[None]:
+    """Turn what a chat template raises, which may be anything, into a ValueError that says so."""
+    try:
+        yield
+    except (TemplateError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"the chat template cannot write this conversation ({reason})") from error
+
+
+def _render_text(tokenizer: Processor, messages: Messages, options: dict[str, Any]) -> str:
+    """The conversation by a text model's tokenizer, whose template wants plain strings."""
     *system, user = messages
     text = "".join(part["text"] for part in user["content"])
     turns = [*system, {"role": "user", "content": text}]
     try:
-        return processor.apply_chat_template(turns, **options)
+        return tokenizer.apply_chat_template(turns, **options)
     except TemplateError:
         if not system:
             raise
         # A template without system turns: what one would say opens the user's.
         opened = {"role": "user", "content": f"{system[0]['content']}\n\n{text}"}
-        return processor.apply_chat_template([opened], **options)
+        return tokenizer.apply_chat_template([opened], **options)
+
+
+def refuse_left_out(prompt: Prompt, text: str) -> None:
+    """Raise ValueError if a prompt's words do not stand in what a chat template wrote, `text`."""
+    written = "".join(text.split())
+    for what, words in {"system turn": prompt.system, "text": prompt.text}.items():
+        if "".join((words or "").split()) not in written:
+            reason = "or changes it, so the model would not read what was asked"
+            raise ValueError(f"the chat template leaves out the prompt's {what}, {reason}")
 
 
 def render_mistral(processor: Processor, messages: Messages, _day: date) -> str:
@@ -135,7 +160,9 @@ def encode_together(
     # A template that writes the bos token itself must not get a second one from the tokenizer.
     written = bool(tokenizer.bos_token) and texts[0].startswith(tokenizer.bos_token)
     # On the left: captured and steered positions count from the end.
-    text_options = {"padding": True, "padding_side": "left", "add_special_tokens": not written}
+    # A text model's template writes all special tokens, as transformers has it.
+    adds = not written and tokenizer is not processor
+    text_options = {"padding": True, "padding_side": "left", "add_special_tokens": adds}
     options: dict[str, Any] = {"text": list(texts), "return_tensors": "pt"}
     if tokenizer is processor:
         # Decoders take no token_type_ids, which some tokenizers give.

@@ -203,11 +203,24 @@ def load_parts(
             within = {"subfolder": traits.adapter, "revision": revision}
             lacking |= model.load_adapter(str(folder), adapter_kwargs=within).missing_keys
         if adapter is not None:
-            lacking |= model.load_adapter(str(adapter)).missing_keys
+            lacking |= _put_on(model, adapter, name)
     _refuse_lacking(model, lacking, adapter or folder)
     if "device_map" not in options:
         model = model.to(device)
     return model, processor
+
+
+def _put_on(model: Any, adapter: Path, name: str) -> set[str]:
+    """Put a LoRA on its base; what it lacks. Raises ValueError for one that does not fit it."""
+    try:
+        report = model.load_adapter(str(adapter))
+    except Exception as error:  # peft and transformers raise of every kind
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{name} does not fit its base model ({reason})") from error
+    if homeless := sorted(report.unexpected_keys):
+        count = f"{len(homeless)} weights of {name} have no place in its base model"
+        raise ValueError(f"{count}: {', '.join(homeless[:3])}; is it the LoRA of another model?")
+    return report.missing_keys
 
 
 def _placement(

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from sarsteer_lab.batch import Encoded, Prompts
-from sarsteer_lab.chat import Messages, conversation, refuse_control_tokens
+from sarsteer_lab.chat import Messages, conversation, refuse_control_tokens, refuse_left_out
 from sarsteer_lab.prompts import Prompt, as_prompt, in_a_list
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
 
@@ -57,7 +57,8 @@ def chat_text(lalm: LALM, prompt: Prompt, messages: Messages) -> str:
     """The prompt in the chat format, generation prompt included; a clip is its placeholder.
 
     Raises ValueError for an empty prompt, a spoken one if this model takes no audio, and for a
-    text that holds the audio placeholder or another control token.
+    text that holds the audio placeholder or another control token, or that the chat template leaves
+    out.
     """
     if not prompt.text and prompt.audio is None:
         raise ValueError("a prompt needs text, audio or both; this one has neither")
@@ -69,7 +70,9 @@ def chat_text(lalm: LALM, prompt: Prompt, messages: Messages) -> str:
     elif prompt.audio is not None:
         raise ValueError(f"{lalm.name} takes no audio: give it a typed prompt (audio=None)")
     refuse_control_tokens(lalm.tokenizer, prompt)
-    return lalm.family.render(lalm.processor, messages, lalm.day)
+    text = lalm.family.render(lalm.processor, messages, lalm.day)
+    refuse_left_out(prompt, text)
+    return text
 
 
 def read_waveform(lalm: LALM, prompt: Prompt) -> Float[np.ndarray, "samples"] | None:

@@ -1,7 +1,7 @@
 """Whether a model and its tokenizer fit together: what fails deep inside of torch is named."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from jaxtyping import Int
@@ -27,6 +27,20 @@ def refuse_unknown_tokens(
             advice = "call model.resize_token_embeddings(len(tokenizer)), or take its own tokenizer"
             size_is = f"beyond the model's vocabulary of {size}"
             raise ValueError(f"the token {token} is {size_is}: {reason}; {advice}")
+
+
+def refuse_appended_end(
+    ids: Int[Tensor, "row position"], texts: Sequence[str], tokenizer: Processor
+) -> None:
+    """Raise ValueError if the tokenizer ends a prompt with a token that its text does not hold.
+
+    Some are set up to add the end of text, and the model would answer behind it.
+    """
+    for last, text in zip(ids[:, -1].tolist(), texts, strict=True):
+        if last == tokenizer.eos_token_id and not text.rstrip().endswith(tokenizer.eos_token):
+            reason = f"the tokenizer puts {tokenizer.eos_token!r} behind every prompt"
+            advice = "load it with add_eos_token=False, or take that out of its post-processor"
+            raise ValueError(f"{reason}, and an answer would begin after the end; {advice}")
 
 
 @contextmanager

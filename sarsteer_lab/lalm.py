@@ -34,7 +34,7 @@ from sarsteer_lab.decoding import (
     tell_overruled,
 )
 from sarsteer_lab.encoding import chat_text, encode, read_waveform
-from sarsteer_lab.fitting import misfits_named, refuse_unknown_tokens
+from sarsteer_lab.fitting import misfits_named, refuse_appended_end, refuse_unknown_tokens
 from sarsteer_lab.keys import content_key, settings_of, versions
 from sarsteer_lab.own_code import refuse_autocast, refuse_foreign, refuse_passed_by
 from sarsteer_lab.prompts import Prompt
@@ -160,8 +160,7 @@ class LALM:
             parts.append(getattr(self.processor, name, None))
         settings = settings_of(part.to_dict() for part in parts if part is not None)
         vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True, default=str)
-        ends = self.ends.tolist()
-        return content_key(settings, vocabulary, ends, weights)
+        return content_key(settings, vocabulary, self.ends.tolist(), weights)
 
     def key(self, *parts: object) -> str:
         """A key for something this model has computed: all that decides it, and `parts`.
@@ -225,6 +224,7 @@ class LALM:
         given = [(prompt.messages, prompt.text, prompt.waveform) for prompt in encoded]
         inputs = self.family.encode(self.processor, *zip(*given, strict=True))
         refuse_unknown_tokens(inputs["input_ids"], self.core, self.tokenizer, self.audio_token_id)
+        refuse_appended_end(inputs["input_ids"], [part.text for part in encoded], self.tokenizer)
         return inputs.to(self.device, dtype=self.dtype)
 
     def fit_together(self, prompts: Sequence[Encoded]) -> bool:

@@ -1,6 +1,7 @@
 """`load_lalm`: an audio-language model by its name, a folder, or an id on the hub."""
 
 import json
+import sys
 from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
@@ -96,10 +97,13 @@ def load_checkpoint(
     if isinstance(folder, Path) and not (folder / "config.json").is_file():
         if not (folder / "adapter_model.safetensors").is_file():
             missing = "it holds no config.json"
+            if (folder / "adapter_config.json").is_file():
+                missing = "its LoRA has no adapter_model.safetensors (a .bin is not read)"
             raise FileNotFoundError(f"{folder} is not the folder of a checkpoint: {missing}")
         adapter = folder
         base = base_of_adapter(folder)
         folder = Path(base) if Path(base).is_dir() else base
+        _tell_own_tokenizer(adapter, folder)
     model, processor = load_parts(
         folder,
         name=str(source),
@@ -117,7 +121,11 @@ def load_checkpoint(
 
 
 def base_of_adapter(folder: Path) -> str:
-    """The base model of the LoRA in a folder. Raises ValueError if its settings do not name it."""
+    """The base model of the LoRA in a folder.
+
+    Raises ValueError if its settings do not name it, FileNotFoundError if they name a folder that
+    is not there.
+    """
     path = folder / "adapter_config.json"
     try:
         base = json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"]
@@ -127,7 +135,20 @@ def base_of_adapter(folder: Path) -> str:
     if not isinstance(base, str) or not base:
         advice = "write its folder or hub id into base_model_name_or_path"
         raise ValueError(f"{path}: does not name the LoRA's base model: {advice}")
+    is_path = Path(base).is_absolute() or base.startswith((".", "~")) or base.count("/") > 1
+    if is_path and not Path(base).is_dir():
+        advice = "write its folder or hub id into base_model_name_or_path"
+        raise FileNotFoundError(f"{path}: the LoRA's base model {base} is not here: {advice}")
     return base
+
+
+def _tell_own_tokenizer(adapter: Path, base: str | Path) -> None:
+    """Say that a LoRA's folder holds a tokenizer or chat template other than the base's."""
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        own, usual = adapter / name, Path(base) / name
+        if own.is_file() and not (usual.is_file() and usual.read_bytes() == own.read_bytes()):
+            advice = "load both yourself and pass them to LALM(...) if the LoRA was trained with it"
+            print(f"{own} is not read, but the one of {base}: {advice}", file=sys.stderr)
 
 
 def load_recording(folder: str) -> LALM:

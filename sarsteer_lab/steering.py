@@ -217,9 +217,13 @@ def steered_layers(
 def _placed(
     lalm: LALM, vectors: Vectors, layers: Sequence[int] | None
 ) -> dict[int, Float[Tensor, "d_model"]]:
-    """The vectors of the layers to act on, each where its layer lives."""
+    """The vectors of the layers to act on, each where its layer lives. Raises TypeError."""
     if isinstance(vectors, Tensor):  # not by the other's class, which autoreload makes anew
         vectors = SteeringVectors(vectors)
+    if not hasattr(vectors, "d_model"):
+        wanted = "SteeringVectors or a tensor (layer d_model)"
+        kind = type(vectors).__name__
+        raise TypeError(f"vectors are {wanted}, not a {kind}; SteeringVectors.load reads a file")
     by_layer = {}
     for layer in steered_layers(lalm, vectors, layers):
         device = next(lalm.layers[layer].parameters()).device

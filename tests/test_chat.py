@@ -5,6 +5,7 @@ from datetime import date, timedelta
 import pytest
 import torch
 from replicas import TINY, replica
+from tokenizers.processors import TemplateProcessing
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.lalm import LALM
@@ -78,3 +79,81 @@ def test_a_users_tokenizer_keeps_its_padding_side(family, prompts):
     assert torch.equal(capture(lalm, asked), expected)
     lalm.generate(asked, max_new_tokens=2)
     assert lalm.tokenizer.padding_side == "right"
+
+
+def with_template(template, kind="qwen2_audio"):
+    lalm = replica(kind)
+    lalm.processor.chat_template = template
+    return lalm
+
+
+USERS = "{% for m in messages if m['role'] == 'user' %}"
+PARTS = "{% for part in m['content'] if part['type'] == 'text' %}"
+CUT = f"{USERS}{PARTS}{{{{ part['text'][:3] }}}}{{% endfor %}}{{% endfor %}}"
+WITHOUT_SYSTEM = CUT.replace("[:3]", "")
+STRIPPED = WITHOUT_SYSTEM.replace("part['text']", "part['text'].strip() | replace('\n', ' ')")
+
+
+@pytest.mark.parametrize(
+    ("template", "prompt", "lost"),
+    [
+        (CUT, Prompt("Name a fruit."), "text"),
+        ("{{ 'Hello!' }}", Prompt("Name a fruit."), "text"),
+        ("", Prompt("Name a fruit."), "text"),
+        (WITHOUT_SYSTEM, Prompt("Name a fruit.", system="Be good."), "system turn"),
+    ],
+)
+def test_a_template_that_loses_what_is_asked_is_refused(template, prompt, lost):
+    lalm = with_template(template)
+    with pytest.raises(ValueError, match=f"the chat template leaves out the prompt's {lost}"):
+        lalm.generate([prompt], max_new_tokens=1)
+
+
+def test_a_template_may_change_white_space():
+    lalm = with_template(STRIPPED)
+    assert lalm.chat(Prompt("  Name\na fruit. ")) == "Name a fruit."
+
+
+@pytest.mark.parametrize("kind", ["qwen2_audio", "text_only"])
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}",
+        "{{ raise_exception('roles must alternate') }}",
+        "{{ tools | length }}",
+        "{{ 1 / 0 }}",
+        "{{ datetime.now() }}",
+        "{{ messages[7]['content'] + 1 }}",
+    ],
+)
+def test_a_broken_template_is_one_sentence(template, kind):
+    with pytest.raises(ValueError, match="the chat template cannot write this conversation"):
+        with_template(template, kind).chat(Prompt("Hi"))
+
+
+def test_a_tokenizer_that_ends_every_prompt_is_refused():
+    lalm = replica()
+    end = lalm.tokenizer.eos_token
+    rule = TemplateProcessing(
+        single=f"$A {end}", special_tokens=[(end, lalm.tokenizer.eos_token_id)]
+    )
+    lalm.tokenizer._tokenizer.post_processor = rule
+    with pytest.raises(ValueError, match="puts '<.im_end.>' behind every prompt"):
+        lalm.generate(["Hi"], max_new_tokens=1)
+    ended = lalm.processor.chat_template + "{{ '<|im_end|>' }}"
+    lalm.tokenizer._tokenizer.post_processor = None
+    lalm.processor.chat_template = ended
+    assert len(lalm.generate(["Hi"], max_new_tokens=1)) == 1
+
+
+def test_a_text_models_tokens_are_those_of_its_own_template():
+    """Its tokenizer would begin every text with a token that the template does not write."""
+    lalm = replica("text_only")
+    start = lalm.tokenizer.pad_token
+    rule = TemplateProcessing(
+        single=f"{start} $A", special_tokens=[(start, lalm.tokenizer.pad_token_id)]
+    )
+    lalm.tokenizer._tokenizer.post_processor = rule
+    turns = [{"role": "user", "content": "Hi"}]
+    expected = lalm.tokenizer.apply_chat_template(turns, add_generation_prompt=True)
+    assert lalm.inputs(["Hi"])["input_ids"][0].tolist() == expected["input_ids"]

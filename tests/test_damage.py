@@ -1,6 +1,7 @@
 """Damaged files are named in one sentence or made again; a full disk stops nothing but keeping."""
 
 import errno
+import json
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 
 from sarsteer_lab import store as store_module
 from sarsteer_lab.activations import capture
@@ -95,6 +97,61 @@ def test_cut_weights_of_a_lora_are_named(lora, tmp_path):
     cut(folder / "adapter_model.safetensors")
     with pytest.raises(ValueError, match="adapter_model.safetensors"):
         load_lalm(folder, device="cpu")
+
+
+def changed(folder, **settings):
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+
+
+def with_weights(folder, change):
+    path = folder / "adapter_model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, {"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda lora: changed(lora, r=4), "does not fit its base model"),
+        (lambda lora: changed(lora, r=0), "does not fit its base model"),
+        (lambda lora: changed(lora, target_modules=["nope"]), "does not fit its base model"),
+        (lambda lora: changed(lora, peft_type="NEWEST"), "does not fit its base model"),
+        (lambda lora: with_weights(lora, dict.popitem), "lacks 1 weights"),
+        (
+            lambda lora: with_weights(
+                lora, lambda weights: weights.update(of_another=torch.ones(2))
+            ),
+            "1 weights of .* have no place in its base model: of_another",
+        ),
+        (
+            lambda lora: changed(lora, base_model_name_or_path="/nowhere/base"),
+            "the LoRA's base model /nowhere/base is not here",
+        ),
+        (
+            lambda lora: (lora / "adapter_model.safetensors").rename(lora / "adapter_model.bin"),
+            "a .bin is not read",
+        ),
+    ],
+)
+def test_a_lora_that_does_not_fit_is_one_sentence(lora, tmp_path, damage, words):
+    folder = Path(shutil.copytree(lora, tmp_path / "lora"))
+    damage(folder)
+    with pytest.raises((ValueError, FileNotFoundError), match=words) as error:
+        load_lalm(folder, device="cpu")
+    assert "\n" not in str(error.value) and str(folder) in str(error.value)
+
+
+def test_a_loras_own_tokenizer_is_said_not_to_be_read(saved, lora, tmp_path, capsys):
+    folder = Path(shutil.copytree(lora, tmp_path / "lora"))
+    template = saved / "chat_template.jinja"
+    shutil.copy(template, folder)
+    load_lalm(folder, device="cpu")
+    assert "is not read" not in capsys.readouterr().err
+    (folder / template.name).write_text("{{ 'Sing: ' }}" + template.read_text())
+    load_lalm(folder, device="cpu")
+    assert f"{folder / template.name} is not read, but the one of" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", "", '{"cells": []}', '{"nbformat": 4}', "null"])

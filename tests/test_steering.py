@@ -2,6 +2,7 @@
 undone."""
 
 import copy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -483,3 +484,14 @@ def test_vectors_that_do_not_fit_are_refused(tiny):
         pass
     with pytest.raises(ValueError, match="no direction"), project_out(tiny, torch.zeros(32)):
         pass
+
+
+@pytest.mark.parametrize(
+    "vectors",
+    [{0: torch.ones(32)}, [torch.ones(32)] * 4, Path("vectors.safetensors"), np.ones((4, 32))],
+)
+@pytest.mark.parametrize("block", [steer, project_out])
+def test_what_is_no_vectors_is_said_to_be_none(tiny, vectors, block):
+    with pytest.raises(TypeError, match="vectors are SteeringVectors or a tensor"):
+        with block(tiny, vectors):
+            pass
