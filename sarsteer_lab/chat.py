@@ -3,7 +3,7 @@
 import logging
 import re
 from base64 import b64encode
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date
 from io import BytesIO
@@ -105,7 +105,7 @@ def broken_template_named() -> Iterator[None]:
         raise ValueError(f"the chat template cannot write this conversation ({reason})") from error
 
 
-def _render_text(tokenizer: Processor, messages: Messages, options: dict[str, Any]) -> str:
+def _render_text(tokenizer: Processor, messages: Messages, options: Mapping[str, object]) -> str:
     """The conversation by a text model's tokenizer, whose template wants plain strings."""
     *system, user = messages
     text = "".join(part["text"] for part in user["content"])

@@ -210,7 +210,7 @@ def load_parts(
     return model, processor
 
 
-def _put_on(model: Any, adapter: Path, name: str) -> set[str]:
+def _put_on(model: hf.PreTrainedModel, adapter: Path, name: str) -> set[str]:
     """Put a LoRA on its base; what it lacks. Raises ValueError for one that does not fit it."""
     try:
         report = model.load_adapter(str(adapter))

@@ -300,6 +300,7 @@ def sweep(
     from sarsteer_lab.evaluation.readers import read_sets
     from sarsteer_lab.keeping import activation_store
     from sarsteer_lab.loading import load_lalm
+    from sarsteer_lab.store import atomic_write
 
     texts = refusal_texts(refusal or ["paper"])  # a sentence may hold commas
     asked, _ = read_sets(sets, split=split, limit=limit)
@@ -314,7 +315,8 @@ def sweep(
     options: dict[str, Any] = {"max_new_tokens": tokens, "ray": ray}
     options |= {"refusals": refusal or ["paper"], "settings": given}
     _tabulate(lalm, list(points.values()), asked, [PhraseJudge()], folder, **options)
-    curves.rows_of(folder, points).to_parquet(folder / "rows.parquet", index=False)
+    with atomic_write(folder / "rows.parquet") as scratch:
+        curves.rows_of(folder, points).to_parquet(scratch, index=False)
 
 
 def _tabulate(

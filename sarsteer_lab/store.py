@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     """A name to write to, which becomes `path` once the block ends: whole, or not at all.
 
     Folders on the way are made. If the block fails, nothing is left. Raises IsADirectoryError for a
-    folder.
+    folder, and OSError, naming the path, where it cannot be written.
     """
     path = Path(path)
     if path.is_dir():
@@ -32,9 +32,34 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     try:
         yield scratch
         os.replace(scratch, path)
-    except BaseException:
-        scratch.unlink(missing_ok=True)
+    except SafetensorError as error:
+        raise OSError(f"{path} cannot be written ({error})") from error
+    except OSError as error:
+        if error.filename is None:  # a full disk is said without a name
+            error.filename = str(path)
         raise
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def kept_file(folder: Path, key: str, suffix: str, write: Callable[[Path], object]) -> Path:
+    """The file of a key in a folder, made by `write` once, and again where it was damaged.
+
+    Raises OSError where it cannot be written.
+    """
+    path = folder / f"{key}{suffix}"
+    sums = Store(folder / "sums")
+    if path.is_file():
+        wanted = sums.read(key)
+        if wanted == content_key(path.read_bytes()):
+            return path
+        if wanted is not None:
+            warnings.warn(f"{path} is damaged: it is made again", stacklevel=3)
+    with atomic_write(path) as scratch:
+        write(scratch)
+        checksum = content_key(scratch.read_bytes())
+    sums.write(key, checksum)
+    return path
 
 
 def file_sha256(path: Path) -> str:

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.speech import SAMPLE_RATE, check_waveform
-from sarsteer_lab.store import atomic_write
+from sarsteer_lab.store import kept_file
 
 VOICE = "hibari-tts"
 
@@ -78,12 +78,11 @@ def spoken_clip(text: str) -> Path:
         raise ImportError(
             f"a request without a clip needs a voice: pip install {VOICE}, or record it"
         ) from None
-    clip = cache_folder() / "clips" / f"{key}.wav"
-    if not clip.exists():
-        waveform = synthesise(text)
-        with atomic_write(clip) as scratch:
-            soundfile.write(scratch, waveform, SAMPLE_RATE, "FLOAT", format="WAV")
-    return clip
+
+    def speak(scratch: Path) -> None:
+        soundfile.write(scratch, synthesise(text), SAMPLE_RATE, "FLOAT", format="WAV")
+
+    return kept_file(cache_folder() / "clips", key, ".wav", speak)
 
 
 @lru_cache(maxsize=1)

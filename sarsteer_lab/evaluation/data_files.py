@@ -23,7 +23,7 @@ from pyarrow.parquet import ParquetFile
 from sarsteer_lab.evaluation.text_files import PromptFileError, parsed_json, read_text
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.paths import cache_folder
-from sarsteer_lab.store import atomic_write
+from sarsteer_lab.store import kept_file
 
 
 @dataclass(frozen=True)
@@ -323,11 +323,7 @@ def _clip_file(cell: Any) -> Any:
 
 
 def _kept_clip(content: Any, suffix: str, write: Callable[[Path], Any]) -> Path:
-    file = cache_folder() / "clips" / f"{content_key(content)}{suffix}"
-    if not file.exists():
-        with atomic_write(file) as scratch:
-            write(scratch)
-    return file
+    return kept_file(cache_folder() / "clips", content_key(content), suffix, write)
 
 
 def _entries(path: Path, unit: str, numbered: Iterable[tuple[int, Any]]) -> list[Entry]:

@@ -26,7 +26,7 @@ from sarsteer_lab.evaluation.judges import Judge
 from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.evaluation.precondition import KINDS, prompted_refusal, refused_shares
 from sarsteer_lab.evaluation.run import read_lines
-from sarsteer_lab.evaluation.run_check import check_run
+from sarsteer_lab.evaluation.run_check import check_run, check_seal, sealed
 from sarsteer_lab.evaluation.table import BASELINE, evaluation_table, markdown, out_of, readable
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Request
@@ -64,7 +64,7 @@ def evaluate_into(
     `precondition.prompted_refusal` do.
     """
     table = evaluation_table(lalm, defences, sets, judges, folder, **options)
-    table.to_csv(folder / "table.csv", index=False)
+    _write(folder / "table.csv", table.to_csv(index=False).rstrip("\n"))
     facts: dict[str, dict[str, Any]] = {name: {} for name in sets}
     for name, requests in sets.items():
         for request in requests:
@@ -75,7 +75,7 @@ def evaluate_into(
     about: dict[str, Any] = {"requests": facts, "settings": settings or {}, "versions": versions}
     about["model"] = {"model": model_name(lalm), "dtype": lalm.dtype, "device": lalm.device.type}
     about["prompted"] = _prompted(lalm, sets, refusal_texts(refusals))
-    _write(folder / "about.json", json.dumps(about, indent=1, default=str))
+    _write(folder / "about.json", sealed(folder, about))
     text = markdown(table)
     _write(folder / "table.md", text)
     return text
@@ -155,6 +155,7 @@ def _findings(folder: Path) -> dict[str, Any]:
     responses = read_lines(folder / "responses.jsonl")
     all_outcomes = read_lines(folder / "outcomes.jsonl")
     check_run(folder, table, responses, all_outcomes)
+    check_seal(folder, about)
     outcomes = _by_first_judge(all_outcomes)
     answers = responses.merge(outcomes, on=["defence", "set", "label", "id"])
     requests = about["requests"]

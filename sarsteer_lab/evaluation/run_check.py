@@ -8,6 +8,11 @@ import pandas as pd
 
 from sarsteer_lab.evaluation.judges import OUTCOMES
 from sarsteer_lab.evaluation.table import KEYS, tabulate
+from sarsteer_lab.keys import content_key
+from sarsteer_lab.store import file_sha256
+
+SEALED = ("table.csv", "responses.jsonl", "outcomes.jsonl")
+"""Files of a run whose content `about.json`, the last that is written, holds checksums of."""
 
 ASKED = ["defence", "set", "label", "id"]
 """What a line of responses and outcomes is about."""
@@ -43,6 +48,27 @@ def check_run(
             raise ValueError(
                 f"table.csv, line {number} ({', '.join(key)}): other counts than in outcomes.jsonl"
             )
+
+
+def sealed(folder: Path, about: dict[str, Any]) -> str:
+    """What `about.json` says, as a text, with checksums of itself and of `SEALED`."""
+    about["files"] = {name: file_sha256(folder / name) for name in SEALED}
+    content = json.loads(json.dumps(about, default=str))
+    return json.dumps({"checksum": content_key(content), **content}, indent=1)
+
+
+def check_seal(folder: Path, about: dict[str, Any]) -> None:
+    """Raise ValueError if `about.json` or one of `SEALED` is not as it was written.
+
+    Of a run of an earlier version, without checksums, nothing is checked.
+    """
+    about = dict(about)
+    advice = "was damaged or edited: evaluate into this folder again"
+    if about.pop("checksum", None) != (content_key(about) if "files" in about else None):
+        raise ValueError(f"about.json {advice}")
+    for name, checksum in about.get("files", {}).items():
+        if file_sha256(folder / name) != checksum:
+            raise ValueError(f"{name} {advice}")
 
 
 def _check_responses(responses: pd.DataFrame, manifest: dict[str, Any]) -> None:

@@ -57,7 +57,9 @@ class Manifest:
     def write(self, path: Path) -> None:
         """Keep it as JSON."""
         with atomic_write(path) as scratch:
-            scratch.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+            content = json.loads(json.dumps(asdict(self)))
+            text = json.dumps({**content, "checksum": content_key(content)}, indent=1)
+            scratch.write_text(text, encoding="utf-8")
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -71,12 +73,16 @@ def read_manifest(path: Path) -> Manifest:
     if content["format"] != FORMAT:
         made = f"is of the format {content['format']!r}, not {FORMAT!r}"
         raise ValueError(f"{path}: {made}: record it again with this version")
+    # Recordings of earlier versions have no checksum; another name in its place is damage.
+    checksum = content.pop("checksum", None)
     names = [part.name for part in fields(Manifest)]
     if lacking := [name for name in names if name not in content]:
         raise ValueError(f"{path}: lacks {', '.join(lacking)}: copy the recording again")
     for name in ("versions", "fingerprints", "pushes", "asked", "files"):
         if not isinstance(content[name], dict):
             raise ValueError(f"{path}: has no record of {name}: copy the recording again")
+    if content.keys() != set(names) or checksum not in (None, content_key(content)):
+        raise ValueError(f"{path}: was damaged or edited: copy the recording again")
     return Manifest(**{name: content[name] for name in names})
 
 

@@ -32,6 +32,7 @@ from sarsteer_lab.probe.tape import (
     begin,
     compact,
     finish,
+    read_manifest,
     sketched,
 )
 from sarsteer_lab.prompts import Prompt
@@ -303,9 +304,9 @@ def test_a_recording_writes_the_day_on_which_it_was_made(
 ) -> None:
     """In a chat template that writes the day, as Granite's does."""
     folder = copied(recording[0], tmp_path)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["day"] == date.today().isoformat()
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "day": "2026-02-28"}))
+    manifest = read_manifest(folder / "manifest.json")
+    assert manifest.day == date.today().isoformat()
+    replace(manifest, day="2026-02-28").write(folder / "manifest.json")
     replayed = load_lalm(f"recorded:{folder}")
     dated = "{{- strftime_now('%d %B %Y') -}}"
     replayed.processor.chat_template = dated + replayed.processor.chat_template
@@ -316,10 +317,10 @@ def test_another_version_is_named_where_something_is_missing(
     recording: tuple[Path, torch.Tensor], tmp_path: Path
 ) -> None:
     folder = copied(recording[0], tmp_path)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["versions"]["transformers"] == hf.__version__
-    manifest["versions"]["transformers"] = "4.0"
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    manifest = read_manifest(folder / "manifest.json")
+    assert manifest.versions["transformers"] == hf.__version__
+    manifest.versions["transformers"] = "4.0"
+    manifest.write(folder / "manifest.json")
     replayed = load_lalm(f"recorded:{folder}")
     with pytest.raises(NotRecorded, match=rf"transformers 4.0 .here: {hf.__version__}."):
         kept(capture)(replayed, ["A new sentence."])
