@@ -32,7 +32,16 @@ ITEM = r" *(?:[-*]|\d+\.) "
 
 FORMULA = r'<(span|div) class="arithmatex">(?P<open>\\[(\[])(?P<tex>.*?)\\[)\]]</\1>'
 
-HOW_TO = ["own_prompts", "own_model", "models", "colab", "cluster", "llama_cpp", "report"]
+HOW_TO = [
+    "own_prompts",
+    "own_model",
+    "models",
+    "colab",
+    "cluster",
+    "llama_cpp",
+    "report",
+    "teaching",
+]
 
 
 def notebooks(group: str) -> list[Path]:

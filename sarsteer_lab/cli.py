@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 from typer import Argument, Option, Typer, TyperException
 
+from sarsteer_lab import cli_teachers
 from sarsteer_lab.cli_options import (
     DEFENCE,
     DRY,
@@ -56,6 +57,7 @@ SWEEP_TOKENS = 16
 
 DESCRIPTION = "Look inside an audio-language model, and steer what it does with a spoken request."
 app = Typer(help=DESCRIPTION, add_completion=False, rich_markup_mode=None)
+app.add_typer(cli_teachers.app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,6 +6,13 @@ from pathlib import Path
 from sarsteer_lab.paths import data_folder
 
 
+def notebooks_folder() -> Path:
+    """The course's notebooks as this installation brings them; a wheel has no solutions."""
+    data = data_folder()
+    # A checkout has notebooks beside data; a wheel has _notebooks beside _data.
+    return data.with_name(data.name.replace("data", "notebooks"))
+
+
 def copy_course(folder: Path) -> int:
     """Copy the course's notebooks to a new folder, without solutions; returns how many.
 
@@ -15,9 +22,6 @@ def copy_course(folder: Path) -> int:
         raise FileExistsError(
             f"{folder} is there already, and nothing is overwritten: name a new folder"
         )
-    data = data_folder()
-    # A checkout has notebooks beside data; a wheel has _notebooks beside _data.
-    notebooks = data.with_name(data.name.replace("data", "notebooks"))
     left_out = shutil.ignore_patterns("solutions", "*.md", ".*", "__pycache__")
-    shutil.copytree(notebooks, folder, ignore=left_out)
+    shutil.copytree(notebooks_folder(), folder, ignore=left_out)
     return len(list(folder.rglob("*.ipynb")))
