@@ -51,3 +51,18 @@ def grade(
     from sarsteer_lab.course.grading.grade import grade as grade_class
 
     print(grade_class(folder, out, model=model, minutes=minutes))
+
+
+@app.command()
+def slides(
+    out: Annotated[Path, Argument(help="the file, .pptx")] = Path("slides.pptx"),
+    notebooks: Annotated[
+        Path, Option(help="the chapters as they were run, and LECTURER.md")
+    ] = Path("notebooks"),
+    figures: Annotated[Path, Option(help="their figures")] = Path("figures"),
+) -> None:
+    """Slides of the course, with speaker's notes: figures in LECTURER's order, and the verdicts."""
+    needs("pptx", "teach")
+    from sarsteer_lab.course.slides.make import make_slides
+
+    print(f"{out}: {make_slides(notebooks, figures, out)} slides, to be edited as you like")

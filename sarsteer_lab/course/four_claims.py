@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from IPython.display import Markdown
 
-from sarsteer_lab.course.tables import table
+from sarsteer_lab.course.tables import cells_of, table
 
 TITLE = "## The four claims of the paper"
 
@@ -60,7 +60,6 @@ CLAIMS = (
 )
 
 _MARK = re.compile(r"\((paper, claim|control of claim) (\d)(?:: ([^)]*))?\)")
-_CELL = re.compile(r"(?<!\\)\|")
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def rows_found(closing_tables: Mapping[str, Sequence[str]]) -> list[Found]:
     for chapter, tables in closing_tables.items():
         for text in tables:
             for line in text.splitlines():
-                cells = [cell.strip() for cell in _CELL.split(line.strip().strip("|"))]
+                cells = cells_of(line)
                 mark = _MARK.search(cells[0])
                 if mark is None or len(cells) != 4:
                     continue

@@ -25,6 +25,7 @@ from nbclient.util import run_sync
 from nbconvert import HTMLExporter
 from tqdm import tqdm
 
+from sarsteer_lab.course.executed import closing_tables, title
 from sarsteer_lab.course.folders import FIGURES_VARIABLE, checkout
 from sarsteer_lab.course.four_claims import page, rows_found
 from sarsteer_lab.course.replaying import (
@@ -38,9 +39,6 @@ from sarsteer_lab.course.replaying import (
 
 CELL_SECONDS = 3600
 """A cell that takes longer hangs: the appendix's longest takes 15 minutes on a slow machine."""
-
-HEADER = "| claim |"
-"""How the table begins that `claims.closing` ends a chapter with."""
 
 INTRODUCTION = """\
 # What the chapters found
@@ -224,26 +222,6 @@ def write_summary(notebooks: Sequence[nbformat.NotebookNode], folder: Path) -> P
     summary = folder / "summary.md"
     summary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     return summary
-
-
-def closing_tables(notebook: nbformat.NotebookNode) -> list[str]:
-    """The tables of claims among an executed notebook's outputs, as Markdown."""
-    tables = []
-    for cell in notebook.cells:
-        for output in cell.get("outputs", []):
-            text = output.get("data", {}).get("text/markdown", "")
-            if text.startswith(HEADER):
-                tables.append(text)
-    return tables
-
-
-def title(notebook: nbformat.NotebookNode) -> str:
-    """A notebook's first heading."""
-    for cell in notebook.cells:
-        heading = re.search("^# (.+)", cell.source, flags=re.M)
-        if cell.cell_type == "markdown" and heading:
-            return heading[1]
-    return "A chapter without a title"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """Tables of the chapters: rows in, Markdown out, and no cell's text can break the table."""
 
+import html
 import re
 from collections.abc import Mapping, Sequence
 from string import Formatter
@@ -10,6 +11,8 @@ from IPython.display import Markdown
 
 _MARKUP = re.compile(r"[`*<&|~]|\](?=\()|(?<![^\W_])_|_(?![^\W_])")
 """What Markdown reads as markup within a line; an underscore inside a word is none."""
+
+_BETWEEN_CELLS = re.compile(r"(?<!\\)\|")
 
 
 def escaped(text: str) -> str:
@@ -23,6 +26,23 @@ def escaped(text: str) -> str:
 
 def _entity(sign: re.Match[str]) -> str:
     return f"&#{ord(sign[0])};"
+
+
+def plain(text: str) -> str:
+    """Markdown of the course's tables and pages as text: without entities, elements and marks."""
+    text = html.unescape(re.sub(r"<br\s*/?>", "\n", text))
+    text = re.sub(r"</?(span|code|b|i)>", "", text)
+    return re.sub(r"\*\*(.+?)\*\*|`([^`]+)`|\*([^*\s][^*]*)\*", _unmarked, text)
+
+
+def _unmarked(match: re.Match[str]) -> str:
+    [text] = [group for group in match.groups() if group is not None]
+    return text
+
+
+def cells_of(line: str) -> list[str]:
+    """The cells of a line of a Markdown table."""
+    return [cell.strip() for cell in _BETWEEN_CELLS.split(line.strip().strip("|"))]
 
 
 class _Template(Formatter):
