@@ -1,7 +1,8 @@
 # On a fresh machine only Python >= 3.11 and make are needed: every target sets up .venv first.
 #
 #   make walkthrough   the main job: all chapters run. In build/walkthrough/: what they found on one page, summary.md,
-#                      each chapter as a page, figures/; with AT_ONCE=2 two chapters at a time, once all is kept
+#                      certificate.html, each chapter as a page, figures/; with AT_ONCE=2 two chapters at a
+#                      time, once all is kept
 #   make notebooks     run all notebooks in order, and keep what is committed: their outputs, figures/ and the
 #                      summary in it
 #   make lab           JupyterLab on the notebooks

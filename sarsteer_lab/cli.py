@@ -106,7 +106,7 @@ def walkthrough(
 
     summary = walkthrough(notebooks, folder, at_once)
     print(summary.read_text(encoding="utf-8"))
-    print(f"This page is {summary}; chapters (*.html) and figures are beside it")
+    print(f"This page is {summary}; certificate, chapters (*.html) and figures are beside it")
 
 
 @app.command()

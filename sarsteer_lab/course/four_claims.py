@@ -95,6 +95,12 @@ def rows_found(closing_tables: Mapping[str, Sequence[str]]) -> list[Found]:
     return found
 
 
+def marked(claim: str) -> int | None:
+    """The number of the paper's claim that a row of a closing table bears on, by its text."""
+    mark = _MARK.search(claim)
+    return int(mark[2]) if mark else None
+
+
 def page(closing_tables: Mapping[str, Sequence[str]]) -> str:
     """The page of the four claims as Markdown, from the chapters' closing tables by title."""
     found = rows_found(closing_tables)

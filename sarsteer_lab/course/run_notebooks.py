@@ -25,6 +25,7 @@ from nbclient.util import run_sync
 from nbconvert import HTMLExporter
 from tqdm import tqdm
 
+from sarsteer_lab.course.certificate import write_certificate
 from sarsteer_lab.course.executed import closing_tables, title
 from sarsteer_lab.course.folders import FIGURES_VARIABLE, checkout
 from sarsteer_lab.course.four_claims import page, rows_found
@@ -185,14 +186,16 @@ def walkthrough(notebooks: Path, folder: Path, at_once: int = 1) -> Path:
     """Run the chapters in `notebooks` with one progress bar; returns the path of the summary.
 
     Into `folder` go the summary, summary.md, with every chapter's closing table as computed in
-    this run (claim, measured number, interval, verdict); each chapter as a page, NAME.html; and
-    its figures, figures/NAME/*.png. The notebooks stay as they are; `at_once` as in
+    this run (claim, measured number, interval, verdict); certificate.html, where these verdicts
+    stand beside the shipped ones; each chapter as a page, NAME.html; and its figures,
+    figures/NAME/*.png. The notebooks stay as they are; `at_once` as in
     `run_notebooks`. Raises FileNotFoundError if there are no notebooks, and `NotebookError` at
     the first cell that fails.
     """
     paths = find_chapters(notebooks)
     figures = folder / "figures"
     executed = run_notebooks(paths, save=False, html=folder, figures=figures, at_once=at_once)
+    write_certificate(paths, executed, folder)
     return write_summary(executed, folder)
 
 

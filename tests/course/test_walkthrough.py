@@ -71,7 +71,8 @@ def test_the_main_job_and_a_chapter_in_the_lab_leave_no_trace_in_git(checkout: P
     assert main(["walkthrough"]) == 0
     build = checkout / "build"
     made = {str(path.relative_to(build)) for path in build.rglob("*") if path.is_file()}
-    pages = {"summary.md", "00_small.html", "figures/00_meet_the_model/dial.png"}
+    pages = {"summary.md", "certificate.html", "00_small.html"}
+    pages |= {"figures/00_meet_the_model/dial.png"}
     assert made == {f"walkthrough/{name}" for name in pages}
     assert git_status(checkout) == before
     # In JupyterLab nobody tells the kernel where figures go.
@@ -108,7 +109,7 @@ def test_the_closing_tables_come_on_one_page(
     assert "## The first\n\n| claim |" in summary and "**seen**" in summary
     assert "second" not in summary
     written = {path.name for path in folder.iterdir()}
-    assert written == {"summary.md", "00_first.html", "01_second.html"}
+    assert written == {"summary.md", "certificate.html", "00_first.html", "01_second.html"}
     assert (chapters / "00_first.ipynb").read_bytes() == before
 
 
