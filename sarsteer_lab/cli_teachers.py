@@ -66,3 +66,19 @@ def slides(
     from sarsteer_lab.course.slides.make import make_slides
 
     print(f"{out}: {make_slides(notebooks, figures, out)} slides, to be edited as you like")
+
+
+@app.command()
+def bundle(
+    out: Annotated[Path, Argument(help="a new folder, or one that was begun")],
+    torch_index: Annotated[
+        str | None, Option(help="a package index to take torch from: PyTorch's for the CPU build")
+    ] = None,
+    dry_run: Annotated[
+        bool, Option("--dry-run", help="say what would be fetched and how large it is, no more")
+    ] = False,
+) -> None:
+    """All that a class without network needs, in one folder: wheels, weights, notebooks."""
+    from sarsteer_lab.course.bundle.make import make_bundle
+
+    print(make_bundle(out, torch_index, announce_only=dry_run))

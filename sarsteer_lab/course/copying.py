@@ -14,7 +14,9 @@ def notebooks_folder() -> Path:
 
 
 def copy_course(folder: Path) -> int:
-    """Copy the course's notebooks to a new folder, without solutions; returns how many.
+    """Copy the course's notebooks to a new folder; returns how many.
+
+    Solutions stay behind, and so does what its owner has written in the workshops (`mine`).
 
     Raises FileExistsError for a folder that is there.
     """
@@ -22,6 +24,6 @@ def copy_course(folder: Path) -> int:
         raise FileExistsError(
             f"{folder} is there already, and nothing is overwritten: name a new folder"
         )
-    left_out = shutil.ignore_patterns("solutions", "*.md", ".*", "__pycache__")
+    left_out = shutil.ignore_patterns("solutions", "mine", "*.md", ".*", "__pycache__")
     shutil.copytree(notebooks_folder(), folder, ignore=left_out)
     return len(list(folder.rglob("*.ipynb")))

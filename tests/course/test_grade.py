@@ -94,7 +94,7 @@ open("left-by-a-student.txt", "w").write("hm")"""
 
 def make_stuck(path: Path) -> None:
     """One task that never ends, one that ends the kernel, one that was taken out."""
-    stuck = answered(NAME, answer_1=WRONG, answer_2=LOOP, answer_3="exit()")
+    stuck = answered(NAME, answer_1=WRONG, answer_2=LOOP, answer_3="import os\nos._exit(3)")
     put(without(stuck, "task-4", "answer-4", "check-4"), path)
 
 
@@ -227,6 +227,20 @@ def test_a_second_run_reads_what_is_kept_and_runs_what_is_new(
     assert "wrong way round" in again["Ole", "2.1"]["message"]
     assert "loop" in again["Ole", "2.2"]["message"]
     assert "ended the kernel" in again["Ole", "2.3"]["message"]
+
+
+@pytest.mark.slow
+def test_every_shipped_solution_passes(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exercises = shipped_exercises()
+    for name in exercises:
+        put(shipped(name, "solutions"), tmp_path / "class" / "ann" / f"{name}.ipynb")
+    monkeypatch.chdir(tmp_path)
+    assert main(["grade", "class", "--model", "replica"]) == 0
+    rows = table(tmp_path / "grade.csv")
+    assert len(rows) == sum(len(exercise.tasks) for exercise in exercises.values()) == 28
+    assert [row for row in rows.values() if row["result"] != "passed"] == []
 
 
 def test_an_exercise_is_recognised_by_what_is_in_it() -> None:

@@ -195,7 +195,7 @@ async def _run_part(kernel: _Kernel, number: int, source: str) -> list[nbformat.
         message = "did not end in time: is there a loop that never stops?"
         raise _Stopped(number, Result(TIMED_OUT, message)) from None
     except DeadKernelError:
-        message = "ended the kernel (exit(), or too little memory)"
+        message = "ended the kernel: did it crash, or take too much memory?"
         raise _Stopped(number, Result(ERROR, message)) from None
 
 

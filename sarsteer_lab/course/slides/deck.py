@@ -53,7 +53,8 @@ class Deck:
         self.file = Presentation()
         self.file.slide_width, self.file.slide_height = Inches(WIDTH), Inches(HEIGHT)
         self.file.core_properties.title = title
-        self.file.core_properties.author = ""
+        self.file.core_properties.author = ""  # the template brings a name
+        self.file.core_properties.last_modified_by = ""
 
     def save(self, path: Path) -> None:
         """Write the file."""
