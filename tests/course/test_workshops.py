@@ -148,6 +148,12 @@ def right(lalm, prompts):
 SORTED = (
     "prompts = sorted(prompts, key=lambda prompt: -len(read_wave(prompt.audio)))\n    kept = [[]"
 )
+DRAWN_ANEW = """
+def random_like(direction, seed):
+    generator = torch.Generator().manual_seed(seed)
+    random = torch.randn(direction.shape, generator=generator).to(direction.device)
+    return random * direction.norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True)
+"""
 LATE_BINDING = """
 @contextmanager
 def steering(lalm, vectors, alpha):
@@ -328,13 +334,14 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
         (".float()", "", "bfloat16"),
     ],
     "random_like": [
-        ("/ random.norm(dim=-1, keepdim=True)", "/ random.norm()", "lengths are not"),
-        ("direction.norm(dim=-1, keepdim=True) / ", "1 / ", "every layer has length 1"),
+        (" / random.norm()", "", "lengths are not"),
+        ("direction.norm(dim=-1, keepdim=True)", "torch.ones(len(direction), 1)", "has length 1"),
         (
-            "direction.norm(dim=-1, keepdim=True) / random.norm(dim=-1, keepdim=True)",
-            "direction.norm() / random.norm()",
-            "each layer's",
+            "direction.norm(dim=-1, keepdim=True) * random / random.norm()",
+            "direction.norm() * random.expand_as(direction) / random.norm() / len(direction) ** 0.5",
+            "match each layer's own length",
         ),
+        ("", DRAWN_ANEW, "these pushes cancel out"),
         (", generator=generator", "", "same seed gives another"),
         ("torch.Generator().manual_seed(seed)", "torch.manual_seed(seed)", "global random state"),
         ("manual_seed(seed)", "manual_seed(0)", "another seed gives the same"),

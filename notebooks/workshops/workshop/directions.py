@@ -190,7 +190,7 @@ def check_refusal_direction(refusal_direction: object) -> str:
 
 @step
 def check_random_like(random_like: object) -> str:
-    """`random_like(direction, seed)`: a random direction, as long in each layer."""
+    """`random_like(direction, seed)`: a random direction that all layers share, as long in each."""
     (direction,) = gaussian((5, 64))
     direction = direction * torch.tensor([1.0, 2, 4, 8, 16])[:, None]
     state = torch.random.get_rng_state()
@@ -217,9 +217,11 @@ def check_random_like(random_like: object) -> str:
             "the total length is right, but not each layer's: divide by each layer's own norm"
         )
     need_close(lengths, right, otherwise, mistakes, within=1e-3)
+    units = _unit(found)
     need(
-        float(_unit(found)[0] @ _unit(found)[1]) < 0.9,
-        "all layers get the same direction: draw one for each",
+        (units @ units[0]).min() > 0.99,
+        "another direction is drawn in each layer: these pushes cancel out, while those of a refusal direction add "
+        "up. Draw one that all layers share",
     )
     need(
         not touched,

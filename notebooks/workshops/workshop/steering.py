@@ -60,7 +60,7 @@ def library_logits(
 
 def pushes(lalm: LALM, prompts: list[Prompt]) -> Tensor:
     """Random vectors of the size of the states, another one in each layer."""
-    return random_like(capture(lalm, prompts).mean(0), seed=1)
+    return random_like(capture(lalm, prompts).mean(0), seed=1, shared=False)
 
 
 @step
