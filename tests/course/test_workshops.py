@@ -7,7 +7,6 @@ A solution stands once, folded in its notebook. Typical mistakes are made here b
 import importlib
 import inspect
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,101 +16,58 @@ from typing import Any
 import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from traitlets.config import Config
+from workshops import BROKEN_LAB, WHOLE, WORKSHOPS, name, new_shell, opened, run
 
 from sarsteer_lab.course.checks.tools import CheckResult
 from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.replica import replica
 
-FOLDER = Path(__file__).resolve().parents[2] / "notebooks" / "workshops"
-WORKSHOPS = sorted(FOLDER.glob("*.ipynb"))
-CHECKS = ("ears", "states", "directions", "steering", "evaluating")
-CALL = re.compile(r"check_(\w+)\((\w+)")
-
-
-def name(path: Path) -> str:
-    return path.stem
-
-
-def forget() -> None:
-    for module in [
-        each for each in sys.modules if each.split(".")[0] in ("workshop", "my_sarsteer")
-    ]:
-        del sys.modules[module]
+CHECKS = ("ears", "states", "directions", "steering", "evaluating", "instruments")
+QUICK = [path for path in WORKSHOPS if path != WHOLE]
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A copy of the workshops in which nothing is kept yet, on the replica."""
-    copy = tmp_path / "workshops"
-    shutil.copytree(FOLDER, copy, ignore=shutil.ignore_patterns("mine", "__pycache__"))
-    monkeypatch.syspath_prepend(copy)
-    monkeypatch.setenv("SARSTEER_COURSE_MODEL", "replica")
-    monkeypatch.setenv("MPLBACKEND", "Agg")
-    forget()
-    yield copy
-    forget()
+    yield from opened(tmp_path, monkeypatch)
 
 
-def new_shell() -> InteractiveShell:
-    return InteractiveShell(config=Config({"HistoryManager": {"enabled": False}}))
-
-
-def run(path: Path, *, filled: bool) -> list[CheckResult]:
-    """Run a workshop in this process, blanks filled with the folded solutions or left: what checks
-    said."""
-    from workshop.mine import solution
-
-    shell, results = new_shell(), []
-    code = [
-        cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"
-    ]
-    for source, following in zip(code, [*code[1:], ""], strict=True):
-        step = CALL.match(following)
-        if filled and step and step[1] == step[2]:
-            source = solution(step[1])
-        outcome = shell.run_cell(source)
-        if filled:
-            outcome.raise_error()
-        if CALL.search(source) and not source.startswith("from "):
-            assert isinstance(outcome.result, CheckResult), source
-            results.append(outcome.result)
-    return results
-
-
-@pytest.mark.parametrize("path", WORKSHOPS[:-1], ids=name)
+@pytest.mark.parametrize("path", QUICK, ids=name)
 def test_solutions_pass_every_check(path: Path, folder: Path) -> None:
-    results = run(folder / path.name, filled=True)
+    results = run(folder / path.name, solved=True).values()
     assert len(results) >= 4 and not [result for result in results if not result]
-    assert all("Kept in `mine/my_sarsteer.py`" in result.message for result in results)
+    for result in results:
+        assert ("Kept in `mine/my_sarsteer.py`" in result.message) == (path != BROKEN_LAB)
 
 
 @pytest.mark.parametrize("path", WORKSHOPS, ids=name)
 def test_blanks_fail_every_check(path: Path, folder: Path) -> None:
-    results = run(folder / path.name, filled=False)
+    results = run(folder / path.name, solved=False).values()
     assert results and not [result for result in results if result]
 
 
-def all_in_a_row(folder: Path) -> list[CheckResult]:
+def all_in_a_row(folder: Path) -> list[str]:
+    """What the comparisons with the library said, after all workshops of the method."""
     from workshop import mine
 
-    results = [result for path in WORKSHOPS for result in run(folder / path.name, filled=True)]
-    assert not [result for result in results if not result]
-    assert {whose for whose, _ in mine.read().values()} == {"mine"} and list(mine.read()) == list(
-        mine.STEPS
-    )
-    assert len(mine.code_lines(mine.FILE.read_text())) <= mine.MOST_LINES == 150
-    return results
+    said = []
+    for path in WORKSHOPS[: WORKSHOPS.index(WHOLE) + 1]:
+        results = run(folder / path.name, solved=True)
+        assert all(results.values())
+        said += [str(results[call]) for call in results if "equals_library" in call]
+    kept = mine.read()
+    assert {whose for whose, _ in kept.values()} == {"mine"}
+    assert list(kept) == [step for step, number in mine.STEPS.items() if number <= mine.METHOD]
+    assert mine.method_lines(kept) <= mine.MOST_LINES == 150
+    return said
 
 
 @pytest.mark.late
 def test_what_was_written_in_a_row_equals_the_library(folder: Path) -> None:
-    *_, course_model, other = all_in_a_row(folder)
-    for result in (course_model, other):
-        assert (
-            "all 40 answers (20 requests" in result.message and "token for token" in result.message
-        )
+    said = all_in_a_row(folder)
+    assert len(said) == 2
+    for message in said:
+        assert "all 40 answers (20 requests" in message and "token for token" in message
 
 
 @pytest.mark.pocket
@@ -121,7 +77,7 @@ def test_on_the_pocket_model_too(
     folder: Path, pocket: LALM, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SARSTEER_COURSE_MODEL", "pocket")
-    assert "all 40 answers (20 requests" in all_in_a_row(folder)[-2].message
+    assert "all 40 answers (20 requests" in all_in_a_row(folder)[0]
 
 
 HIDDEN = """
@@ -475,6 +431,95 @@ MISTAKES: dict[str, list[tuple[str, str, str]]] = {
             "not ablated",
         ),
     ],
+    "area": [
+        ("(pairs > 0).mean() + (pairs == 0)", "(pairs < 0).mean() + (pairs == 0)", "other way"),
+        (" + (pairs == 0).mean() / 2", "", "count as nothing"),
+        ("(pairs == 0).mean() / 2", "(pairs == 0).mean()", "as a whole pair"),
+        ("(pairs > 0).mean() + (pairs == 0).mean() / 2", "pairs.mean()", "difference of the means"),
+        (
+            "(pairs > 0).mean() + (pairs == 0).mean() / 2",
+            "(pairs > 0).sum() + (pairs == 0).sum() / 2",
+            "divide by how many",
+        ),
+    ],
+    "bound": [
+        (", [np.inf]", "", "one threshold is missing"),
+        ("(harmful >= t)", "(harmful > t)", "at the threshold is refused"),
+        ("(benign < t)", "(benign <= t)", "not answered"),
+        ("(benign < t)", "(benign >= t)", "what is left answered is wanted"),
+        ("for t in thresholds", "for t in thresholds[::-1]", "thresholds go down"),
+        ("np.unique(np.concatenate", "np.sort(np.concatenate", "different scores"),
+        ("for t in thresholds])", "for t in thresholds]).T", "is wanted"),
+    ],
+    "answered_at": [
+        (".max())", ".min())", "highest leaves more"),
+        (
+            "points[enough, 0].max()",
+            "points[abs(points[:, 1] - refused).argmin(), 0]",
+            "nearest share",
+        ),
+        ("points[enough, 0].max()", "1 - points[enough, 0].max()", "what is left answered"),
+        (" - 1e-9", " + 1e-9", "left answered at best|stops with"),
+    ],
+    "price": [
+        ("1 - np.interp", "np.interp", "the price is what is lost"),
+        (
+            "np.interp(target, refused[between], answered[between])",
+            "answered[first]",
+            "price is interpolated",
+        ),
+        (
+            "np.interp(target, refused[between], answered[between])",
+            "answered[max(0, first - 1)]",
+            "go on to where",
+        ),
+        ("return 1.0", "return 0.0", "no strength reaches"),
+        (
+            "    reached",
+            "    order = np.argsort(refused)\n"
+            "    refused, answered = refused[order], answered[order]\n    reached",
+            "keep them by strength",
+        ),
+    ],
+    "coverage": [
+        ("if low <= share <= high", "if not low <= share <= high", "how often it misses"),
+        ("total += binom.pmf(hits, n, share)", "total += 1 / (n + 1)", "weight each by its chance"),
+        ("range(n + 1)", "range(1, n + 1)", "0 of n, is left out"),
+        ("range(n + 1)", "range(n)", "n of n is left out"),
+    ],
+    "bootstrap": [
+        ("[0.025, 0.975]", "[0.05, 0.95]", "90% interval"),
+        ("[0.025, 0.975]", "[0, 1]", "least to the greatest"),
+        (
+            "    for _ in range(resamples):",
+            "    for _ in range(resamples):\n        generator = np.random.default_rng(seed)",
+            "same in every resample",
+        ),
+        (
+            "generator.integers(0, len(rows), len(rows))",
+            "generator.permutation(len(rows))",
+            "same in",
+        ),
+        ("(0, len(rows), len(rows))", "(0, len(rows), 10)", "as many of each kind"),
+        ("rows in (harmful, benign)]", "rows in (harmful, harmful)]", "resamples have"),
+        ("(seed)", "()", "same seed gives another"),
+        ("rows[generator", "rows.T[..., generator", "torn apart|resamples have|stops with"),
+    ],
+    "choose": [
+        (", -alpha", "", "weaker one is taken"),
+        ("enough, round", "round", "does not is chosen"),
+        ("(0 if enough else refused)", "0", "counts as well"),
+        ("(0 if enough else refused)", "refused", "weaker one|only what is answered counts"),
+        ("max(shares", "min(shares", "chosen|counts|taken"),
+    ],
+    "peeking": [
+        ("new[best]", "seen[best]", "asked twice"),
+        ("new[best]", "new.max()", "each half chooses for itself"),
+        ("(seen[best], new[best])", "(new[best], seen[best])", "changed places"),
+        ("seen[best], new[best]", "seen.mean(), new.mean()", "mean over all settings"),
+        ("(seed)", "()", "same seed gives"),
+        ("found.append((seen[best], new[best]))", "found.append((2 * seen[best], 0))", "share of"),
+    ],
 }
 
 
@@ -491,7 +536,7 @@ def ours(folder: Path) -> ModuleType:
     """`my_sarsteer` with our solutions of all steps."""
     from workshop import begin
 
-    begin(7)
+    begin(8)
     return sys.modules["my_sarsteer"]
 
 
@@ -523,6 +568,7 @@ def test_every_step_has_a_check_with_mistakes(folder: Path) -> None:
 
 @pytest.mark.parametrize("path", WORKSHOPS, ids=name)
 def test_workshops_are_in_order(path: Path, folder: Path) -> None:
+    from workshop.broken import BUGS
     from workshop.mine import STEPS, solution
 
     notebook = nbformat.read(path, as_version=4)
@@ -531,7 +577,7 @@ def test_workshops_are_in_order(path: Path, folder: Path) -> None:
     code = [cell for cell in cells if cell.cell_type == "code"]
     assert code[0].source.startswith('MODEL = "pocket"') and not any(cell.outputs for cell in code)
     number = int(path.stem[:2])
-    steps = [step for step, workshop in STEPS.items() if workshop == number]
+    steps = [step for step, workshop in STEPS.items() if workshop == number] or list(BUGS)
     folds = [cell.source for cell in cells if "<summary>Solution</summary>" in cell.source]
     assert len(folds) == len(steps) and f"begin({number})" in code[1].source
     for step, fold in zip(steps, folds, strict=True):
@@ -544,8 +590,10 @@ def test_workshops_are_in_order(path: Path, folder: Path) -> None:
         at = next(
             i for i, cell in enumerate(cells) if cell.source.startswith(f"check_{step}({step}")
         )
-        assert f"def {step}(" in cells[at - 1].source and "..." in cells[at - 1].source
-        assert cells[at + 1].source == fold and solution(step) in fold
+        given = cells[at - 1].source
+        assert f"def {step}(" in given
+        assert f"symptom_{step}({step}, lalm)" in given if path == BROKEN_LAB else "..." in given
+        assert fold in (cells[at + 1].source, cells[at + 2].source) and solution(step) in fold
     problems = [cell.source for cell in cells if cell.source.startswith("## Open problem")]
     assert len(problems) == 2 and all(
         "<summary>What a good answer contains</summary>" in p for p in problems
@@ -575,12 +623,12 @@ def test_what_passes_is_kept_and_works_from_there(folder: Path) -> None:
 
     begin(2)
     shell = new_shell()
-    cell(shell, "import numpy as np\nfrom workshop.directions import check_refusal_direction")
+    cell(shell, "import math\nfrom workshop.directions import check_refusal_direction")
     for source, message in (
         (GOOD.replace("def refusal_direction", "def mine"), "under that name"),
         (
-            GOOD.replace("base, refusing).mean(0)", "base, refusing).mean(np.int64(0).item())"),
-            "uses `np`",
+            GOOD.replace("base, refusing).mean(0)", "base, refusing).mean(math.floor(0))"),
+            "uses `math`",
         ),
         ("refusal_direction = lambda b, r: (r.float() - b.float()).mean(0)", "under that name"),
     ):

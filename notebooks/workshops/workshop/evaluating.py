@@ -20,7 +20,7 @@ from sarsteer_lab.paths import data_folder
 from sarsteer_lab.prompts import Request
 from workshop.directions import TEXT
 from workshop.ears import hooks_counted, library_ids, requests, same
-from workshop.mine import FILE, MOST_LINES, code_lines, step
+from workshop.mine import MOST_LINES, method_lines, read, step
 from workshop.steering import pushes
 
 # 5: judge and evaluation
@@ -322,7 +322,7 @@ def check_equals_library(
         or not torch.equal(steered[0], steered[-1]),
         "all answers are equal, but steering changes none of them: take a larger alpha, or nothing is shown",
     )
-    lines = len(code_lines(FILE.read_text(encoding="utf-8")))
+    lines = method_lines(read())
     need(
         lines <= MOST_LINES,
         f"all {equal} answers are equal, but the file has {lines} lines of code; {MOST_LINES} are wanted",

@@ -38,20 +38,26 @@ _BY_WORKSHOP = (
     ("push", "steering", "relative_push", "dose_response"),
     ("judge", "evaluate", "rates", "p_value"),
     ("sarsteer",),
+    ("area", "bound", "answered_at", "price", "coverage", "bootstrap", "choose", "peeking"),
 )
 STEPS = {name: number for number, names in enumerate(_BY_WORKSHOP) for name in names}
 """The workshop of every step, in the order of the file."""
 
+METHOD = 6
+"""Up to this workshop the file is SARSteer itself; what comes later measures."""
+
 MOST_LINES = 150
+"""Lines of code that SARSteer itself may take."""
 
 HEADER = '''"""SARSteer, written in the workshops of SARSteer Lab."""
 
 import re
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import soundfile
 import torch
-from scipy.stats import binomtest
+from scipy.stats import binom, binomtest
 from statsmodels.stats.proportion import proportion_confint
 '''
 _MARK = re.compile(r"^# == (\w+) \((mine|ours)\)$", re.MULTILINE)
@@ -101,7 +107,7 @@ def keep(name: str, answer: Any) -> str:
         f"{FILE.name} does not have: make it an argument, or import it in the same cell",
     )
     write(parts)
-    return f". Kept in `mine/{FILE.name}`, {len(code_lines(_text(parts)))} lines of code so far"
+    return f". Kept in `mine/{FILE.name}`, {method_lines(parts)} lines of code so far"
 
 
 def functions_of(cell: str) -> str:
@@ -182,9 +188,16 @@ def code_lines(text: str) -> list[str]:
     ]
 
 
+def method_lines(parts: Parts) -> int:
+    """How many lines of code SARSteer itself takes, without the instruments of later workshops."""
+    own = {name: part for name, part in parts.items() if STEPS.get(name, METHOD) <= METHOD}
+    return len(code_lines(_text(own)))
+
+
 def solution(name: str) -> str:
-    """The folded solution of a step, from the notebook of its workshop."""
-    (path,) = ROOT.glob(f"{STEPS[name]:02}_*.ipynb")
+    """The folded solution of a step, or the repair of a bug, from the notebook of its workshop."""
+    numbered = f"{STEPS[name]:02}_*.ipynb" if name in STEPS else "*_broken_lab.ipynb"
+    (path,) = ROOT.glob(numbered)
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
         text = "".join(cell["source"])
         if cell["cell_type"] == "markdown" and "<summary>Solution</summary>" in text:
@@ -246,7 +259,5 @@ def progress() -> Markdown:
         rows.append(
             f"| {number} | " + " | ".join(", ".join(cell) for cell in cells.values()) + " |"
         )
-    lines = len(code_lines(_text(parts)))
-    return Markdown(
-        "\n".join(rows) + f"\n\n{lines} lines of code (at most {MOST_LINES} are wanted)."
-    )
+    told = f"{method_lines(parts)} lines of code up to workshop {METHOD}"
+    return Markdown("\n".join(rows) + f"\n\n{told} (at most {MOST_LINES} are wanted).")
