@@ -4,14 +4,15 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from sarsteer_lab import geometry
 from sarsteer_lab.course.checks import directions
 from sarsteer_lab.course.checks import gap as checks
 from sarsteer_lab.course.checks.tools import CheckResult
-from sarsteer_lab.directions import text_refusal_direction
 from sarsteer_lab.evaluation.intervals import paired_difference
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.safe_space import principal_space, random_space, share_in_space
@@ -69,16 +70,32 @@ def project_out(states: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
     return states - (states @ unit(direction))[:, None] * unit(direction)
 
 
-def ablated(v: torch.Tensor, u: torch.Tensor, lam: float) -> torch.Tensor:
-    return v - lam * u.T @ (u @ v)
+def agreement(shifts: torch.Tensor) -> torch.Tensor:
+    return shifts.mean(0).norm(dim=-1) / shifts.norm(dim=-1).square().mean(0).sqrt()
 
 
-def top(states: torch.Tensor, k: int) -> torch.Tensor:
-    return torch.linalg.svd(states - states.mean(0)).Vh[:k]
+def explained(states: torch.Tensor, k: int) -> float:
+    values = torch.linalg.eigvalsh(torch.cov(states.T)).flip(0)
+    return float(values[:k].sum() / values.sum())
 
 
-def rescaled(v: torch.Tensor, d: torch.Tensor) -> torch.Tensor:
-    return unit(v) * d.norm(dim=-1, keepdim=True)
+def explained_by_values(states: torch.Tensor, k: int) -> float:
+    values = torch.linalg.svdvals(states - states.mean(0))
+    return float(values[:k].sum() / values.sum())
+
+
+def cosines(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    return torch.linalg.svdvals(first @ second.T)
+
+
+def left_out(states: torch.Tensor, k: int, *, of: Any = None) -> torch.Tensor:
+    shares = []
+    for number, state in enumerate(states):
+        others = states if of == "all" else states[torch.arange(len(states)) != number]
+        directions = principal_space(others[:, None], k).directions[0]
+        centred = state - others.mean(0)
+        shares.append((directions @ centred).square().sum() / centred.square().sum())
+    return torch.stack(shares)
 
 
 RIGHT: dict[Check, Any] = {
@@ -86,12 +103,12 @@ RIGHT: dict[Check, Any] = {
     checks.check_dial: lambda w, a, b, s: w + s * b @ a,
     checks.check_centred_cosine: centred_cosine,
     checks.check_folds: grouped,
-    directions.check_refusal_direction: text_refusal_direction,
+    directions.check_agreement: agreement,
     directions.check_project_out: project_out,
     directions.check_mean_angles: mean_angles,
-    directions.check_ablate: ablated,
-    directions.check_top_directions: top,
-    directions.check_equal_norm: rescaled,
+    directions.check_explained: explained,
+    directions.check_principal_cosines: cosines,
+    directions.check_left_out: left_out,
 }
 
 WRONG: list[tuple[Check, Any, str]] = [
@@ -120,11 +137,15 @@ WRONG: list[tuple[Check, Any, str]] = [
     (checks.check_folds, lambda r, n: grouped(r, n)[:-1], "25 folds for 26"),
     (checks.check_folds, lambda r, n: [0] * len(r), "should be 0 to 4"),
     (checks.check_folds, lambda r, n: [min(f, 4) for f in grouped(r, 13)], "evenly"),
-    (directions.check_refusal_direction, lambda b, r: (b - r).mean(0), "sign"),
-    (directions.check_refusal_direction, lambda b, r: unit((r - b).mean(0)), "length 1"),
-    (directions.check_refusal_direction, lambda b, r: (r - b).sum(0), "sum over prompts"),
-    (directions.check_refusal_direction, lambda b, r: (r - b).mean(1), "shape"),
-    (directions.check_refusal_direction, lambda b, r: r.mean(0), "mean over prompts of"),
+    (directions.check_agreement, lambda s: s.mean(0).norm(dim=-1), "how long a shift is"),
+    (directions.check_agreement, lambda s: agreement(s) ** 2, "squares have no root"),
+    (
+        directions.check_agreement,
+        lambda s: s.mean(0).norm(dim=-1) / s.norm(dim=-1).mean(0),
+        "divide by the mean length",
+    ),
+    (directions.check_agreement, lambda s: 1 / agreement(s), "upside down"),
+    (directions.check_agreement, lambda s: agreement(s.transpose(0, 1)), "shape"),
     (directions.check_project_out, lambda s, d: s, "nothing has been"),
     (directions.check_project_out, lambda s, d: s - (s @ d)[:, None] * d, "too much"),
     (directions.check_project_out, lambda s, d: s - d, "still has a component"),
@@ -133,22 +154,36 @@ WRONG: list[tuple[Check, Any, str]] = [
     (directions.check_mean_angles, lambda s: torch.rad2deg(mean_angles(s)), "degrees"),
     (directions.check_mean_angles, lambda s: mean_angles(s).cos(), "values differ"),
     (directions.check_mean_angles, lambda s: ((unit(s) @ unit(s).T).sum(1) - 1) / 7, "cosines"),
-    (directions.check_ablate, lambda v, u, lam: u.T @ (u @ v), "inside the space; the rest"),
-    (directions.check_ablate, lambda v, u, lam: v, "left inside"),
-    (directions.check_ablate, lambda v, u, lam: ablated(v, u, 1.0), "lambda = 0 "),
-    (directions.check_ablate, lambda v, u, lam: ablated(v, u, lam**2), "lambda = 0.5"),
-    (directions.check_ablate, lambda v, u, lam: 2 * ablated(v, u, lam), "outside the space"),
-    (directions.check_top_directions, lambda s, k: torch.linalg.svd(s).Vh[:k], "take the mean off"),
     (
-        directions.check_top_directions,
-        lambda s, k: torch.linalg.svd(s - s.mean(0)).Vh[-k:],
-        "another one",
+        directions.check_explained,
+        lambda s, k: torch.linalg.svdvals(s)[:k].square().sum() / s.square().sum(),
+        "mean is not taken off",
     ),
-    (directions.check_top_directions, lambda s, k: top(s, k) * 2, "orthonormal"),
-    (directions.check_top_directions, lambda s, k: top(s, k).T, "shape"),
-    (directions.check_equal_norm, lambda v, d: d, "a direction has changed"),
-    (directions.check_equal_norm, lambda v, d: v * d.norm() / v.norm(), "one factor"),
-    (directions.check_equal_norm, lambda v, d: unit(v), "lengths are not"),
+    (
+        directions.check_explained,
+        lambda s, k: explained_by_values(s, k),
+        "variance goes with their squares",
+    ),
+    (
+        directions.check_explained,
+        lambda s, k: explained(s, k) - (explained(s, k - 1) if k > 1 else 0),
+        "direction k alone",
+    ),
+    (directions.check_explained, lambda s, k: 1.0, "not the share of the variance"),
+    (directions.check_principal_cosines, lambda a, b: cosines(a, b).acos(), "these are angles"),
+    (directions.check_principal_cosines, lambda a, b: (a * b).sum(-1), "many bases"),
+    (directions.check_principal_cosines, lambda a, b: (a * b).sum(-1).abs(), "without signs"),
+    (directions.check_principal_cosines, lambda a, b: cosines(a, b).flip(0), "largest comes first"),
+    (directions.check_principal_cosines, lambda a, b: cosines(a, b) ** 2, "squares"),
+    (directions.check_principal_cosines, lambda a, b: a @ b.T, "shape"),
+    (
+        directions.check_left_out,
+        lambda s, k: left_out(s, k, of="all"),
+        "fitted on the state itself",
+    ),
+    (directions.check_left_out, lambda s, k: left_out(s, k).sqrt(), "not of the squared"),
+    (directions.check_left_out, lambda s, k: left_out(s, k - 1), "values differ"),
+    (directions.check_left_out, lambda s, k: left_out(s, k).mean(), "shape"),
 ]
 
 
@@ -180,21 +215,48 @@ def test_audio_tokens(tiny: LALM) -> None:
         assert not result and message in result.message
 
 
-def test_gap() -> None:
-    typed, spoken = gaussian(20, 6), gaussian(20, 6, seed=1) + 3
-    gap = geometry.centroid_distance(typed[:, None], spoken[:, None]).item()
-    scale = geometry.centroid_distance(typed[:8, None], typed[8:, None]).item()
-    assert checks.check_gap(gap, scale, typed, spoken, 8)
-    assert "reproduced" in checks.check_gap(gap, scale, typed, spoken, 8).message
-    raw = (typed.mean(0) - spoken.mean(0)).norm().item()
+def test_gap_by_layer() -> None:
+    typed, spoken = gaussian(20, 4, 6), gaussian(20, 4, 6, seed=1)
+    spoken[:, 1:] += 3
+    form = geometry.centroid_distance(typed, spoken)
+    harm = geometry.centroid_distance(typed[:8], typed[8:])
+    right, n = form / harm, int((form > harm).sum())
+    given = (typed, spoken, 8)
+    assert 0 < n < 4 and 2 * n != 4, "the made-up states have both kinds of layers"
+    result = checks.check_gap_by_layer(right, n, *given)
+    assert result and f"{n} of 4 layers" in result.message
     for answer, message in (
-        ((raw, scale), "own units"),
-        ((gap * 1.2, scale), "not the distance"),
-        ((gap, gap), "the scale is not"),
-        ((..., scale), "blank"),
+        ((1 / right, n), "upside down"),
+        ((form, n), "divide by that of harmful"),
+        (((typed.mean(0) - spoken.mean(0)).norm(dim=-1) / harm, n), "own units"),
+        ((form / geometry.centroid_distance(spoken[:8], spoken[8:]), n), "that of the spoken"),
+        ((right * 1.2, n), "not the distances"),
+        ((right[:2], n), "shape"),
+        ((right, 4 - n), "in which harm is farther"),
+        ((right, 17), "not the number"),
+        ((..., n), "blank"),
     ):
-        result = checks.check_gap(*answer, typed, spoken, 8)
-        assert not result and message in result.message
+        result = checks.check_gap_by_layer(*answer, *given)
+        assert not result and message in result.message, result.message
+
+
+def test_sign_flips() -> None:
+    more, less = [0.9, 0.7, 0.8, 0.6, 0.5, 0.9, 0.4], [0.2, 0.3, 0.9, 0.1, 0.4, 0.2, 0.1]
+    pairs = np.array(more) - np.array(less)
+    test = stats.permutation_test((pairs,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    difference, p = pairs.mean(), float(test.pvalue)
+    assert 0 < p < 0.2 and checks.check_sign_flips((difference, p), more, less)
+    for answer, message in (
+        ((-difference, p), "sign"),
+        ((0.9, p), "two means"),
+        ((difference, p / 2), "one-sided"),
+        ((difference, 1 - p), "1 - p"),
+        ((difference, 0.5), "share of sign patterns"),
+        ((difference, ...), "two numbers"),
+        (..., "blank"),
+    ):
+        result = checks.check_sign_flips(answer, more, less)
+        assert not result and message in result.message, result.message
 
 
 def test_paired_difference() -> None:
@@ -236,7 +298,7 @@ def test_not_only_harmless() -> None:
 
 
 def test_every_check_of_these_chapters_is_tested() -> None:
-    source = inspect.getsource(inspect.getmodule(test_gap))  # type: ignore[arg-type]
+    source = inspect.getsource(inspect.getmodule(test_gap_by_layer))  # type: ignore[arg-type]
     for module, called in ((checks, "checks"), (directions, "directions")):
         own = [name for name in vars(module) if name.startswith("check_")]
         assert own and not [name for name in own if f"{called}.{name}" not in source]

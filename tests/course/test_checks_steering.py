@@ -4,7 +4,6 @@ wrong."""
 import inspect
 import re
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,32 +16,6 @@ from sarsteer_lab.evaluation.intervals import paired_difference, wilson
 from sarsteer_lab.evaluation.judges import kappa
 
 Check = Callable[..., CheckResult]
-
-
-def hook(where: Any = slice(-1, None), factor: float = 1.0, cast: bool = True) -> Any:
-    def make(vector: torch.Tensor, alpha: float) -> Any:
-        def run(module: Any, args: Any, output: torch.Tensor) -> None:
-            output[:, where] += factor * alpha * vector.to(output)
-
-        return run
-
-    return make
-
-
-def lost_hook(vector: torch.Tensor, alpha: float) -> Any:
-    def run(module: Any, args: Any, output: torch.Tensor) -> None:
-        output = output + alpha * vector  # a new tensor, which nobody gets
-
-    return run
-
-
-def upcast_hook(vector: torch.Tensor, alpha: float) -> Any:
-    def run(module: Any, args: Any, output: torch.Tensor) -> torch.Tensor:
-        out = output.float()
-        out[:, -1] = out[:, -1] + alpha * vector
-        return out
-
-    return run
 
 
 def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
@@ -90,14 +63,17 @@ LOST = paired_difference(np.array(WITHOUT), np.array(UNDER))
     ("check", "right", "wrong"),
     [
         (
-            checks.check_hook,
-            (hook(),),
+            checks.check_added_up,
+            (lambda vectors, alpha: alpha * vectors.cumsum(0).norm(dim=-1),),
             {
-                "not `alpha` times": (hook(factor=2.0),),
-                "something else": (hook(factor=-1.0),),
-                "before the last": (hook(where=slice(None)),),
-                "nothing is added": (lost_hook,),
-                "another type": (upcast_hook,),
+                "alpha is missing": (lambda v, alpha: v.cumsum(0).norm(dim=-1),),
+                "single pushes": (lambda v, alpha: alpha * v.norm(dim=-1),),
+                "add the vectors": (lambda v, alpha: alpha * v.norm(dim=-1).cumsum(0),),
+                "over the width": (lambda v, alpha: alpha * v.cumsum(1).norm(dim=-1),),
+                "from the last layer": (
+                    lambda v, alpha: alpha * v.flip(0).cumsum(0).norm(dim=-1).flip(0),
+                ),
+                "not the lengths": (lambda v, alpha: alpha * v.cumsum(0).abs().sum(-1),),
                 "a function is wanted": (3,),
             },
         ),

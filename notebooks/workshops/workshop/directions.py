@@ -7,7 +7,6 @@ from torch import Tensor
 
 from sarsteer_lab import capture
 from sarsteer_lab import safe_space as library
-from sarsteer_lab.course.checks.directions import check_equal_norm
 from sarsteer_lab.course.checks.tools import call, gaussian, need, need_close, need_tensor
 from sarsteer_lab.lalm import LALM
 from workshop.ears import need_same, requests, same
@@ -406,9 +405,20 @@ def check_share(share: object) -> str:
 @step
 def check_stretch(stretch: object) -> str:
     """`stretch(vectors, like)`: the vectors' directions at the other's length in each layer."""
-    result = check_equal_norm(stretch)
-    need(result, result.message)
-    return result.message
+    like, factors = gaussian((4, 6), (4, 6))
+    like *= torch.tensor([1.0, 2, 4, 8])[:, None]
+    vectors = like * factors.sigmoid()
+    answer = need_tensor(call(stretch, vectors, like), (4, 6), "the control")
+    units = _unit(vectors)
+    need_close(_unit(answer), units, "a direction has changed: only lengths may")
+    mistakes = {
+        "one factor was used for all layers: match each layer's length": (
+            vectors * like.norm() / vectors.norm()
+        )
+    }
+    otherwise = "the lengths are not the other vector's, layer by layer"
+    need_close(answer, units * like.norm(dim=-1, keepdim=True), otherwise, mistakes)
+    return "now ablated and full vector differ in direction alone, and can be compared at the same alpha"
 
 
 def _vectors_and_space() -> tuple[Tensor, Tensor]:

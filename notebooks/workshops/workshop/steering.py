@@ -1,18 +1,48 @@
 """Checks of workshop 4: the steering hook, its context manager, and what strength does."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sarsteer_lab import capture, steer
-from sarsteer_lab.course.checks.steering import check_hook
 from sarsteer_lab.course.checks.tools import call, gaussian, need, need_close, need_tensor
 from sarsteer_lab.directions import random_like
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 from workshop.ears import hooks_counted, requests, same
 from workshop.mine import step
+
+
+def need_hook(make_hook: object) -> None:
+    """Raise `Wrong` unless `push(vector, alpha)` makes a hook that steers the last position."""
+    vector = torch.linspace(-1, 1, 6)
+    for shape in ((2, 5, 6), (3, 1, 6)):  # a prompt, and a decoding step
+        [stream] = gaussian(shape)
+        before = stream.clone()
+        hook = call(make_hook, vector, 0.5)
+        need(callable(hook), "`push` has to return a function: the hook")
+        after = need_tensor(_behind(hook, stream), shape, "what goes on to the next layer")
+        unmoved = torch.equal(after, before)
+        need(not unmoved, "nothing is added: does your sum reach the next layer?")
+        otherwise = "positions before the last one have changed: only the last one is steered"
+        need_close(after[:, :-1], before[:, :-1], otherwise, within=0)
+        moved = after[:, -1] - before[:, -1]
+        whole = vector.expand_as(moved)
+        mistakes = {"the vector is added, but not `alpha` times it": whole}
+        otherwise = "the last position moves by something else than alpha times the vector"
+        need_close(moved, 0.5 * whole, otherwise, mistakes, within=1e-5)
+    stream = torch.zeros(1, 2, 6, dtype=torch.bfloat16)
+    after = _behind(call(make_hook, vector, 0.5), stream)
+    otherwise = "a bfloat16 stream has become another type: the next layer will fail"
+    need(after.dtype == torch.bfloat16, otherwise)
+
+
+def _behind(hook: Callable[..., Tensor | None], stream: Tensor) -> Tensor:
+    """What the next layer gets: a hook may return a new stream or change the one it is given."""
+    returned = hook(None, (), stream)
+    return stream if returned is None else returned
 
 
 @step
@@ -27,8 +57,7 @@ def check_push(push: object) -> str:
         not isinstance(returned, tuple),
         "your hook returns a tuple, but the layer had given a plain tensor: the next layer cannot read it",
     )
-    result = check_hook(push)
-    need(result, result.message)
+    need_hook(push)
     inside = (stream.clone(), "cache")
     returned = hook(None, (), inside)
     after = inside if returned is None else returned

@@ -17,23 +17,29 @@ from sarsteer_lab.safe_space import SafeSpace, share_in_space
 
 
 @check
-def check_refusal_direction(direction: object) -> str:
-    """`direction(base, refusing)`: the text-derived direction.
+def check_agreement(agreement: object) -> str:
+    """`agreement(shifts)`: how alike the shifts of single clips are, layer by layer.
 
-    Both arguments have the shape (prompt, layer, d_model).
+    The shifts have the shape (prompt, layer, d_model).
     """
-    base, noise = gaussian((9, 4, 6), (9, 4, 6))
-    shift = 2 + noise
-    answer = need_tensor(call(direction, base, base + shift), (4, 6), "the direction")
-    right = shift.mean(0)
+    [shifts] = gaussian((6, 4, 5))
+    shifts += torch.arange(4)[:, None]
+    answer = need_tensor(call(agreement, shifts), (4,), "the agreement")
+    lengths = shifts.norm(dim=-1)
+    typical = lengths.square().mean(0).sqrt()
+    of_mean = shifts.mean(0).norm(dim=-1)
+    right = of_mean / typical
+    squared = right**2
+    over_mean_length = of_mean / lengths.mean(0)
     mistakes = {
-        "the sign is the wrong way round: adding it would undo a refusal": -right,
-        "this is the sum over prompts, not the mean": 9 * right,
-        "every layer's direction has length 1: SARSteer keeps their natural lengths": _unit(answer),
+        "this is the length of the mean shift: divide by how long a shift is": of_mean,
+        "the squares have no root: lengths are compared, not squared lengths": squared,
+        "you divide by the mean length: take the root of the mean squared length": over_mean_length,
+        "the ratio is upside down": 1 / right,
     }
-    otherwise = "the values differ: mean over prompts of refusing minus base"
+    otherwise = "the values differ: length of the mean shift over the shifts' root mean square"
     need_close(answer, right, otherwise, mistakes)
-    return "one shift per layer, in the residual stream's own units"
+    return "1: all clips shift alike. Shifts that point anywhere give about one over the root of n"
 
 
 @check
@@ -92,86 +98,113 @@ def check_mean_angles(mean_angles: object) -> str:
 
 
 @check
-def check_ablate(ablate: object) -> str:
-    """`ablate(vector, directions, lam)`: the vector without a share of what lies in a space.
-
-    The vector has the shape (d_model), the directions are (k, d_model) orthonormal rows, and `lam`
-    is the share.
-    """
-    columns, vector = gaussian((7, 3), (7,))
-    directions = torch.linalg.qr(columns).Q.T.contiguous()
-    inside = directions.T @ (directions @ vector)
-    ablated = {}
-    for lam in (1.0, 0.0, 0.5):
-        answer = call(ablate, vector, directions, lam)
-        ablated[lam] = need_tensor(answer, (7,), "the ablated vector")
-    left = (directions @ ablated[1.0]).abs().max()
-    otherwise = "what lies outside the space has changed as well: take away the part inside alone"
-    if left > 1e-4:
-        otherwise = (
-            f"at lambda = 1 a component of up to {left:.2g} is left inside the space: take it all"
-        )
-    mistakes = {"this is the part inside the space; the rest is wanted": inside}
-    need_close(ablated[1.0], vector - inside, otherwise, mistakes)
-    otherwise = "at lambda = 0 the vector should be the one that came in"
-    need_close(ablated[0.0], vector, otherwise)
-    otherwise = "at lambda = 0.5 half of the part inside should go"
-    need_close(ablated[0.5], vector - inside / 2, otherwise)
-    return "lambda = 1 leaves nothing inside the space, whatever alpha does later"
-
-
-@check
-def check_top_directions(top_directions: object) -> str:
-    """`top_directions(states, k)`: the top k principal directions, (k, d_model).
+def check_explained(explained: object) -> str:
+    """`explained(states, k)`: the share of variance along the first k principal directions.
 
     The states have the shape (prompt, d_model).
     """
     spread, mean = gaussian((20, 8), (8,))
-    lengths = torch.tensor([5.0, 3, 2, 1, 1, 1, 1, 1])
-    states = spread * lengths + 10 * mean
-    answer = need_tensor(call(top_directions, states, 3), (3, 8), "the directions")
-    otherwise = "the directions are not orthonormal rows"
-    need_close(answer @ answer.T, torch.eye(3), otherwise, within=1e-3)
-    centred = torch.linalg.svd(states - states.mean(0)).Vh[:3]
-    uncentred = torch.linalg.svd(states).Vh[:3]
-    overlap = (answer @ centred.T).square().sum() / 3
-    mistakes = {
-        "the first direction is the mean itself: take the mean off before the SVD": (
-            uncentred.T @ uncentred
-        )
-    }
-    otherwise = (
-        f"the space is another one ({overlap:.0%} of it is right): which singular vectors are "
-        "these?"
-    )
-    # Spaces are compared, by their projections: the same one has many bases.
-    need_close(answer.T @ answer, centred.T @ centred, otherwise, mistakes, within=1e-2)
-    return "these are the directions in which harmless requests differ most from one another"
+    states = spread * torch.tensor([5.0, 3, 2, 1, 1, 1, 1, 1]) + 10 * mean
+    values = torch.linalg.svdvals(states - states.mean(0))
+    squares = values.square()
+    with_mean = torch.linalg.svdvals(states).square()
+    for k in (1, 3, 8):
+        answer = float(call(explained, states, k))
+        right = _first(squares, k)
+        alone = squares[k - 1] / squares.sum()
+        uncentred = _first(with_mean, k)
+        not_squared = _first(values, k)
+        mistakes = {
+            "the mean is not taken off, and counts as variance": uncentred,
+            "singular values are added up: variance goes with their squares": not_squared,
+            "this is direction k alone: the first k together are wanted": alone,
+        }
+        otherwise = f"k = {k}: this is not the share of the variance"
+        need_close(answer, right, otherwise, mistakes, within=1e-3)
+    return "how much of what tells harmless requests apart the space holds"
+
+
+def _first(values: Tensor, k: int) -> Tensor:
+    """The share of the first k in the sum of all."""
+    part = values[:k].sum()
+    return part / values.sum()
 
 
 @check
-def check_equal_norm(rescale: object) -> str:
-    """`rescale(ablated, full)`: the ablated directions at the full lengths.
+def check_principal_cosines(principal_cosines: object) -> str:
+    """`principal_cosines(first, second)`: of the principal angles between two spaces.
 
-    Both arguments have the shape (layer, d_model).
+    Both have the shape (k, d_model), orthonormal rows.
     """
-    full, factors = gaussian((4, 6), (4, 6))
-    full *= torch.tensor([1.0, 2, 4, 8])[:, None]
-    ablated = full * factors.sigmoid()
-    answer = need_tensor(call(rescale, ablated, full), (4, 6), "the control")
-    units = _unit(ablated)
-    need_close(_unit(answer), units, "a direction has changed: only lengths may")
+    one, other = gaussian((9, 3), (9, 3))
+    first = torch.linalg.qr(one).Q.T.contiguous()
+    near = one + 0.7 * other
+    second = torch.linalg.qr(near).Q.T.contiguous()
+    second[0] *= -1
+    answer = need_tensor(call(principal_cosines, first, second), (3,), "the cosines")
+    products = first @ second.T
+    right = torch.linalg.svdvals(products)
+    angles = right.clamp(max=1).acos()
+    one_by_one = products.diagonal()
+    rising = right.flip(0)
     mistakes = {
-        "one factor was used for all layers: match each layer's length": (
-            ablated * full.norm() / ablated.norm()
-        )
+        "these are angles: their cosines are wanted": angles,
+        "direction by direction: a space has many bases, so look at all pairs": one_by_one,
+        "the same without signs: a space has many bases, so look at all pairs": one_by_one.abs(),
+        "they rise: the largest comes first": rising,
+        "these are squares": right.square(),
     }
-    otherwise = "the lengths are not the full vector's, layer by layer"
-    need_close(answer, units * full.norm(dim=-1, keepdim=True), otherwise, mistakes)
-    return (
-        "now ablated and full vector differ in direction alone, and can be compared at the same "
-        "alpha"
+    otherwise = "the values differ: singular values of the products of all directions"
+    need_close(answer, right, otherwise, mistakes)
+    turned = first.flip(0)
+    answer = need_tensor(call(principal_cosines, first, turned), (3,), "the cosines")
+    otherwise = "two bases of one space have to give cosines of 1"
+    need_close(answer, torch.ones(3), otherwise, within=1e-3)
+    return "1: a direction that both share; 0: one that the other space does not know"
+
+
+@check
+def check_left_out(left_out: object) -> str:
+    """`left_out(states, k)`: how much of each state lies in the space of all *other* states.
+
+    The states have the shape (prompt, d_model).
+    """
+    spread, mean = gaussian((12, 20), (20,))
+    states = spread * torch.linspace(3, 0.5, 20) + 5 * mean
+    answer = need_tensor(call(left_out, states, 4), (12,), "the shares")
+    right = torch.stack([_share_of(states, number, 4) for number in range(12)])
+    centred = states - states.mean(0)
+    directions = torch.linalg.svd(centred).Vh[:4]
+    with_itself = _inside(centred, directions)
+    mistakes = {
+        "the space is fitted on the state itself as well: leave it out": with_itself,
+        "these are shares of the length, not of the squared length": right.sqrt(),
+    }
+    otherwise = (
+        "the values differ: mean and directions of the others, then the state minus that mean, "
+        "and the share of its squared length inside"
     )
+    need_close(answer, right, otherwise, mistakes, within=1e-3)
+    kept, fitted = float(right.mean()), float(with_itself.mean())
+    return (
+        f"on these made-up states {kept:.0%} of a new one lies inside, and {fitted:.0%} of one "
+        "that was fitted on"
+    )
+
+
+def _inside(centred: Tensor, directions: Tensor) -> Tensor:
+    """The share of squared length inside the space of some orthonormal rows."""
+    coordinates = centred @ directions.T
+    inside = coordinates.square().sum(-1)
+    return inside / centred.square().sum(-1)
+
+
+def _share_of(states: Tensor, number: int, k: int) -> Tensor:
+    before, after = states[:number], states[number + 1 :]
+    others = torch.cat([before, after])
+    mean = others.mean(0)
+    directions = torch.linalg.svd(others - mean).Vh[:k]
+    return _inside(states[number] - mean, directions)
 
 
 @check

@@ -17,6 +17,7 @@ every check, and `tests/course/test_run_notebooks.py` runs exercises and solutio
 """
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -184,24 +185,74 @@ def check_folds(folds: object) -> str:
 
 
 @check
-def check_gap(gap: float, scale: float, typed: Tensor, spoken: Tensor, n_harmful: int) -> str:
-    """Distance typed-spoken, and harmful-harmless for scale, at one layer, in units of spread.
+def check_gap_by_layer(
+    ratios: Tensor, n_farther: int, typed: Tensor, spoken: Tensor, n_harmful: int
+) -> str:
+    """Distance typed-spoken over distance harmful-harmless by layer, and where it is above 1.
 
-    `typed` and `spoken` are (prompt, d_model), the first `n_harmful` rows harmful requests.
+    `typed` and `spoken` are (prompt, layer, d_model), the first `n_harmful` rows harmful requests.
     """
-    by_layer = typed[:, None]
-    right = float(centroid_distance(by_layer, spoken[:, None]))
-    right_scale = float(centroid_distance(by_layer[:n_harmful], by_layer[n_harmful:]))
-    raw = (typed.mean(0) - spoken.mean(0)).norm()
-    mistakes = {"the gap is in the residual stream's own units: divide it by the spread": raw}
-    otherwise = "the gap is not the distance of the two forms' means over their spread"
-    need_close(gap, right, otherwise, mistakes, within=0.01 * right)
-    otherwise = (
-        "the scale is not the same measure, taken between typed harmful and typed harmless requests"
-    )
-    need_close(scale, right_scale, otherwise, within=0.01 * right_scale)
+    form = centroid_distance(typed, spoken)
+    harm = _distance_of_harm(typed, n_harmful)
+    right = form / harm
+    answer = need_tensor(ratios, tuple(form.shape), "the ratios")
+    raw = (typed.mean(0) - spoken.mean(0)).norm(dim=-1)
+    spoken_harm = _distance_of_harm(spoken, n_harmful)
+    mistakes = {
+        "the ratio is upside down: form over harm": harm / form,
+        "this is the distance of the forms: divide by that of harmful and harmless": form,
+        "the gap is in the residual stream's own units: use `centroid_distance` for both": raw
+        / harm,
+        "the scale is that of the spoken requests: the typed ones are asked for": form
+        / spoken_harm,
+    }
+    otherwise = "these are not the distances of the forms over those of harm, layer by layer"
+    within = 1e-3 * float(right.max())
+    need_close(answer, right, otherwise, mistakes, within=within)
+    n_right = int((right > 1).sum())
+    n_layers = len(form)
+    turned = int(n_farther) == n_layers - n_right
+    is_right = int(n_farther) == n_right
+    otherwise = "this is the number of layers in which harm is farther"
+    need(is_right or not turned, otherwise)
+    need(is_right, "this is not the number of layers in which the ratio is above 1")
     return (
-        f"the form moves the mean state {right / right_scale:.1f} times as far as harm does: the "
-        f"paper's second claim, {'reproduced' if right > right_scale else 'not reproduced'} at "
-        "this layer"
+        f"form is farther apart than harm in {n_right} of {n_layers} layers: one claim, asked of "
+        "all layers, by a rule that was fixed before"
+    )
+
+
+def _distance_of_harm(states: Tensor, n_harmful: int) -> Tensor:
+    """Between the first rows, the harmful requests, and all others, layer by layer."""
+    harmful, harmless = states[:n_harmful], states[n_harmful:]
+    return centroid_distance(harmful, harmless)
+
+
+@check
+def check_sign_flips(
+    estimate: tuple[float, float], more: Sequence[float], less: Sequence[float]
+) -> str:
+    """Mean of `more` minus `less` over the same requests, and the p-value of the sign-flip test."""
+    two = isinstance(estimate, tuple | list) and len(estimate) == 2 and ... not in estimate
+    need(two, "give two numbers: (difference, p)")
+    difference, p = map(float, estimate)
+    pairs = np.asarray(more, dtype=float) - np.asarray(less, dtype=float)
+    observed = pairs.mean()
+    mistakes = {"the sign is the wrong way round": -observed}
+    otherwise = "the difference is not that of the two means"
+    need_close(difference, observed, otherwise, mistakes, within=1e-3)
+    patterns = list(product((1, -1), repeat=len(pairs)))
+    means = np.array(patterns) @ pairs / len(pairs)
+    least = abs(observed) - 1e-9  # up to rounding
+    right = (np.abs(means) >= least).mean()
+    one_sided = (means >= least).mean()  # patterns are symmetrical, so either side will do
+    mistakes = {
+        "this is one-sided: the difference could as well have had the other sign": one_sided,
+        "this is 1 - p": 1 - right,
+    }
+    otherwise = "this is not the share of sign patterns whose mean is as far from 0 as yours"
+    need_close(p, right, otherwise, mistakes, within=0.02)
+    return (
+        f"p = {right:.3f}: so often a difference as large comes out if the two pushes act alike on "
+        "every request"
     )

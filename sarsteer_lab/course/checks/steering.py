@@ -1,6 +1,6 @@
 """Checks of the exercises of chapters 04 and 05; how checks are made stands in `checks`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from operator import eq
 from typing import get_args
 
@@ -28,35 +28,30 @@ VERDICTS = get_args(Verdict)
 
 
 @check
-def check_hook(make_hook: object) -> str:
-    """`make_hook(vector, alpha)`: a forward hook that steers a layer's last position."""
-    vector = torch.linspace(-1, 1, 6)
-    for shape in ((2, 5, 6), (3, 1, 6)):  # a prompt, and a decoding step
-        [stream] = gaussian(shape)
-        before = stream.clone()
-        hook = call(make_hook, vector, 0.5)
-        need(callable(hook), "`make_hook` has to return a function: the hook")
-        after = need_tensor(_behind(hook, stream), shape, "what goes on to the next layer")
-        unmoved = torch.equal(after, before)
-        need(not unmoved, "nothing is added: does your sum reach the next layer?")
-        otherwise = "positions before the last one have changed: only the last one is steered"
-        need_close(after[:, :-1], before[:, :-1], otherwise, within=0)
-        moved = after[:, -1] - before[:, -1]
-        push = vector.expand_as(moved)
-        mistakes = {"the vector is added, but not `alpha` times it": push}
-        otherwise = "the last position moves by something else than alpha times the vector"
-        need_close(moved, 0.5 * push, otherwise, mistakes, within=1e-5)
-    stream = torch.zeros(1, 2, 6, dtype=torch.bfloat16)
-    after = _behind(call(make_hook, vector, 0.5), stream)
-    otherwise = "a bfloat16 stream has become another type: the next layer will fail"
-    need(after.dtype == torch.bfloat16, otherwise)
-    return "one position at one layer: all of SARSteer's last step"
+def check_added_up(added_up: object) -> str:
+    """`added_up(vectors, alpha)`: how far all pushes up to each layer would move a state.
 
-
-def _behind(hook: Callable[..., Tensor | None], stream: Tensor) -> Tensor:
-    """What the next layer gets: a hook may return a new stream or change the one it is given."""
-    returned = hook(None, (), stream)
-    return stream if returned is None else returned
+    The vectors have the shape (layer, d_model); nothing between the layers is to react.
+    """
+    [vectors] = gaussian((5, 5))
+    vectors += torch.linspace(0, 1, 5)
+    answer = need_tensor(call(added_up, vectors, 0.5), (5,), "the moves")
+    lengths = vectors.norm(dim=-1)
+    right = 0.5 * vectors.cumsum(0).norm(dim=-1)
+    mistakes = {
+        "alpha is missing": right / 0.5,
+        "these are the single pushes: add up those of all layers so far": 0.5 * lengths,
+        "lengths are added up: pushes in different directions partly cancel, so add the vectors": (
+            0.5 * lengths.cumsum(0)
+        ),
+        "the sum went over the wrong axis: over the width": 0.5 * vectors.cumsum(1).norm(dim=-1),
+        "the pushes are added up from the last layer down": (
+            0.5 * vectors.flip(0).cumsum(0).norm(dim=-1).flip(0)
+        ),
+    }
+    otherwise = "these are not the lengths of the sums of all pushes up to each layer"
+    need_close(answer, right, otherwise, mistakes)
+    return "small pushes that point the same way become a large one"
 
 
 @check
