@@ -10,6 +10,8 @@ from .evaluation.evaluate import evaluate as evaluate
 from .keeping import kept as kept
 from .lalm import LALM as LALM
 from .loading import load_lalm as load_lalm
+from .patching import Patch as Patch
+from .patching import patch as patch
 from .paths import cache_folder as cache_folder
 from .paths import data_folder as data_folder
 from .prompts import INSTRUCTION as INSTRUCTION
@@ -24,5 +26,8 @@ from .speech import read_clip as read_clip
 from .steering import project_out as project_out
 from .steering import steer as steer
 from .vectors import SteeringVectors as SteeringVectors
+from .windows import audio_positions as audio_positions
+from .windows import silenced as silenced
+from .windows import window_positions as window_positions
 
 __version__: str

@@ -20,7 +20,13 @@ from sarsteer_lab.access import SteeringError
 from sarsteer_lab.batch import Batch
 from sarsteer_lab.families import Output, residual_stream
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.steering_guard import guarded, holds_prompts, refuse_compiled, tokens_and_cached
+from sarsteer_lab.steering_guard import (
+    Guarded,
+    guarded,
+    holds_prompts,
+    refuse_compiled,
+    tokens_and_cached,
+)
 from sarsteer_lab.vectors import SteeringVectors
 
 Alpha = float | Sequence[float] | Float[Tensor, "prompt"]
@@ -75,7 +81,25 @@ def pushing(lalm: LALM, push: Push, layers: Sequence[int], alpha: Alpha = 1.0) -
     if not alpha_tensor.any():
         yield
         return
-    steering = Steering(lalm, push, alpha_tensor)
+    with attached(lalm, Steering(lalm, push, alpha_tensor), layers):
+        yield
+
+
+class Attached(Guarded, Protocol):
+    """What looks at each forward pass before it runs, and edits the outputs of layers in it."""
+
+    def before_forward(
+        self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Hook of the trunk."""
+
+    def edit(self, layer: int, _module: nn.Module, _args: object, output: Output) -> None:
+        """Hook of a layer."""
+
+
+@contextmanager
+def attached(lalm: LALM, steering: Attached, layers: Sequence[int]) -> Iterator[None]:
+    """Its hooks, while the block lasts: guarded, told which batch runs, in this thread alone."""
     with ExitStack() as hooks:
         hooks.enter_context(lalm.access.alone(steering=True))
         lalm.watchers.append(steering)

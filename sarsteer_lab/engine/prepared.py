@@ -26,6 +26,7 @@ from sarsteer_lab.engine.reading import Reading, read_prompts
 from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.own_code import replaced_code
+from sarsteer_lab.patching import Patching
 from sarsteer_lab.steering import Steering
 from sarsteer_lab.steering_guard import Guard
 from sarsteer_lab.thoughts import answer_texts
@@ -62,12 +63,22 @@ class PreparedBatch:
             if keeps_plain_cache(lalm) and lalm.fit_together(self.prompts):
                 self._reading = read_prompts(lalm, self.prompts)
 
+    @classmethod
+    def that_has_read(
+        cls, lalm: LALM, prompts: Sequence[Encoded], reading: Reading | None, weights: str = ""
+    ) -> "PreparedBatch":
+        """A batch of prompts of which this much has been read, with weights of this checksum.
+
+        "": the present ones.
+        """
+        ready = cls.__new__(cls)
+        ready.lalm, ready._weights = lalm, weights or weights_checksum(lalm.model)
+        ready.prompts, ready._reading = list(prompts), reading
+        return ready
+
     def _with(self, prompts: Sequence[Encoded], reading: Reading | None) -> "PreparedBatch":
         """Another batch of the same model, of which this much has been read."""
-        other = PreparedBatch.__new__(PreparedBatch)
-        other.lalm, other._weights = self.lalm, self._weights
-        other.prompts, other._reading = list(prompts), reading
-        return other
+        return self.that_has_read(self.lalm, prompts, reading, self._weights)
 
     @alone
     @torch.no_grad()
@@ -323,10 +334,13 @@ def _refuse_replaced(lalm: LALM) -> None:
 
 
 def _refuse_other_hooks(lalm: LALM) -> None:
-    """Raise SteeringError if there are hooks that do not leave the prompt alone, as steering's."""
+    """Raise SteeringError if there are hooks that do not leave the prompt alone, as steering's.
+
+    Patches of earlier positions are refused where the prompts' last position runs (`Patching`).
+    """
     for hook in foreign_hooks(lalm.model):
         owner = getattr(getattr(hook, "func", hook), "__self__", None)
-        if not isinstance(owner, Steering | Guard):
+        if not isinstance(owner, Steering | Patching | Guard):
             raise SteeringError(
                 "hooks are on the model that act on the whole prompt (project_out, or your own), "
                 "but all of it except its last position has been read without them; use "
