@@ -15,7 +15,7 @@ some seconds of a clip: `windows`. (Causal tracing: Vig et al. 2020, arXiv 2004.
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -25,7 +25,12 @@ from sarsteer_lab.batch import Batch
 from sarsteer_lab.families import Output, residual_stream
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.steering import attached
-from sarsteer_lab.steering_guard import holds_prompts, refuse_compiled, tokens_and_cached
+from sarsteer_lab.steering_guard import (
+    Options,
+    holds_prompts,
+    refuse_compiled,
+    tokens_and_cached,
+)
 
 
 class Patch(NamedTuple):
@@ -94,9 +99,7 @@ class Patching:
         self.row_alphas: float | None = None
         self.edits: dict[int, list[_Edit]] = {}  # by layer, for the pass that runs
 
-    def before_forward(
-        self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def before_forward(self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: Options) -> None:
         """Hook of the trunk: find out what this pass holds, and where it is to be patched."""
         tokens, n_cached = tokens_and_cached(args, kwargs)
         self.at_prompt = holds_prompts(n_cached, self.batch)

@@ -10,7 +10,7 @@ what is added at a layer. What cannot be steered correctly is refused: `steering
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,7 @@ from sarsteer_lab.families import Output, residual_stream
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.steering_guard import (
     Guarded,
+    Options,
     guarded,
     holds_prompts,
     refuse_compiled,
@@ -88,9 +89,7 @@ def pushing(lalm: LALM, push: Push, layers: Sequence[int], alpha: Alpha = 1.0) -
 class Attached(Guarded, Protocol):
     """What looks at each forward pass before it runs, and edits the outputs of layers in it."""
 
-    def before_forward(
-        self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def before_forward(self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: Options) -> None:
         """Hook of the trunk."""
 
     def edit(self, layer: int, _module: nn.Module, _args: object, output: Output) -> None:
@@ -129,9 +128,7 @@ class Steering:
         self.added: dict[int, Tensor] = {}  # by layer, for the answers that are being decoded
         self.prompt_numbers: Sequence[int] = ()  # whose they are, in announced batches
 
-    def before_forward(
-        self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def before_forward(self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: Options) -> None:
         """Hook of the trunk: find out what this pass holds."""
         tokens, n_cached = tokens_and_cached(args, kwargs)
         self.at_prompt = holds_prompts(n_cached, self.batch)

@@ -7,7 +7,7 @@ static caches and compiled graphs are something else; each would be steered wron
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ from sarsteer_lab.access import SteeringError
 from sarsteer_lab.batch import Batch
 from sarsteer_lab.decoding import OVERRULED
 from sarsteer_lab.lalm import LALM
+
+Options: TypeAlias = Mapping[str, Any]
+"""What a forward pass is given by name."""
 
 UNSTEERABLE = {
     "use_cache": "runs old positions again unsteered if it is off; leave the cache on",
@@ -54,7 +57,7 @@ def holds_prompts(n_cached: int, batch: Batch | None) -> bool:
     return not n_cached or (batch is not None and batch.at_end)
 
 
-def tokens_and_cached(args: tuple[Tensor, ...], kwargs: Mapping[str, Any]) -> tuple[Tensor, int]:
+def tokens_and_cached(args: tuple[Tensor, ...], kwargs: Options) -> tuple[Tensor, int]:
     """The ids or embeddings that a forward pass is given, and how many positions its cache holds.
 
     Of the first, `row position` come first.
@@ -74,9 +77,7 @@ class Guard:
         self.cache_length = 0
         self.uncached: Tensor | None = None  # the tokens of the last pass without a cache
 
-    def before_forward(
-        self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Any]
-    ) -> None:
+    def before_forward(self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: Options) -> None:
         """Hook of the trunk. Raises SteeringError."""
         self.lalm.access.refuse_others()
         if "cu_seq_lens_q" in kwargs or "block_table" in kwargs:

@@ -45,7 +45,8 @@ def patched_refusal_probability(
         raise ValueError(f"{lalm.name} {reason}")
     remember_clips(lalm)
     probabilities = torch.zeros(len(variants), dtype=torch.float32, device=lalm.device)
-    last, whole = [], []
+    last: list[int] = []
+    whole: list[int] = []
     for number, patches in enumerate(variants):
         at_end = all(list(one.positions) == [-1] for one in patches)
         (last if at_end else whole).append(number)
