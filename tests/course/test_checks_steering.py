@@ -1,4 +1,4 @@
-"""Every check of chapters 04 and 05 takes a right answer, and tells wrong ones apart by what is
+"""Every check of chapters 04 and 06 takes a right answer, and tells wrong ones apart by what is
 wrong."""
 
 import inspect

@@ -1,4 +1,4 @@
-"""Figures of chapters 04 and 05 and of the panels: they draw the numbers they are given, and
+"""Figures of chapters 04 and 06 and of the panels: they draw the numbers they are given, and
 nothing else."""
 
 from pathlib import Path

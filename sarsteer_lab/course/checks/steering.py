@@ -1,4 +1,4 @@
-"""Checks of the exercises of chapters 04 and 05; how checks are made stands in `checks`."""
+"""Checks of the exercises of chapters 04 and 06; how checks are made stands in `checks`."""
 
 from collections.abc import Sequence
 from operator import eq
