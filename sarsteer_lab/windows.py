@@ -5,6 +5,8 @@ length. The ears look at the whole clip, so a position is where these seconds ar
 holds something of its neighbours, too.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 
@@ -13,6 +15,9 @@ from sarsteer_lab.families import window_seconds
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt
 from sarsteer_lab.speech import SAMPLE_RATE
+
+Span = tuple[float, float]
+"""From where to where in a clip, in seconds."""
 
 GRID_SECONDS = 30.0
 """Length of the clips on which the time grid of ears that take any length is measured."""
@@ -30,21 +35,25 @@ def audio_positions(lalm: LALM, prompt: Prompt | Encoded) -> list[int]:
     return heard
 
 
-def window_positions(lalm: LALM, prompt: Prompt | Encoded, start: float, end: float) -> list[int]:
-    """The audio positions of a prompt whose middle lies from `start` to before `end`, in seconds.
+def window_positions(lalm: LALM, prompt: Prompt | Encoded, spans: Sequence[Span]) -> list[int]:
+    """The audio positions of a prompt whose middle lies in one of some spans of its clip.
 
-    So windows that stand side by side share no position. Raises ValueError for a prompt without a
-    clip, and where no position lies.
+    So windows that stand side by side share no position: a span holds its start and not its end.
+    Raises ValueError for a prompt without a clip, and for a span in which no position lies.
     """
+    heard = audio_positions(lalm, prompt)
     length = seconds_per_position(lalm)
-    window = []
-    for number, position in enumerate(audio_positions(lalm, prompt)):
-        if start <= (number + 0.5) * length < end:
-            window.append(position)
-    if not window:
-        last = (number + 1) * length
-        raise ValueError(f"no audio position from {start:g} s to {end:g} s: they end at {last:g} s")
-    return window
+    positions: set[int] = set()
+    for start, end in spans:
+        inside = []
+        for number, position in enumerate(heard):
+            if start <= (number + 0.5) * length < end:
+                inside.append(position)
+        if not inside:
+            clip_ends = f"the clip's positions end at {len(heard) * length:g} s"
+            raise ValueError(f"no audio position from {start:g} s to {end:g} s: {clip_ends}")
+        positions.update(inside)
+    return sorted(positions)
 
 
 def seconds_per_position(lalm: LALM) -> float:
@@ -65,9 +74,10 @@ def seconds_per_position(lalm: LALM) -> float:
 
 
 def silenced(
-    waveform: Float[np.ndarray, "samples"], start: float, end: float
+    waveform: Float[np.ndarray, "samples"], spans: Sequence[Span]
 ) -> Float[np.ndarray, "samples"]:
-    """A clip at 16 kHz in which nothing sounds from `start` to `end`, in seconds: a copy."""
+    """A clip at 16 kHz in which nothing sounds during these spans: a copy."""
     quiet = waveform.copy()
-    quiet[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)] = 0.0
+    for start, end in spans:
+        quiet[round(start * SAMPLE_RATE) : round(end * SAMPLE_RATE)] = 0.0
     return quiet

@@ -236,7 +236,7 @@ def test_the_time_grid_is_the_projectors(name, grid):
     assert seconds_per_position(lalm) == pytest.approx(grid, rel=0.02)
     prompt = Prompt("What is this?", noise(2.0))
     heard = audio_positions(lalm, prompt)
-    first, second = (window_positions(lalm, prompt, *ends) for ends in ((0, 1), (1, 2)))
+    first, second = (window_positions(lalm, prompt, [ends]) for ends in ((0, 1), (1, 2)))
     assert first[0] == heard[0] and second[0] == first[-1] + 1
     assert len(first) == pytest.approx(1 / grid, abs=1.01)
     assert len(second) == pytest.approx(1 / grid, abs=1.01)
@@ -249,19 +249,21 @@ def test_windows_by_hand(tiny):
     assert ids.count(tiny.audio_token_id) == 25
     assert audio_positions(tiny, prompt) == list(range(start, start + 25))
     # Position k is heard from 0.04 k to 0.04 (k + 1), and belongs to the window of its middle.
-    assert window_positions(tiny, prompt, 0.2, 0.4) == list(range(start + 5, start + 10))
-    assert window_positions(tiny, prompt, 0.21, 0.43) == list(range(start + 5, start + 11))
+    assert window_positions(tiny, prompt, [(0.2, 0.4)]) == list(range(start + 5, start + 10))
+    assert window_positions(tiny, prompt, [(0.21, 0.43)]) == list(range(start + 5, start + 11))
+    both = window_positions(tiny, prompt, [(0.2, 0.4), (0.3, 0.43)])
+    assert both == list(range(start + 5, start + 11))
     with pytest.raises(ValueError, match="end at 1 s"):
-        window_positions(tiny, prompt, 1.0, 2.0)
+        window_positions(tiny, prompt, [(1.0, 2.0)])
     with pytest.raises(ValueError, match="no clip"):
-        window_positions(tiny, Prompt("Hi"), 0, 1)
+        window_positions(tiny, Prompt("Hi"), [(0, 1)])
     with pytest.raises(ValueError, match="takes no audio"):
         seconds_per_position(replica("text_only"))
 
 
 def test_silence_stays_where_it_is_put(tiny):
     clip = noise(1.0)
-    quiet = silenced(clip, 0.25, 0.5)
+    quiet = silenced(clip, [(0.25, 0.5)])
     assert not quiet[4000:8000].any() and clip[4000:8000].any()
     assert np.array_equal(quiet[:4000], clip[:4000]) and np.array_equal(quiet[8000:], clip[8000:])
     # Through the ears it moves the positions of its own window most.

@@ -1,5 +1,6 @@
 """What the notebooks are made with, and where it is."""
 
+from . import causal as causal
 from . import figures as figures
 from . import hearing as hearing
 from . import widgets as widgets

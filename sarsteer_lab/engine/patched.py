@@ -21,6 +21,9 @@ from sarsteer_lab.engine.reading import Reading
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.patching import Patch, patch
 
+NEGLIGIBLE = 1e-5
+"""Less likely beginnings of an answer are not followed: log-odds are read from what is found."""
+
 LAST_ROWS, WHOLE_ROWS = 64, 8
 """Rows that run together: those of one position, and those of whole prompts. More of them only take
 memory."""
@@ -55,11 +58,14 @@ def patched_refusal_probability(
         rows = last[start : start + LAST_ROWS]
         assert ready is not None
         with patch(lalm, _in_rows(variants, rows)):
-            probabilities[rows] = refusal_probability(ready.repeated(len(rows)), openings)
+            together = ready.repeated(len(rows))
+            found = refusal_probability(together, openings, negligible=NEGLIGIBLE)
+        probabilities[rows] = found
     for start in range(0, len(whole), WHOLE_ROWS):
         rows = whole[start : start + WHOLE_ROWS]
         ready, first = _read_anew(lalm, [prompt] * len(rows), _in_rows(variants, rows))
-        probabilities[rows] = refusal_probability(ready, openings, first=first)
+        found = refusal_probability(ready, openings, negligible=NEGLIGIBLE, first=first)
+        probabilities[rows] = found
     return probabilities
 
 
@@ -82,4 +88,5 @@ def _read_anew(
             output = lalm.core(**batch.inputs, use_cache=True)
     reading = Reading(with_room(output.past_key_values, OPENING), ids, mask)
     first = lalm.rules(ids, mask)(ids, output.logits[:, -1].float()).softmax(-1)
-    return PreparedBatch.that_has_read(lalm, prompts, reading), first
+    # Its openings are followed at once, before any weight could change.
+    return PreparedBatch.that_has_read(lalm, prompts, reading, weights="not looked at"), first

@@ -65,14 +65,11 @@ class PreparedBatch:
 
     @classmethod
     def that_has_read(
-        cls, lalm: LALM, prompts: Sequence[Encoded], reading: Reading | None, weights: str = ""
+        cls, lalm: LALM, prompts: Sequence[Encoded], reading: Reading | None, weights: str
     ) -> "PreparedBatch":
-        """A batch of prompts of which this much has been read, with weights of this checksum.
-
-        "": the present ones.
-        """
+        """A batch of prompts of which this much has been read, with weights of this checksum."""
         ready = cls.__new__(cls)
-        ready.lalm, ready._weights = lalm, weights or weights_checksum(lalm.model)
+        ready.lalm, ready._weights = lalm, weights
         ready.prompts, ready._reading = list(prompts), reading
         return ready
 

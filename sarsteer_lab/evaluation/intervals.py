@@ -86,6 +86,26 @@ def paired_interval(
     return max(-1.0, float(difference - reach)), min(1.0, float(difference + reach))
 
 
+def mean_interval(
+    values: Float[np.ndarray, "prompt"], *, scale: float = 1.0, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Interval of the mean of paired differences, of few prompts too.
+
+    Student's, with two prompts more: one that differs by nothing, and half of one by `scale` either
+    way. So it is `paired_interval` for numbers in place of yes and no, and `scale` is a difference
+    that would be large. Where few prompts all differ the same way a percentile bootstrap claims
+    certainty; of three prompts this interval never lies on one side of 0. A single one
+    tells nothing: (-`scale`, `scale`).
+    """
+    n = len(values) + 2
+    mean = values.sum() / n
+    error = np.sqrt(((values**2).sum() + scale**2) / n - mean**2) / np.sqrt(n)
+    if len(values) < 2:
+        return -scale, scale
+    reach = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * error
+    return float(mean - reach), float(mean + reach)
+
+
 def bootstrap(
     statistic: Callable[[Shaped[np.ndarray, "prompt"]], float],
     n: int,

@@ -65,10 +65,9 @@ def test_variants_are_those_of_raw_hooks_and_no_cache(tiny, prompts):
     found = patched_refusal_probability(tiny, prompt, variants, openings)
     expected = torch.tensor([by_hand(tiny, prompt, patches, openings) for patches in variants])
     assert expected.max() > 0.2 and len(set(expected.round(decimals=3).tolist())) == len(variants)
-    # Beginnings that are hardly likely are not followed.
-    torch.testing.assert_close(found, expected, rtol=1e-3, atol=0.004)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     plain = refusal_probability(PreparedBatch(tiny, [prompt]), openings)
-    torch.testing.assert_close(found[:1], plain)
+    torch.testing.assert_close(found[:1], plain, rtol=1e-3, atol=0.004)
 
 
 def test_its_own_states_and_those_of_a_push(pocket_or_tiny, prompts):
@@ -80,13 +79,14 @@ def test_its_own_states_and_those_of_a_push(pocket_or_tiny, prompts):
     vectors = torch.zeros(lalm.n_layers, lalm.d_model)
     vectors[layer] = some_states(lalm)[0]
     ready = PreparedBatch(lalm, [prompt])
-    plain, first = refusal_probability(ready), ready.next_token_logits()
+    plain, first = refusal_probability(ready, negligible=0.0), ready.next_token_logits()
     with steer(lalm, vectors, 1.0):
         assert not torch.equal(ready.next_token_logits(), first)
     own = [Patch(layer, every, states[:, layer])]
     [at_last] = patched_refusal_probability(lalm, prompt, [[Patch(layer, [-1], states[-1, layer])]])
     [everywhere] = patched_refusal_probability(lalm, prompt, [own])
-    torch.testing.assert_close(torch.stack([at_last, everywhere]), plain.repeat(2))
+    found = torch.stack([at_last, everywhere])
+    torch.testing.assert_close(found, plain.repeat(2), rtol=1e-3, atol=1e-4)
 
 
 @pytest.fixture(

@@ -2,6 +2,10 @@
 `figures.gap_figure(...)`."""
 
 from sarsteer_lab.course.figures.base import save_figure
+from sarsteer_lab.course.figures.causes import (
+    patched_layers_figure,
+    seconds_figure,
+)
 from sarsteer_lab.course.figures.defences import group_of, topics_figure, tradeoff_figure
 from sarsteer_lab.course.figures.playground import playground_figure
 from sarsteer_lab.course.figures.refusal import (

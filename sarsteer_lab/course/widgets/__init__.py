@@ -14,5 +14,6 @@ from sarsteer_lab.course.widgets.geometry import Playground as playground
 from sarsteer_lab.course.widgets.maps import GapExplorer as gap_explorer
 from sarsteer_lab.course.widgets.maps import SafeSpaceExplorer as safe_space_explorer
 from sarsteer_lab.course.widgets.refusal_xray import XRay as xray
+from sarsteer_lab.course.widgets.seconds import SecondsPanel as seconds_panel
 from sarsteer_lab.course.widgets.steering import DialPanel as dial_panel
 from sarsteer_lab.course.widgets.steering import SteerPanel as steer_panel

@@ -1,0 +1,118 @@
+"""Figures of patching: by layer at the last position, and over the seconds of a clip."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from torch import Tensor
+
+from sarsteer_lab.course.causal import SecondsMap
+from sarsteer_lab.course.figures.base import (
+    BLACK,
+    GREY,
+    VERMILION,
+    common_legend,
+    curves,
+    drawn,
+    drawn_without_grid,
+    layer_axis,
+    level,
+    numbers,
+    panels,
+    percent,
+    plain,
+    ticks,
+)
+from sarsteer_lab.speech import SAMPLE_RATE
+
+
+@drawn
+def patched_layers_figure(
+    panels_of: Mapping[str, Mapping[str, Float[Tensor, "layer"]]],
+    layers: Sequence[int],
+    levels: Mapping[str, float],
+    title: str,
+) -> Figure:
+    """Mean refusal probability by the layer at which states were put in, a panel for each side.
+
+    `panels_of` holds for each panel's title a curve per donor; `levels` the unpatched values, drawn
+    across all panels.
+    """
+    n_panels = len(panels_of)
+    fig, axes = panels(n_panels, (5.6 * n_panels + 1.0, 5.6), title, sharey=True)
+    for ax, (name, lines) in zip(axes, panels_of.items(), strict=True):
+        curves(ax, lines, layers)
+        for words, value in levels.items():
+            level(ax, value)
+            above = {"color": GREY, "va": "bottom", "fontsize": 12}
+            ax.text(layers[0], value + 0.01, words, **above)
+        ax.set(title=name, ylim=(-0.03, 1.05))
+        percent(ax.yaxis)
+    axes[0].set_ylabel("refusal probability, mean over requests")
+    layer_axis(*axes, label="layer at which the states are put in")
+    common_legend(fig, ncols=2)
+    return fig
+
+
+@drawn_without_grid
+def seconds_figure(
+    found: SecondsMap, title: str, *, chosen: tuple[int, int] | None = None
+) -> Figure:
+    """Which seconds of a clip refusal hangs on, and down to which layer.
+
+    Changes of the log-odds of refusal: above the waveform and its words (shaded: those that the
+    harmless twin does not share), in the middle what silence in a window does, below what the
+    states do that are put in after a layer. `chosen` frames a cell (row, window).
+    """
+    ratios = {"height_ratios": (1, 0.9, 2.4)}
+    fig, (above, middle, below) = panels(1, (11, 8.2), plain(title), rows=3, sharex=True, **ratios)
+    _clip(above, found)
+    starts = [start for start, _ in found.windows]
+    edges = np.array([*starts, found.windows[-1][1]])
+    changes = numbers(found.silenced.nan_to_num())
+    bars = {"align": "edge", "color": VERMILION, "edgecolor": "white"}
+    middle.bar(starts, changes, np.diff(edges), **bars)
+    middle.axhline(0, color=BLACK, linewidth=1)
+    middle.set_ylabel("silence\nthere")
+    values = numbers(found.patched.nan_to_num())
+    both = np.vstack([values, changes])
+    span = max(float(np.abs(both).max()), 1e-3)
+    rows = np.arange(len(found.layers) + 1) - 0.5
+    scale = {"cmap": "PuOr", "vmin": -span, "vmax": span}
+    image = below.pcolormesh(edges, rows, values, **scale)
+    ticks(below, y=[str(layer) for layer in found.layers])
+    below.set(xlabel="seconds", ylabel="put in after layer")
+    below.set_xlim(edges[0], edges[-1])
+    if chosen is not None:
+        _frame(below, chosen, edges)
+    label = "change of the log-odds of refusal"
+    fig.colorbar(image, ax=[above, middle, below], label=label)
+    return fig
+
+
+def _clip(ax: Axes, found: SecondsMap) -> None:
+    """The waveform, and the words above it."""
+    seconds = np.arange(len(found.clip)) / SAMPLE_RATE
+    ax.plot(seconds, found.clip, color=GREY, linewidth=0.5)
+    for start, end in found.apart:
+        ax.axvspan(start, end, color=VERMILION, alpha=0.15, linewidth=0)
+    top = float(np.abs(found.clip).max())
+    name = {"ha": "center", "va": "bottom", "fontsize": 12}
+    for word in found.words:
+        middle = (word.start + word.end) / 2
+        ax.text(middle, 1.15 * top, plain(word.text), **name)
+    ax.set(ylim=(-1.1 * top, 1.9 * top), yticks=[], ylabel="clip")
+
+
+def _frame(ax: Axes, chosen: tuple[int, int], edges: Float[np.ndarray, "edge"]) -> None:
+    """A frame around a cell, visible on light and dark ones."""
+    row, window = chosen
+    corner = (edges[window], row - 0.5)
+    wide = edges[window + 1] - edges[window]
+    for colour, width in (("white", 5), (BLACK, 2.5)):
+        look = {"fill": False, "edgecolor": colour, "linewidth": width, "zorder": 5}
+        frame = Rectangle(corner, wide, 1, **look)
+        ax.add_patch(frame)
