@@ -22,6 +22,7 @@ NAMES = (
     "refusal_directions",
     "safe_space",
     "steering",
+    "where_refusal_happens",
     "over_refusal",
     "probe_your_own_lalm",
 )
@@ -152,9 +153,26 @@ def test_rivals_are_compared_at_equal_refusal() -> None:
 
 
 def test_the_ground_truth_that_was_built_in_is_told() -> None:
-    for name in ("audio_text_gap", "refusal_directions", "steering"):
+    for name in ("audio_text_gap", "refusal_directions", "steering", "where_refusal_happens"):
         assert re.search(r"adapter \w+ (in )?layers \**10 to 29", chapter(name)), name
     assert "ears were trained" in chapter("audio_text_gap")
+
+
+def test_causes_stand_beside_their_controls() -> None:
+    """Another request, another time, equal size; and claims that stood before the results."""
+    name = "where_refusal_happens"
+    for control in (
+        "a shift of equal size with other signs",
+        "another harmful request's typed state",
+        "the typed state of its harmless twin",
+        "as much silence at another time",
+    ):
+        assert any(control in claim for claim in rows(name)), control
+    assert "heard right" in chapter(name) and "misheard" in chapter(name)
+    sources = [cell.source for cell in cells(name)]
+    [claimed] = [i for i, text in enumerate(sources) if "What was claimed before looking" in text]
+    [measured] = [i for i, text in enumerate(sources) if "into_spoken" in text]
+    assert claimed < measured
 
 
 def test_the_instruction_is_controlled_for() -> None:
