@@ -171,11 +171,15 @@ def test_the_panel_draws_what_it_computes(tiny, spoken):
 
 def test_figures_show_the_numbers_they_are_given():
     lines = {"own": torch.tensor([0.1, 0.6, 0.9]), "other": torch.tensor([0.2, 0.2, 0.3])}
-    fig = patched_layers_figure({"a": lines, "b": lines}, [0, 4, 9], {"spoken": 0.2}, "A title")
+    fewer = {"other": lines["other"]}
+    fig = patched_layers_figure({"a": lines, "b": fewer}, [0, 4, 9], {"spoken": 0.2}, "A title")
+    colours = []
     for ax in fig.axes:
-        drawn = {line.get_label(): list(line.get_ydata()) for line in ax.lines}
-        assert drawn["own"] == pytest.approx([0.1, 0.6, 0.9])
+        drawn = {line.get_label(): line for line in ax.lines}
+        assert list(drawn["other"].get_ydata()) == pytest.approx([0.2, 0.2, 0.3])
         assert [line for line in ax.lines if set(line.get_ydata()) == {0.2}]
+        colours.append(drawn["other"].get_color())
+    assert colours[0] == colours[1] != drawn["other"].axes.figure.axes[0].lines[0].get_color()
     clip = clip_of([(0.0, 2.0)])
     said = causal.word_times("Pay $5 now", clip)
     values = torch.tensor([[-1.0, 0.5], [0.0, -0.25]])

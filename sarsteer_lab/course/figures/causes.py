@@ -13,6 +13,7 @@ from sarsteer_lab.course.causal import SecondsMap
 from sarsteer_lab.course.figures.base import (
     BLACK,
     GREY,
+    SERIES,
     VERMILION,
     common_legend,
     curves,
@@ -42,9 +43,14 @@ def patched_layers_figure(
     across all panels.
     """
     n_panels = len(panels_of)
+    donors: dict[str, None] = {}
+    for lines in panels_of.values():
+        donors |= dict.fromkeys(lines)
+    look_of_donor = dict(zip(donors, SERIES, strict=False))  # the same in all panels
     fig, axes = panels(n_panels, (5.6 * n_panels + 1.0, 5.6), title, sharey=True)
     for ax, (name, lines) in zip(axes, panels_of.items(), strict=True):
-        curves(ax, lines, layers)
+        of_panel = [look_of_donor[donor] for donor in lines]
+        curves(ax, lines, layers, of_panel)
         for words, value in levels.items():
             level(ax, value)
             above = {"color": GREY, "va": "bottom", "fontsize": 12}
