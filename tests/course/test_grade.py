@@ -19,7 +19,7 @@ from sarsteer_lab.course.grading.tasks import recognised, shipped_exercises
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 NAME = "02_refusal_directions"
-OTHER = "05_over_refusal"
+OTHER = "06_over_refusal"
 
 in_kernels = pytest.mark.late
 """Tests that wait for kernels: some seconds each on a machine that has nothing else to do."""
