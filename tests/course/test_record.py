@@ -9,8 +9,9 @@ import nbformat
 import pytest
 
 from sarsteer_lab.cli import main
+from sarsteer_lab.course.executed import HEADER
 from sarsteer_lab.course.replaying import recorded_outputs
-from sarsteer_lab.course.run_notebooks import HEADER, find_notebooks, run_notebooks, walkthrough
+from sarsteer_lab.course.run_notebooks import find_notebooks, run_notebooks, walkthrough
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "replica:qwen2_audio"
