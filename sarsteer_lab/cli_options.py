@@ -9,6 +9,9 @@ from typer import BadParameter, Exit, Option
 
 from sarsteer_lab import __version__
 
+LARGEST = 1_000_000
+"""No count that an option takes is larger: neither requests nor tokens, ks or chapters."""
+
 
 def number(given: str | float) -> float:
     """A finite number; anything else is wrong usage."""
@@ -24,6 +27,8 @@ def count(given: str | int) -> int:
     """A whole number from 1 on; anything else is wrong usage."""
     if not str(given).isdecimal() or int(given) < 1:
         raise BadParameter(f"{given!r} is not a whole number from 1 on")
+    if int(given) > LARGEST:
+        raise BadParameter(f"{given} is too large: {LARGEST:,} at most")
     return int(given)
 
 

@@ -94,6 +94,8 @@ def load_checkpoint(
             here = f"only models on the hub have revisions; {source} is here"
             raise ValueError(f"revision={revision!r}: {here}")
     adapter = None
+    if Path(folder).is_file():
+        raise NotADirectoryError(f"{source} is a file: give the folder of a checkpoint")
     if isinstance(folder, Path) and not (folder / "config.json").is_file():
         if not (folder / "adapter_model.safetensors").is_file():
             missing = "it holds no config.json"

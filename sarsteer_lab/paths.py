@@ -33,12 +33,18 @@ def cache_folder() -> Path:
 
     The environment variable `SARSTEER_CACHE` names it, else it is `~/.cache/sarsteer-lab`.
     Everything in it can be made again, so it may be deleted at any time. Raises NotADirectoryError
-    where a file lies in its place.
+    where a file lies in its place, and OSError where it cannot be made.
     """
-    folder = Path(os.environ.get("SARSTEER_CACHE") or "~/.cache/sarsteer-lab").expanduser()
+    named = os.environ.get("SARSTEER_CACHE") or "~/.cache/sarsteer-lab"
+    folder = Path(named)
     try:
+        folder = folder.expanduser()
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         reason = "a file lies there: name another folder with SARSTEER_CACHE"
         raise NotADirectoryError(f"the cache cannot be in {folder}, {reason}") from error
+    except (OSError, RuntimeError) as error:  # the second where there is no such home folder
+        cause = getattr(error, "strerror", None) or str(error)
+        advice = "name another folder with SARSTEER_CACHE"
+        raise OSError(f"the cache cannot be in {folder} ({cause}): {advice}") from error
     return folder

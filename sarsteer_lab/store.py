@@ -27,7 +27,11 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the path of a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        reason = f"{path.parent} is no folder, or lies below a file"
+        raise NotADirectoryError(f"{path} cannot be written: {reason}") from error
     scratch = path.with_name(f"{path.name}.{uuid4().hex}.tmp")
     try:
         yield scratch

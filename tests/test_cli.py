@@ -24,6 +24,7 @@ from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.pocket import base
 from sarsteer_lab.prompts import INSTRUCTION, Prompt
+from sarsteer_lab.store import atomic_write
 
 
 @pytest.fixture(scope="module")
@@ -253,3 +254,27 @@ def test_there_is_one_pocket_model() -> None:
 def test_a_judge_that_is_nowhere_is_named() -> None:
     with pytest.raises((FileNotFoundError, OSError), match="the judge 'nope'"):
         load_judges(["nope"])
+
+
+def test_a_count_that_no_machine_has_room_for_is_refused(capsys):
+    command = ["evaluate", "--model", "replica:qwen2_audio", "--tokens", "99999999999999999999"]
+    assert main(command) == 2
+    assert "too large: 1,000,000 at most" in capsys.readouterr().err
+
+
+def test_a_file_where_a_folder_should_be_is_said(tmp_path, capsys):
+    taken = tmp_path / "taken"
+    taken.write_text("")
+    assert main(["doctor", str(taken)]) == 2
+    assert f"{taken} is a file: give the folder of a checkpoint" in capsys.readouterr().err
+    for path in (taken / "page.html", taken / "deeper" / "page.html"):
+        with pytest.raises(NotADirectoryError, match="page.html cannot be written: .*taken"):
+            with atomic_write(path):
+                pass
+
+
+@pytest.mark.parametrize("name", ["/proc/nowhere", "~nobody-of-this-name/cache"])
+def test_a_cache_that_cannot_be_made_is_named(monkeypatch, name):
+    monkeypatch.setenv("SARSTEER_CACHE", name)
+    with pytest.raises(OSError, match="the cache cannot be in .*SARSTEER_CACHE"):
+        cache_folder()

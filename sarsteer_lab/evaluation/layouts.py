@@ -260,10 +260,12 @@ def _matching(folder: Path, patterns: Sequence[str]) -> list[Path]:
     return sorted(set(shown)) if "**" in patterns[0] else shown
 
 
-def clips_in(folder: Path) -> list[Path]:
-    """All clips that lie in a folder, or in one of its folders."""
-    patterns = [layout.patterns for layout in layouts()["folder"] if layout.is_of_clips]
-    return _matching(folder, patterns[0])
+def clips_in(folder: Path, *, below: bool) -> list[Path]:
+    """All clips that lie in a folder, or also `below` it, in one of its folders."""
+    [patterns] = [layout.patterns for layout in layouts()["folder"] if layout.is_of_clips]
+    if not below:
+        patterns = [pattern.removeprefix("**/") for pattern in patterns]
+    return _matching(folder, patterns)
 
 
 def words_of(name: str) -> str:

@@ -146,7 +146,8 @@ def _requests(name: str, path: Path) -> Iterator[tuple[Entry, Request, bool]]:
                 named.setdefault(table.clips, set()).add(request.clip)
             yield entry, request, needs_clip
     for folder, clips in named.items():
-        _tell_unnamed(folder, clips)
+        # Beside a single table, which may lie in somebody's home, nobody looks further down.
+        _tell_unnamed(clips_in(folder, below=path.is_dir()), folder, clips)
     for table in foreign:
         known = ", ".join(table.layout.label)
         reason = f"lies in the folder {table.folder!r}, which is none of {known}"
@@ -155,13 +156,15 @@ def _requests(name: str, path: Path) -> Iterator[tuple[Entry, Request, bool]]:
         print(f"{table.file}: left out, because it {reason}", file=sys.stderr)
 
 
-def _tell_unnamed(folder: Path, named: set[Path]) -> None:
-    """Say which clips lie in a folder, and stand in none of its tables."""
-    unnamed = [clip for clip in clips_in(folder) if clip not in named]
+def _tell_unnamed(clips: Sequence[Path], folder: Path, named: set[Path]) -> None:
+    """Say which of the clips that lie in a folder stand in none of its tables."""
+    unnamed = [clip for clip in clips if clip not in named]
     if unnamed:
-        count = f"{len(unnamed)} clips there stand in no table, and are not asked"
-        names = ", ".join(str(clip.relative_to(folder)) for clip in unnamed[:3])
-        print(f"{folder}: {count}: {names}{', ...' * (len(unnamed) > 3)}", file=sys.stderr)
+        names = [str(clip.relative_to(folder)) for clip in unnamed[:3]]
+        if len(unnamed) > 3:
+            names.append("...")
+        told = f"clips in no table, which are not asked: {len(unnamed)} ({', '.join(names)})"
+        print(f"{folder}: {told}", file=sys.stderr)
 
 
 def _check_speakable(table: Table) -> None:
