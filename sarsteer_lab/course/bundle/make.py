@@ -54,7 +54,8 @@ def make_bundle(out: Path, torch_index: str | None = None, *, announce_only: boo
     if torch_index:
         pins = constraints.read_text(encoding="utf-8").splitlines()
         [torch] = [pin for pin in pins if pin.startswith("torch==")]
-        gather([torch], wheels, constraints, "--index-url", torch_index)
+        # What torch needs comes with all else: that index has few versions of it.
+        gather([torch], wheels, constraints, "--no-deps", "--index-url", torch_index)
     own = build_wheel(repository, wheels)
     gather([f"{own}[lab]"], wheels, constraints)
     put_weights(out / "base")
