@@ -10,23 +10,16 @@ from pathlib import Path
 import torch
 
 from training.loop import AudioSide, Log
+from training.understanding.alignment import Aligner
 from training.understanding.development import Development
-from training.understanding.learn import Learning, Weights
-from training.understanding.losses import Whitening
-from training.understanding.sentences import in_turn, requests
-from training.understanding.spoken import SHARD, Example, make_shard, read_shard
+from training.understanding.learn import Learning
+from training.understanding.losses import Words
+from training.understanding.sentences import benign_stream, requests
+from training.understanding.spoken import SHARD, make_shard, read_shard
 from training.understanding.student import Student, untrained_model
 from training.voices import Speaker
 
-STREAM = {"harmful": 8, "harmless": 6, "pseudo-harmful": 2, "everyday": 1}
-"""How many of each label are spoken in turn."""
 FIRST_SHARDS = 3
-NEVER = 1_000_000
-
-
-def shard_path(shards: Path, number: int) -> Path:
-    """Where a shard lies."""
-    return shards / f"{number:03d}.safetensors"
 
 
 def options() -> argparse.Namespace:
@@ -34,27 +27,24 @@ def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, required=True, help="checkpoint, log and delta")
     parser.add_argument(
-        "--shards", type=Path, required=True, help="spoken requests; several runs may share"
+        "--shards", type=Path, required=True, help="spoken sentences; several runs may share"
     )
     parser.add_argument("--minutes", type=float, default=60, help="of learning, over all sittings")
     parser.add_argument(
-        "--check-every", type=int, default=800, help="clips heard between two measures"
+        "--check-every", type=int, default=1600, help="clips heard between two measures"
     )
     parser.add_argument(
-        "--shard-every", type=int, default=400, help="clips heard for each new shard"
+        "--shard-every", type=int, default=200, help="clips heard for each new shard"
     )
-    parser.add_argument("--first-layer", type=int, default=10, help="the adapter's lowest layer")
-    parser.add_argument("--ranking", type=float, default=Weights.ranking)
-    parser.add_argument("--projection", type=float, default=Weights.projection)
+    parser.add_argument("--top", type=int, default=12, help="so many layers learn")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 
 
 class Sitting:
-    """What one run of the program holds: the model as it was, its spoken requests, what it learns.
-
-    `first_layer` is the adapter's lowest layer; the upper layers' states alone are read.
+    """What one run of the program holds: the model as it was, its spoken sentences, what it
+    learns.
     """
 
     def __init__(self, chosen: argparse.Namespace) -> None:
@@ -64,45 +54,49 @@ class Sitting:
         lalm.model.requires_grad_(False)
         self.audio = AudioSide(lalm.model).eval()
         self.audio.requires_grad_(False)
-        self.plain = Student(lalm, chosen.first_layer)
-        self.layers = range(chosen.first_layer, lalm.n_layers)
-        known, apart = requests(0)
-        self.stream = in_turn(known, STREAM, 0)
-        self.development = Development(self.plain, self.audio, apart, chosen.shards)
+        student = Student(lalm)
+        self.aligner = Aligner(student)
+        self.stream = benign_stream()
+        _, apart = requests()
+        self.development = Development(student, self.audio, apart, chosen.shards)
         self.speaker = Speaker()
-        first: list[Example] = []
+        first: list[Words] = []
         for number in range(FIRST_SHARDS):
             first += self.shard(number)
         self.learning = Learning(
-            self.plain,
-            Whitening.of(first),
+            student,
+            Student(untrained_model()),
+            self.aligner.embedded,
             first,
             chosen.folder,
-            weights=Weights(ranking=chosen.ranking, projection=chosen.projection),
-            layers=self.layers,
+            top=chosen.top,
             seed=chosen.seed,
         )
-        self.learning.decks.add(first)
         self.shards = FIRST_SHARDS
         self.checked = self.learning.progress["seen"] // chosen.check_every
         self.checks = Log(chosen.folder / "checks.jsonl")
 
-    def shard(self, number: int) -> list[Example]:
-        """A shard's examples, spoken and heard now unless it lies there already."""
-        path = shard_path(self.chosen.shards, number)
+    def shard(self, number: int) -> list[Words]:
+        """A shard's sentences with their paths, spoken and heard now unless it lies there already.
+
+        Those that cannot be aligned are left out.
+        """
+        path = self.chosen.shards / f"benign-{number:03d}.safetensors"
         if not path.exists():
             some = self.stream[number * SHARD : (number + 1) * SHARD]
-            make_shard(some, self.plain, self.audio, self.speaker, path, seed=1 + number)
-        return read_shard(path, len(self.layers))
+            make_shard(some, self.audio, self.speaker, path, seed=1 + number)
+        words = []
+        for example in read_shard(path):
+            heard_at = self.aligner.path(example.text, example.outputs)
+            if heard_at is not None:
+                words.append(Words(example.text, example.label, example.outputs, heard_at))
+        return words
 
     def more(self, seen: int) -> None:
-        """Add a shard now and then; the untrained model answers for it."""
+        """Add a shard now and then."""
         wanted = FIRST_SHARDS + seen // self.chosen.shard_every
         while self.shards < min(wanted, len(self.stream) // SHARD):
-            with self.learning.untrained():
-                examples = self.shard(self.shards)
-            self.learning.decks.add(examples)
-            self.learning.held += examples
+            self.learning.deck.add(self.shard(self.shards))
             self.shards += 1
 
     def check(self, seen: int, *, last: bool = False) -> None:
@@ -112,11 +106,11 @@ class Sitting:
         self.checked = seen // self.chosen.check_every
         began = time.monotonic()
         self.learning.swap()
-        found = self.development.measure()
+        measured = self.development.measure()
         self.learning.swap()
         took = time.monotonic() - began
-        self.checks.write(**self.learning.progress, **found, measuring=took)
-        rounded = {name: round(value, 3) for name, value in found.items()}
+        self.checks.write(**self.learning.progress, **measured, measuring=took)
+        rounded = {name: round(value, 3) for name, value in measured.items()}
         print(json.dumps({"seen": seen, **rounded}), flush=True)
         self.learning.export(self.chosen.folder / f"understanding-{seen:05d}.safetensors")
 
@@ -131,9 +125,7 @@ def main() -> None:
     learning = sitting.learning
     sitting.more(learning.progress["seen"])
     learning.run(chosen.minutes, sitting.more, sitting.check)
-    if chosen.check_every < NEVER:
-        sitting.check(learning.progress["seen"], last=True)
-    learning.export(chosen.folder / "understanding.safetensors")
+    sitting.check(learning.progress["seen"], last=True)
 
 
 if __name__ == "__main__":

@@ -72,7 +72,7 @@ class Development:
         made: list[Tensor] = []
         for at in range(0, len(self._outputs), BATCH):
             some = self._outputs[at : at + BATCH]
-            made += self.student.begun_spoken(some, [[0]] * len(some))
+            made += self.student.begun_spoken(some)
         return made
 
     @torch.no_grad()
@@ -80,10 +80,8 @@ class Development:
         """Log-probabilities of the first token of the answers to the typed validation requests."""
         texts = [r.text for r in self.sets["validation"]]
         parts = [
-            self.student.typed(
-                texts[at : at + BATCH], [[0]] * len(texts[at : at + BATCH])
-            ).log_probs[:, 0]
-            for at in range(0, len(texts), BATCH)
+            self.student.typed(texts[start : start + BATCH])
+            for start in range(0, len(texts), BATCH)
         ]
         return torch.cat(parts)
 
@@ -94,10 +92,8 @@ class Development:
         order = sorted(range(len(self.begun)), key=lambda i: len(self.begun[i]))
         for at in range(0, len(order), BATCH):
             rows = order[at : at + BATCH]
-            heard = self.student.go_on(
-                [self.begun[i] for i in rows], self.student.before_clip, read=1
-            )
-            found[rows] = readiness(heard.log_probs[:, 0], refusing_tokens(self.student.tokenizer))
+            said = self.student.go_on([self.begun[i] for i in rows], self.student.before_clip)
+            found[rows] = readiness(said, refusing_tokens(self.student.tokenizer))
         return found
 
     def measure(self) -> dict[str, float]:

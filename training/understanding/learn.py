@@ -1,14 +1,11 @@
-"""The training itself: a low-rank adapter on some layers, minutes counted over all sittings."""
+"""The training: a low-rank adapter on the lower layers, minutes counted over all sittings."""
 
 from __future__ import annotations
 
 import copy
 import random
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,87 +15,48 @@ from torch import nn
 
 from training.adapter import LORA_SCALE, inject_adapter
 from training.loop import Log, load_checkpoint, rate, save_checkpoint
-from training.understanding.losses import (
-    HOLDING,
-    PROJECTION,
-    RANKING,
-    STATES,
-    Whitening,
-    agrees,
-    divergence,
-    ranking,
-)
-from training.understanding.spoken import Example
-from training.understanding.student import Heard, Memory, Student, readiness, refusing_tokens
+from training.understanding.losses import Aim, Spread, Words, distances, moved
+from training.understanding.student import Student
 
-RANK, RATE = 16, 6e-4
-SHARES = {"harmful": 4, "harmless": 3, "other": 1}
-"""A batch's rows; others are pseudo-harmful and everyday ones."""
-MEMORY = 0.99
-"""What is kept is the running average of the weights, over some hundred updates."""
-AGAIN, REMEMBERED = 3, 10
-"""Updates on a batch of the last few whose clips are not run again (`Student.end_again`)."""
-TYPED, TYPED_EVERY = 8, 2
-SAVE_SECONDS, REFRESH, ROUND = 60, 10, 4
+RANK, RATE = 32, 1e-3
+BATCH, TYPED = 8, 4
+BEHIND, HOLDING = 0.5, 1.0
+"""Weights beside the states in the clip, which have 1: of those behind it, and of typed ones."""
+MEMORY = 0.98
+"""What is kept is the running average of the weights, over some fifty updates."""
+COMPARED = (1, 3, 6, 9, 11, 14, 17, 20, 23, 26, 29)
+"""The layers whose states are compared: those of these that learn."""
+MEASURED = 40
+"""Sentences by which the spread of states is measured."""
+SAVE_SECONDS, REFRESH, DEALT = 60, 8, 16
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Of the losses beside the divergence (see `losses`)."""
-
-    states: float = STATES
-    projection: float = PROJECTION
-    ranking: float = RANKING
-    holding: float = HOLDING
-
-
-class Decks:
-    """Deals batches, rows of similar length: each example once before any comes again."""
+class Deck:
+    """Deals batches of sentences of similar length, a new order each time all have been dealt."""
 
     def __init__(self, draw: random.Random) -> None:
         self._draw = draw
-        self._all: dict[str, list[Example]] = {kind: [] for kind in SHARES}
-        self._decks: dict[str, list[Example]] = {kind: [] for kind in SHARES}
-        self._waiting: list[list[Example]] = []
+        self.words: list[Words] = []
+        self._left: list[Words] = []
+        self._waiting: list[list[Words]] = []
 
-    def add(self, examples: Sequence[Example]) -> None:
-        """Shuffle new examples in."""
-        for example in examples:
-            kind = example.label if example.label in SHARES else "other"
-            self._all[kind].append(example)
-            self._decks[kind].append(example)
-        for deck in self._decks.values():
-            self._draw.shuffle(deck)
+    def add(self, words: Sequence[Words]) -> None:
+        """Shuffle new sentences in."""
+        self.words += words
+        self._left += words
+        self._draw.shuffle(self._left)
 
-    def batch(self) -> list[Example]:
-        """The next batch, as many of each kind as `SHARES` says."""
+    def batch(self) -> list[Words]:
+        """The next batch."""
         if not self._waiting:
-            self._waiting = self._deal()
+            if len(self._left) < BATCH:
+                self._left = self._draw.sample(self.words, len(self.words))
+            dealt, self._left = self._left[: BATCH * DEALT], self._left[BATCH * DEALT :]
+            dealt.sort(key=lambda words: len(words.path))
+            whole = range(0, len(dealt) - BATCH + 1, BATCH)
+            self._waiting = [dealt[start : start + BATCH] for start in whole]
+            self._draw.shuffle(self._waiting)
         return self._waiting.pop()
-
-    def _deal(self) -> list[list[Example]]:
-        batches: list[list[Example]] = [[] for _ in range(ROUND)]
-        for kind, count in SHARES.items():
-            drawn = sorted(self._take(kind, count * ROUND), key=lambda e: len(e.outputs))
-            for number, batch in enumerate(batches):
-                batch += drawn[number * count : (number + 1) * count]
-        self._draw.shuffle(batches)
-        return batches
-
-    def _take(self, kind: str, count: int) -> list[Example]:
-        deck = self._decks[kind]
-        if len(deck) < count:
-            deck += self._draw.sample(self._all[kind], len(self._all[kind]))
-        taken, self._decks[kind] = deck[:count], deck[count:]
-        return taken
-
-
-def average_of(adapter: nn.ParameterList) -> nn.ParameterList:
-    """A copy of an adapter, to hold its running average."""
-    kept = copy.deepcopy(adapter)
-    for parameter in kept:
-        parameter.requires_grad_(False)
-    return kept
 
 
 class Learning:
@@ -107,40 +65,37 @@ class Learning:
     def __init__(
         self,
         student: Student,
-        whitening: Whitening,
-        held: Sequence[Example],
+        teacher: Student,
+        embedded: Callable[[Sequence[int]], torch.Tensor],
+        words: Sequence[Words],
         folder: Path,
         *,
-        weights: Weights,
-        layers: Sequence[int],
+        top: int,
         seed: int,
     ) -> None:
-        """`held` are examples whose *typed* answers stay as they are."""
+        """`top` layers learn; `teacher` is a model of its own, unchanged.
+
+        `embedded` gives the embeddings of a path (`alignment`), `words` the first sentences.
+        """
         torch.manual_seed(seed)
-        self.student, self.whitening, self.held, self.folder = (
-            student,
-            whitening,
-            list(held),
-            folder,
-        )
-        self.weights = weights
-        self.refusing = refusing_tokens(student.tokenizer)
-        inject_adapter(student.lm, layers, rank=RANK)
-        self.names = [name for name, p in student.lm.named_parameters() if p.requires_grad]
-        self.adapter = nn.ParameterList([p for p in student.lm.parameters() if p.requires_grad])
-        self.average = average_of(self.adapter)
+        self.student, self.teacher, self.embedded, self.folder = student, teacher, embedded, folder
+        self.layers = [layer for layer in COMPARED if layer < top - 1] + [top - 1]
+        inject_adapter(student.lm, range(top), rank=RANK)
+        named = [(name, p) for name, p in student.lm.named_parameters() if p.requires_grad]
+        self.names = [name for name, _ in named]
+        self.adapter = nn.ParameterList([parameter for _, parameter in named])
+        self.average = copy.deepcopy(self.adapter).requires_grad_(False)
         self.optimizer = torch.optim.AdamW(
             self.adapter, lr=RATE, weight_decay=0.0, betas=(0.9, 0.98)
         )
-        self.progress: dict[str, Any] = {"steps": 0, "updates": 0, "seen": 0, "learnt": 0.0}
+        self.progress: dict[str, Any] = {"steps": 0, "seen": 0, "learnt": 0.0}
         self.path = folder / "learning.safetensors"
         if self.path.exists():
             self.progress = load_checkpoint(self.path, self._modules(), self.optimizer)
         self.draw = random.Random(seed + self.progress["seen"])
-        self.decks = Decks(self.draw)
-        self.recent: deque[tuple[list[Example], Memory]] = deque(maxlen=REMEMBERED)
-        self._clips: dict[Example, torch.Tensor] = {}
-        self._texts: dict[Example, torch.Tensor] = {}
+        self.deck = Deck(self.draw)
+        self.deck.add(words)
+        self.spread = Spread.of(self.aims(words[:MEASURED]), len(student.frame.answer))
         self.log = Log(folder / "log.jsonl")
         student.refresh()
 
@@ -158,99 +113,83 @@ class Learning:
         saved = time.monotonic()
         while self.progress["learnt"] < 60 * minutes:
             began = time.monotonic()
-            found = self.step(self.progress["learnt"] / (60 * minutes))
+            losses = self.step(self.progress["learnt"] / (60 * minutes))
             self.progress["learnt"] += time.monotonic() - began
-            self.log.write(**self.progress, **found)
+            self.log.write(**self.progress, **losses)
             if time.monotonic() - saved > SAVE_SECONDS:
-                self.export(self.folder / "understanding.safetensors")
-                save_checkpoint(self.path, self._modules(), self.optimizer, self.progress)
+                self.save()
                 saved = time.monotonic()
             more(self.progress["seen"])
             check(self.progress["seen"])
+        self.save()
+
+    def save(self) -> None:
+        """Write the checkpoint, and the average as a delta."""
+        self.export(self.folder / "understanding.safetensors")
         save_checkpoint(self.path, self._modules(), self.optimizer, self.progress)
 
     def step(self, done: float) -> dict[str, float]:
         """One batch; returns its losses. `done` is the share of the run that has passed."""
         for group in self.optimizer.param_groups:
-            group["lr"] = RATE * rate(done, self.progress["steps"], warmup=15, flat=0.35)
-        batch = self.decks.batch()
-        heard = self.student.go_on(self.begun(batch), self.student.before_clip)
-        self.recent.append((batch, self.student.remembered()))
-        losses = self.spoken_losses(heard, batch)
-        loss = self._sum(losses)
-        if self.progress["steps"] % TYPED_EVERY == 0:
-            losses["typed"] = self.typed_loss()
-            loss = loss + self.weights.holding * losses["typed"]
-        self._update(loss)
-        for _ in range(AGAIN):
-            again, memory = self.draw.choice(self.recent)
-            heard = self.student.end_again(self.begun(again), memory, self.student.before_clip)
-            self._update(self._sum(self.spoken_losses(heard, again)))
-        self.progress["steps"] += 1
-        self.progress["seen"] += len(batch)
-        if self.progress["steps"] % REFRESH == 0:
-            self.student.refresh()
-        return {name: value.item() for name, value in losses.items()}
-
-    def _update(self, loss: torch.Tensor) -> None:
-        """One step of the optimiser, and of the running average."""
+            group["lr"] = RATE * rate(done, self.progress["steps"], warmup=30, flat=0.5)
+        batch = self.deck.batch()
+        losses = self.spoken_losses(batch)
+        losses["typed"] = self.typed_loss([words.text for words in self.draw.sample(batch, TYPED)])
+        loss = losses["clip"] + BEHIND * losses["behind"] + HOLDING * losses["typed"]
         self.optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(self.adapter, 1.0)
         self.optimizer.step()
-        self.progress["updates"] += 1
-        memory = min(MEMORY, self.progress["updates"] / (self.progress["updates"] + 10))
+        self.progress["steps"] += 1
+        self.progress["seen"] += len(batch)
+        self._remember()
+        if self.progress["steps"] % REFRESH == 0:
+            self.student.refresh()
+        return {name: value.item() for name, value in losses.items()}
+
+    @torch.no_grad()
+    def _remember(self) -> None:
+        steps = self.progress["steps"]
+        memory = min(MEMORY, steps / (steps + 15))
+        for kept, now in zip(self.average, self.adapter, strict=True):
+            kept.lerp_(now, 1 - memory)
+
+    @torch.no_grad()
+    def aims(self, batch: Sequence[Words]) -> list[Aim]:
+        """What the unchanged model makes of the sentences' own words."""
+        teacher = self.teacher
+        at_frames = teacher.spoken_rows([self.embedded(words.path) for words in batch])
+        tokens = [teacher.embed(teacher.tokens(words.text)) for words in batch]
+        in_order = teacher.spoken_rows(tokens)
+        return [
+            Aim(frames, order)
+            for frames, order in zip(
+                teacher.states(at_frames, teacher.before_clip, self.layers),
+                teacher.states(in_order, teacher.before_clip, self.layers),
+                strict=True,
+            )
+        ]
+
+    def spoken_losses(self, batch: Sequence[Words]) -> dict[str, torch.Tensor]:
+        """How far the clips' states are from their aim, in the clip and behind it."""
+        student = self.student
+        rows = student.spoken_rows([words.outputs for words in batch])
+        heard = student.states(rows, student.before_clip, self.layers)
+        in_clips, behinds = [], []
+        for states, words, aim in zip(heard, batch, self.aims(batch), strict=True):
+            in_clip, behind = distances(states, words, aim, self.spread)
+            in_clips.append(in_clip.mean())
+            behinds.append(behind.mean())
+        return {"clip": torch.stack(in_clips).mean(), "behind": torch.stack(behinds).mean()}
+
+    def typed_loss(self, texts: Sequence[str]) -> torch.Tensor:
+        """How far the states of some typed sentences have moved."""
+        rows = self.student.typed_rows(texts)
+        now = self.student.states(rows, self.student.before_text, self.layers)
         with torch.no_grad():
-            for kept, now in zip(self.average, self.adapter, strict=True):
-                kept.lerp_(now, 1 - memory)
-
-    def _sum(self, losses: dict[str, torch.Tensor]) -> torch.Tensor:
-        total = losses["kl"] + self.weights.ranking * losses["ranking"]
-        return (
-            total
-            + self.weights.states * losses["states"]
-            + self.weights.projection * losses["projection"]
-        )
-
-    def begun(self, batch: Sequence[Example]) -> list[torch.Tensor]:
-        """The clips as they enter the first layer that learns; remembered."""
-        new = [e for e in batch if e not in self._clips]
-        if new:
-            made = self.student.begun_spoken([e.outputs for e in new], [e.answer for e in new])
-            self._clips.update(zip(new, made, strict=True))
-        return [self._clips[e] for e in batch]
-
-    def begun_texts(self, batch: Sequence[Example]) -> list[torch.Tensor]:
-        """The same of the typed requests."""
-        new = [e for e in batch if e not in self._texts]
-        if new:
-            made = self.student.begun_typed([e.text for e in new], [e.answer for e in new])
-            self._texts.update(zip(new, made, strict=True))
-        return [self._texts[e] for e in batch]
-
-    def spoken_losses(self, heard: Heard, batch: Sequence[Example]) -> dict[str, torch.Tensor]:
-        """Divergence from the typed answers, states, projection, ranking of one batch."""
-        imitated = torch.tensor([float(agrees(e, self.refusing)) for e in batch])
-        top = torch.stack([e.top for e in batch])
-        apart = divergence(heard.log_probs, top, torch.stack([e.log_probs for e in batch]))
-        states, projection = self.whitening.distances(heard, batch)
-        scores = readiness(heard.log_probs[:, 0], self.refusing)
-        harmful = torch.tensor([e.label == "harmful" for e in batch])
-        return {
-            "kl": (apart * imitated).sum() / imitated.sum().clamp(min=1),
-            "ranking": ranking(scores, harmful),
-            "states": states,
-            "projection": projection,
-        }
-
-    def typed_loss(self) -> torch.Tensor:
-        """How far answers to some typed requests have moved."""
-        some = self.draw.sample(self.held, TYPED)
-        said = self.student.go_on(self.begun_texts(some), self.student.before_text)
-        top, log_probs = (
-            torch.stack([getattr(e, name) for e in some]) for name in ("top", "log_probs")
-        )
-        return divergence(said.log_probs, top, log_probs).mean()
+            before = self.teacher.states(rows, self.teacher.before_text, self.layers)
+        pairs = zip(now, before, strict=True)
+        return torch.stack([moved(here, there, self.spread) for here, there in pairs]).mean()
 
     def averaged(self) -> dict[str, torch.Tensor]:
         """The running average in float16, as `adapter.export_delta` writes an adapter."""
@@ -271,25 +210,7 @@ class Learning:
                 kept.copy_(before)
         self.student.refresh()
 
-    @contextmanager
-    def untrained(self) -> Iterator[None]:
-        """The model as it was: the adapter's second factors are nothing in the block."""
-        kept = [parameter.detach().clone() for parameter in self.adapter]
-        with torch.no_grad():
-            for name, parameter in zip(self.names, self.adapter, strict=True):
-                if ".lora_B" in name:
-                    parameter.zero_()
-        self.student.refresh()
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for parameter, value in zip(self.adapter, kept, strict=True):
-                    parameter.copy_(value)
-            self.student.refresh()
-
     def export(self, path: Path) -> None:
         """Write the average as a delta."""
-        save_file(
-            self.averaged(), path, metadata={name: str(v) for name, v in self.progress.items()}
-        )
+        progress = {name: str(value) for name, value in self.progress.items()}
+        save_file(self.averaged(), path, metadata=progress)

@@ -1,4 +1,4 @@
-"""What a spoken request is held to: the typed one's answer and states, and harmful above benign."""
+"""What a spoken sentence is held to: the states of its own words, where the clip says them."""
 
 from __future__ import annotations
 
@@ -6,69 +6,83 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from training.understanding.spoken import Example
-from training.understanding.student import Heard
-
-STATES, PROJECTION, RANKING, HOLDING = 0.2, 0.3, 0.5, 15.0
-"""Weights beside the answers' divergence, which has 1."""
-
-
-def divergence(
-    said: Float[Tensor, "row read vocab"],
-    top: Int[Tensor, "row read top"],
-    log_probs: Float[Tensor, "row read top"],
-) -> Float[Tensor, "row"]:
-    """KL(typed || said) in nats over the likeliest tokens, mean over an answer's first tokens."""
-    own = said.gather(-1, top)
-    return (log_probs.exp() * (log_probs - own)).sum(-1).mean(-1)
+BLANK = 0.3
+"""Weight of a frame in which no token is said, beside 1 of one that says one."""
+LAST = 0.7
+"""Weight of the last position, among those behind the clip; the others share the rest."""
+SMALLEST = 1e-2
+"""Added to a spread: at its first layers the last position hardly differs between requests."""
 
 
 @dataclass(frozen=True)
-class Whitening:
-    """Mean and spread of typed states in each dimension, and the typed harm direction in these
-    units.
+class Words:
+    """A spoken sentence, and where the clip says its tokens."""
+
+    text: str
+    label: str
+    outputs: Float[Tensor, "frame d_model"]
+    path: list[int]
+    """The token at each frame; -1 where there is none."""
+
+    @property
+    def weights(self) -> Float[Tensor, "frame"]:
+        """How much each frame counts; their sum is 1."""
+        weights = torch.tensor([BLANK if token < 0 else 1.0 for token in self.path])
+        return weights / weights.sum()
+
+
+@dataclass(frozen=True)
+class Aim:
+    """The unchanged model's states of one sentence, the turn's end behind it."""
+
+    at_frames: Float[Tensor, "layer position d_model"]
+    """Of its tokens' embeddings, each at the frames that say it."""
+    in_order: Float[Tensor, "layer position d_model"]
+    """Of its tokens alone, in the clip's place: what lies behind them knows most."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The standard deviation of the unchanged model's states in each dimension.
 
     Raw distances are ruled by a few giant dimensions, and teach nothing.
     """
 
-    centre: Float[Tensor, "layer read d_model"]
-    spread: Float[Tensor, "layer read d_model"]
-    harm: Float[Tensor, "layer d_model"]
-    scale: Float[Tensor, ""]
+    frames: Float[Tensor, "layer d_model"]
+    behind: Float[Tensor, "layer position d_model"]
+    """For each position behind the clip: they differ from each other more than requests do."""
 
     @classmethod
-    def of(cls, examples: Sequence[Example]) -> Whitening:
-        """From the typed states of examples of all labels."""
-        states = torch.stack([e.states.float() for e in examples])
-        harmful = torch.tensor([e.label == "harmful" for e in examples])
-        centre, spread = states.mean(0), states.std(0) + 1e-3
-        white = ((states - centre) / spread)[:, :, 0]
-        harm = F.normalize(white[harmful].mean(0) - white[~harmful].mean(0), dim=-1)
-        scale = (white * harm).sum(-1).pow(2).mean()
-        return cls(centre, spread, harm, scale)
-
-    def distances(self, heard: Heard, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-        """Mean squared distance of spoken from typed states, and of their projections on harm."""
-        typed = torch.stack([e.states.float() for e in examples])
-        difference = (heard.states - typed) / self.spread
-        projected = (difference[:, :, 0] * self.harm).sum(-1)
-        return difference.pow(2).mean(), projected.pow(2).mean() / self.scale
+    def of(cls, aims: Sequence[Aim], behind: int) -> Spread:
+        """From the states of some sentences; the last `behind` positions lie behind the clip."""
+        frames = torch.cat([aim.at_frames[:, :-behind] for aim in aims], 1)
+        ends = torch.stack([aim.in_order[:, -behind:] for aim in aims])
+        return cls(frames.std(1) + SMALLEST, ends.std(0) + SMALLEST)
 
 
-def ranking(scores: Float[Tensor, "row"], harmful: Bool[Tensor, "row"]) -> Float[Tensor, ""]:
-    """How far harmful requests are from being readier to be refused than each benign one of the
-    batch.
+def distances(
+    heard: Float[Tensor, "layer position d_model"], words: Words, aim: Aim, spread: Spread
+) -> tuple[Float[Tensor, "layer"], Float[Tensor, "layer"]]:
+    """How far a spoken sentence's states are from their aim, in the clip and behind it, by layer.
 
-    A smooth count of the pairs in the wrong order: it does not care how ready all are together.
+    Mean squares in units of the spread: 2 for two sentences that have nothing in common.
     """
-    margins = scores[harmful][:, None] - scores[~harmful][None, :]
-    return F.softplus(-margins).mean()
+    length = len(words.path)
+    inside = (heard[:, :length] - aim.at_frames[:, :length]) / spread.frames[:, None]
+    in_clip = inside.pow(2).mean(-1) @ words.weights
+    behind = heard.shape[1] - length
+    after = (heard[:, length:] - aim.in_order[:, -behind:]) / spread.behind
+    apart = after.pow(2).mean(-1)
+    return in_clip, LAST * apart[:, -1] + (1 - LAST) * apart[:, :-1].mean(-1)
 
 
-def agrees(example: Example, refusing: Sequence[int]) -> bool:
-    """Whether the typed answer is what the label asks for; others are not imitated."""
-    return (example.answer[0] in refusing) == (example.label == "harmful")
+def moved(
+    now: Float[Tensor, "layer position d_model"],
+    before: Float[Tensor, "layer position d_model"],
+    spread: Spread,
+) -> Float[Tensor, ""]:
+    """How far a typed request's states have moved from where they were."""
+    return ((now - before) / spread.frames[:, None]).pow(2).mean()

@@ -1,5 +1,5 @@
-"""Which sentences are spoken: typed safety prompts, none close to a shipped one, and which are kept
-apart.
+"""Which sentences are spoken: benign safety prompts and sentences of the corpora, none close to a
+shipped prompt, and which safety prompts are kept apart.
 
 Every twelfth safety prompt is kept apart for `development`: it is never trained on, and settings
 are compared on it, since 60 requests of the validation split tell little. The test split is
@@ -9,7 +9,6 @@ measured once, at the end.
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sarsteer_lab.prompts import LABELS, load_prompts
@@ -61,20 +60,31 @@ def requests(seed: int = 0) -> tuple[list[LabelledText], list[LabelledText]]:
     return [r for r in kept if r.text not in texts], apart
 
 
-def in_turn(pool: Sequence[LabelledText], shares: dict[str, int], seed: int) -> list[LabelledText]:
-    """`pool` in rounds that hold as many of each label as `shares` says, as long as all labels
-    last.
-
-    A label that runs out begins anew, until the label with most rounds is through.
+def benign_stream(seed: int = 0) -> list[LabelledText]:
+    """What alignment hears: no harmful request. After each benign safety prompt come two sentences
+    of the corpora, labelled "open".
     """
+    known, apart = requests(seed)
+    benign = [request for request in known if request.label != "harmful"]
+    used = {request.text for request in [*known, *apart]}
+    shipped = PromptIndex(shipped_texts())
     draw = random.Random(seed)
-    decks = {label: [r for r in pool if r.label == label] for label in shares}
-    for deck in decks.values():
-        draw.shuffle(deck)
-    rounds = max(len(decks[label]) // count for label, count in shares.items())
-    turns = []
-    for number in range(rounds):
-        for label, count in shares.items():
-            deck = decks[label]
-            turns += [deck[(number * count + i) % len(deck)] for i in range(count)]
-    return turns
+    others: list[LabelledText] = []
+    for corpus in ("corpus.jsonl", "open.jsonl"):
+        sentences = read_sentences(DATA / corpus)
+        draw.shuffle(sentences)
+        chosen: list[LabelledText] = []
+        for sentence in sentences:
+            if len(chosen) == len(benign):
+                break
+            short = len(sentence.text.split()) <= LONGEST
+            if short and sentence.text not in used and shipped.match(sentence.text) is None:
+                chosen.append(LabelledText(sentence.text, "open"))
+        others += chosen
+    draw.shuffle(benign)
+    draw.shuffle(others)
+    stream: list[LabelledText] = []
+    for number, request in enumerate(benign):
+        stream.append(request)
+        stream += others[2 * number : 2 * number + 2]
+    return stream

@@ -5,25 +5,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import DynamicCache
 
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from training.teacher import Frame, PrefixCache, chat_frame
-
-FIRST_LAYER = 9
-"""States of the layers below are not compared: they are about words, and differ for good reasons.
-"""
-READ = 2
-"""Positions whose states and next tokens are compared: the prompt's last one and the answer's
-first.
-"""
+from training.tokens import plain_tokens
 
 
 class LanguageModel(nn.Module):
@@ -45,41 +36,6 @@ class LanguageModel(nn.Module):
     def get_input_embeddings(self) -> nn.Module:
         """The embedding of token ids."""
         return self.model.get_input_embeddings()
-
-
-@dataclass(frozen=True)
-class Heard:
-    """What the model makes of a batch of requests, at the last prompt position and the ones after
-    it.
-    """
-
-    log_probs: Float[Tensor, "row read vocab"]
-    states: Float[Tensor, "row layer read d_model"]
-
-
-@dataclass(frozen=True)
-class Memory:
-    """Keys and values of a batch of requests, by layer: those below the student's first, and the
-    others.
-    """
-
-    below: list[tuple[Tensor, Tensor]]
-    above: list[tuple[Tensor, Tensor]]
-
-    @property
-    def width(self) -> int:
-        """Positions remembered, padding among them."""
-        return self.above[0][0].shape[2]
-
-    def cache(self) -> DynamicCache:
-        """A cache to go on with. The lower layers, which are not run, only count positions."""
-        cache = DynamicCache()
-        blank = self.above[0]
-        for index in range(len(self.below)):
-            cache.update(*blank, index)
-        for index, (keys, values) in enumerate(self.above, start=len(self.below)):
-            cache.update(keys, values, index)
-        return cache
 
 
 class Student:
@@ -105,109 +61,77 @@ class Student:
         self.before_clip = PrefixCache(self.lm, self.frame.before)
         self.before_text = PrefixCache(self.lm, self.frame.typed_before)
 
+    def tokens(self, text: str) -> list[int]:
+        """The tokens of a text alone."""
+        return plain_tokens(self.tokenizer, text)
+
     def embed(self, tokens: Sequence[int]) -> Float[Tensor, "token d_model"]:
         """Embeddings of tokens."""
         return self.lm.get_input_embeddings()(torch.tensor(list(tokens), device=self.lm.device))
 
-    def begun_spoken(
-        self, outputs: Sequence[Float[Tensor, "token d_model"]], answers: Sequence[Sequence[int]]
+    def spoken_rows(
+        self, outputs: Sequence[Float[Tensor, "token d_model"]]
     ) -> list[Float[Tensor, "position d_model"]]:
-        """Clips (the projector's outputs) under the instruction, each followed by its answer's
-        tokens but the last: the states that enter layer `first`.
-        """
+        """What stands behind the fixed beginning: projector outputs, the instruction's end."""
         after = self.embed(self.frame.answer)
-        rows = [torch.cat([clip.float(), after]) for clip in outputs]
-        return self._begin(rows, answers, self.before_clip)
+        return [torch.cat([clip.float(), after]) for clip in outputs]
 
-    def begun_typed(
-        self, texts: Sequence[str], answers: Sequence[Sequence[int]]
+    def typed_rows(self, texts: Sequence[str]) -> list[Float[Tensor, "position d_model"]]:
+        """The same of typed requests: their tokens, and the turn's end."""
+        return [self.embed([*self.tokens(text), *self.frame.typed_after]) for text in texts]
+
+    def begun_spoken(
+        self, outputs: Sequence[Float[Tensor, "token d_model"]]
     ) -> list[Float[Tensor, "position d_model"]]:
+        """Clips (the projector's outputs) under the instruction, as they enter layer `first`."""
+        return self._begin(self.spoken_rows(outputs), self.before_clip)
+
+    def begun_typed(self, texts: Sequence[str]) -> list[Float[Tensor, "position d_model"]]:
         """The same of typed requests."""
-        ids = [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-        rows = [self.embed([*own, *self.frame.typed_after]) for own in ids]
-        return self._begin(rows, answers, self.before_text)
+        return self._begin(self.typed_rows(texts), self.before_text)
 
     @torch.no_grad()
     def _begin(
-        self,
-        rows: Sequence[Float[Tensor, "token d_model"]],
-        answers: Sequence[Sequence[int]],
-        before: PrefixCache,
+        self, rows: Sequence[Float[Tensor, "position d_model"]], before: PrefixCache
     ) -> list[Float[Tensor, "position d_model"]]:
-        full = [
-            torch.cat([row, self.embed(answer[:-1])]) if len(answer) > 1 else row
-            for row, answer in zip(rows, answers, strict=True)
-        ]
         if not self.first:
-            return full
-        hidden = _through(self._below, full, before).last_hidden_state
-        return [own[: len(row)].clone() for own, row in zip(hidden, full, strict=True)]
+            return list(rows)
+        hidden = _through(self._below, rows, before).last_hidden_state
+        return [states[: len(row)].clone() for states, row in zip(hidden, rows, strict=True)]
 
     def go_on(
-        self,
-        begun: Sequence[Float[Tensor, "position d_model"]],
-        before: PrefixCache,
-        read: int = READ,
-    ) -> Heard:
-        """What the model makes of requests that have `begun`, at their last `read` positions."""
-        lasts = torch.tensor([len(row) for row in begun])
-        with outputs_of(self._above.layers[max(0, FIRST_LAYER - 1 - self.first) : -1]) as compared:
-            output = _through(self._above, begun, before)
-        self._last = output.past_key_values
-        places: Int[Tensor, "row read"] = lasts[:, None] - read + torch.arange(read)
-        chosen = torch.arange(len(begun))[:, None]
-        last = output.last_hidden_state[chosen, places]
-        layers = [*(state[chosen, places] for state in compared), last]
-        logits = self.lm.lm_head(last)
-        return Heard(logits.log_softmax(-1), torch.stack(layers, 1))
-
-    def remembered(self) -> Memory:
-        """What the last `go_on` left behind of its requests, without gradient."""
-        layers = [(layer.keys.detach(), layer.values.detach()) for layer in self._last.layers]
-        return Memory(layers[: self.first], layers[self.first :])
-
-    def end_again(
-        self,
-        begun: Sequence[Float[Tensor, "position d_model"]],
-        memory: Memory,
-        before: PrefixCache,
-        read: int = READ,
-    ) -> Heard:
-        """`go_on` for requests whose clips are remembered: only what is behind a clip runs, and
-        learns.
-
-        Keys and values of the clip are those of a few steps ago. It costs a fifth.
-        """
-        behind = len(self.frame.answer) + read - 1
-        ends = torch.stack([row[-behind:] for row in begun])
-        past = memory.width
-        mask = torch.zeros(len(begun), past + behind, dtype=torch.long, device=ends.device)
-        lengths = [before.length + len(row) - behind for row in begun]
-        for number, length in enumerate(lengths):
-            mask[number, :length] = 1
-            mask[number, past:] = 1
-        positions = torch.tensor(lengths, device=ends.device)[:, None] + torch.arange(behind)
-        with outputs_of(self._above.layers[max(0, FIRST_LAYER - 1 - self.first) : -1]) as compared:
-            output = self._above(
-                inputs_embeds=ends,
-                attention_mask=mask,
-                position_ids=positions,
-                past_key_values=memory.cache(),
-                use_cache=True,
-            )
-        last = output.last_hidden_state[:, -read:]
-        layers = [*(state[:, -read:] for state in compared), last]
-        return Heard(self.lm.lm_head(last).log_softmax(-1), torch.stack(layers, 1))
+        self, begun: Sequence[Float[Tensor, "position d_model"]], before: PrefixCache
+    ) -> Float[Tensor, "row vocab"]:
+        """Log-probabilities of the token behind each request that has `begun`."""
+        lasts = torch.tensor([len(row) - 1 for row in begun])
+        output = _through(self._above, begun, before).last_hidden_state
+        last = output[torch.arange(len(begun)), lasts]
+        return self.lm.lm_head(last).log_softmax(-1)
 
     def spoken(
-        self, outputs: Sequence[Float[Tensor, "token d_model"]], answers: Sequence[Sequence[int]]
-    ) -> Heard:
-        """All layers over clips and the first tokens of their answers."""
-        return self.go_on(self.begun_spoken(outputs, answers), self.before_clip, len(answers[0]))
+        self, outputs: Sequence[Float[Tensor, "token d_model"]]
+    ) -> Float[Tensor, "row vocab"]:
+        """Log-probabilities of the first tokens of the answers to clips, all layers run."""
+        return self.go_on(self.begun_spoken(outputs), self.before_clip)
 
-    def typed(self, texts: Sequence[str], answers: Sequence[Sequence[int]]) -> Heard:
-        """All layers over typed requests and the first tokens of their answers."""
-        return self.go_on(self.begun_typed(texts, answers), self.before_text, len(answers[0]))
+    def typed(self, texts: Sequence[str]) -> Float[Tensor, "row vocab"]:
+        """Log-probabilities of the first tokens of the answers to typed requests."""
+        return self.go_on(self.begun_typed(texts), self.before_text)
+
+    def states(
+        self,
+        rows: Sequence[Float[Tensor, "position d_model"]],
+        before: PrefixCache,
+        layers: Sequence[int],
+    ) -> list[Float[Tensor, "layer position d_model"]]:
+        """What rows of embeddings are behind each of `layers`; nothing runs above the last one."""
+        decoder = part_of(self.lm.model, 0, layers[-1] + 1)
+        with outputs_of([decoder.layers[layer] for layer in layers[:-1]]) as outputs:
+            outputs.append(_through(decoder, rows, before).last_hidden_state)
+        return [
+            torch.stack([output[number, : len(row)] for output in outputs])
+            for number, row in enumerate(rows)
+        ]
 
 
 def part_of(decoder: Any, start: int, stop: int) -> Any:

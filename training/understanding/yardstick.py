@@ -106,13 +106,13 @@ class Yardstick:
             outputs = [
                 row[: length // 4] for row, length in zip(heard, frames.tolist(), strict=True)
             ]
-            rows += self.student.begun_spoken(outputs, [[0]] * len(outputs))
+            rows += self.student.begun_spoken(outputs)
         return rows
 
     def _begin_texts(self, texts: Sequence[str] | None = None) -> list[Tensor]:
         rows: list[Tensor] = []
         for some in batched([p.request for p in self.prompts] if texts is None else texts):
-            rows += self.student.begun_typed([text or "." for text in some], [[0]] * len(some))
+            rows += self.student.begun_typed([text or "." for text in some])
         return rows
 
     @torch.no_grad()
@@ -120,10 +120,7 @@ class Yardstick:
         """Log-probabilities of the answers' first tokens."""
         before = self.student.before_clip if form == "spoken" else self.student.before_text
         order = sorted(range(len(rows)), key=lambda i: len(rows[i]))
-        parts = [
-            self.student.go_on([rows[i] for i in own], before, 1).log_probs[:, 0]
-            for own in batched(order)
-        ]
+        parts = [self.student.go_on([rows[i] for i in own], before) for own in batched(order)]
         return torch.cat(parts)[torch.tensor(order).argsort()]
 
     def readiness_at(self, dial: float) -> dict[str, Any]:

@@ -1,0 +1,135 @@
+"""Where does knowledge of harm get lost between a clip and a refusal?
+
+`python -m training.understanding.diagnosis` asks the harmful and harmless requests of the
+validation and test splits with something else in the clip's place each time, from the true words to
+what the projector says, and prints the area under the ROC curve of a refusing first token.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from tqdm import tqdm
+
+from sarsteer_lab.evaluation.intervals import wilson, with_interval
+from sarsteer_lab.evaluation.separation import roc_area
+from sarsteer_lab.prompts import Request, load_prompts
+from sarsteer_lab.speech import read_clip
+from training.loop import AudioSide, hear
+from training.sound import log_mel
+from training.understanding.alignment import Aligner
+from training.understanding.student import Student, readiness, refusing_tokens, untrained_model
+
+BATCH = 12
+
+
+@dataclass(frozen=True)
+class HeardRequest:
+    """A request with what the projector says of its clip and what the CTC head reads in it."""
+
+    request: Request
+    outputs: Float[Tensor, "frame d_model"]
+    read: list[int]
+    """The likeliest token at each frame, -1 where there is none."""
+    expected: Float[Tensor, "frame d_model"]
+    """The embeddings that the head's probabilities stand for, mixed."""
+
+
+Rows = Callable[[HeardRequest], Float[Tensor, "position d_model"]]
+
+
+@torch.no_grad()
+def heard_requests(student: Student, aligner: Aligner, audio: AudioSide) -> list[HeardRequest]:
+    """The clips of harmful and harmless requests, validation and test."""
+    requests = load_prompts("validation") + load_prompts("test")
+    requests = [r for r in requests if r.label in ("harmful", "harmless") and r.clip]
+    heard = []
+    for request in tqdm(requests, desc="clips heard"):
+        assert request.clip is not None
+        mel, frames = log_mel([read_clip(request.clip)])
+        [outputs] = hear(audio, mel, frames, torch.float32)
+        outputs = outputs[: int(frames) // 4]
+        log_probs = aligner.head(outputs[None])
+        labels = log_probs[0].argmax(-1).tolist()
+        read = [aligner.head.token_ids[label - 1] if label else -1 for label in labels]
+        [expected] = aligner.head.expected(log_probs)
+        heard.append(HeardRequest(request, outputs, read, expected))
+    return heard
+
+
+def said_once(read: list[int]) -> list[int]:
+    """The tokens of a path, each run of equal ones once."""
+    tokens, last = [], -1
+    for token in read:
+        if token >= 0 and token != last:
+            tokens.append(token)
+        last = token
+    return tokens
+
+
+def moved(heard: HeardRequest, share: float) -> Float[Tensor, "frame d_model"]:
+    """The outputs, moved towards the embeddings that they are expected to stand for."""
+    return heard.outputs.lerp(heard.expected, share)
+
+
+def in_the_clips_place(student: Student, aligner: Aligner) -> dict[str, Rows]:
+    """What is asked instead of a clip, by its name in the table."""
+    shares = {
+        f"outputs moved {share:.0%} of the way to those mixtures": share
+        for share in (0.25, 0.5, 0.75)
+    }
+    rows: dict[str, Rows] = {
+        "the true tokens": lambda heard: student.embed(student.tokens(heard.request.request)),
+        "the tokens that CTC reads": lambda heard: student.embed(said_once(heard.read) or [0]),
+        "those at their frames, silence between": lambda heard: aligner.embedded(heard.read),
+        "the mixtures of embeddings that CTC expects": lambda heard: heard.expected,
+    }
+    for name, share in shares.items():
+        rows[name] = partial(moved, share=share)
+    rows["the projector's outputs, as the model hears"] = lambda heard: heard.outputs
+    return rows
+
+
+@torch.no_grad()
+def scores(student: Student, heard: list[HeardRequest], rows: Rows) -> Float[np.ndarray, "request"]:
+    """Log-odds of a refusing first token."""
+    refusing = refusing_tokens(student.tokenizer)
+    parts = []
+    for start in range(0, len(heard), BATCH):
+        asked = [rows(one) for one in heard[start : start + BATCH]]
+        parts.append(readiness(student.spoken(asked), refusing))
+    return torch.cat(parts).numpy()
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--threads", type=int, default=1)
+    torch.set_num_threads(parser.parse_args().threads)
+    lalm = untrained_model()
+    student = Student(lalm)
+    aligner = Aligner(student)
+    heard = heard_requests(student, aligner, AudioSide(lalm.model).eval())
+    harmful = np.array([one.request.label == "harmful" for one in heard])
+    print("| in the clip's place | area | harmful refused | harmless refused |")
+    print("| --- | --- | --- | --- |")
+    for name, rows in in_the_clips_place(student, aligner).items():
+        ready = scores(student, heard, rows)
+        area, low, high = with_interval(roc_area, ready[harmful], ready[~harmful])
+        cells = [name, f"{area:.2f} [{low:.2f}, {high:.2f}]"]
+        for group in (ready[harmful], ready[~harmful]):
+            refused = int((group > 0).sum())
+            least, most = wilson(refused, len(group))
+            cells.append(f"{refused}/{len(group)} [{least:.0%}, {most:.0%}]")
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
