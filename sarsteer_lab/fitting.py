@@ -36,9 +36,11 @@ def refuse_appended_end(
 
     Some are set up to add the end of text, and the model would answer behind it.
     """
+    end = tokenizer.eos_token
     for last, text in zip(ids[:, -1].tolist(), texts, strict=True):
-        if last == tokenizer.eos_token_id and not text.rstrip().endswith(tokenizer.eos_token):
-            reason = f"the tokenizer puts {tokenizer.eos_token!r} behind every prompt"
+        written = end is not None and (text.endswith(end) or text.rstrip().endswith(end))
+        if last == tokenizer.eos_token_id and not written:
+            reason = f"the tokenizer puts {end!r} behind every prompt"
             advice = "load it with add_eos_token=False, or take that out of its post-processor"
             raise ValueError(f"{reason}, and an answer would begin after the end; {advice}")
 

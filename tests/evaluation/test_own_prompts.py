@@ -131,9 +131,32 @@ def test_of_two_columns_that_could_be_the_request_one_is_read_and_the_other_said
         if is_read:  # both say the same
             [prompt] = read_set(f"folder-harmless:{tmp_path}").prompts
             assert prompt.request == "Bake bread."
-            assert (
-                told(capsys) == f"{tmp_path}: clips in no table, which are not asked: 1 (b.wav)\n"
-            )
+            assert told(capsys) == f"{table}: columns that are not read: prompt\n"
+            continue
+        with pytest.raises(PromptFileError, match="'text' and 'prompt' could both be the requests"):
+            read_set(f"folder-harmless:{tmp_path}")
+
+
+def test_no_row_takes_its_request_from_another_column_than_the_others(tmp_path: Path) -> None:
+    lines = ['{"request": "Bake bread.", "text": "x"}', '{"request": null, "text": "Sing."}']
+    (tmp_path / "asked.jsonl").write_text("\n".join(lines))
+    with pytest.raises(PromptFileError, match="line 2: 'request' is empty"):
+        read_set(f"folder-harmless:{tmp_path / 'asked.jsonl'}")
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "column"),
+    [("folder", "prompts.csv", "clip"), ("audiofolder", "metadata.csv", "file_name")],
+)
+def test_clips_that_no_table_names_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, table: str, column: str
+) -> None:
+    for clip in ("a.wav", "b.wav", "more/c.flac", "._d.wav"):
+        put_clip(tmp_path / clip)
+    (tmp_path / table).write_text(f"request,{column},label\nBake bread.,a.wav,harmless\n")
+    assert len(read_set(f"{name}:{tmp_path}").prompts) == 1
+    names = f"b.wav, {Path('more/c.flac')}"
+    assert told(capsys) == f"{tmp_path}: clips in no table, which are not asked: 2 ({names})\n"
     text = f"request,{column},label\nBake bread.,a.wav,harmless\nSing.,b.wav,harmless\n"
     (tmp_path / table).write_text(text + "Sing on.,more/c.flac,harmless\n")
     assert len(read_set(f"{name}:{tmp_path}").prompts) == 3
