@@ -66,6 +66,18 @@ def filled(source: str, following: str) -> str:
     return solution(step[1]) + (f"\n\n\n{symptom[0]}" if symptom else "")
 
 
+def expected(path: Path) -> dict[str, str]:
+    """What each check is to say once it passes, as it stands beneath it in the notebook."""
+    found = {}
+    cells = cells_of(path)
+    for cell, below in zip(cells, cells[1:], strict=False):
+        if cell.cell_type == "code" and CALL.match(cell.source.splitlines()[-1]):
+            blocks = re.findall(r"```text\n(.*?)\n```", below.source, re.DOTALL)
+            if below.source.startswith("*Expected output*") and blocks:
+                found[cell.source.splitlines()[-1]] = blocks[-1]
+    return found
+
+
 def run(path: Path, *, solved: bool) -> dict[str, CheckResult]:
     """Run a workshop here, blanks filled with the folded solutions or left: what checks said."""
     shell = new_shell()

@@ -100,7 +100,7 @@ def keep(name: str, answer: Any) -> str:
     source = functions_of("".join(cell[2]))
     parts = read() | {name: ("mine", source)}
     module = _module(_text(parts))
-    unknown = sorted(_globals_of(compile(source, name, "exec")) - {*vars(module), *dir(builtins)})
+    unknown = sorted(globals_of(compile(source, name, "exec")) - {*vars(module), *dir(builtins)})
     need(
         not unknown,
         f"it works here, but it uses {', '.join(f'`{word}`' for word in unknown)} of this notebook, which "
@@ -127,14 +127,14 @@ def functions_of(cell: str) -> str:
     return "\n\n\n".join(kept)
 
 
-def _globals_of(code: CodeType) -> set[str]:
+def globals_of(code: CodeType) -> set[str]:
     inner = [each for each in code.co_consts if isinstance(each, CodeType)]
     used = {
         each.argval
         for each in dis.get_instructions(code)
         if each.opname in ("LOAD_GLOBAL", "LOAD_NAME")
     }
-    return used.union(*map(_globals_of, inner)) - {"__name__", "__module__", "__qualname__"}
+    return used.union(*map(globals_of, inner)) - {"__name__", "__module__", "__qualname__"}
 
 
 def read() -> Parts:
