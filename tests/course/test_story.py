@@ -204,13 +204,15 @@ def test_the_appendix_is_of_the_model_that_ships_and_teaches_the_flip() -> None:
     assert "(a typed direction acts on speech)" in table and "**seen here**" not in table
 
 
-def test_no_exercise_asks_what_another_asks() -> None:
+def test_no_exercise_and_no_workshop_asks_what_another_asks() -> None:
+    """By their headings here; by what they want written in `test_workshop_steps`."""
     headings = []
-    for path in sorted((ROOT / "notebooks" / "exercises").glob("*.ipynb")):
-        for cell in nbformat.read(path, as_version=4).cells:
-            heading = re.match(r"## [^A-Z]*(.+)", cell.source)
-            if heading and cell.cell_type == "markdown":
-                headings.append(heading[1])
-            assert "takes an evening" not in cell.source
-    assert len(headings) == len(set(headings)) >= 7
+    for folder in ("exercises", "workshops"):
+        for path in sorted((ROOT / "notebooks" / folder).glob("*.ipynb")):
+            for cell in nbformat.read(path, as_version=4).cells:
+                heading = re.match(r"## (?:(?:Step|Bug) \d+ · )?[^A-Z]*(.+)", cell.source)
+                if heading and cell.cell_type == "markdown" and "problem" not in heading[1]:
+                    headings.append(heading[1])
+                assert "takes an evening" not in cell.source
+    assert len(headings) == len(set(headings)) >= 60
     assert sum("typed direction" in heading for heading in headings) == 1

@@ -16,7 +16,7 @@ from typing import Any
 import nbformat
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
-from workshops import BROKEN_LAB, WHOLE, WORKSHOPS, name, new_shell, opened, run
+from workshops import BROKEN_LAB, WHOLE, WORKSHOPS, expected, name, new_shell, opened, run
 
 from sarsteer_lab.course.checks.tools import CheckResult
 from sarsteer_lab.families import foreign_hooks
@@ -24,6 +24,8 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.replica import replica
 
 CHECKS = ("ears", "states", "directions", "steering", "evaluating", "instruments")
+SAYS_MORE = ("check_capture", "check_answers(")
+"""Checks that tell the model's shape or its words."""
 QUICK = [path for path in WORKSHOPS if path != WHOLE]
 
 
@@ -34,10 +36,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 @pytest.mark.parametrize("path", QUICK, ids=name)
 def test_solutions_pass_every_check(path: Path, folder: Path) -> None:
-    results = run(folder / path.name, solved=True).values()
+    found = run(folder / path.name, solved=True)
+    results = found.values()
     assert len(results) >= 4 and not [result for result in results if not result]
     for result in results:
         assert ("Kept in `mine/my_sarsteer.py`" in result.message) == (path != BROKEN_LAB)
+    stands = expected(path)
+    assert list(stands) == list(found)
+    for call, result in found.items():
+        if not any(step in call for step in SAYS_MORE):
+            assert re.sub(r"\. Kept in .*", "", repr(result)) == stands[call]
 
 
 @pytest.mark.parametrize("path", WORKSHOPS, ids=name)
