@@ -28,7 +28,7 @@ NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 MINUTES = {"★☆☆": 10, "★★☆": 15, "★★★": 25}
 HEADING = re.compile(r"## (?:Step|Bug) \d+ · .+\n\n\*(\d+) min · ([★☆]{3}) · (.+)\*\n\n")
 LOOKS_TO_COME = "05_evaluation"
-"""Its checks' outputs stand beneath them, its looks' do not yet: `python -m workshop.expected 05`."""
+"""Its checks' outputs stand there, its looks' not yet: `python -m workshop.expected 05`."""
 NOTHING_TO_WRITE = {"the aim of workshops 0 to 6", "may be skipped"}
 
 every = pytest.mark.parametrize("path", WORKSHOPS, ids=name)
