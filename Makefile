@@ -74,7 +74,9 @@ $(VENV)/.docs-stamp: $(VENV)/.test-stamp
 	touch $@
 
 docs: $(VENV)/.docs-stamp
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	rm -rf build/site build/site-source
+	$(BIN)/python docs/sources.py build/site-source
+	$(BIN)/python -m sphinx --quiet --fail-on-warning -c docs -d build/site-source/.doctrees build/site-source build/site
 	$(BIN)/python -m pytest -q tests/test_site.py
 
 wheel: $(VENV)/.test-stamp
