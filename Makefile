@@ -11,6 +11,7 @@
 #   make test-all      everything, the notebooks on the pocket model too
 #   make test-browser  panels, report and site in a headless Chromium; skipped where there is none
 #   make docs          the site, in build/site: chapters as committed, how-to pages, the library; checked
+#   make recordings    what the site's panels show, computed anew from the pocket model into docs/recordings/
 #   make wheel         the project as a wheel, in dist/
 #   make bench         what sharing work buys, capture and steering beside peers, how fast panels answer (benchmarks/results/)
 #   make clean         remove .venv and the tools' caches
@@ -24,7 +25,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MAKEFLAGS += --no-print-directory
 
-.PHONY: help venv walkthrough notebooks lab lint test test-late test-all test-browser docs wheel bench clean
+.PHONY: help venv walkthrough notebooks lab lint test test-late test-all test-browser docs recordings wheel bench clean
 help:
 	@sed -n 's/^#   //p' Makefile
 
@@ -78,6 +79,9 @@ docs: $(VENV)/.docs-stamp
 	$(BIN)/python docs/sources.py build/site-source
 	$(BIN)/python -m sphinx --quiet --fail-on-warning -c docs -d build/site-source/.doctrees build/site-source build/site
 	$(BIN)/python -m pytest -q tests/test_site.py
+
+recordings: venv
+	$(BIN)/python -m sarsteer_lab.course.recordings docs/recordings
 
 wheel: $(VENV)/.test-stamp
 	$(BIN)/python -m hatchling build -t wheel

@@ -16,6 +16,7 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
+from panels import VIEWS, Claims, Panel, clips  # noqa: E402
 from sources import GROUPS, notebooks  # noqa: E402
 
 project = "SARSteer Lab"
@@ -42,8 +43,8 @@ maximum_signature_line_length = 80
 
 html_theme = "pydata_sphinx_theme"
 html_title = project
-html_static_path = ["static"]
-html_css_files = ["site.css"]
+html_static_path = ["static", str(VIEWS / "views.css")]
+html_css_files = ["views.css", "site.css"]
 html_copy_source = False
 html_use_index = False
 html_domain_indices = False
@@ -54,7 +55,7 @@ html_theme_options = {
     "show_prev_next": True,
     "footer_start": [],
     "footer_end": [],
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
 }
 html_sidebars = {name: [] for name in ("index", "first_hour", "findings", "api", "lecturer")}
 
@@ -82,6 +83,14 @@ def put_notebooks(app: Sphinx, problem: Exception | None) -> None:
             shutil.copyfile(path, Path(app.outdir) / group / path.name)
 
 
+def put_clips(app: Sphinx, problem: Exception | None) -> None:
+    """The clips that the panels play."""
+    folder = Path(app.outdir) / "clips"
+    folder.mkdir(exist_ok=True)
+    for clip in clips():
+        shutil.copyfile(clip, folder / clip.name)
+
+
 def tidy(app: Sphinx, problem: Exception | None) -> None:
     """Take away what the theme brings for its own developers: two megabytes that no page loads."""
     static = Path(app.outdir) / "_static"
@@ -90,8 +99,11 @@ def tidy(app: Sphinx, problem: Exception | None) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    """Formulas as MathML, and the notebooks beside their pages."""
+    """What the pages need besides what Sphinx and the theme bring."""
     app.add_html_math_renderer("mathml", (draw_inline, None), (draw_block, None))
     app.add_lexer("csv", TextLexer)
+    app.add_directive("panel", Panel)
+    app.add_directive("claims", Claims)
     app.connect("build-finished", put_notebooks)
+    app.connect("build-finished", put_clips)
     app.connect("build-finished", tidy, priority=900)  # after the theme's files are there

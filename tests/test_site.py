@@ -2,8 +2,11 @@
 dark."""
 
 import html
+import json
+import random
 import re
 import threading
+import time
 from collections.abc import Iterator
 from functools import partial
 from html.parser import HTMLParser
@@ -14,11 +17,13 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from browsing import DESK, PHONE, ROOT, colours, in_browser, picture, sideways
 
 import sarsteer_lab
 
 SITE = ROOT / "build" / "site"
+WIDE = {"width": 1400, "height": 900}
 
 pytestmark = [
     pytest.mark.slow,
@@ -38,6 +43,15 @@ SEEN += ["workshops/00_ears_and_mouth", "findings", "own_prompts", "api", "lectu
 
 VIEW = "application/vnd.jupyter.widget-view+json"
 """How a notebook marks what only a kernel can show."""
+
+
+HEARD_FOR = """audio => new Promise((done, failed) => {
+    audio.addEventListener("loadedmetadata", () => done(audio.duration));
+    audio.addEventListener("error", () => failed(new Error(audio.src)));
+    audio.preload = "metadata";
+    audio.load();
+})"""
+"""How many seconds of sound a player of the page has; an error if it cannot play its clip."""
 
 
 class Links(HTMLParser):
@@ -183,6 +197,48 @@ def test_the_library_page_describes_every_public_name(pages: dict[Path, Links]) 
     assert set(sarsteer_lab.__all__) <= names
 
 
+def test_the_clips_that_panels_play_are_the_shipped_ones() -> None:
+    recorded = json.loads((ROOT / "docs/recordings/steering.json").read_text("utf-8"))
+    for request in recorded["requests"]:
+        shipped = ROOT / "data" / "prompts" / "clips" / request["clip"]
+        assert (SITE / "clips" / request["clip"]).read_bytes() == shipped.read_bytes()
+
+
+def test_the_first_page_tells_the_claims_fate_as_the_summary_does() -> None:
+    text = html.unescape((SITE / "index.html").read_text(encoding="utf-8"))
+    page = " ".join(re.sub(r"<[^>]+>", "", text).split())
+    summary = (ROOT / "figures" / "walkthrough" / "summary.md").read_text(encoding="utf-8")
+    rows = [line for line in summary.splitlines() if re.match(r"\| \*\*[1-4]\.\*\* ", line)]
+    assert len(rows) == 4
+    told = 0
+    for row in rows:
+        says, tests, controls, *_ = row.removeprefix("| ").split(" | ")
+        assert says.partition("** ")[2] in page
+        for line in [*tests.split("<br>"), *controls.split("<br>")]:
+            measured, _, verdict = re.sub(r"^\(\d\) ", "", line).rpartition(": **")
+            verdict = re.sub("[*]", "", verdict)
+            assert f"{verdict}: {measured.replace('*', '')} (chapter {line[1]})" in page, line
+            told += 1
+    folded = re.findall(r"<details><summary>(\d+) (?:test|control)s?:", text)
+    assert sum(map(int, folded)) == told > 20
+
+
+def check_panel(page: Any, recorded: dict[str, Any], shown: dict[str, Any], place: int) -> None:
+    """What the panel shows at a setting is what was recorded there."""
+    for form, answers in shown["answers"].items():
+        answer, card = answers[place], page.locator(f"article [data-form={form}]")
+        assert card.locator(".outcome").inner_text().split()[1] == answer["outcome"]
+        ready = int(card.locator(".readiness").inner_text().removesuffix("%"))
+        assert abs(ready - 100 * answer["refusal_probability"]) <= 0.51
+        words = "".join(answer["tokens"]).replace("\n", "↵") + (" …" if answer["cut"] else "")
+        assert card.locator(".answer").text_content() == (words or "(nothing)")
+        point = page.locator(f"svg .{form}:is(circle, rect)").nth(place)
+        assert point.get_attribute("r") == "7" or point.get_attribute("width") == "14"
+    for label, counts in recorded["counts"].items():
+        said = page.locator(f".count[data-label={label}] .said").inner_text()
+        assert said.startswith(f"{counts['refused'][place]} of {counts['n']} refused")
+
+
 class TestInTheBrowser:
     pytestmark = in_browser
 
@@ -222,6 +278,57 @@ class TestInTheBrowser:
         page.close()
         own = (address, "data:", "blob:")
         assert not failed and not [url for url in asked if not url.startswith(own)]
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+    def test_the_first_page_shows_what_was_recorded(
+        self, browser: Any, address: str, scheme: str, size: dict[str, int]
+    ) -> None:
+        recorded = json.loads((ROOT / "docs/recordings/steering.json").read_text("utf-8"))
+        page = browser.new_page(viewport=size, color_scheme=scheme, reduced_motion="reduce")
+        failed: list[str] = []
+        page.on("pageerror", lambda error: failed.append(str(error)))
+        page.goto(f"{address}/index.html")
+        slider = page.get_by_label("Push it towards refusing")
+        chooser = random.Random(size["width"])
+        for _ in range(10):
+            shown = chooser.choice(recorded["requests"])
+            place = chooser.randrange(len(recorded["alphas"]))
+            page.get_by_label(shown["words"], exact=True).check()
+            slider.focus()
+            page.keyboard.press("Home")
+            for _ in range(place):
+                page.keyboard.press("ArrowRight")
+            check_panel(page, recorded, shown, place)
+        audio = page.locator(".sarsteer-view audio")
+        assert audio.evaluate(HEARD_FOR) > 0.5
+        page.locator(".sarsteer-view summary").click()
+        assert page.locator(".sarsteer-view table tbody tr").count() == len(recorded["alphas"])
+        assert sideways(page) == 0 and not failed
+        picture(page, f"site-first-page-{scheme}-{size['width']}", full_page=True)
+        page.close()
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
+    def test_the_first_page_is_accessible(self, browser: Any, address: str, scheme: str) -> None:
+        page = browser.new_page(viewport=PHONE, color_scheme=scheme)
+        page.goto(f"{address}/index.html")
+        page.locator(".sarsteer-view input[type=range]").wait_for()
+        found = Axe().run(page, "article").response["violations"]
+        assert not [(each["id"], each["nodes"][0]["html"][:200]) for each in found]
+        page.close()
+
+    def test_its_panel_can_be_used_within_three_seconds(self, browser: Any, address: str) -> None:
+        """From a cold start, over a connection of 10 Mbit/s with 40 ms on the way."""
+        page = browser.new_context(viewport=PHONE).new_page()
+        slow = {"offline": False, "latency": 40, "uploadThroughput": 1e6}
+        session = page.context.new_cdp_session(page)
+        session.send("Network.enable")
+        session.send("Network.emulateNetworkConditions", slow | {"downloadThroughput": 10e6 / 8})
+        start = time.perf_counter()
+        page.goto(f"{address}/index.html", wait_until="commit")
+        page.locator(".sarsteer-view input[type=range]").wait_for()
+        assert time.perf_counter() - start < 3
+        page.context.close()
 
     def test_the_search_finds_a_name(self, browser: Any, address: str) -> None:
         page = browser.new_page(viewport=DESK)

@@ -1,0 +1,181 @@
+"""What the first page is made of besides text: a panel that can be moved, and the claims' fate.
+
+Two directives for Sphinx. `panel` puts a view (an ECMAScript module in anywidget's form) and the
+recording that feeds it into the page itself, so that the panel works from a folder, too, and waits
+for no other file. `claims` reads the head of the committed summary; nothing of it is typed in.
+"""
+
+import html
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+
+DOCS = Path(__file__).resolve().parent
+ROOT = DOCS.parent
+VIEWS = ROOT / "sarsteer_lab" / "course" / "widgets" / "views"
+CLIPS = ROOT / "data" / "prompts" / "clips"
+SUMMARY = ROOT / "figures" / "walkthrough" / "summary.md"
+
+HOST = """
+// The site's side of an anywidget model: a recording in place of a kernel.
+function recorded(values) {
+  const heard = {};
+  return {
+    get: (name) => values[name],
+    set(name, value) {
+      values[name] = value;
+      for (const call of heard[`change:${name}`] ?? []) call();
+    },
+    save_changes() {},
+    on: (event, call) => (heard[event] ??= []).push(call),
+    off: (event, call) => (heard[event] = (heard[event] ?? []).filter((each) => each !== call)),
+  };
+}
+const panel = document.getElementById("PANEL");
+const state = JSON.parse(document.getElementById("PANEL-state").textContent);
+view.render({ model: recorded({ state, ...START }), el: panel });
+"""
+
+VERDICTS = {"seen": "●", "no difference": "=", "opposite": "✕", "cannot tell": "?"}
+"""The mark of each verdict."""
+
+LINE = re.compile(r"\((\d+)\) (.*): \*\*([^*]+)\*\*(.*)")
+"""A tested claim in the summary: its chapter, what was measured, the verdict."""
+
+
+def recording(name: str) -> dict[str, object]:
+    """A panel's recording, with its clips' places on the site."""
+    state = json.loads((DOCS / "recordings" / f"{name}.json").read_text(encoding="utf-8"))
+    for request in state["requests"]:
+        request["clip"] = f"clips/{request['clip']}"
+    return state
+
+
+def clips() -> list[Path]:
+    """The clips that recordings name."""
+    names = set()
+    for path in (DOCS / "recordings").glob("*.json"):
+        state = json.loads(path.read_text(encoding="utf-8"))
+        names |= {request["clip"] for request in state["requests"]}
+    return [CLIPS / name for name in sorted(names)]
+
+
+class Panel(Directive):
+    """`panel` NAME START: the view NAME, fed by the recording of the same name.
+
+    START is JSON: what the view's controls are set to at the beginning.
+    """
+
+    required_arguments = 1
+    optional_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self) -> list[nodes.Node]:
+        """The panel's place, its recording and its module."""
+        name, start = self.arguments[0], self.arguments[1]
+        state = json.dumps(recording(name), ensure_ascii=False, separators=(",", ":"))
+        state = state.replace("</", "<\\/")  # nothing in it ends the script
+        module = (VIEWS / f"{name}.js").read_text(encoding="utf-8")
+        module = module.replace("export default", "const view =")
+        host = HOST.replace("PANEL", f"panel-{name}").replace("START", start)
+        text = (
+            f'<div id="panel-{name}" class="panel"><noscript>This panel needs JavaScript. What it '
+            'shows is told in <a href="chapters/04_steering.html">chapter 4</a>.</noscript></div>\n'
+            f'<script type="application/json" id="panel-{name}-state">'
+            f"{state}</script>\n"
+            f'<script type="module">\n{module}{host}</script>\n'
+        )
+        return [nodes.raw("", text, format="html")]
+
+
+@dataclass(frozen=True)
+class Tested:
+    """A tested claim: the chapter that tests it, what was measured, and the verdict."""
+
+    chapter: str
+    measured: str
+    verdict: str
+    margin: str
+
+    @property
+    def mark(self) -> str:
+        """The verdict in one sign."""
+        return VERDICTS[self.verdict]
+
+    def told(self) -> str:
+        """In one line of HTML, the verdict first."""
+        verdict = f'<b class="verdict">{self.mark} {self.verdict}</b>{html.escape(self.margin)}'
+        measured = re.sub(r"\*([^*]+)\*", r"<i>\1</i>", html.escape(self.measured))
+        return f"{verdict}: {measured} (chapter {self.chapter})"
+
+
+@dataclass(frozen=True)
+class Fate:
+    """A claim of the paper, with the tests of it and its controls as the summary has them."""
+
+    says: str
+    tests: list[Tested]
+    controls: list[Tested]
+
+    def first_objection(self) -> Tested | None:
+        """The first control that the claim does not pass."""
+        return next((each for each in self.controls if each.verdict != "seen"), None)
+
+
+def read_fates(summary: str) -> list[Fate]:
+    """The table of the paper's claims at the head of the summary. Raises ValueError without one."""
+    rows = re.findall(r"^\| \*\*\d\.\*\* .*\|$", summary, flags=re.M)
+    if not rows:
+        raise ValueError("the summary has no table of the paper's claims")
+    fates = []
+    for row in rows:
+        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
+        says = re.sub(r"^\*\*\d\.\*\* ", "", cells[0])
+        fates.append(Fate(says, read_lines(cells[1]), read_lines(cells[2])))
+    return fates
+
+
+def read_lines(cell: str) -> list[Tested]:
+    """The tested claims in a cell. Raises ValueError for a line that is none."""
+    found = []
+    for line in cell.split("<br>"):
+        match = LINE.fullmatch(line)
+        if match is None or match[3] not in VERDICTS:
+            raise ValueError(f"not a tested claim: {line!r}")
+        found.append(Tested(*match.groups()))
+    return found
+
+
+class Claims(Directive):
+    """`claims`: the paper's claims, a line each, and what became of them."""
+
+    def run(self) -> list[nodes.Node]:
+        """A list; each entry unfolds into all that was tested."""
+        fates = read_fates(SUMMARY.read_text(encoding="utf-8"))
+        entries = "\n".join(map(entry, fates))
+        return [nodes.raw("", f'<ol class="claims">\n{entries}\n</ol>\n', format="html")]
+
+
+def entry(fate: Fate) -> str:
+    """A claim as an entry of the list."""
+    lines = [f"<li><p><b>{html.escape(fate.says)}</b></p>", f"<p>{fate.tests[0].told()}</p>"]
+    objection = fate.first_objection()
+    if objection is not None:
+        lines.append(f"<p>But {objection.told()}</p>")
+    for name, tested in (("test", fate.tests), ("control", fate.controls)):
+        lines.append(unfolds(name, tested))
+    return "\n".join([*lines, "</li>"])
+
+
+def unfolds(name: str, tested: list[Tested]) -> str:
+    """All of a claim's tests or controls, folded below how many came out how."""
+    counts = Counter(each.verdict for each in tested)
+    said = ", ".join(f"{VERDICTS[verdict]} {n} {verdict}" for verdict, n in counts.items())
+    lines = "\n".join(f"<li>{each.told()}</li>" for each in tested)
+    head = f"<summary>{len(tested)} {name}{'s' * (len(tested) > 1)}: {said}</summary>"
+    return f"<details>{head}<ul>\n{lines}\n</ul></details>"

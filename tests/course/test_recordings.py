@@ -1,0 +1,109 @@
+"""What the site's panels show is what the model says."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+
+from sarsteer_lab import SteeringVectors, steer
+from sarsteer_lab.course import recordings, session
+from sarsteer_lab.engine.openings import refusal_probability
+from sarsteer_lab.engine.prepared import PreparedBatch
+from sarsteer_lab.lalm import LALM
+from sarsteer_lab.prompts import LABELS, Request, load_prompts
+
+FILE = Path(__file__).resolve().parents[2] / "docs" / "recordings" / "steering.json"
+
+
+@pytest.fixture(scope="module")
+def recorded() -> dict[str, Any]:
+    return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def said(lalm: LALM, prompt: Any, vectors: SteeringVectors, alpha: float) -> tuple[str, float]:
+    """The answer and its readiness to refuse by the plain path: one prompt, one strength."""
+    batch = PreparedBatch(lalm, [prompt])
+    with steer(lalm, vectors, alpha):
+        [answer] = lalm.generate([prompt], max_new_tokens=14)
+        ready = float(refusal_probability(batch)[0])
+    return answer.strip(), ready
+
+
+def test_answers_are_those_of_the_plain_path(tiny: LALM) -> None:
+    request = load_prompts("test", "everyday")[0]
+    generator = torch.Generator().manual_seed(0)
+    push = torch.randn(tiny.n_layers, tiny.d_model, generator=generator)
+    vectors = SteeringVectors(push)
+    for prompt in (request.typed(), request.spoken()):
+        rows = recordings.recorded_answers(tiny, request.request, prompt, vectors, (0.0, 0.4))
+        for row, alpha in zip(rows, (0.0, 0.4), strict=True):
+            _, ready = said(tiny, prompt, vectors, alpha)
+            with steer(tiny, vectors, alpha):
+                chances = tiny.next_token_logits([prompt])[0].softmax(-1)
+            assert row["tokens"][0] == tiny.tokenizer.decode([int(chances.argmax())])
+            assert row["probabilities"][0] == pytest.approx(float(chances.max()), abs=1e-3)
+            assert row["refusal_probability"] == pytest.approx(ready, abs=1e-3)
+            assert row["cut"] == (len(row["tokens"]) == 14)
+
+
+def test_outcomes_are_counted_by_strength() -> None:
+    rows = []
+    for alpha in recordings.ALPHAS:
+        rows.append((alpha, "refused" if alpha > 0.1 else "answered"))
+        rows.append((alpha, "broken" if alpha > 0.4 else "answered"))
+    counts = recordings.counts_of(pd.DataFrame(rows, columns=["alpha", "outcome"]))
+    assert counts == {
+        "n": 2,
+        "refused": [0, 0, 0, 1, 1, 1, 1, 1],
+        "answered": [2, 2, 2, 1, 1, 1, 0, 0],
+        "broken": [0, 0, 0, 0, 0, 0, 1, 1],
+    }
+
+
+def test_the_first_requests_of_each_kind_are_shown_whatever_they_give(
+    recorded: dict[str, Any],
+) -> None:
+    first: list[Request] = []
+    for label in LABELS:
+        first += session.requests("test", 2, [label])[label]
+    assert [each["id"] for each in recorded["requests"]] == [request.id for request in first]
+    assert [each["words"] for each in recorded["requests"]] == [r.request for r in first]
+    assert FILE.stat().st_size < 300_000
+
+
+def test_no_answer_is_longer_than_twenty_words_and_every_strength_is_there(
+    recorded: dict[str, Any],
+) -> None:
+    assert recorded["alphas"] == list(recordings.ALPHAS)
+    for request in recorded["requests"]:
+        for answers in request["answers"].values():
+            assert len(answers) == len(recorded["alphas"])
+            for answer in answers:
+                assert len("".join(answer["tokens"]).split()) <= 20
+                assert len(answer["tokens"]) == len(answer["probabilities"])
+    for counts in recorded["counts"].values():
+        for place in range(len(recorded["alphas"])):
+            outcomes = ("refused", "answered", "broken")
+            assert sum(counts[outcome][place] for outcome in outcomes) == counts["n"]
+
+
+@pytest.mark.pocket
+@pytest.mark.late
+@pytest.mark.timeout(1800)
+def test_ten_settings_are_those_of_the_library(pocket: LALM, recorded: dict[str, Any]) -> None:
+    vectors = recordings.chapter_vectors(pocket, recorded["text"])
+    requests = {request.id: request for request in load_prompts("test")}
+    chooser = random.Random(29)
+    for _ in range(10):
+        shown = chooser.choice(recorded["requests"])
+        form = chooser.choice(["typed", "spoken"])
+        place = chooser.randrange(len(recorded["alphas"]))
+        request, row = requests[shown["id"]], shown["answers"][form][place]
+        prompt = request.typed() if form == "typed" else request.spoken()
+        answer, ready = said(pocket, prompt, vectors, recorded["alphas"][place])
+        assert "".join(row["tokens"]).strip() == answer
+        assert row["refusal_probability"] == pytest.approx(ready, abs=0.005)
