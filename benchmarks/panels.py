@@ -116,12 +116,21 @@ def moved(name: str, panel: widgets.panels.Panel) -> Iterator[str]:
         times = []
         for value in values:
             began = time.perf_counter()
-            getattr(panel, control).value = value
+            move(panel, control, value)
             times.append(time.perf_counter() - began)
             if (said := panel.runner.message.value).startswith("<b>"):
                 raise RuntimeError(f"{name}, {control}: {said}")
         met = "met" if max(times) <= WANTED else "missed"
         yield f"| {name} | {control} | {len(times)} | {spread(times)} | {met} |"
+
+
+def move(panel: widgets.panels.Panel, control: str, value: object) -> None:
+    """Give a control a value: one of ipywidgets', or a trait of the panel's view."""
+    own = getattr(panel, control, None)
+    if own is None:
+        setattr(panel.view, control, value)  # type: ignore[attr-defined]
+    else:
+        own.value = value
 
 
 if __name__ == "__main__":

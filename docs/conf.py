@@ -16,8 +16,10 @@ from sphinx.application import Sphinx
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-from panels import VIEWS, Claims, Panel, clips  # noqa: E402
+from panels import Claims, Panel, clips  # noqa: E402
 from sources import GROUPS, notebooks  # noqa: E402
+
+from sarsteer_lab.course.widgets.web import VIEWS  # noqa: E402
 
 project = "SARSteer Lab"
 language = "en"

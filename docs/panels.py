@@ -1,8 +1,8 @@
-"""What the first page is made of besides text: a panel that can be moved, and the claims' fate.
+"""What pages are made of besides text: panels that can be moved, and the fate of the claims.
 
-Two directives for Sphinx. `panel` puts a view (an ECMAScript module in anywidget's form) and the
-recording that feeds it into the page itself, so that the panel works from a folder, too, and waits
-for no other file. `claims` reads the head of the committed summary; nothing of it is typed in.
+A panel is a view (an ECMAScript module in anywidget's form) and the recording that feeds it. Both
+stand in the page itself, so that the panel works from a folder, too, and waits for no other file.
+The claims are read from the head of the committed summary; nothing of them is typed in.
 """
 
 import html
@@ -11,13 +11,15 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
+from sarsteer_lab.course.widgets.web import module
+
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
-VIEWS = ROOT / "sarsteer_lab" / "course" / "widgets" / "views"
 CLIPS = ROOT / "data" / "prompts" / "clips"
 SUMMARY = ROOT / "figures" / "walkthrough" / "summary.md"
 
@@ -37,8 +39,8 @@ function recorded(values) {
   };
 }
 const panel = document.getElementById("PANEL");
-const state = JSON.parse(document.getElementById("PANEL-state").textContent);
-view.render({ model: recorded({ state, ...START }), el: panel });
+const values = JSON.parse(document.getElementById("PANEL-values").textContent);
+view.render({ model: recorded(values), el: panel });
 """
 
 VERDICTS = {"seen": "●", "no difference": "=", "opposite": "✕", "cannot tell": "?"}
@@ -48,8 +50,8 @@ LINE = re.compile(r"\((\d+)\) (.*): \*\*([^*]+)\*\*(.*)")
 """A tested claim in the summary: its chapter, what was measured, the verdict."""
 
 
-def recording(name: str) -> dict[str, object]:
-    """A panel's recording, with its clips' places on the site."""
+def recording(name: str) -> dict[str, Any]:
+    """A recording, with its clips' places on the site."""
     state = json.loads((DOCS / "recordings" / f"{name}.json").read_text(encoding="utf-8"))
     for request in state["requests"]:
         request["clip"] = f"clips/{request['clip']}"
@@ -65,32 +67,61 @@ def clips() -> list[Path]:
     return [CLIPS / name for name in sorted(names)]
 
 
-class Panel(Directive):
-    """`panel` NAME START: the view NAME, fed by the recording of the same name.
+def steering_values() -> dict[str, Any]:
+    """What the first page's panel begins with: the first request, not pushed."""
+    return {"state": recording("steering"), "request": 0, "alpha": 0}
 
-    START is JSON: what the view's controls are set to at the beginning.
-    """
+
+def ladder_values() -> dict[str, Any]:
+    """What chapter 4's ladder begins with: the first recorded request, spoken."""
+    state = recording("steering")
+    request = state["requests"][0]
+    rungs = {}
+    for form, answers in request["answers"].items():
+        rungs[form] = ladder_rungs(state["alphas"], answers)
+    forms = ["spoken", "typed"]
+    strengths = {"alpha": 0, "most": max(state["alphas"]), "live": False}
+    return {"title": request["words"], "forms": forms, "form": "spoken", "rungs": rungs} | strengths
+
+
+def ladder_rungs(alphas: list[float], answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The answers up to the first one that is broken, as `course.widgets.ladder` shows them."""
+    rungs = []
+    for alpha, answer in zip(alphas, answers, strict=True):
+        rungs.append({"alpha": alpha} | answer)
+        if answer["outcome"] == "broken":
+            break
+    return rungs
+
+
+VALUES = {"steering": steering_values, "ladder": ladder_values}
+"""What each panel of the site begins with."""
+
+NO_SCRIPT = """<noscript>This panel needs JavaScript. What it shows is told in
+<a href="chapters/04_steering.html">chapter 4</a>.</noscript>"""
+
+
+def embedded(name: str, still: str = NO_SCRIPT) -> str:
+    """A panel as HTML. The still is seen where no scripts run."""
+    values = json.dumps(VALUES[name](), ensure_ascii=False, separators=(",", ":"))
+    values = values.replace("</", "<\\/")  # nothing in it ends the script
+    view = module(name).replace("export default", "const view =")
+    host = HOST.replace("PANEL", f"panel-{name}")
+    return (
+        f'<div id="panel-{name}">{still}</div>\n'
+        f'<script type="application/json" id="panel-{name}-values">{values}</script>\n'
+        f'<script type="module">\n{view}{host}</script>\n'
+    )
+
+
+class Panel(Directive):
+    """`panel` NAME: a panel of the site."""
 
     required_arguments = 1
-    optional_arguments = 1
-    final_argument_whitespace = True
 
     def run(self) -> list[nodes.Node]:
         """The panel's place, its recording and its module."""
-        name, start = self.arguments[0], self.arguments[1]
-        state = json.dumps(recording(name), ensure_ascii=False, separators=(",", ":"))
-        state = state.replace("</", "<\\/")  # nothing in it ends the script
-        module = (VIEWS / f"{name}.js").read_text(encoding="utf-8")
-        module = module.replace("export default", "const view =")
-        host = HOST.replace("PANEL", f"panel-{name}").replace("START", start)
-        text = (
-            f'<div id="panel-{name}" class="panel"><noscript>This panel needs JavaScript. What it '
-            'shows is told in <a href="chapters/04_steering.html">chapter 4</a>.</noscript></div>\n'
-            f'<script type="application/json" id="panel-{name}-state">'
-            f"{state}</script>\n"
-            f'<script type="module">\n{module}{host}</script>\n'
-        )
-        return [nodes.raw("", text, format="html")]
+        return [nodes.raw("", embedded(self.arguments[0]), format="html")]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
+from panels import embedded
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -29,6 +30,9 @@ COPIED = {
     "lecturer.md": "notebooks/LECTURER.md",
 }
 """Pages that are files of the repository outside docs/."""
+
+LIVE = {"04-ladder": "ladder"}
+"""Cells whose panel can be moved on the site, fed by a recording, and its name there."""
 
 TITLED_FENCE = re.compile(r'^```(\w+) title="([^"]*)"\n(.*?)^```$', flags=re.M | re.S)
 """A block of code with a title, which says why a test does not run it."""
@@ -86,21 +90,23 @@ def as_page(path: Path, group: str) -> NotebookNode:
         if cell.id.endswith("-load"):  # imports and settings: to be unfolded
             cell.metadata.tags = [*cell.metadata.get("tags", []), "hide-input"]
         for output in cell.get("outputs", []):
-            as_shown(output)
+            as_shown(output, cell.id)
     title = notebook.cells[0]
     title.source = re.sub("^# .*\n?", rf"\g<0>\n{take_home(path, group)}\n", title.source, count=1)
     return notebook
 
 
-def as_shown(output: NotebookNode) -> None:
-    """Take away what no page shows: the state of a check, and the style of pandas' tables.
+def as_shown(output: NotebookNode, cell: str) -> None:
+    """Take away what no page shows, and put the live panel in place of its still.
 
-    That style is for light pages alone.
+    Not shown are the state of a check, and the style of pandas' tables, which is for light pages.
     """
     data = output.get("data", {})
     data.pop("application/vnd.sarsteer-lab.check+json", None)
     if "text/html" in data:
         data["text/html"] = re.sub(r"<style scoped>.*?</style>", "", data["text/html"], flags=re.S)
+        if cell in LIVE:
+            data["text/html"] = embedded(LIVE[cell], still=data["text/html"])
 
 
 def take_home(path: Path, group: str) -> str:

@@ -6,7 +6,6 @@ import json
 import random
 import re
 import threading
-import time
 from collections.abc import Iterator
 from functools import partial
 from html.parser import HTMLParser
@@ -223,6 +222,12 @@ def test_the_first_page_tells_the_claims_fate_as_the_summary_does() -> None:
     assert sum(map(int, folded)) == told > 20
 
 
+def html_of(path: Path, cell_id: str) -> str:
+    """The HTML that a cell of a committed notebook shows."""
+    [cell] = [each for each in nbformat.read(path, as_version=4).cells if each.id == cell_id]
+    return cell.outputs[0]["data"]["text/html"]
+
+
 def check_panel(page: Any, recorded: dict[str, Any], shown: dict[str, Any], place: int) -> None:
     """What the panel shows at a setting is what was recorded there."""
     for form, answers in shown["answers"].items():
@@ -291,7 +296,7 @@ class TestInTheBrowser:
         page.goto(f"{address}/index.html")
         slider = page.get_by_label("Push it towards refusing")
         chooser = random.Random(size["width"])
-        for _ in range(10):
+        for _ in range(10):  # settings
             shown = chooser.choice(recorded["requests"])
             place = chooser.randrange(len(recorded["alphas"]))
             page.get_by_label(shown["words"], exact=True).check()
@@ -309,6 +314,40 @@ class TestInTheBrowser:
         page.close()
 
     @pytest.mark.parametrize("scheme", ["light", "dark"])
+    @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
+    def test_the_ladder_of_chapter_4_moves(
+        self, browser: Any, address: str, scheme: str, size: dict[str, int]
+    ) -> None:
+        recorded = json.loads((ROOT / "docs/recordings/steering.json").read_text("utf-8"))
+        still = html_of(ROOT / "notebooks" / "04_steering.ipynb", "04-ladder")
+        page = browser.new_page(viewport=size, color_scheme=scheme)
+        failed: list[str] = []
+        page.on("pageerror", lambda error: failed.append(str(error)))
+        page.goto(f"{address}/chapters/04_steering.html")
+        panel = page.locator("#panel-ladder")
+        rows = panel.locator("tbody tr")
+        shown = [rows.nth(i).locator("th, td").all_text_contents() for i in range(rows.count())]
+        # The chapter's own rows, as they were when it was run with the model.
+        ran = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in still.split("<tr>")[2:]]
+        assert len(shown) == len(ran) > 3
+        for (alpha, ready, *_), (alpha_ran, ready_ran, *_) in zip(shown, ran, strict=True):
+            assert alpha == alpha_ran and abs(float(ready) - float(ready_ran)) <= 0.011
+        panel.get_by_label("typed").check()
+        answers = recorded["requests"][0]["answers"]["typed"]
+        for number, answer in enumerate(answers[: rows.count()]):
+            cells = rows.nth(number).locator("th, td").all_text_contents()
+            assert cells[1] == f"{answer['refusal_probability']:.2f}"
+            assert cells[2].split()[1] == answer["outcome"]
+            said = cells[3].replace("▼", "").removesuffix(" …")
+            assert said == "".join(answer["tokens"]).replace("\n", "↵")
+        panel.get_by_label("Look up a strength").fill("0.12")
+        panel.get_by_text("alpha 0.12 was not recorded; the nearest that was is 0.1.").wait_for()
+        assert panel.locator("tr.marked th").text_content() == "0.1"
+        assert not Axe().run(page, "#panel-ladder").response["violations"]
+        assert sideways(page) == 0 and not failed
+        page.close()
+
+    @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_the_first_page_is_accessible(self, browser: Any, address: str, scheme: str) -> None:
         page = browser.new_page(viewport=PHONE, color_scheme=scheme)
         page.goto(f"{address}/index.html")
@@ -317,17 +356,19 @@ class TestInTheBrowser:
         assert not [(each["id"], each["nodes"][0]["html"][:200]) for each in found]
         page.close()
 
-    def test_its_panel_can_be_used_within_three_seconds(self, browser: Any, address: str) -> None:
-        """From a cold start, over a connection of 10 Mbit/s with 40 ms on the way."""
+    def test_what_its_panel_waits_for_takes_two_seconds_at_most(
+        self, browser: Any, address: str
+    ) -> None:
+        """From a cold start at 10 Mbit/s.
+
+        Bytes are counted, not seconds, which depend on what else the machine does.
+        """
         page = browser.new_context(viewport=PHONE).new_page()
-        slow = {"offline": False, "latency": 40, "uploadThroughput": 1e6}
-        session = page.context.new_cdp_session(page)
-        session.send("Network.enable")
-        session.send("Network.emulateNetworkConditions", slow | {"downloadThroughput": 10e6 / 8})
-        start = time.perf_counter()
-        page.goto(f"{address}/index.html", wait_until="commit")
+        sizes: list[int] = []
+        page.on("response", lambda answer: sizes.append(len(answer.body())))
+        page.goto(f"{address}/index.html", wait_until="networkidle")
         page.locator(".sarsteer-view input[type=range]").wait_for()
-        assert time.perf_counter() - start < 3
+        assert len(sizes) > 3 and 8 * sum(sizes) / 10e6 < 2
         page.context.close()
 
     def test_the_search_finds_a_name(self, browser: Any, address: str) -> None:

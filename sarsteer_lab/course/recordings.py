@@ -15,8 +15,9 @@ import pandas as pd
 from sarsteer_lab.activations import capture
 from sarsteer_lab.course import session
 from sarsteer_lab.course.hearing import read_out
+from sarsteer_lab.course.widgets.web import answer_state
 from sarsteer_lab.derivation import derive
-from sarsteer_lab.engine.live import LINE_TOKENS, Answer, LivePrompt
+from sarsteer_lab.engine.live import LINE_TOKENS, LivePrompt
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.keeping import kept
 from sarsteer_lab.lalm import LALM
@@ -93,17 +94,8 @@ def recorded_answers(
     recorded = []
     for answer, refusal_probability in live.answers(vectors, alphas):
         outcome = PhraseJudge().judge(words, answer.text)
-        recorded.append(as_recorded(answer, refusal_probability, outcome))
+        recorded.append(answer_state(answer, refusal_probability, outcome, LINE_TOKENS))
     return recorded
-
-
-def as_recorded(answer: Answer, refusal_probability: float, outcome: str) -> dict[str, Any]:
-    """An answer as JSON; probabilities have four digits."""
-    sure = [round(probability, 4) for probability in answer.probabilities]
-    cut = len(answer.tokens) == LINE_TOKENS
-    ready = round(refusal_probability, 4)
-    said = {"tokens": list(answer.tokens), "probabilities": sure, "cut": cut}
-    return {"refusal_probability": ready, "outcome": outcome} | said
 
 
 def outcome_counts(lalm: LALM, text: str, vectors: SteeringVectors) -> dict[str, dict[str, Any]]:

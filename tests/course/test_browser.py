@@ -209,11 +209,11 @@ def test_visuals_move(page: Any, lab: str) -> None:
     panel = open_panel("ladder")
     text = panel.locator("table").text_content
     before, rows = text(timeout=ANSWER_MS), panel.locator("tr").count()
-    panel.locator(".noUi-handle").first.press("ArrowRight")
+    panel.get_by_label("One more strength").press("ArrowRight")
     assert "0.01" in changed(page, text, before) and panel.locator("tr").count() == rows + 1
     picture(page, "ladder")
     before = text()
-    panel.get_by_role("button", name="typed").click()
+    panel.get_by_label("typed").check()
     changed(page, text, before)
 
     panel = open_panel("board")

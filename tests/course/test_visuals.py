@@ -71,20 +71,25 @@ def test_the_ladders_rows_are_what_generate_says_under_each_alpha(
     panel = ladder(tiny, spoken[0], direction, (0.0, 0.3, 0.9), max_new_tokens=6)
     asked = [spoken[0].spoken()]
     assert panel.rungs["spoken"][0.0][0].text == tiny.generate(asked, max_new_tokens=6)[0]
-    panel.alpha.value = 0.5
+    panel.view.alpha = 0.5
     assert not panel.runner.message.value
+    shown = {rung["alpha"]: rung for rung in panel.view.rungs["spoken"]}
+    assert [*shown] == [0.0, 0.3, 0.5, 0.9]
     for alpha, (answer, refusal, outcome) in panel.rungs["spoken"].items():
         with steer(tiny, direction, alpha):
             assert answer.text == tiny.generate(asked, max_new_tokens=6)[0]
             sure = tiny.next_token_logits(asked)[0].softmax(-1).max()
         assert answer.probabilities[0] == pytest.approx(float(sure), rel=1e-3)
-        assert f">{refusal:.2f}<" in panel.view.value and outcome in panel.view.value
-    assert 0.5 in panel.rungs["spoken"] and not panel.rungs["typed"]
-    panel.form.value = "typed"
+        assert f">{refusal:.2f}<" in panel.static() and outcome in panel.static()
+        assert shown[alpha]["refusal_probability"] == pytest.approx(refusal, abs=1e-4)
+        assert shown[alpha]["tokens"] == list(answer.tokens) and shown[alpha]["outcome"] == outcome
+        assert shown[alpha]["cut"] == (len(answer.tokens) == 6)
+    assert not panel.rungs["typed"] and not panel.view.rungs["typed"]
+    panel.view.form = "typed"
     assert (
         panel.rungs["typed"][0.0][0].text == tiny.generate([spoken[0].typed()], max_new_tokens=6)[0]
     )
-    assert "(typed)" in panel.static()
+    assert "(typed)" in panel.static() and panel.view.rungs["typed"]
 
 
 def test_the_ladder_ends_with_the_first_broken_answer(

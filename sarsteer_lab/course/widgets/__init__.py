@@ -4,8 +4,9 @@ board.
 Each is to be displayed as the last value of a cell. Slider moves are answered within about two
 seconds on two CPU cores with the pocket model, because what does not change is kept: states are
 given, a clip is read once (`live.LivePrompt`), an answer is computed once per setting. Longer work
-shows a progress bar and can be stopped. Panels use ipywidgets' own controls alone, and show a still
-where there is no kernel. None of them leaves a trace in the model.
+shows a progress bar and can be stopped. Panels use ipywidgets' own controls, or a view for the
+browser (`web`), and show a still where there is no kernel. None of them leaves a trace in the
+model.
 """
 
 from sarsteer_lab.course.widgets.answer_ladder import Ladder as ladder

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from os.path import commonprefix
 
-from ipywidgets import HTML, ToggleButtons
+from traitlets import Bool, Dict, Float, List, Unicode
 
 from sarsteer_lab.course.hearing import forms
-from sarsteer_lab.course.widgets import panels
+from sarsteer_lab.course.widgets import panels, web
 from sarsteer_lab.engine.live import Answer, LivePrompt
 from sarsteer_lab.evaluation.judges import Outcome, PhraseJudge
 from sarsteer_lab.lalm import LALM
@@ -20,14 +20,30 @@ Rung = tuple[Answer, float, Outcome]
 """An answer, the probability that it opens as a refusal, and the phrase judge's outcome."""
 
 
+class LadderView(web.View):
+    """The ladder in the browser (`views/ladder.js`).
+
+    `rungs` holds the rows of each form; the reader chooses `form`, and asks for one more `alpha`.
+    """
+
+    _esm = web.module("ladder")
+    title = Unicode().tag(sync=True)
+    forms = List(Unicode()).tag(sync=True)
+    form = Unicode().tag(sync=True)
+    rungs = Dict().tag(sync=True)
+    alpha = Float().tag(sync=True)
+    most = Float().tag(sync=True)
+    live = Bool(True).tag(sync=True)
+
+
 class Ladder(panels.Panel):
     """Chapter 04: a request's greedy answers under growing alpha, until one breaks the text.
 
     A row per strength of `alphas`, in their order, up to the first that is judged broken. Marked is
     the token at which a row turns away from the one above; lines under the tokens are as thick as
-    they were likely. `form` chooses typed or spoken, `alpha` adds a row of its own. `rungs` holds
-    what was found, by form and alpha. Of an answer 20 words at most are shown. Raises ValueError
-    for answers of more than 24 tokens and as `steer` does.
+    they were likely. In `view`, `form` chooses typed or spoken, and `alpha` adds a row of its own.
+    `rungs` holds what was found, by form and alpha. Of an answer 20 words at most are shown. Raises
+    ValueError for answers of more than 24 tokens and as `steer` does.
     """
 
     def __init__(
@@ -49,22 +65,31 @@ class Ladder(panels.Panel):
         self.title = panels.words_of(prompt)
         self.rungs: dict[str, dict[float, Rung]] = {form: {} for form in self.forms}
         self._live: dict[str, LivePrompt] = {}
-        self.form = ToggleButtons(options=[*self.forms][::-1])
-        self.alpha = panels.slider("one more alpha", 0, 0, max(1.0, *self.alphas), step=0.01)
-        self.view = HTML()
-        self.children = [panels.row(self.form, self.alpha), self.view, self.runner.message]
+        offered = [*self.forms][::-1]
+        most = max(1.0, *self.alphas)
+        begins = {"form": offered[0], "alpha": self.alphas[0]}
+        self.view = LadderView(title=self.title, forms=offered, most=most, **begins)
+        self.children = [self.view, self.runner.message]
         self.add_class("sarsteer-ladder")
-        self.runner.listen("form", self._climb, self.form)
-        self.runner.listen("alpha", self._add, self.alpha)
+        self.runner.listen("form", self._climb, self.view, trait="form")
+        self.runner.listen("alpha", self._add, self.view, trait="alpha")
         self._climb()
 
     def static(self) -> str:
-        """The rows."""
-        return self.view.value
+        """The rows of the form that is shown."""
+        form = self.view.form
+        rungs = []
+        above: tuple[str, ...] | None = None
+        for alpha, (answer, refusal_probability, outcome) in sorted(self.rungs[form].items()):
+            turns_at = None if above is None else turn(above, answer.tokens)
+            spans = panels.token_spans(answer, turns_at)
+            rungs.append((alpha, refusal_probability, panels.MARKS[outcome], outcome, spans))
+            above = answer.tokens
+        return panels.piece("ladder", request=self.title, form=form, rungs=rungs)
 
     def _find(self, alphas: Sequence[float]) -> None:
         """Answers under these strengths, computed together, up to the first judged broken."""
-        form = self.form.value
+        form = self.view.form
         if form not in self._live:
             self._live[form] = LivePrompt(self.lalm, self.forms[form])
         answers = self._live[form].answers(self.vectors, alphas, self.max_new_tokens)
@@ -75,26 +100,25 @@ class Ladder(panels.Panel):
                 break
 
     def _climb(self) -> None:
-        if not self.rungs[self.form.value]:
+        if not self.rungs[self.view.form]:
             self._find(self.alphas)
         self._show()
 
     def _add(self) -> None:
-        alpha = round(self.alpha.value, 2)
-        if alpha not in self.rungs[self.form.value]:
+        alpha = round(self.view.alpha, 2)
+        if alpha not in self.rungs[self.view.form]:
             self._find([alpha])
         self._show()
 
     def _show(self) -> None:
-        form = self.form.value
-        rungs = []
-        above: tuple[str, ...] | None = None
-        for alpha, (answer, refusal_probability, outcome) in sorted(self.rungs[form].items()):
-            turns_at = None if above is None else turn(above, answer.tokens)
-            spans = panels.token_spans(answer, turns_at)
-            rungs.append((alpha, refusal_probability, panels.MARKS[outcome], outcome, spans))
-            above = answer.tokens
-        self.view.value = panels.piece("ladder", request=self.title, form=form, rungs=rungs)
+        """Hand the rows of all forms to the view."""
+        states: dict[str, list[dict[str, object]]] = {}
+        for form, rungs in self.rungs.items():
+            states[form] = []
+            for alpha, rung in sorted(rungs.items()):
+                state = web.answer_state(*rung, self.max_new_tokens)
+                states[form].append({"alpha": alpha} | state)
+        self.view.rungs = states
 
 
 def turn(above: tuple[str, ...], tokens: tuple[str, ...]) -> int | None:

@@ -1,14 +1,13 @@
 """What all panels share: a static state, work that can be stopped, a request picker, their HTML.
 
-Only ipywidgets' own controls are used, so that panels work in JupyterLab, Notebook 7, VS Code and
-Colab alike.
+Only ipywidgets' own controls and anywidget's views (`web`) are used, so that panels work in
+JupyterLab, Notebook 7, VS Code and Colab alike.
 """
 
 import base64
 import io
 from collections.abc import Callable, Sequence
 from html import escape
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +35,10 @@ from torch import Tensor
 
 from sarsteer_lab.course.figures.base import LOOK
 from sarsteer_lab.course.hearing import differs
+from sarsteer_lab.course.widgets import web
 from sarsteer_lab.course.widgets.runner import Runner
 from sarsteer_lab.engine.live import Answer
-from sarsteer_lab.evaluation.phrases import SHOWN_WORDS, opening_words
+from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import INSTRUCTION, Prompt, Request
 from sarsteer_lab.safe_space import SafeSpace, principal_space
@@ -255,13 +255,12 @@ def words_of(prompt: Request | Prompt) -> str:
 
 
 def token_spans(answer: Answer, turn: int | None = None) -> str:
-    """An answer's first `SHOWN_WORDS` words, a line under each token, thicker where it was surer.
+    """An answer's first words (`web.shown_tokens`), lines under tokens thicker where it was surer.
 
     The token at `turn` is boxed.
     """
     tokens = list(zip(answer.tokens, answer.probabilities, strict=True))
-    texts = accumulate(answer.tokens)
-    shown = sum(len(text.split()) <= SHOWN_WORDS for text in texts)
+    shown = web.shown_tokens(answer)
     ends = turn == len(tokens)
     cut = shown < len(tokens)
     return piece("token_spans", tokens=tokens[:shown], cut=cut, turn=turn, ends=ends)

@@ -38,10 +38,12 @@ class Runner:
         self._waiting[name] = work
         self._loop.call_soon_threadsafe(self._run_waiting, name)
 
-    def listen(self, name: str, work: Callable[[], None], *controls: Widget) -> None:
-        """Run `work` whenever the value of one of the controls has changed."""
+    def listen(
+        self, name: str, work: Callable[[], None], *controls: Widget, trait: str = "value"
+    ) -> None:
+        """Run `work` whenever the value (or another trait) of one of the controls has changed."""
         for control in controls:
-            control.observe(lambda _: self.soon(name, work), "value")
+            control.observe(lambda _: self.soon(name, work), trait)
 
     def steps(self, work: Generator[None, None, None], total: int) -> None:
         """Run long work of `total` steps, each up to a `yield`.

@@ -4,31 +4,7 @@
 // in its lists. Numbers come from the state alone; nothing is computed here but widths and places.
 
 const FORMS = ["typed", "spoken"];
-const MARKS = { refused: "⊘", answered: "→", broken: "≈" };
-const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 250, LEFT = 52, RIGHT = 16, TOP = 14, BOTTOM = 58;
-
-function make(tag, attributes = {}, ...children) {
-  const node = tag.startsWith("svg:") ? document.createElementNS(SVG, tag.slice(4)) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
-    else node.setAttribute(name, value);
-  }
-  node.append(...children);
-  return node;
-}
-
-const percent = (share) => `${Math.round(100 * share)}%`;
-
-function answerSpans(answer) {
-  const spans = answer.tokens.map((token, place) => {
-    const probability = answer.probabilities[place];
-    const style = `border-bottom-width:${(1 + 4 * probability).toFixed(1)}px`;
-    return make("span", { class: "token", style, title: `p = ${probability.toFixed(3)}` }, token.replaceAll("\n", "↵"));
-  });
-  if (answer.cut) spans.push(" …");
-  return spans.length ? spans : [make("i", {}, "(nothing)")];
-}
 
 function card(form, answer) {
   const ready = percent(answer.refusal_probability);
@@ -107,29 +83,21 @@ function table(state, request) {
 function picker(state, name, choose) {
   const groups = new Map();
   state.requests.forEach((request, place) => {
-    const input = make("input", { type: "radio", name, value: place, onchange: () => choose(place) });
-    const chip = make("label", { class: "chip" }, input, make("span", {}, request.words));
     if (!groups.has(request.label)) groups.set(request.label, make("div", { class: "chips" }));
-    groups.get(request.label).append(chip);
+    groups.get(request.label).append(chip(name, place, request.words, () => choose(place)));
   });
   const kinds = [...groups].map(([kind, chips]) => make("div", { class: "kind" }, make("b", {}, kind), chips));
   return make("fieldset", { class: "requests" }, make("legend", {}, "1. Choose a request"), make("div", { class: "kinds" }, ...kinds));
 }
 
-let views = 0;
-
 function render({ model, el }) {
   const state = model.get("state");
-  const change = (name, value) => {
-    model.set(name, value);
-    model.save_changes();
-  };
-  views += 1;
-  const requests = picker(state, `sarsteer-request-${views}`, (place) => change("request", place));
+  const change = changer(model);
+  const requests = picker(state, unique("request"), (place) => change("request", place));
   const audio = make("audio", { controls: "", preload: "none" });
   const heard = make("span", { class: "heard" });
   const listen = make("div", { class: "listen" }, audio, heard);
-  const slider = make("input", { type: "range", min: 0, max: state.alphas.length - 1, step: 1, id: `sarsteer-alpha-${views}` });
+  const slider = input({ type: "range", min: 0, max: state.alphas.length - 1, step: 1, id: unique("alpha") });
   slider.addEventListener("input", () => change("alpha", Number(slider.value)));
   const shown = make("output", { for: slider.id });
   const label = make("label", { for: slider.id }, "2. Push it towards refusing: alpha = ", shown);
@@ -143,7 +111,7 @@ function render({ model, el }) {
   function draw() {
     const place = model.get("request"), alpha = model.get("alpha");
     const request = state.requests[place];
-    for (const input of requests.querySelectorAll("input")) input.checked = Number(input.value) === place;
+    for (const button of requests.querySelectorAll("input")) button.checked = Number(button.value) === place;
     if (audio.getAttribute("src") !== request.clip) audio.setAttribute("src", request.clip);
     audio.setAttribute("aria-label", `The spoken request: ${request.words}`);
     heard.replaceChildren("The model hears: ", make("i", {}, request.heard || "(nothing)"));
@@ -161,13 +129,8 @@ function render({ model, el }) {
     numbers.replaceChildren(table(state, request));
   }
 
-  el.classList.add("sarsteer-view");
-  el.replaceChildren(requests, listen, make("div", { class: "push" }, label, slider), told, cards, figure, counts, behind);
-  for (const name of ["change:request", "change:alpha"]) model.on(name, draw);
-  draw();
-  return () => {
-    for (const name of ["change:request", "change:alpha"]) model.off(name, draw);
-  };
+  fill(el, requests, listen, make("div", { class: "push" }, label, slider), told, cards, figure, counts, behind);
+  return drawOn(model, ["request", "alpha"], draw);
 }
 
 export default { render };
