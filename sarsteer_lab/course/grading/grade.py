@@ -257,7 +257,8 @@ def _summary(rows: Sequence[Row], others: Sequence[HandIn], out: Path) -> str:
     by_result = Counter(row.result for row in rows)
     counted = ", ".join(f"{result} {n}" for result, n in sorted(by_result.items()))
     students = len({row.student for row in rows})
-    lines = [f"{out}: {students} students, {len(rows)} rows ({counted or 'none'})"]
+    of_students = f"{students} student" + "s" * (students != 1)
+    lines = [f"{out}: {of_students}, {len(rows)} rows ({counted or 'none'})"]
     if others:
         names = ", ".join(hand_in.shown for hand_in in others[:5])
         more = f" and {len(others) - 5} more" if len(others) > 5 else ""
