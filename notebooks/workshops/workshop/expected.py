@@ -82,7 +82,7 @@ def renew(path: Path) -> None:
     notebook = nbformat.read(path, as_version=4)
     cells = [cell for cell in notebook.cells if not is_expected(cell)]
     code, place = solved(cells)
-    run = nbformat.v4.new_notebook(cells=code, metadata=notebook.metadata)
+    run = nbformat.v4.new_notebook(cells=code)
     NotebookClient(run, timeout=3600, resources={"metadata": {"path": str(ROOT)}}).execute()
     with_outputs = []
     given = ""
