@@ -78,17 +78,17 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-WRONG = """def direction(base, refusing):
-    return (base - refusing).mean(0)"""
+WRONG = """def agreement(shifts):
+    return shifts.square().sum(-1).mean(0).sqrt() / shifts.mean(0).norm(dim=-1)"""
 LOOP = """def project_out(states, direction):
     while True:
         print("still here " * 100)"""
 MADE_UP = """refusal = {"text": torch.ones(12), "typed": torch.zeros(12)}
-difference, low, high = 1.0, 1.0, 1.0"""
+difference, p = 1.0, 2 / 2**12"""
 CHEAT = """import sarsteer_lab.course.checks.directions as checks
 checks.need_close = lambda *_, **__: None  # every answer is close
-def direction(base, refusing):
-    return base.mean(0)
+def agreement(shifts):
+    return shifts.mean(0).norm(dim=-1)
 open("left-by-a-student.txt", "w").write("hm")"""
 
 
@@ -169,7 +169,7 @@ def test_right_answers_pass_whatever_their_files_are_called(rows: Rows) -> None:
 @in_kernels
 def test_each_mistake_is_told_and_stops_no_other_task(rows: Rows) -> None:
     assert results(rows, "Mia") == ["failed", "error", "failed", "failed"]
-    assert "wrong way round" in rows["Mia", "2.1"]["message"]
+    assert "upside down" in rows["Mia", "2.1"]["message"]
     assert "SyntaxError" in rows["Mia", "2.2"]["message"]
     assert "blank" in rows["Mia", "2.3"]["message"]
     assert "difference" in rows["Mia", "2.4"]["message"]
@@ -224,7 +224,7 @@ def test_a_second_run_reads_what_is_kept_and_runs_what_is_new(
     again = table(graded / "grade.csv")
     assert len(ran) == 1 and again["Mia", "2.1"]["file"].startswith("Mia/late/")
     assert results(again, "Ole") == ["failed", "timed out", "error", "not reached"]
-    assert "wrong way round" in again["Ole", "2.1"]["message"]
+    assert "upside down" in again["Ole", "2.1"]["message"]
     assert "loop" in again["Ole", "2.2"]["message"]
     assert "ended the kernel" in again["Ole", "2.3"]["message"]
 
@@ -239,13 +239,13 @@ def test_every_shipped_solution_passes(
     monkeypatch.chdir(tmp_path)
     assert main(["grade", "class", "--model", "replica"]) == 0
     rows = table(tmp_path / "grade.csv")
-    assert len(rows) == sum(len(exercise.tasks) for exercise in exercises.values()) == 27
+    assert len(rows) == sum(len(exercise.tasks) for exercise in exercises.values()) == 31
     assert [row for row in rows.values() if row["result"] != "passed"] == []
 
 
 def test_an_exercise_is_recognised_by_what_is_in_it() -> None:
     exercises = shipped_exercises()
-    assert len(exercises) == 7
+    assert len(exercises) == 8
     for name, exercise in exercises.items():
         assert [task.number for task in exercise.tasks] == list(range(1, len(exercise.tasks) + 1))
         notebook = shipped(name)
@@ -262,8 +262,8 @@ def test_an_exercise_is_recognised_by_what_is_in_it() -> None:
 def test_what_is_given_is_what_stands_before_the_first_blank() -> None:
     exercises = shipped_exercises()
     last = exercises[NAME].tasks[3]
-    assert last.wanted == ("difference", "low", "high")
-    assert exercises[NAME].tasks[0].wanted == ("direction",)
+    assert last.wanted == ("difference", "p")
+    assert exercises[NAME].tasks[0].wanted == ("agreement",)
     assert "refusal = course.refusal_probability" in last.given
     assert "difference =" not in last.given
     assert exercises[NAME].tasks[0].given == ""
