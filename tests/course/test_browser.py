@@ -81,7 +81,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("lab")
     (folder / "notebooks").mkdir()
     shortened: set[str] = set()
-    for path in (ROOT / "notebooks").glob("0[45]_*.ipynb"):
+    for path in (ROOT / "notebooks").glob("0[46]_*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
         for cell in notebook.cells:
             if cell.cell_type == "code":
