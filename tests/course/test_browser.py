@@ -64,7 +64,7 @@ responses = [Response(name, p.label, p.id, p.label, p.request, text, 4) for name
 heard = {p.id: p.request if i % 2 else "something else" for i, p in enumerate(asked)}
 widgets.over_refusal_board(responses, judge_responses(responses, [PhraseJudge()]), asked, heard)
 """,
-    "from IPython.display import Markdown\nMarkdown('| 95% interval |\\n| --- |\\n| none |')",
+    "from IPython.display import Markdown\nMarkdown('| verdict |\\n| --- |\\n| none |')",
 ]
 """A notebook of the panels that no chapter has to be run for; its last cell ends it as a chapter
 ends."""
@@ -151,7 +151,7 @@ def run_all(page: Any, lab: str, name: str) -> None:
     page.get_by_text("| Idle").wait_for(timeout=2 * ANSWER_MS)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-    closing = page.locator(".jp-OutputArea-output table", has_text="95% interval").last
+    closing = page.locator(".jp-OutputArea-output table", has_text="verdict").last
     deadline = time.monotonic() + RUN_ALL_SECONDS
     while not closing.is_visible():
         if time.monotonic() > deadline:
