@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -166,12 +167,29 @@ def placed_loss(
     return torch.cat(losses).mean()
 
 
+def trained_head(
+    embeddings: Float[Tensor, "vocab d_model"], folder: Path, *, blank_token: int = 0
+) -> TokenHead:
+    """The head that goes with the deltas in `folder`, over the tokens that it was trained on.
+
+    `blank_token` is only what `expected` mixes in for silence.
+    """
+    state = load_file(head_file(folder))
+    head = TokenHead(embeddings, Counter(state["ids"].tolist()), blank_token)
+    head.take(state)
+    return head
+
+
+def greedy_tokens(log_probs: Float[Tensor, "token symbol"], head: TokenHead) -> list[int]:
+    """Greedy CTC tokens of one clip: runs of a symbol once, and no blanks."""
+    return head.tokens_of(log_probs.argmax(-1).unique_consecutive().tolist())
+
+
 def greedy_words(
     log_probs: Float[Tensor, "token symbol"], head: TokenHead, tokenizer: PreTrainedTokenizerBase
 ) -> str:
     """Greedy CTC transcript of one clip."""
-    labels = log_probs.argmax(-1).unique_consecutive().tolist()
-    return tokenizer.decode(head.tokens_of(labels))
+    return tokenizer.decode(greedy_tokens(log_probs, head))
 
 
 def token_counts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> Counter[int]:

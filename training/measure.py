@@ -35,7 +35,7 @@ from sarsteer_lab.paths import data_folder
 from sarsteer_lab.pocket.assemble import base_language_model, build_model, build_processor
 from sarsteer_lab.prompts import LABELS, Prompt, Request, load_prompts
 from sarsteer_lab.speech import read_clip
-from training.ctc import TokenHead, greedy_words, head_file
+from training.ctc import greedy_words, trained_head
 from training.loop import AudioSide
 from training.sound import log_mel
 from training.tokens import plain_tokens
@@ -96,10 +96,7 @@ def ctc_words(folder: Path, clips: Sequence[Path]) -> list[str]:
     language_model, tokenizer = base_language_model()
     processor = build_processor(tokenizer)
     model = build_model(language_model, processor, load_file(folder / "audio.safetensors"))
-    state = load_file(head_file(folder))
-    embeddings = language_model.get_input_embeddings().weight
-    head = TokenHead(embeddings, Counter(state["ids"].tolist()), blank_token=0)
-    head.take(state)
+    head = trained_head(language_model.get_input_embeddings().weight, folder)
     audio = AudioSide(model).eval()
     heard = []
     for clip in tqdm(clips, desc="CTC", unit="clip"):

@@ -18,16 +18,13 @@ import psutil
 from jinja2 import Environment, StrictUndefined
 
 from sarsteer_lab.course.copying import notebooks_folder
-from sarsteer_lab.course.executed import closing_tables, title
+from sarsteer_lab.course.executed import COLUMNS, closing_tables, rows_of, title
 from sarsteer_lab.course.four_claims import CLAIMS, marked
 from sarsteer_lab.course.replaying import MODEL_VARIABLE, read_notebook
-from sarsteer_lab.course.tables import cells_of, plain
+from sarsteer_lab.course.tables import plain
 from sarsteer_lab.keys import PACKAGES, content_key
 
 TEMPLATE = Path(__file__).with_name("certificate.html.jinja")
-
-COLUMNS = 4
-"""Of a closing table: claim, measured, interval, verdict."""
 
 
 @dataclass(frozen=True)
@@ -116,10 +113,7 @@ def table_rows(notebook: nbformat.NotebookNode) -> list[list[str]]:
     """The rows of a notebook's closing tables, without headings."""
     rows = []
     for table in closing_tables(notebook):
-        for line in table.partition("\n\n")[0].splitlines()[2:]:
-            cells = cells_of(line)
-            if len(cells) == COLUMNS:
-                rows.append(cells)
+        rows += rows_of(table)
     return rows
 
 

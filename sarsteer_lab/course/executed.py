@@ -4,6 +4,11 @@ import re
 
 import nbformat
 
+from sarsteer_lab.course.tables import cells_of
+
+COLUMNS = 4
+"""Of such a table: claim, measured, interval, verdict."""
+
 HEADER = "| claim |"
 """How the table begins that `claims.closing` ends a chapter with."""
 
@@ -17,6 +22,12 @@ def closing_tables(notebook: nbformat.NotebookNode) -> list[str]:
             if text.startswith(HEADER):
                 tables.append(text)
     return tables
+
+
+def rows_of(table: str) -> list[list[str]]:
+    """The cells of the rows of a table of claims, without its headings and what stands below it."""
+    lines = table.partition("\n\n")[0].splitlines()[2:]
+    return [cells for cells in map(cells_of, lines) if len(cells) == COLUMNS]
 
 
 def title(notebook: nbformat.NotebookNode) -> str:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 from IPython.display import Markdown
 
-from sarsteer_lab.course.tables import cells_of, table
+from sarsteer_lab.course.executed import rows_of
+from sarsteer_lab.course.tables import table
 
 TITLE = "## The four claims of the paper"
 
@@ -83,10 +84,9 @@ def rows_found(closing_tables: Mapping[str, Sequence[str]]) -> list[Found]:
     found = []
     for chapter, tables in closing_tables.items():
         for text in tables:
-            for line in text.splitlines():
-                cells = cells_of(line)
+            for cells in rows_of(text):
                 mark = _MARK.search(cells[0])
-                if mark is None or len(cells) != 4:
+                if mark is None:
                     continue
                 kind, number, control = mark.groups()
                 claim = _MARK.sub("", cells[0]).strip()

@@ -1,15 +1,16 @@
 """What the training of the understanding delta hears, where it hears words, and how it compares."""
 
 import itertools
+from collections import Counter
 
 import numpy as np
 import torch
 
 from training import DATA
 from training.corpus import PromptIndex
+from training.ctc import TokenHead, greedy_tokens
 from training.safety import read_safety_prompts
 from training.understanding.alignment import best_path
-from training.understanding.diagnosis import said_once
 from training.understanding.losses import Aim, Spread, Words, distances, moved
 from training.understanding.sentences import benign_stream, requests, shipped_texts
 
@@ -71,8 +72,14 @@ def test_a_clip_too_short_for_its_words_has_no_path():
 
 
 def test_runs_are_read_once_and_silence_is_not():
-    assert said_once([-1, 5, 5, -1, 5, 7, 7]) == [5, 5, 7]
-    assert said_once([-1, -1]) == []
+    head = TokenHead(torch.eye(8), Counter([5, 7]), blank_token=0)
+
+    def read(tokens):
+        symbols = [head.index.get(token, 0) for token in tokens]
+        return greedy_tokens(torch.eye(3)[symbols].log(), head)
+
+    assert read([-1, 5, 5, -1, 5, 7, 7]) == [5, 5, 7]
+    assert read([-1, -1]) == []
 
 
 def aim_of(sentence, behind, draw):
@@ -88,7 +95,7 @@ def test_distances_are_nothing_at_the_aim_and_two_between_strangers():
     draw = torch.Generator().manual_seed(0)
     behind = 4
     path = [5, -1, 7, -1] * 50
-    sentence = Words("a", "open", torch.zeros(len(path), 6), path)
+    sentence = Words("a", torch.zeros(len(path), 6), path)
     aims = [aim_of(sentence, behind, draw) for _ in range(400)]
     spread = Spread.of(aims, behind)
     aim, stranger = aims[0], aims[1]
@@ -102,7 +109,7 @@ def test_distances_are_nothing_at_the_aim_and_two_between_strangers():
 
 
 def test_frames_that_say_something_count_most():
-    sentence = Words("a", "open", torch.zeros(3, 6), [5, -1, -1])
+    sentence = Words("a", torch.zeros(3, 6), [5, -1, -1])
     weights = sentence.weights
     torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
     assert weights[0] > weights[1] + weights[2]

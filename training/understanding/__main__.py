@@ -89,7 +89,7 @@ class Sitting:
         for example in read_shard(path):
             heard_at = self.aligner.path(example.text, example.outputs)
             if heard_at is not None:
-                words.append(Words(example.text, example.label, example.outputs, heard_at))
+                words.append(Words(example.text, example.outputs, heard_at))
         return words
 
     def more(self, seen: int) -> None:

@@ -9,18 +9,16 @@ they stand for.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file
 from torch import Tensor
 
 from sarsteer_lab.pocket.assemble import deltas_folder
-from training.ctc import TokenHead, head_file
+from training.ctc import target_of, trained_head
 from training.understanding.student import Student
 
 IMPOSSIBLE = -1e9
@@ -70,14 +68,11 @@ class Aligner:
 
     def __init__(self, student: Student) -> None:
         """Read the shipped CTC head, for the vocabulary of `student`, which is not changed."""
-        state = load_file(head_file(deltas_folder()))
-        self._tokens = student.tokens
+        self._tokenizer = student.tokenizer
         table: Any = student.lm.get_input_embeddings()
         self.embeddings: Tensor = table.weight.detach().float()
-        tokens = Counter(dict.fromkeys(state["ids"].tolist(), 1))
         [blank] = student.tokens(" ")
-        self.head = TokenHead(self.embeddings, tokens, blank)
-        self.head.take(state)
+        self.head = trained_head(self.embeddings, deltas_folder(), blank_token=blank)
         self.head.requires_grad_(False)
         self.silence = self.head.silence + self.head.mean
 
@@ -87,13 +82,15 @@ class Aligner:
 
         None where the head lacks one of its tokens, or where the clip is too short for them.
         """
-        tokens = self._tokens(text)
-        if any(token not in self.head.index for token in tokens):
+        target = target_of(text, self._tokenizer, self.head)
+        if target is None:
             return None
         log_probs = self.head(outputs[None].float())[0].numpy()
-        symbols = best_path(log_probs, [self.head.index[token] for token in tokens])
-        if symbols is None:
-            return None
+        symbols = best_path(log_probs, target.labels)
+        return None if symbols is None else self.tokens_at(symbols)
+
+    def tokens_at(self, symbols: Sequence[int]) -> list[int]:
+        """The token that each symbol of the CTC head stands for, -1 for a blank."""
         return [self.head.token_ids[symbol - 1] if symbol else -1 for symbol in symbols]
 
     def embedded(self, path: Sequence[int]) -> Float[Tensor, "frame d_model"]:

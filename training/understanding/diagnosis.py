@@ -22,6 +22,7 @@ from sarsteer_lab.evaluation.intervals import wilson, with_interval
 from sarsteer_lab.evaluation.separation import roc_area
 from sarsteer_lab.prompts import Request, load_prompts
 from sarsteer_lab.speech import read_clip
+from training.ctc import greedy_tokens
 from training.loop import AudioSide, hear
 from training.sound import log_mel
 from training.understanding.alignment import Aligner
@@ -36,8 +37,10 @@ class HeardRequest:
 
     request: Request
     outputs: Float[Tensor, "frame d_model"]
-    read: list[int]
+    path: list[int]
     """The likeliest token at each frame, -1 where there is none."""
+    read: list[int]
+    """The tokens that this path says."""
     expected: Float[Tensor, "frame d_model"]
     """The embeddings that the head's probabilities stand for, mixed."""
 
@@ -57,21 +60,11 @@ def heard_requests(student: Student, aligner: Aligner, audio: AudioSide) -> list
         [outputs] = hear(audio, mel, frames, torch.float32)
         outputs = outputs[: int(frames) // 4]
         log_probs = aligner.head(outputs[None])
-        labels = log_probs[0].argmax(-1).tolist()
-        read = [aligner.head.token_ids[label - 1] if label else -1 for label in labels]
+        path = aligner.tokens_at(log_probs[0].argmax(-1).tolist())
+        read = greedy_tokens(log_probs[0], aligner.head)
         [expected] = aligner.head.expected(log_probs)
-        heard.append(HeardRequest(request, outputs, read, expected))
+        heard.append(HeardRequest(request, outputs, path, read, expected))
     return heard
-
-
-def said_once(read: list[int]) -> list[int]:
-    """The tokens of a path, each run of equal ones once."""
-    tokens, last = [], -1
-    for token in read:
-        if token >= 0 and token != last:
-            tokens.append(token)
-        last = token
-    return tokens
 
 
 def moved(heard: HeardRequest, share: float) -> Float[Tensor, "frame d_model"]:
@@ -87,8 +80,8 @@ def in_the_clips_place(student: Student, aligner: Aligner) -> dict[str, Rows]:
     }
     rows: dict[str, Rows] = {
         "the true tokens": lambda heard: student.embed(student.tokens(heard.request.request)),
-        "the tokens that CTC reads": lambda heard: student.embed(said_once(heard.read) or [0]),
-        "those at their frames, silence between": lambda heard: aligner.embedded(heard.read),
+        "the tokens that CTC reads": lambda heard: student.embed(heard.read or [0]),
+        "those at their frames, silence between": lambda heard: aligner.embedded(heard.path),
         "the mixtures of embeddings that CTC expects": lambda heard: heard.expected,
     }
     for name, share in shares.items():

@@ -22,7 +22,6 @@ class Words:
     """A spoken sentence, and where the clip says its tokens."""
 
     text: str
-    label: str
     outputs: Float[Tensor, "frame d_model"]
     path: list[int]
     """The token at each frame; -1 where there is none."""
