@@ -28,8 +28,9 @@ _DROPPED = re.compile(r"[*\\\u2022]|[$\u20ac\u00a3](?!\s?\d)|(?<=\d\s)-(?=\s\d)"
 def synthesise(text: str) -> Float[np.ndarray, "samples"]:
     """Speak an English sentence with hibari-tts, about 100 times faster than real time on one core.
 
-    The same text always gives the same float32 16 kHz waveform. Raises ValueError for a text with
-    nothing to speak, or with words that the voice cannot say, naming them (`unspeakable`).
+    The same text always gives the same float32 16 kHz waveform (but for the last digits of its
+    samples, on some processors). Raises ValueError for a text with nothing to speak, or with words
+    that the voice cannot say, naming them (`unspeakable`).
     """
     if dropped := unspeakable(text):
         words = ", ".join(map(repr, dropped[:10]))

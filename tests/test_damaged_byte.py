@@ -6,6 +6,7 @@ import shutil
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -124,12 +125,13 @@ def test_an_answer_that_was_edited_is_not_shown(run, tmp_path):
 @pytest.mark.parametrize("place", PLACES)
 def test_a_spoken_clip_with_a_damaged_byte_is_spoken_again(cache, place):
     clip = voice.spoken_clip("Name a fruit.")
-    whole = clip.read_bytes()
+    spoken = read_clip(clip)
     assert voice.spoken_clip("Name a fruit.") == clip
     damage(clip, place, 64)
     with pytest.warns(UserWarning, match="is damaged: it is made again"):
         assert voice.spoken_clip("Name a fruit.") == clip
-    assert clip.read_bytes() == whole
+    # Not bit for bit: on some processors a sum comes out otherwise in its last digits.
+    np.testing.assert_allclose(read_clip(clip), spoken, atol=1e-4)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         voice.spoken_clip("Name a fruit.")
@@ -147,12 +149,12 @@ def test_a_data_sets_clip_with_a_damaged_byte_is_taken_out_again(cache, place):
 
 def test_the_clips_checksum_may_be_the_damaged_one(cache):
     clip = voice.spoken_clip("Name a fruit.")
-    whole = clip.read_bytes()
+    spoken = read_clip(clip)
     [path] = (clip.parent / "sums").rglob("*.json")
     damage(path, 0.5)
     with pytest.warns(UserWarning, match="is damaged"):
         voice.spoken_clip("Name a fruit.")
-    assert clip.read_bytes() == whole
+    np.testing.assert_allclose(read_clip(clip), spoken, atol=1e-4)
 
 
 def test_steering_vectors_with_a_damaged_byte_are_refused(tmp_path):
