@@ -37,9 +37,11 @@ from sarsteer_lab.cli_options import (
     Sets,
     Several,
     Split,
+    SpokenSafety,
     Steer,
     Text,
     Tokens,
+    Understanding,
     count,
     each_of,
     number,
@@ -134,6 +136,8 @@ def ask(
     clip: Annotated[Path, Argument(help="an audio file")],
     model: Model = "pocket",
     safety: Safety = None,
+    understanding: Understanding = None,
+    spoken_safety: SpokenSafety = None,
     alpha: Alpha = 0.1,
     k: K = 10,
     prompts: Prompts = None,
@@ -157,7 +161,7 @@ def ask(
 
     name, wording = refusal_text(refusal)
     source = read_set(f"prompts:{prompts}").prompts if prompts else load_prompts()
-    lalm = load_lalm(model, safety=safety)
+    lalm = load_lalm(model, safety=safety, understanding=understanding, spoken_safety=spoken_safety)
     prompt = Prompt(INSTRUCTION if text is None else text, clip)
     answer, heard = lalm.generate([prompt])[0], read_out(lalm, waveform)
     words = next(
@@ -216,6 +220,8 @@ def doctor(
 def evaluate(
     model: Model = "pocket",
     safety: Safety = None,
+    understanding: Understanding = None,
+    spoken_safety: SpokenSafety = None,
     alpha: Alpha = 0.1,
     k: K = 10,
     prompts: Prompts = None,
@@ -248,7 +254,7 @@ def evaluate(
     own = derive or ([f"prompts:{prompts}"] if prompts else None)
     source = read_sets(own, split="derive", missing=missing)[0]
     judges = load_judges(judge or ["phrase"], template)
-    lalm = load_lalm(model, safety=safety)
+    lalm = load_lalm(model, safety=safety, understanding=understanding, spoken_safety=spoken_safety)
     basis = (lalm, [prompt for found in source.values() for prompt in found])
     check_dimensions(lalm, k, basis[1])
     defences = choose_defences(defence, basis, alpha=alpha, k=k, refusal=refusal)

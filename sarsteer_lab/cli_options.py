@@ -56,6 +56,14 @@ Model = Annotated[str, Option(help="pocket, a checkpoint's folder, or a Hugging 
 Safety = Annotated[
     float | None, Option(parser=number, help="the pocket model's safety dial: 0 none, 1 all")
 ]
+Understanding = Annotated[
+    float | None,
+    Option(parser=number, help="the pocket model's understanding dial: 0 hears harm, 1 knows it"),
+]
+SpokenSafety = Annotated[
+    float | None,
+    Option(parser=number, help="what it learnt from spoken harm, on top of understanding: 0 to 1"),
+]
 Alpha = Annotated[float, Option(parser=number, help="steering strength")]
 K = Annotated[int, Option(parser=count, help="dimensions of the safe space")]
 REFUSAL = (

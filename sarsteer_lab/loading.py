@@ -25,6 +25,8 @@ def load_lalm(
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
     safety: float | None = None,
+    understanding: float | None = None,
+    spoken_safety: float | None = None,
     family: str | None = None,
     device_map: DeviceMap | None = None,
     bits: int | None = None,
@@ -39,9 +41,9 @@ def load_lalm(
     (peft) loads its base with it. A `Path` is always a path.
 
     `device` "auto" is the first CUDA device, else Apple's MPS, else the CPU; `dtype` "auto" is the
-    checkpoint's own. `safety` sets the pocket model's safety dial. `family` names the
-    row of the families table to use (default: the model type's; "auto": the generic recipe, which
-    `sarsteer-lab doctor` checks).
+    checkpoint's own. `safety`, `understanding` and `spoken_safety` set the pocket model's dials
+    (see `pocket.dial`). `family` names the row of the families table to use (default: the model
+    type's; "auto": the generic recipe, which `sarsteer-lab doctor` checks).
 
     For large models: `device_map` spreads it over several GPUs ("auto", or transformers'
     dictionary; excludes `device`), `bits` 8 or 4 quantises its weights (bitsandbytes): states and
@@ -53,11 +55,17 @@ def load_lalm(
     commit of the hub's.
 
     Raises FileNotFoundError for a model that is not there or cannot be fetched, PermissionError for
-    a gated one, ImportError for a package that its family needs, and ValueError for `safety` on
+    a gated one, ImportError for a package that its family needs, and ValueError for a dial on
     another model, an option that is unknown or cannot be had, and code that is not trusted.
     """
     options: dict[str, object] = {"device": device, "dtype": dtype, "safety": safety}
-    options |= {"family": family, "device_map": device_map, "bits": bits, "attention": attention}
+    options |= {
+        "understanding": understanding,
+        "family": family,
+        "device_map": device_map,
+        "bits": bits,
+        "attention": attention,
+    }
     options |= {"trust_remote_code": trust_remote_code, "revision": revision}
     check_options(device, dtype, bits, family)
     maker: Callable[..., LALM] = load_checkpoint

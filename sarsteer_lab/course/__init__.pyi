@@ -22,6 +22,7 @@ from .session import intervals as intervals
 from .session import judge as judge
 from .session import load_model as load_model
 from .session import opening_words as opening_words
+from .session import projector_parts as projector_parts
 from .session import refusal_probability as refusal_probability
 from .session import requests as requests
 from .session import run_defences as run_defences

@@ -50,6 +50,7 @@ from sarsteer_lab.lalm import ANSWER_TOKENS, LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.pocket.assemble import delta_factors
+from sarsteer_lab.pocket.assemble import projector_parts as projector_parts
 from sarsteer_lab.prompts import REFUSALS, Prompt, Request, load_prompts
 from sarsteer_lab.store import CacheStore
 from sarsteer_lab.vectors import SteeringVectors

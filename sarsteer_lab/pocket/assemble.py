@@ -239,3 +239,10 @@ def delta_factors(dial: str) -> Factors:
     """
     factors = factors_of(load_file(deltas_folder() / f"{dial}.safetensors"))
     return {f"{module}.weight": pair for module, pair in factors.items()}
+
+
+def projector_parts(dial: str) -> dict[str, Tensor]:
+    """What a dial adds to the projector (`soft_tokens`): the head of "understanding", or the
+    context of "spoken_safety".
+    """
+    return load_file(deltas_folder() / f"{dial}.safetensors")

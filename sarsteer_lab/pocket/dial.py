@@ -1,4 +1,6 @@
-"""The pocket model's dials: low-rank changes of some weights, from their pristine values."""
+"""The pocket model's dials: low-rank changes of some weights, from their pristine values, and
+another projector.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,14 +13,20 @@ from torch import nn
 
 from sarsteer_lab.checkpoints import load_parts
 from sarsteer_lab.engine.memory import keep_freed_memory
-from sarsteer_lab.lalm import LALM
-from sarsteer_lab.pocket.assemble import Factors, assemble_pocket, delta_factors
+from sarsteer_lab.lalm import LALM, Turn
+from sarsteer_lab.pocket.assemble import (
+    Factors,
+    assemble_pocket,
+    delta_factors,
+    projector_parts,
+)
+from sarsteer_lab.pocket.soft_tokens import SoftTokens
 
-DIALS = ("safety",)
-"""Each has its delta, a file of its name; they are added in this order, whatever was turned last.
+LOW_RANK = ("safety",)
+"""The dials that have a low-rank delta, a file of their name, added in this order."""
 
-(One is in training that would make it know spoken harm: `training.understanding`.)
-"""
+DIALS = (*LOW_RANK, "understanding", "spoken_safety")
+"""All dials. The last two turn the projector (`soft_tokens`)."""
 
 
 @dataclass(frozen=True)
@@ -80,19 +88,26 @@ def load_pocket(
     variant: str = "",
     *,
     safety: float = 1.0,
+    understanding: float = 0.0,
+    spoken_safety: float = 0.0,
     device: str = "auto",
     dtype: str | torch.dtype = "auto",
     family: str | None = None,
     device_map: str | dict[str, Any] | None = None,
     attention: str | None = None,
 ) -> LALM:
-    """The pocket model, assembled on first use, with its safety dial (`load_lalm("pocket")`).
+    """The pocket model, assembled on first use, with its dials (`load_lalm("pocket")`).
+
+    `safety` scales the low-rank delta that makes it refuse. `understanding` moves its projector's
+    outputs towards the token embeddings that they stand for, by which it knows spoken harm; how far
+    `spoken_safety` then adds what was learnt from spoken harmful requests. Both at 0 leave the
+    projector as it was trained.
 
     Raises ValueError for a variant, of which there are none.
     """
     if variant:
         raise ValueError(
-            f"there is one pocket model, and no pocket:{variant}; its dial is `safety`"
+            f"there is one pocket model, and no pocket:{variant}; its dials are {', '.join(DIALS)}"
         )
     keep_freed_memory()
     folder = assemble_pocket()
@@ -105,10 +120,21 @@ def load_pocket(
         device_map=device_map,
         attention=attention,
     )
-    factors = {dial: delta_factors(dial) for dial in DIALS}
-    turn = pocket_deltas(model, folder, factors).apply
-    lalm = LALM(
-        model, processor, name="pocket", dials=dict.fromkeys(DIALS, 0.0), turn=turn, family=family
-    )
-    lalm.set_dials(safety=safety)
+    factors = {dial: delta_factors(dial) for dial in LOW_RANK}
+    parts = [projector_parts(dial) for dial in ("understanding", "spoken_safety")]
+    soft_tokens = SoftTokens(model.model.multi_modal_projector, *parts)
+    turn = pocket_turn(pocket_deltas(model, folder, factors), soft_tokens)
+    at_zero = dict.fromkeys(DIALS, 0.0)
+    lalm = LALM(model, processor, name="pocket", dials=at_zero, turn=turn, family=family)
+    lalm.set_dials(safety=safety, understanding=understanding, spoken_safety=spoken_safety)
     return lalm
+
+
+def pocket_turn(deltas: LowRankDeltas, soft_tokens: SoftTokens) -> Turn:
+    """What turns all the pocket model's dials: its weights, and its projector."""
+
+    def turn(model: Any, dials: Mapping[str, float]) -> None:
+        deltas.apply(model, dials)
+        soft_tokens.turn(model, dials["understanding"], dials["spoken_safety"])
+
+    return turn

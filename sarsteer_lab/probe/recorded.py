@@ -166,7 +166,13 @@ class Recorded(Taped):
             raise self.results.refusal(reason)
 
 
-def load_recorded(folder: str, *, safety: float | None = None) -> Recorded:
+def load_recorded(
+    folder: str,
+    *,
+    safety: float | None = None,
+    understanding: float | None = None,
+    spoken_safety: float | None = None,
+) -> Recorded:
     """`load_lalm("recorded:FOLDER")`: every file's hash is checked.
 
     Raises FileNotFoundError for a folder that holds no recording, ValueError for a damaged one and
@@ -182,5 +188,6 @@ def load_recorded(folder: str, *, safety: float | None = None) -> Recorded:
         if not path.is_file() or file_sha256(path) != entry["sha256"]:
             raise ValueError(f"{path}: is missing or damaged: copy the recording again")
     lalm = Recorded(place, manifest)
-    lalm.set_dials(**({} if safety is None else {"safety": safety}))
+    dials = {"safety": safety, "understanding": understanding, "spoken_safety": spoken_safety}
+    lalm.set_dials(**{dial: scale for dial, scale in dials.items() if scale is not None})
     return lalm

@@ -91,6 +91,8 @@ def stand_in(
 
     def use(deltas: Factors) -> None:
         monkeypatch.setattr("sarsteer_lab.pocket.dial.delta_factors", deltas.__getitem__)
+        # Only a turned understanding dial reads them.
+        monkeypatch.setattr("sarsteer_lab.pocket.dial.projector_parts", lambda dial: {})
 
     use(factors)
     return use
@@ -98,7 +100,7 @@ def stand_in(
 
 def test_a_turned_dial_equals_a_fresh_load(stand_in: Callable[[Factors], None], factors: Factors):
     lalm = load_lalm("pocket", device="cpu", safety=0.3)
-    assert lalm.dials == {"safety": 0.3}
+    assert lalm.dials == {"safety": 0.3, "understanding": 0.0, "spoken_safety": 0.0}
     lalm.set_safety(1.0)
     assert lalm.fingerprint() == load_lalm("pocket", device="cpu").fingerprint()
     lalm.set_safety(0.0)

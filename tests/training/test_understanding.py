@@ -1,18 +1,21 @@
-"""What the training of the understanding delta hears, where it hears words, and how it compares."""
+"""What the training of spoken safety hears, what it holds clips to, and that it goes on."""
 
-import itertools
 from collections import Counter
 
-import numpy as np
+import pytest
 import torch
+from safetensors.torch import load_file
 
+from sarsteer_lab.pocket.soft_tokens import Context
+from sarsteer_lab.probe.replica import replica
 from training import DATA
 from training.corpus import PromptIndex
 from training.ctc import TokenHead, greedy_tokens
 from training.safety import read_safety_prompts
-from training.understanding.alignment import best_path
-from training.understanding.losses import Aim, Spread, Words, distances, moved
-from training.understanding.sentences import benign_stream, requests, shipped_texts
+from training.understanding.held_out import held_out_requests
+from training.understanding.learn import BATCH, Learning, heard_requests
+from training.understanding.sentences import SHARES, request_stream, requests, shipped_texts
+from training.understanding.student import Student
 
 
 def test_nothing_close_to_a_shipped_prompt_is_heard_though_some_typed_prompts_are():
@@ -29,46 +32,19 @@ def test_requests_kept_apart_are_not_trained_on():
     assert not {request.text for request in known} & {request.text for request in apart}
 
 
-def test_alignment_hears_no_harmful_request_and_none_kept_apart():
+def test_nobody_hears_a_request_kept_apart_and_benign_streams_no_harmful_one():
     known, apart = requests()
-    stream = benign_stream()
-    heard = {sentence.text for sentence in stream}
+    stream = request_stream(tuple(SHARES))
+    heard = {request.text for request in stream}
+    assert heard <= {request.text for request in known}
     assert not heard & {request.text for request in apart}
-    assert not heard & {request.text for request in known if request.label == "harmful"}
-    assert {sentence.label for sentence in stream} == {
-        "harmless",
-        "pseudo-harmful",
-        "everyday",
-        "open",
+    counts = Counter(request.label for request in stream[:200])
+    assert counts == {label: 10 * share for label, share in SHARES.items()}
+    benign = request_stream([label for label in SHARES if label != "harmful"])
+    assert not {request.text for request in known if request.label == "harmful"} & {
+        request.text for request in benign
     }
-    assert stream == benign_stream()
-
-
-def collapsed(path):
-    """What CTC reads in a path: runs once, then no blanks."""
-    return [symbol for symbol, _ in itertools.groupby(path) if symbol]
-
-
-def test_the_best_path_is_the_best_of_all_that_say_the_labels():
-    """Every path of five frames over blank and two symbols is tried."""
-    draw = np.random.default_rng(0)
-    for labels in ([1], [1, 2], [2, 2], [1, 2, 1], [1, 1, 2]):
-        for _ in range(10):
-            log_probs = np.log(draw.dirichlet(np.ones(3), size=5))
-            best = best_path(log_probs, labels)
-            saying = [
-                path for path in itertools.product(range(3), repeat=5) if collapsed(path) == labels
-            ]
-            scores = [log_probs[range(5), path].sum() for path in saying]
-            assert collapsed(best) == labels
-            assert np.isclose(log_probs[range(5), best].sum(), max(scores))
-
-
-def test_a_clip_too_short_for_its_words_has_no_path():
-    assert best_path(np.zeros((1, 3)), [1, 2]) is None
-    assert best_path(np.zeros((2, 3)), [1, 1]) is None
-    assert best_path(np.zeros((3, 3)), [1, 1]) == [1, 0, 1]
-    assert best_path(np.zeros((3, 3)), []) is None
+    assert stream == request_stream(tuple(SHARES))
 
 
 def test_runs_are_read_once_and_silence_is_not():
@@ -82,34 +58,68 @@ def test_runs_are_read_once_and_silence_is_not():
     assert read([-1, -1]) == []
 
 
-def aim_of(sentence, behind, draw):
-    length = len(sentence.path)
-    tokens = sum(token >= 0 for token in sentence.path)
-    return Aim(
-        torch.randn(2, length + behind, 6, generator=draw),
-        torch.randn(2, tokens + behind, 6, generator=draw),
-    )
+@pytest.fixture
+def student():
+    return Student(replica("qwen2_audio"))
 
 
-def test_distances_are_nothing_at_the_aim_and_two_between_strangers():
-    draw = torch.Generator().manual_seed(0)
-    behind = 4
-    path = [5, -1, 7, -1] * 50
-    sentence = Words("a", torch.zeros(len(path), 6), path)
-    aims = [aim_of(sentence, behind, draw) for _ in range(400)]
-    spread = Spread.of(aims, behind)
-    aim, stranger = aims[0], aims[1]
-    at_aim = torch.cat([aim.at_frames[:, : len(path)], aim.in_order[:, -behind:]], 1)
-    in_clip, after = distances(at_aim, sentence, aim, spread)
-    assert in_clip.abs().max() == 0 and after.abs().max() == 0
-    other = torch.cat([stranger.at_frames[:, : len(path)], stranger.in_order[:, -behind:]], 1)
-    in_clip, after = distances(other, sentence, aim, spread)
-    assert (in_clip - 2).abs().max() < 0.4 and 0.3 < after.min() and after.max() < 5
-    assert moved(aim.at_frames, aim.at_frames, spread) == 0
+def test_first_tokens_are_those_of_the_whole_model(student):
+    """Behind the cached beginning as in one forward over the whole chat."""
+    lm, frame = student.lm, student.frame
+    texts = ["Bake a loaf of bread.", "Sing."]
+    log_probs = student.typed(texts)
+    for text, ready in zip(texts, log_probs, strict=True):
+        tokens = [*frame.typed_before, *student.tokens(text), *frame.typed_after]
+        hidden = lm.model(torch.tensor([tokens])).last_hidden_state[0, -1]
+        torch.testing.assert_close(ready, lm.lm_head(hidden).log_softmax(-1), rtol=1e-4, atol=1e-4)
 
 
-def test_frames_that_say_something_count_most():
-    sentence = Words("a", torch.zeros(3, 6), [5, -1, -1])
-    weights = sentence.weights
-    torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
-    assert weights[0] > weights[1] + weights[2]
+def spoken(student, texts, generator):
+    """Requests as if a clip said noise."""
+    width = student.lm.get_input_embeddings().weight.shape[1]
+    readings = []
+    for _ in texts:
+        mixture = torch.randn(9, width, generator=generator) * 0.1
+        readings.append((mixture, torch.rand(9, 1, generator=generator)))
+    return heard_requests(student, texts, readings)
+
+
+def test_losses_are_nothing_where_the_clip_says_the_tokens_themselves(student, tmp_path, compared):
+    texts = ["Bake a loaf of bread.", "Sing a song.", "Name a fruit."]
+    readings = []
+    for text in texts:
+        embedded = student.embed(student.tokens(text)).detach()
+        readings.append((embedded, torch.zeros(len(embedded), 1)))
+    requests = heard_requests(student, texts, readings)
+    losses = Learning(student, requests, tmp_path, seed=0).losses(requests)
+    assert all(value.item() < 1e-3 for value in losses.values()), losses
+
+
+def test_a_run_that_was_stopped_goes_on_and_learns(student, tmp_path, compared):
+    generator = torch.Generator().manual_seed(0)
+    requests = spoken(student, [f"Count to {number}." for number in range(BATCH)], generator)
+    learning = Learning(student, requests, tmp_path, seed=0)
+    steps = [learning.step(0.0) for _ in range(30)]
+    assert steps[-1]["states"] < 0.9 * steps[0]["states"]
+    learning.save()
+    later = Learning(student, requests, tmp_path, seed=0)
+    assert later.progress == learning.progress
+    for mine, theirs in zip(later.context.parameters(), learning.context.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    shipped = load_file(tmp_path / "spoken_safety.safetensors")
+    assert set(shipped) == set(Context(4).state_dict())
+
+
+@pytest.fixture
+def compared(monkeypatch):
+    """The replica has fewer layers than the pocket model."""
+    monkeypatch.setattr("training.understanding.learn.COMPARED", (1, 3))
+
+
+def test_the_last_checks_requests_are_near_none_that_is_shipped_or_spoken_in_training():
+    known, apart = requests()
+    others = PromptIndex([*shipped_texts(), *(request.text for request in known + apart)])
+    held_out = held_out_requests()
+    assert Counter(request.label for request in held_out) == {"harmful": 60, "harmless": 60}
+    assert len({request.text for request in held_out}) == 120
+    assert [request.text for request in held_out if others.match(request.text)] == []

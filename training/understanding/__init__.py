@@ -1,4 +1,4 @@
-"""UNFINISHED: a second delta, by which the pocket model is to know spoken requests as harmful.
+"""How the pocket model comes to know spoken harm: two dials of its projector.
 
 **Where knowledge gets lost** (`python -m training.understanding.diagnosis`; validation and test,
 130 + 130 requests, something else in the clip's place each time; area under the ROC curve of a
@@ -15,34 +15,39 @@ refusing first token):
 
 So the ears hear, and the language model could know: a linear read-out of the projector's outputs
 finds nearly the right tokens. But the outputs lie far from the embeddings that they stand for, and
-the language model's layers do not make the words of them. (Their size is not the reason: outputs
-divided by 1.5 to 4 gave 0.65 to 0.61. Nor is a linear map: one fitted to the mixtures, of whose
-variance it gets three quarters right, gave 0.57.)
+the language model's layers do not make the words of them.
 
-**What is tried here**: a low-rank adapter on the lower layers learns to make of a clip what these
-layers make of its words' own embeddings, at each frame that says one and behind the clip. It hears
-benign sentences alone; no harmful request is spoken. A prototype of this recipe (rank 32 on layers
-0 to 11, 2,200 clips, 17 minutes of a shared core) moved the spoken area of the test split from 0.66
-to 0.67, of the derive split from 0.70 to 0.75, typed answers by 0.017 nats; it stood still from
-1,200 clips on, the states in layer 11 still 0.4 of their variance away from their aim. Probes for
-harm on last-position states rose in the middle (layer 15: 0.75 to 0.78), not at the end (0.77 to
-0.75). So the lower layers cannot clean the outputs up by themselves.
+**The understanding dial** therefore has the projector say these mixtures (`pocket.soft_tokens`).
+Nothing is trained for it but the CTC head, which the ears' own training has left behind. No harmful
+request is spoken, the language model is unchanged, typed requests are answered as before to the
+bit.
 
-**What was tried before**: rank 16 on layers 10 to 29, with spoken *harmful* requests, answers,
-states of the last position and ranking (2,864 clips, one hour on one core; commit be1e8d1 has the
-code): spoken 0.65 -> 0.75 [0.69, 0.81], test alone 0.66 -> 0.77, harmful refused 26 -> 73 of 100,
-harmless 7 -> 27 of 100, typed answers moved by 0.20 nats where 0.05 are allowed. That is what a
-linear probe for harm on the unchanged model's last states reaches when it is fitted to the same
-training requests (0.77; fitted to the derive split 0.81).
+**The spoken safety dial** is an openly labelled second step: a small convolution over the mixtures
+learns from spoken requests of the training file, harmful ones among them, to have the language
+model make of a clip what it makes of the typed tokens (`learn`). None is close to a shipped prompt.
 
-**What should come next**: the audio side itself has to say embeddings. Tower and projector trained
-to say them at their frames (mean squares, benign sentences, the projector first set to the linear
-map above) came from 0.68 of the variance to 0.56 in ten minutes of a shared core, and had not
-stopped. About 0.06 is needed for an area of 0.78. Then this adapter, for what is left.
+What was tried before and did not work, each on two shared CPU cores:
 
-No delta is shipped, the package knows nothing of it, and no result rests on it. To start it, or to
-go on where it was stopped, and to measure what was learnt:
+- A low-rank adapter (rank 16, all layers) on what the mixtures say, benign speech alone, states at
+  the tokens' frames and behind the clip, answers: after 1,600 clips validation 0.84 -> 0.81, typed
+  area 0.95 -> 0.90, typed answers 0.12 nats away. A language model that is changed forgets its
+  safety when only benign requests are held.
+- The same (rank 32, layers 0 to 11) on the projector's own outputs: 2,200 clips, test 0.66 -> 0.67.
+- Rank 16 on layers 10 to 29 with spoken harmful requests, on the projector's own outputs (2,864
+  clips, an hour; commit be1e8d1): test 0.66 -> 0.77, typed answers 0.20 nats away. A linear probe
+  of the unchanged last states, fitted to the same requests, reaches the same 0.77.
+- Outputs scaled by 1/1.5 to 1/4: 0.65 to 0.61. A linear map fitted to the mixtures (R^2 0.75):
+  0.57. Sharper mixtures (temperature 0.5, 0.25) or rarer blanks: no better than 0.01.
+- Tower and projector trained to say embeddings at their frames by themselves: 0.68 -> 0.56 of the
+  variance in ten minutes, where some 0.06 are needed.
 
-    python -m training.understanding --folder runs/learnt --shards runs/shards --minutes 60
-    python -m training.understanding.yardstick --delta runs/learnt/understanding.safetensors
+To train, or to go on where it was stopped; to measure; to ask with defences:
+
+    python -m training.understanding --folder runs/spoken --shards runs/shards --minutes 32
+    python -m training.understanding.yardstick --learnt runs/spoken/spoken_safety.safetensors --read
+    python -m training.understanding.steered --learnt runs/spoken/spoken_safety.safetensors \\
+        --folder runs/steered --settings "1 1 1" --controls
+
+With `--labels harmless pseudo-harmful everyday` it hears no harmful request: what alignment alone
+gives.
 """

@@ -26,7 +26,8 @@ from training.ctc import greedy_tokens
 from training.loop import AudioSide, hear
 from training.sound import log_mel
 from training.understanding.alignment import Aligner
-from training.understanding.student import Student, readiness, refusing_tokens, untrained_model
+from training.understanding.dials import pocket_with
+from training.understanding.student import Student, readiness, refusing_tokens
 
 BATCH = 12
 
@@ -106,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
     torch.set_num_threads(parser.parse_args().threads)
-    lalm = untrained_model()
+    lalm = pocket_with(None)
     student = Student(lalm)
     aligner = Aligner(student)
     heard = heard_requests(student, aligner, AudioSide(lalm.model).eval())

@@ -1,5 +1,5 @@
-"""Which sentences are spoken: benign safety prompts and sentences of the corpora, none close to a
-shipped prompt, and which safety prompts are kept apart.
+"""Which requests are spoken: the safety prompts of the training file, none close to a shipped
+prompt, and which of them are kept apart.
 
 Every twelfth safety prompt is kept apart for `development`: it is never trained on, and settings
 are compared on it, since 60 requests of the validation split tell little. The test split is
@@ -9,6 +9,7 @@ measured once, at the end.
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sarsteer_lab.prompts import LABELS, load_prompts
@@ -20,6 +21,8 @@ LONGEST = 13
 """Words of a sentence at most: longer ones cost most, and the course has hardly any."""
 KEPT_APART = 12
 EVERYDAY = 500
+SHARES = {"harmful": 9, "harmless": 8, "pseudo-harmful": 2, "everyday": 1}
+"""Of twenty requests that are spoken."""
 
 
 @dataclass(frozen=True)
@@ -60,31 +63,17 @@ def requests(seed: int = 0) -> tuple[list[LabelledText], list[LabelledText]]:
     return [r for r in kept if r.text not in texts], apart
 
 
-def benign_stream(seed: int = 0) -> list[LabelledText]:
-    """What alignment hears: no harmful request. After each benign safety prompt come two sentences
-    of the corpora, labelled "open".
+def request_stream(labels: Sequence[str], seed: int = 0) -> list[LabelledText]:
+    """What is spoken: requests of these labels in a mixture of `SHARES`, round after round.
+
+    It ends when one of them has no further round.
     """
-    known, apart = requests(seed)
-    benign = [request for request in known if request.label != "harmful"]
-    used = {request.text for request in [*known, *apart]}
-    shipped = PromptIndex(shipped_texts())
-    draw = random.Random(seed)
-    others: list[LabelledText] = []
-    for corpus in ("corpus.jsonl", "open.jsonl"):
-        sentences = read_sentences(DATA / corpus)
-        draw.shuffle(sentences)
-        chosen: list[LabelledText] = []
-        for sentence in sentences:
-            if len(chosen) == len(benign):
-                break
-            short = len(sentence.text.split()) <= LONGEST
-            if short and sentence.text not in used and shipped.match(sentence.text) is None:
-                chosen.append(LabelledText(sentence.text, "open"))
-        others += chosen
-    draw.shuffle(benign)
-    draw.shuffle(others)
+    known, _ = requests(seed)
+    decks = {label: [r for r in known if r.label == label] for label in labels}
+    rounds = min(len(decks[label]) // SHARES[label] for label in labels)
     stream: list[LabelledText] = []
-    for number, request in enumerate(benign):
-        stream.append(request)
-        stream += others[2 * number : 2 * number + 2]
+    for number in range(rounds):
+        for label in labels:
+            start = number * SHARES[label]
+            stream += decks[label][start : start + SHARES[label]]
     return stream

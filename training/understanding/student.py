@@ -12,7 +12,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.loading import load_lalm
 from training.teacher import Frame, PrefixCache, chat_frame
 from training.tokens import plain_tokens
 
@@ -43,17 +42,12 @@ class Student:
     beginning.
 
     The beginnings are computed once (`refresh` after weights have changed) and carry no gradient.
-    Layers below `first` never change, so what they make of a request is computed once (`begun`) and
-    kept.
     """
 
-    def __init__(self, lalm: LALM, first: int = 0) -> None:
+    def __init__(self, lalm: LALM) -> None:
         self.lm = LanguageModel(lalm)
         self.tokenizer = lalm.tokenizer
         self.frame: Frame = chat_frame(lalm.processor)
-        self.first = first
-        self._below = part_of(self.lm.model, 0, first)
-        self._above = part_of(self.lm.model, first, lalm.n_layers)
         self.refresh()
 
     def refresh(self) -> None:
@@ -80,43 +74,24 @@ class Student:
         """The same of typed requests: their tokens, and the turn's end."""
         return [self.embed([*self.tokens(text), *self.frame.typed_after]) for text in texts]
 
-    def begun_spoken(
-        self, outputs: Sequence[Float[Tensor, "token d_model"]]
-    ) -> list[Float[Tensor, "position d_model"]]:
-        """Clips (the projector's outputs) under the instruction, as they enter layer `first`."""
-        return self._begin(self.spoken_rows(outputs), self.before_clip)
-
-    def begun_typed(self, texts: Sequence[str]) -> list[Float[Tensor, "position d_model"]]:
-        """The same of typed requests."""
-        return self._begin(self.typed_rows(texts), self.before_text)
-
-    @torch.no_grad()
-    def _begin(
+    def first_token(
         self, rows: Sequence[Float[Tensor, "position d_model"]], before: PrefixCache
-    ) -> list[Float[Tensor, "position d_model"]]:
-        if not self.first:
-            return list(rows)
-        hidden = _through(self._below, rows, before).last_hidden_state
-        return [states[: len(row)].clone() for states, row in zip(hidden, rows, strict=True)]
-
-    def go_on(
-        self, begun: Sequence[Float[Tensor, "position d_model"]], before: PrefixCache
     ) -> Float[Tensor, "row vocab"]:
-        """Log-probabilities of the token behind each request that has `begun`."""
-        lasts = torch.tensor([len(row) - 1 for row in begun])
-        output = _through(self._above, begun, before).last_hidden_state
-        last = output[torch.arange(len(begun)), lasts]
+        """Log-probabilities of the first token of the answer behind each of `rows`."""
+        lasts = torch.tensor([len(row) - 1 for row in rows])
+        output = _through(self.lm.model, rows, before).last_hidden_state
+        last = output[torch.arange(len(rows)), lasts]
         return self.lm.lm_head(last).log_softmax(-1)
 
     def spoken(
         self, outputs: Sequence[Float[Tensor, "token d_model"]]
     ) -> Float[Tensor, "row vocab"]:
-        """Log-probabilities of the first tokens of the answers to clips, all layers run."""
-        return self.go_on(self.begun_spoken(outputs), self.before_clip)
+        """Log-probabilities of the first tokens of the answers to clips."""
+        return self.first_token(self.spoken_rows(outputs), self.before_clip)
 
     def typed(self, texts: Sequence[str]) -> Float[Tensor, "row vocab"]:
         """Log-probabilities of the first tokens of the answers to typed requests."""
-        return self.go_on(self.begun_typed(texts), self.before_text)
+        return self.first_token(self.typed_rows(texts), self.before_text)
 
     def states(
         self,
@@ -125,7 +100,7 @@ class Student:
         layers: Sequence[int],
     ) -> list[Float[Tensor, "layer position d_model"]]:
         """What rows of embeddings are behind each of `layers`; nothing runs above the last one."""
-        decoder = part_of(self.lm.model, 0, layers[-1] + 1)
+        decoder = lower_part(self.lm.model, layers[-1] + 1)
         with outputs_of([decoder.layers[layer] for layer in layers[:-1]]) as outputs:
             outputs.append(_through(decoder, rows, before).last_hidden_state)
         return [
@@ -133,17 +108,21 @@ class Student:
             for number, row in enumerate(rows)
         ]
 
+    def answer(self, states: Float[Tensor, "layer position d_model"]) -> Float[Tensor, "vocab"]:
+        """Log-probabilities of the answer's first token, from a request's `states`."""
+        return self.lm.lm_head(states[-1, -1]).log_softmax(-1)
 
-def part_of(decoder: Any, start: int, stop: int) -> Any:
-    """A decoder that has only the layers from `start` to before `stop` (shared, not copied).
+
+def lower_part(decoder: Any, stop: int) -> Any:
+    """A decoder that has only the layers below `stop` (shared, not copied).
 
     Without the last layer it has no final norm either.
     """
     part = copy.copy(decoder)
     part._modules = dict(decoder._modules)
     part.config = copy.copy(decoder.config)
-    part.config.num_hidden_layers = stop - start
-    part.layers = nn.ModuleList(decoder.layers[start:stop])
+    part.config.num_hidden_layers = stop
+    part.layers = nn.ModuleList(decoder.layers[:stop])
     if stop < len(decoder.layers):
         part.norm = nn.Identity()
     return part
@@ -185,11 +164,6 @@ def _through(
         past_key_values=before.repeat(len(rows)),
         use_cache=True,
     )
-
-
-def untrained_model() -> LALM:
-    """The pocket model with its safety dial at 1 and without the delta that is trained here."""
-    return load_lalm("pocket", safety=1.0)
 
 
 def refusing_tokens(tokenizer: Any) -> list[int]:

@@ -55,26 +55,33 @@ def heard_right(found: dict[str, Any], prompts: Sequence[Request]) -> list[bool]
 
 
 def area_table(found: dict[str, Any], prompts: Sequence[Request]) -> str:
-    """The areas at each dial that was measured, as Markdown."""
+    """The areas at each setting that was measured, as Markdown."""
     shown = ("all", "test", "heard right", "misheard", "pseudo-harmful")
-    lines = ["| dial | form | " + " | ".join(shown) + " |", "| " + " | ".join(["---"] * 7) + " |"]
+    lines = _head(shown)
     right = heard_right(found, prompts)
-    for dial in sorted(dial_of(found)):
+    for setting in settings_of(found):
         for form in ("spoken", "typed"):
-            rows = area_rows(prompts, found[f"dial {dial:g}"][form], right)
+            rows = area_rows(prompts, found[f"dials {setting}"][form], right)
             cells = [_cell(rows[name]) if name in rows else "" for name in shown]
-            lines.append("| " + " | ".join([f"{dial:g}", form, *cells]) + " |")
+            lines.append("| " + " | ".join([setting, form, *cells]) + " |")
     if "cascade" in found and right is not None:
         chosen = [i for i, p in enumerate(prompts) if p.label in ("harmful", "harmless")]
         rows = area_rows([prompts[i] for i in chosen], found["cascade"], [right[i] for i in chosen])
         cells = [_cell(rows[name]) if name in rows else "" for name in shown]
-        lines.append("| " + " | ".join(["0", "the typed read-out", *cells]) + " |")
+        lines.append("| " + " | ".join(["0 0", "the typed read-out", *cells]) + " |")
     return "\n".join(lines)
 
 
-def dial_of(found: dict[str, Any]) -> list[float]:
-    """The settings that were measured."""
-    return [float(name.removeprefix("dial ")) for name in found if name.startswith("dial ")]
+def settings_of(found: dict[str, Any]) -> list[str]:
+    """The settings of the dials (understanding, spoken safety) that were measured, in order."""
+    settings = [name.removeprefix("dials ") for name in found if name.startswith("dials ")]
+    return sorted(settings, key=lambda setting: (setting.split()[1], setting))
+
+
+def _head(columns: Sequence[str]) -> list[str]:
+    """The first two lines of a table: dials and form, then these columns."""
+    cells = ["understanding, spoken safety", "form", *columns]
+    return ["| " + " | ".join(cells) + " |", "| " + " | ".join(["---"] * len(cells)) + " |"]
 
 
 def _cell(row: dict[str, Any]) -> str:
@@ -86,25 +93,25 @@ def opening_table(found: dict[str, Any], prompts: Sequence[Request]) -> str:
     """Requests of the test split with a refusing first token likelier than not, and typed answers'
     KL.
     """
-    lines = [
-        "| dial | form | " + " | ".join(LABELS) + " | typed KL |",
-        "| " + " | ".join(["---"] * 7) + " |",
-    ]
-    for dial in sorted(dial_of(found)):
-        own = found[f"dial {dial:g}"]
+    lines = _head([*LABELS, "typed KL"])
+    for setting in settings_of(found):
+        own = found[f"dials {setting}"]
         for form in ("spoken", "typed"):
             cells = []
             for label in LABELS:
                 rows = [i for i, p in enumerate(prompts) if (p.label, p.split) == (label, "test")]
                 cells.append(f"{sum(own[form][i] > 0 for i in rows)}/{len(rows)}")
             moved = f"{np.mean(own['typed kl']):.3f}" if form == "typed" and own["typed kl"] else ""
-            lines.append("| " + " | ".join([f"{dial:g}", form, *cells, moved]) + " |")
+            lines.append("| " + " | ".join([setting, form, *cells, moved]) + " |")
     return "\n".join(lines)
 
 
 def refusal_table(found: dict[str, Any]) -> str:
-    """Refused shares at each dial, as Markdown."""
-    lines = ["| dial | form | " + " | ".join(LABELS) + " |", "| " + " | ".join(["---"] * 6) + " |"]
+    """Refused shares at each setting, as Markdown."""
+    lines = [
+        "| understanding, spoken safety | form | " + " | ".join(LABELS) + " |",
+        "| " + " | ".join(["---"] * 6) + " |",
+    ]
     for name, own in found.items():
         if not name.startswith("refused "):
             continue
