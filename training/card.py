@@ -15,8 +15,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sarsteer_lab.course.figures.base import BLUE, GREY, VERMILION, save_figure
+from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.course.hearing import HEARD_RIGHT
+from sarsteer_lab.course.palette import GREEN, GREY, PURPLE
 from sarsteer_lab.paths import data_folder
 from sarsteer_lab.prompts import LABELS
 from training import DATA
@@ -111,8 +112,8 @@ def training_figure(logs: dict[str, list[dict[str, Any]]]) -> Figure:
     """Losses against all clips heard, for stages (d) and (e); dotted lines part the runs."""
     fig = Figure(figsize=(10, 4), layout="constrained")
     left, right = fig.subplots(1, 2)
-    _curves(left, logs["ctc"], {"ctc": (BLUE, "-", "CTC")})
-    losses = {"repeat": (BLUE, "-", "transcript"), "kl": (VERMILION, "--", "KL(typed || spoken)")}
+    _curves(left, logs["ctc"], {"ctc": (GREEN, "-", "CTC")})
+    losses = {"repeat": (GREEN, "-", "transcript"), "kl": (PURPLE, "--", "KL(typed || spoken)")}
     _curves(right, logs["in_loop"], losses)
     left.set(title="(d) CTC warm start", ylabel="CTC loss (nats per token)", ylim=(0, 3))
     right.set(title="(e) Language model in the loop", ylabel="loss (nats per token)", ylim=(0, 4))

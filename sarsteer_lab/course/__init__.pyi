@@ -1,6 +1,7 @@
 """What the notebooks are made with, and where it is."""
 
 from . import causal as causal
+from . import choosing as choosing
 from . import figures as figures
 from . import hearing as hearing
 from . import widgets as widgets

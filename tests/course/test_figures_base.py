@@ -15,6 +15,7 @@ from PIL import Image
 
 from sarsteer_lab.course import figures
 from sarsteer_lab.course.figures import base as plots
+from sarsteer_lab.course.palette import FORMS
 from sarsteer_lab.evaluation.intervals import wilson
 
 N, LAYERS, SEEDS = 20, 6, 3
@@ -154,12 +155,6 @@ def test_bars_are_shares_and_whiskers_wilsons_intervals() -> None:
     assert outcomes().get_suptitle() == "Of 50 harmful requests refused: typed 45, spoken 25"
 
 
-def test_outcomes_differ_in_more_than_colour() -> None:
-    hatches = {hatch for _, hatch, _, _ in plots.OUTCOMES.values()}
-    markers = {marker for _, marker in plots.MODALITIES.values()}
-    assert len(hatches) == len(plots.OUTCOMES) and len(markers) == len(plots.MODALITIES)
-
-
 def test_the_map_marks_harmful_filled_and_harmless_hollow() -> None:
     fig = states_map()
     ax, labels = fig.axes[0], [text.get_text() for text in fig.legends[0].get_texts()]
@@ -171,7 +166,7 @@ def test_the_map_marks_harmful_filled_and_harmless_hollow() -> None:
     ]
     filled = [bool(len(cloud.get_facecolors())) for cloud in ax.collections]
     assert filled == [True, False, True, False]
-    assert to_hex(ax.collections[0].get_edgecolors()[0]).upper() == plots.BLUE
+    assert to_hex(ax.collections[0].get_edgecolors()[0]).upper() == FORMS["typed"][0]
     assert ax.get_aspect() == 1
 
 

@@ -8,6 +8,7 @@ import torch
 from matplotlib.text import Text
 from sklearn.metrics import roc_auc_score
 
+from sarsteer_lab.course.palette import PAPER
 from sarsteer_lab.course.figures import (
     prediction_figure,
     prompted_figure,
@@ -46,7 +47,7 @@ def test_each_text_is_a_point() -> None:
     )
     [ax] = fig.axes
     assert [tuple(line.get_xydata()[0]) for line in ax.lines] == [(0.2, 0.3), (0.9, 0.6)]
-    assert ax.lines[1].get_markerfacecolor() == "white" != ax.lines[0].get_markerfacecolor()
+    assert ax.lines[1].get_markerfacecolor() == PAPER != ax.lines[0].get_markerfacecolor()
 
 
 def test_area_under_the_drawn_curve() -> None:

@@ -21,7 +21,7 @@ from sarsteer_lab.course.figures import (
     topics_figure,
     tradeoff_figure,
 )
-from sarsteer_lab.course.figures.base import OUTCOMES
+from sarsteer_lab.course.palette import OUTCOMES, PAPER
 from sarsteer_lab.course.figures.defences import group_of
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.evaluation.intervals import wilson
@@ -220,7 +220,7 @@ def test_live_markers_tell_outcomes() -> None:
         if len(line.get_xdata()) == 1 and line.get_label() != "spoken"
     ]
     assert [line.get_marker() for line in points] == ["o", "o", "X"]
-    assert points[0].get_markerfacecolor() == "white" != points[1].get_markerfacecolor()
+    assert points[0].get_markerfacecolor() == PAPER != points[1].get_markerfacecolor()
 
 
 def test_removal_draws_the_triangle() -> None:

@@ -1,9 +1,8 @@
 """What all figures of the course share: one look, how they are saved, what they are drawn from.
 
 Functions in this folder take plain tensors and tables and return a matplotlib `Figure` that belongs
-to nobody's global state; `save_figure` writes it as PNG. Colours are Okabe and Ito's, which
-colour-blind people can tell apart, and no meaning hangs on colour alone: marker, line style, fill
-or hatching says it again. Letters are large enough for a projector. A figure's title says what
+to nobody's global state; `save_figure` writes it as PNG. Colours are those of `course.palette`, and
+none is named here. Letters are large enough for a projector. A figure's title says what
 there is to see in it, with the numbers that it was given; names stand at what they name.
 """
 
@@ -16,7 +15,6 @@ from typing import Any, TypeVar
 import matplotlib
 import numpy as np
 from jaxtyping import Float
-from matplotlib import cycler
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -27,10 +25,8 @@ from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from sarsteer_lab.course.palette import BUILT_IN, INK, MEANINGS, PAPER, SERIES, Look
 from sarsteer_lab.evaluation.intervals import wilson
-
-BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
-BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#8C8C8C"
 
 LOOK = matplotlib.rc_params_from_file(
     Path(__file__).with_name("look.mplstyle"), use_default_template=False
@@ -42,31 +38,10 @@ drawn = matplotlib.rc_context(LOOK)
 drawn_without_grid = matplotlib.rc_context(LOOK | {"axes.grid": False})
 """The same for pictures and tables."""
 
-Look = dict[str, Any]
-"""Colour, marker and line style of a line, by matplotlib's names."""
-
 T = TypeVar("T")
 Values = Tensor | Sequence[float] | np.ndarray
 
-MODALITIES = {"typed": (BLUE, "o"), "spoken": (VERMILION, "^")}
-"""Colour and marker of the two ways in which a request reaches the model."""
-
-OUTCOMES = {
-    "refused": (BLUE, "", "s", "-"),
-    "answered": (ORANGE, "//", "o", "--"),
-    "broken": (GREY, "xx", "X", ":"),
-}
-"""Colour, hatching, marker and line style of what becomes of a request."""
-
-SERIES = cycler(
-    color=[BLUE, VERMILION, GREEN, PURPLE, ORANGE, GREY, SKY],
-    marker=list("o^sDvxP"),
-    linestyle=["-", "-", "--", "-.", (0, (5, 1)), ":", (0, (3, 1, 1, 1))],
-)
-"""The looks of a figure's series, in their order."""
-
-
-HATCHED = {"edgecolor": "white", "linewidth": 0}
+HATCHED = {"edgecolor": PAPER, "linewidth": 0}
 """A bar whose hatching is white, without an outline."""
 
 TRADEOFF = {
@@ -78,21 +53,19 @@ TRADEOFF = {
 WHOLE_PICTURE = {"origin": "lower", "aspect": "auto"}
 """A heat map that fills its panel, the first row lowest."""
 
-DOTTED = {"color": BLACK, "linewidth": 1.2, "linestyle": ":"}
+DOTTED = {"color": INK, "linewidth": 1.2, "linestyle": ":"}
 """A line to compare with."""
-
-
-def look_of(color: str, marker: str, linestyle: str) -> Look:
-    """A look of its own, for a line that is not one of a series."""
-    return {"color": color, "marker": marker, "linestyle": linestyle}
 
 
 def in_series(
     values: Mapping[str, T], looks: Iterable[Look] = SERIES
 ) -> Iterator[tuple[str, T, Look]]:
-    """Names, their values, and the looks of a series, from the start again where they end."""
+    """Names, their values, and the looks of a series, from the start again where they end.
+
+    A name with a meaning of its own ("harmful", "spoken") has its look in every figure.
+    """
     for (name, value), look in zip(values.items(), cycle(looks), strict=False):
-        yield name, value, look
+        yield name, value, MEANINGS.get(name, look) if looks is SERIES else look
 
 
 def save_figure(fig: Figure, folder: Path | str, name: str) -> Path:
@@ -197,6 +170,18 @@ def layer_axis(*axes: Axes, label: str = "decoder layer") -> None:
     for ax in axes:
         ax.set_xlabel(label)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def shade_layers(layers: Collection[int], *axes: Axes) -> None:
+    """The ground of layers that were built to refuse (`session.dialled_layers`), named once."""
+    if not layers:
+        return
+    for ax in axes:
+        ends = min(layers) - 0.5, max(layers) + 0.5
+        ax.axvspan(*ends, color=BUILT_IN, linewidth=0, zorder=0)
+    top = {"xycoords": axes[0].get_xaxis_transform(), "textcoords": "offset points"}
+    where = {"va": "top", "fontsize": 11, "zorder": 1}
+    axes[0].annotate("safety adapter", (min(layers), 1), (2, -2), **top, **where)
 
 
 def name_lines(*axes: Axes, gap: float = 0.08) -> None:
@@ -313,7 +298,7 @@ def cells(ax: Axes, texts: Sequence[Sequence[str]], dark: np.ndarray) -> None:
     in_cell = {"ha": "center", "va": "center", "fontsize": 12}
     for (row, column), is_dark in np.ndenumerate(dark):
         if text := texts[row][column]:
-            colour = "white" if is_dark else BLACK
+            colour = PAPER if is_dark else INK
             ax.text(column, row, text, color=colour, **in_cell)
 
 

@@ -11,10 +11,6 @@ from torch import Tensor
 
 from sarsteer_lab.course.causal import SecondsMap
 from sarsteer_lab.course.figures.base import (
-    BLACK,
-    GREY,
-    SERIES,
-    VERMILION,
     common_legend,
     curves,
     drawn,
@@ -27,6 +23,7 @@ from sarsteer_lab.course.figures.base import (
     plain,
     ticks,
 )
+from sarsteer_lab.course.palette import CHANGE, GREY, INK, LABELS, METHOD, PAPER, SERIES
 from sarsteer_lab.speech import SAMPLE_RATE
 
 
@@ -79,15 +76,15 @@ def seconds_figure(
     starts = [start for start, _ in found.windows]
     edges = np.array([*starts, found.windows[-1][1]])
     changes = numbers(found.silenced.nan_to_num())
-    bars = {"align": "edge", "color": VERMILION, "edgecolor": "white"}
+    bars = {"align": "edge", "color": METHOD["control"], "edgecolor": PAPER}
     middle.bar(starts, changes, np.diff(edges), **bars)
-    middle.axhline(0, color=BLACK, linewidth=1)
+    middle.axhline(0, color=INK, linewidth=1)
     middle.set_ylabel("silence\nthere")
     values = numbers(found.patched.nan_to_num())
     both = np.vstack([values, changes])
     span = max(float(np.abs(both).max()), 1e-3)
     rows = np.arange(len(found.layers) + 1) - 0.5
-    scale = {"cmap": "PuOr", "vmin": -span, "vmax": span}
+    scale = {"cmap": CHANGE, "vmin": -span, "vmax": span}
     image = below.pcolormesh(edges, rows, values, **scale)
     ticks(below, y=[str(layer) for layer in found.layers])
     below.set(xlabel="seconds", ylabel="put in after layer")
@@ -104,7 +101,7 @@ def _clip(ax: Axes, found: SecondsMap) -> None:
     seconds = np.arange(len(found.clip)) / SAMPLE_RATE
     ax.plot(seconds, found.clip, color=GREY, linewidth=0.5)
     for start, end in found.apart:
-        ax.axvspan(start, end, color=VERMILION, alpha=0.15, linewidth=0)
+        ax.axvspan(start, end, color=LABELS["harmful"][0], alpha=0.15, linewidth=0)
     top = float(np.abs(found.clip).max())
     name = {"ha": "center", "va": "bottom", "fontsize": 12}
     for word in found.words:
@@ -118,7 +115,7 @@ def _frame(ax: Axes, chosen: tuple[int, int], edges: Float[np.ndarray, "edge"]) 
     row, window = chosen
     corner = (edges[window], row - 0.5)
     wide = edges[window + 1] - edges[window]
-    for colour, width in (("white", 5), (BLACK, 2.5)):
+    for colour, width in ((PAPER, 5), (INK, 2.5)):
         look = {"fill": False, "edgecolor": colour, "linewidth": width, "zorder": 5}
         frame = Rectangle(corner, wide, 1, **look)
         ax.add_patch(frame)

@@ -6,12 +6,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 
 from sarsteer_lab.course.figures.base import (
-    BLACK,
-    BLUE,
     DOTTED,
-    GREEN,
-    ORANGE,
-    PURPLE,
     TRADEOFF,
     cells,
     common_legend,
@@ -23,18 +18,10 @@ from sarsteer_lab.course.figures.base import (
     ticks,
     wilson_whiskers,
 )
+from sarsteer_lab.course.palette import DEFENCES, PAPER, SHADES
 from sarsteer_lab.evaluation.curves import pareto_front
 from sarsteer_lab.evaluation.defences import PROMPTING, STEERING_NAMES
 from sarsteer_lab.evaluation.table import BASELINE
-
-GROUPS = {
-    "no defence": (BLACK, "*"),
-    "prompts": (ORANGE, "s"),
-    "uniform pushes": (BLUE, "o"),
-    "conditional pushes": (GREEN, "D"),
-    "others": (PURPLE, "v"),
-}
-"""Colour and marker of the groups of defences in the trade-off plane."""
 
 BOUND = "bound of a uniform push"
 
@@ -58,8 +45,8 @@ def tradeoff_figure(
     """Defences in the trade-off plane: harmful requests refused against other requests answered.
 
     `table` has the columns defence, label, n, refused and answered of `table.tabulate`, one judge.
-    Bars are 95% Wilson intervals; colour and marker say which of `GROUPS` a defence belongs to. All
-    labels but "harmful" count as benign. `bound` holds points (benign answered, harmful refused),
+    Bars are 95% Wilson intervals; colour and marker say which group of `palette.DEFENCES` a defence
+    belongs to. All labels but "harmful" count as benign. `bound` holds points (benign answered, harmful refused),
     threshold by threshold, of what a uniform push could do at best; the title counts the defences
     beyond it. Raises ValueError if either kind of request is missing.
     """
@@ -83,15 +70,15 @@ def tradeoff_figure(
     fig, [ax] = panels(1, (11, 6.8), told)
 
     groups = list(map(group_of, names))
-    colours = [GROUPS[group][0] for group in groups]
+    colours = [DEFENCES[group][0] for group in groups]
     xerr = wilson_whiskers(benign["answered"], benign["n"])
     yerr = wilson_whiskers(harmful["refused"], harmful["n"])
     faint = {"fmt": "none", "elinewidth": 1, "alpha": 0.35}
     ax.errorbar(x, y, yerr, xerr, ecolor=colours, **faint)
-    point = {"markersize": 11, "zorder": 3, "markeredgecolor": "white"}
+    point = {"markersize": 11, "zorder": 3, "markeredgecolor": PAPER}
     star = {"markersize": 17, "zorder": 4}
     for group in dict.fromkeys(groups):
-        colour, marker = GROUPS[group]
+        colour, marker = DEFENCES[group]
         look = point | star if marker == "*" else point
         of_group = places[[name == group for name in groups]]
         ax.plot(*of_group.T, marker, color=colour, label=group, **look)
@@ -119,7 +106,7 @@ def topics_figure(counts: pd.DataFrame, title: str) -> Figure:
     size = (4.2 + 0.95 * len(defences), 2.8 + 0.5 * len(topics))
     fig, [ax] = panels(1, size, title)
     cells(ax, texts, share > 0.55)
-    scale = {"cmap": "Blues", "vmin": 0, "vmax": 1, "aspect": "auto"}
+    scale = {"cmap": SHADES, "vmin": 0, "vmax": 1, "aspect": "auto"}
     image = ax.imshow(share, **scale)
     ticks(ax, defences, topics, turned=40)
     bar = {"format": "{x:.0%}", "pad": 0.02, "label": "share refused"}

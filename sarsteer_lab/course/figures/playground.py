@@ -10,26 +10,21 @@ from matplotlib.patheffects import withStroke
 from torch import Tensor
 
 from sarsteer_lab.course.figures.base import (
-    BLACK,
-    GREEN,
     HATCHED,
-    ORANGE,
-    PURPLE,
-    SKY,
     arrow,
     drawn,
     numbers,
     panels,
     rows,
 )
-from sarsteer_lab.course.figures.refusal import LABELS
+from sarsteer_lab.course.palette import INK, LABELS, METHOD, PAPER
 from sarsteer_lab.safe_space import SafeSpace
 
 ARROWS = {
-    "inside": (ORANGE, ":", (-54, 4)),
-    "d": (PURPLE, "-", (6, 3)),
-    "v": (GREEN, "-", (6, -8)),
-    "control": (BLACK, "--", (-34, -20)),
+    "inside": (METHOD["inside"], ":", (-54, 4)),
+    "d": (METHOD["direction"], "-", (6, 3)),
+    "v": (METHOD["vectors"], "-", (6, -8)),
+    "control": (METHOD["control"], "--", (-34, -20)),
 }
 """Colour, line style and place of the name: of the direction, its part in the safe space, what
 ablation leaves of it, and the direction shortened to that length."""
@@ -67,15 +62,15 @@ def playground_figure(
     for ax, up in ((side, 1), (top, 2)):
         seen = [0, up]
         for x, y in numbers(bars_of_space[:, seen]):
-            ax.plot([-x, x], [-y, y], color=SKY, **BAR)
+            ax.plot([-x, x], [-y, y], color=METHOD["inside"], **BAR)
         for label, states in clouds.items():
             before = numbers(states[:, seen])
             after = before + numbers(pushes[moved][seen])
-            _cloud(ax, before, after, line, *LABELS[label])
+            _cloud(ax, before, after, line, *LABELS[label][:2])
         for name, push in shown.items():
             x, y = push[seen].tolist()
             _arrow(ax, (x, y), name, named=ax is side)
-        ax.axvline(line, color=BLACK, linewidth=2)
+        ax.axvline(line, color=INK, linewidth=2)
         ax.set(xlim=(-3.2, 4.6), ylim=(-3.6, 3.6), aspect="equal")
         ax.set_xlabel("readiness to refuse")
         ax.set_ylabel(f"what harmless requests vary in ({up})")
@@ -102,7 +97,7 @@ def _arrow(ax: Axes, end: tuple[float, float], name: str, *, named: bool) -> Non
     colour, style, offset = ARROWS[name]
     arrow(ax, end, colour, style)
     if named:
-        halo = [withStroke(linewidth=4, foreground="white")]
+        halo = [withStroke(linewidth=4, foreground=PAPER)]
         look = {"color": colour, "path_effects": halo, **BOLD}
         ax.annotate(name, end, offset, textcoords="offset points", **look)
 

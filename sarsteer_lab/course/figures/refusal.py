@@ -11,10 +11,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from sarsteer_lab.course.figures.base import (
-    BLACK,
-    BLUE,
     DOTTED,
-    VERMILION,
     common_legend,
     curves,
     drawn,
@@ -28,11 +25,9 @@ from sarsteer_lab.course.figures.base import (
     ticks,
     whiskers,
 )
+from sarsteer_lab.course.palette import GREEN, INK, LABELS, PAPER
 from sarsteer_lab.evaluation.precondition import BARE
 from sarsteer_lab.evaluation.separation import roc_area, uniform_bound
-
-LABELS = {"harmful": (VERMILION, "s"), "harmless": (BLUE, "o")}
-"""Colour and marker of the two kinds of request."""
 
 
 @drawn
@@ -56,7 +51,7 @@ def prompted_figure(shares: pd.DataFrame) -> Figure:
     size = (5.6 * len(forms) + 1.4, 0.75 * len(texts) + 2.2)
     fig, axes = panels(len(forms), size, title, sharey=True)
     for ax, form in zip(axes, forms, strict=True):
-        for shift, label in zip((-0.16, 0.16), LABELS, strict=True):
+        for shift, label in ((-0.16, "harmful"), (0.16, "harmless")):
             _shares_in_rows(ax, by_kind[form, label].loc[texts], shift, label)
         ax.set(title=form, xlabel="share refused", xlim=(-0.03, 1.16))
         percent(ax.xaxis)
@@ -68,7 +63,7 @@ def prompted_figure(shares: pd.DataFrame) -> Figure:
 
 def _shares_in_rows(ax: Axes, shares: pd.DataFrame, shift: float, label: str) -> None:
     """The shares of one label, a row each, with their intervals and counts."""
-    colour, marker = LABELS[label]
+    colour, marker, _ = LABELS[label]
     rows = np.arange(len(shares)) + shift
     ends = whiskers(shares["rate"], shares["low"], shares["high"])
     look = {"fmt": marker, "color": colour, "label": f"{label} requests"}
@@ -98,13 +93,13 @@ def prediction_figure(
     title = "Refusal with a text in the prompt and under its direction: rank correlation"
     fig, [ax] = panels(1, (9.5, 6.4), f"{title} {rank:.2f}")
     for name, place in zip(names, places, strict=True):
-        inner = BLUE if name in bank else "white"
-        ax.plot(*place, "o", color=BLUE, markerfacecolor=inner, markersize=10)
+        inner = GREEN if name in bank else PAPER
+        ax.plot(*place, "o", color=GREEN, markerfacecolor=inner, markersize=10)
     ax.set_xlabel("refusal probability with the text in the prompt")
     ax.set_ylabel(f"refusal probability, steered (alpha = {alpha:g})")
     ax.set(xlim=(-0.03, 1.15), ylim=(-0.03, 1.05))
     percent(ax.xaxis, ax.yaxis)
-    name_points(ax, names, places, [BLACK] * len(names))
+    name_points(ax, names, places, [INK] * len(names))
     return fig
 
 
@@ -126,7 +121,7 @@ def readiness_figure(refusal_probability: Mapping[str, Float[np.ndarray, "prompt
         row, median = len(names), np.median(shown)
         heights = row + rng.uniform(-0.28, 0.28, len(shown))
         ax.scatter(shown, heights, color=look["color"], marker=look["marker"], alpha=0.6)
-        ax.plot([median, median], [row - 0.4, row + 0.4], color=BLACK)
+        ax.plot([median, median], [row - 0.4, row + 0.4], color=INK)
         names.append(f"{name} (n = {len(values)})")
     ticks(ax, y=names)
     ax.set(xscale="logit", xlim=(8e-5, 1 - 8e-5), xlabel="refusal probability without a defence")

@@ -13,19 +13,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sarsteer_lab.course.figures.base import (
-    BLACK,
-    GREEN,
-    GREY,
     HATCHED,
-    MODALITIES,
-    OUTCOMES,
     WHOLE_PICTURE,
     band,
     common_legend,
     drawn,
     drawn_without_grid,
     in_series,
-    look_of,
     name_lines,
     numbers,
     panels,
@@ -35,6 +29,17 @@ from sarsteer_lab.course.figures.base import (
     ticks,
     wilson_limits,
     wilson_whiskers,
+)
+from sarsteer_lab.course.palette import (
+    CHANGE,
+    GREEN,
+    GREY,
+    INK,
+    MEANINGS,
+    OUTCOMES,
+    PAPER,
+    SCORES,
+    look_of,
 )
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.speech import SAMPLE_RATE
@@ -62,18 +67,18 @@ def clip_figure(
     fig, axes = panels(1, (12, 8.5), title, rows=3, sharex=True)
     top, middle, low = axes
     times = np.arange(len(waveform)) / SAMPLE_RATE
-    top.plot(times, waveform, color=BLACK, linewidth=0.6)
+    top.plot(times, waveform, color=INK, linewidth=0.6)
     top.set(ylabel="pressure\n(full scale 1)", title=f"Waveform: {len(waveform):,} numbers")
 
     extent = (0, seconds, 0, bands)
-    image = middle.imshow(numbers(log_mel), cmap="viridis", extent=extent, **WHOLE_PICTURE)
+    image = middle.imshow(numbers(log_mel), cmap=SCORES, extent=extent, **WHOLE_PICTURE)
     middle.set(ylabel="mel band", title=f"Log-mel spectrogram: {frames} frames of {bands}")
     fig.colorbar(image, ax=middle, label="log energy\n(scaled)")
 
     values = numbers(tokens)
     values = (values - values.mean()) / values.std(ddof=1)
     extent = (0, seconds, 0, width)
-    scale = {"cmap": "PuOr", "vmin": -3, "vmax": 3}
+    scale = {"cmap": CHANGE, "vmin": -3, "vmax": 3}
     image = low.imshow(values.T, extent=extent, **scale, **WHOLE_PICTURE)
     told = f"Audio tokens, what the language model gets: {n} vectors of {width}"
     low.set(ylabel="dimension", xlabel="time (s)", title=told)
@@ -233,14 +238,13 @@ def live_figure(curves: Mapping[str, Sequence[tuple[float, float, str]]], xlabel
     at_start = f"{start_probability:.0%} at {start:g}"
     title = f"{name}: {at_start}, at most {most:.0%} at {top:g}"
     fig, [ax] = panels(1, (8, 3.9), title)
-    looks = {**MODALITIES, "steered": (GREEN, "D")}
     for name, points in curves.items():
-        colour, marker = looks[name]
+        colour, marker, _ = MEANINGS[name].values()
         values, probabilities, outcomes = zip(*points, strict=True)
         ax.plot(values, probabilities, color=colour, label=name, linewidth=1.6)
         for value, probability, outcome in points:
             shape = "X" if outcome == "broken" else marker
-            inner = "white" if outcome == "answered" else colour
+            inner = PAPER if outcome == "answered" else colour
             ax.plot(value, probability, shape, color=colour, mfc=inner, markersize=9)
     ax.set_xlabel(f"{xlabel} (filled: refused, hollow: answered, X: broken)")
     ax.set(ylabel="refusing opening", ylim=(-0.04, 1.04))

@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
-from matplotlib import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.decomposition import PCA
@@ -13,12 +12,6 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from sarsteer_lab.course.figures.base import (
-    BLACK,
-    BLUE,
-    GREEN,
-    MODALITIES,
-    SKY,
-    VERMILION,
     WHOLE_PICTURE,
     band,
     cells,
@@ -29,7 +22,6 @@ from sarsteer_lab.course.figures.base import (
     in_series,
     layer_axis,
     level,
-    look_of,
     middle_half,
     name_lines,
     numbers,
@@ -37,6 +29,7 @@ from sarsteer_lab.course.figures.base import (
     percent,
     ticks,
 )
+from sarsteer_lab.course.palette import FORMS, GREEN, INK, PAPER, PURPLE, SHADES, SKY, look_of
 from sarsteer_lab.safe_space import exact
 
 
@@ -78,14 +71,9 @@ def depth_figure(
     `measures` maps a panel's title to a curve per model, `ylabels` the same titles to what is
     measured, with its unit. Panels have their own scales.
     """
-    looks = cycler(
-        color=[BLUE, VERMILION, GREEN],
-        marker=list("o^s"),
-        linestyle=["-", "--", ":"],
-    )
     fig, axes = panels(len(measures), (4.2 * len(measures), 4.8), title)
     for ax, (name, lines) in zip(axes, measures.items(), strict=True):
-        for model, values, look in in_series(lines, looks):
+        for model, values, look in in_series(lines):
             last = max(len(values) - 1, 1)
             depth = np.arange(len(values)) / last
             ax.plot(depth, numbers(values), label=model, **look)
@@ -122,21 +110,21 @@ def gap_figure(
 
     look = look_of(SKY, "s", "--")
     as_they_are = middle_half(left, layers, numbers(cosine).T, "as they are", look)
-    look = look_of(BLUE, "o", "-")
+    look = look_of(GREEN, "o", "-")
     values, name = numbers(centred_cosine).T, "each form's mean off"
     centred = middle_half(left, layers, values, name, look)
     lowest = min(-0.25, 1.1 * as_they_are.min(), 1.1 * centred.min())
     left.set(title="Same request: how alike?", ylabel="cosine (typed, spoken)", ylim=(lowest, 1.05))
-    left.axhline(0, color=BLACK, linewidth=1)
+    left.axhline(0, color=INK, linewidth=1)
 
     distances = {
         "typed \u2013 spoken": modality_distance,
         "harmful \u2013 harmless, typed": harm_distance,
     }
-    form = look_of(VERMILION, "^", "-")
-    harm = look_of(BLACK, "o", "--")
+    form = look_of(PURPLE, "^", "-")
+    harm = look_of(INK, "o", "--")
     curves(middle, distances, looks=[form, harm])
-    middle.lines[-1].set_markerfacecolor("white")
+    middle.lines[-1].set_markerfacecolor(PAPER)
     middle.set(title="Distance of the mean states", ylabel="distance (rms spread of a set)")
     middle.set_ylim(bottom=0)
 
@@ -187,7 +175,7 @@ def maps_figure(
 def _scatter(ax: Axes, points: np.ndarray, forms: np.ndarray, labels: np.ndarray) -> None:
     """States as points, those of each form and label alike."""
     look = {"s": 45, "linewidths": 1.4, "alpha": 0.75}
-    for form, (colour, marker) in MODALITIES.items():
+    for form, (colour, marker, _) in FORMS.items():
         for label in dict.fromkeys(labels):
             chosen = points[(forms == form) & (labels == label)]
             name = f"{form}, {label} ({len(chosen)})"
@@ -215,7 +203,7 @@ def lens_figure(
     # So high that the names of the axes keep clear of a long title.
     fig, [ax] = panels(1, (width, max(3.5, height)), title)
     shades = numbers(probabilities)
-    scale = {"cmap": "Blues", "vmin": 0, "vmax": 1}
+    scale = {"cmap": SHADES, "vmin": 0, "vmax": 1}
     image = ax.imshow(shades, **WHOLE_PICTURE, **scale)
     cells(ax, words, shades > 0.6)
     ticks(ax, columns, list(map(str, layers)))

@@ -10,11 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sarsteer_lab.course.figures.base import (
-    BLACK,
     DOTTED,
-    GREEN,
-    GREY,
-    PURPLE,
     TRADEOFF,
     WHOLE_PICTURE,
     Values,
@@ -26,7 +22,6 @@ from sarsteer_lab.course.figures.base import (
     in_series,
     layer_axis,
     level,
-    look_of,
     middle_half,
     name_lines,
     numbers,
@@ -36,6 +31,7 @@ from sarsteer_lab.course.figures.base import (
     ticks,
     whiskers,
 )
+from sarsteer_lab.course.palette import GREEN, GREY, INK, METHOD, PURPLE, SCORES, look_of
 
 
 @drawn
@@ -108,7 +104,7 @@ def share_figure(
     title = f"Of the refusal direction, {inside}, {control[-1]:.0%} in as many random ones"
     fig, axes = panels(2, (13, 5), f"{title} (layer {layer})", width_ratios=(1.3, 1))
     left, right = axes
-    scale = {"cmap": "viridis", "vmin": 0, "vmax": 1}
+    scale = {"cmap": SCORES, "vmin": 0, "vmax": 1}
     image = left.imshow(numbers(shares), **WHOLE_PICTURE, **scale)
     ticks(left, y=list(map(str, ks)))
     left.set(ylabel="k", title="Share inside, every layer")
@@ -148,9 +144,9 @@ def removal_figure(
     ablation = f"ablation (k = {k}, lambda = {lam:g})"
     title = f"Layer {layer}: {ablation} leaves {rest:.0%} of the direction's length"
     fig, (left, right) = panels(2, (13, 5), title, width_ratios=(1.25, 1))
-    left.bar(range(len(share)), share, color=PURPLE)
-    chosen = {"edgecolor": BLACK, "linewidth": 2, "hatch": "//"}
-    left.bar([layer], share[layer], color=PURPLE, **chosen)
+    left.bar(range(len(share)), share, color=METHOD["inside"])
+    chosen = {"edgecolor": INK, "linewidth": 2, "hatch": "//"}
+    left.bar([layer], share[layer], color=METHOD["inside"], **chosen)
     level(left, k / direction.shape[1], "in a random space this size")
     left.set(title=f"Inside the safe space of k = {k}", ylabel="share of squared length")
     left.set_ylim(0, 1.03)
@@ -164,11 +160,11 @@ def removal_figure(
 
 def _triangle(ax: Axes, across: float, up: float, kept: float, name: str) -> None:
     """A direction, `across` inside the space and `up` outside, and what is `kept` of `across`."""
-    arrows = {"refusal direction": (across, PURPLE), name: (kept, GREEN)}
+    arrows = {"refusal direction": (across, METHOD["direction"]), name: (kept, METHOD["vectors"])}
     for label, (x, colour) in arrows.items():
         arrow(ax, (x, up), colour)
         ax.plot([], [], color=colour, linewidth=2.5, label=label)
-    ax.plot([across, kept], [up, up], ":", color=BLACK, label="removed")
+    ax.plot([across, kept], [up, up], ":", color=INK, label="removed")
     ax.axhline(0, color=GREY, linewidth=1)
     ax.axvline(0, color=GREY, linewidth=1)
     ax.set(xlabel="along its part inside the safe space", ylabel="along its part outside")
@@ -190,7 +186,7 @@ def _from_one_start(
         curves(ax, {name: y}, numbers(x), [look])
     x, y = next(iter(lines.values()))
     star = {"marker": "*", "markersize": 16, "linestyle": "", "label": "unsteered"}
-    ax.plot(float(x[0]), float(y[0]), color=BLACK, **star)
+    ax.plot(float(x[0]), float(y[0]), color=INK, **star)
     listed = ", ".join(f"{alpha:g}" for alpha in alphas)
     ax.set_title(f"alpha = {listed} along each curve{more}", fontsize=13)
     percent(ax.xaxis, ax.yaxis)
@@ -236,7 +232,7 @@ def curves_figure(
     plane.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), **TRADEOFF)
     for row, (difference, low, high) in enumerate(differences.values()):
         ends = whiskers([difference], low, high)
-        beside.errorbar(difference, row, xerr=ends, fmt="o", color=BLACK, capsize=4)
+        beside.errorbar(difference, row, xerr=ends, fmt="o", color=INK, capsize=4)
     beside.axvline(0, **DOTTED)
     rows(beside, list(differences))
     beside.set_xlabel("difference of areas\n(above 0: the first is better)")
@@ -262,7 +258,7 @@ def divergence_figure(
     looks = (
         look_of(PURPLE, "s", "--"),
         look_of(GREEN, "o", "-"),
-        look_of(BLACK, "D", ":"),
+        look_of(INK, "D", ":"),
     )
     for name, values, look in in_series(divergences, looks):
         middle_half(ax, alphas, values, f"{name}\n(n = {values.shape[1]})", look)

@@ -16,18 +16,12 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from sarsteer_lab.course.figures.base import (
-    BLACK,
-    BLUE,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    SKY,
-    VERMILION,
     WHOLE_PICTURE,
     drawn_without_grid,
     panels,
 )
 from sarsteer_lab.course.hearing import forms
+from sarsteer_lab.course.palette import INK, PARTS, SCORES
 from sarsteer_lab.engine.audio_cache import EARS
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, Request
@@ -171,7 +165,7 @@ def architecture(lalm: LALM, prompt: Request | Prompt) -> Figure:
         words = textwrap.fill(stage.words, 18)
         ax.set_xlabel(f"{shape}\n{words}", fontsize=12, linespacing=1.4)
     for ax in axes[1:]:
-        arrow = {"arrowstyle": "-|>", "color": BLACK, "linewidth": 2}
+        arrow = {"arrowstyle": "-|>", "color": INK, "linewidth": 2}
         start, end = (-0.17, 0.5), (-0.01, 0.5)
         ax.annotate("", end, start, "axes fraction", arrowprops=arrow, annotation_clip=False)
     return fig
@@ -179,12 +173,12 @@ def architecture(lalm: LALM, prompt: Request | Prompt) -> Figure:
 
 def _waveform(ax: Axes, stage: Stage) -> None:
     sound = 0.5 + 0.48 * stage.content / np.abs(stage.content).max()
-    ax.plot(np.linspace(0, 1, len(sound)), sound, color=BLACK, linewidth=0.5)
+    ax.plot(np.linspace(0, 1, len(sound)), sound, color=INK, linewidth=0.5)
 
 
 def _spectrogram(ax: Axes, stage: Stage) -> None:
     extent = (0, 1, 0, 1)
-    ax.imshow(stage.content, cmap="viridis", extent=extent, **WHOLE_PICTURE)
+    ax.imshow(stage.content, cmap=SCORES, extent=extent, **WHOLE_PICTURE)
 
 
 def _funnel(colour: str, ax: Axes, stage: Stage) -> None:
@@ -194,12 +188,12 @@ def _funnel(colour: str, ax: Axes, stage: Stage) -> None:
 def _sequence(ax: Axes, stage: Stage) -> None:
     """A cell per position: what is text, and what is heard."""
     n = len(stage.content)
-    colours = [VERMILION if heard else BLUE for heard in stage.content]
+    colours = [PARTS["audio" if heard else "text"] for heard in stage.content]
     cells = {"width": 1 / n, "align": "edge", "color": colours, "linewidth": 0}
     ax.bar(np.arange(n) / n, 0.3, bottom=0.35, **cells)
-    ax.text(0, 0.7, "text", color=BLUE, fontweight="bold")
+    ax.text(0, 0.7, "text", color=PARTS["text"], fontweight="bold")
     if any(stage.content):
-        ax.text(1, 0.7, "audio", color=VERMILION, fontweight="bold", ha="right")
+        ax.text(1, 0.7, "audio", color=PARTS["audio"], fontweight="bold", ha="right")
 
 
 def _stack(colour: str, ax: Axes, stage: Stage) -> None:
@@ -211,10 +205,10 @@ def _stack(colour: str, ax: Axes, stage: Stage) -> None:
 _DRAWN: dict[str, Callable[[Axes, Stage], None]] = {
     "waveform": _waveform,
     "mel": _spectrogram,
-    "tower": partial(_stack, PURPLE),
-    "projector": partial(_funnel, ORANGE),
+    "tower": partial(_stack, PARTS["tower"]),
+    "projector": partial(_funnel, PARTS["projector"]),
     "sequence": _sequence,
-    "layers": partial(_stack, GREEN),
-    "head": partial(_funnel, SKY),
+    "layers": partial(_stack, PARTS["layers"]),
+    "head": partial(_funnel, PARTS["head"]),
 }
 """How each stage is drawn."""

@@ -12,12 +12,12 @@ from matplotlib.mlab import specgram
 from matplotlib.patches import Rectangle
 
 from sarsteer_lab.course.figures.base import (
-    BLACK,
     WHOLE_PICTURE,
     drawn_without_grid,
     panels,
     plain,
 )
+from sarsteer_lab.course.palette import CHANGE, INK, PAPER, SCORES, SOUND
 from sarsteer_lab.speech import SAMPLE_RATE
 
 
@@ -60,11 +60,11 @@ def xray_figure(
     for spectrogram, ax, (name, film) in zip(above, below, films.items(), strict=True):
         spectrogram.set_title(name)
         _spectrogram(spectrogram, film)
-        values, look = film.values, {"cmap": "PuOr_r", "norm": scale}
+        values, look = film.values, {"cmap": f"{CHANGE}_r", "norm": scale}
         if top is None:
-            values, look = values.clip(1e-4), {"cmap": "viridis", "norm": scale}
+            values, look = values.clip(1e-4), {"cmap": SCORES, "norm": scale}
         image = ax.imshow(values, interpolation="nearest", **WHOLE_PICTURE, **look)
-        ax.axvline(film.answer - 0.5, color=BLACK, linewidth=2)
+        ax.axvline(film.answer - 0.5, color=INK, linewidth=2)
         ax.set_xticks([])
         upright = {"rotation": 90, "ha": "center", "va": "top", "fontsize": 11}
         for column, text in enumerate(film.names):  # ticks take three times as long to draw
@@ -87,13 +87,13 @@ def _spectrogram(ax: Axes, film: Film) -> None:
     power = 10 * np.log10(energy + 1e-12)
     first, last = film.heard
     extent = (first - 0.5, last + 0.5, 0, SAMPLE_RATE / 2000)
-    scale = {"vmax": power.max(), "vmin": power.max() - 60, "cmap": "Greys"}
+    scale = {"vmax": power.max(), "vmin": power.max() - 60, "cmap": SOUND}
     ax.imshow(power, extent=extent, **WHOLE_PICTURE, **scale)
     ax.set(ylabel="kHz", xticks=[], xlim=(-0.5, len(film.names) - 0.5))
 
 
 def _frame(ax: Axes, row: int, column: int) -> None:
     """A frame around a cell, visible on light and dark ones."""
-    for colour, width in (("white", 5), (BLACK, 2.5)):
+    for colour, width in ((PAPER, 5), (INK, 2.5)):
         look = {"fill": False, "edgecolor": colour, "linewidth": width, "zorder": 5}
         ax.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, **look))

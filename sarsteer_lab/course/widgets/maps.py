@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sarsteer_lab.course.figures import maps_figure, project_2d, removal_figure
-from sarsteer_lab.course.figures.base import BLUE, VERMILION
+from sarsteer_lab.course.palette import FORMS
 from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
@@ -23,7 +23,7 @@ PLANE = (640, 420)
 
 _CSS = Path(__file__).with_name("maps.css").read_text(encoding="utf-8")
 STYLE = f"""<style>:root {{--sarsteer-width: {PLANE[0]}px; --sarsteer-height: {PLANE[1]}px;
-  --sarsteer-typed: {BLUE}; --sarsteer-spoken: {VERMILION};}}
+  --sarsteer-typed: {FORMS["typed"][0]}; --sarsteer-spoken: {FORMS["spoken"][0]};}}
 {_CSS}</style>"""
 
 
@@ -64,7 +64,7 @@ class GapExplorer(panels.Panel):
         plane.add_class("sarsteer-plane")
         self.words = HTML("<p>Click a point to see and hear its request.</p>")
         self.player = panels.player()
-        legend = panels.piece("map_legend", typed=BLUE, spoken=VERMILION)
+        legend = panels.piece("map_legend", typed=FORMS["typed"][0], spoken=FORMS["spoken"][0])
         heard = panels.row(self.player, self.words)
         look = HTML(STYLE + legend)
         self.children = [self.layer, look, plane, heard, self.runner.message]

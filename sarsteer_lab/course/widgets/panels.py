@@ -35,6 +35,7 @@ from torch import Tensor
 
 from sarsteer_lab.course.figures.base import LOOK
 from sarsteer_lab.course.hearing import differs
+from sarsteer_lab.course.palette import OUTCOMES
 from sarsteer_lab.course.widgets import web
 from sarsteer_lab.course.widgets.runner import Runner
 from sarsteer_lab.engine.live import Answer
@@ -65,6 +66,7 @@ _PIECES = Environment(
     undefined=StrictUndefined,
 )
 _PIECES.filters["repr"] = repr
+_PIECES.globals["refused_colour"] = OUTCOMES["refused"][0]
 _RECORD = Path(__file__).with_name("record.js").read_text(encoding="utf-8")
 
 

@@ -1,0 +1,104 @@
+"""One palette a meaning, for colour-blind readers too; and no figure names a colour of its own."""
+
+import ast
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import is_color_like, to_rgb
+
+import sarsteer_lab.course
+from sarsteer_lab.course import figures, palette
+from sarsteer_lab.course.figures.base import in_series
+
+COURSE = Path(sarsteer_lab.course.__file__).parent
+DRAWING = [*sorted((COURSE / "figures").glob("*.py")), *sorted((COURSE / "widgets").glob("*.py"))]
+
+# Machado, Oliveira & Fernandes 2009, "A physiologically-based model for simulation of color vision
+# deficiency", severity 1, for linear RGB.
+SEEN_BY = {
+    "everybody else": np.eye(3),
+    "protanopes": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopes": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopes": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+TO_XYZ = np.array(
+    [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+)  # sRGB, D65
+
+PALETTES = {
+    "kinds of request": palette.LABELS,
+    "forms": palette.FORMS,
+    "outcomes": palette.OUTCOMES,
+    "defences": palette.DEFENCES,
+}
+
+
+def lab(colour: str, seen_by: str) -> np.ndarray:
+    """A colour in CIE L*a*b*, as these readers see it."""
+    srgb = np.array(to_rgb(colour))
+    linear = np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4)
+    linear = np.clip(np.array(SEEN_BY[seen_by]) @ linear, 0, 1)
+    x, y, z = (TO_XYZ @ linear) / TO_XYZ.sum(1)
+    cube = [
+        value ** (1 / 3) if value > 0.008856 else 7.787 * value + 16 / 116 for value in (x, y, z)
+    ]
+    return np.array([116 * cube[1] - 16, 500 * (cube[0] - cube[1]), 200 * (cube[1] - cube[2])])
+
+
+@pytest.mark.parametrize("seen_by", SEEN_BY)
+@pytest.mark.parametrize("name", PALETTES)
+def test_colours_of_one_palette_are_told_apart(name: str, seen_by: str) -> None:
+    """A difference of 2.3 is just seen; these are for thin lines and small points."""
+    looks = [look[0] for look in PALETTES[name].values()]
+    for first, second in combinations(looks, 2):
+        distance = np.linalg.norm(lab(first, seen_by) - lab(second, seen_by))
+        assert distance > 15, f"{first} and {second} for {seen_by}: {distance:.0f}"
+
+
+@pytest.mark.parametrize("name", PALETTES)
+def test_no_meaning_hangs_on_colour_alone(name: str) -> None:
+    beside = [look[1:] for look in PALETTES[name].values()]
+    assert len(set(beside)) == len(beside)
+
+
+def test_a_colour_of_requests_forms_and_outcomes_means_one_thing() -> None:
+    used = {name: {look[0] for look in PALETTES[name].values()} for name in list(PALETTES)[:3]}
+    for first, second in combinations(used.values(), 2):
+        assert first & second <= {palette.GREY}
+
+
+def test_names_with_a_meaning_have_its_look_in_every_figure() -> None:
+    looks = {name: look for name, _, look in in_series({"typed": 0, "mine": 0, "harmful": 0})}
+    assert looks["typed"]["color"] == palette.FORMS["typed"][0]
+    assert looks["harmful"]["color"] == palette.LABELS["harmful"][0]
+    assert looks["mine"]["color"] not in (looks["typed"]["color"], looks["harmful"]["color"])
+
+
+@pytest.mark.parametrize("path", DRAWING, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_no_figure_names_a_colour_of_its_own(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and len(node.value) > 2:
+            named = is_color_like(node.value) and node.value != "none"
+            assert not named, f"line {node.lineno}: {node.value!r} belongs into course.palette"
+        if isinstance(node, ast.keyword) and node.arg in ("cmap", "color", "facecolor"):
+            assert not isinstance(node.value, ast.Constant), f"line {node.value.lineno}"
+
+
+def test_the_search_finds_a_colour() -> None:
+    assert is_color_like("#0072B2") and is_color_like("white") and not is_color_like("harmful")
+    assert len(DRAWING) > 15 and figures.__file__ is not None
