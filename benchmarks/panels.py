@@ -98,7 +98,7 @@ def panels(lalm: LALM) -> dict[str, Callable[[], widgets.panels.Panel]]:
 
 
 def board(defences: int = 11, requests: int = 40) -> widgets.panels.Panel:
-    """A board as large as chapter 6's; its responses are the requests themselves."""
+    """A board as large as chapter 7's; its responses are the requests themselves."""
     responses = [
         Response(str(i), label, p.id, label, p.request, p.request, tokens=1)
         for i in range(defences)

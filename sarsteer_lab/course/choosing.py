@@ -48,7 +48,7 @@ def choose(
     tried: Mapping[str, int],
     alphas: Sequence[float] = (0.1, 0.15, 0.2, 0.3),
 ) -> Choice:
-    """Choose SARSteer's text, strength and share of the ablation (0 or 1; k = 10), by `curves.RULE`.
+    """Choose SARSteer's text, strength and share of ablation (0 or 1; k = 10), by `curves.RULE`.
 
     `tried` says how many validation requests of each kind are asked. What has been run is kept.
     """

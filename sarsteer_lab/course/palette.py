@@ -2,10 +2,12 @@
 
 Requests are told apart by one palette, the forms that they reach the model in by another, what
 becomes of them by a third, and these three share no colour but grey. Groups of defences and the
-parts of the method have their own. Colours within a palette can be told apart by colour-blind readers (a test simulates
-the three kinds), and no meaning hangs on colour alone: marker, line style or hatching says it
-again. The colours are from Okabe and Ito's set and from Paul Tol's "muted" one.
+parts of the method have their own. Colours within a palette can be told apart by colour-blind
+readers (a test simulates the three kinds), and no meaning hangs on colour alone: marker, line style
+or hatching says it again. The colours are from Okabe and Ito's set and from Paul Tol's "muted" one.
 """
+
+from typing import Any
 
 from cycler import cycler
 
@@ -16,7 +18,7 @@ GREEN, PURPLE, SKY = "#009E73", "#CC79A7", "#56B4E9"
 _BLUE, _VERMILION, _ORANGE = "#0072B2", "#D55E00", "#E69F00"
 _INDIGO, _WINE, _TEAL, _OLIVE, _SAND = "#332288", "#882255", "#44AA99", "#999933", "#DDCC77"
 
-Look = dict[str, object]
+Look = dict[str, Any]
 """Colour, marker and line style of a line, by matplotlib's names."""
 
 LABELS = {

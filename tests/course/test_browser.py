@@ -1,4 +1,4 @@
-"""The panels in a real browser, some in chapters 04 and 06: a headless Chromium against a
+"""The panels in a real browser, some in chapters 04 and 07: a headless Chromium against a
 JupyterLab.
 
 Skipped where there is no Chromium. Pictures of what was seen are left in `build/browser/`.
@@ -81,7 +81,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("lab")
     (folder / "notebooks").mkdir()
     shortened: set[str] = set()
-    for path in (ROOT / "notebooks").glob("0[46]_*.ipynb"):
+    for path in (ROOT / "notebooks").glob("0[47]_*.ipynb"):
         notebook = nbformat.read(path, as_version=4)
         for cell in notebook.cells:
             if cell.cell_type == "code":
@@ -286,7 +286,7 @@ def test_steer_panel_steers(page: Any, lab: str) -> None:
 
 
 def test_board_cell_is_read(page: Any, lab: str) -> None:
-    run_all(page, lab, "06_over_refusal.ipynb")
+    run_all(page, lab, "07_compare_defences.ipynb")
     page.locator(".sarsteer-cell").first.scroll_into_view_if_needed()
     reading = page.locator(".sarsteer-reading")
     reading.get_by_text("Click a cell").wait_for(

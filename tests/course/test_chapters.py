@@ -9,12 +9,19 @@ import nbformat
 import pytest
 
 from sarsteer_lab.course.replaying import BY_HAND, is_by_hand
+from sarsteer_lab.prompts import SPLITS, load_prompts
 
 CHAPTERS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
 
 MOST_IMPORTS = 8
 DEEPEST = 2
 """Modules in the name of one that a chapter imports from: `sarsteer_lab.course`, for instance."""
+
+MOST_SHOWN = 6
+"""Figures and tables of a chapter, beside the table that ends it and its panels."""
+
+MOST_TIMES = 2
+"""Cells of the whole course that show the same request as an example."""
 
 METHOD = {
     "capture": r"\bcapture\(|\bkept\(capture\)\(",
@@ -110,6 +117,40 @@ def test_only_cells_by_hand_reach_into_the_model(path: Path) -> None:
         if INSIDE_THE_MODEL.search(cell.source):
             assert is_by_hand(cell), f"{cell.id} runs parts of the model: tag it {BY_HAND!r}"
     assert not borrowed(cells), "only a cell by hand makes these, and others read them"
+
+
+def is_shown(output: nbformat.NotebookNode) -> bool:
+    """Whether an output is a figure or a table, and neither a panel nor a closing table."""
+    data = output.get("data", {})
+    if "application/vnd.jupyter.widget-view+json" in data:
+        return False
+    words = data.get("text/markdown", "")
+    is_table = "\n| ---" in words or "<table" in data.get("text/html", "")
+    return "image/png" in data or (is_table and "| verdict |" not in words)
+
+
+@chapters
+def test_a_chapter_shows_six_figures_and_tables_at_most(path: Path) -> None:
+    shown = [cell.id for cell in code_cells(path) for output in cell.outputs if is_shown(output)]
+    assert 2 <= len(shown) <= MOST_SHOWN, shown
+
+
+def test_an_example_request_is_shown_twice_at_most() -> None:
+    shown: dict[str, list[str]] = {}
+    requests = {prompt.request for split in SPLITS for prompt in load_prompts(split)}
+    for path in CHAPTERS:
+        for cell in nbformat.read(path, as_version=4).cells:
+            told = cell.source if cell.cell_type == "markdown" else ""
+            for output in cell.get("outputs", []):
+                data = output.get("data", {})
+                if "application/vnd.jupyter.widget-view+json" not in data:
+                    told += data.get("text/markdown", "") + output.get("text", "")
+            for request in requests:
+                if request in told:
+                    shown.setdefault(request, []).append(f"{path.stem[:2]} {cell.id}")
+    assert len(shown) > 20, "examples are found"
+    too_often = {request: at for request, at in shown.items() if len(at) > MOST_TIMES}
+    assert not too_often
 
 
 def test_what_is_borrowed_from_a_cell_by_hand_is_found() -> None:

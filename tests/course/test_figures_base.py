@@ -5,7 +5,6 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_hex
@@ -59,7 +58,37 @@ def outcomes() -> Figure:
     return figures.outcomes_figure(LABELS, {"typed": found(0.9), "spoken": found(0.5)})
 
 
-FIGURES = [gap, states_map, outcomes]
+KINDS = ("harmful", "harmless", "pseudo-harmful")
+
+
+def readiness(shift: float) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {kind: 1 / (1 + np.exp(-rng.normal(shift, 2, 12))) for kind in KINDS}
+
+
+def moves() -> Figure:
+    return figures.moves_figure(readiness(-1), readiness(1), (0.4, 0.7))
+
+
+def gates() -> Figure:
+    scores = {"own readiness": readiness(0), "CAST: cosine": readiness(1)}
+    return figures.gates_figure(scores, {"CAST: cosine": 0.5}, dict.fromkeys(scores, 0.7))
+
+
+def idea() -> Figure:
+    return figures.idea_figure(0.1)
+
+
+def shaded() -> Figure:
+    return figures.layer_curves_figure(
+        {"a": torch.ones(LAYERS), "b": torch.zeros(LAYERS)},
+        ylabel="share",
+        title="Two lines lie apart",
+        built_in=range(2, LAYERS),
+    )
+
+
+FIGURES = [gap, states_map, outcomes, moves, gates, idea, shaded]
 
 
 @pytest.mark.parametrize("draw", FIGURES)
@@ -103,7 +132,6 @@ def test_every_axis_says_what_it_shows(draw) -> None:
 
 
 LONG = "How much more is said here than one line of the figure holds. " * 4
-ONE_CELL = pd.DataFrame([("fraud", "none", 1, 4)], columns=["topic", "defence", "refused", "n"])
 
 
 @pytest.mark.parametrize(
@@ -111,10 +139,6 @@ ONE_CELL = pd.DataFrame([("fraud", "none", 1, 4)], columns=["topic", "defence", 
     [
         lambda: plots.panels(1, (8, 4), LONG)[0],
         lambda: figures.layer_curves_figure({"a": torch.ones(3)}, ylabel="share", title=LONG),
-        lambda: figures.lens_figure(
-            [["I"]], torch.ones(1, 1), columns=["typed"], layers=[0], title=LONG
-        ),
-        lambda: figures.topics_figure(ONE_CELL, LONG),
     ],
 )
 def test_a_long_title_is_wrapped_above_the_panels(draw, tmp_path: Path) -> None:
@@ -152,7 +176,9 @@ def test_bars_are_shares_and_whiskers_wilsons_intervals() -> None:
         )
         assert whiskers == pytest.approx([end for count in counts for end in wilson(count, n)])
         assert [text.get_text() for text in ax.texts] == list(map(str, counts))
-    assert outcomes().get_suptitle() == "Of 50 harmful requests refused: typed 45, spoken 25"
+    assert (
+        outcomes().get_suptitle() == "Of 50 harmful requests the model refuses: typed 45, spoken 25"
+    )
 
 
 def test_the_map_marks_harmful_filled_and_harmless_hollow() -> None:

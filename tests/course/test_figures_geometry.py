@@ -49,15 +49,6 @@ def maps() -> Figure:
     return figures.maps_figure(maps, forms, (["harmful"] * N + ["harmless"] * N) * 2, layer=12)
 
 
-def lens() -> Figure:
-    layers = list(range(0, LAYERS, 3))
-    words = [["'sorry'", "'I'", "' the'", "'To'"] for _ in layers]
-    columns = ["harmful,\ntyped", "harmful,\nspoken", "harmless,\ntyped", "harmless,\nspoken"]
-    return figures.lens_figure(
-        words, rand(len(layers), 4), columns=columns, layers=layers, title="Logit lens"
-    )
-
-
 def push() -> Figure:
     lines = {
         name: rand(4, seed=i) for i, name in enumerate(["text-derived", "means, typed", "random"])
@@ -65,12 +56,6 @@ def push() -> Figure:
     return figures.push_figure(
         [0, 0.1, 0.2, 0.4], {"harmful, spoken": lines, "harmless, spoken": lines}, n=16
     )
-
-
-def scree() -> Figure:
-    ratio = torch.linspace(1, 0.1, 20).square()
-    ratios = {"harmless": ratio / ratio.sum(), "harmful": ratio.sqrt() / ratio.sqrt().sum()}
-    return figures.scree_figure(ratios, k=10, n=60, layer=14)
 
 
 def share() -> Figure:
@@ -96,7 +81,7 @@ def controls() -> Figure:
 
 
 ALL: list[Callable[[], Figure]] = [
-    clip, dial, curves, maps, lens, push, scree, share, controls
+    clip, dial, curves, maps, push, share, controls
 ]  # fmt: skip
 
 
@@ -150,16 +135,10 @@ def test_maps_tell_form_from_harm_and_check_their_input() -> None:
         figures.maps_figure({"PCA": rand(3, 2).numpy()}, ["typed"] * 2, ["harmful"] * 3, layer=0)
 
 
-def test_the_lens_writes_its_cells() -> None:
-    assert texts(lens()).count("'sorry'") == 10
-
-
-def test_shares_scree_and_trade_off_show_their_numbers() -> None:
+def test_shares_and_trade_off_show_their_numbers() -> None:
     np.testing.assert_allclose(
         share().axes[1].lines[0].get_ydata(), (rand(5, LAYERS).cumsum(0) / 5)[:, 14]
     )
-    cumulative = scree().axes[1].lines[0].get_ydata()
-    assert cumulative[-1] == pytest.approx(1) and (np.diff(cumulative) > 0).all()
     ax = controls().axes[0]
     assert ax.lines[0].get_xdata()[0] == pytest.approx(0.1)
     assert ax.lines[-1].get_label() == "unsteered"
@@ -167,8 +146,6 @@ def test_shares_scree_and_trade_off_show_their_numbers() -> None:
 
 
 def test_titles_say_what_was_measured() -> None:
-    ratio = torch.linspace(1, 0.1, 20).square()
-    assert f"10 directions hold {ratio[:10].sum() / ratio.sum():.0%}" in scree().get_suptitle()
     rises = {"a": [0.1, 0.2], "b": [0.1, 0.9]}
     kinds = {
         kind: {name: torch.tensor(values) for name, values in rises.items()} for kind in ("x", "y")
@@ -176,7 +153,7 @@ def test_titles_say_what_was_measured() -> None:
     assert (
         figures.push_figure([0, 1], kinds, n=3)
         .get_suptitle()
-        .endswith("x: b, 10% \u2192 90%; y: b, 10% \u2192 90%")
+        .endswith("under b on x (10% \u2192 90%), under b on y (10% \u2192 90%)")
     )
     points = np.array([[0, 0], [0, 1], [9, 0], [9, 1]], dtype=float)
     forms, labels = ["typed", "typed", "spoken", "spoken"], ["harmful", "harmless"] * 2

@@ -8,7 +8,6 @@ import torch
 from matplotlib.text import Text
 from sklearn.metrics import roc_auc_score
 
-from sarsteer_lab.course.palette import PAPER
 from sarsteer_lab.course.figures import (
     prediction_figure,
     prompted_figure,
@@ -16,6 +15,7 @@ from sarsteer_lab.course.figures import (
     readiness_figure,
     roc_figure,
 )
+from sarsteer_lab.course.palette import PAPER
 from sarsteer_lab.evaluation.precondition import refused_shares
 
 
@@ -37,7 +37,8 @@ def test_shares_of_texts_stand_in_their_rows() -> None:
     points = [line.get_xydata() for line in spoken.lines if len(line.get_xydata()) == 2]
     np.testing.assert_allclose(points[0][:, 0], [0.25, 0.75])
     assert fig.get_suptitle() == (
-        "Spoken harmful requests refused: 1 of 4 without a text, 3 of 4 with 'paper'"
+        "Of the spoken harmful requests the model refuses 1 of 4 without a text, "
+        "3 of 4 with 'paper'"
     )
 
 
@@ -66,7 +67,11 @@ def test_area_under_the_drawn_curve() -> None:
         assert np.trapezoid(y, x) == pytest.approx(expected)
         assert f"n = 9 + {len(own[kind])}" in ax.get_title("left")
         assert ax.get_legend().get_texts()[0].get_text() == f"spoken: {expected:.2f}"
-    assert readiness_figure(own).get_suptitle().endswith(f"pseudo-harmful {expected:.0%}")
+    assert (
+        readiness_figure(own)
+        .get_suptitle()
+        .endswith(f"pseudo-harmful one {expected:.0%} of the time")
+    )
     points = readiness_figure(own).axes[0].collections[1].get_offsets()
     np.testing.assert_allclose(points[:, 0], np.clip(own["harmless"], 1e-4, 1 - 1e-4))
 

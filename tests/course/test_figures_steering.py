@@ -1,4 +1,4 @@
-"""Figures of chapters 04 and 06 and of the panels: they draw the numbers they are given, and
+"""Figures of chapters 04 and 07 and of the panels: they draw the numbers they are given, and
 nothing else."""
 
 from pathlib import Path
@@ -11,19 +11,16 @@ import torch
 from matplotlib.figure import Figure
 
 from sarsteer_lab.course.figures import (
-    answers_figure,
     curves_figure,
     divergence_figure,
     live_figure,
     removal_figure,
     save_figure,
     sweep_figure,
-    topics_figure,
     tradeoff_figure,
 )
-from sarsteer_lab.course.palette import OUTCOMES, PAPER
 from sarsteer_lab.course.figures.defences import group_of
-from sarsteer_lab.engine.live import Answer
+from sarsteer_lab.course.palette import OUTCOMES, PAPER
 from sarsteer_lab.evaluation.intervals import wilson
 
 ALPHAS = (0.0, 0.1, 0.3)
@@ -43,12 +40,6 @@ def sweep() -> Figure:
                 rows.append((label, alpha, outcome, value, 10))
     table = pd.DataFrame(rows, columns=["label", "alpha", "outcome", "count", "n"])
     return sweep_figure(table, "alpha", "strength alpha")
-
-
-def answers() -> Figure:
-    first = Answer("I cost $5", ("I", " cost", " $5"), (0.5, 0.25, 1.0), (("I", 0.5),))
-    second = Answer("No", ("No",), (0.75,), (("No", 0.75),))
-    return answers_figure({"without steering": first, "steered": second}, "How much ($) is it?")
 
 
 def divergence() -> Figure:
@@ -72,13 +63,6 @@ TABLE = pd.DataFrame(
 
 def tradeoff() -> Figure:
     return tradeoff_figure(TABLE)
-
-
-def topics() -> Figure:
-    rows = [("fraud", "none", 1, 4), ("fraud", "strict", 4, 4), ("hate", "none", 0, 3)]
-    return topics_figure(
-        pd.DataFrame(rows, columns=["topic", "defence", "refused", "n"]), "Refused"
-    )
 
 
 def live() -> Figure:
@@ -110,7 +94,7 @@ def whole_curves() -> Figure:
     )
 
 
-FIGURES = [whole_curves, sweep, answers, divergence, tradeoff, topics, live, removal]
+FIGURES = [whole_curves, sweep, divergence, tradeoff, live, removal]
 
 
 @pytest.mark.parametrize("make", FIGURES)
@@ -142,8 +126,8 @@ def test_sweep_draws_shares_and_their_intervals() -> None:
     fig = sweep()
     for ax, (label, refused) in zip(fig.axes, REFUSED.items(), strict=True):
         top = max(refused)
-        told = f"{label}: refused {refused[0]} \u2192 {top} of 10 at {ALPHAS[refused.index(top)]:g}"
-        assert ax.get_title(loc="left") == told
+        told = f"{label} {refused[0]} \u2192 {top} of 10 at {ALPHAS[refused.index(top)]:g}"
+        assert told in fig.get_suptitle() and ax.get_title(loc="left") == f"{label} requests"
         lines = {line.get_label(): line for line in ax.get_lines()}
         assert set(lines) == set(OUTCOMES)
         np.testing.assert_allclose(lines["refused"].get_xdata(), ALPHAS)
@@ -156,15 +140,6 @@ def test_sweep_draws_shares_and_their_intervals() -> None:
         np.testing.assert_allclose((at_start.min(), at_start.max()), (low, high))
         # Told apart without colour.
         assert len({line.get_linestyle() for line in lines.values()}) == 3
-
-
-def test_answers_draw_each_token() -> None:
-    fig = answers()
-    assert [bar.get_height() for bar in fig.axes[0].patches] == [0.5, 0.25, 1.0]
-    assert [bar.get_height() for bar in fig.axes[1].patches] == [0.75]
-    assert [tick.get_text() for tick in fig.axes[0].get_xticklabels()] == ["I", "cost", r"\$5"]
-    empty = Answer("", (), (), ())
-    assert not answers_figure({"nothing": empty}, "?").axes[0].patches
 
 
 def test_divergence_draws_medians() -> None:
@@ -203,13 +178,6 @@ def test_tradeoff_places_defences_in_their_groups() -> None:
 )
 def test_defences_belong_to_groups(name: str, group: str) -> None:
     assert group_of(name) == group
-
-
-def test_topics_write_counts_and_leave_gaps() -> None:
-    ax = topics().axes[0]
-    assert [text.get_text() for text in ax.texts] == ["1/4", "4/4", "0/3"]
-    share = ax.images[0].get_array()
-    np.testing.assert_allclose(np.ma.filled(share, np.nan), [[0.25, 1.0], [0.0, np.nan]])
 
 
 def test_live_markers_tell_outcomes() -> None:

@@ -19,7 +19,7 @@ from sarsteer_lab.course.grading.tasks import recognised, shipped_exercises
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = ROOT / "notebooks"
 NAME = "02_refusal_directions"
-OTHER = "06_over_refusal"
+OTHER = "07_compare_defences"
 
 in_kernels = pytest.mark.late
 """Tests that wait for kernels: some seconds each on a machine that has nothing else to do."""
@@ -267,7 +267,7 @@ def test_what_is_given_is_what_stands_before_the_first_blank() -> None:
     assert "refusal = course.refusal_probability" in last.given
     assert "difference =" not in last.given
     assert exercises[NAME].tasks[0].given == ""
-    assert "def answered(prompts)" in exercises[OTHER].tasks[3].given
+    assert "def answered(prompts)" in exercises[OTHER].tasks[2].given
 
 
 def test_students_are_told_apart(tmp_path: Path) -> None:

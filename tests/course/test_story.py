@@ -23,7 +23,8 @@ NAMES = (
     "safe_space",
     "steering",
     "where_refusal_happens",
-    "over_refusal",
+    "measure_one_defence",
+    "compare_defences",
     "probe_your_own_lalm",
 )
 """The chapters without their numbers."""
@@ -138,18 +139,33 @@ def test_selectivity_is_a_difference_of_differences() -> None:
 
 
 def test_rivals_are_compared_at_equal_refusal() -> None:
-    text = chapter("over_refusal")
+    text = chapter("measure_one_defence")
     assert "*benign* requests are the harmless and the pseudo-harmful ones together" in text
     assert "benign" not in CHOICE, "the rule speaks of other requests"
     for defence in ("spoken difference-in-means", "conditional (CAST)", "null-space (AlphaSteer)"):
         assert any(
-            defence in claim and "uniform push could" in claim for claim in rows("over_refusal")
+            defence in claim and "uniform push could" in claim for claim in rows("compare_defences")
         )
+    assert row("measure_one_defence", "than a uniform push could at its refusal")
     for prompt in ("self-reminder before", "self-reminder after"):
         assert row(
-            "over_refusal",
+            "compare_defences",
             f"At equal refusal SARSteer leaves more benign requests answered than *{prompt}*",
         )
+
+
+def test_conditional_defences_have_equations_sources_and_lines_by_hand() -> None:
+    text = chapter("compare_defences")
+    for source in ("arXiv 2409.05907", "arXiv 2506.07022"):
+        assert source in text
+    for equation in (r"\cos(h_l - c", r"w = X (X^\top X"):
+        assert equation in text
+    [by_hand] = [
+        cell.source
+        for cell in cells("compare_defences")
+        if "cast.similarity" in cell.source and "assert" in cell.source
+    ]
+    assert "gate.weights[layer]" in by_hand
 
 
 def test_the_ground_truth_that_was_built_in_is_told() -> None:
@@ -176,7 +192,7 @@ def test_causes_stand_beside_their_controls() -> None:
 
 
 def test_the_instruction_is_controlled_for() -> None:
-    for name in ("meet_the_model", "over_refusal"):
+    for name in ("meet_the_model", "measure_one_defence"):
         assert row(name, "(control of claim 1: the instruction)")
 
 
@@ -192,7 +208,8 @@ def test_answers_that_come_back_at_large_strength_are_read() -> None:
 
 def test_answers_about_something_else_are_told_apart() -> None:
     assert row("meet_the_model", "(control of claim 1: on topic)")
-    assert "off_topic" in chapter("over_refusal") and "on topic or off" in chapter("over_refusal")
+    text = chapter("measure_one_defence")
+    assert "| off topic |" in text and "on topic or off" in text
 
 
 def test_the_appendix_is_of_the_model_that_ships_and_teaches_the_flip() -> None:

@@ -6,7 +6,7 @@ from sarsteer_lab.course.figures.causes import (
     patched_layers_figure,
     seconds_figure,
 )
-from sarsteer_lab.course.figures.defences import group_of, topics_figure, tradeoff_figure
+from sarsteer_lab.course.figures.defences import group_of, tradeoff_figure
 from sarsteer_lab.course.figures.idea import idea_figure
 from sarsteer_lab.course.figures.moves import gates_figure, moves_figure
 from sarsteer_lab.course.figures.playground import playground_figure
@@ -18,7 +18,6 @@ from sarsteer_lab.course.figures.refusal import (
     roc_figure,
 )
 from sarsteer_lab.course.figures.requests import (
-    answers_figure,
     clip_figure,
     dial_figure,
     live_figure,
@@ -29,7 +28,6 @@ from sarsteer_lab.course.figures.states import (
     depth_figure,
     gap_figure,
     layer_curves_figure,
-    lens_figure,
     maps_figure,
     project_2d,
 )
@@ -39,7 +37,6 @@ from sarsteer_lab.course.figures.steering import (
     divergence_figure,
     push_figure,
     removal_figure,
-    scree_figure,
     share_figure,
 )
 from sarsteer_lab.course.figures.strip import architecture

@@ -180,7 +180,7 @@ def shade_layers(layers: Collection[int], *axes: Axes) -> None:
         ends = min(layers) - 0.5, max(layers) + 0.5
         ax.axvspan(*ends, color=BUILT_IN, linewidth=0, zorder=0)
     top = {"xycoords": axes[0].get_xaxis_transform(), "textcoords": "offset points"}
-    where = {"va": "top", "fontsize": 11, "zorder": 1}
+    where = {"va": "top", "fontsize": 12, "zorder": 1}
     axes[0].annotate("safety adapter", (min(layers), 1), (2, -2), **top, **where)
 
 
@@ -291,15 +291,6 @@ def common_legend(fig: Figure, **options: Any) -> None:
     """One legend for all panels, which show the same series."""
     handles, names = fig.axes[0].get_legend_handles_labels()
     fig.legend(handles, names, loc="outside lower center", **options)
-
-
-def cells(ax: Axes, texts: Sequence[Sequence[str]], dark: np.ndarray) -> None:
-    """Words in the cells of a picture, white where it is dark; empty ones are left out."""
-    in_cell = {"ha": "center", "va": "center", "fontsize": 12}
-    for (row, column), is_dark in np.ndenumerate(dark):
-        if text := texts[row][column]:
-            colour = PAPER if is_dark else INK
-            ax.text(column, row, text, color=colour, **in_cell)
 
 
 def ticks(

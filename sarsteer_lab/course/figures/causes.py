@@ -21,6 +21,7 @@ from sarsteer_lab.course.figures.base import (
     panels,
     percent,
     plain,
+    shade_layers,
     ticks,
 )
 from sarsteer_lab.course.palette import CHANGE, GREY, INK, LABELS, METHOD, PAPER, SERIES
@@ -33,11 +34,12 @@ def patched_layers_figure(
     layers: Sequence[int],
     levels: Mapping[str, float],
     title: str,
+    built_in: Sequence[int] = (),
 ) -> Figure:
     """Mean refusal probability by the layer at which states were put in, a panel for each side.
 
     `panels_of` holds for each panel's title a curve per donor; `levels` the unpatched values, drawn
-    across all panels.
+    across all panels. Layers `built_in` are shaded.
     """
     n_panels = len(panels_of)
     donors: dict[str, None] = {}
@@ -55,6 +57,7 @@ def patched_layers_figure(
         ax.set(title=name, ylim=(-0.03, 1.05))
         percent(ax.yaxis)
     axes[0].set_ylabel("refusal probability, mean over requests")
+    shade_layers(built_in, *axes)
     layer_axis(*axes, label="layer at which the states are put in")
     common_legend(fig, ncols=2)
     return fig

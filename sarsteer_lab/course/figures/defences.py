@@ -1,4 +1,4 @@
-"""Figures of defences: the trade-off plane beside the bound, and refusals by topic."""
+"""Figures of defences: the trade-off plane, beside the bound of uniform pushes."""
 
 import numpy as np
 import pandas as pd
@@ -8,17 +8,14 @@ from matplotlib.figure import Figure
 from sarsteer_lab.course.figures.base import (
     DOTTED,
     TRADEOFF,
-    cells,
     common_legend,
     drawn,
-    drawn_without_grid,
     name_points,
     panels,
     percent,
-    ticks,
     wilson_whiskers,
 )
-from sarsteer_lab.course.palette import DEFENCES, PAPER, SHADES
+from sarsteer_lab.course.palette import DEFENCES, PAPER
 from sarsteer_lab.evaluation.curves import pareto_front
 from sarsteer_lab.evaluation.defences import PROMPTING, STEERING_NAMES
 from sarsteer_lab.evaluation.table import BASELINE
@@ -46,9 +43,9 @@ def tradeoff_figure(
 
     `table` has the columns defence, label, n, refused and answered of `table.tabulate`, one judge.
     Bars are 95% Wilson intervals; colour and marker say which group of `palette.DEFENCES` a defence
-    belongs to. All labels but "harmful" count as benign. `bound` holds points (benign answered, harmful refused),
-    threshold by threshold, of what a uniform push could do at best; the title counts the defences
-    beyond it. Raises ValueError if either kind of request is missing.
+    belongs to. All labels but "harmful" count as benign. `bound` holds points (benign answered,
+    harmful refused), threshold by threshold, of what a uniform push could do at best; the title
+    counts the defences beyond it. Raises ValueError if either kind of request is missing.
     """
     names = list(table["defence"].unique())
     kinds = ["defence", table["label"] == "harmful"]
@@ -89,26 +86,4 @@ def tradeoff_figure(
     percent(ax.xaxis, ax.yaxis)
     common_legend(fig, ncols=len(ax.lines))
     name_points(ax, names, places, colours)
-    return fig
-
-
-@drawn_without_grid
-def topics_figure(counts: pd.DataFrame, title: str) -> Figure:
-    """A heat map of refusals: a row per topic, a column per defence, in each cell the count.
-
-    `counts` has the columns topic, defence, refused and n. Darker is a larger share refused.
-    """
-    topics, defences = (list(counts[name].unique()) for name in ("topic", "defence"))
-    indexed = counts.set_index(["topic", "defence"])
-    text = indexed["refused"].astype(str) + "/" + indexed["n"].astype(str)
-    share = (indexed["refused"] / indexed["n"]).unstack().loc[topics, defences].to_numpy()
-    texts = text.unstack(fill_value="").loc[topics, defences].to_numpy()
-    size = (4.2 + 0.95 * len(defences), 2.8 + 0.5 * len(topics))
-    fig, [ax] = panels(1, size, title)
-    cells(ax, texts, share > 0.55)
-    scale = {"cmap": SHADES, "vmin": 0, "vmax": 1, "aspect": "auto"}
-    image = ax.imshow(share, **scale)
-    ticks(ax, defences, topics, turned=40)
-    bar = {"format": "{x:.0%}", "pad": 0.02, "label": "share refused"}
-    fig.colorbar(image, ax=ax, **bar)
     return fig

@@ -11,16 +11,16 @@ from sarsteer_lab.course.figures.base import drawn_without_grid, panels
 from sarsteer_lab.course.palette import FORMS, GREY, INK, METHOD, PAPER, PARTS
 
 ROUND = "round,pad=0,rounding_size=0.12"
-LETTERS = 13
+LETTERS = 12
 
 TITLE = (
-    "SARSteer takes the shift that a refusal text causes, removes what harmless requests vary in, "
-    "and adds a little of the rest in every layer"
+    "SARSteer adds, in every layer, the shift that a refusal text causes, "
+    "less what harmless requests vary in"
 )
 
 STEPS = (
     "1 · Ask each clip twice",
-    "2 · Subtract: the refusal direction",
+    "2 · Subtract: a direction",
     "3 · Take off the safe space",
     "4 · Add it in every layer",
 )
@@ -43,8 +43,8 @@ def idea_figure(alpha: float = 0.1, n_layers: int = 6) -> Figure:
     arrows are those of an example in two dimensions, ablated as `safe_space.ablate` does it with
     lambda = 1.
     """
-    fig, axes = panels(4, (15, 4.7), TITLE)
-    fig.get_layout_engine().set(wspace=0.04)
+    fig, axes = panels(4, (13, 4.3), TITLE)
+    fig.get_layout_engine().set(wspace=0.06)
     for ax, step in zip(axes, STEPS, strict=True):
         ax.set(title=step, xlim=(0, 4), ylim=(0, 4), xticks=[], yticks=[], aspect="equal")
         ax.spines[:].set_visible(False)
@@ -81,11 +81,11 @@ def _asked_twice(ax: Axes) -> None:
         seconds = np.linspace(0, 1, 60)
         loudness = 0.28 * np.sin(np.pi * seconds) * np.cos(38 * seconds)
         ax.plot(x - 0.75 + 1.5 * seconds, 3.6 + loudness, color=FORMS["spoken"][0], linewidth=1.4)
-        _box(ax, _Place(x, 2.95, 1.7), "instruction", PARTS["text"])
+        _box(ax, _Place(x, 2.95, 1.9), "instruction", PARTS["text"])
         if with_text:
-            _box(ax, _Place(x, 2.35, 1.7), "+ refusal text", METHOD["direction"])
+            _box(ax, _Place(x, 2.35, 1.9), "+ refusal text", METHOD["direction"])
         _to(ax, (x, 2.05), (x, 1.75), INK)
-        _box(ax, _Place(x, 1.35, 1.7, 0.75), "model", GREY, filled=True)
+        _box(ax, _Place(x, 1.35, 1.9, 0.75), "model", GREY, filled=True)
         _to(ax, (x, 0.95), (x, 0.65), INK)
         name = "h(clip, t + r)" if with_text else "h(clip, t)"
         ax.text(x, 0.35, name, ha="center", va="center", fontsize=LETTERS)
@@ -103,7 +103,7 @@ def _difference(ax: Axes, direction: np.ndarray) -> None:
     ax.text(end[0] - 0.1, end[1] + 0.4, "h(clip, t + r)", ha="center", **words)
     middle = start + direction / 2
     ax.text(middle[0] + 0.25, middle[1] - 0.2, "d", color=METHOD["direction"], **BOLD)
-    ax.text(2.0, 0.05, "mean over harmful clips, in each layer", ha="center", fontsize=12)
+    ax.text(2.0, 0.05, "mean over harmful clips, per layer", ha="center", fontsize=12)
 
 
 BOLD = {"fontsize": 17, "fontweight": "bold", "va": "center"}
@@ -119,7 +119,7 @@ def _ablation(ax: Axes, direction: np.ndarray) -> None:
     along = origin + np.outer([-0.75, 2.9], across)
     ground = {"color": METHOD["inside"], "linewidth": 12, "alpha": 0.35}
     ax.plot(*along.T, solid_capstyle="round", **ground)
-    ax.text(2.0, 0.05, "safe space: what harmless requests vary in", ha="center", fontsize=12)
+    ax.text(2.0, 0.05, "safe space of harmless requests", ha="center", fontsize=12)
     end = origin + direction
     _to(ax, tuple(origin), tuple(end), METHOD["direction"], 3)
     _to(ax, tuple(origin), tuple(origin + inside), METHOD["inside"], 3)

@@ -14,7 +14,7 @@ from sarsteer_lab.course.figures.base import (
     panels,
     percent,
 )
-from sarsteer_lab.course.palette import FORMS, INK, LABELS, STEERED
+from sarsteer_lab.course.palette import FORMS, INK, LABELS, STEERED, Look
 from sarsteer_lab.evaluation.separation import roc_area, uniform_bound
 
 Readiness = Mapping[str, Float[np.ndarray, "prompt"]]
@@ -43,7 +43,7 @@ def moves_figure(before: Readiness, after: Readiness, reached: tuple[float, floa
         shifts.append(f"{label} {shift:+.1f}")
     order = f"the ROC area goes from {areas[0]:.2f} to {areas[1]:.2f}"
     title = f"The push moves the median log-odds of refusal: {', '.join(shifts)}. So {order}"
-    fig, (left, right) = panels(2, (14, 6.8), title, width_ratios=(1.5, 1))
+    fig, (left, right) = panels(2, (13, 6.6), title, width_ratios=(1.5, 1))
     _arrows(left, before, after)
     _bounds(right, before, after, reached)
     return fig
@@ -96,7 +96,7 @@ def _arrows(ax: Axes, before: Readiness, after: Readiness) -> None:
 def _bounds(ax: Axes, before: Readiness, after: Readiness, reached: tuple[float, float]) -> None:
     """The bound from the order of requests before and after, and what was reached."""
     colour, _, _ = FORMS["spoken"]
-    orders = {
+    orders: dict[str, tuple[Readiness, Look]] = {
         "bound, from the order before": (before, {"color": colour, "linestyle": "-"}),
         "bound, from the order after": (after, {**STEERED, "marker": ""}),
     }
@@ -109,7 +109,7 @@ def _bounds(ax: Axes, before: Readiness, after: Readiness, reached: tuple[float,
     ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal", **TRADEOFF)
     percent(ax.xaxis, ax.yaxis)
     ax.set_title("What the order allows")
-    ax.legend(loc="lower left", fontsize=11)
+    ax.legend(loc="lower left", fontsize=12)
 
 
 @drawn
@@ -124,7 +124,7 @@ def gates_figure(
     best = max(areas, key=lambda name: areas[name])
     title = f"{best} tells harmful requests from others best (ROC area {areas[best]:.2f})"
     n_panels = len(scores)
-    fig, axes = panels(n_panels, (6.6 * n_panels, 4.4), title, sharey=True)
+    fig, axes = panels(n_panels, (13, 4.4), title, sharey=True)
     rng = np.random.default_rng(0)
     for ax, (name, by_label) in zip(axes, scores.items(), strict=True):
         for row, (label, values) in enumerate(by_label.items()):

@@ -22,6 +22,7 @@ from sarsteer_lab.course.figures.base import (
     name_points,
     panels,
     percent,
+    shade_layers,
     ticks,
     whiskers,
 )
@@ -47,7 +48,7 @@ def prompted_figure(shares: pd.DataFrame) -> Figure:
     for text, refused, n in harmful[["refused", "n"]].loc[texts].itertuples():
         if text in ways:
             told.append(f"{refused} of {n} {ways[text]}")
-    title = f"{forms[-1].capitalize()} harmful requests refused: {', '.join(told)}"
+    title = f"Of the {forms[-1]} harmful requests the model refuses {', '.join(told)}"
     size = (5.6 * len(forms) + 1.4, 0.75 * len(texts) + 2.2)
     fig, axes = panels(len(forms), size, title, sharey=True)
     for ax, form in zip(axes, forms, strict=True):
@@ -90,7 +91,7 @@ def prediction_figure(
     names = list(prompted)
     places = np.array([(prompted[name], steered[name]) for name in names])
     rank = spearmanr(places).statistic if len(names) > 2 else np.nan
-    title = "Refusal with a text in the prompt and under its direction: rank correlation"
+    title = "Refusal in the prompt and under the direction order the texts with rank correlation"
     fig, [ax] = panels(1, (9.5, 6.4), f"{title} {rank:.2f}")
     for name, place in zip(names, places, strict=True):
         inner = GREEN if name in bank else PAPER
@@ -110,10 +111,10 @@ def readiness_figure(refusal_probability: Mapping[str, Float[np.ndarray, "prompt
     "Harmful" requests come first. Drawn on a logit scale between 0.0001 and 0.9999.
     """
     (first, harmful), *others = refusal_probability.items()
-    areas = [f"{name} {roc_area(harmful, other):.0%}" for name, other in others]
-    nearer = f"How often a {first} request stands nearer to refusal than another"
+    areas = [f"a {name} one {roc_area(harmful, other):.0%}" for name, other in others]
+    title = f"A {first} request stands nearer to refusal than {', than '.join(areas)} of the time"
     size = (11, 1.2 * len(refusal_probability) + 1.9)
-    fig, [ax] = panels(1, size, f"{nearer}: {', '.join(areas)}")
+    fig, [ax] = panels(1, size, title)
     rng = np.random.default_rng(0)
     names: list[str] = []
     for name, values, look in in_series(refusal_probability):
@@ -144,7 +145,7 @@ def roc_figure(
     for name, values in refusal_probability.items():
         area = roc_area(values["harmful"], values[kinds[0]])
         areas.append(f"{name} {area:.2f}")
-    title = f"Area under the curve, {kinds[0]}: {', '.join(areas)}"
+    title = f"The area under the curve, against {kinds[0]} requests, is {', '.join(areas)}"
     n_panels = len(kinds)
     fig, axes = panels(n_panels, (5.6 * n_panels, 6.2), title, sharey=True)
     for ax, kind in zip(axes, kinds, strict=True):
@@ -167,12 +168,14 @@ def push_size_figure(
     states: Float[Tensor, "prompt layer d_model"],
     vectors: Float[Tensor, "layer d_model"],
     steered: Mapping[float, Float[Tensor, "prompt layer d_model"]],
+    built_in: Sequence[int] = (),
 ) -> Figure:
     """The push beside the residual stream that it is added to, by layer; means over prompts.
 
     `steered` holds the states under each strength, the strongest last. Left, at the strongest: the
     length of the state, one layer's push, the pushes of all layers so far added up, and how far the
     state has really moved. Right: how far it has moved as a share of its length, for each strength.
+    Layers `built_in` are shaded.
     """
     length = _mean_length(states)
     shares = {}
@@ -197,6 +200,7 @@ def push_size_figure(
     right.set(ylabel="moved / length of the state", title=title, yscale="log")
     percent(right.yaxis)
     layer_axis(left, right)
+    shade_layers(built_in, left, right)
     name_lines(left, right)
     return fig
 

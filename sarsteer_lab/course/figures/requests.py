@@ -1,9 +1,9 @@
-"""Figures of what goes in and what comes out: a clip, answers token by token, outcomes, costs."""
+"""Figures of what goes in and what comes out: a clip, outcomes, costs."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from operator import eq, itemgetter
+from operator import itemgetter
 
 import numpy as np
 import pandas as pd
@@ -24,16 +24,12 @@ from sarsteer_lab.course.figures.base import (
     numbers,
     panels,
     percent,
-    plain,
     rows,
-    ticks,
     wilson_limits,
     wilson_whiskers,
 )
 from sarsteer_lab.course.palette import (
     CHANGE,
-    GREEN,
-    GREY,
     INK,
     MEANINGS,
     OUTCOMES,
@@ -41,7 +37,6 @@ from sarsteer_lab.course.palette import (
     SCORES,
     look_of,
 )
-from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.speech import SAMPLE_RATE
 
 
@@ -101,8 +96,8 @@ def dial_figure(
     ends = []
     for label, (first, *_, last) in refused.items():
         ends.append(f"{label} {first} \u2192 {last} of {n[label]}")
-    dial = f"dial {scales[0]:g} \u2192 {scales[-1]:g}"
-    title = f"Refused, {form}, {dial}: {', '.join(ends)}"
+    turned = f"Turned from {scales[0]:g} to {scales[-1]:g}, the dial changes"
+    title = f"{turned} how many {form} requests are refused: {', '.join(ends)}"
     fig, [ax] = panels(1, (10, 5.4), title)
     bars = {"capsize": 4, "elinewidth": 1.4}
     for label, counts, look in in_series(refused):
@@ -129,7 +124,7 @@ def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]
     for name, outcomes_of in outcomes.items():
         counts[name] = Counter(zip(labels, outcomes_of, strict=True))
         refused.append(f"{name} {counts[name][first, 'refused']}")
-    title = f"Of {n[first]} {first} requests refused: {', '.join(refused)}"
+    title = f"Of {n[first]} {first} requests the model refuses: {', '.join(refused)}"
     columns = min(2, len(n))
     down = -(-len(n) // columns)
     size = (6.2 * columns, 1.6 + 4.0 * down)
@@ -178,8 +173,8 @@ def sweep_figure(counts: pd.DataFrame, x: str, xlabel: str) -> Figure:
     n = len(by_label)
     across = n if n < 4 else 2  # on a page four in a row are too small to read
     down = -(-n // across)
-    size = (5.4 * across + 1.8, 4.2 * down + 0.4)
-    fig, axes = panels(across, size, rows=down, sharey=True)
+    size = (5.4 * across + 1.8, 4.2 * down + 0.8)
+    fig, axes = panels(across, size, _most_refused(by_label, x), rows=down, sharey=True)
     for ax, (label, of_label) in zip(axes, by_label.items(), strict=False):
         for outcome, (colour, _, marker, style) in OUTCOMES.items():
             part = of_label[of_label["outcome"] == outcome]
@@ -188,11 +183,7 @@ def sweep_figure(counts: pd.DataFrame, x: str, xlabel: str) -> Figure:
             ax.plot(values, part["count"] / part["n"], label=outcome, **look)
             low, high = wilson_limits(part["count"], part["n"])
             band(ax, values, low, high, colour)
-        refused = of_label[of_label["outcome"] == "refused"]
-        top = refused.loc[refused["count"].idxmax()]
-        start = refused["count"].iloc[0]
-        most = f"{top['count']} of {top['n']} at {top[x]:g}"
-        ax.set_title(f"{label}: refused {start} \u2192 {most}")
+        ax.set_title(f"{label} requests")
         ax.set(xlabel=xlabel, ylim=(-0.02, 1.02))
         percent(ax.yaxis)
     for ax in axes[::across]:
@@ -201,28 +192,15 @@ def sweep_figure(counts: pd.DataFrame, x: str, xlabel: str) -> Figure:
     return fig
 
 
-@drawn
-def answers_figure(answers: Mapping[str, Answer], request: str) -> Figure:
-    """Answers side by side, token by token: how likely each token was when it was chosen."""
-    tokens = [answer.tokens for answer in answers.values()]
-    longest = max(1, *map(len, tokens))
-    title = f"\u201c{request}\u201d"
-    if len(tokens) == 2:
-        alike = list(map(eq, *tokens))
-        where = f"token {alike.index(False) + 1}" if False in alike else "no token shown"
-        title += f" The answers part at {where}"
-    size = (max(9.0, 0.85 * longest), 2.9 * len(answers) + 0.6)
-    fig, axes = panels(1, size, plain(title), rows=len(answers))
-    looks = [(GREY, ""), *[(GREEN, "//")] * len(answers)]
-    for ax, (name, answer), (colour, hatch) in zip(axes, answers.items(), looks, strict=False):
-        places = range(len(answer.tokens))
-        ax.bar(places, answer.probabilities, color=colour, hatch=hatch, **HATCHED)
-        names = [plain(token.strip() or repr(token)) for token in answer.tokens]
-        ticks(ax, names, turned=35)
-        ax.set(title=name, ylabel="probability")
-        ax.set(ylim=(0, 1.02), xlim=(-0.6, longest - 0.4))
-        ax.grid(visible=False, axis="x")
-    return fig
+def _most_refused(by_label: Mapping[str, pd.DataFrame], x: str) -> str:
+    """In a sentence: how many requests of each kind are refused at first, and at most."""
+    told = []
+    for label, of_label in by_label.items():
+        refused = of_label[of_label["outcome"] == "refused"]
+        top = refused.loc[refused["count"].idxmax()]
+        most = f"{top['count']} of {top['n']} at {top[x]:g}"
+        told.append(f"{label} {refused['count'].iloc[0]} \u2192 {most}")
+    return f"The push takes refusals to their most: {', '.join(told)}"
 
 
 @drawn

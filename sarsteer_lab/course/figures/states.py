@@ -12,13 +12,10 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from sarsteer_lab.course.figures.base import (
-    WHOLE_PICTURE,
     band,
-    cells,
     common_legend,
     curves,
     drawn,
-    drawn_without_grid,
     in_series,
     layer_axis,
     level,
@@ -27,9 +24,9 @@ from sarsteer_lab.course.figures.base import (
     numbers,
     panels,
     percent,
-    ticks,
+    shade_layers,
 )
-from sarsteer_lab.course.palette import FORMS, GREEN, INK, PAPER, PURPLE, SHADES, SKY, look_of
+from sarsteer_lab.course.palette import FORMS, GREEN, INK, PAPER, PURPLE, SKY, look_of
 from sarsteer_lab.safe_space import exact
 
 
@@ -42,10 +39,11 @@ def layer_curves_figure(
     reference: tuple[float, str] | None = None,
     layers: Sequence[int] | None = None,
     as_percent: bool = False,
+    built_in: Sequence[int] = (),
 ) -> Figure:
     """Something measured at every decoder layer (or at `layers`), a line per name.
 
-    `reference` is a level to compare with, and its name.
+    `reference` is a level to compare with, and its name. Layers `built_in` are shaded.
     """
     fig, [ax] = panels(1, (10.5, 5.2), title)
     curves(ax, lines, layers)
@@ -55,6 +53,7 @@ def layer_curves_figure(
     layer_axis(ax)
     if as_percent:
         percent(ax.yaxis)
+    shade_layers(built_in, ax)
     name_lines(ax)
     return fig
 
@@ -184,32 +183,6 @@ def _scatter(ax: Axes, points: np.ndarray, forms: np.ndarray, labels: np.ndarray
             ax.scatter(*chosen.T, marker=marker, label=name, **colours, **look)
     # The same scale on both axes: otherwise distances in the picture would mean nothing.
     ax.set_aspect("equal", adjustable="datalim")
-
-
-@drawn_without_grid
-def lens_figure(
-    words: Sequence[Sequence[str]],
-    probabilities: Float[Tensor, "layer column"],
-    *,
-    columns: Sequence[str],
-    layers: Sequence[int],
-    title: str,
-) -> Figure:
-    """The logit lens as a table: each layer's likeliest next token per column.
-
-    Cells are the darker the surer it is.
-    """
-    width, height = 2.9 * len(columns) + 2.6, 0.42 * len(layers) + 1.9
-    # So high that the names of the axes keep clear of a long title.
-    fig, [ax] = panels(1, (width, max(3.5, height)), title)
-    shades = numbers(probabilities)
-    scale = {"cmap": SHADES, "vmin": 0, "vmax": 1}
-    image = ax.imshow(shades, **WHOLE_PICTURE, **scale)
-    cells(ax, words, shades > 0.6)
-    ticks(ax, columns, list(map(str, layers)))
-    ax.set_ylabel("decoder layer")
-    fig.colorbar(image, ax=ax, label="probability")
-    return fig
 
 
 def project_2d(

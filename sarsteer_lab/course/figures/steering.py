@@ -27,7 +27,9 @@ from sarsteer_lab.course.figures.base import (
     numbers,
     panels,
     percent,
+    plain,
     rows,
+    shade_layers,
     ticks,
     whiskers,
 )
@@ -47,8 +49,8 @@ def push_figure(
         name = max(lines, key=lambda name: _rise(lines[name]))
         line = lines[name]
         start, top = line[0], line.max()
-        rises.append(f"{kind}: {name}, {start:.0%} \u2192 {top:.0%}")
-    title = f"The largest rise (n = {n}). {'; '.join(rises)}"
+        rises.append(f"{name} on {plain(kind)} ({start:.0%} \u2192 {top:.0%})")
+    title = f"Refusal rises most (n = {n}) under {', under '.join(rises)}"
     n_panels = len(kinds)
     fig, axes = panels(n_panels, (5.0 * n_panels + 2.5, 5.4), title, sharey=True)
     for ax, (kind, lines) in zip(axes, kinds.items(), strict=True):
@@ -62,33 +64,6 @@ def push_figure(
 
 def _rise(line: Float[Tensor, "alpha"]) -> float:
     return float(line.max() - line[0])
-
-
-@drawn
-def scree_figure(
-    ratios: Mapping[str, Float[Tensor, "component"]], *, k: int, n: int, layer: int
-) -> Figure:
-    """Share of the variance of each principal direction (left), and of the first ones (right)."""
-    name, shares = next(iter(ratios.items()))
-    held = f"{k} directions hold {shares[:k].sum():.0%} of what {name} states vary in"
-    title = f"Layer {layer}: {held} (n = {n})"
-    fig, (left, right) = panels(2, (13, 5), title)
-    for name, shares, look in in_series(ratios):
-        order = range(1, len(shares) + 1)
-        curves(left, {name: shares}, order, [look])
-        curves(right, {name: shares.cumsum(0)}, order, [look])
-    for ax in (left, right):
-        ax.axvline(k, **DOTTED)
-        where = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
-        ax.annotate(f"k = {k}", (k, 1), (4, -2), va="top", **where)
-        percent(ax.yaxis)
-        ax.set_ylim(bottom=0)
-    layer_axis(left, right, label="principal direction")
-    left.set(ylabel="share of variance", title="Each direction")
-    right.set(ylabel="share of variance, cumulative", title="The first ones together")
-    right.set_ylim(0, 1.03)
-    name_lines(right)
-    return fig
 
 
 @drawn_without_grid
@@ -127,12 +102,14 @@ def removal_figure(
     *,
     layer: int,
     k: int,
+    built_in: Sequence[int] = (),
 ) -> Figure:
     """What ablation removes from a refusal direction, and the triangle of it in one layer.
 
     `inside` is the part in the safe space of `k` dimensions. Left: the share of squared length that
     lies inside, per layer. Right: the plane of the part inside and the part outside in layer
-    `layer`, the direction and what ablation with `lam` leaves of it, at true lengths.
+    `layer`, the direction and what ablation with `lam` leaves of it, at true lengths. Layers
+    `built_in` are shaded.
     """
     squared_length = direction.float().square().sum(-1).clamp_min(1e-30)
     share = numbers(inside.float().square().sum(-1) / squared_length)
@@ -152,6 +129,7 @@ def removal_figure(
     left.set_ylim(0, 1.03)
     percent(left.yaxis)
     layer_axis(left)
+    shade_layers(built_in, left)
     left.legend(loc="best")
     _triangle(right, across, up, kept, f"after ablation, lambda = {lam:g}")
     right.set_title(f"Layer {layer}")
@@ -253,7 +231,7 @@ def divergence_figure(
     medians = []
     for name, values in divergences.items():
         medians.append(f"{name} {np.median(values[0]):.2g}")
-    title = f"Nats at alpha {alphas[0]:g}, median: {', '.join(medians)}"
+    title = f"At alpha {alphas[0]:g} the first token moves by {', '.join(medians)} nats (median)"
     fig, [ax] = panels(1, (11, 5.2), title)
     looks = (
         look_of(PURPLE, "s", "--"),

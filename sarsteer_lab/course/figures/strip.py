@@ -155,7 +155,7 @@ def architecture(lalm: LALM, prompt: Request | Prompt) -> Figure:
     parts = stages(lalm, prompt)
     form = "spoken" if "mel" in parts else "typed"
     size = (2.05 * len(parts) + 0.6, 4.6)
-    fig, axes = panels(len(parts), size, f"{lalm.name}: the way of a {form} request")
+    fig, axes = panels(len(parts), size, f"How a {form} request goes through {lalm.name}")
     fig.get_layout_engine().set(wspace=0.16)
     for ax, (name, stage) in zip(axes, parts.items(), strict=True):
         ax.set(title=name, xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))

@@ -23,7 +23,7 @@ STYLE = """<style>
 
 
 class OverRefusalBoard(panels.Panel):
-    """Chapter 06: pick defences and sets, see what they refuse, click to read and hear requests.
+    """Chapter 07: pick defences and sets, see what they refuse, click to read and hear requests.
 
     `responses` from `run.run`, `outcomes` one judge's from `table.judge_responses`. Clips are those
     of the `prompts` with the responses' ids; `heard` is what the model heard
