@@ -5,6 +5,7 @@
 
 import os
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -30,6 +31,9 @@ COPIED = {
     "lecturer.md": "notebooks/LECTURER.md",
 }
 """Pages that are files of the repository outside docs/."""
+
+PICTURES = {"idea.png": "figures/04_steering/idea.png"}
+"""Figures that pages show beside those in notebooks."""
 
 LIVE = {"04-ladder": "ladder"}
 """Cells whose panel can be moved on the site, fed by a recording, and its name there."""
@@ -130,6 +134,8 @@ def lay_out(folder: Path) -> None:
         page = folder / name
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(text, encoding="utf-8")
+    for name, source in PICTURES.items():
+        shutil.copy(ROOT / source, folder / name)
 
 
 if __name__ == "__main__":
