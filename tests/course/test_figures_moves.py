@@ -69,7 +69,7 @@ def test_beyond_the_bound_is_what_is_answered_less_what_the_order_allows() -> No
 def test_conditions_show_each_request_and_where_they_fire() -> None:
     scores = {"own": BEFORE, "cast": AFTER}
     fig = figures.gates_figure(scores, {"cast": 0.35}, {"own": 0.8, "cast": 0.9})
-    assert fig.get_suptitle().startswith("cast tells harmful requests from others best")
+    assert fig.get_suptitle().startswith("Cast tells harmful requests from others best")
     own, cast = fig.axes
     for ax, by_label in ((own, BEFORE), (cast, AFTER)):
         for cloud, values in zip(ax.collections, by_label.values(), strict=True):

@@ -19,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from matplotlib.transforms import Bbox
@@ -237,6 +238,7 @@ def name_points(
             continue
         name = " = ".join(alike)
         look = {"color": colour, "fontsize": 12, "arrowprops": _leader(colour, shrink=4)}
+        look["path_effects"] = [withStroke(linewidth=3, foreground=PAPER)]  # over lines
         text = ax.annotate(name, place, (0, 0), textcoords="offset points", **look)
         size = Text.get_window_extent(text).size
         strangers = points[(places != place).any(1)]

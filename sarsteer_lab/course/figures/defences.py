@@ -15,7 +15,7 @@ from sarsteer_lab.course.figures.base import (
     percent,
     wilson_whiskers,
 )
-from sarsteer_lab.course.palette import DEFENCES, PAPER
+from sarsteer_lab.course.palette import DEFENCES, INK, PAPER
 from sarsteer_lab.evaluation.curves import pareto_front
 from sarsteer_lab.evaluation.defences import PROMPTING, STEERING_NAMES
 from sarsteer_lab.evaluation.table import BASELINE
@@ -85,5 +85,5 @@ def tradeoff_figure(
     ax.set(xlim=(-0.03, 1.05), ylim=(-0.03, 1.05), **TRADEOFF)
     percent(ax.xaxis, ax.yaxis)
     common_legend(fig, ncols=len(ax.lines))
-    name_points(ax, names, places, colours)
+    name_points(ax, names, places, [INK] * len(names))
     return fig

@@ -122,9 +122,9 @@ def gates_figure(
     it fires, where it has one; `areas` the area under its ROC curve, harmful against all others.
     """
     best = max(areas, key=lambda name: areas[name])
-    title = f"{best} tells harmful requests from others best (ROC area {areas[best]:.2f})"
+    title = f"{best[:1].upper()}{best[1:]} tells harmful requests from others best (ROC area {areas[best]:.2f})"
     n_panels = len(scores)
-    fig, axes = panels(n_panels, (13, 4.4), title, sharey=True)
+    fig, axes = panels(n_panels, (13, 4.9), title, sharey=True)
     rng = np.random.default_rng(0)
     for ax, (name, by_label) in zip(axes, scores.items(), strict=True):
         for row, (label, values) in enumerate(by_label.items()):
@@ -135,9 +135,9 @@ def gates_figure(
             ax.plot([median, median], [row - 0.4, row + 0.4], color=INK)
         if name in thresholds:
             ax.axvline(thresholds[name], **DOTTED)
-            above = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
-            ax.annotate("fires above", (thresholds[name], 1), (4, -2), va="top", **above)
-        ax.set_title(f"{name}: area {areas[name]:.2f}")
+            beside = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
+            ax.annotate("fires above", (thresholds[name], 0), (4, 3), **beside)
+        ax.set_title(f"{name}\narea {areas[name]:.2f}")
     names = [
         f"{label} (n = {len(values)})" for label, values in next(iter(scores.values())).items()
     ]
