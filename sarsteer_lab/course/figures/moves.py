@@ -122,7 +122,8 @@ def gates_figure(
     it fires, where it has one; `areas` the area under its ROC curve, harmful against all others.
     """
     best = max(areas, key=lambda name: areas[name])
-    title = f"{best[:1].upper()}{best[1:]} tells harmful requests from others best (ROC area {areas[best]:.2f})"
+    told = f"tells harmful requests from others best (ROC area {areas[best]:.2f})"
+    title = f"{best[:1].upper()}{best[1:]} {told}"
     n_panels = len(scores)
     fig, axes = panels(n_panels, (13, 4.9), title, sharey=True)
     rng = np.random.default_rng(0)
