@@ -41,7 +41,7 @@ CLAIMS = (
         "steering vector does not transfer.",
         "A distance says nothing until fresh weights show a smaller one. Whether a typed vector "
         "acts has to be tried: it depends on how the ears were trained.",
-        'MODEL = "..." in chapters 1, 2 and 8',
+        'MODEL = "..." in chapters 1, 2 and 9',
     ),
     PaperClaim(
         3,

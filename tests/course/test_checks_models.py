@@ -1,4 +1,4 @@
-"""Chapter 8's checks: right answers pass, wrong ones fail and are told why, blanks fail."""
+"""Chapter 9's checks: right answers pass, wrong ones fail and are told why, blanks fail."""
 
 import re
 

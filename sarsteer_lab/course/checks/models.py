@@ -1,4 +1,4 @@
-"""Checks of chapter 8's exercises, on made-up masks and modules (see `checks`)."""
+"""Checks of chapter 9's exercises, on made-up masks and modules (see `checks`)."""
 
 from collections.abc import Sequence
 

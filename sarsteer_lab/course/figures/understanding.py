@@ -1,11 +1,10 @@
-"""Chapter 8: what changes while the pocket model's understanding dial is turned."""
+"""Chapter 9: what changes while the pocket model's understanding dial is turned."""
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sarsteer_lab.course.figures.base import (
-    MODALITIES,
     TRADEOFF,
     band,
     drawn,
@@ -37,9 +36,9 @@ def understanding_figure(forms: pd.DataFrame, best: pd.DataFrame) -> Figure:
         f"{last.area:.2f} at last"
     )
     fig, [areas, refusals, plane] = panels(3, (17, 5.8), title)
-    for form, (colour, marker) in MODALITIES.items():
+    for form in FORMS:
         rows = forms[forms["form"] == form]
-        look = {"color": colour, "marker": marker, "label": form}
+        look = MEANINGS[form]
         across = range(len(rows))
         areas.plot(across, rows["area"], **look)
         band(areas, across, rows["low"], rows["high"], colour)
