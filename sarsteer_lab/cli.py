@@ -15,9 +15,11 @@ from typer import Argument, Option, Typer, TyperException
 
 from sarsteer_lab import cli_teachers
 from sarsteer_lab.cli_options import (
+    ANSWER_TOKENS,
     DEFENCE,
     DRY,
     JUDGE,
+    SWEEP_TOKENS,
     TEMPLATE,
     WALKTHROUGH,
     Alpha,
@@ -50,12 +52,6 @@ from sarsteer_lab.cli_options import (
 )
 
 INTERRUPTED = 130
-
-ANSWER_TOKENS = 40
-"""As `decoding.ANSWER_TOKENS`, which brings torch with it."""
-
-SWEEP_TOKENS = 16
-"""A grid has many answers, and whether one is a refusal shows in its first words."""
 
 DESCRIPTION = "Look inside an audio-language model, and steer what it does with a spoken request."
 app = Typer(help=DESCRIPTION, add_completion=False, rich_markup_mode=None)

@@ -51,6 +51,12 @@ def show_version(wanted: bool) -> None:
         raise Exit
 
 
+ANSWER_TOKENS = 40
+"""As `decoding.ANSWER_TOKENS`, which brings torch with it."""
+
+SWEEP_TOKENS = 16
+"""A grid has many answers, and whether one is a refusal shows in its first words."""
+
 Several = list[str] | None
 Model = Annotated[str, Option(help="pocket, a checkpoint's folder, or a Hugging Face id")]
 Safety = Annotated[
