@@ -333,9 +333,7 @@ def _tabulate(
     tokens = options["max_new_tokens"]
     options["batch_size"] = batch_size_for(lalm, defences, asked, folder, tokens)
     print(evaluate_into(folder, lalm, defences, asked, judges, **options))
-    print(
-        f"\nResponses, outcomes and the table are in {folder}; a page: sarsteer-lab report {folder}"
-    )
+    print(f"\nResponses, outcomes and table are in {folder}; a page: sarsteer-lab report {folder}")
 
 
 @app.command()

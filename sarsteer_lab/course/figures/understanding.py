@@ -16,6 +16,7 @@ from sarsteer_lab.course.figures.base import (
     ticks,
     wilson_whiskers,
 )
+from sarsteer_lab.course.palette import FORMS, MEANINGS
 
 
 @drawn
@@ -40,12 +41,11 @@ def understanding_figure(forms: pd.DataFrame, best: pd.DataFrame) -> Figure:
         rows = forms[forms["form"] == form]
         look = MEANINGS[form]
         across = range(len(rows))
-        areas.plot(across, rows["area"], **look)
-        band(areas, across, rows["low"], rows["high"], colour)
+        areas.plot(across, rows["area"], label=form, **look)
+        band(areas, across, rows["low"], rows["high"], look["color"])
         bars = wilson_whiskers(rows["refused"], rows["n"])
-        refusals.errorbar(
-            across, rows["refused"] / rows["n"], bars, capsize=4, elinewidth=1.4, **look
-        )
+        share = rows["refused"] / rows["n"]
+        refusals.errorbar(across, share, bars, capsize=4, elinewidth=1.4, **look)
         refusals.lines[-1].set_label(form)
     level(areas, 0.5, "chance")
     areas.set(ylabel="ROC area, harmful against harmless", ylim=(0.4, 1.02))
