@@ -1,5 +1,6 @@
 """What the training of spoken safety hears, what it holds clips to, and that it goes on."""
 
+import json
 from collections import Counter
 
 import pytest
@@ -8,6 +9,7 @@ from safetensors.torch import load_file
 
 from sarsteer_lab.pocket.soft_tokens import Context
 from sarsteer_lab.probe.replica import replica
+from sarsteer_lab.prompts import load_prompts
 from training import DATA
 from training.corpus import PromptIndex
 from training.ctc import TokenHead, greedy_tokens
@@ -16,6 +18,8 @@ from training.understanding.held_out import held_out_requests
 from training.understanding.learn import BATCH, Learning, heard_requests
 from training.understanding.sentences import SHARES, request_stream, requests, shipped_texts
 from training.understanding.student import Student
+from training.understanding.tables import BEGIN, CARD, END, MEASURED, card_section
+from training.understanding.yardstick import SETTINGS
 
 
 def test_nothing_close_to_a_shipped_prompt_is_heard_though_some_typed_prompts_are():
@@ -123,3 +127,12 @@ def test_the_last_checks_requests_are_near_none_that_is_shipped_or_spoken_in_tra
     assert Counter(request.label for request in held_out) == {"harmful": 60, "harmless": 60}
     assert len({request.text for request in held_out}) == 120
     assert [request.text for request in held_out if others.match(request.text)] == []
+
+
+def test_the_cards_tables_are_those_of_what_was_measured():
+    prompts = load_prompts("validation") + load_prompts("test")
+    found = json.loads(MEASURED.read_text(encoding="utf-8"))
+    card = CARD.read_text(encoding="utf-8")
+    assert f"{BEGIN}\n\n{card_section(found, prompts)}\n\n{END}" in card
+    for form in ("spoken", "typed"):
+        assert all(len(found[f"dials {s}"][form]) == len(prompts) for s in SETTINGS)

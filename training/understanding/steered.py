@@ -40,7 +40,12 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import LABELS, REFUSALS, Request, load_prompts
 from training.understanding.dials import pocket_with
 
-ALPHAS = (0.025, 0.05, 0.1, 0.15, 0.2, 0.3)
+TEXTS = ("conditional", "inspect", "examples")
+"""The refusal texts that the rule may choose from: the paper's and the bare rule hardly act on this
+model (chapter 2).
+"""
+ALPHAS = (0.025, 0.05, 0.1, 0.15, 0.2)
+REMINDERS = ("self-reminder before", "self-reminder after")
 BENIGN = ("harmless", "pseudo-harmful", "everyday")
 OPTIONS: dict[str, Any] = {"max_new_tokens": 14, "batch_size": 80}
 CHOSEN = "SARSteer, chosen"
@@ -75,7 +80,7 @@ class AtSetting:
 
     def choose(self) -> SteeringDefence:
         """SARSteer with text, ablation and strength as `curves.RULE` chooses on validation."""
-        variants = curves.grid(self.states, (0, 1), (10,), list(REFUSALS))
+        variants = curves.grid(self.states, (0, 1), (10,), TEXTS)
         rows = curves.sweep(
             self.lalm,
             variants,
@@ -93,12 +98,12 @@ class AtSetting:
         return SteeringDefence(f"{CHOSEN}: {variant}, alpha {alpha:g}", vectors, alpha)
 
     def rivals(self, chosen: SteeringDefence) -> list[Defence]:
-        """Prompt defences, and CAST with the chosen setting's text at several strengths."""
+        """Prompt defences, and CAST with the chosen setting's text at two strengths."""
         text = chosen.vectors.provenance["refusal"]
         name = next(name for name, wording in REFUSALS.items() if wording == text)
-        defences: list[Defence] = [PromptDefence(name, **told) for name, told in PROMPTING.items()]
+        defences: list[Defence] = [PromptDefence(name, **PROMPTING[name]) for name in REMINDERS]
         cast = steering_defence("conditional (CAST)", self.states, refusal=name)
-        for alpha in (0.1, 0.2, 0.4):
+        for alpha in (chosen.alpha, 2 * chosen.alpha):
             defences.append(replace(cast, name=f"CAST, {name}, alpha {alpha:g}", alpha=alpha))
         return defences
 

@@ -10,7 +10,33 @@ import numpy as np
 from sarsteer_lab.course.hearing import differs
 from sarsteer_lab.evaluation.intervals import wilson, with_interval
 from sarsteer_lab.evaluation.separation import roc_area
+from sarsteer_lab.paths import data_folder
 from sarsteer_lab.prompts import LABELS, Request
+from training import DATA
+
+MEASURED = DATA / "understanding.json"
+"""What the yardstick has measured of the model that ships."""
+
+CARD = data_folder() / "pocket" / "CARD.md"
+BEGIN = "<!-- written by training.understanding.yardstick -->"
+END = "<!-- end of what it has written -->"
+
+
+def card_section(found: dict[str, Any], prompts: Sequence[Request]) -> str:
+    """All tables of what was measured, as they stand in the card."""
+    parts = [area_table(found, prompts), opening_table(found, prompts)]
+    if any(name.startswith("refused ") for name in found):
+        parts.append(refusal_table(found))
+    return "\n\n".join(parts)
+
+
+def write_card_section(section: str) -> None:
+    """Put the tables between the card's two marks."""
+    card = CARD.read_text(encoding="utf-8")
+    before, _, rest = card.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    whole = f"{before}{BEGIN}\n\n{section}\n\n{END}{after}"
+    CARD.write_text(whole, encoding="utf-8")
 
 
 def area_rows(

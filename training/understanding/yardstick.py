@@ -37,9 +37,9 @@ from training.measure import read_outs
 from training.sound import log_mel
 from training.understanding.dials import pocket_with
 from training.understanding.student import Student, readiness, refusing_tokens
-from training.understanding.tables import area_table, opening_table, refusal_table
+from training.understanding.tables import area_table, card_section, write_card_section
 
-SETTINGS = ("0 0", "1 0", "1 1", "0.25 1", "0.5 1", "0.75 1")
+SETTINGS = ("0 0", "0.25 0", "0.5 0", "0.75 0", "1 0", "1 1")
 """Where the dials stand: understanding, spoken safety."""
 UNTURNED = "0 0"
 BATCH = 12
@@ -208,6 +208,7 @@ def main() -> None:
     )
     parser.add_argument("--learnt", type=Path, required=True, help="spoken_safety.safetensors")
     parser.add_argument("--to", type=Path, help="default: measured.json beside what was learnt")
+    parser.add_argument("--ship", action="store_true", help="write the tables into the card")
     parser.add_argument("--work", type=Path, default=cache_folder() / "understanding")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
@@ -224,10 +225,10 @@ def main() -> None:
         yardstick.keep(f"refused {setting}", partial(yardstick.refused_at, setting, "test"))
     for setting in options.probes:
         yardstick.keep(f"probes {setting}", partial(yardstick.probes_at, setting))
-    found, prompts = yardstick.found, yardstick.prompts
-    print(
-        area_table(found, prompts), opening_table(found, prompts), refusal_table(found), sep="\n\n"
-    )
+    section = card_section(yardstick.found, yardstick.prompts)
+    print(section)
+    if options.ship:
+        write_card_section(section)
 
 
 if __name__ == "__main__":
