@@ -151,8 +151,10 @@ ON_MODEL = (FIRST, LATER, PUSHED)
                 "handed on to the tokens": (tokens_alone,),
                 "which column": (blank_last,),
                 "no mixture": (likeliest,),
-                "wrong way round": (lambda *given: soft_tokens(*given[:4], 1 - given[4]),),
-                "at every share": (lambda *given: soft_tokens(*given[:4], 1.0),),
+                "wrong way round": (
+                    lambda o, logs, e, s, share: soft_tokens(o, logs, e, s, 1 - share),
+                ),
+                "at every share": (lambda o, logs, e, s, share: soft_tokens(o, logs, e, s, 1.0),),
                 "on the way to": (lambda o, *rest: 2 * o,),
                 "should have shape": (lambda o, *rest: o[0],),
             },

@@ -8,9 +8,9 @@ from jaxtyping import Float
 
 from sarsteer_lab.course.checks.tools import call, check, gaussian, need, need_close, need_tensor
 from sarsteer_lab.evaluation.intervals import with_interval
-from sarsteer_lab.evaluation.separation import best_benign_rate, roc_area
+from sarsteer_lab.evaluation.separation import Scores, best_benign_rate, roc_area
 
-Readiness = Mapping[str, Float[np.ndarray, "request"]]
+Readiness = Mapping[str, Scores]
 """Refusal probabilities of the "harmful" and of the "harmless" requests, in a fixed order."""
 
 PATHS = {
