@@ -31,7 +31,7 @@ COPIED = {
 }
 """Pages that are files of the repository outside docs/."""
 
-LIVE = {"04-ladder": "ladder"}
+LIVE = {"04-ladder": "ladder", "05-threshold": "threshold"}
 """Cells whose panel can be moved on the site, fed by a recording, and its name there."""
 
 TITLED_FENCE = re.compile(r'^```(\w+) title="([^"]*)"\n(.*?)^```$', flags=re.M | re.S)

@@ -1,7 +1,8 @@
 """What the site's panels show: settings of a panel computed once with a model, kept as JSON.
 
-`python -m sarsteer_lab.course.recordings FOLDER` (`make recordings`) computes them from the pocket
-model. Answers are cut where a panel cuts them, after 14 tokens, so none is longer than 20 words.
+`python -m sarsteer_lab.course.recordings FOLDER [NAME ...]` (`make recordings`) computes them from
+the pocket model. Answers are cut where a panel cuts them, after 14 tokens, so none is longer than
+20 words.
 """
 
 import json
@@ -15,10 +16,14 @@ import pandas as pd
 from sarsteer_lab.activations import capture
 from sarsteer_lab.course import session
 from sarsteer_lab.course.hearing import read_out
+from sarsteer_lab.course.widgets.panels import Panel
+from sarsteer_lab.course.widgets.threshold import Threshold
 from sarsteer_lab.course.widgets.web import answer_state
 from sarsteer_lab.derivation import derive
 from sarsteer_lab.engine.live import LINE_TOKENS, LivePrompt
+from sarsteer_lab.evaluation.defences import PromptDefence
 from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.evaluation.separation import PROBABILITY, refusal_probability_rows
 from sarsteer_lab.keeping import kept
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import LABELS, REFUSALS, Prompt, Request
@@ -126,15 +131,42 @@ def counts_of(outcomes: pd.DataFrame) -> dict[str, Any]:
     return counts
 
 
-def write(folder: Path) -> Path:
-    """Record the panels with the pocket model into a folder."""
+def threshold(lalm: LALM) -> dict[str, Any]:
+    """The threshold on readiness: that of each request, typed and spoken, and SARSteer's points."""
+    asked = session.requests("test", COUNTED, ("harmful", "harmless", "pseudo-harmful"))
+    readings = {}
+    for form in ("spoken", "typed"):
+        rows = refusal_probability_rows(lalm, [PromptDefence("none")], asked, form)
+        by_label = rows.groupby("label", sort=False)[PROBABILITY]
+        readings[form] = {label: scores.to_numpy() for label, scores in by_label}
+    text = session.working_text(lalm)
+    counts = outcome_counts(lalm, text, chapter_vectors(lalm, text))
+    points = []
+    for place, alpha in enumerate(ALPHAS):
+        answered = sum(counts[label]["answered"][place] for label in asked if label != "harmful")
+        refused = counts["harmful"]["refused"][place] / COUNTED
+        points.append((f"SARSteer, alpha {alpha:g}", refused, answered / (2 * COUNTED)))
+    return as_recorded(Threshold(readings, points))
+
+
+def as_recorded(panel: Panel) -> dict[str, Any]:
+    """What a panel's view draws and has chosen, for a page without a kernel."""
+    return {"state": panel.view.state, "chosen": panel.view.chosen}
+
+
+RECORDED = {"steering": steering, "threshold": threshold}
+"""What makes each recording, by its name."""
+
+
+def write(folder: Path, names: Sequence[str] = ()) -> None:
+    """Record panels (by their names; else all) with the pocket model into a folder."""
     lalm = session.load_model("pocket")
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "steering.json"
-    text = json.dumps(steering(lalm), ensure_ascii=False, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
-    return path
+    for name in names or RECORDED:
+        indent = 1 if name == "steering" else None
+        text = json.dumps(RECORDED[name](lalm), ensure_ascii=False, indent=indent)
+        (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    print(write(Path(sys.argv[1])))
+    write(Path(sys.argv[1]), sys.argv[2:])

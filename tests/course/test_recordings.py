@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,28 @@ from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import LABELS, Request, load_prompts
 
-FILE = Path(__file__).resolve().parents[2] / "docs" / "recordings" / "steering.json"
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "recordings"
+FILE = FOLDER / "steering.json"
+
+
+def state_of(panel: str) -> dict[str, Any]:
+    """The state that a panel's view draws on the site."""
+    return json.loads((FOLDER / f"{panel}.json").read_text(encoding="utf-8"))["state"]
 
 
 @pytest.fixture(scope="module")
 def recorded() -> dict[str, Any]:
     return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def test_all_recordings_and_their_clips_take_five_megabytes_at_most() -> None:
+    clips = Path(load_prompts("test")[0].clip or "").parent
+    sizes = {path.name: path.stat().st_size for path in FOLDER.glob("*.json")}
+    for path in FOLDER.glob("*.json"):
+        for clip in re.findall(r'"clip": "([^"]+)"', path.read_text(encoding="utf-8")):
+            sizes[clip] = (clips / clip).stat().st_size
+    assert set(recordings.RECORDED) == {path.stem for path in FOLDER.glob("*.json")}
+    assert sum(sizes.values()) <= 5_000_000
 
 
 def said(lalm: LALM, prompt: Any, vectors: SteeringVectors, alpha: float) -> tuple[str, float]:
@@ -107,3 +124,17 @@ def test_ten_settings_are_those_of_the_library(pocket: LALM, recorded: dict[str,
         answer, ready = said(pocket, prompt, vectors, recorded["alphas"][place])
         assert "".join(row["tokens"]).strip() == answer
         assert row["refusal_probability"] == pytest.approx(ready, abs=0.005)
+
+
+@pytest.mark.pocket
+@pytest.mark.late
+def test_readiness_under_the_threshold_is_the_librarys(pocket: LALM) -> None:
+    asked = session.requests("test", 40, ("harmful", "harmless", "pseudo-harmful"))
+    readings, chooser = state_of("threshold")["readings"], random.Random(29)
+    for _ in range(10):
+        form, label = chooser.choice([*readings]), chooser.choice([*asked])
+        place = chooser.randrange(40)
+        request = asked[label][place]
+        prompt = request.typed() if form == "typed" else request.spoken()
+        ready = float(refusal_probability(PreparedBatch(pocket, [prompt]))[0])
+        assert readings[form][label][place] == pytest.approx(ready, abs=1e-4)

@@ -23,6 +23,7 @@ from sarsteer_lab.course.widgets import (
     over_refusal_board,
     safe_space_explorer,
     steer_panel,
+    threshold_panel,
 )
 from sarsteer_lab.course.widgets.board import OverRefusalBoard
 from sarsteer_lab.course.widgets.panels import Runner, opening_words, wav_bytes
@@ -360,3 +361,24 @@ def test_runner_runs_between_cells_and_keeps_the_latest() -> None:
     assert done[0] == "answer 2" and done.count("answer 2") == 1 and "answer 0" not in done
     assert threads == [threading.main_thread().name]
     assert 2 <= len(done) < 60 and shown == len(done) - 1
+
+
+def test_threshold_holds_each_requests_readiness_and_the_areas() -> None:
+    generator = np.random.default_rng(0)
+    readings = {
+        form: {label: generator.random(12) ** 3 for label in ("harmful", "harmless")}
+        for form in ("spoken", "typed")
+    }
+    panel = threshold_panel(readings, [("none", 0.25, 0.75)])
+    state = panel.view.state
+    assert panel.chosen["form"] == "spoken" and state["defences"] == [["none", 0.25, 0.75]]
+    for form, by_label in readings.items():
+        for label, scores in by_label.items():
+            kept = state["readings"][form][label]
+            assert kept == pytest.approx(scores, abs=1e-8)
+        area = panel.areas.set_index("form").loc[form, "ROC area"]
+        pairs = np.sign(by_label["harmful"][:, None] - by_label["harmless"]).mean()
+        assert area == pytest.approx((1 + pairs) / 2)
+    assert f"{panel.areas['ROC area'][1]:.2f}" in panel.static()
+    with pytest.raises(ValueError, match="takes harmful and benign"):
+        threshold_panel({"spoken": {"harmful": np.zeros(0), "harmless": np.zeros(2)}})

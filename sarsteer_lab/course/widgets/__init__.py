@@ -18,3 +18,4 @@ from sarsteer_lab.course.widgets.refusal_xray import XRay as xray
 from sarsteer_lab.course.widgets.seconds import SecondsPanel as seconds_panel
 from sarsteer_lab.course.widgets.steering import DialPanel as dial_panel
 from sarsteer_lab.course.widgets.steering import SteerPanel as steer_panel
+from sarsteer_lab.course.widgets.threshold import Threshold as threshold_panel

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from os.path import commonprefix
 
-from traitlets import Bool, Dict, Float, List, Unicode
+from traitlets import Dict, Float, List, Unicode
 
 from sarsteer_lab.course.hearing import forms
 from sarsteer_lab.course.widgets import panels, web
@@ -26,14 +26,12 @@ class LadderView(web.View):
     `rungs` holds the rows of each form; the reader chooses `form`, and asks for one more `alpha`.
     """
 
-    _esm = web.module("ladder")
     title = Unicode().tag(sync=True)
     forms = List(Unicode()).tag(sync=True)
     form = Unicode().tag(sync=True)
     rungs = Dict().tag(sync=True)
     alpha = Float().tag(sync=True)
     most = Float().tag(sync=True)
-    live = Bool(True).tag(sync=True)
 
 
 class Ladder(panels.Panel):
@@ -68,7 +66,9 @@ class Ladder(panels.Panel):
         offered = [*self.forms][::-1]
         most = max(1.0, *self.alphas)
         begins = {"form": offered[0], "alpha": self.alphas[0]}
-        self.view = LadderView(title=self.title, forms=offered, most=most, **begins)
+        self.view = LadderView(
+            _esm=web.module("ladder"), title=self.title, forms=offered, most=most, **begins
+        )
         self.children = [self.view, self.runner.message]
         self.add_class("sarsteer-ladder")
         self.runner.listen("form", self._climb, self.view, trait="form")

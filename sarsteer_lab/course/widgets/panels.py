@@ -6,7 +6,7 @@ JupyterLab, Notebook 7, VS Code and Colab alike.
 
 import base64
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -77,13 +77,32 @@ def piece(macro: str, /, **values: Any) -> str:
 class Panel(VBox):
     """A panel: live where a kernel runs; elsewhere (HTML, GitHub) a still, made when displayed.
 
-    Subclasses fill `children` and give the still as HTML in `static`; `runner` runs what controls
-    ask for.
+    Subclasses give the still as HTML in `static`; `runner` runs what controls ask for. What is
+    shown is a view for the browser, by its name, with its state and what is chosen at first. A
+    subclass that has to compute something for what is chosen then does it in `follow`. Panels
+    without a view fill `children` themselves.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, view: str = "", state: Mapping[str, Any] | None = None, **chosen: Any):
         super().__init__()
         self.runner = Runner()
+        if view:
+            self.view = web.View(_esm=web.module(view), state=dict(state or {}), chosen=chosen)
+            self.children = [self.view, self.runner.progress, self.runner.message]
+            self.add_class(f"sarsteer-{view}")
+            self.runner.listen("chosen", self.follow, self.view, trait="chosen")
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """What is chosen in the view."""
+        return dict(self.view.chosen)
+
+    def pick(self, **values: Any) -> None:
+        """Choose in the view, as a reader does."""
+        self.view.chosen = self.chosen | values
+
+    def follow(self) -> None:
+        """Compute what the reader's choice asks for; nothing in views that hold all they show."""
 
     def static(self) -> str:
         """The panel's present state as HTML without controls."""

@@ -42,12 +42,102 @@ function chip(name, value, words, choose) {
   return make("label", { class: "chip" }, button, make("span", {}, words));
 }
 
+// A row of chips, one for each value; `set` checks one.
+function chips(title, values, moved, words = (value) => value) {
+  const group = unique("chips");
+  const all = values.map((value) => chip(group, value, words(value), () => moved(value)));
+  const node = make("fieldset", {}, make("legend", {}, title), make("div", { class: "chips" }, ...all));
+  const set = (value) => node.querySelectorAll("input").forEach((each) => (each.checked = each.value === `${value}`));
+  return { node, set };
+}
+
+// A slider under its name; `set` moves it and says its value. `moved` is called while it is dragged, or (`when` is
+// "change") once it is let go.
+function slider(name, range, moved, when = "input") {
+  const knob = input({ type: "range", step: 1, id: unique("slider"), ...range });
+  const said = make("output", { for: knob.id });
+  knob.addEventListener(when, () => moved(Number(knob.value)));
+  function set(value, words = `${value}`) {
+    knob.value = value;
+    knob.setAttribute("aria-valuetext", words);
+    said.replaceChildren(words);
+  }
+  return { node: make("div", { class: "push" }, make("label", { for: knob.id }, name, " ", said), knob), knob, set };
+}
+
+// A chart's frame: ticks are pairs of a value and its words. `x` and `y` give places in it, `back` the value that
+// lies there, `draw` the picture with its parts in it.
+function chart({ label, width, height, x: [left, right], y: [low, high], xs = [], ys = [], xname = "", yname = "" }) {
+  const edge = ys.length ? 56 : 10, top = yname ? 32 : 14, foot = xname ? 56 : xs.length ? 32 : 10;
+  const wide = width - edge - 14, tall = height - top - foot;
+  const x = (value) => edge + (wide * (value - left)) / (right - left);
+  const y = (value) => height - foot - (tall * (value - low)) / (high - low);
+  const back = (place) => left + ((place - edge) / wide) * (right - left);
+  const words = (text, at, up, anchor = "middle") => make("svg:text", { x: at, y: up, "text-anchor": anchor }, text);
+  const frame = ys.flatMap(([value, text]) => [
+    make("svg:line", { class: "grid", x1: edge, x2: edge + wide, y1: y(value), y2: y(value) }),
+    words(text, edge - 8, y(value) + 5, "end"),
+  ]);
+  frame.push(...xs.map(([value, text]) => words(text, x(value), height - foot + 22)));
+  frame.push(words(xname, edge + wide / 2, height - 8), words(yname, 4, 16, "start"));
+  const look = { role: "img", "aria-label": `${label} The numbers are in the table below.`, viewBox: `0 0 ${width} ${height}` };
+  return { x, y, back, draw: (...parts) => make("svg:svg", look, ...frame, ...parts) };
+}
+
+const SHARES = [0, 0.5, 1].map((share) => [share, percent(share)]);
+
+function line(points, name) {
+  return make("svg:polyline", { class: name, points: points.map((point) => point.join()).join(" ") });
+}
+
+// A point: a square for harmful requests and typed ones, else a circle; `more` are further attributes.
+function point(x, y, r, name, more = {}) {
+  const square = /^(harmful|typed)/.test(name);
+  if (square) return make("svg:rect", { class: name, x: x - r, y: y - r, width: 2 * r, height: 2 * r, ...more });
+  return make("svg:circle", { class: name, cx: x, cy: y, r, ...more });
+}
+
+// What a pointer does in a picture, in the picture's own units; a picture that is drawn anew meanwhile does not matter.
+function dragged(figure, moved) {
+  function tell(event) {
+    const svg = figure.querySelector("svg");
+    const { x, y } = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+    moved(x, y);
+  }
+  figure.classList.add("dragged");
+  figure.addEventListener("pointerdown", (event) => {
+    figure.setPointerCapture(event.pointerId);
+    tell(event);
+  });
+  figure.addEventListener("pointermove", (event) => event.buttons && tell(event));
+}
+
+// The numbers behind a picture, folded; each row begins with what it is about.
+function folded() {
+  const numbers = make("div", { class: "numbers" });
+  const node = make("details", {}, make("summary", {}, "The numbers behind it"), numbers);
+  function set(caption, heads, rows) {
+    const head = make("tr", {}, ...heads.map((name) => make("th", { scope: "col" }, name)));
+    const body = rows.map(([first, ...cells]) =>
+      make("tr", {}, make("th", { scope: "row" }, `${first}`), ...cells.map((cell) => make("td", {}, `${cell}`))),
+    );
+    numbers.replaceChildren(make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body)));
+  }
+  return { node, set };
+}
+
+// So that letters keep their size: how wide a picture is drawn, in its own units.
+const widthIn = (el) => (el.clientWidth > 0 && el.clientWidth < 500 ? 360 : 640);
+
 function changer(model) {
   return (name, value) => {
     model.set(name, value);
     model.save_changes();
   };
 }
+
+// What the reader chooses is kept in one value, `chosen`.
+const chooser = (model) => (values) => changer(model)("chosen", { ...model.get("chosen"), ...values });
 
 function fill(el, ...parts) {
   el.classList.add("sarsteer-view");

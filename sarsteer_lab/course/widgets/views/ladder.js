@@ -31,16 +31,11 @@ function nearest(rungs, alpha) {
 }
 
 function render({ model, el }) {
-  const group = unique("form");
   const change = changer(model);
-  const chips = model.get("forms").map((form) => chip(group, form, form, () => change("form", form)));
-  const forms = make("fieldset", {}, make("legend", {}, "The request is"), make("div", { class: "chips" }, ...chips));
-  const slider = input({ type: "range", min: 0, max: model.get("most"), step: 0.01, id: unique("alpha") });
-  const asked = make("output", { for: slider.id });
-  const name = model.get("live") ? "One more strength: alpha = " : "Look up a strength: alpha = ";
-  const label = make("label", { for: slider.id }, name, asked);
-  slider.addEventListener("input", () => asked.replaceChildren(Number(slider.value).toFixed(2)));
-  slider.addEventListener("change", () => change("alpha", Number(slider.value)));
+  const forms = chips("The request is", model.get("forms"), (form) => change("form", form));
+  const name = model.get("live") ? "One more strength: alpha =" : "Look up a strength: alpha =";
+  const range = { min: 0, max: model.get("most"), step: 0.01 };
+  const push = slider(name, range, (alpha) => change("alpha", alpha), "change");
   const note = make("p", { class: "small", role: "status" });
   const title = make("p", {}, make("b", {}, model.get("title")));
   const legend = make("p", { class: "small" });
@@ -53,9 +48,8 @@ function render({ model, el }) {
   function draw() {
     const form = model.get("form"), alpha = model.get("alpha");
     const rungs = model.get("rungs")[form] ?? [];
-    for (const button of forms.querySelectorAll("input")) button.checked = button.value === form;
-    slider.value = alpha;
-    asked.replaceChildren(alpha.toFixed(2));
+    forms.set(form);
+    push.set(alpha, alpha.toFixed(2));
     const near = rungs.length ? nearest(rungs, alpha) : null;
     const lacking = !near || Math.abs(near.alpha - alpha) > 0.001;
     const nearby = near ? `alpha ${alpha.toFixed(2)} was not recorded; the nearest that was is ${near.alpha}.` : "";
@@ -63,8 +57,7 @@ function render({ model, el }) {
     body.replaceChildren(...ladderRows(rungs, near));
   }
 
-  const push = make("div", { class: "push" }, label, slider, note);
-  fill(el, title, forms, push, legend, make("div", { class: "numbers" }, table));
+  fill(el, title, forms.node, push.node, note, legend, make("div", { class: "numbers" }, table));
   return drawOn(model, ["form", "alpha", "rungs"], draw);
 }
 
