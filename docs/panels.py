@@ -104,9 +104,10 @@ NO_SCRIPT = """<noscript>This panel needs JavaScript. What it shows is told in
 def embedded(name: str, still: str = NO_SCRIPT) -> str:
     """A panel as HTML. The still is seen where no scripts run."""
     begins = VALUES[name]() if name in VALUES else {**recording(name), "live": False}
+    view = begins.pop("view", name)
     values = json.dumps(begins, ensure_ascii=False, separators=(",", ":"))
     values = values.replace("</", "<\\/")  # nothing in it ends the script
-    view = module(name).replace("export default", "const view =")
+    view = module(view).replace("export default", "const view =")
     host = HOST.replace("PANEL", f"panel-{name}")
     return (
         f'<div id="panel-{name}">{still}</div>\n'

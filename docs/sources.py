@@ -10,7 +10,9 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
-from panels import embedded
+from panels import RECORDINGS, embedded
+
+from sarsteer_lab.course.recordings import CELLS
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -31,7 +33,8 @@ COPIED = {
 }
 """Pages that are files of the repository outside docs/."""
 
-LIVE = {"04-ladder": "ladder", "05-threshold": "threshold"}
+LIVE = {"04-ladder": "ladder"}
+LIVE |= {cell: name for cell, name in CELLS.items() if (RECORDINGS / f"{name}.json").is_file()}
 """Cells whose panel can be moved on the site, fed by a recording, and its name there."""
 
 TITLED_FENCE = re.compile(r'^```(\w+) title="([^"]*)"\n(.*?)^```$', flags=re.M | re.S)

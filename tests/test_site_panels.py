@@ -38,7 +38,7 @@ def rows_of(view: Any) -> dict[str, list[str]]:
 
 def slide(view: Any, label: str, value: float) -> None:
     """Put a slider to a value, as a script of the page would."""
-    view.get_by_label(label).fill(f"{value:g}")
+    view.get_by_role("slider", name=label).fill(f"{value:g}")
 
 
 def move_threshold(view: Any, state: dict[str, Any], chooser: random.Random) -> None:
@@ -72,7 +72,65 @@ def move_threshold(view: Any, state: dict[str, Any], chooser: random.Random) -> 
     assert slider.get_attribute("aria-valuetext") != before
 
 
-MOVED = {"threshold": move_threshold}
+def move_answers(view: Any, state: dict[str, Any], chooser: random.Random) -> None:
+    """Ten settings, by the keys of the sliders: each card shows what was recorded."""
+    for _ in range(10):
+        request = chooser.choice(state["requests"])
+        view.get_by_label(request["words"], exact=True).check()
+        places = []
+        for control in state["controls"]:
+            places.append(chooser.randrange(len(control["values"])))
+            put_control(view, control, places[-1])
+        for name, answer in request["found"][",".join(map(str, places))].items():
+            form = {"without steering": "typed", "steered": "spoken"}.get(name, name)
+            card = view.locator(f"article[data-form={form}]")
+            assert card.locator(".outcome").inner_text().split()[1] == answer["outcome"]
+            words = "".join(answer["tokens"]).replace("\n", "↵") + (" …" if answer["cut"] else "")
+            assert card.locator(".answer").text_content() == (words or "(nothing)")
+            ready = int(card.locator(".readiness").inner_text().removesuffix("%"))
+            assert abs(ready - 100 * answer["refusal_probability"]) <= 0.51
+        audio = view.locator("audio").get_attribute("src")
+        assert audio == f"../clips/{request['clip']}"
+    assert view.locator("svg .now").count() == 1 and view.locator("button").count() == 0
+
+
+def put_control(view: Any, control: dict[str, Any], place: int) -> None:
+    """Put one of the controls of `answers.js` to a place of its values."""
+    values = control["values"]
+    if len(values) == 1:
+        return
+    if isinstance(values[0], str):
+        view.get_by_label(values[place], exact=True).check()
+        return
+    slider = view.get_by_role("slider", name=f"{control['name']} =")
+    slider.press("Home")
+    for _ in range(place):
+        slider.press("ArrowRight")
+
+
+def move_gap(view: Any, state: dict[str, Any], chooser: random.Random) -> None:
+    """Ten layers and points: the picture has each state where it lies; a click reads a request."""
+    n = len(state["requests"])
+    points = view.locator("svg :is(rect, circle)")
+    for _ in range(10):
+        layer, place = chooser.randrange(len(state["layers"])), chooser.randrange(2 * n)
+        slide(view, "Layer", layer)
+        slide(view, "Request", place)
+        request = state["requests"][place % n]
+        assert request["words"] in view.locator("p[role=status]").inner_text()
+        assert ("typed" if place < n else "spoken") in view.locator("p[role=status]").inner_text()
+        row = view.locator(".numbers tbody tr").nth(place % n).locator("td")
+        places = [*state["layers"][layer][place % n], *state["layers"][layer][place % n + n]]
+        assert [float(cell) for cell in row.all_text_contents()[1:]] == places
+        chosen = points.nth(place).bounding_box()
+        other = points.nth((place + 1) % (2 * n)).bounding_box()
+        assert chosen["width"] > other["width"]
+    before = view.locator("p[role=status]").inner_text()
+    points.last.dispatch_event("click")
+    assert view.locator("p[role=status]").inner_text() != before
+
+
+MOVED = {"threshold": move_threshold, "dial": move_answers, "gap": move_gap}
 """What moves each panel of a chapter, and checks what it then shows."""
 
 

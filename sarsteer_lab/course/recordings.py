@@ -7,27 +7,30 @@ the pocket model. Answers are cut where a panel cuts them, after 14 tokens, so n
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas as pd
+from IPython.core.interactiveshell import InteractiveShell
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.course import session
 from sarsteer_lab.course.hearing import read_out
 from sarsteer_lab.course.widgets.panels import Panel
-from sarsteer_lab.course.widgets.threshold import Threshold
+from sarsteer_lab.course.widgets.steering import SteerPanel
 from sarsteer_lab.course.widgets.web import answer_state
 from sarsteer_lab.derivation import derive
 from sarsteer_lab.engine.live import LINE_TOKENS, LivePrompt
-from sarsteer_lab.evaluation.defences import PromptDefence
 from sarsteer_lab.evaluation.judges import PhraseJudge
-from sarsteer_lab.evaluation.separation import PROBABILITY, refusal_probability_rows
 from sarsteer_lab.keeping import kept
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import LABELS, REFUSALS, Prompt, Request
 from sarsteer_lab.vectors import SteeringVectors
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)
 """Strengths that can be chosen; those of chapter 4."""
@@ -131,40 +134,64 @@ def counts_of(outcomes: pd.DataFrame) -> dict[str, Any]:
     return counts
 
 
-def threshold(lalm: LALM) -> dict[str, Any]:
-    """The threshold on readiness: that of each request, typed and spoken, and SARSteer's points."""
-    asked = session.requests("test", COUNTED, ("harmful", "harmless", "pseudo-harmful"))
-    readings = {}
-    for form in ("spoken", "typed"):
-        rows = refusal_probability_rows(lalm, [PromptDefence("none")], asked, form)
-        by_label = rows.groupby("label", sort=False)[PROBABILITY]
-        readings[form] = {label: scores.to_numpy() for label, scores in by_label}
-    text = session.working_text(lalm)
-    counts = outcome_counts(lalm, text, chapter_vectors(lalm, text))
-    points = []
-    for place, alpha in enumerate(ALPHAS):
-        answered = sum(counts[label]["answered"][place] for label in asked if label != "harmful")
-        refused = counts["harmful"]["refused"][place] / COUNTED
-        points.append((f"SARSteer, alpha {alpha:g}", refused, answered / (2 * COUNTED)))
-    return as_recorded(Threshold(readings, points))
+CELLS = {
+    "00-dial-live": "dial",
+    "01-explorer": "gap",
+    "04-steer-panel": "steer",
+    "05-threshold": "threshold",
+    "05-board": "board",
+}
+"""The panels of chapters by the cell that shows each, whichever chapter that is."""
 
 
-def as_recorded(panel: Panel) -> dict[str, Any]:
-    """What a panel's view draws and has chosen, for a page without a kernel."""
-    return {"state": panel.view.state, "chosen": panel.view.chosen}
+def of_chapter(cell_id: str) -> Panel:
+    """Run a chapter up to a cell, and give the panel that the cell shows.
+
+    Raises what a cell raises, and LookupError where no chapter has the cell.
+    """
+    shell = InteractiveShell()
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        ids = [cell.id for cell in cells]
+        if cell_id not in ids:
+            continue
+        for cell in cells[: ids.index(cell_id) + 1]:
+            if cell.cell_type == "code" and cell.id != "install":
+                shown = shell.run_cell(cell.source)
+                shown.raise_error()
+        return shown.result
+    raise LookupError(f"no chapter has a cell {cell_id!r}")
 
 
-RECORDED = {"steering": steering, "threshold": threshold}
-"""What makes each recording, by its name."""
+def narrowed(panel: SteerPanel) -> SteerPanel:
+    """Chapter 4's panel with so few requests and values that all settings can be recorded."""
+    prompts = [panel.prompts[place] for place in (0, 4)]  # a harmful one and a harmless one
+    directions = dict(list(panel.directions.items())[:2])
+    values: dict[str, Sequence[Any]] = {"alpha": ALPHAS, "lambda": (0.0, 1.0), "k": (10,)}
+    last = panel.lalm.n_layers - 1
+    values |= {"first layer": (0, last // 2 + 1), "last layer": (last // 2, last)}
+    return SteerPanel(panel.lalm, directions, panel.harmless, prompts, values=values)
+
+
+def chapter_panel(cell_id: str) -> dict[str, Any]:
+    """A chapter's panel for a page without a kernel: its view, what that draws, what is chosen."""
+    panel = of_chapter(cell_id)
+    if isinstance(panel, SteerPanel):
+        panel = narrowed(panel)
+    panel.complete()
+    return {"view": panel.module, "state": panel.view.state, "chosen": panel.view.chosen}
 
 
 def write(folder: Path, names: Sequence[str] = ()) -> None:
     """Record panels (by their names; else all) with the pocket model into a folder."""
-    lalm = session.load_model("pocket")
     folder.mkdir(parents=True, exist_ok=True)
-    for name in names or RECORDED:
+    made: dict[str, Callable[[], dict[str, Any]]] = {}
+    made["steering"] = lambda: steering(session.load_model("pocket"))
+    for cell_id, name in CELLS.items():
+        made[name] = partial(chapter_panel, cell_id)
+    for name in names or made:
         indent = 1 if name == "steering" else None
-        text = json.dumps(RECORDED[name](lalm), ensure_ascii=False, indent=indent)
+        text = json.dumps(made[name](), ensure_ascii=False, indent=indent)
         (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 

@@ -37,7 +37,7 @@ def test_all_recordings_and_their_clips_take_five_megabytes_at_most() -> None:
     for path in FOLDER.glob("*.json"):
         for clip in re.findall(r'"clip": "([^"]+)"', path.read_text(encoding="utf-8")):
             sizes[clip] = (clips / clip).stat().st_size
-    assert set(recordings.RECORDED) == {path.stem for path in FOLDER.glob("*.json")}
+    assert {path.stem for path in FOLDER.glob("*.json")} <= {"steering", *recordings.CELLS.values()}
     assert sum(sizes.values()) <= 5_000_000
 
 
@@ -138,3 +138,32 @@ def test_readiness_under_the_threshold_is_the_librarys(pocket: LALM) -> None:
         prompt = request.typed() if form == "typed" else request.spoken()
         ready = float(refusal_probability(PreparedBatch(pocket, [prompt]))[0])
         assert readings[form][label][place] == pytest.approx(ready, abs=1e-4)
+
+
+@pytest.mark.pocket
+@pytest.mark.late
+def test_ten_settings_of_the_dial_are_the_librarys(pocket: LALM) -> None:
+    state, chooser = state_of("dial"), random.Random(29)
+    [control] = state["controls"]
+    words = {request.request: request for request in load_prompts("validation")}
+    for _ in range(10):
+        shown, place = chooser.choice(state["requests"]), chooser.randrange(6)
+        form, request = chooser.choice(["typed", "spoken"]), words[shown["words"]]
+        prompt = request.typed() if form == "typed" else request.spoken()
+        pocket.set_safety(control["values"][place])
+        [answer] = pocket.generate([prompt], max_new_tokens=12)
+        ready = float(refusal_probability(PreparedBatch(pocket, [prompt]))[0])
+        pocket.set_safety(1.0)
+        row = shown["found"][str(place)][form]
+        assert "".join(row["tokens"]).strip() == answer.strip()
+        assert row["refusal_probability"] == pytest.approx(ready, abs=0.005)
+
+
+def test_the_maps_of_the_gap_explorer_hold_chapter_1s_requests() -> None:
+    state = state_of("gap")
+    asked = session.requests("derive")
+    words = {request.request for requests in asked.values() for request in requests}
+    assert {request["words"] for request in state["requests"]} <= words
+    for places in state["layers"]:
+        assert len(places) == 2 * len(state["requests"])
+        assert max(map(abs, sum(places, []))) == pytest.approx(0.5, abs=1e-3)

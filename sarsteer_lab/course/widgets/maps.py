@@ -1,39 +1,26 @@
 """The panels on hidden states: a map of typed and spoken requests, and what ablation removes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import numpy as np
 import torch
-from ipywidgets import HTML, Box, Button
+from ipywidgets import HTML
 from jaxtyping import Float
 from torch import Tensor
 
 from sarsteer_lab.course.figures import maps_figure, project_2d, removal_figure
-from sarsteer_lab.course.figures.base import BLUE, VERMILION
 from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Request
 from sarsteer_lab.safe_space import projection
-from sarsteer_lab.speech import read_clip
-
-PLANE = (640, 420)
-"""Width and height of the map in pixels."""
-
-_CSS = Path(__file__).with_name("maps.css").read_text(encoding="utf-8")
-STYLE = f"""<style>:root {{--sarsteer-width: {PLANE[0]}px; --sarsteer-height: {PLANE[1]}px;
-  --sarsteer-typed: {BLUE}; --sarsteer-spoken: {VERMILION};}}
-{_CSS}</style>"""
 
 
 class GapExplorer(panels.Panel):
     """Chapter 01: typed and spoken last-token states of the same requests on a map, layer by layer.
 
-    Row i of both inputs is `prompts[i]`. Hover over a point to read its request, click it to hear
-    it. At most `limit` requests are drawn, evenly picked; `layer` is where it
-    starts. `layer` is the slider, `points` are the clickable points.
-    Raises ValueError if the numbers of states and prompts differ.
+    Row i of both inputs is `prompts[i]`. At most `limit` requests are drawn, evenly picked; `layer`
+    is where it starts. The reader chooses a layer, and a point to read and hear. Raises ValueError
+    if the numbers of states and prompts differ.
     """
 
     def __init__(
@@ -50,68 +37,36 @@ class GapExplorer(panels.Panel):
             raise ValueError(
                 f"{len(prompts)} prompts need as many typed and spoken states; got {got}"
             )
-        super().__init__()
         rows = panels.spread(range(len(prompts)), limit)
         self.prompts = [prompts[row] for row in rows]
         self.states = torch.cat([typed[rows], spoken[rows]])
-        self.forms = ["typed"] * len(rows) + ["spoken"] * len(rows)
-        self.labels = [prompt.label for prompt in self.prompts] * 2
-        n_layers = typed.shape[1]
-        self.layer = panels.slider("layer", layer, 0, n_layers - 1)
-        self.points = [self._point(i) for i in range(len(self.forms))]
-        self._chosen = self.points[0]
-        plane = Box(self.points)
-        plane.add_class("sarsteer-plane")
-        self.words = HTML("<p>Click a point to see and hear its request.</p>")
-        self.player = panels.player()
-        legend = panels.piece("map_legend", typed=BLUE, spoken=VERMILION)
-        heard = panels.row(self.player, self.words)
-        look = HTML(STYLE + legend)
-        self.children = [self.layer, look, plane, heard, self.runner.message]
-        self.runner.listen("map", self._show, self.layer)
-        self._show()
+        requests = [panels.request_state(prompt) for prompt in self.prompts]
+        layers = [map_places(states) for states in self.states.unbind(1)]
+        super().__init__("gap", {"requests": requests, "layers": layers}, layer=layer, point=0)
+        self.follow()
 
     def static(self) -> str:
         """The map as a figure."""
-        layer = self.layer.value
+        layer, n = self.chosen["layer"], len(self.prompts)
         maps = {"PCA": project_2d(self.states[:, layer])}
-        fig = maps_figure(maps, self.forms, self.labels, layer=layer)
+        forms = ["typed"] * n + ["spoken"] * n
+        labels = [prompt.label for prompt in self.prompts] * 2
+        fig = maps_figure(maps, forms, labels, layer=layer)
         fig.suptitle(f"Typed and spoken requests, output of layer {layer}", x=0.01, ha="left")
         return panels.picture(fig)
 
-    def choose(self, index: int) -> None:
-        """Mark a point, show its request and make its clip ready to play."""
-        self._chosen.remove_class("chosen")
-        self._chosen = self.points[index]
-        self._chosen.add_class("chosen")
-        prompt = self._prompt(index)
-        self.words.value = panels.piece("map_request", prompt=prompt, form=self.forms[index])
-        if prompt.clip is not None:
-            self.player.value = panels.wav_bytes(read_clip(prompt.clip))
+    def follow(self) -> None:
+        """Have the chosen request's clip ready."""
+        self.play(self.prompts[self.chosen["point"] % len(self.prompts)])
 
-    def _prompt(self, index: int) -> Request:
-        return self.prompts[index % len(self.prompts)]
 
-    def _point(self, index: int) -> Button:
-        form = self.forms[index]
-        button = Button(tooltip=f"{form}: {self._prompt(index).request}")
-        for name in ("sarsteer-point", form, self.labels[index]):
-            button.add_class(name)
-        button.on_click(lambda _: self.runner.soon("choose", lambda: self.choose(index)))
-        return button
-
-    def _show(self) -> None:
-        """Put every button where its state lies; both axes have the same scale."""
-        places = project_2d(self.states[:, self.layer.value])
-        low, high = places.min(0), places.max(0)
-        span = np.where(high > low, high - low, 1.0)
-        scale = ((np.array(PLANE) - 30) / span).min()
-        offsets = (places - (low + high) / 2) * scale * [1, -1]
-        corners = np.array(PLANE) / 2 + offsets - 7
-        for button, (left, top) in zip(self.points, corners, strict=True):
-            with button.layout.hold_sync():
-                button.layout.left = f"{left:.0f}px"
-                button.layout.top = f"{top:.0f}px"
+def map_places(states: Float[Tensor, "state d_model"]) -> list[list[float]]:
+    """Places on a map (PCA): both axes of one scale, the map's longer side 1, its middle at 0."""
+    places = project_2d(states)
+    low, high = places.min(0), places.max(0)
+    longest = max(float((high - low).max()), 1e-9)
+    scaled: list[list[float]] = ((places - (low + high) / 2) / longest).round(4).tolist()
+    return scaled
 
 
 class SafeSpaceExplorer(panels.Panel):

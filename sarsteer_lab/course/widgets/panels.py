@@ -6,24 +6,17 @@ JupyterLab, Notebook 7, VS Code and Colab alike.
 
 import base64
 import io
-from collections.abc import Callable, Mapping, Sequence
-from html import escape
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 import soundfile
 from ipywidgets import (
-    HTML,
-    Audio,
-    Dropdown,
-    FileUpload,
     FloatSlider,
     HBox,
     IntRangeSlider,
     IntSlider,
-    Text,
     Textarea,
     VBox,
     Widget,
@@ -34,16 +27,12 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from sarsteer_lab.course.figures.base import LOOK
-from sarsteer_lab.course.hearing import differs
 from sarsteer_lab.course.widgets import web
 from sarsteer_lab.course.widgets.runner import Runner
 from sarsteer_lab.engine.live import Answer
-from sarsteer_lab.evaluation.phrases import opening_words
-from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import INSTRUCTION, Prompt, Request
+from sarsteer_lab.prompts import Prompt, Request
 from sarsteer_lab.safe_space import SafeSpace, principal_space
-from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
-from sarsteer_lab.voice import synthesise
+from sarsteer_lab.speech import SAMPLE_RATE, read_clip
 
 MARKS = {
     "refused": "\u2298",
@@ -54,8 +43,8 @@ MARKS = {
 }
 """Signs of the outcomes in lists of responses."""
 
-LONGEST = 30.0
-"""Seconds of a recording for a model that hears clips of any length."""
+MOST_K = 40
+"""The largest safe space that can be chosen."""
 
 LABEL_WIDTH = {"description_width": "110px"}
 
@@ -65,7 +54,6 @@ _PIECES = Environment(
     undefined=StrictUndefined,
 )
 _PIECES.filters["repr"] = repr
-_RECORD = Path(__file__).with_name("record.js").read_text(encoding="utf-8")
 
 
 def piece(macro: str, /, **values: Any) -> str:
@@ -86,6 +74,7 @@ class Panel(VBox):
     def __init__(self, view: str = "", state: Mapping[str, Any] | None = None, **chosen: Any):
         super().__init__()
         self.runner = Runner()
+        self.module = view
         if view:
             self.view = web.View(_esm=web.module(view), state=dict(state or {}), chosen=chosen)
             self.children = [self.view, self.runner.progress, self.runner.message]
@@ -104,6 +93,15 @@ class Panel(VBox):
     def follow(self) -> None:
         """Compute what the reader's choice asks for; nothing in views that hold all they show."""
 
+    def play(self, request: Request) -> None:
+        """Give a request's clip to the view."""
+        if request.clip is not None:
+            sound = sound_address(read_clip(request.clip))
+            self.view.clips = {request.clip.name: sound}
+
+    def complete(self) -> None:
+        """Compute all that a page without a kernel can show."""
+
     def static(self) -> str:
         """The panel's present state as HTML without controls."""
         raise NotImplementedError
@@ -111,82 +109,6 @@ class Panel(VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         bundle: dict[str, Any] = super()._repr_mimebundle_(**kwargs)
         return bundle | {"text/html": piece("still", picture=self.static())}
-
-
-class RequestPicker(VBox):
-    """Where a request comes from: a shipped clip, a typed sentence spoken at once, or a file.
-
-    `spoken` is the request as the model hears it, `typed` the same in words (None for an uploaded
-    clip, whose words are not known). `changed` is called after either has changed.
-    """
-
-    def __init__(self, lalm: LALM, prompts: Sequence[Request], runner: Runner) -> None:
-        self.lalm = lalm
-        self.changed: Callable[[], None] = lambda: None
-        self.title = ""
-        self.typed: Prompt | None = None
-        self.spoken = Prompt("", np.zeros(1))
-        self._limit = lalm.max_audio_seconds
-        look = {"style": LABEL_WIDTH, "layout": {"width": "min(640px, 95%)"}}
-        options = [(f"{prompt.label}: {prompt.request}", prompt) for prompt in prompts]
-        self.example = Dropdown(options=options, description="a shipped clip", **look)
-        self.sentence = Text(
-            description="or type one",
-            placeholder="a sentence, then Enter: it is spoken at once",
-            continuous_update=False,
-            **look,
-        )
-        self.upload = FileUpload(
-            accept="audio/*", description="or upload a clip", layout={"width": "200px"}
-        )
-        # The recorder's script leaves its sound here, as base64 of 16-bit samples at 16 kHz.
-        self.recording = hidden_text("sarsteer-recording")
-        seconds = f"{self._limit or LONGEST:g}"
-        script = _RECORD.replace("RATE", str(SAMPLE_RATE)).replace("SECONDS", seconds)
-        recorder = HTML(piece("recorder", script=script))
-        self.player = player()
-        self.now = HTML()
-        others = row(self.upload, recorder, self.recording, self.player, self.now)
-        super().__init__([self.example, self.sentence, others])
-        self.add_class("sarsteer-request")
-        runner.listen("request", self._from_example, self.example)
-        runner.listen("request", self._from_sentence, self.sentence)
-        runner.listen("request", self._from_upload, self.upload)
-        runner.listen("request", self._from_recording, self.recording)
-        self._from_example()
-
-    def _from_example(self) -> None:
-        prompt: Request = self.example.value
-        waveform = self.lalm.waveform(prompt.spoken())
-        assert waveform is not None
-        self._take(prompt.request, waveform)
-
-    def _from_sentence(self) -> None:
-        text = self.sentence.value.strip()
-        if text:
-            self._take(text, self._checked(synthesise(text), "the sentence"))
-
-    def _from_upload(self) -> None:
-        if self.upload.value:
-            upload = self.upload.value[0]
-            file = io.BytesIO(bytes(upload["content"]))
-            file.name = upload["name"]  # for what is said of a clip that cannot be used
-            self._take("", read_clip(file, max_seconds=self._limit), file.name)
-
-    def _from_recording(self) -> None:
-        samples = np.frombuffer(base64.b64decode(self.recording.value), dtype="<i2")
-        self._take("", self._checked(samples, "your recording"), "your recording")
-
-    def _checked(self, samples: np.ndarray, name: str) -> Float[np.ndarray, "samples"]:
-        return check_waveform(samples, SAMPLE_RATE, name=name, max_seconds=self._limit)
-
-    def _take(self, request: str, waveform: Float[np.ndarray, "samples"], name: str = "") -> None:
-        self.title = request or name
-        self.typed = Prompt(request) if request else None
-        self.spoken = Prompt(INSTRUCTION, waveform)
-        self.player.value = wav_bytes(waveform)
-        self.changed()
-        self.now.value = f"<b>{escape(self.title)}</b>"  # last: now the answers are this request's
 
 
 def check_length(max_new_tokens: int, most: int) -> None:
@@ -223,11 +145,6 @@ def hidden_text(name: str) -> Textarea:
     return text
 
 
-def player() -> Audio:
-    """A player without a clip yet."""
-    return Audio(value=b"", format="wav", autoplay=False, controls=True, loop=False)
-
-
 def ablation_controls(
     harmless: Float[Tensor, "prompt layer d_model"], k: int
 ) -> tuple[SafeSpace, Any, Any]:
@@ -235,7 +152,7 @@ def ablation_controls(
 
     They are the share that is removed (all, at first), and the size of the space (`k`).
     """
-    most = min(40, len(harmless) - 1)
+    most = min(MOST_K, len(harmless) - 1)
     share = slider("lambda", 1, 0, 1.5, step=0.1)
     share.readout_format = ".1f"
     size = slider("k", min(k, most), 0, most)
@@ -246,6 +163,11 @@ def spread(values: Sequence[int], most: int) -> list[int]:
     """At most so many of some values, evenly, the first and the last among them."""
     places = np.linspace(0, len(values) - 1, min(most, len(values)))
     return [values[round(place)] for place in places]
+
+
+def sound_address(waveform: Float[np.ndarray, "samples"]) -> str:
+    """A 16 kHz waveform as an address that players take."""
+    return f"data:audio/wav;base64,{base64.b64encode(wav_bytes(waveform)).decode()}"
 
 
 def wav_bytes(waveform: Float[np.ndarray, "samples"]) -> bytes:
@@ -263,9 +185,11 @@ def picture(fig: Figure, width: int = 720) -> str:
     return piece("picture", data=base64.b64encode(file.getvalue()).decode(), width=width)
 
 
-def heard_line(request: str, heard: str) -> str:
-    """What the model heard by its own read-out, and a mark where known words differ from it."""
-    return piece("heard", words=opening_words(heard), differs=differs(request, heard))
+def request_state(request: Request) -> dict[str, str]:
+    """What views show of a shipped request."""
+    shown = {"words": request.request, "label": request.label, "topic": request.topic}
+    clip = "" if request.clip is None else request.clip.name
+    return shown | {"voice": request.voice or "", "clip": clip}
 
 
 def words_of(prompt: Request | Prompt) -> str:
@@ -283,10 +207,3 @@ def token_spans(answer: Answer, turn: int | None = None) -> str:
     ends = turn == len(tokens)
     cut = shown < len(tokens)
     return piece("token_spans", tokens=tokens[:shown], cut=cut, turn=turn, ends=ends)
-
-
-def answer_card(title: str, answer: Answer, refusal_probability: float, outcome: str) -> str:
-    """An answer: a bar for the refusal probability, and the text, underlined where it was sure."""
-    judged = {"outcome": outcome, "refusal_probability": refusal_probability}
-    said = {"spans": token_spans(answer), "first": answer.first}
-    return piece("answer_card", title=title, **judged, **said)

@@ -112,9 +112,48 @@ function dragged(figure, moved) {
   figure.addEventListener("pointermove", (event) => event.buttons && tell(event));
 }
 
+// An answer: how ready the model was to refuse, the outcome, the words, and the likeliest first tokens if they are known.
+function card(title, answer, form) {
+  const bar = make("div", { class: "bar" }, make("div", { class: form, style: `width:${100 * answer.refusal_probability}%` }));
+  bar.setAttribute("role", "meter");
+  for (const [name, value] of [["min", 0], ["max", 1], ["now", answer.refusal_probability]]) bar.setAttribute(`aria-value${name}`, value);
+  bar.setAttribute("aria-label", `readiness to refuse, ${title}`);
+  const outcome = make("span", { class: `outcome ${answer.outcome}` }, `${MARKS[answer.outcome]} ${answer.outcome}`);
+  const head = make("p", { class: "title" }, make("span", { class: `key ${form}` }), title, " ", outcome);
+  const readiness = make("p", { class: "small" }, "readiness to refuse ", make("b", { class: "readiness" }, percent(answer.refusal_probability)));
+  const said = make("p", { class: "answer" }, ...answerSpans(answer));
+  const likeliest = (answer.first ?? []).map(([token, share]) => `${JSON.stringify(token)} ${share.toFixed(2)}`);
+  const first = likeliest.length ? [make("p", { class: "small" }, `likeliest first tokens: ${likeliest.join(", ")}`)] : [];
+  return make("article", { "data-form": form }, head, bar, readiness, said, ...first);
+}
+
+// Requests to choose from, a row of chips for each kind.
+function picker(requests, moved, title = "1. Choose a request") {
+  const name = unique("request"), groups = new Map();
+  requests.forEach((request, place) => {
+    if (!groups.has(request.label)) groups.set(request.label, make("div", { class: "chips" }));
+    groups.get(request.label).append(chip(name, place, request.words, () => moved(place)));
+  });
+  const kinds = [...groups].map(([kind, row]) => make("div", { class: "kind" }, make("b", {}, kind), row));
+  const node = make("fieldset", { class: "requests" }, make("legend", {}, title), make("div", { class: "kinds" }, ...kinds));
+  const set = (place) => node.querySelectorAll("input").forEach((each) => (each.checked = each.value === `${place}`));
+  return { node, set };
+}
+
+// A player; on the site clips lie in a folder of their own, a kernel gives each as an address.
+function player(model) {
+  const node = make("audio", { controls: "", preload: "none" });
+  function set(clip, words) {
+    const address = model.get("live") ? model.get("clips")[clip] : `../clips/${clip}`;
+    if (address && node.getAttribute("src") !== address) node.setAttribute("src", address);
+    node.setAttribute("aria-label", `The spoken request: ${words}`);
+  }
+  return { node, set };
+}
+
 // The numbers behind a picture, folded; each row begins with what it is about.
 function folded() {
-  const numbers = make("div", { class: "numbers" });
+  const numbers = make("div", { class: "numbers", tabindex: 0, role: "region", "aria-label": "The numbers" });
   const node = make("details", {}, make("summary", {}, "The numbers behind it"), numbers);
   function set(caption, heads, rows) {
     const head = make("tr", {}, ...heads.map((name) => make("th", { scope: "col" }, name)));

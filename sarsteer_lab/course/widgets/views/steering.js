@@ -5,18 +5,6 @@
 
 const FORMS = ["typed", "spoken"];
 
-function card(form, answer) {
-  const ready = percent(answer.refusal_probability);
-  const bar = make("div", { class: "bar" }, make("div", { class: form, style: `width:${100 * answer.refusal_probability}%` }));
-  bar.setAttribute("role", "meter");
-  for (const [name, value] of [["min", 0], ["max", 1], ["now", answer.refusal_probability]]) bar.setAttribute(`aria-value${name}`, value);
-  bar.setAttribute("aria-label", `readiness to refuse, ${form}`);
-  const outcome = make("span", { class: `outcome ${answer.outcome}` }, `${MARKS[answer.outcome]} ${answer.outcome}`);
-  const title = make("p", { class: "title" }, make("span", { class: `key ${form}` }), form, " ", outcome);
-  const readiness = make("p", { class: "small" }, "readiness to refuse ", make("b", { class: "readiness" }, ready));
-  return make("article", { "data-form": form }, title, bar, readiness, make("p", { class: "answer" }, ...answerSpans(answer)));
-}
-
 function curve(state, request, alpha, width) {
   const label = `Readiness to refuse “${request.words}” over alpha, typed and spoken.`;
   const ends = { x: [0, state.alphas.length - 1], y: [0, 1], xs: state.alphas.map((value, place) => [place, `${value}`]), ys: SHARES };
@@ -55,20 +43,10 @@ function table(state, request) {
   return [`“${request.words}”, and refusals among spoken requests of each kind`, heads, rows];
 }
 
-function picker(state, name, choose) {
-  const groups = new Map();
-  state.requests.forEach((request, place) => {
-    if (!groups.has(request.label)) groups.set(request.label, make("div", { class: "chips" }));
-    groups.get(request.label).append(chip(name, place, request.words, () => choose(place)));
-  });
-  const kinds = [...groups].map(([kind, chips]) => make("div", { class: "kind" }, make("b", {}, kind), chips));
-  return make("fieldset", { class: "requests" }, make("legend", {}, "1. Choose a request"), make("div", { class: "kinds" }, ...kinds));
-}
-
 function render({ model, el }) {
   const state = model.get("state");
   const change = changer(model);
-  const requests = picker(state, unique("request"), (place) => change("request", place));
+  const requests = picker(state.requests, (place) => change("request", place));
   const audio = make("audio", { controls: "", preload: "none" });
   const heard = make("span", { class: "heard" });
   const listen = make("div", { class: "listen" }, audio, heard);
@@ -83,14 +61,14 @@ function render({ model, el }) {
   function draw() {
     const place = model.get("request"), alpha = model.get("alpha");
     const request = state.requests[place];
-    for (const button of requests.querySelectorAll("input")) button.checked = Number(button.value) === place;
+    requests.set(place);
     if (audio.getAttribute("src") !== request.clip) audio.setAttribute("src", request.clip);
     audio.setAttribute("aria-label", `The spoken request: ${request.words}`);
     heard.replaceChildren("The model hears: ", make("i", {}, request.heard || "(nothing)"));
     push.set(alpha, `${state.alphas[alpha]}`);
     const outcomes = FORMS.map((form) => `${form}: ${request.answers[form][alpha].outcome}`);
     told.replaceChildren(`At alpha ${state.alphas[alpha]}, ${outcomes.join(", ")}.`);
-    cards.replaceChildren(...FORMS.map((form) => card(form, request.answers[form][alpha])));
+    cards.replaceChildren(...FORMS.map((form) => card(form, request.answers[form][alpha], form)));
     const legend = FORMS.map((form) => make("span", {}, make("span", { class: `key ${form}` }), form, " "));
     const caption = make("figcaption", { class: "small" }, "Readiness to refuse this request: ", ...legend);
     figure.replaceChildren(caption, curve(state, request, alpha, widthIn(el)));
@@ -98,7 +76,7 @@ function render({ model, el }) {
     behind.set(...table(state, request));
   }
 
-  fill(el, requests, listen, push.node, told, cards, figure, counts, behind.node);
+  fill(el, requests.node, listen, push.node, told, cards, figure, counts, behind.node);
   return drawOn(model, ["request", "alpha"], draw);
 }
 
