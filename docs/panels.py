@@ -64,47 +64,14 @@ def clips() -> list[Path]:
     return [CLIPS / name for name in sorted(names)]
 
 
-def steering_values() -> dict[str, Any]:
-    """What the first page's panel begins with: the first request, not pushed."""
-    state = recording("steering")
-    for request in state["requests"]:
-        request["clip"] = f"clips/{request['clip']}"
-    return {"state": state, "request": 0, "alpha": 0}
-
-
-def ladder_values() -> dict[str, Any]:
-    """What chapter 4's ladder begins with: the first recorded request, spoken."""
-    state = recording("steering")
-    request = state["requests"][0]
-    rungs = {}
-    for form, answers in request["answers"].items():
-        rungs[form] = ladder_rungs(state["alphas"], answers)
-    forms = ["spoken", "typed"]
-    strengths = {"alpha": 0, "most": max(state["alphas"]), "live": False}
-    return {"title": request["words"], "forms": forms, "form": "spoken", "rungs": rungs} | strengths
-
-
-def ladder_rungs(alphas: list[float], answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The answers up to the first one that is broken, as `course.widgets.ladder` shows them."""
-    rungs = []
-    for alpha, answer in zip(alphas, answers, strict=True):
-        rungs.append({"alpha": alpha} | answer)
-        if answer["outcome"] == "broken":
-            break
-    return rungs
-
-
-VALUES = {"steering": steering_values, "ladder": ladder_values}
-"""What panels begin with whose recording is not their view's state as it is."""
-
 NO_SCRIPT = """<noscript>This panel needs JavaScript. What it shows is told in
 <a href="chapters/04_steering.html">chapter 4</a>.</noscript>"""
 
 
-def embedded(name: str, still: str = NO_SCRIPT) -> str:
-    """A panel as HTML. The still is seen where no scripts run."""
-    begins = VALUES[name]() if name in VALUES else {**recording(name), "live": False}
-    view = begins.pop("view", name)
+def embedded(name: str, still: str = NO_SCRIPT, clips: str = "clips/") -> str:
+    """A panel as HTML. The still is seen where no scripts run; `clips` is where these lie."""
+    begins = recording(name) | {"live": False, "clips": clips}
+    view = begins.pop("view")
     values = json.dumps(begins, ensure_ascii=False, separators=(",", ":"))
     values = values.replace("</", "<\\/")  # nothing in it ends the script
     view = module(view).replace("export default", "const view =")

@@ -33,8 +33,7 @@ COPIED = {
 }
 """Pages that are files of the repository outside docs/."""
 
-LIVE = {"04-ladder": "ladder"}
-LIVE |= {cell: name for cell, name in CELLS.items() if (RECORDINGS / f"{name}.json").is_file()}
+LIVE = {cell: name for cell, name in CELLS.items() if (RECORDINGS / f"{name}.json").is_file()}
 """Cells whose panel can be moved on the site, fed by a recording, and its name there."""
 
 TITLED_FENCE = re.compile(r'^```(\w+) title="([^"]*)"\n(.*?)^```$', flags=re.M | re.S)
@@ -109,7 +108,7 @@ def as_shown(output: NotebookNode, cell: str) -> None:
     if "text/html" in data:
         data["text/html"] = re.sub(r"<style scoped>.*?</style>", "", data["text/html"], flags=re.S)
         if cell in LIVE:
-            data["text/html"] = embedded(LIVE[cell], still=data["text/html"])
+            data["text/html"] = embedded(LIVE[cell], data["text/html"], "../clips/")
 
 
 def take_home(path: Path, group: str) -> str:

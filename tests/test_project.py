@@ -234,7 +234,7 @@ def test_a_wheel_carries_the_data_and_nothing_of_the_repository_besides(tmp_path
     assert {f"sarsteer_lab/_data/{table}" for table in tables} <= set(names)
     beside = ("__init__.pyi", "course/figures/look.mplstyle", "probe/replica.jinja")
     beside += ("evaluation/report.html.jinja",)
-    beside += ("course/widgets/pieces.html.jinja", "course/certificate.html.jinja")
+    beside += ("course/certificate.html.jinja",)
     beside += ("course/bundle/INSTALL.md.jinja", "course/bundle/install.py")
     views = (ROOT / "sarsteer_lab" / "course" / "widgets" / "views").iterdir()
     beside += tuple(f"course/widgets/views/{path.name}" for path in views)

@@ -18,16 +18,13 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.course import session
-from sarsteer_lab.course.hearing import read_out
 from sarsteer_lab.course.widgets.panels import Panel
-from sarsteer_lab.course.widgets.steering import SteerPanel
-from sarsteer_lab.course.widgets.web import answer_state
+from sarsteer_lab.course.widgets.steering import Ladder, Pushed, SteerPanel
 from sarsteer_lab.derivation import derive
-from sarsteer_lab.engine.live import LINE_TOKENS, LivePrompt
-from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.engine.live import LINE_TOKENS
 from sarsteer_lab.keeping import kept
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import LABELS, REFUSALS, Prompt, Request
+from sarsteer_lab.prompts import LABELS, REFUSALS
 from sarsteer_lab.vectors import SteeringVectors
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
@@ -51,59 +48,20 @@ def chapter_vectors(lalm: LALM, text: str) -> SteeringVectors:
     return derive(base, states[text], harmless, lam=1.0, k=10).vectors
 
 
-def steering(lalm: LALM) -> dict[str, Any]:
-    """The steering panel: answers to a few requests, typed and spoken, at each strength.
+def steering() -> Panel:
+    """The first page's panel: answers to a few requests, typed and spoken, at each strength.
 
     Beside them, how many of 40 spoken requests of each kind are refused at each strength.
     """
+    lalm = session.load_model("pocket")
     text = session.working_text(lalm)  # that makes this model refuse
     vectors = chapter_vectors(lalm, text)
     shown = []
     for asked in session.requests("test", SHOWN, LABELS).values():
-        for request in asked:
-            shown.append(recorded_request(lalm, request, vectors))
-    return {
-        "model": lalm.name,
-        "text": text,
-        "tokens": LINE_TOKENS,
-        "alphas": list(ALPHAS),
-        "requests": shown,
-        "counts": outcome_counts(lalm, text, vectors),
-    }
-
-
-def recorded_request(lalm: LALM, request: Request, vectors: SteeringVectors) -> dict[str, Any]:
-    """A request with what the model hears, and its answers by form, in the order of `ALPHAS`."""
-    spoken = request.spoken()
-    waveform = lalm.waveform(spoken)
-    assert request.clip is not None and waveform is not None
-    answers = {}
-    for form, prompt in (("typed", request.typed()), ("spoken", spoken)):
-        answers[form] = recorded_answers(lalm, request.request, prompt, vectors)
-    return {
-        "id": request.id,
-        "label": request.label,
-        "words": request.request,
-        "clip": request.clip.name,
-        "heard": read_out(lalm, waveform),
-        "answers": answers,
-    }
-
-
-def recorded_answers(
-    lalm: LALM,
-    words: str,
-    prompt: Prompt,
-    vectors: SteeringVectors,
-    alphas: Sequence[float] = ALPHAS,
-) -> list[dict[str, Any]]:
-    """The answer to a prompt at each strength: tokens, probabilities, outcome."""
-    live = LivePrompt(lalm, prompt)
-    recorded = []
-    for answer, refusal_probability in live.answers(vectors, alphas):
-        outcome = PhraseJudge().judge(words, answer.text)
-        recorded.append(answer_state(answer, refusal_probability, outcome, LINE_TOKENS))
-    return recorded
+        shown += asked
+    panel = Pushed(lalm, shown, vectors, ALPHAS)
+    panel.view.state = {**panel.view.state, "counts": outcome_counts(lalm, text, vectors)}
+    return panel
 
 
 def outcome_counts(lalm: LALM, text: str, vectors: SteeringVectors) -> dict[str, dict[str, Any]]:
@@ -137,7 +95,12 @@ def counts_of(outcomes: pd.DataFrame) -> dict[str, Any]:
 CELLS = {
     "00-dial-live": "dial",
     "01-explorer": "gap",
+    "02-xray": "xray",
+    "03-explorer": "explorer",
+    "03-playground": "playground",
+    "04-ladder": "ladder",
     "04-steer-panel": "steer",
+    "causal-14": "seconds",
     "05-threshold": "threshold",
     "05-board": "board",
 }
@@ -163,9 +126,13 @@ def of_chapter(cell_id: str) -> Panel:
     raise LookupError(f"no chapter has a cell {cell_id!r}")
 
 
-def narrowed(panel: SteerPanel) -> SteerPanel:
-    """Chapter 4's panel with so few requests and values that all settings can be recorded."""
-    prompts = [panel.prompts[place] for place in (0, 4)]  # a harmful one and a harmless one
+def narrowed(panel: Panel) -> Panel:
+    """A panel with so few requests and values that all of its settings can be recorded."""
+    if isinstance(panel, Ladder):
+        return Ladder(panel.lalm, panel.prompt, panel.vectors, panel.swept, more=False)
+    if not isinstance(panel, SteerPanel):
+        return panel
+    prompts = [panel.requests[place] for place in (0, 4)]  # a harmful one and a harmless one
     directions = dict(list(panel.directions.items())[:2])
     values: dict[str, Sequence[Any]] = {"alpha": ALPHAS, "lambda": (0.0, 1.0), "k": (10,)}
     last = panel.lalm.n_layers - 1
@@ -173,11 +140,9 @@ def narrowed(panel: SteerPanel) -> SteerPanel:
     return SteerPanel(panel.lalm, directions, panel.harmless, prompts, values=values)
 
 
-def chapter_panel(cell_id: str) -> dict[str, Any]:
-    """A chapter's panel for a page without a kernel: its view, what that draws, what is chosen."""
-    panel = of_chapter(cell_id)
-    if isinstance(panel, SteerPanel):
-        panel = narrowed(panel)
+def recorded(panel: Panel) -> dict[str, Any]:
+    """A panel for a page without a kernel: its view, what that draws, what is chosen at first."""
+    panel = narrowed(panel)
     panel.complete()
     return {"view": panel.module, "state": panel.view.state, "chosen": panel.view.chosen}
 
@@ -185,13 +150,11 @@ def chapter_panel(cell_id: str) -> dict[str, Any]:
 def write(folder: Path, names: Sequence[str] = ()) -> None:
     """Record panels (by their names; else all) with the pocket model into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    made: dict[str, Callable[[], dict[str, Any]]] = {}
-    made["steering"] = lambda: steering(session.load_model("pocket"))
+    made: dict[str, Callable[[], Panel]] = {"steering": steering}
     for cell_id, name in CELLS.items():
-        made[name] = partial(chapter_panel, cell_id)
+        made[name] = partial(of_chapter, cell_id)
     for name in names or made:
-        indent = 1 if name == "steering" else None
-        text = json.dumps(made[name](), ensure_ascii=False, indent=indent)
+        text = json.dumps(recorded(made[name]()), ensure_ascii=False)
         (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 

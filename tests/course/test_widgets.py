@@ -3,6 +3,7 @@ read."""
 
 import asyncio
 import base64
+import math
 import random
 import re
 import threading
@@ -139,20 +140,22 @@ def test_steer_panel_takes_typed_sentences_and_uploads(
     ask("the sentence", sentence="What is rain?")
     waveform = synthesise("What is rain?")
     asked = panel.asked[panel.chosen["request"]]
-    assert np.array_equal(asked.spoken.audio, waveform) and asked.typed.text == "What is rain?"
+    assert np.array_equal(asked["spoken"].audio, waveform)
+    assert asked["typed"].text == "What is rain?"
     expected = tiny.generate([Prompt(INSTRUCTION, waveform)], max_new_tokens=4)[0]
     assert said(panel, "without steering") == expected
     shown = ask("mine.wav", file=wav_bytes(waveform[:16000]))
     asked = panel.asked[panel.chosen["request"]]
-    assert asked.typed is None and shown["words"] == "mine.wav" and len(asked.spoken.audio) == 16000
+    assert "typed" not in asked and shown["words"] == "mine.wav"
+    assert len(asked["spoken"].audio) == 16000
     assert panel.view.clips[shown["clip"]].startswith("data:audio/wav;base64,")
     shown = ask("your recording", samples=(waveform[:8000] * 32767).astype("<i2").tobytes())
-    assert shown["words"] == "your recording" and len(panel.asked[-1].spoken.audio) == 8000
+    assert shown["words"] == "your recording" and len(panel.asked[-1]["spoken"].audio) == 8000
     assert not shown["differs"]  # its words are not known
     # Beside the answer stands what was heard; where the words are known, a mark says that they
     # differ.
     shown = ask("the sentence", sentence="What is rain, then?")
-    repeat = Prompt(REPEAT, panel.asked[-1].spoken.audio)
+    repeat = Prompt(REPEAT, panel.asked[-1]["spoken"].audio)
     heard = transcript(tiny.generate([repeat], max_new_tokens=32)[0])
     assert shown["heard"] == opening_words(heard) and shown["differs"]
     assert opening_words(heard) in unescape(text_of(panel.static()))
@@ -225,14 +228,26 @@ def test_safe_space_explorer_removes_what_ablate_removes(
     tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor
 ) -> None:
     panel = safe_space_explorer(direction, harmless, lalm=tiny, layer=2, k=3)
-    panel.lam.value, panel.k.value, panel.layer.value = 0.5, 2, 1
-    expected = direction - ablate(direction, principal_space(harmless, 2), 0.5)
-    torch.testing.assert_close(panel.removed(), expected, rtol=1e-4, atol=1e-5)
-    assert "removed" in panel.view.value and "kept" in panel.view.value
-    top = tiny.tokenizer.decode([int(logit_lens(tiny, expected[1]).argmax())])
-    assert repr(top).strip("'\"") in text_of(panel.view.value.split("removed")[1])
-    panel.k.value = 0
-    assert not panel.removed().any() and not panel.runner.message.value.startswith("<b>")
+    chooser = random.Random(3)
+    state = panel.view.state
+    for _ in range(10):
+        k, lam, layer = chooser.randrange(1, 8), chooser.randrange(1, 16), chooser.randrange(4)
+        panel.pick(k=k, lam=lam, layer=layer)
+        ablated = ablate(direction, principal_space(harmless, k), lam / 10)
+        expected = direction - ablated
+        torch.testing.assert_close(panel.removed(), expected, rtol=1e-4, atol=1e-5)
+        # The view draws from lengths: of the part inside, and of the direction.
+        across, length = state["inside"][k][layer], state["lengths"][layer]
+        assert across * lam / 10 == pytest.approx(float(expected[layer].norm()), abs=1e-3)
+        kept = math.hypot((1 - lam / 10) * across, math.sqrt(length**2 - across**2))
+        assert kept == pytest.approx(float(ablated[layer].norm()), abs=1e-3)
+        tokens = state["tokens"][f"{k},{lam},{layer}"]
+        for part, vector in (("removed", expected), ("kept", ablated)):
+            top = logit_lens(tiny, vector[layer]).argmax()
+            assert tokens[part][0] == tiny.tokenizer.decode([int(top)])
+    panel.pick(k=0)
+    assert not panel.removed().any() and not panel.runner.message.value
+    assert "<img" in panel.static()
 
 
 LONG = "Sure, here is how: " + " ".join(f"word{i}" for i in range(40))

@@ -7,7 +7,6 @@ from sarsteer_lab.course.figures.causes import (
     seconds_figure,
 )
 from sarsteer_lab.course.figures.defences import group_of, topics_figure, tradeoff_figure
-from sarsteer_lab.course.figures.playground import playground_figure
 from sarsteer_lab.course.figures.refusal import (
     prediction_figure,
     prompted_figure,

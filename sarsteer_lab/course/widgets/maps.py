@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from ipywidgets import HTML
 from jaxtyping import Float
 from torch import Tensor
 
@@ -12,7 +11,10 @@ from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Request
-from sarsteer_lab.safe_space import projection
+from sarsteer_lab.safe_space import principal_space, projection
+
+RECORDED_K = (1, 2, 5, 10, 20, 40)
+"""Sizes of the safe space whose tokens are kept for a page without a kernel."""
 
 
 class GapExplorer(panels.Panel):
@@ -73,8 +75,8 @@ class SafeSpaceExplorer(panels.Panel):
     """Chapter 03: what safe-space ablation removes from a refusal direction, by k and lambda.
 
     `harmless` are the states that span the space. The tokens that the removed and the kept part
-    raise are listed too (logit lens). `layer` is where it starts. `k`, `lam` and `layer` are the
-    sliders.
+    raise are listed too (logit lens). The reader chooses `k`, `lam` (in tenths) and the `layer`,
+    which here says where it starts.
     """
 
     def __init__(
@@ -86,39 +88,56 @@ class SafeSpaceExplorer(panels.Panel):
         layer: int,
         k: int = 10,
     ) -> None:
-        super().__init__()
         self.lalm, self.direction = lalm, direction
-        self.space, self.lam, self.k = panels.ablation_controls(harmless, k)
-        self.layer = panels.slider("layer", layer, 0, len(direction) - 1)
-        self.view = HTML()
-        sliders = (self.k, self.lam, self.layer)
-        self.children = [panels.row(*sliders), self.view, self.runner.message]
-        self.runner.listen("view", self._show, *sliders)
-        self._show()
+        most = min(panels.MOST_K, len(harmless) - 1)
+        self.space = principal_space(harmless, most)
+        inside = []
+        for size in range(most + 1):
+            part = projection(direction, self.space.first(size))
+            inside.append(part.norm(dim=-1).double().round(decimals=5).tolist())
+        lengths = direction.norm(dim=-1).double().round(decimals=5).tolist()
+        state = {"inside": inside, "lengths": lengths, "width": direction.shape[1], "tokens": {}}
+        super().__init__("explorer", state, k=min(k, most), lam=10, layer=layer)
+        self.follow()
 
     def static(self) -> str:
-        """The figure and the tokens."""
-        return self.view.value
+        """The figure."""
+        chosen = self.chosen
+        inside = projection(self.direction, self.space.first(chosen["k"]))
+        shown = {"layer": chosen["layer"], "k": chosen["k"]}
+        fig = removal_figure(self.direction, inside, chosen["lam"] / 10, **shown)
+        return panels.picture(fig, 900)
 
     def removed(self) -> Float[Tensor, "layer d_model"]:
-        """What is taken off the refusal direction at the sliders' k and lambda."""
-        return self.lam.value * projection(self.direction, self.space.first(self.k.value))
+        """What is taken off the refusal direction at the chosen k and lambda."""
+        inside = projection(self.direction, self.space.first(self.chosen["k"]))
+        return self.chosen["lam"] / 10 * inside
 
-    def _show(self) -> None:
-        layer, lam, k = self.layer.value, self.lam.value, self.k.value
-        removed = self.removed()[layer]
-        inside = projection(self.direction, self.space.first(k))
-        fig = removal_figure(self.direction, inside, lam, layer=layer, k=k)
-        kept = self.direction[layer] - removed
-        raised = self._raised("removed", removed) + self._raised("kept", kept)
-        self.view.value = panels.picture(fig, 900) + raised
+    def follow(self) -> None:
+        """Find the tokens that the removed and the kept part raise in the chosen layer."""
+        layer = self.chosen["layer"]
+        key = f"{self.chosen['k']},{self.chosen['lam']},{layer}"
+        tokens = self.view.state["tokens"]
+        if key not in tokens:
+            removed = self.removed()[layer]
+            parts = {"removed": removed, "kept": self.direction[layer] - removed}
+            tokens[key] = {name: self._raised(part) for name, part in parts.items()}
+            self.view.send_state("state")
+
+    def complete(self) -> None:
+        """Find the tokens at a few settings, in every layer."""
+        begins = self.chosen
+        for k in RECORDED_K:
+            for lam in (5, 10):
+                for layer in range(len(self.direction)):
+                    self.pick(k=k, lam=lam, layer=layer)
+        self.pick(**begins)
 
     @torch.no_grad()
-    def _raised(self, name: str, vector: Float[Tensor, "d_model"]) -> str:
+    def _raised(self, vector: Float[Tensor, "d_model"]) -> list[str]:
         """The tokens that a vector raises most when the head reads it directly (logit lens)."""
         if not vector.any():
-            return ""
+            return []
         scores = logit_lens(self.lalm, vector.to(self.lalm.device))
         top = scores.topk(12).indices.tolist()
-        tokens = [self.lalm.tokenizer.decode([token]) for token in top]
-        return panels.piece("raised", name=name, layer=self.layer.value, tokens=tokens)
+        return [self.lalm.tokenizer.decode([token]) for token in top]

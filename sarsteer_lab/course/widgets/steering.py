@@ -1,203 +1,27 @@
-"""The panels in which one speaks to the model: the safety dial turned live, and steering live."""
+"""The panels in which one speaks to the model: the dial, steering live, and the ladder."""
 
-import base64
-import io
-import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from itertools import product
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.course.hearing import differs, read_out
-from sarsteer_lab.course.widgets import panels, web
-from sarsteer_lab.engine.live import Answer, LivePrompt, answers
+from sarsteer_lab.course.hearing import forms
+from sarsteer_lab.course.widgets import panels
+from sarsteer_lab.course.widgets.answers import Answers, Forms, Shown
+from sarsteer_lab.engine.live import answers
 from sarsteer_lab.engine.prepared import PreparedBatch
-from sarsteer_lab.evaluation.judges import PhraseJudge
-from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import INSTRUCTION, Prompt, Request
+from sarsteer_lab.prompts import Prompt, Request
 from sarsteer_lab.safe_space import ablate, principal_space
-from sarsteer_lab.speech import SAMPLE_RATE, check_waveform, read_clip
-from sarsteer_lab.steering import SteeringVectors
-from sarsteer_lab.voice import synthesise
+from sarsteer_lab.vectors import SteeringVectors
 
-MOST_TOKENS = 16
 ALPHAS = tuple(place / 100 for place in range(101))
 SWEPT_ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
+RUNGS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
 DIAL_SETTINGS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 SHARES = tuple(place / 10 for place in range(16))
-
-Shown = tuple[Answer, float]
-"""An answer and the probability that it opens as a refusal."""
-
-
-@dataclass(frozen=True, eq=False)
-class Asked:
-    """A request as the model hears it, and typed (None for a clip whose words are not known)."""
-
-    spoken: Prompt
-    typed: Prompt | None
-
-
-class Answers(panels.Panel):
-    """A request, controls, the answers at their setting, and a curve over the first control.
-
-    `controls` are the values that each can take, by its name; what is chosen is a place in them.
-    A request is one of `prompts` (their clips have to be there), a sentence that is spoken at once,
-    an uploaded clip or a recording. `asked` are all so far. Found answers are kept in the view's
-    state, by the places. Raises ValueError for answers too long to be live (and, of harmful
-    requests, to be shown).
-    """
-
-    swept: ClassVar[Sequence[float]]
-    """The values of the first control that the curve goes through."""
-
-    def __init__(
-        self,
-        lalm: LALM,
-        prompts: Sequence[Request],
-        max_new_tokens: int,
-        controls: Mapping[str, Sequence[Any]],
-        **places: int,
-    ) -> None:
-        panels.check_length(max_new_tokens, MOST_TOKENS)
-        self.lalm = lalm
-        self.prompts = prompts
-        self.max_new_tokens = max_new_tokens
-        self.controls = {name: list(values) for name, values in controls.items()}
-        self.asked: list[Asked] = []
-        shown = [{"name": name, "values": values} for name, values in self.controls.items()]
-        super().__init__("answers", {"controls": shown, "requests": []}, request=0, **places)
-        for prompt in prompts:
-            assert prompt.clip is not None
-            self._take(prompt.request, prompt.spoken(), prompt.label, prompt.clip.name)
-        self.follow()
-
-    def static(self) -> str:
-        """The request and its answers."""
-        request = self.view.state["requests"][self.chosen["request"]]
-        rows = []
-        for form, answer in self.found().items():
-            said = "".join(answer["tokens"]) + (" …" if answer["cut"] else "")
-            rows.append((form, answer["outcome"], answer["refusal_probability"], said))
-        return panels.piece("answers", request=request, rows=rows)
-
-    @property
-    def _key(self) -> str:
-        return ",".join(str(self.chosen[name]) for name in self.controls)
-
-    def setting(self) -> dict[str, Any]:
-        """The value of each control."""
-        return {name: values[self.chosen[name]] for name, values in self.controls.items()}
-
-    def found(self) -> dict[str, dict[str, Any]]:
-        """The answers at the chosen setting, by their name (`web.answer_state`)."""
-        found: dict[str, dict[str, Any]]
-        found = self.view.state["requests"][self.chosen["request"]]["found"][self._key]
-        return found
-
-    def at(self, asked: Asked, values: Sequence[float]) -> list[dict[str, Shown]]:
-        """The answers, by name, at some values of the first control; the others stay."""
-        raise NotImplementedError
-
-    def follow(self) -> None:
-        """Answer the chosen request at the chosen setting, or take one that was asked."""
-        chosen = self.chosen
-        if own := chosen.pop("asked", None):
-            self.view.chosen = chosen
-            self._take_own(own)
-        elif chosen.pop("sweep", False):
-            self.view.chosen = chosen
-            self.runner.steps(self._sweep(), len(self.swept))
-        else:
-            start = time.perf_counter()
-            first = next(iter(self.controls))
-            self.find([self.controls[first][chosen[first]]])
-            self.runner.say(f"answered in {time.perf_counter() - start:.1f} s")
-            self.runner.soon("heard", self._hear)  # after the answer, which is what was asked for
-
-    def _sweep(self) -> Generator[None, None, None]:
-        for value in self.swept:
-            self.find([value])
-            yield
-
-    def complete(self) -> None:
-        """Ask each request at every setting."""
-        begins = self.chosen
-        (_, values), *others = self.controls.items()
-        for request in range(len(self.asked)):
-            for places in product(*(range(len(each)) for _, each in others)):
-                chosen = dict(zip(dict(others), places, strict=True))
-                self.pick(request=request, **chosen)
-                self.find(values)
-        self.pick(**begins)
-
-    def find(self, values: Sequence[float]) -> None:
-        """See to it that the answers at these values of the first control are known."""
-        place = self.chosen["request"]
-        request = self.view.state["requests"][place]
-        first = next(iter(self.controls))
-        others = self._key.partition(",")[2]
-        keys = {}
-        for value in values:
-            own = str(self.controls[first].index(value))
-            keys[value] = f"{own},{others}" if others else own
-        lacking = [value for value in values if keys[value] not in request["found"]]
-        if lacking:
-            for value, by_name in zip(lacking, self.at(self.asked[place], lacking), strict=True):
-                states = {}
-                for name, (answer, ready) in by_name.items():
-                    outcome = PhraseJudge().judge(request["words"], answer.text)
-                    state = web.answer_state(answer, ready, outcome, self.max_new_tokens)
-                    first_tokens = [[token, round(p, 4)] for token, p in answer.first]
-                    states[name] = state | {"first": first_tokens}
-                request["found"][keys[value]] = states
-        self.view.send_state("state")
-
-    def _hear(self) -> None:
-        """Show what the model heard, by its own read-out."""
-        place = self.chosen["request"]
-        request = self.view.state["requests"][place]
-        if "heard" not in request:
-            heard = read_out(self.lalm, self.asked[place].spoken.audio)
-            request["heard"] = opening_words(heard)
-            request["differs"] = differs(request["words"] if request["known"] else "", heard)
-            self.view.send_state("state")
-
-    def _take(
-        self, words: str, spoken: Prompt, label: str, clip: str, *, known: bool = True
-    ) -> None:
-        """Add a request to those that can be chosen."""
-        waveform = self.lalm.waveform(spoken)
-        assert waveform is not None
-        self.asked.append(Asked(spoken, Prompt(words) if known else None))
-        request = {"words": words, "label": label, "clip": clip, "known": known, "found": {}}
-        self.view.clips = self.view.clips | {clip: panels.sound_address(waveform)}
-        self.view.state["requests"].append(request)
-
-    def _take_own(self, own: Mapping[str, str]) -> None:
-        """Take a sentence, a file or a recording (16-bit samples at 16 kHz), and choose it."""
-        limit = self.lalm.max_audio_seconds
-        name = own["name"]
-        if "sentence" in own:
-            name = own["sentence"].strip()
-            samples = synthesise(name)
-        elif "file" in own:
-            file = io.BytesIO(base64.b64decode(own["file"]))
-            file.name = name  # for what is said of a clip that cannot be used
-            samples = read_clip(file, max_seconds=limit)
-        else:
-            samples = np.frombuffer(base64.b64decode(own["samples"]), dtype="<i2")
-        waveform = check_waveform(samples, SAMPLE_RATE, name=own["name"], max_seconds=limit)
-        clip = f"own {len(self.asked)}"
-        known = "sentence" in own
-        self._take(name, Prompt(INSTRUCTION, waveform), "your own", clip, known=known)
-        self.pick(request=len(self.asked) - 1)
 
 
 class SteerPanel(Answers):
@@ -224,9 +48,9 @@ class SteerPanel(Answers):
     ) -> None:
         self.directions = directions
         self.harmless = harmless
+        self.requests = prompts
         most = min(panels.MOST_K, len(harmless) - 1)
         self.space = principal_space(harmless, most)
-        self._live: dict[int, LivePrompt] = {}
         layers = range(lalm.n_layers)
         controls: dict[str, Sequence[Any]]
         controls = {"alpha": ALPHAS, "lambda": SHARES, "k": range(most + 1)}
@@ -246,18 +70,87 @@ class SteerPanel(Answers):
         first, last = sorted((chosen["first layer"], chosen["last layer"]))
         return SteeringVectors(values, direction.provenance).only(range(first, last + 1))
 
-    def at(self, asked: Asked, values: Sequence[float]) -> list[dict[str, Shown]]:
+    def at(self, asked: Forms, values: Sequence[float]) -> list[dict[str, Shown]]:
         """See `Answers.at`: computed in one batch."""
-        place = self.asked.index(asked)
-        if place not in self._live:
-            self._live[place] = LivePrompt(self.lalm, asked.spoken)
+        live = self.live(asked["spoken"])
         alphas = [0.0, *values]
-        plain, *steered = self._live[place].answers(self.vectors(), alphas, self.max_new_tokens)
+        plain, *steered = live.answers(self.vectors(), alphas, self.max_new_tokens)
         return [{"without steering": plain, "steered": each} for each in steered]
 
-    def _sweep(self) -> Generator[None, None, None]:
+
+class Pushed(Answers):
+    """A request typed and spoken under growing alpha, for vectors that are given: the first page.
+
+    Requests and errors as `Answers`.
+    """
+
+    labels = {"alpha": "Push it towards refusing: alpha"}
+
+    def __init__(
+        self,
+        lalm: LALM,
+        prompts: Sequence[Request | Prompt],
+        vectors: SteeringVectors,
+        alphas: Sequence[float],
+        *,
+        max_new_tokens: int = 14,
+        **controls: Sequence[str],
+    ) -> None:
+        self.vectors = vectors
+        places = dict.fromkeys(["alpha", *controls], 0)
+        super().__init__(lalm, prompts, max_new_tokens, {"alpha": alphas, **controls}, **places)
+
+    def at(self, asked: Forms, values: Sequence[float]) -> list[dict[str, Shown]]:
+        """See `Answers.at`: each form in one batch."""
+        found: list[dict[str, Shown]] = [{} for _ in values]
+        for form, prompt in asked.items():
+            said = self.live(prompt).answers(self.vectors, values, self.max_new_tokens)
+            for by_form, shown in zip(found, said, strict=True):
+                by_form[form] = shown
+        return found
+
+
+class Ladder(Pushed):
+    """Chapter 04: a request's greedy answers under growing alpha, until one breaks the text.
+
+    A row per strength of `alphas`, up to the first that is judged broken. Marked is the token at
+    which a row turns away from the one above. The reader chooses typed or spoken, and another
+    strength, which adds a row (unless `more` is False). Raises ValueError for answers of more than
+    24 tokens and as `steer` does.
+    """
+
+    most_tokens = 24
+    labels = {"alpha": "A strength: alpha"}
+
+    def __init__(
+        self,
+        lalm: LALM,
+        prompt: Request | Prompt,
+        vectors: SteeringVectors,
+        alphas: Sequence[float] = RUNGS,
+        *,
+        max_new_tokens: int = 14,
+        more: bool = True,
+    ) -> None:
+        self.prompt = prompt
+        self.swept = sorted(alphas)
+        finer = range(round(100 * max(1, *alphas)) + 1) if more else ()
+        values = sorted({*self.swept, *(place / 100 for place in finer)})
+        offered = [*forms(lalm, prompt)][::-1]
+        super().__init__(
+            lalm, [prompt], vectors, values, max_new_tokens=max_new_tokens, form=offered
+        )
+        self.view.state = {**self.view.state, "rungs": True}
+
+    def at(self, asked: Forms, values: Sequence[float]) -> list[dict[str, Shown]]:
+        """See `Answers.at`: of the chosen form."""
+        form = self.setting()["form"]
+        return super().at({form: asked[form]}, values)
+
+    def follow(self) -> None:
+        """Climb in the chosen form, before anything else is asked."""
         self.find(self.swept)
-        yield
+        super().follow()
 
 
 class DialPanel(Answers):
@@ -268,6 +161,7 @@ class DialPanel(Answers):
     """
 
     swept = DIAL_SETTINGS
+    at_once = False
 
     def __init__(self, lalm: LALM, prompts: Sequence[Request], *, max_new_tokens: int = 12) -> None:
         now = lalm.safety
@@ -278,17 +172,14 @@ class DialPanel(Answers):
         controls = {"safety dial": DIAL_SETTINGS}
         super().__init__(lalm, prompts, max_new_tokens, controls, **{"safety dial": place})
 
-    def at(self, asked: Asked, values: Sequence[float]) -> list[dict[str, Shown]]:
+    def at(self, asked: Forms, values: Sequence[float]) -> list[dict[str, Shown]]:
         """See `Answers.at`: the request typed, if its words are known, and spoken."""
-        prompts = {"spoken": asked.spoken}
-        if asked.typed is not None:
-            prompts = {"typed": asked.typed} | prompts
         found = []
         for setting in values:
             with _dial_at(self.lalm, setting):
-                batch = PreparedBatch(self.lalm, list(prompts.values()))
+                batch = PreparedBatch(self.lalm, list(asked.values()))
                 both = answers(batch, self.max_new_tokens)
-            found.append(dict(zip(prompts, both, strict=True)))
+            found.append(dict(zip(asked, both, strict=True)))
         return found
 
 

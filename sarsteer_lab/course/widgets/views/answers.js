@@ -73,13 +73,46 @@ function curve(known, first, now, width) {
   return draw(...parts);
 }
 
-function control({ name, values }, choose, live) {
+// The first token of an answer that the one above does not have there; null if they are the same.
+function turnAt(above, tokens) {
+  const place = tokens.findIndex((token, number) => token !== above[number]);
+  if (place >= 0) return place;
+  return above.length === tokens.length ? null : tokens.length;
+}
+
+// A row for each strength, up to the first that broke the text; marked is where a row turns away from the one above.
+function ladder(known, first, now) {
+  const all = known.map(([place, answers]) => [place, Object.values(answers)[0]]);
+  const broken = all.findIndex(([, answer]) => answer.outcome === "broken");
+  const rows = all.filter(([place], number) => broken < 0 || number <= broken || place === now);
+  const body = rows.map(([place, answer], number) => {
+    const turn = number ? turnAt(rows[number - 1][1].tokens, answer.tokens) : null;
+    const ready = make("td", {}, answer.refusal_probability.toFixed(2)), outcome = make("td", {}, `${MARKS[answer.outcome]} ${answer.outcome}`);
+    const said = make("td", { class: "answer" }, ...answerSpans(answer, turn));
+    return make("tr", place === now ? { class: "marked" } : {}, make("th", { scope: "row" }, `${first.values[place]}`), ready, outcome, said);
+  });
+  const heads = [first.name, "P(refusal)", "outcome", "answer"].map((head) => make("th", { scope: "col" }, head));
+  return make("table", { class: "ladder" }, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...body));
+}
+
+// How many of many requests of each kind came out how, at a place of the first control.
+function counted(counts, place, kind) {
+  const rows = Object.entries(counts).map(([label, { n, refused, broken }]) => {
+    const parts = Object.entries({ refused, broken }).map(([name, found]) => make("div", { class: name, style: `width:${(100 * found[place]) / n}%` }));
+    const said = `${refused[place]} of ${n} refused${broken[place] ? `, ${broken[place]} broken` : ""}`;
+    const name = make("span", { class: label === kind ? "name chosen" : "name" }, label);
+    return make("div", { class: "count", "data-label": label }, name, make("div", { class: "bar" }, ...parts), make("span", { class: "said" }, said));
+  });
+  return [make("p", { class: "title" }, `${Object.values(counts)[0].n} spoken requests of each kind, at this setting`), ...rows];
+}
+
+function control({ name, label = name, values }, choose, live) {
   const moved = (place) => choose({ [name]: place });
   if (typeof values[0] === "string") {
     const row = chips(name, values, (value) => moved(values.indexOf(value)));
     return { node: row.node, set: (place) => row.set(values[place]) };
   }
-  const range = slider(`${name} =`, { min: 0, max: values.length - 1 }, moved, live ? "change" : "input");
+  const range = slider(`${label} =`, { min: 0, max: values.length - 1 }, moved, live ? "change" : "input");
   return { node: range.node, set: (place) => range.set(place, `${values[place]}`) };
 }
 
@@ -88,17 +121,18 @@ function render({ model, el }) {
   const { controls } = model.get("state"), [first] = controls;
   const moving = controls.map((each) => control(each, choose, live));
   const sound = player(model), heard = make("span", { class: "heard" }), asked = make("div", {});
-  const cards = make("div", { class: "cards" }), told = make("p", { class: "told", role: "status" });
+  const cards = make("div", { class: model.get("state").rungs ? "numbers" : "cards" }), told = make("p", { class: "told", role: "status" });
   const figure = make("figure", {}), behind = folded();
   const sweep = make("button", { type: "button", onclick: () => choose({ sweep: true }) }, "Try all values");
-  const own = live ? [ownRequest((request) => choose({ asked: request }))] : [];
+  const { rungs, counts } = model.get("state"), many = make("div", { class: "counts" });
+  const own = live && !rungs ? [ownRequest((request) => choose({ asked: request }))] : [];
   let requests = null, shown = 0;
 
   function draw() {
     const chosen = model.get("chosen"), state = model.get("state");
     if (shown !== state.requests.length) {
       requests = picker(state.requests, (request) => choose({ request }));
-      asked.replaceChildren(requests.node);
+      asked.replaceChildren(state.requests.length > 1 ? requests.node : make("p", {}, make("b", {}, state.requests[0].words)));
       shown = state.requests.length;
     }
     const request = state.requests[chosen.request], keys = controls.map(({ name }) => chosen[name]);
@@ -110,20 +144,29 @@ function render({ model, el }) {
     const answers = request.found[keys.join()] ?? {};
     const said = Object.entries(answers).map(([name, answer]) => `${name}: ${answer.outcome}`);
     told.replaceChildren(said.length ? `${first.name} ${first.values[keys[0]]}: ${said.join(", ")}.` : "");
-    cards.replaceChildren(...Object.entries(answers).map(([name, answer]) => card(name, answer, FORM[name])));
-    if (!said.length) cards.replaceChildren("The model answers …");
     const known = along(request.found, keys, first);
+    if (counts) many.replaceChildren(...counted(counts, keys[0], request.label));
+    const hint = "▼ and a box: the first token that differs from the row above. The thicker the line, the likelier the token was.";
+    if (rungs) cards.replaceChildren(ladder(known, first, keys[0]));
+    else cards.replaceChildren(...Object.entries(answers).map(([name, answer]) => card(name, answer, FORM[name])));
+    if (!said.length) cards.append("The model answers …");
+    if (rungs) return figure.replaceChildren(make("figcaption", { class: "small" }, hint));
     const legend = Object.keys(answers).map((name) => make("span", {}, make("span", { class: `key ${FORM[name]}` }), name, " "));
     figure.replaceChildren(make("figcaption", { class: "small" }, "Readiness to refuse this request: ", ...legend), curve(known, first, keys[0], widthIn(el)));
+    const refused = Object.entries(counts ?? {});
     const rows = known.flatMap(([place, each]) =>
-      Object.entries(each).map(([name, answer]) => [first.values[place], name, answer.refusal_probability.toFixed(2), answer.outcome]),
+      Object.entries(each).map(([name, answer]) => [
+        ...[first.values[place], name, answer.refusal_probability.toFixed(2), answer.outcome],
+        ...refused.map(([, each]) => `${each.refused[place]} of ${each.n}`),
+      ]),
     );
-    behind.set(`“${request.words}”`, [first.name, "form", "readiness", "outcome"], rows);
+    behind.set(`“${request.words}”`, [first.name, "form", "readiness", "outcome", ...refused.map(([label]) => `${label}, refused`)], rows);
   }
 
+  const extra = rungs ? [] : [many, ...(live ? [sweep] : []), behind.node];
   const several = moving.filter((_, place) => controls[place].values.length > 1);
   const knobs = make("div", { class: "knobs" }, ...several.map((each) => each.node));
-  fill(el, asked, ...own, make("div", { class: "listen" }, sound.node, heard), knobs, told, cards, figure, ...(live ? [sweep] : []), behind.node);
+  fill(el, asked, ...own, make("div", { class: "listen" }, sound.node, heard), knobs, told, cards, figure, ...extra);
   return drawOn(model, ["chosen", "state", "clips"], draw);
 }
 

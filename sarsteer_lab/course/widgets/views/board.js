@@ -31,19 +31,25 @@ function sharesOf(state, defence, sets) {
   return [countOf(others, "answered") / others.length, countOf(harmful, "refused") / harmful.length];
 }
 
-// The plane. Each point has the number of its row.
-function plane(state, defences, sets) {
+const STEPS = [0, 1, 2, 3].flatMap((step) => [[step, 0], [-step, 0], [0, step], [0, -step]]);
+
+// The plane. Each point has the number of its row, beside it where numbers would cover each other.
+function plane(state, defences, sets, width) {
   const names = { xname: "others answered", yname: "harmful requests refused" };
   const label = "Defences by the shares of harmful requests refused and of others answered.";
-  const { x, y, draw } = chart({ label, width: 460, height: 360, x: [0, 1], y: [0, 1], xs: SHARES, ys: SHARES, ...names });
-  const places = defences.map((defence) => sharesOf(state, defence, sets)).map((shares) => shares && [x(shares[0]), y(shares[1])]);
-  const parts = places.flatMap((place, number) => {
-    if (!place) return [];
-    const under = places.slice(0, number).filter((other) => other && Math.hypot(other[0] - place[0], other[1] - place[1]) < 18);
-    const [cx, cy] = [place[0] + 18 * under.length, place[1]]; // numbers that would cover each other stand side by side
-    return [point(...place, 3, "bound"), point(cx, cy, 9, "plate"), make("svg:text", { class: "number", x: cx, y: cy + 4, "text-anchor": "middle" }, `${number + 1}`)];
+  const { x, y, draw } = chart({ label, width, height: 360, x: [0, 1], y: [0, 1], xs: SHARES, ys: SHARES, ...names });
+  const dots = [], plates = [], taken = [];
+  defences.forEach((defence, number) => {
+    const shares = sharesOf(state, defence, sets);
+    if (!shares) return;
+    const [cx, cy] = [x(shares[0]), y(shares[1])];
+    const free = STEPS.map(([right, down]) => [cx + 21 * right, cy + 21 * down]).filter((at) => taken.every((other) => Math.hypot(other[0] - at[0], other[1] - at[1]) > 19));
+    const [px, py] = free[0] ?? [cx, cy];
+    taken.push([px, py]);
+    dots.push(point(cx, cy, 3, "bound"), line([[cx, cy], [px, py]], "leader"));
+    plates.push(point(px, py, 9, "plate"), make("svg:text", { class: "number", x: px, y: py + 4, "text-anchor": "middle" }, `${number + 1}`));
   });
-  return draw(...parts);
+  return draw(...dots, ...plates);
 }
 
 function render({ model, el }) {
@@ -92,7 +98,7 @@ function render({ model, el }) {
     }
     const shares = chosen.defences.map((each) => [each, sharesOf(state, each, chosen.sets)]);
     const caption = make("figcaption", { class: "small" }, "The plane, by the numbers of the rows. It needs a set of harmful requests and one of others.");
-    figure.replaceChildren(caption, plane(state, chosen.defences, chosen.sets));
+    figure.replaceChildren(caption, plane(state, chosen.defences, chosen.sets, widthIn(el)));
     const known = shares.filter(([, pair]) => pair).map(([each, [answered, refused]]) => [each, refused.toFixed(3), answered.toFixed(3)]);
     behind.set(`Shares in ${chosen.sets.join(", ")}`, ["defence", "harmful refused", "others answered"], known);
   }

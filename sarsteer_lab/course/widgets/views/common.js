@@ -67,8 +67,8 @@ function slider(name, range, moved, when = "input") {
 
 // A chart's frame: ticks are pairs of a value and its words. `x` and `y` give places in it, `back` the value that
 // lies there, `draw` the picture with its parts in it.
-function chart({ label, width, height, x: [left, right], y: [low, high], xs = [], ys = [], xname = "", yname = "" }) {
-  const edge = ys.length ? 56 : 10, top = yname ? 32 : 14, foot = xname ? 56 : xs.length ? 32 : 10;
+function chart({ label, width, height, x: [left, right], y: [low, high], xs = [], ys = [], xname = "", yname = "", foot = xname ? 56 : xs.length ? 32 : 10 }) {
+  const edge = ys.length ? 56 : 10, top = yname ? 32 : 14;
   const wide = width - edge - 14, tall = height - top - foot;
   const x = (value) => edge + (wide * (value - left)) / (right - left);
   const y = (value) => height - foot - (tall * (value - low)) / (high - low);
@@ -95,6 +95,13 @@ function point(x, y, r, name, more = {}) {
   const square = /^(harmful|typed)/.test(name);
   if (square) return make("svg:rect", { class: name, x: x - r, y: y - r, width: 2 * r, height: 2 * r, ...more });
   return make("svg:circle", { class: name, cx: x, cy: y, r, ...more });
+}
+
+// A cell of a heat map, from x and y to the next ones: purple above 0, orange below, as strong as `share` is far from it.
+function cell([x0, x1], [y0, y1], share, more = {}) {
+  const [x, width, y, height] = [Math.min(x0, x1), Math.abs(x1 - x0), Math.min(y0, y1), Math.abs(y1 - y0)];
+  const look = { class: share < 0 ? "below" : "above", "fill-opacity": Math.min(1, Math.abs(share)).toFixed(3) };
+  return make("svg:rect", { x, y, width, height, ...look, ...more });
 }
 
 // What a pointer does in a picture, in the picture's own units; a picture that is drawn anew meanwhile does not matter.
@@ -144,7 +151,8 @@ function picker(requests, moved, title = "1. Choose a request") {
 function player(model) {
   const node = make("audio", { controls: "", preload: "none" });
   function set(clip, words) {
-    const address = model.get("live") ? model.get("clips")[clip] : `../clips/${clip}`;
+    const address = model.get("live") ? model.get("clips")[clip] : `${model.get("clips")}${clip}`;
+    node.hidden = !clip;
     if (address && node.getAttribute("src") !== address) node.setAttribute("src", address);
     node.setAttribute("aria-label", `The spoken request: ${words}`);
   }
