@@ -5,7 +5,6 @@ import math
 import random
 import re
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +15,6 @@ from sarsteer_lab.activations import capture_answer, capture_positions
 from sarsteer_lab.course.figures import architecture
 from sarsteer_lab.course.figures.strip import stages
 from sarsteer_lab.course.widgets import ladder, playground, xray
-from sarsteer_lab.course.widgets.steering import Ladder
 from sarsteer_lab.course.widgets.web import answer_state
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.engine.openings import refusing_openings
@@ -51,42 +49,33 @@ def test_playground_gives_its_view_the_clouds_and_their_space() -> None:
         assert row[0] == str(k) and float(row[1]) == pytest.approx(float(inside), abs=0.006)
 
 
-def rungs_of(panel: Ladder, form: str) -> dict[float, dict[str, Any]]:
-    """What the ladder's view holds of a form, by alpha."""
-    [request] = panel.view.state["requests"]
-    by_alpha = {}
-    for key, answers in request["found"].items():
-        if form in answers:
-            by_alpha[panel.controls["alpha"][int(key.split(",")[0])]] = answers[form]
-    return dict(sorted(by_alpha.items()))
-
-
 def test_the_ladders_rows_are_what_generate_says_under_each_alpha(
     tiny: LALM, spoken: list[Request], direction: SteeringVectors
 ) -> None:
     panel = ladder(tiny, spoken[0], direction, (0.0, 0.3, 0.9), max_new_tokens=6)
     asked = [spoken[0].spoken()]
-    assert [*rungs_of(panel, "spoken")] == [0.0, 0.3, 0.9] and not rungs_of(panel, "typed")
+    assert [*panel.rungs["spoken"]] == [0.0, 0.3, 0.9] and not panel.rungs["typed"]
     panel.pick(alpha=panel.controls["alpha"].index(0.5))
     assert not panel.runner.message.value.startswith("<b>")
-    rungs = rungs_of(panel, "spoken")
+    rungs = panel.rungs["spoken"]
     assert [*rungs] == [0.0, 0.3, 0.5, 0.9] and panel.view.state["rungs"]
-    for alpha, rung in rungs.items():
+    for alpha, (rung, refusal, outcome) in rungs.items():
         with steer(tiny, direction, alpha):
             answer = tiny.generate(asked, max_new_tokens=6)[0]
             sure = tiny.next_token_logits(asked)[0].softmax(-1).max()
         assert "".join(rung["tokens"]).replace("<unk>", "").strip() == answer
         assert rung["probabilities"][0] == pytest.approx(float(sure), rel=1e-3)
-        assert rung["outcome"] == PhraseJudge().judge(spoken[0].request, answer)
+        assert outcome == PhraseJudge().judge(spoken[0].request, answer)
         assert rung["cut"] == (len(rung["tokens"]) == 6)
-    assert f">{rungs[0.5]['refusal_probability']:.2f}<" in panel.static()
+        assert refusal == rung["refusal_probability"] and outcome == rung["outcome"]
+    assert f">{rungs[0.5][1]:.2f}<" in panel.static()
     panel.pick(form=panel.controls["form"].index("typed"))
     plain = tiny.generate([spoken[0].typed()], max_new_tokens=6)[0]
-    said = "".join(rungs_of(panel, "typed")[0.0]["tokens"])
+    said = "".join(panel.rungs["typed"][0.0][0]["tokens"])
     assert said.replace("<unk>", "").strip() == plain
     recorded = ladder(tiny, spoken[0], direction, (0.0, 0.3), max_new_tokens=2, more=False)
     recorded.complete()
-    assert [*rungs_of(recorded, "spoken")] == [*rungs_of(recorded, "typed")] == [0.0, 0.3]
+    assert [*recorded.rungs["spoken"]] == [*recorded.rungs["typed"]] == [0.0, 0.3]
     assert recorded.controls["alpha"] == [0.0, 0.3]
     with pytest.raises(ValueError, match="1 to 24"):
         ladder(tiny, spoken[0], direction, max_new_tokens=25)
@@ -94,7 +83,7 @@ def test_the_ladders_rows_are_what_generate_says_under_each_alpha(
 
 def test_a_ladder_of_what_is_only_typed(tiny: LALM, direction: SteeringVectors) -> None:
     panel = ladder(tiny, Prompt("Name a fruit."), direction, (0.0, 0.5), max_new_tokens=2)
-    assert [*rungs_of(panel, "typed")] == [0.0, 0.5] and panel.controls["form"] == ["typed"]
+    assert [*panel.rungs["typed"]] == [0.0, 0.5] and panel.controls["form"] == ["typed"]
     assert not panel.view.clips
 
 

@@ -142,6 +142,16 @@ class Ladder(Pushed):
         )
         self.view.state = {**self.view.state, "rungs": True}
 
+    @property
+    def rungs(self) -> dict[str, dict[float, tuple[dict[str, Any], float, str]]]:
+        """What was found, by form and alpha: answer, refusal probability and outcome."""
+        rungs: dict[str, dict[float, Any]] = {form: {} for form in self.controls["form"]}
+        for key, by_form in self.view.state["requests"][0]["found"].items():
+            alpha = self.controls["alpha"][int(key.partition(",")[0])]
+            for form, answer in by_form.items():
+                rungs[form][alpha] = (answer, answer["refusal_probability"], answer["outcome"])
+        return {form: dict(sorted(by_alpha.items())) for form, by_alpha in rungs.items()}
+
     def at(self, asked: Forms, values: Sequence[float]) -> list[dict[str, Shown]]:
         """See `Answers.at`: of the chosen form."""
         form = self.setting()["form"]
