@@ -25,8 +25,8 @@ WANTED = 2.0
 """Seconds."""
 
 MOVES: dict[str, dict[str, Sequence[Any]]] = {
-    "safety dial": {"dial": (0.0, 0.2, 0.4, 0.6, 0.8)},
-    "gap explorer": {"layer": range(5)},
+    "safety dial": {"safety dial": range(5)},
+    "gap explorer": {"point": range(5)},
     "safe-space explorer": {"k": range(1, 6), "lam": (0.2, 0.4, 0.6, 0.8), "layer": range(5)},
     "playground": {
         "angle": range(-60, 0, 15),
@@ -42,14 +42,14 @@ MOVES: dict[str, dict[str, Sequence[Any]]] = {
     },
     "ladder": {"alpha": (0.07, 0.12, 0.17, 0.22, 0.27), "form": ("typed",)},
     "steer panel": {
-        "alpha": (0.2, 0.3, 0.4),
+        "alpha": (20, 30, 40),
         "k": (3, 5, 7),
-        "lam": (0.2, 0.6),
-        "layers": ((5, 20), (10, 20)),
+        "lambda": (2, 6),
+        "last layer": (20, 15),
     },
-    "board": {"defences": (("0", "1"), ("0",)), "sets": (("harmful",), ("everyday", "harmful"))},
+    "board": {"clip": [request.id for request in load_prompts("test", "harmful")[:5]]},
 }
-"""Every panel's controls, and the values that they get in turn."""
+"""The controls of panels that compute something, and the values that they get in turn."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -125,10 +125,12 @@ def moved(name: str, panel: widgets.panels.Panel) -> Iterator[str]:
 
 
 def move(panel: widgets.panels.Panel, control: str, value: object) -> None:
-    """Give a control a value: one of ipywidgets', or a trait of the panel's view."""
-    own = getattr(panel, control, None)
-    if own is None:
-        setattr(panel.view, control, value)  # type: ignore[attr-defined]
+    """Choose in a panel's view, or give one of its controls a value, or a trait of its view."""
+    view, own = getattr(panel, "view", None), getattr(panel, control, None)
+    if control in getattr(view, "chosen", {}):
+        panel.pick(**{control: value})
+    elif own is None:
+        setattr(view, control, value)
     else:
         own.value = value
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
-from panels import embedded
+from panels import RECORDINGS, embedded
+
+from sarsteer_lab.course.recordings import CELLS
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -35,7 +37,7 @@ COPIED = {
 PICTURES = {"idea.png": "figures/04_steering/idea.png"}
 """Figures that pages show beside those in notebooks."""
 
-LIVE = {"04-ladder": "ladder"}
+LIVE = {cell: name for cell, name in CELLS.items() if (RECORDINGS / f"{name}.json").is_file()}
 """Cells whose panel can be moved on the site, fed by a recording, and its name there."""
 
 TITLED_FENCE = re.compile(r'^```(\w+) title="([^"]*)"\n(.*?)^```$', flags=re.M | re.S)
@@ -110,7 +112,7 @@ def as_shown(output: NotebookNode, cell: str) -> None:
     if "text/html" in data:
         data["text/html"] = re.sub(r"<style scoped>.*?</style>", "", data["text/html"], flags=re.S)
         if cell in LIVE:
-            data["text/html"] = embedded(LIVE[cell], still=data["text/html"])
+            data["text/html"] = embedded(LIVE[cell], data["text/html"], "../clips/")
 
 
 def take_home(path: Path, group: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,28 @@ from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import LABELS, Request, load_prompts
 
-FILE = Path(__file__).resolve().parents[2] / "docs" / "recordings" / "steering.json"
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "recordings"
+FILE = FOLDER / "steering.json"
+
+
+def state_of(panel: str) -> dict[str, Any]:
+    """The state that a panel's view draws on the site."""
+    return json.loads((FOLDER / f"{panel}.json").read_text(encoding="utf-8"))["state"]
 
 
 @pytest.fixture(scope="module")
 def recorded() -> dict[str, Any]:
     return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def test_all_recordings_and_their_clips_take_five_megabytes_at_most() -> None:
+    clips = Path(load_prompts("test")[0].clip or "").parent
+    sizes = {path.name: path.stat().st_size for path in FOLDER.glob("*.json")}
+    for path in FOLDER.glob("*.json"):
+        for clip in re.findall(r'"clip": "([^"]+)"', path.read_text(encoding="utf-8")):
+            sizes[clip] = (clips / clip).stat().st_size
+    assert {path.stem for path in FOLDER.glob("*.json")} <= {"steering", *recordings.CELLS.values()}
+    assert sum(sizes.values()) <= 5_000_000
 
 
 def said(lalm: LALM, prompt: Any, vectors: SteeringVectors, alpha: float) -> tuple[str, float]:
@@ -107,3 +124,46 @@ def test_ten_settings_are_those_of_the_library(pocket: LALM, recorded: dict[str,
         answer, ready = said(pocket, prompt, vectors, recorded["alphas"][place])
         assert "".join(row["tokens"]).strip() == answer
         assert row["refusal_probability"] == pytest.approx(ready, abs=0.005)
+
+
+@pytest.mark.pocket
+@pytest.mark.late
+def test_readiness_under_the_threshold_is_the_librarys(pocket: LALM) -> None:
+    asked = session.requests("test", 40, ("harmful", "harmless", "pseudo-harmful"))
+    readings, chooser = state_of("threshold")["readings"], random.Random(29)
+    for _ in range(10):
+        form, label = chooser.choice([*readings]), chooser.choice([*asked])
+        place = chooser.randrange(40)
+        request = asked[label][place]
+        prompt = request.typed() if form == "typed" else request.spoken()
+        ready = float(refusal_probability(PreparedBatch(pocket, [prompt]))[0])
+        assert readings[form][label][place] == pytest.approx(ready, abs=1e-4)
+
+
+@pytest.mark.pocket
+@pytest.mark.late
+def test_ten_settings_of_the_dial_are_the_librarys(pocket: LALM) -> None:
+    state, chooser = state_of("dial"), random.Random(29)
+    [control] = state["controls"]
+    words = {request.request: request for request in load_prompts("validation")}
+    for _ in range(10):
+        shown, place = chooser.choice(state["requests"]), chooser.randrange(6)
+        form, request = chooser.choice(["typed", "spoken"]), words[shown["words"]]
+        prompt = request.typed() if form == "typed" else request.spoken()
+        pocket.set_safety(control["values"][place])
+        [answer] = pocket.generate([prompt], max_new_tokens=12)
+        ready = float(refusal_probability(PreparedBatch(pocket, [prompt]))[0])
+        pocket.set_safety(1.0)
+        row = shown["found"][str(place)][form]
+        assert "".join(row["tokens"]).strip() == answer.strip()
+        assert row["refusal_probability"] == pytest.approx(ready, abs=0.005)
+
+
+def test_the_maps_of_the_gap_explorer_hold_chapter_1s_requests() -> None:
+    state = state_of("gap")
+    asked = session.requests("derive")
+    words = {request.request for requests in asked.values() for request in requests}
+    assert {request["words"] for request in state["requests"]} <= words
+    for places in state["layers"]:
+        assert len(places) == 2 * len(state["requests"])
+        assert max(map(abs, sum(places, []))) == pytest.approx(0.5, abs=1e-3)

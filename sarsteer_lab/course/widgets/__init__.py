@@ -9,7 +9,6 @@ browser (`web`), and show a still where there is no kernel. None of them leaves 
 model.
 """
 
-from sarsteer_lab.course.widgets.answer_ladder import Ladder as ladder
 from sarsteer_lab.course.widgets.board import OverRefusalBoard as over_refusal_board
 from sarsteer_lab.course.widgets.geometry import Playground as playground
 from sarsteer_lab.course.widgets.maps import GapExplorer as gap_explorer
@@ -17,4 +16,6 @@ from sarsteer_lab.course.widgets.maps import SafeSpaceExplorer as safe_space_exp
 from sarsteer_lab.course.widgets.refusal_xray import XRay as xray
 from sarsteer_lab.course.widgets.seconds import SecondsPanel as seconds_panel
 from sarsteer_lab.course.widgets.steering import DialPanel as dial_panel
+from sarsteer_lab.course.widgets.steering import Ladder as ladder
 from sarsteer_lab.course.widgets.steering import SteerPanel as steer_panel
+from sarsteer_lab.course.widgets.threshold import Threshold as threshold_panel
