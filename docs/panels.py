@@ -70,16 +70,20 @@ NO_SCRIPT = """<noscript>This panel needs JavaScript. What it shows is told in
 
 def embedded(name: str, still: str = NO_SCRIPT, clips: str = "clips/") -> str:
     """A panel as HTML. The still is seen where no scripts run; `clips` is where these lie."""
-    begins = recording(name) | {"live": False, "clips": clips}
-    view = begins.pop("view")
-    values = json.dumps(begins, ensure_ascii=False, separators=(",", ":"))
-    values = values.replace("</", "<\\/")  # nothing in it ends the script
-    view = module(view).replace("export default", "const view =")
+    begins = recording(name)
+    return shown(name, begins.pop("view"), begins | {"live": False, "clips": clips}, still)
+
+
+def shown(name: str, view: str, values: dict[str, Any], still: str = "") -> str:
+    """A view as HTML, under a name of its own on the page, with the values that feed it."""
+    fed = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    fed = fed.replace("</", "<\\/")  # nothing in it ends the script
+    code = module(view).replace("export default", "const view =")
     host = HOST.replace("PANEL", f"panel-{name}")
     return (
         f'<div id="panel-{name}">{still}</div>\n'
-        f'<script type="application/json" id="panel-{name}-values">{values}</script>\n'
-        f'<script type="module">\n{view}{host}</script>\n'
+        f'<script type="application/json" id="panel-{name}-values">{fed}</script>\n'
+        f'<script type="module">\n{code}{host}</script>\n'
     )
 
 

@@ -12,6 +12,7 @@ import torch
 from axe_playwright_python.sync_playwright import Axe
 from browsing import PHONE, ROOT, SITE, WIDE, in_browser, picture, sideways
 
+from sarsteer_lab.course.recordings import ALPHAS
 from sarsteer_lab.evaluation.separation import best_benign_rate, roc_area, uniform_bound
 from sarsteer_lab.safe_space import ablate, principal_space, share_in_space
 
@@ -355,3 +356,37 @@ def test_a_chapters_panel_moves(
     assert sideways(page) == 0 and not failed
     picture(page, f"site-panel-{panel}-{scheme}-{size['width']}", full_page=False)
     page.close()
+
+
+@pytest.mark.parametrize(("scheme", "size"), [("light", WIDE), ("dark", PHONE)])
+def test_guesses_are_kept_and_scored(
+    browser: Any, address: str, scheme: str, size: dict[str, int]
+) -> None:
+    counts = json.loads((ROOT / "docs/recordings/steering.json").read_text("utf-8"))["state"]
+    context = browser.new_context(viewport=size, color_scheme=scheme)
+    page = context.new_page()
+    page.goto(f"{address}/{page_of('guess-04-alpha')}")
+    view = page.locator("#panel-guess-04-alpha")
+    place = ALPHAS.index(0.1)
+    truths = {label: counts["counts"][label]["refused"][place] for label in ("harmful", "harmless")}
+    guesses = {"harmful": 31, "harmless": 4}
+    assert str(truths["harmful"]) not in (view.text_content() or "")
+    for label, guess in guesses.items():
+        slide(view, f"Spoken {label} requests", guess)
+        view.get_by_role("button", name=f"Spoken {label} requests").click()
+    for _ in range(2):  # in this page, and when the reader comes back
+        score = page.locator("div[id^=panel-score-]")
+        for number, (label, guess) in enumerate(guesses.items()):
+            cells = score.locator("tbody tr").nth(number).locator("td").all_text_contents()
+            truth = truths[label]
+            assert cells == [str(guess), f"{truth} of 40", str(abs(guess - truth))]
+        page.reload()
+    for panel in ("#panel-guess-04-alpha", "div[id^=panel-score-]"):
+        found = Axe().run(page, panel).response["violations"]
+        assert not [(each["id"], each["nodes"][0]["html"][:200]) for each in found]
+    assert sideways(page) == 0
+    score.scroll_into_view_if_needed()
+    picture(page, f"site-score-{scheme}-{size['width']}")
+    score.get_by_role("button").click()
+    assert score.get_by_text("none kept").count() == 2
+    context.close()

@@ -1,12 +1,12 @@
-"""The interactive panels: a dial, maps, a playground, an X-ray, live steering, a ladder and a
-board.
+"""The interactive panels: a dial, maps, a playground, an X-ray, live steering, a ladder, a board,
+a threshold.
 
-Each is to be displayed as the last value of a cell. Slider moves are answered within about two
+Each is to be displayed as the last value of a cell. Each is a view for the browser (`web`), a small
+module that a kernel feeds; on the site a recording does. Slider moves are answered within about two
 seconds on two CPU cores with the pocket model, because what does not change is kept: states are
 given, a clip is read once (`live.LivePrompt`), an answer is computed once per setting. Longer work
-shows a progress bar and can be stopped. Panels use ipywidgets' own controls, or a view for the
-browser (`web`), and show a still where there is no kernel. None of them leaves a trace in the
-model.
+shows a progress bar and can be stopped. Where there is no kernel a still is shown. No panel leaves
+a trace in the model.
 """
 
 from sarsteer_lab.course.widgets.board import OverRefusalBoard as over_refusal_board
