@@ -59,9 +59,9 @@ def questions(cell: str) -> list[Question]:
     """The questions below a cell of a chapter."""
     if cell == "04-alpha":
         return [refused_at(cell, label, 0.1) for label in ("harmful", "harmless")]
-    if cell == "05-open-readiness":
+    if cell == "06-open-readiness":
         return [beyond(cell)]
-    if cell == "05-bound-text":
+    if cell == "06-bound-text":
         return [area(cell, form) for form in ("typed", "spoken")]
     return []
 

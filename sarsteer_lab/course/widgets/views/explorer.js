@@ -24,7 +24,7 @@ function trianglePicture(across, up, kept, width) {
   const names = { xname: "along its part inside", yname: "along its part outside" };
   const { x, y, draw } = chart({ label, width, height: 260, x: [-reach / 2, reach], y: [0, reach], xs: [[0, "0"]], ys: [[0, "0"]], ...names });
   const arrow = (to, name) => line([[x(0), y(0)], [x(to), y(up)]], `arrow ${name}`);
-  return draw(line([[x(across), y(up)], [x(kept), y(up)]], "now"), arrow(across, "typed"), arrow(kept, "everyday"));
+  return draw(line([[x(across), y(up)], [x(kept), y(up)]], "now"), arrow(across, "direction"), arrow(kept, "vectors"));
 }
 
 function nearestTokens(tokens, { k, lam, layer }) {
@@ -42,7 +42,7 @@ function render({ model, el }) {
   const shares = make("figure", {}), triangle = make("figure", {}), told = make("p", { role: "status" });
   const raised = make("div", { class: "raised" }), behind = folded();
   const legend = make("p", { class: "small keys" }, "Dashed: in a random space of this size. Right: ");
-  for (const [name, words] of [["typed", "the direction"], ["everyday", "after ablation"]]) legend.append(make("span", {}, make("span", { class: `key ${name}` }), words));
+  for (const [name, words] of [["direction", "the direction"], ["vectors", "after ablation"]]) legend.append(make("span", {}, make("span", { class: `key ${name}` }), words));
 
   function draw() {
     const state = model.get("state"), chosen = model.get("chosen");

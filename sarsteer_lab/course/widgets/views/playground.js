@@ -4,7 +4,7 @@
 // tenths), and which push has moved the points.
 
 const PUSHES = { d: "direction d", v: "ablated v", control: "control" };
-const COLOURS = { inside: "pseudo-harmful", d: "pseudo-harmful", v: "everyday", control: "bound" };
+const COLOURS = { inside: "inside", d: "direction", v: "vectors", control: "bound" };
 const add = (a, b, factor = 1) => a.map((value, place) => value + factor * b[place]);
 const dot = (a, b) => a.reduce((sum, value, place) => sum + value * b[place], 0);
 const norm = (a) => Math.sqrt(dot(a, a));
