@@ -70,7 +70,7 @@ PARTS = {
 }
 """The parts of a model, and the positions of its prompt."""
 
-BUILT_IN = "#F2E3B3"
+BUILT_IN = "#F8F0DA"
 """The ground of layers that hold the safety adapter: the truth that was built in."""
 
 CHANGE, SHADES, SCORES, SOUND = "PuOr", "Purples", "viridis", "Greys"

@@ -27,7 +27,6 @@ from sarsteer_lab.course.figures.base import (
     numbers,
     panels,
     percent,
-    plain,
     rows,
     shade_layers,
     ticks,
@@ -49,7 +48,8 @@ def push_figure(
         name = max(lines, key=lambda name: _rise(lines[name]))
         line = lines[name]
         start, top = line[0], line.max()
-        rises.append(f"{name} on {plain(kind)} ({start:.0%} \u2192 {top:.0%})")
+        short = kind.partition(":")[0]  # behind it may stand a request
+        rises.append(f"'{name}' on {short} ({start:.0%} \u2192 {top:.0%})")
     title = f"Refusal rises most (n = {n}) under {', under '.join(rises)}"
     n_panels = len(kinds)
     fig, axes = panels(n_panels, (5.0 * n_panels + 2.5, 5.4), title, sharey=True)
