@@ -25,6 +25,7 @@ NAMES = (
     "where_refusal_happens",
     "measure_one_defence",
     "compare_defences",
+    "when_the_model_knows",
     "probe_your_own_lalm",
 )
 """The chapters without their numbers."""

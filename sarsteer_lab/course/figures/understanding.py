@@ -1,4 +1,4 @@
-"""Chapter 9: what changes while the pocket model's understanding dial is turned."""
+"""Chapter 8: what changes while the pocket model's understanding dial is turned."""
 
 import pandas as pd
 from matplotlib.axes import Axes
