@@ -78,7 +78,7 @@ docs: $(VENV)/.docs-stamp
 	rm -rf build/site build/site-source
 	$(BIN)/python docs/sources.py build/site-source
 	$(BIN)/python -m sphinx --quiet --fail-on-warning -c docs -d build/site-source/.doctrees build/site-source build/site
-	$(BIN)/python -m pytest -q tests/test_site.py
+	$(BIN)/python -m pytest -q tests/test_site.py tests/test_site_panels.py
 
 recordings: venv
 	$(BIN)/python -m sarsteer_lab.course.recordings docs/recordings

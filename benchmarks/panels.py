@@ -25,31 +25,20 @@ WANTED = 2.0
 """Seconds."""
 
 MOVES: dict[str, dict[str, Sequence[Any]]] = {
-    "safety dial": {"dial": (0.0, 0.2, 0.4, 0.6, 0.8)},
-    "gap explorer": {"layer": range(5)},
-    "safe-space explorer": {"k": range(1, 6), "lam": (0.2, 0.4, 0.6, 0.8), "layer": range(5)},
-    "playground": {
-        "angle": range(-60, 0, 15),
-        "k": (0, 1, 3),
-        "lam": (0.2, 0.6),
-        "alpha": (0.5, 1.5, 2.5),
-    },
-    "X-ray": {
-        "layer": range(4),
-        "column": range(4),
-        "measure": ("refusing opening", "projection"),
-        "alpha": (0.2, 0.3, 0.4, 0.5),
-    },
-    "ladder": {"alpha": (0.07, 0.12, 0.17, 0.22, 0.27), "form": ("typed",)},
+    "safety dial": {"safety dial": range(5)},
+    "gap explorer": {"point": range(1, 6)},
+    "safe-space explorer": {"k": range(1, 6), "lam": (2, 4, 6, 8), "layer": range(5)},
+    "X-ray": {"alpha": (20, 30, 40, 50)},
+    "ladder": {"alpha": (7, 12, 17, 22, 27), "form": (1,)},
     "steer panel": {
-        "alpha": (0.2, 0.3, 0.4),
+        "alpha": (20, 30, 40),
         "k": (3, 5, 7),
-        "lam": (0.2, 0.6),
-        "layers": ((5, 20), (10, 20)),
+        "lambda": (2, 6),
+        "last layer": (20, 15),
     },
-    "board": {"defences": (("0", "1"), ("0",)), "sets": (("harmful",), ("everyday", "harmful"))},
+    "board": {"clip": [request.id for request in load_prompts("test", "harmful")[:5]]},
 }
-"""Every panel's controls, and the values that they get in turn."""
+"""The controls of panels that compute something, and the values that they get in turn."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -87,7 +76,6 @@ def panels(lalm: LALM) -> dict[str, Callable[[], widgets.panels.Panel]]:
         "safe-space explorer": lambda: widgets.safe_space_explorer(
             found.direction.values, states.harmless, lalm=lalm, layer=lalm.n_layers // 2
         ),
-        "playground": widgets.playground,
         "X-ray": lambda: widgets.xray(lalm, some[0], found.vectors),
         "ladder": lambda: widgets.ladder(lalm, some[0], found.vectors),
         "steer panel": lambda: widgets.steer_panel(
@@ -116,21 +104,12 @@ def moved(name: str, panel: widgets.panels.Panel) -> Iterator[str]:
         times = []
         for value in values:
             began = time.perf_counter()
-            move(panel, control, value)
+            panel.pick(**{control: value})
             times.append(time.perf_counter() - began)
             if (said := panel.runner.message.value).startswith("<b>"):
                 raise RuntimeError(f"{name}, {control}: {said}")
         met = "met" if max(times) <= WANTED else "missed"
         yield f"| {name} | {control} | {len(times)} | {spread(times)} | {met} |"
-
-
-def move(panel: widgets.panels.Panel, control: str, value: object) -> None:
-    """Give a control a value: one of ipywidgets', or a trait of the panel's view."""
-    own = getattr(panel, control, None)
-    if own is None:
-        setattr(panel.view, control, value)  # type: ignore[attr-defined]
-    else:
-        own.value = value
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from sarsteer_lab.course.widgets.web import module
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
+RECORDINGS = DOCS / "recordings"
 CLIPS = ROOT / "data" / "prompts" / "clips"
 SUMMARY = ROOT / "figures" / "walkthrough" / "summary.md"
 
@@ -51,66 +52,38 @@ LINE = re.compile(r"\((\d+)\) (.*): \*\*([^*]+)\*\*(.*)")
 
 
 def recording(name: str) -> dict[str, Any]:
-    """A recording, with its clips' places on the site."""
-    state = json.loads((DOCS / "recordings" / f"{name}.json").read_text(encoding="utf-8"))
-    for request in state["requests"]:
-        request["clip"] = f"clips/{request['clip']}"
-    return state
+    """A recording: for most panels the state of the view, and what is chosen at first."""
+    return json.loads((RECORDINGS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def clips() -> list[Path]:
     """The clips that recordings name."""
     names = set()
-    for path in (DOCS / "recordings").glob("*.json"):
-        state = json.loads(path.read_text(encoding="utf-8"))
-        names |= {request["clip"] for request in state["requests"]}
+    for path in RECORDINGS.glob("*.json"):
+        names |= set(re.findall(r'"clip": "([^"]+)"', path.read_text(encoding="utf-8")))
     return [CLIPS / name for name in sorted(names)]
 
-
-def steering_values() -> dict[str, Any]:
-    """What the first page's panel begins with: the first request, not pushed."""
-    return {"state": recording("steering"), "request": 0, "alpha": 0}
-
-
-def ladder_values() -> dict[str, Any]:
-    """What chapter 4's ladder begins with: the first recorded request, spoken."""
-    state = recording("steering")
-    request = state["requests"][0]
-    rungs = {}
-    for form, answers in request["answers"].items():
-        rungs[form] = ladder_rungs(state["alphas"], answers)
-    forms = ["spoken", "typed"]
-    strengths = {"alpha": 0, "most": max(state["alphas"]), "live": False}
-    return {"title": request["words"], "forms": forms, "form": "spoken", "rungs": rungs} | strengths
-
-
-def ladder_rungs(alphas: list[float], answers: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The answers up to the first one that is broken, as `course.widgets.ladder` shows them."""
-    rungs = []
-    for alpha, answer in zip(alphas, answers, strict=True):
-        rungs.append({"alpha": alpha} | answer)
-        if answer["outcome"] == "broken":
-            break
-    return rungs
-
-
-VALUES = {"steering": steering_values, "ladder": ladder_values}
-"""What each panel of the site begins with."""
 
 NO_SCRIPT = """<noscript>This panel needs JavaScript. What it shows is told in
 <a href="chapters/04_steering.html">chapter 4</a>.</noscript>"""
 
 
-def embedded(name: str, still: str = NO_SCRIPT) -> str:
-    """A panel as HTML. The still is seen where no scripts run."""
-    values = json.dumps(VALUES[name](), ensure_ascii=False, separators=(",", ":"))
-    values = values.replace("</", "<\\/")  # nothing in it ends the script
-    view = module(name).replace("export default", "const view =")
+def embedded(name: str, still: str = NO_SCRIPT, clips: str = "clips/") -> str:
+    """A panel as HTML. The still is seen where no scripts run; `clips` is where these lie."""
+    begins = recording(name)
+    return shown(name, begins.pop("view"), begins | {"live": False, "clips": clips}, still)
+
+
+def shown(name: str, view: str, values: dict[str, Any], still: str = "") -> str:
+    """A view as HTML, under a name of its own on the page, with the values that feed it."""
+    fed = json.dumps(values, ensure_ascii=False, separators=(",", ":"))
+    fed = fed.replace("</", "<\\/")  # nothing in it ends the script
+    code = module(view).replace("export default", "const view =")
     host = HOST.replace("PANEL", f"panel-{name}")
     return (
         f'<div id="panel-{name}">{still}</div>\n'
-        f'<script type="application/json" id="panel-{name}-values">{values}</script>\n'
-        f'<script type="module">\n{view}{host}</script>\n'
+        f'<script type="application/json" id="panel-{name}-values">{fed}</script>\n'
+        f'<script type="module">\n{code}{host}</script>\n'
     )
 
 

@@ -10,8 +10,12 @@ import sys
 from pathlib import Path
 
 import nbformat
+from guesses import asked, questions, scored
 from nbformat import NotebookNode
-from panels import embedded
+from nbformat.v4 import new_code_cell, new_output
+from panels import RECORDINGS, embedded
+
+from sarsteer_lab.course.recordings import CELLS
 
 DOCS = Path(__file__).resolve().parent
 ROOT = DOCS.parent
@@ -35,7 +39,7 @@ COPIED = {
 PICTURES = {"idea.png": "figures/04_steering/idea.png"}
 """Figures that pages show beside those in notebooks."""
 
-LIVE = {"04-ladder": "ladder"}
+LIVE = {cell: name for cell, name in CELLS.items() if (RECORDINGS / f"{name}.json").is_file()}
 """Cells whose panel can be moved on the site, fed by a recording, and its name there."""
 
 TITLED_FENCE = re.compile(r'^```(\w+) title="([^"]*)"\n(.*?)^```$', flags=re.M | re.S)
@@ -95,9 +99,31 @@ def as_page(path: Path, group: str) -> NotebookNode:
             cell.metadata.tags = [*cell.metadata.get("tags", []), "hide-input"]
         for output in cell.get("outputs", []):
             as_shown(output, cell.id)
+    notebook.cells = with_guesses(notebook.cells, path.stem)
     title = notebook.cells[0]
     title.source = re.sub("^# .*\n?", rf"\g<0>\n{take_home(path, group)}\n", title.source, count=1)
     return notebook
+
+
+def with_guesses(cells: list[NotebookNode], chapter: str) -> list[NotebookNode]:
+    """A chapter's cells, with questions below those that ask to predict, and a score at its end."""
+    shown, all_questions = [], []
+    for cell in cells:
+        shown.append(cell)
+        if found := questions(cell.id):
+            all_questions += found
+            shown.append(html_cell(asked(cell.id, found)))
+    if all_questions:
+        shown.insert(-1, html_cell(scored(chapter, all_questions)))
+    return shown
+
+
+def html_cell(text: str) -> NotebookNode:
+    """A cell that only shows HTML."""
+    output = new_output("display_data", {"text/html": text})
+    return new_code_cell(
+        "# shown by the site", outputs=[output], metadata={"tags": ["remove-input"]}
+    )
 
 
 def as_shown(output: NotebookNode, cell: str) -> None:
@@ -110,7 +136,7 @@ def as_shown(output: NotebookNode, cell: str) -> None:
     if "text/html" in data:
         data["text/html"] = re.sub(r"<style scoped>.*?</style>", "", data["text/html"], flags=re.S)
         if cell in LIVE:
-            data["text/html"] = embedded(LIVE[cell], still=data["text/html"])
+            data["text/html"] = embedded(LIVE[cell], data["text/html"], "../clips/")
 
 
 def take_home(path: Path, group: str) -> str:

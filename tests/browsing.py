@@ -1,7 +1,10 @@
 """A headless Chromium for the tests that look at pages; without one they are skipped."""
 
 import shutil
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,12 @@ FAKE_MICROPHONE = [
     "--use-fake-device-for-media-stream",
 ]  # it beeps
 
+SITE = ROOT / "build" / "site"
+"""Where `make docs` builds the site."""
+
 PHONE = {"width": 390, "height": 844}
 DESK = {"width": 1280, "height": 900}
+WIDE = {"width": 1400, "height": 900}
 
 in_browser = [
     pytest.mark.slow,
@@ -41,6 +48,20 @@ def browser() -> Iterator[Any]:
         )
         yield chromium
         chromium.close()
+
+
+@pytest.fixture(scope="session")
+def address() -> Iterator[str]:
+    """The site's address while tests run."""
+
+    class Quiet(SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(SITE))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 def picture(page: Any, name: str, **options: Any) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browsing import browser
+from browsing import address, browser
 from installed import install
 from spoken_set import write_set
 
@@ -19,7 +19,7 @@ from sarsteer_lab.paths import data_folder
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt, Request
 
-__all__ = ["browser"]  # a fixture
+__all__ = ["address", "browser"]  # fixtures
 
 # Tests run beside other work and use tiny models, for which threads only cost.
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))

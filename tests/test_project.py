@@ -234,11 +234,10 @@ def test_a_wheel_carries_the_data_and_nothing_of_the_repository_besides(tmp_path
     assert {f"sarsteer_lab/_data/{table}" for table in tables} <= set(names)
     beside = ("__init__.pyi", "course/figures/look.mplstyle", "probe/replica.jinja")
     beside += ("evaluation/report.html.jinja",)
-    beside += ("course/widgets/maps.css", "course/widgets/record.js")
-    beside += ("course/widgets/pieces.html.jinja", "course/certificate.html.jinja")
+    beside += ("course/certificate.html.jinja",)
     beside += ("course/bundle/INSTALL.md.jinja", "course/bundle/install.py")
-    views = ("common.js", "ladder.js", "steering.js", "views.css")
-    beside += tuple(f"course/widgets/views/{name}" for name in views)
+    views = (ROOT / "sarsteer_lab" / "course" / "widgets" / "views").iterdir()
+    beside += tuple(f"course/widgets/views/{path.name}" for path in views)
     assert {f"sarsteer_lab/{name}" for name in beside} <= set(names)
     assert not [name for name in names if "solutions" in name]
     # Of the training nothing but the weights it left: neither its modules nor its data.

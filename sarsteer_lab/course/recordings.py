@@ -1,28 +1,33 @@
 """What the site's panels show: settings of a panel computed once with a model, kept as JSON.
 
-`python -m sarsteer_lab.course.recordings FOLDER` (`make recordings`) computes them from the pocket
-model. Answers are cut where a panel cuts them, after 14 tokens, so none is longer than 20 words.
+`python -m sarsteer_lab.course.recordings FOLDER [NAME ...]` (`make recordings`) computes them from
+the pocket model. Answers are cut where a panel cuts them, after 14 tokens, so none is longer than
+20 words.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pandas as pd
+from IPython.core.interactiveshell import InteractiveShell
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.course import session
-from sarsteer_lab.course.hearing import read_out
-from sarsteer_lab.course.widgets.web import answer_state
+from sarsteer_lab.course.widgets.panels import Panel
+from sarsteer_lab.course.widgets.steering import Ladder, Pushed, SteerPanel
 from sarsteer_lab.derivation import derive
-from sarsteer_lab.engine.live import LINE_TOKENS, LivePrompt
-from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.engine.live import LINE_TOKENS
 from sarsteer_lab.keeping import kept
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import LABELS, REFUSALS, Prompt, Request
+from sarsteer_lab.prompts import LABELS, REFUSALS
 from sarsteer_lab.vectors import SteeringVectors
+
+NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)
 """Strengths that can be chosen; those of chapter 4."""
@@ -43,59 +48,20 @@ def chapter_vectors(lalm: LALM, text: str) -> SteeringVectors:
     return derive(base, states[text], harmless, lam=1.0, k=10).vectors
 
 
-def steering(lalm: LALM) -> dict[str, Any]:
-    """The steering panel: answers to a few requests, typed and spoken, at each strength.
+def steering() -> Panel:
+    """The first page's panel: answers to a few requests, typed and spoken, at each strength.
 
     Beside them, how many of 40 spoken requests of each kind are refused at each strength.
     """
+    lalm = session.load_model("pocket")
     text = session.working_text(lalm)  # that makes this model refuse
     vectors = chapter_vectors(lalm, text)
     shown = []
     for asked in session.requests("test", SHOWN, LABELS).values():
-        for request in asked:
-            shown.append(recorded_request(lalm, request, vectors))
-    return {
-        "model": lalm.name,
-        "text": text,
-        "tokens": LINE_TOKENS,
-        "alphas": list(ALPHAS),
-        "requests": shown,
-        "counts": outcome_counts(lalm, text, vectors),
-    }
-
-
-def recorded_request(lalm: LALM, request: Request, vectors: SteeringVectors) -> dict[str, Any]:
-    """A request with what the model hears, and its answers by form, in the order of `ALPHAS`."""
-    spoken = request.spoken()
-    waveform = lalm.waveform(spoken)
-    assert request.clip is not None and waveform is not None
-    answers = {}
-    for form, prompt in (("typed", request.typed()), ("spoken", spoken)):
-        answers[form] = recorded_answers(lalm, request.request, prompt, vectors)
-    return {
-        "id": request.id,
-        "label": request.label,
-        "words": request.request,
-        "clip": request.clip.name,
-        "heard": read_out(lalm, waveform),
-        "answers": answers,
-    }
-
-
-def recorded_answers(
-    lalm: LALM,
-    words: str,
-    prompt: Prompt,
-    vectors: SteeringVectors,
-    alphas: Sequence[float] = ALPHAS,
-) -> list[dict[str, Any]]:
-    """The answer to a prompt at each strength: tokens, probabilities, outcome."""
-    live = LivePrompt(lalm, prompt)
-    recorded = []
-    for answer, refusal_probability in live.answers(vectors, alphas):
-        outcome = PhraseJudge().judge(words, answer.text)
-        recorded.append(answer_state(answer, refusal_probability, outcome, LINE_TOKENS))
-    return recorded
+        shown += asked
+    panel = Pushed(lalm, shown, vectors, ALPHAS)
+    panel.view.state = {**panel.view.state, "counts": outcome_counts(lalm, text, vectors)}
+    return panel
 
 
 def outcome_counts(lalm: LALM, text: str, vectors: SteeringVectors) -> dict[str, dict[str, Any]]:
@@ -126,15 +92,71 @@ def counts_of(outcomes: pd.DataFrame) -> dict[str, Any]:
     return counts
 
 
-def write(folder: Path) -> Path:
-    """Record the panels with the pocket model into a folder."""
-    lalm = session.load_model("pocket")
+CELLS = {
+    "00-dial-live": "dial",
+    "01-explorer": "gap",
+    "02-xray": "xray",
+    "03-explorer": "explorer",
+    "03-playground": "playground",
+    "04-ladder": "ladder",
+    "04-steer-panel": "steer",
+    "causal-14": "seconds",
+    "06-threshold": "threshold",
+    "07-board": "board",
+}
+"""The panels of chapters by the cell that shows each, whichever chapter that is."""
+
+
+def of_chapter(cell_id: str) -> Panel:
+    """Run a chapter up to a cell, and give the panel that the cell shows.
+
+    Raises what a cell raises, and LookupError where no chapter has the cell.
+    """
+    shell = InteractiveShell()
+    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+        cells = nbformat.read(path, as_version=4).cells
+        ids = [cell.id for cell in cells]
+        if cell_id not in ids:
+            continue
+        for cell in cells[: ids.index(cell_id) + 1]:
+            if cell.cell_type == "code" and cell.id != "install":
+                shown = shell.run_cell(cell.source)
+                shown.raise_error()
+        return shown.result
+    raise LookupError(f"no chapter has a cell {cell_id!r}")
+
+
+def narrowed(panel: Panel) -> Panel:
+    """A panel with so few requests and values that all of its settings can be recorded."""
+    if isinstance(panel, Ladder):
+        return Ladder(panel.lalm, panel.prompt, panel.vectors, panel.swept, more=False)
+    if not isinstance(panel, SteerPanel):
+        return panel
+    prompts = [panel.requests[place] for place in (0, 4)]  # a harmful one and a harmless one
+    directions = dict(list(panel.directions.items())[:2])
+    values: dict[str, Sequence[Any]] = {"alpha": ALPHAS, "lambda": (0.0, 1.0), "k": (10,)}
+    last = panel.lalm.n_layers - 1
+    values |= {"first layer": (0, last // 2 + 1), "last layer": (last // 2, last)}
+    return SteerPanel(panel.lalm, directions, panel.harmless, prompts, values=values)
+
+
+def recorded(panel: Panel) -> dict[str, Any]:
+    """A panel for a page without a kernel: its view, what that draws, what is chosen at first."""
+    panel = narrowed(panel)
+    panel.complete()
+    return {"view": panel.module, "state": panel.view.state, "chosen": panel.view.chosen}
+
+
+def write(folder: Path, names: Sequence[str] = ()) -> None:
+    """Record panels (by their names; else all) with the pocket model into a folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "steering.json"
-    text = json.dumps(steering(lalm), ensure_ascii=False, indent=1)
-    path.write_text(text + "\n", encoding="utf-8")
-    return path
+    made: dict[str, Callable[[], Panel]] = {"steering": steering}
+    for cell_id, name in CELLS.items():
+        made[name] = partial(of_chapter, cell_id)
+    for name in names or made:
+        text = json.dumps(recorded(made[name]()), ensure_ascii=False)
+        (folder / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
-    print(write(Path(sys.argv[1])))
+    write(Path(sys.argv[1]), sys.argv[2:])

@@ -159,14 +159,20 @@ def test_the_panel_draws_what_it_computes(tiny, spoken):
     expected = torch.stack(patched) - plain
     torch.testing.assert_close(panel.found.patched[:, 1], expected, rtol=1e-3, atol=1e-3)
     assert panel.found.plain == pytest.approx(float(plain), abs=1e-3)
-    assert "<img" in panel.static() and "after layer 0" in panel.static()
+    shown = panel.view.state["maps"]["0,0"]
+    assert [row[1] for row in shown["patched"]] == pytest.approx(expected.tolist(), abs=1e-3)
+    assert shown["plain"] == pytest.approx(float(plain), abs=1e-3)
+    assert [word[0] for word in shown["words"]] == request.request.split()
+    assert "<img" in panel.static()
     before = panel.found.silenced
-    panel.donor.value = "equal size"  # runs at once without a loop
+    panel.pick(donor=[*causal.DONORS].index("equal size"))  # runs at once without a loop
     assert not panel.runner.message.value and torch.equal(panel.found.silenced, before)
-    panel.window.value, panel.layer.value = 1, 1
-    assert "after layer 2" in panel.words.value and "equal size" in panel.words.value
-    panel.request.value = spoken[1]
-    assert spoken[1].request in panel.request.options[1][0] and not panel.runner.message.value
+    panel.complete()
+    state = panel.view.state
+    assert len(state["maps"]) == 2 * len(causal.DONORS) == 2 * len(state["donors"])
+    for key, found in state["maps"].items():
+        assert np.isfinite(found["patched"]).all(), key
+    assert not panel.runner.message.value
 
 
 def test_figures_show_the_numbers_they_are_given():

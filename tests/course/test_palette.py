@@ -1,6 +1,7 @@
 """One palette a meaning, for colour-blind readers too; and no figure names a colour of its own."""
 
 import ast
+import re
 from itertools import combinations
 from pathlib import Path
 
@@ -86,6 +87,19 @@ def test_names_with_a_meaning_have_its_look_in_every_figure() -> None:
     assert looks["typed"]["color"] == palette.FORMS["typed"][0]
     assert looks["harmful"]["color"] == palette.LABELS["harmful"][0]
     assert looks["mine"]["color"] not in (looks["typed"]["color"], looks["harmful"]["color"])
+
+
+def test_panels_in_the_browser_have_the_same_colours() -> None:
+    css = (COURSE / "widgets" / "views" / "views.css").read_text("utf-8")
+    first = css[: css.index("}")]  # the colours on light ground
+    found = {name: to_rgb(colour) for name, colour in re.findall(r"--([\w-]+): (#\w+);", first)}
+    for looks in (palette.LABELS, palette.FORMS):
+        for name, look in looks.items():
+            assert found[name] == to_rgb(look[0]), name
+    for name in ("refused", "broken"):
+        assert found[name] == to_rgb(palette.OUTCOMES[name][0]), name
+    for name in ("direction", "inside", "vectors"):
+        assert found[name] == to_rgb(palette.METHOD[name]), name
 
 
 @pytest.mark.parametrize("path", DRAWING, ids=lambda path: f"{path.parent.name}/{path.stem}")

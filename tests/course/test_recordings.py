@@ -1,7 +1,9 @@
 """What the site's panels show is what the model says."""
 
 import json
+import math
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,33 @@ import torch
 
 from sarsteer_lab import SteeringVectors, steer
 from sarsteer_lab.course import recordings, session
+from sarsteer_lab.course.widgets.steering import Pushed
 from sarsteer_lab.engine.openings import refusal_probability
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import LABELS, Request, load_prompts
 
-FILE = Path(__file__).resolve().parents[2] / "docs" / "recordings" / "steering.json"
+FOLDER = Path(__file__).resolve().parents[2] / "docs" / "recordings"
+
+
+def state_of(panel: str) -> dict[str, Any]:
+    """The state that a panel's view draws on the site."""
+    return json.loads((FOLDER / f"{panel}.json").read_text(encoding="utf-8"))["state"]
 
 
 @pytest.fixture(scope="module")
 def recorded() -> dict[str, Any]:
-    return json.loads(FILE.read_text(encoding="utf-8"))
+    return state_of("steering")
+
+
+def test_all_recordings_and_their_clips_take_five_megabytes_at_most() -> None:
+    clips = Path(load_prompts("test")[0].clip or "").parent
+    sizes = {path.name: path.stat().st_size for path in FOLDER.glob("*.json")}
+    for path in FOLDER.glob("*.json"):
+        for clip in re.findall(r'"clip": "([^"]+)"', path.read_text(encoding="utf-8")):
+            sizes[clip] = (clips / clip).stat().st_size
+    assert {path.stem for path in FOLDER.glob("*.json")} <= {"steering", *recordings.CELLS.values()}
+    assert sum(sizes.values()) <= 5_000_000
 
 
 def said(lalm: LALM, prompt: Any, vectors: SteeringVectors, alpha: float) -> tuple[str, float]:
@@ -38,9 +56,10 @@ def test_answers_are_those_of_the_plain_path(tiny: LALM) -> None:
     generator = torch.Generator().manual_seed(0)
     push = torch.randn(tiny.n_layers, tiny.d_model, generator=generator)
     vectors = SteeringVectors(push)
-    for prompt in (request.typed(), request.spoken()):
-        rows = recordings.recorded_answers(tiny, request.request, prompt, vectors, (0.0, 0.4))
-        for row, alpha in zip(rows, (0.0, 0.4), strict=True):
+    kept = recordings.recorded(Pushed(tiny, [request], vectors, (0.0, 0.4)))["state"]
+    for form, prompt in (("typed", request.typed()), ("spoken", request.spoken())):
+        for place, alpha in enumerate((0.0, 0.4)):
+            row = kept["requests"][0]["found"][str(place)][form]
             _, ready = said(tiny, prompt, vectors, alpha)
             with steer(tiny, vectors, alpha):
                 chances = tiny.next_token_logits([prompt])[0].softmax(-1)
@@ -70,23 +89,26 @@ def test_the_first_requests_of_each_kind_are_shown_whatever_they_give(
     first: list[Request] = []
     for label in LABELS:
         first += session.requests("test", 2, [label])[label]
-    assert [each["id"] for each in recorded["requests"]] == [request.id for request in first]
     assert [each["words"] for each in recorded["requests"]] == [r.request for r in first]
-    assert FILE.stat().st_size < 300_000
+    assert [each["clip"] for each in recorded["requests"]] == [r.clip.name for r in first]
 
 
-def test_no_answer_is_longer_than_twenty_words_and_every_strength_is_there(
-    recorded: dict[str, Any],
-) -> None:
-    assert recorded["alphas"] == list(recordings.ALPHAS)
-    for request in recorded["requests"]:
-        for answers in request["answers"].values():
-            assert len(answers) == len(recorded["alphas"])
-            for answer in answers:
+@pytest.mark.parametrize("panel", ["steering", "ladder", "dial"])
+def test_no_answer_is_longer_than_twenty_words_and_every_setting_is_there(panel: str) -> None:
+    state = state_of(panel)
+    counts = [len(control["values"]) for control in state["controls"]]
+    for request in state["requests"]:
+        assert len(request["found"]) == math.prod(counts)
+        for answers in request["found"].values():
+            for answer in answers.values():
                 assert len("".join(answer["tokens"]).split()) <= 20
                 assert len(answer["tokens"]) == len(answer["probabilities"])
+
+
+def test_counts_of_outcomes_add_up(recorded: dict[str, Any]) -> None:
+    assert recorded["controls"][0]["values"] == list(recordings.ALPHAS)
     for counts in recorded["counts"].values():
-        for place in range(len(recorded["alphas"])):
+        for place in range(len(recordings.ALPHAS)):
             outcomes = ("refused", "answered", "broken")
             assert sum(counts[outcome][place] for outcome in outcomes) == counts["n"]
 
@@ -95,15 +117,58 @@ def test_no_answer_is_longer_than_twenty_words_and_every_strength_is_there(
 @pytest.mark.late
 @pytest.mark.timeout(1800)
 def test_ten_settings_are_those_of_the_library(pocket: LALM, recorded: dict[str, Any]) -> None:
-    vectors = recordings.chapter_vectors(pocket, recorded["text"])
-    requests = {request.id: request for request in load_prompts("test")}
+    vectors = recordings.chapter_vectors(pocket, session.working_text(pocket))
+    requests = {request.request: request for request in load_prompts("test")}
     chooser = random.Random(29)
     for _ in range(10):
         shown = chooser.choice(recorded["requests"])
         form = chooser.choice(["typed", "spoken"])
-        place = chooser.randrange(len(recorded["alphas"]))
-        request, row = requests[shown["id"]], shown["answers"][form][place]
+        place = chooser.randrange(len(recordings.ALPHAS))
+        request, row = requests[shown["words"]], shown["found"][str(place)][form]
         prompt = request.typed() if form == "typed" else request.spoken()
-        answer, ready = said(pocket, prompt, vectors, recorded["alphas"][place])
+        answer, ready = said(pocket, prompt, vectors, recordings.ALPHAS[place])
         assert "".join(row["tokens"]).strip() == answer
         assert row["refusal_probability"] == pytest.approx(ready, abs=0.005)
+
+
+@pytest.mark.pocket
+@pytest.mark.late
+def test_readiness_under_the_threshold_is_the_librarys(pocket: LALM) -> None:
+    asked = session.requests("test", 40, ("harmful", "harmless", "pseudo-harmful"))
+    readings, chooser = state_of("threshold")["readings"], random.Random(29)
+    for _ in range(10):
+        form, label = chooser.choice([*readings]), chooser.choice([*asked])
+        place = chooser.randrange(40)
+        request = asked[label][place]
+        prompt = request.typed() if form == "typed" else request.spoken()
+        ready = float(refusal_probability(PreparedBatch(pocket, [prompt]))[0])
+        assert readings[form][label][place] == pytest.approx(ready, abs=1e-4)
+
+
+@pytest.mark.pocket
+@pytest.mark.late
+def test_ten_settings_of_the_dial_are_the_librarys(pocket: LALM) -> None:
+    state, chooser = state_of("dial"), random.Random(29)
+    [control] = state["controls"]
+    words = {request.request: request for request in load_prompts("validation")}
+    for _ in range(10):
+        shown, place = chooser.choice(state["requests"]), chooser.randrange(6)
+        form, request = chooser.choice(["typed", "spoken"]), words[shown["words"]]
+        prompt = request.typed() if form == "typed" else request.spoken()
+        pocket.set_safety(control["values"][place])
+        [answer] = pocket.generate([prompt], max_new_tokens=12)
+        ready = float(refusal_probability(PreparedBatch(pocket, [prompt]))[0])
+        pocket.set_safety(1.0)
+        row = shown["found"][str(place)][form]
+        assert "".join(row["tokens"]).strip() == answer.strip()
+        assert row["refusal_probability"] == pytest.approx(ready, abs=0.005)
+
+
+def test_the_maps_of_the_gap_explorer_hold_chapter_1s_requests() -> None:
+    state = state_of("gap")
+    asked = session.requests("derive")
+    words = {request.request for requests in asked.values() for request in requests}
+    assert {request["words"] for request in state["requests"]} <= words
+    for places in state["layers"]:
+        assert len(places) == 2 * len(state["requests"])
+        assert max(map(abs, sum(places, []))) == pytest.approx(0.5, abs=1e-3)

@@ -2,6 +2,8 @@
 each."""
 
 import math
+import random
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -13,8 +15,7 @@ from sarsteer_lab.activations import capture_answer, capture_positions
 from sarsteer_lab.course.figures import architecture
 from sarsteer_lab.course.figures.strip import stages
 from sarsteer_lab.course.widgets import ladder, playground, xray
-from sarsteer_lab.course.widgets.answer_ladder import turn
-from sarsteer_lab.course.widgets.panels import token_spans
+from sarsteer_lab.course.widgets.web import answer_state
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.engine.openings import refusing_openings
 from sarsteer_lab.evaluation.judges import PhraseJudge
@@ -30,39 +31,22 @@ def direction(tiny: LALM) -> SteeringVectors:
     return SteeringVectors(torch.randn(tiny.n_layers, tiny.d_model, generator=generator))
 
 
-@pytest.mark.parametrize(
-    ("angle", "k", "lam", "alpha"), [(20, 2, 1.0, 1.0), (-60, 1, 0.5, 2.0), (0, 0, 1.0, 0.0)]
-)
-def test_playground_ablates_and_counts(angle: int, k: int, lam: float, alpha: float) -> None:
+def test_playground_gives_its_view_the_clouds_and_their_space() -> None:
     panel = playground(seed=3)
-    panel.angle.value, panel.k.value, panel.lam.value, panel.alpha.value = angle, k, lam, alpha
-    turn, depth = math.radians(angle), math.radians(35)
-    flat = [math.cos(turn), math.sin(turn) * math.cos(depth), math.sin(turn) * math.sin(depth)]
-    d = 1.5 * torch.tensor(flat)
-    states = panel.clouds["harmless"]
-    u = torch.linalg.svd(states - states.mean(0), full_matrices=False).Vh[:k]
-    v = d - lam * u.T @ (u @ d)
-    found = panel.vectors()
-    torch.testing.assert_close(found["v"][0], v, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(found["control"][0], d / d.norm() * v.norm(), rtol=1e-4, atol=1e-5)
-    for name, push in (("no push", 0 * d), ("d", d), ("v", v)):
-        counts = {
-            label: int((cloud[:, 0] + alpha * push[0] > 1.6).sum())
-            for label, cloud in panel.clouds.items()
-        }
-        assert panel.over()[name] == counts
-    assert not panel.runner.message.value and "<img" in panel.static()
-
-
-def test_playground_draws_every_corner_and_repeats_itself() -> None:
-    panel = playground()
-    assert torch.equal(panel.clouds["harmful"], playground(seed=0).clouds["harmful"])
+    state = panel.view.state
+    harmless = panel.clouds["harmless"]
+    assert torch.equal(torch.tensor(state["clouds"]["harmless"]), harmless)
+    found = torch.linalg.svd(harmless - harmless.mean(0), full_matrices=False)
+    for u, v in zip(torch.tensor(state["directions"]), found.Vh, strict=True):
+        assert abs(float(u @ v)) == pytest.approx(1, abs=1e-4)
+    spreads = found.S / math.sqrt(len(harmless) - 1)
+    assert state["spreads"] == pytest.approx(spreads.tolist(), rel=1e-3)
+    assert torch.equal(panel.clouds["harmful"], playground(seed=3).clouds["harmful"])
     assert not torch.equal(panel.clouds["harmful"], playground(seed=1).clouds["harmful"])
-    before = panel.view.value
-    for panel.k.value in (3, 0):
-        for panel.moved.value in ("d", "control"):
-            assert not panel.runner.message.value
-    assert panel.view.value != before and panel.over()["v"] == panel.over()["d"]
+    d = panel.direction()[0]
+    for k, row in enumerate(re.findall(r"<td>(\d)</td>\s*<td>(.*?)</td>", panel.static())):
+        inside = (found.Vh[:k] @ d).square().sum() / d.square().sum()
+        assert row[0] == str(k) and float(row[1]) == pytest.approx(float(inside), abs=0.006)
 
 
 def test_the_ladders_rows_are_what_generate_says_under_each_alpha(
@@ -70,54 +54,43 @@ def test_the_ladders_rows_are_what_generate_says_under_each_alpha(
 ) -> None:
     panel = ladder(tiny, spoken[0], direction, (0.0, 0.3, 0.9), max_new_tokens=6)
     asked = [spoken[0].spoken()]
-    assert panel.rungs["spoken"][0.0][0].text == tiny.generate(asked, max_new_tokens=6)[0]
-    panel.view.alpha = 0.5
-    assert not panel.runner.message.value
-    shown = {rung["alpha"]: rung for rung in panel.view.rungs["spoken"]}
-    assert [*shown] == [0.0, 0.3, 0.5, 0.9]
-    for alpha, (answer, refusal, outcome) in panel.rungs["spoken"].items():
+    assert [*panel.rungs["spoken"]] == [0.0, 0.3, 0.9] and not panel.rungs["typed"]
+    panel.pick(alpha=panel.controls["alpha"].index(0.5))
+    assert not panel.runner.message.value.startswith("<b>")
+    rungs = panel.rungs["spoken"]
+    assert [*rungs] == [0.0, 0.3, 0.5, 0.9] and panel.view.state["rungs"]
+    for alpha, (rung, refusal, outcome) in rungs.items():
         with steer(tiny, direction, alpha):
-            assert answer.text == tiny.generate(asked, max_new_tokens=6)[0]
+            answer = tiny.generate(asked, max_new_tokens=6)[0]
             sure = tiny.next_token_logits(asked)[0].softmax(-1).max()
-        assert answer.probabilities[0] == pytest.approx(float(sure), rel=1e-3)
-        assert f">{refusal:.2f}<" in panel.static() and outcome in panel.static()
-        assert shown[alpha]["refusal_probability"] == pytest.approx(refusal, abs=1e-4)
-        assert shown[alpha]["tokens"] == list(answer.tokens) and shown[alpha]["outcome"] == outcome
-        assert shown[alpha]["cut"] == (len(answer.tokens) == 6)
-    assert not panel.rungs["typed"] and not panel.view.rungs["typed"]
-    panel.view.form = "typed"
-    assert (
-        panel.rungs["typed"][0.0][0].text == tiny.generate([spoken[0].typed()], max_new_tokens=6)[0]
-    )
-    assert "(typed)" in panel.static() and panel.view.rungs["typed"]
-
-
-def test_the_ladder_ends_with_the_first_broken_answer(
-    tiny: LALM, spoken: list[Request], direction: SteeringVectors, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    judged = {0.0: "answered", 0.1: "refused", 0.2: "broken", 0.4: "broken"}
-    outcomes = iter(judged.values())
-    monkeypatch.setattr(PhraseJudge, "judge", lambda *_: next(outcomes))
-    panel = ladder(tiny, spoken[0].typed(), direction, (*judged,), max_new_tokens=2)
-    assert [*panel.rungs["typed"]] == [0.0, 0.1, 0.2]
+        assert "".join(rung["tokens"]).replace("<unk>", "").strip() == answer
+        assert rung["probabilities"][0] == pytest.approx(float(sure), rel=1e-3)
+        assert outcome == PhraseJudge().judge(spoken[0].request, answer)
+        assert rung["cut"] == (len(rung["tokens"]) == 6)
+        assert refusal == rung["refusal_probability"] and outcome == rung["outcome"]
+    assert f">{rungs[0.5][1]:.2f}<" in panel.static()
+    panel.pick(form=panel.controls["form"].index("typed"))
+    plain = tiny.generate([spoken[0].typed()], max_new_tokens=6)[0]
+    said = "".join(panel.rungs["typed"][0.0][0]["tokens"])
+    assert said.replace("<unk>", "").strip() == plain
+    recorded = ladder(tiny, spoken[0], direction, (0.0, 0.3), max_new_tokens=2, more=False)
+    recorded.complete()
+    assert [*recorded.rungs["spoken"]] == [*recorded.rungs["typed"]] == [0.0, 0.3]
+    assert recorded.controls["alpha"] == [0.0, 0.3]
     with pytest.raises(ValueError, match="1 to 24"):
         ladder(tiny, spoken[0], direction, max_new_tokens=25)
 
 
-def test_a_turn_is_the_first_token_that_differs_and_long_answers_are_cut() -> None:
-    assert turn("abc", "abc") is None
-    assert [turn(*pair) for pair in (("abc", "axc"), ("abc", "ab"), ("ab", "abc"), ("", "a"))] == [
-        1,
-        2,
-        2,
-        0,
-    ]
+def test_a_ladder_of_what_is_only_typed(tiny: LALM, direction: SteeringVectors) -> None:
+    panel = ladder(tiny, Prompt("Name a fruit."), direction, (0.0, 0.5), max_new_tokens=2)
+    assert [*panel.rungs["typed"]] == [0.0, 0.5] and panel.controls["form"] == ["typed"]
+    assert not panel.view.clips
+
+
+def test_long_answers_are_cut() -> None:
     answer = Answer("", tuple(f" w{i}" for i in range(30)), (0.5,) * 30, ())
-    html = token_spans(answer, 3)
-    assert (
-        "w19" in html and "w20" not in html and "\u25bc w3<" in html and html.count("\u25bc") == 1
-    )
-    assert "(ends)" in token_spans(Answer("", ("a",), (0.5,), ()), 1)
+    state = answer_state(answer, 0.5, "answered", 30)
+    assert state["tokens"] == list(answer.tokens[:20]) and state["cut"]
 
 
 @pytest.mark.parametrize(
@@ -213,7 +186,7 @@ def test_the_xray_is_steered_from_the_last_position_on(
 ) -> None:
     panel = xray(tiny, spoken[0], direction, alpha=0.4, max_new_tokens=3)
     for alpha in (0.4, 0.9):
-        panel.alpha.value = alpha
+        panel.pick(alpha=panel.alphas.index(alpha))
         steered, plain = panel.readings["steered"], panel.readings["spoken"]
         with steer(tiny, direction, alpha):
             expected = capture_positions(tiny, [spoken[0].spoken()], "all")[0]
@@ -223,20 +196,40 @@ def test_the_xray_is_steered_from_the_last_position_on(
     assert not foreign_hooks(tiny.model) and not panel.runner.message.value
 
 
-def test_clicking_the_xray_chooses_the_cell_below(
+def test_the_xrays_view_draws_what_it_measures(
     tiny: LALM, spoken: list[Request], direction: SteeringVectors
 ) -> None:
-    panel = xray(tiny, spoken[0], direction, max_new_tokens=3)
-    place, ax = panel.cells().index(("typed", 2)), panel._maps["typed"]
-    shares = panel._figure.transFigure.inverted().transform(ax.transData.transform((2, 1)))
-    panel.click.value = f"{shares[0]},{1 - shares[1]}"
-    assert (panel.column.value, panel.layer.value) == (place, 1) and not panel.runner.message.value
-    assert "<b>typed</b>, layer 1" in panel.words.value
-    before = panel.view.value
-    panel.measure.value = "refusing opening"
-    assert panel.view.value != before and "onclick" not in panel.static()
-    panel.click.value = "0,0"  # beside the maps
-    assert panel.column.value == place
+    panel = xray(tiny, spoken[0], direction, alpha=0.4, max_new_tokens=3)
+    state, chosen = panel.view.state, panel.chosen
+    assert state["forms"] == ["typed", "spoken", "steered"] and state["first"] == [0, 3]
+    length = direction.values.norm(dim=-1)
+    shown = [panel.projection[form][panel.readings[form].columns] for form in ("typed", "spoken")]
+    median = torch.cat(shown).median(0).values
+    chooser = random.Random(2)
+    for _ in range(10):
+        form, layer = chooser.choice(["typed", "spoken", "steered"]), chooser.randrange(4)
+        reading = panel.readings[form]
+        column = chooser.randrange(len(reading.columns))
+        film = state["films"][f"steered,{chosen['alpha']}" if form == "steered" else form]
+        position = reading.columns[column]
+        expected = (panel.projection[form][position, layer] - median[layer]) / length[layer]
+        assert film["projection"][layer][column] == pytest.approx(float(expected), abs=1e-3)
+        opening = float(panel.opening[form][column, layer])
+        opening = -1 if math.isnan(opening) else opening
+        assert film["refusing opening"][layer][column] == pytest.approx(opening, abs=1e-4)
+        tokens = panel.top_tokens(form, position, layer, 3)
+        found = film["tokens"][layer][column]
+        assert [p for _, p in found] == pytest.approx([p for _, p in tokens], abs=1e-3)
+        assert len(film["names"]) == len(reading.columns)
+    film = state["films"]["spoken"]
+    assert chosen["form"] == "spoken" and chosen["column"] == film["answer"] - 1
+    assert "spoken: opens a refusal" in panel.static()
+    panel.complete()
+    films = panel.view.state["films"]
+    assert len(films) == 2 + len(panel.view.state["alphas"]) and not panel.runner.message.value
+    # Without a push the steered columns are the spoken ones.
+    plain = np.array(films["spoken"]["projection"])[:, film["answer"] - 1 :]
+    assert np.array(films["steered,0"]["projection"]) == pytest.approx(plain, abs=2e-3)
 
 
 def test_an_xray_of_one_form_and_of_some_layers(tiny: LALM, direction: SteeringVectors) -> None:

@@ -3,13 +3,15 @@ read."""
 
 import asyncio
 import base64
+import math
+import random
 import re
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from functools import partial
 from html import unescape
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,10 +25,15 @@ from sarsteer_lab.course.widgets import (
     over_refusal_board,
     safe_space_explorer,
     steer_panel,
+    threshold_panel,
 )
 from sarsteer_lab.course.widgets.board import OverRefusalBoard
-from sarsteer_lab.course.widgets.panels import Runner, opening_words, wav_bytes
+from sarsteer_lab.course.widgets.panels import Runner, wav_bytes
+from sarsteer_lab.course.widgets.steering import Answers
+from sarsteer_lab.engine.openings import refusal_probability
+from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.judges import PhraseJudge
+from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.evaluation.run import Response
 from sarsteer_lab.evaluation.table import judge_responses
 from sarsteer_lab.geometry import logit_lens
@@ -67,41 +74,37 @@ def text_of(html: str) -> str:
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", html))
 
 
+def said(panel: Answers, name: str) -> str:
+    """An answer's tokens, which tests ask for so few of that none is cut; but special ones."""
+    return "".join(panel.found()[name]["tokens"]).replace("<unk>", "").strip()
+
+
 def test_steer_panel_answers_as_steer_does(
     tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor, requests: list[Request]
 ) -> None:
     before = {name: value.clone() for name, value in tiny.model.state_dict().items()}
-    panel = steer_panel(
-        tiny,
-        {"paper": SteeringVectors(direction)},
-        harmless,
-        requests,
-        alpha=0.3,
-        k=3,
-        max_new_tokens=6,
-    )
+    texts = {"paper": SteeringVectors(direction)}
+    panel = steer_panel(tiny, texts, harmless, requests, alpha=0.3, k=3, max_new_tokens=6)
     spoken = [requests[0].spoken()]
     plain = tiny.generate(spoken, max_new_tokens=6)[0]
-    assert panel.at(0.0)[0]["steered"][0].text == plain
-    for alpha, lam, k, layers in (
-        (0.3, 1.0, 3, (0, 3)),
-        (0.5, 0.5, 2, (1, 2)),
-        (0.0, 1.0, 3, (0, 3)),
-    ):
-        panel.alpha.value, panel.lam.value, panel.k.value, panel.layers.value = (
-            alpha,
-            lam,
-            k,
-            layers,
+    chooser, batch = random.Random(4), PreparedBatch(tiny, spoken)
+    for _ in range(10):
+        places = {name: chooser.randrange(len(each)) for name, each in panel.controls.items()}
+        panel.pick(**places)
+        setting = panel.setting()
+        vectors = ablate(
+            direction, principal_space(harmless, 8).first(setting["k"]), setting["lambda"]
         )
-        vectors = ablate(direction, principal_space(harmless, 8).first(k), lam)
-        with steer(tiny, vectors, alpha, range(layers[0], layers[1] + 1)):
+        first, last = sorted((setting["first layer"], setting["last layer"]))
+        with steer(tiny, vectors, setting["alpha"], range(first, last + 1)):
             expected = tiny.generate(spoken, max_new_tokens=6)[0]
-        assert panel.at(alpha)[0]["steered"][0].text == expected
-        assert f"alpha = {alpha:.2f}, lambda = {lam:.1f}, k = {k}" in panel.right.value
+            ready = float(refusal_probability(batch)[0])
+        assert said(panel, "steered") == expected
+        assert said(panel, "without steering") == plain
+        assert panel.found()["steered"]["refusal_probability"] == pytest.approx(ready, abs=1e-3)
     assert not panel.runner.message.value.startswith("<b>")
-    panel.sweep.click()
-    assert "<img" in panel.curve.value and panel.runner.bar.value == panel.runner.bar.max
+    panel.pick(sweep=True)
+    assert len(panel.view.state["requests"][0]["found"]) >= len(panel.swept)
     assert panel.runner.progress.layout.visibility == "hidden"
     for name, value in tiny.model.state_dict().items():
         assert torch.equal(value, before[name])
@@ -113,64 +116,56 @@ def test_steer_panel_takes_the_direction_of_the_text_in_its_menu(
 ) -> None:
     texts = {"examples": SteeringVectors(direction), "paper": SteeringVectors(direction.flip(0))}
     panel = steer_panel(tiny, texts, harmless, requests, alpha=0.5, k=3, max_new_tokens=6)
-    for name in ("examples", "paper", "examples"):
-        panel.text.value = name
+    for place, name in ((0, "examples"), (1, "paper"), (0, "examples")):
+        panel.pick(text=place)
         vectors = ablate(texts[name].values, principal_space(harmless, 8).first(3), 1.0)
         with steer(tiny, vectors, 0.5):
             expected = tiny.generate([requests[0].spoken()], max_new_tokens=6)[0]
-        assert panel.at(0.5)[0]["steered"][0].text == expected
-    assert panel.text in panel.children[1].children
+        assert said(panel, "steered") == expected
 
 
 def test_steer_panel_takes_typed_sentences_and_uploads(
     tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor, requests: list[Request]
 ) -> None:
-    panel = steer_panel(
-        tiny, {"paper": SteeringVectors(direction)}, harmless, requests, max_new_tokens=4
-    )
-    panel.request.sentence.value = "What is rain?"
+    texts = {"paper": SteeringVectors(direction)}
+    panel = steer_panel(tiny, texts, harmless, requests, max_new_tokens=4)
+
+    def ask(name: str, **what: str | bytes) -> dict[str, Any]:
+        """Ask a request of one's own as the view does; gives what is then chosen."""
+        for kind, value in what.items():
+            sent = base64.b64encode(value).decode() if isinstance(value, bytes) else value
+            panel.pick(asked={"name": name, kind: sent})
+        return panel.view.state["requests"][panel.chosen["request"]]
+
+    ask("the sentence", sentence="What is rain?")
     waveform = synthesise("What is rain?")
-    assert np.array_equal(panel.request.spoken.audio, waveform)
+    asked = panel.asked[panel.chosen["request"]]
+    assert np.array_equal(asked["spoken"].audio, waveform)
+    assert asked["typed"].text == "What is rain?"
     expected = tiny.generate([Prompt(INSTRUCTION, waveform)], max_new_tokens=4)[0]
-    assert panel.at(0.0)[0]["steered"][0].text == expected
-    content = wav_bytes(waveform[:16000])
-    file = {
-        "name": "mine.wav",
-        "type": "audio/wav",
-        "size": len(content),
-        "content": memoryview(content),
-    }
-    file["last_modified"] = datetime.now(UTC)
-    panel.request.upload.value = (file,)
-    assert panel.request.typed is None and panel.request.title == "mine.wav"
-    assert len(panel.request.spoken.audio) == 16000
-    pcm = (waveform[:8000] * 32767).astype("<i2")
-    panel.request.recording.value = base64.b64encode(pcm.tobytes()).decode()
-    assert panel.request.title == "your recording" and len(panel.request.spoken.audio) == 8000
-    panel.request.upload.value = (file | {"name": "mine.wav", "size": 1},)
+    assert said(panel, "without steering") == expected
+    shown = ask("mine.wav", file=wav_bytes(waveform[:16000]))
+    asked = panel.asked[panel.chosen["request"]]
+    assert "typed" not in asked and shown["words"] == "mine.wav"
+    assert len(asked["spoken"].audio) == 16000
+    assert panel.view.clips[shown["clip"]].startswith("data:audio/wav;base64,")
+    shown = ask("your recording", samples=(waveform[:8000] * 32767).astype("<i2").tobytes())
+    assert shown["words"] == "your recording" and len(panel.asked[-1]["spoken"].audio) == 8000
+    assert not shown["differs"]  # its words are not known
     # Beside the answer stands what was heard; where the words are known, a mark says that they
     # differ.
-    panel.request.sentence.value = "What is rain, then?"
-    repeat = Prompt(REPEAT, panel.request.spoken.audio)
-    said = transcript(tiny.generate([repeat], max_new_tokens=32)[0])
-    assert (
-        opening_words(said) in unescape(text_of(panel.heard.value))
-        and "differently" in panel.heard.value
-    )
-    assert panel.heard.value in panel.static()
-    panel.request.upload.value = (file | {"name": "again.wav"},)
-    assert "heard:" in panel.heard.value and "differently" not in panel.heard.value
-    # A clip beyond the window is refused, and the panel stays as it is.
-    panel.request.sentence.value = "What is rain made of? " * 20
-    assert "the model hears at most 8 s" in panel.runner.message.value
-    assert panel.request.title == "again.wav"
-    panel.request.upload.value = (file | {"name": "mine.wav", "size": 2},)
-    # What cannot be heard is said, and the panel stays as it is.
-    silent = wav_bytes(np.zeros(16000, dtype=np.float32))
-    panel.request.upload.value = (file | {"name": "silent.wav", "content": memoryview(silent)},)
-    assert "silent" in panel.runner.message.value and panel.request.title == "mine.wav"
-    panel.request.upload.value = (file | {"name": "no.wav", "content": memoryview(b"nothing")},)
-    assert "it is text" in panel.runner.message.value
+    shown = ask("the sentence", sentence="What is rain, then?")
+    repeat = Prompt(REPEAT, panel.asked[-1]["spoken"].audio)
+    heard = transcript(tiny.generate([repeat], max_new_tokens=32)[0])
+    assert shown["heard"] == opening_words(heard) and shown["differs"]
+    assert opening_words(heard) in unescape(text_of(panel.static()))
+    # What cannot be used is refused with the reason, and the panel stays as it is.
+    for name, why, what in (
+        ("long", "the model hears at most 8 s", {"sentence": "What is rain made of? " * 20}),
+        ("silent.wav", "silent", {"file": wav_bytes(np.zeros(16000, dtype=np.float32))}),
+        ("no.wav", "it is text", {"file": b"nothing"}),
+    ):
+        assert ask(name, **what) is shown and why in panel.runner.message.value
 
 
 def test_panels_refuse_long_answers_and_models_without_dial(
@@ -187,36 +182,44 @@ def test_dial_panel_leaves_the_dial_where_it_was(pocket: LALM) -> None:
     pocket.set_safety(0.6)
     weight = next(iter(delta_factors("safety")))
     before = pocket.model.get_parameter(weight).clone()
-    panel = dial_panel(pocket, load_prompts("test", "everyday")[:1], max_new_tokens=3)
-    for setting in (0.0, 1.0):
-        panel.dial.value = setting
-        assert f"typed, dial at {setting}" in panel.left.value
+    [request] = load_prompts("test", "everyday")[:1]
+    panel = dial_panel(pocket, [request], max_new_tokens=3)
+    assert panel.setting() == {"safety dial": 0.6}
+    fresh = pocket.generate([request.spoken()], max_new_tokens=3)
+    assert said(panel, "spoken") == fresh[0]
+    for place in (0, 5):
+        panel.pick(**{"safety dial": place})
+        assert set(panel.found()) == {"typed", "spoken"}
         assert pocket.safety == 0.6
         assert torch.equal(pocket.model.get_parameter(weight), before)
-    fresh = pocket.generate([panel.request.spoken], max_new_tokens=3)
-    assert panel.at(0.6)[0]["spoken"][0].text == fresh[0]
     pocket.set_safety(1.0)
 
 
-def test_gap_explorer_moves_points_and_shows_their_requests(
+def test_gap_explorer_maps_states_and_plays_their_requests(
     tiny: LALM, requests: list[Request], harmless: torch.Tensor
 ) -> None:
     typed, spoken = harmless[:6], harmless[:6] + 2.0
     panel = gap_explorer(typed, spoken, requests, layer=2, limit=4)
-    assert len(panel.points) == 8 and len(panel.prompts) == 4
+    state = panel.view.state
     assert panel.prompts[0] is requests[0] and panel.prompts[-1] is requests[-1]
-    places = [(p.layout.left, p.layout.top) for p in panel.points]
-    panel.layer.value = 0
-    assert [(p.layout.left, p.layout.top) for p in panel.points] != places
-    for point in panel.points:
-        for value, size in ((point.layout.left, 640), (point.layout.top, 420)):
-            assert 0 <= float(value.removesuffix("px")) <= size - 14
-    panel.points[5].click()
-    assert "Request number" in panel.words.value and "spoken" in panel.words.value
-    assert panel.prompts[1].request in panel.words.value
-    assert bytes(panel.player.value)[:4] == b"RIFF"
-    panel.points[0].click()
-    assert [i for i, p in enumerate(panel.points) if "chosen" in p._dom_classes] == [0]
+    rows = [requests.index(prompt) for prompt in panel.prompts]
+    for layer, places in enumerate(state["layers"]):
+        found = torch.tensor(places)
+        assert found.shape == (8, 2) and found.abs().max() == pytest.approx(0.5, abs=1e-3)
+        # Up to its scale and place it is the projection on the two widest directions.
+        states = torch.cat([typed[rows, layer], spoken[rows, layer]])
+        widest = torch.linalg.svd(states - states.mean(0)).Vh[:2].T
+        expected = torch.cdist(states @ widest, states @ widest)
+        apart = torch.cdist(found, found)
+        scale = expected.max() / apart.max()
+        torch.testing.assert_close(apart * scale, expected, rtol=1e-2, atol=2e-3 * float(scale))
+    panel.pick(point=5)
+    shown = state["requests"][5 % 4]
+    assert shown["words"] == panel.prompts[1].request
+    clip = panel.prompts[1].clip
+    sound = base64.b64decode(panel.view.clips[shown["clip"]].partition(",")[2])
+    assert shown["clip"] == clip.name and sound == wav_bytes(read_clip(clip))
+    assert "<img" in panel.static()
     with pytest.raises(ValueError, match="need as many"):
         gap_explorer(typed, spoken, requests[:3], layer=2)
 
@@ -225,50 +228,61 @@ def test_safe_space_explorer_removes_what_ablate_removes(
     tiny: LALM, direction: torch.Tensor, harmless: torch.Tensor
 ) -> None:
     panel = safe_space_explorer(direction, harmless, lalm=tiny, layer=2, k=3)
-    panel.lam.value, panel.k.value, panel.layer.value = 0.5, 2, 1
-    expected = direction - ablate(direction, principal_space(harmless, 2), 0.5)
-    torch.testing.assert_close(panel.removed(), expected, rtol=1e-4, atol=1e-5)
-    assert "removed" in panel.view.value and "kept" in panel.view.value
-    top = tiny.tokenizer.decode([int(logit_lens(tiny, expected[1]).argmax())])
-    assert repr(top).strip("'\"") in text_of(panel.view.value.split("removed")[1])
-    panel.k.value = 0
-    assert not panel.removed().any() and not panel.runner.message.value.startswith("<b>")
+    chooser = random.Random(3)
+    state = panel.view.state
+    for _ in range(10):
+        k, lam, layer = chooser.randrange(1, 8), chooser.randrange(1, 16), chooser.randrange(4)
+        panel.pick(k=k, lam=lam, layer=layer)
+        ablated = ablate(direction, principal_space(harmless, k), lam / 10)
+        expected = direction - ablated
+        torch.testing.assert_close(panel.removed(), expected, rtol=1e-4, atol=1e-5)
+        # The view draws from lengths: of the part inside, and of the direction.
+        across, length = state["inside"][k][layer], state["lengths"][layer]
+        assert across * lam / 10 == pytest.approx(float(expected[layer].norm()), abs=1e-3)
+        kept = math.hypot((1 - lam / 10) * across, math.sqrt(length**2 - across**2))
+        assert kept == pytest.approx(float(ablated[layer].norm()), abs=1e-3)
+        tokens = state["tokens"][f"{k},{lam},{layer}"]
+        for part, vector in (("removed", expected), ("kept", ablated)):
+            top = logit_lens(tiny, vector[layer]).argmax()
+            assert tokens[part][0] == tiny.tokenizer.decode([int(top)])
+    panel.pick(k=0)
+    assert not panel.removed().any() and not panel.runner.message.value
+    assert "<img" in panel.static()
+
+
+LONG = "Sure, here is how: " + " ".join(f"word{i}" for i in range(40))
+SAID = {
+    ("none", "harmful"): [LONG, LONG],
+    ("none", "harmless"): ["Rain is water.", "Bread is made of flour."],
+    ("strict", "harmful"): ["I'm sorry, but I can't help with that."] * 2,
+    ("strict", "harmless"): ["I'm sorry, but I can't help with that.", "I like bread."],
+}
+RESPONSES = [
+    Response(defence, name, f"{name}-{i}", name, f"Request {i}?", text, 5)
+    for (defence, name), texts in SAID.items()
+    for i, text in enumerate(texts)
+]
 
 
 @pytest.fixture(scope="module")
 def board() -> OverRefusalBoard:
-    long = "Sure, here is how: " + " ".join(f"word{i}" for i in range(40))
-    said = {
-        ("none", "harmful"): [long, long],
-        ("none", "harmless"): ["Rain is water.", "Bread is made of flour."],
-        ("strict", "harmful"): ["I'm sorry, but I can't help with that."] * 2,
-        ("strict", "harmless"): ["I'm sorry, but I can't help with that.", "I like bread."],
-    }
-    responses = [
-        Response(defence, name, f"{name}-{i}", name, f"Request {i}?", text, 5)
-        for (defence, name), texts in said.items()
-        for i, text in enumerate(texts)
+    return over_refusal_board(RESPONSES, judge_responses(RESPONSES, [PhraseJudge()]))
+
+
+def test_board_counts_and_holds_openings(board: OverRefusalBoard) -> None:
+    cells = board.view.state["cells"]
+    assert board.counts("strict", "harmless") == "1 refused, 1 answered of 2"
+    assert [row[:2] for row in cells["strict"]["harmless"]] == [
+        ["harmless-0", "refused"],
+        ["harmless-1", "answered"],
     ]
-    return over_refusal_board(responses, judge_responses(responses, [PhraseJudge()]))
-
-
-def test_board_counts_and_reads_a_cell(board: OverRefusalBoard) -> None:
-    assert board.cells["strict", "harmless"].description == "1 refused, 1 answered of 2"
-    board.cells["strict", "harmless"].click()
-    assert text_of(board.reading.value).startswith("strict on harmless: 1 refused, 1 answered of 2")
-    assert "I like bread." in board.reading.value
-    assert board.reading.value.index("refused</b>") < board.reading.value.index("answered</b>")
-    assert "<img" in board.plane.value
-    board.defences.value = ("none",)
-    assert set(board.cells) == {("none", "harmful"), ("none", "harmless")}
-    board.sets.value = ("harmless",)
-    assert "needs a set of harmful requests" in board.plane.value
-    board.defences.value, board.sets.value = ("none", "strict"), ("harmful", "harmless")
-
-
-def test_board_shows_no_more_than_twenty_words(board: OverRefusalBoard) -> None:
-    board.cells["none", "harmful"].click()
-    assert "word15" in board.reading.value and "word16" not in board.reading.value
+    [first, _] = cells["none"]["harmful"]
+    assert len(first[2].split()) == 21 and first[2].endswith("word15 …")
+    assert "word15" in str(cells) and "word16" not in str(board.view.state)
+    assert "1 refused, 1 answered of 2" in board.static() and "<img" in board.static()
+    board.pick(defences=["none"])
+    assert "1 refused" not in board.static()
+    board.pick(defences=["none", "strict"])
     assert opening_words("a b") == "a b"
 
 
@@ -278,25 +292,28 @@ def test_board_plays_a_cells_clips_and_says_what_was_heard(
     said = dict(zip(("harmless-0", "harmless-1"), requests[:2], strict=True))
     prompts = [replace(prompt, id=name) for name, prompt in said.items()]
     heard = {"harmless-0": "request 0", "harmless-1": "something else"}
-    panel = over_refusal_board(board.responses, board.outcomes, prompts, heard)
-    panel.cells["none", "harmful"].click()
-    assert panel._heard.layout.display == "none" and "heard" not in panel.reading.value
-    panel.cells["strict", "harmless"].click()
-    assert panel._heard.layout.display == "" and len(panel.request.options) == 2
+    responses = [
+        Response(defence, name, f"{name}-{i}", name, f"Request {i}?", "No.", 5)
+        for defence, name in (("none", "harmful"), ("none", "harmless"))
+        for i in range(2)
+    ]
+    outcomes = judge_responses(responses, [PhraseJudge()])
+    panel = over_refusal_board(responses, outcomes, prompts, heard)
+    shown = panel.view.state["requests"]
+    assert "clip" not in shown["harmful-0"] and "heard" not in shown["harmful-0"]
     for name, prompt in said.items():
-        panel.request.value = name
-        assert bytes(panel.player.value) == wav_bytes(read_clip(prompt.clip))
-    [first, second] = panel.reading.value.split("<li")[1:]
-    assert "heard: <i>request 0</i>" in first and "heard differently" not in first
-    assert "something else" in second and "heard differently" in second
-    assert not panel.runner.message.value
+        panel.pick(clip=name)
+        sound = base64.b64decode(panel.view.clips[shown[name]["clip"]].partition(",")[2])
+        assert sound == wav_bytes(read_clip(prompt.clip))
+    assert shown["harmless-0"]["heard"] == "request 0" and not shown["harmless-0"]["differs"]
+    assert shown["harmless-1"]["differs"] and not panel.runner.message.value
 
 
 def test_board_wants_one_judge_and_every_outcome(board: OverRefusalBoard) -> None:
     with pytest.raises(ValueError, match="no outcome"):
-        over_refusal_board(board.responses, board.outcomes.iloc[1:])
+        over_refusal_board(RESPONSES, board.outcomes.iloc[1:])
     with pytest.raises(ValueError, match="one judge"):
-        over_refusal_board(board.responses, board.outcomes.iloc[:0])
+        over_refusal_board(RESPONSES, board.outcomes.iloc[:0])
 
 
 def test_every_panel_has_a_still_beside_the_live_view(
@@ -360,3 +377,24 @@ def test_runner_runs_between_cells_and_keeps_the_latest() -> None:
     assert done[0] == "answer 2" and done.count("answer 2") == 1 and "answer 0" not in done
     assert threads == [threading.main_thread().name]
     assert 2 <= len(done) < 60 and shown == len(done) - 1
+
+
+def test_threshold_holds_each_requests_readiness_and_the_areas() -> None:
+    generator = np.random.default_rng(0)
+    readings = {
+        form: {label: generator.random(12) ** 3 for label in ("harmful", "harmless")}
+        for form in ("spoken", "typed")
+    }
+    panel = threshold_panel(readings, [("none", 0.25, 0.75)])
+    state = panel.view.state
+    assert panel.chosen["form"] == "spoken" and state["defences"] == [["none", 0.25, 0.75]]
+    for form, by_label in readings.items():
+        for label, scores in by_label.items():
+            kept = state["readings"][form][label]
+            assert kept == pytest.approx(scores, abs=1e-8)
+        area = panel.areas.set_index("form").loc[form, "ROC area"]
+        pairs = np.sign(by_label["harmful"][:, None] - by_label["harmless"]).mean()
+        assert area == pytest.approx((1 + pairs) / 2)
+    assert f"{panel.areas['ROC area'][1]:.2f}" in panel.static()
+    with pytest.raises(ValueError, match="takes harmful and benign"):
+        threshold_panel({"spoken": {"harmful": np.zeros(0), "harmless": np.zeros(2)}})

@@ -9,7 +9,6 @@ from sarsteer_lab.course.figures.causes import (
 from sarsteer_lab.course.figures.defences import group_of, tradeoff_figure
 from sarsteer_lab.course.figures.idea import idea_figure
 from sarsteer_lab.course.figures.moves import gates_figure, moves_figure
-from sarsteer_lab.course.figures.playground import playground_figure
 from sarsteer_lab.course.figures.refusal import (
     prediction_figure,
     prompted_figure,

@@ -16,7 +16,7 @@ from sarsteer_lab.course.figures.base import (
     ticks,
     wilson_whiskers,
 )
-from sarsteer_lab.course.palette import FORMS, MEANINGS
+from sarsteer_lab.course.palette import FORMS, MEANINGS, PAPER
 
 
 @drawn
@@ -64,7 +64,7 @@ def _paths(ax: Axes, best: pd.DataFrame) -> None:
     for name, rows, look in in_series(dict(list(best.groupby("defence", sort=False)))):
         ax.plot(rows["answered"], rows["refused"], label=name, **look)
         start = rows.iloc[[0]]
-        hollow = look | {"linestyle": "none", "markerfacecolor": "white", "zorder": 4}
+        hollow = look | {"linestyle": "none", "markerfacecolor": PAPER, "zorder": 4}
         ax.plot(start["answered"], start["refused"], **hollow)
     ax.set(xlim=(-0.03, 1.05), ylim=(-0.03, 1.05), **TRADEOFF)
     ax.set_title("each path begins hollow, at dial 0")

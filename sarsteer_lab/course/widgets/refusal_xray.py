@@ -4,17 +4,18 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from os.path import commonprefix
+from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
-from ipywidgets import HTML, ToggleButtons
 from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from sarsteer_lab.activations import capture_positions, record_states
-from sarsteer_lab.course.figures.xray import Film, xray_figure
 from sarsteer_lab.course.hearing import forms
+from sarsteer_lab.course.session import dialled_layers
 from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.openings import going_on, refusing_openings, token_sequences
@@ -30,19 +31,13 @@ MOST_COLUMNS = 26
 MOST_TOKENS = 16
 """Tokens of an answer."""
 
-MEASURES = {
-    "projection": "projection on v, from the layer's\nmedian, in lengths of v",
-    "refusing opening": "P(next token opens a refusal),\nthrough the lens (white: it is over)",
-}
+ALPHAS = tuple(place / 100 for place in range(101))
 
-CLICK = """(() => { const box = this.getBoundingClientRect();
-const area = this.closest('.sarsteer-xray').querySelector('.sarsteer-click textarea');
-const across = (event.clientX - box.left) / box.width;
-const down = (event.clientY - box.top) / box.height;
-area.value = [across, down].join();
-for (const name of ['input', 'change']) area.dispatchEvent(new Event(name, {bubbles: true}));
-})()"""
-"""Tells the kernel where the picture was clicked, as shares of its size."""
+RECORDED = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
+"""Strengths that are kept for a page without a kernel."""
+
+LIKELIEST = 3
+"""Tokens that are shown of each cell."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +72,10 @@ class XRay(panels.Panel):
     changes nothing before the prompt's last position, so of "steered" only what comes from there on
     is shown.
 
-    `measure`, `alpha`, `layer` and `column` are the controls; clicking a cell sets the last two. Of
-    a long text or clip every so manyth position is shown. Raises ValueError for vectors that do not
-    fit the model and more than 16 new tokens.
+    The view begins with the last position and the layers of the safety adapter, if there is one.
+    The reader chooses a measure, the strength and a cell. Of a long text or clip every so manyth
+    position is shown. Raises ValueError for vectors that do not fit the model and more than 16 new
+    tokens.
     """
 
     def __init__(
@@ -92,57 +88,75 @@ class XRay(panels.Panel):
         max_new_tokens: int = 6,
     ) -> None:
         panels.check_length(max_new_tokens, MOST_TOKENS)
-        super().__init__()
         remember_clips(lalm)
         self.lalm = lalm
         self.vectors = vectors
         self.max_new_tokens = max_new_tokens
         self.layers = steered_layers(lalm, vectors)
         self.forms = forms(lalm, prompt)
-        self.title = panels.words_of(prompt)
+        self.alphas = sorted({*ALPHAS, alpha})
         self._openings = token_sequences(lalm, refusing_openings())
-        self.measure = ToggleButtons(options=list(MEASURES))
-        self.alpha = panels.slider("alpha", alpha, 0, max(1, alpha), step=0.01)
         self.readings: dict[str, Reading] = {}
         self.projection: dict[str, Float[Tensor, "position layer"]] = {}
         self.opening: dict[str, Float[Tensor, "column layer"]] = {}
-        for form in tqdm([*self.forms, "steered"], desc="X-ray", delay=2, leave=False):
-            self._expose(form)
-        last = len(self.layers) - 1
-        self.layer = panels.slider("layer", last, 0, last)
-        # Where the answer is decided: the last unsteered form's prompt ends before its answer.
-        *_, last_form = self.forms
-        cells = self.cells()
-        decided = cells.index(("steered", 0)) - 1 - self.readings[last_form].answered
-        self.column = panels.slider("column", decided, 0, len(cells) - 1)
-        # The picture's script leaves here where it was clicked, as two shares of its size.
-        self.click = panels.hidden_text("sarsteer-click")
-        self.view, self.words = HTML(), HTML()
-        controls = panels.row(self.measure, self.alpha, self.layer, self.column)
-        self.children = [controls, self.words, self.view, self.click, self.runner.message]
-        self.add_class("sarsteer-xray")
-        self.runner.listen("view", self._show, self.measure, self.layer, self.column)
-        self.runner.listen("steered", self._resteer, self.alpha)
-        self.runner.listen("click", self._clicked, self.click)
-        self._show()
+        self.likeliest: dict[str, list[list[list[Any]]]] = {}
+        begun = [*self.forms, "steered"]
+        for form in tqdm(begun, desc="X-ray", delay=2, leave=False):
+            self._expose(form, alpha)
+        place = self.alphas.index(alpha)
+        films = {form: self._film(form) for form in self.forms}
+        films[f"steered,{place}"] = self._film("steered")
+        within = [layer for layer in dialled_layers(lalm) if layer in self.layers] or self.layers
+        first = [self.layers.index(within[0]), self.layers.index(within[-1])]
+        state: dict[str, Any]
+        state = {"title": panels.words_of(prompt), "forms": begun, "layers": self.layers}
+        state |= {"first": first, "alphas": self.alphas, "films": films}
+        *_, form = self.forms
+        decided = films[form]["answer"] - 1  # the position before the answer
+        cell = {"form": form, "layer": first[1], "column": decided}
+        shown = {"measure": "projection", "all": False, "alpha": place}
+        super().__init__("xray", state, **cell, **shown)
 
     def static(self) -> str:
-        """The picture, and what the chosen cell says."""
-        return self.words.value + panels.picture(self._figure, 1250)
-
-    def cells(self) -> list[tuple[str, int]]:
-        """Form and place among its columns of every column, from left to right."""
-        columns = []
+        """The probability of a refusing opening at the prompt's last position, by layer."""
+        table = pd.DataFrame({"layer": self.layers})
         for form, reading in self.readings.items():
-            columns += [(form, column) for column in range(len(reading.columns))]
-        return columns
+            last = reading.columns.index(reading.start - 1)
+            table[f"{form}: opens a refusal"] = self.opening[form][last].numpy()
+        return table.to_html(index=False, float_format="{:.3f}".format)
+
+    def follow(self) -> None:
+        """Steer with the chosen strength, if that has not been seen."""
+        place = self.chosen["alpha"]
+        films = self.view.state["films"]
+        if f"steered,{place}" not in films:
+            self._expose("steered", self.alphas[place])
+            films[f"steered,{place}"] = self._film("steered")
+            self.view.send_state("state")
+
+    def complete(self) -> None:
+        """Steer with a few strengths, and offer no others."""
+        begun = self.alphas[self.chosen["alpha"]]
+        kept = sorted({*RECORDED, begun})
+        for alpha in kept:
+            self.pick(alpha=self.alphas.index(alpha))
+        films = self.view.state["films"]
+        few = {form: films[form] for form in self.forms}
+        for place, alpha in enumerate(kept):
+            few[f"steered,{place}"] = films[f"steered,{self.alphas.index(alpha)}"]
+        self.alphas = kept
+        self.view.state = {**self.view.state, "alphas": kept, "films": few}
+        self.pick(alpha=kept.index(begun))
 
     def top_tokens(
         self, form: str, position: int, layer: int, count: int = 8
     ) -> list[tuple[str, float]]:
         """The likeliest next tokens of a position, read from a layer (its index in `layers`)."""
         state = self.readings[form].states[position, layer]
-        top = logit_lens(self.lalm, state).softmax(-1).topk(count)
+        return self._top(logit_lens(self.lalm, state).softmax(-1), count)
+
+    def _top(self, chances: Float[Tensor, "vocab"], count: int) -> list[tuple[str, float]]:
+        top = chances.topk(count)
         tokens = map(self._token, top.indices)
         return list(zip(tokens, top.values.tolist(), strict=True))
 
@@ -153,13 +167,13 @@ class XRay(panels.Panel):
         return self.lalm.inputs([prompt])["input_ids"][0].tolist()
 
     @torch.no_grad()
-    def _expose(self, form: str) -> None:
+    def _expose(self, form: str, alpha: float) -> None:
         """Read a form, or the last of the forms steered, and measure it."""
         *_, last_form = self.forms
         steered = form == "steered"
         prompt = self.forms[last_form if steered else form]
         batch = self.lalm.batch(self.lalm.encode([prompt]), [0])
-        push = steer(self.lalm, self.vectors, self.alpha.value) if steered else nullcontext()
+        push = steer(self.lalm, self.vectors, alpha) if steered else nullcontext()
         with push, record_states(self.lalm, self.layers) as recorded:
             [answer] = self.lalm.decode(batch, max_new_tokens=self.max_new_tokens + 1)
         prompt_ids = batch.inputs["input_ids"][0].tolist()
@@ -197,9 +211,12 @@ class XRay(panels.Panel):
             begun = tuple(reading.ids[reading.start : position + 1])
             tokens[list(going_on(self._openings, begun))] = True
         opening = torch.zeros(len(reading.columns), len(self.layers))
+        self.likeliest[form] = []  # by layer and column
         for layer in range(len(self.layers)):  # one at a time: logits are large
             chances = logit_lens(self.lalm, states[reading.columns, layer]).softmax(-1)
             opening[:, layer] = (chances * goes_on).sum(-1)
+            tops = [self._top(each, LIKELIEST) for each in chances]
+            self.likeliest[form].append([[[t, round(p, 3)] for t, p in top] for top in tops])
         opening[~goes_on.any(-1).cpu()] = torch.nan
         self.opening[form] = opening
 
@@ -215,41 +232,23 @@ class XRay(panels.Panel):
         clip = [position for position in heard if position in positions]
         return sorted(panels.spread(words, MOST_COLUMNS) + panels.spread(clip, MOST_COLUMNS))
 
-    def _resteer(self) -> None:
-        self._expose("steered")
-        self._show()
-
-    def _clicked(self) -> None:
-        across, down = map(float, self.click.value.split(","))
-        point = self._figure.transFigure.transform((across, 1 - down))
-        for form, ax in self._maps.items():
-            x, y = ax.transData.inverted().transform(point)
-            cell, layer = (form, round(x)), round(y)
-            if cell in self.cells() and 0 <= layer < len(self.layers):
-                self.layer.value = layer
-                self.column.value = self.cells().index(cell)
-
-    def _film(self, form: str) -> Film:
+    def _film(self, form: str) -> dict[str, Any]:
+        """What the view draws of a form: by layer and column; None where nothing is measured."""
         reading = self.readings[form]
-        values = self.opening[form]
-        if self.measure.value == "projection":
-            plain = []
-            for name in self.forms:
-                plain.append(self.projection[name][self.readings[name].columns])
-            median = torch.cat(plain).median(0).values
-            lengths = self.vectors.only(self.layers).norm().to(median.device)
-            values = (self.projection[form][reading.columns] - median) / lengths
-        heard = [at for at, position in enumerate(reading.columns) if position in reading.heard]
-        names = list(reading.names)
-        for column in heard:
-            if (column - heard[0]) % 5:
-                names[column] = ""
-        answer = len(names) - reading.answered
-        shown = values.T.cpu().numpy()
-        if not heard:
-            return Film(shown, names, answer)
-        clip = self.lalm.waveform(self.forms[form])
-        return Film(shown, names, answer, clip, (heard[0], heard[-1]))
+        plain = []
+        for name in self.forms:
+            plain.append(self.projection[name][self.readings[name].columns])
+        median = torch.cat(plain).median(0).values
+        lengths = self.vectors.only(self.layers).norm().to(median.device)
+        projected = (self.projection[form][reading.columns] - median) / lengths
+        opening = self.opening[form].T.double().round(decimals=5)
+        return {
+            "names": reading.names,
+            "answer": len(reading.names) - reading.answered,
+            "projection": projected.T.double().round(decimals=4).tolist(),
+            "refusing opening": opening.where(~opening.isnan(), -1).tolist(),
+            "tokens": self.likeliest[form],
+        }
 
     def _names(
         self, ids: Sequence[int], heard: list[int], columns: list[int], clip: np.ndarray | None
@@ -266,32 +265,3 @@ class XRay(panels.Panel):
                 word = token.strip(" <|>").replace("\n", "\u21b5")
                 names.append(word or repr(token))
         return names
-
-    def _show(self) -> None:
-        films = {form: self._film(form) for form in self.readings}
-        cells = self.cells()
-        self.column.max = len(cells) - 1
-        form, column = cells[self.column.value]
-        layer = self.layer.value
-        top = None
-        if self.measure.value == "projection":
-            shades = np.concatenate([film.values.ravel() for film in films.values()])
-            top = float(np.nanquantile(np.abs(shades), 0.96))
-        title = f"\u201c{self.title}\u201d, steered with alpha = {self.alpha.value:g}"
-        label, chosen = MEASURES[self.measure.value], (form, layer, column)
-        options = {"title": title, "label": label, "top": top, "chosen": chosen}
-        self._figure, self._maps = xray_figure(films, self.layers, **options)
-        picture = panels.picture(self._figure, 1250)
-        self.view.value = panels.piece("clickable", picture=picture, script=CLICK)
-        self.words.value = self._cell(form, column, layer)
-
-    def _cell(self, form: str, column: int, layer: int) -> str:
-        """What a cell says, in words."""
-        reading = self.readings[form]
-        position, name = reading.columns[column], reading.names[column]
-        projection = float(self.projection[form][position, layer])
-        opening = float(self.opening[form][column, layer])
-        measured = {"projection": projection, "opening": opening}
-        where = {"form": form, "layer": self.layers[layer], "name": name}
-        tokens = self.top_tokens(form, position, layer)
-        return panels.piece("xray_cell", **where, **measured, tokens=tokens)

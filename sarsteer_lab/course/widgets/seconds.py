@@ -1,9 +1,10 @@
 """The panel of the chapter on causes: which seconds of a clip refusal hangs on, by layer."""
 
 from collections.abc import Generator, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import torch
-from ipywidgets import HTML, Dropdown, ToggleButtons
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,15 +18,21 @@ from sarsteer_lab.patching import Patch
 from sarsteer_lab.prompts import Prompt, Request
 from sarsteer_lab.speech import SAMPLE_RATE, read_clip
 
+DRAWN = 160
+"""Lines that a clip's waveform is drawn with."""
+
+RECORDED = 3
+"""Requests whose maps are computed for a page without a kernel."""
+
 
 class SecondsPanel(panels.Panel):
     """Chapter 05: silence in each window of a clip, and states put in there layer by layer.
 
-    `request` chooses what is said, `donor` whose states are put in (`causal.DONORS`), `window` and
-    `layer` a cell, which is then said in words. A map is computed window by window, with a bar and
-    a stop, and once for each request and donor: `found`. `other` is the request whose states
-    "another request" puts in, `twins` the words of the harmless twins, by the requests' ids,
-    `length` about how long a window is, in seconds.
+    The reader chooses a request, whose states are put in (`causal.DONORS`), and a cell. A map is
+    computed window by window, with a bar and a stop, and once for each request and donor: `found`
+    is the present one. `other` is the request whose states "another request" puts in, `twins` the
+    words of the harmless twins, by the requests' ids, `length` about how long a window is, in
+    seconds.
     """
 
     def __init__(
@@ -38,49 +45,55 @@ class SecondsPanel(panels.Panel):
         *,
         length: float = 0.4,
     ) -> None:
-        super().__init__()
         remember_clips(lalm)
         self.lalm = lalm
+        self.requests = list(requests)
         self.other = other
         self.layers = list(layers)
         self.twins = twins
         self.length = length
-        options = [(request.request, request) for request in requests]
-        look = {"layout": {"width": "min(640px, 95%)"}, "style": panels.LABEL_WIDTH}
-        self.request = Dropdown(options=options, description="request", **look)
-        self.donor = ToggleButtons(options=list(causal.DONORS))
-        last = len(self.layers) - 1
-        self.window = panels.slider("window", 0, 0, 1)
-        self.layer = panels.slider("layer", 0, 0, last)
-        self.view = HTML()
-        self.words = HTML()
-        self._maps: dict[tuple[str, str], causal.SecondsMap] = {}
-        chosen = panels.row(self.request, self.donor)
-        cell = panels.row(self.window, self.layer)
-        work = (self.runner.progress, self.runner.message)
-        self.children = [chosen, cell, self.words, self.view, *work]
-        self.add_class("sarsteer-seconds")
-        self.runner.listen("map", self._begin, self.request, self.donor)
-        self.runner.listen("cell", self._show, self.window, self.layer)
-        for _ in self._compute():  # the first one at once, so that there is a still
+        self._maps: dict[tuple[int, int], causal.SecondsMap] = {}
+        shown = [panels.request_state(request) for request in requests]
+        state = {"requests": shown, "donors": [*causal.DONORS], "layers": self.layers, "maps": {}}
+        super().__init__("seconds", state, request=0, donor=0, window=0, layer=0)
+        for _ in self._compute(0, 0):  # the first one at once, so that there is a still
             pass
+        self.play(self.requests[0])
+
+    @property
+    def found(self) -> causal.SecondsMap:
+        """The map of the chosen request and donor."""
+        return self._maps[self.chosen["request"], self.chosen["donor"]]
 
     def static(self) -> str:
-        """The picture, and what the chosen cell says."""
-        return self.words.value + self.view.value
+        """The map as a figure."""
+        request, donor = self.requests[self.chosen["request"]], self._donor(self.chosen["donor"])
+        title = f"\u201c{request.request}\u201d, put in: {donor}"
+        cell = (self.chosen["layer"], min(self.chosen["window"], len(self.found.windows) - 1))
+        return panels.picture(seconds_figure(self.found, title, chosen=cell), 900)
 
-    def _begin(self) -> None:
-        key = (self.request.value.id, self.donor.value)
-        if key in self._maps:
-            self.found = self._maps[key]
-            self._show()
-        else:
-            n_windows = len(self._blank().windows)
-            self.runner.steps(self._compute(), n_windows)
+    def follow(self) -> None:
+        """Have the chosen clip ready, and begin with the chosen map if there is none."""
+        place, donor = self.chosen["request"], self.chosen["donor"]
+        self.play(self.requests[place])
+        if (place, donor) not in self._maps:
+            n_windows = len(self._blank(self.requests[place]).windows)
+            self.runner.steps(self._compute(place, donor), n_windows)
 
-    def _blank(self) -> causal.SecondsMap:
-        """The map of the chosen request, before anything is measured."""
-        request: Request = self.request.value
+    def complete(self) -> None:
+        """Compute the maps of a few requests, and offer no others."""
+        for place in range(min(RECORDED, len(self.requests))):
+            for donor in range(len(causal.DONORS)):
+                self.pick(request=place, donor=donor)
+        self.pick(request=0, donor=0)
+        shown = self.view.state["requests"][:RECORDED]
+        self.view.state = {**self.view.state, "requests": shown}
+
+    def _donor(self, place: int) -> str:
+        return [*causal.DONORS][place]
+
+    def _blank(self, request: Request) -> causal.SecondsMap:
+        """The map of a request, before anything is measured."""
         assert request.clip is not None
         clip = read_clip(request.clip)
         words = causal.word_times(request.request, clip)
@@ -93,23 +106,23 @@ class SecondsPanel(panels.Panel):
         [plain] = self._readiness(request.spoken(), [[]]).tolist()
         return causal.SecondsMap(clip, words, apart, windows, layers, plain, silenced, patched)
 
-    def _compute(self) -> Generator[None, None, None]:
-        """The map of the chosen request and donor, a window a step."""
-        request, donor = self.request.value, self.donor.value
-        found = self._blank()
+    def _compute(self, place: int, donor: int) -> Generator[None, None, None]:
+        """The map of a request and a donor, a window a step."""
+        request = self.requests[place]
+        found = self._blank(request)
         prompt, other = request.spoken(), self.other.spoken()
         states = causal.Window(self.lalm, prompt, self.layers, other)
         for number, window in enumerate(found.windows):
             quiet = causal.without(self.lalm, prompt, [window])
             [silent] = self._readiness(quiet, [[]])
             found.silenced[number] = silent - found.plain
-            sets = states.patches([window], donor)
+            sets = states.patches([window], self._donor(donor))
             patched = self._readiness(prompt, sets)
             found.patched[:, number] = patched - found.plain
             yield
-        self.found = found
-        self._maps[request.id, donor] = found
-        self._show()
+        self._maps[place, donor] = found
+        self.view.state["maps"][f"{place},{donor}"] = map_state(found)
+        self.view.send_state("state")
 
     def _readiness(
         self, prompt: Prompt, sets: Sequence[Sequence[Patch]]
@@ -119,18 +132,22 @@ class SecondsPanel(panels.Panel):
         probabilities = patched_refusal_probability(self.lalm, encoded, sets)
         return causal.log_odds(probabilities).cpu()
 
-    def _show(self) -> None:
-        found, donor = self.found, self.donor.value
-        last = len(found.windows) - 1
-        self.window.max = last
-        row = self.layer.value
-        window = min(self.window.value, last)
-        title = f"\u201c{self.request.value.request}\u201d, put in: {donor}"
-        fig = seconds_figure(found, title, chosen=(row, window))
-        self.view.value = panels.picture(fig, 900)
-        start, end = found.windows[window]
-        where = {"start": start, "end": end, "layer": self.layers[row], "donor": donor}
-        silenced = float(found.silenced[window])
-        patched = float(found.patched[row, window])
-        measured = {"plain": found.plain, "silenced": silenced, "patched": patched}
-        self.words.value = panels.piece("seconds_cell", **where, **measured)
+
+def map_state(found: causal.SecondsMap) -> dict[str, Any]:
+    """What the view draws of a map."""
+    parts = np.array_split(np.abs(found.clip), DRAWN)
+    loudness = np.array([part.max() for part in parts])
+    return {
+        "loudness": (loudness / loudness.max()).round(3).tolist(),
+        "words": [[word.text, round(word.start, 3), round(word.end, 3)] for word in found.words],
+        "apart": rounded(found.apart),
+        "windows": rounded(found.windows),
+        "plain": round(found.plain, 4),
+        "silenced": found.silenced.numpy().round(4).tolist(),
+        "patched": found.patched.numpy().round(4).tolist(),
+    }
+
+
+def rounded(spans: Sequence[causal.Span]) -> list[list[float]]:
+    """Spans of time to the millisecond."""
+    return [[round(start, 3), round(end, 3)] for start, end in spans]

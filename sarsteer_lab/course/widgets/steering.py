@@ -1,141 +1,38 @@
-"""The panels in which one speaks to the model: the safety dial turned live, and steering live."""
+"""The panels in which one speaks to the model: the dial, steering live, and the ladder."""
 
-import time
-from collections import defaultdict
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from ipywidgets import HTML, Button, Dropdown, SelectionSlider, Widget
 from jaxtyping import Float
 from torch import Tensor
 
-from sarsteer_lab.course.figures import live_figure
-from sarsteer_lab.course.hearing import read_out
+from sarsteer_lab.course.hearing import forms
 from sarsteer_lab.course.widgets import panels
-from sarsteer_lab.engine.live import Answer, LivePrompt, answers
+from sarsteer_lab.course.widgets.answers import Answers, Forms, Shown
+from sarsteer_lab.engine.live import answers
 from sarsteer_lab.engine.prepared import PreparedBatch
-from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Request
-from sarsteer_lab.safe_space import ablate
-from sarsteer_lab.steering import SteeringVectors
+from sarsteer_lab.prompts import Prompt, Request
+from sarsteer_lab.safe_space import ablate, principal_space
+from sarsteer_lab.vectors import SteeringVectors
 
-MOST_TOKENS = 16
+ALPHAS = tuple(place / 100 for place in range(101))
 SWEPT_ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
+RUNGS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
 DIAL_SETTINGS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
-
-Shown = tuple[Answer, float]
-"""An answer and the probability that it opens as a refusal."""
+SHARES = tuple(place / 10 for place in range(16))
 
 
-class _TwoAnswers(panels.Panel):
-    """A request on top, controls, two answers side by side, and a curve over a control's values.
+class SteerPanel(Answers):
+    """Chapter 04: steer the answer to any request: alpha, lambda, k, the layers, the text.
 
-    `swept` is what that control turns, and its values. Raises ValueError for answers too long to be
-    live (and, of harmful requests, to be shown).
+    `directions` are refusal directions before ablation, of all layers, by the names of their texts;
+    `harmless` the harmless states that span the safe space. Requests and errors as `Answers`.
+    Answers are "without steering" and "steered". `values` narrows what a control can take.
     """
 
-    swept: tuple[str, tuple[float, ...]]
-
-    def __init__(
-        self,
-        lalm: LALM,
-        prompts: Sequence[Request],
-        max_new_tokens: int,
-        *controls: Widget,
-    ) -> None:
-        panels.check_length(max_new_tokens, MOST_TOKENS)
-        super().__init__()
-        self.lalm = lalm
-        self.max_new_tokens = max_new_tokens
-        self.request = panels.RequestPicker(lalm, prompts, self.runner)
-        wide = {"flex": "1 1 320px", "width": "auto"}
-        self.left, self.right = HTML(layout=wide), HTML(layout=wide)
-        self.heard, self.curve = HTML(), HTML()
-        self.sweep = Button(description="Try all values", icon="line-chart")
-        answers = panels.row(self.left, self.right)
-        status = panels.row(self.sweep, self.runner.progress, self.runner.message)
-        above = [self.request, panels.row(*controls), self.heard]
-        self.children = [*above, answers, status, self.curve]
-        self._kept: dict[tuple[Any, ...], dict[str, Shown]] = {}
-        self.runner.listen("answer", self._answer, *controls)
-        self.sweep.on_click(lambda _: self.runner.soon("sweep", self._start_sweep))
-        self.request.changed = self._changed
-        self._new_request()
-        self._hear()
-
-    def static(self) -> str:
-        """The request and both answers."""
-        cards = self.left.value + self.right.value
-        shown = {"heard": self.heard.value, "cards": cards, "curve": self.curve.value}
-        return panels.piece("two_answers", request=self.request.title, **shown)
-
-    def _show(self) -> None:
-        """Put both answers into their places."""
-        raise NotImplementedError
-
-    def at(self, *values: float) -> list[dict[str, Shown]]:
-        """The answers, by their curve, at some values of that control.
-
-        Each is computed once per request.
-        """
-        raise NotImplementedError
-
-    def _changed(self) -> None:
-        self.heard.value = ""
-        self._new_request()
-        self.runner.soon("heard", self._hear)  # after the answer, which is what was asked for
-
-    def _hear(self) -> None:
-        """Show what the model heard, by its own read-out."""
-        words = self.request.typed.text if self.request.typed else ""
-        heard = read_out(self.lalm, self.request.spoken.audio)
-        self.heard.value = f"<p>{panels.heard_line(words, heard)}</p>"
-
-    def _new_request(self) -> None:
-        self.runner.cancel()
-        self._kept.clear()
-        self.curve.value = ""
-        self._answer()
-
-    def _answer(self) -> None:
-        start = time.perf_counter()
-        self._show()
-        self.runner.say(f"answered in {time.perf_counter() - start:.1f} s")
-
-    def _outcome(self, answer: Answer) -> str:
-        return PhraseJudge().judge(self.request.title, answer.text)
-
-    def _card(self, title: str, shown: Shown) -> str:
-        answer, refusal_probability = shown
-        return panels.answer_card(title, answer, refusal_probability, self._outcome(answer))
-
-    def _start_sweep(self) -> None:
-        self.runner.steps(self._sweep(), len(self.swept[1]))
-
-    def _sweep(self) -> Generator[None, None, None]:
-        name, values = self.swept
-        curves: dict[str, list[tuple[float, float, str]]] = defaultdict(list)
-        for value in values:
-            [answers] = self.at(value)
-            for curve, (answer, refusal_probability) in answers.items():
-                curves[curve].append((value, refusal_probability, self._outcome(answer)))
-            self.curve.value = panels.picture(live_figure(curves, name), 520)
-            yield
-
-
-class SteerPanel(_TwoAnswers):
-    """Chapter 04: steer the answer to any request, with sliders for alpha, lambda, k and the
-    layers.
-
-    `directions` are refusal directions before ablation, of all layers, by the names of their texts,
-    of which the menu `text` picks one; `harmless` the harmless states that span the safe space.
-    Requests as in `dial_panel`. The sliders are `alpha`, `lam`, `k` and `layers`. Raises ValueError
-    for more than 16 new tokens.
-    """
-
-    swept = ("strength alpha", SWEPT_ALPHAS)
+    swept = SWEPT_ALPHAS
 
     def __init__(
         self,
@@ -147,91 +44,153 @@ class SteerPanel(_TwoAnswers):
         alpha: float = 0.1,
         k: int = 10,
         max_new_tokens: int = 14,
+        values: Mapping[str, Sequence[Any]] | None = None,
     ) -> None:
         self.directions = directions
-        self.space, self.lam, self.k = panels.ablation_controls(harmless, k)
-        self.alpha = panels.slider("alpha", alpha, 0, 1, step=0.01)
-        last = lalm.n_layers - 1
-        self.layers = panels.slider("layers", (0, last), 0, last)
-        self._live: LivePrompt | None = None
-        self.text = Dropdown(description="refusal text", options=list(directions))
-        controls = (self.text, self.alpha, self.lam, self.k, self.layers)
-        super().__init__(lalm, prompts, max_new_tokens, *controls)
-        self.add_class("sarsteer-steer")
-
-    def _show(self) -> None:
-        first, last = self.layers.value
-        setting = f"alpha = {self.alpha.value:.2f}, lambda = {self.lam.value:.1f}"
-        title = f"steered: {setting}, k = {self.k.value}, layers {first} to {last}"
-        plain, steered = self.at(0.0, self.alpha.value)
-        self.left.value = self._card("without steering", plain["steered"])
-        self.right.value = self._card(title, steered["steered"])
-
-    def _start_sweep(self) -> None:
-        self.at(*SWEPT_ALPHAS)  # in one batch
-        super()._start_sweep()
+        self.harmless = harmless
+        self.requests = prompts
+        most = min(panels.MOST_K, len(harmless) - 1)
+        self.space = principal_space(harmless, most)
+        layers = range(lalm.n_layers)
+        controls: dict[str, Sequence[Any]]
+        controls = {"alpha": ALPHAS, "lambda": SHARES, "k": range(most + 1)}
+        controls |= {"first layer": layers, "last layer": layers, "text": [*directions]}
+        controls |= values or {}
+        begins: dict[str, Any]
+        begins = {"alpha": alpha, "lambda": 1.0, "k": min(k, most)}
+        begins |= {"first layer": 0, "last layer": layers[-1], "text": next(iter(directions))}
+        places = {name: [*controls[name]].index(value) for name, value in begins.items()}
+        super().__init__(lalm, prompts, max_new_tokens, controls, **places)
 
     def vectors(self) -> SteeringVectors:
-        """The vectors at the sliders' lambda and k, of the layers in their range."""
-        direction = self.directions[self.text.value]
-        first, last = self.layers.value
-        values = ablate(direction.values, self.space.first(self.k.value), self.lam.value)
+        """The vectors at the chosen lambda and k, of the layers from the first to the last."""
+        chosen = self.setting()
+        direction = self.directions[chosen["text"]]
+        values = ablate(direction.values, self.space.first(chosen["k"]), chosen["lambda"])
+        first, last = sorted((chosen["first layer"], chosen["last layer"]))
         return SteeringVectors(values, direction.provenance).only(range(first, last + 1))
 
-    def at(self, *values: float) -> list[dict[str, Shown]]:
-        """See `_TwoAnswers.at`; the sliders but `alpha` stay."""
-        others = (self.text.value, self.lam.value, self.k.value, self.layers.value)
-        keys = {alpha: (alpha, *others) if alpha else () for alpha in values}
-        lacking = [alpha for alpha, key in keys.items() if key not in self._kept]
-        if lacking:
-            if self._live is None or self._live.prompt is not self.request.spoken:
-                self._live = LivePrompt(self.lalm, self.request.spoken)
-            answers = self._live.answers(self.vectors(), lacking, self.max_new_tokens)
-            for alpha, shown in zip(lacking, answers, strict=True):
-                self._kept[keys[alpha]] = {"steered": shown}
-        return [self._kept[keys[alpha]] for alpha in values]
+    def at(self, asked: Forms, values: Sequence[float]) -> list[dict[str, Shown]]:
+        """See `Answers.at`: computed in one batch."""
+        live = self.live(asked["spoken"])
+        alphas = [0.0, *values]
+        plain, *steered = live.answers(self.vectors(), alphas, self.max_new_tokens)
+        return [{"without steering": plain, "steered": each} for each in steered]
 
 
-class DialPanel(_TwoAnswers):
-    """Chapter 00: turn the safety dial, and see a request answered typed and spoken.
+class Pushed(Answers):
+    """A request typed and spoken under growing alpha, for vectors that are given: the first page.
 
-    A request is one of `prompts` (their clips have to be there), a sentence typed into the panel
-    and spoken at once, or an uploaded clip. `dial` is the slider; the model's own dial stays where
-    it is. Raises ValueError for a model without a dial or more than 16 new tokens.
+    Requests and errors as `Answers`.
     """
 
-    swept = ("safety dial", DIAL_SETTINGS)
+    labels = {"alpha": "Push it towards refusing: alpha"}
+
+    def __init__(
+        self,
+        lalm: LALM,
+        prompts: Sequence[Request | Prompt],
+        vectors: SteeringVectors,
+        alphas: Sequence[float],
+        *,
+        max_new_tokens: int = 14,
+        **controls: Sequence[str],
+    ) -> None:
+        self.vectors = vectors
+        places = dict.fromkeys(["alpha", *controls], 0)
+        super().__init__(lalm, prompts, max_new_tokens, {"alpha": alphas, **controls}, **places)
+
+    def at(self, asked: Forms, values: Sequence[float]) -> list[dict[str, Shown]]:
+        """See `Answers.at`: each form in one batch."""
+        found: list[dict[str, Shown]] = [{} for _ in values]
+        for form, prompt in asked.items():
+            said = self.live(prompt).answers(self.vectors, values, self.max_new_tokens)
+            for by_form, shown in zip(found, said, strict=True):
+                by_form[form] = shown
+        return found
+
+
+class Ladder(Pushed):
+    """Chapter 04: a request's greedy answers under growing alpha, until one breaks the text.
+
+    A row per strength of `alphas`, up to the first that is judged broken. Marked is the token at
+    which a row turns away from the one above. The reader chooses typed or spoken, and another
+    strength, which adds a row (unless `more` is False). Raises ValueError for answers of more than
+    24 tokens and as `steer` does.
+    """
+
+    most_tokens = 24
+    labels = {"alpha": "A strength: alpha"}
+
+    def __init__(
+        self,
+        lalm: LALM,
+        prompt: Request | Prompt,
+        vectors: SteeringVectors,
+        alphas: Sequence[float] = RUNGS,
+        *,
+        max_new_tokens: int = 14,
+        more: bool = True,
+    ) -> None:
+        self.prompt = prompt
+        self.swept = sorted(alphas)
+        finer = range(round(100 * max(1, *alphas)) + 1) if more else ()
+        values = sorted({*self.swept, *(place / 100 for place in finer)})
+        offered = [*forms(lalm, prompt)][::-1]
+        super().__init__(
+            lalm, [prompt], vectors, values, max_new_tokens=max_new_tokens, form=offered
+        )
+        self.view.state = {**self.view.state, "rungs": True}
+
+    @property
+    def rungs(self) -> dict[str, dict[float, tuple[dict[str, Any], float, str]]]:
+        """What was found, by form and alpha: answer, refusal probability and outcome."""
+        rungs: dict[str, dict[float, Any]] = {form: {} for form in self.controls["form"]}
+        for key, by_form in self.view.state["requests"][0]["found"].items():
+            alpha = self.controls["alpha"][int(key.partition(",")[0])]
+            for form, answer in by_form.items():
+                rungs[form][alpha] = (answer, answer["refusal_probability"], answer["outcome"])
+        return {form: dict(sorted(by_alpha.items())) for form, by_alpha in rungs.items()}
+
+    def at(self, asked: Forms, values: Sequence[float]) -> list[dict[str, Shown]]:
+        """See `Answers.at`: of the chosen form."""
+        form = self.setting()["form"]
+        return super().at({form: asked[form]}, values)
+
+    def follow(self) -> None:
+        """Climb in the chosen form, before anything else is asked."""
+        self.find(self.swept)
+        super().follow()
+
+
+class DialPanel(Answers):
+    """Chapter 00: turn the safety dial, and see a request answered typed and spoken.
+
+    The model's own dial stays where it is. Requests and errors as `Answers`; raises ValueError
+    for a model without a dial, too.
+    """
+
+    swept = DIAL_SETTINGS
+    at_once = False
 
     def __init__(self, lalm: LALM, prompts: Sequence[Request], *, max_new_tokens: int = 12) -> None:
         now = lalm.safety
         if now is None:
             raise ValueError(f"{lalm.name} has no safety dial; only the pocket model has one")
-        settings = {f"{value:.1f}": value for value in DIAL_SETTINGS}
         nearest = min(DIAL_SETTINGS, key=lambda value: abs(value - now))
-        options = {"options": list(settings.items()), "value": nearest}
-        self.dial = SelectionSlider(description="safety dial", **options, **panels.SLIDER)
-        super().__init__(lalm, prompts, max_new_tokens, self.dial)
+        place = DIAL_SETTINGS.index(nearest)
+        controls = {"safety dial": DIAL_SETTINGS}
+        super().__init__(lalm, prompts, max_new_tokens, controls, **{"safety dial": place})
 
-    def _show(self) -> None:
-        [answers] = self.at(self.dial.value)
-        unknown = "<p>The words of an uploaded clip are not known: type them to compare.</p>"
-        cards = {"typed": unknown}
-        for form, shown in answers.items():
-            cards[form] = self._card(f"{form}, dial at {self.dial.value}", shown)
-        self.left.value, self.right.value = cards["typed"], cards["spoken"]
-
-    def at(self, *values: float) -> list[dict[str, Shown]]:
-        """See `_TwoAnswers.at`: the request typed, if its words are known, and spoken."""
-        asked = {"spoken": self.request.spoken}
-        if self.request.typed is not None:
-            asked = {"typed": self.request.typed} | asked
+    def at(self, asked: Forms, values: Sequence[float]) -> list[dict[str, Shown]]:
+        """See `Answers.at`: the request typed, if its words are known, and spoken."""
+        found = []
         for setting in values:
-            if (setting,) not in self._kept:
-                with _dial_at(self.lalm, setting):
-                    batch = PreparedBatch(self.lalm, list(asked.values()))
-                    both = answers(batch, self.max_new_tokens)
-                self._kept[setting,] = dict(zip(asked, both, strict=True))
-        return [self._kept[setting,] for setting in values]
+            with _dial_at(self.lalm, setting):
+                batch = PreparedBatch(self.lalm, list(asked.values()))
+                both = answers(batch, self.max_new_tokens)
+            found.append(dict(zip(asked, both, strict=True)))
+        return found
 
 
 @contextmanager

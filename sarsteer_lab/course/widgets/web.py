@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import anywidget
+from traitlets import Bool, Dict, Unicode
 
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.evaluation.phrases import SHOWN_WORDS
@@ -23,9 +24,17 @@ def module(name: str) -> str:
 
 
 class View(anywidget.AnyWidget):
-    """A view in a notebook. Subclasses give its module as `_esm`, and what it shows as traits."""
+    """A view in a notebook: a module, the `state` that it draws, and what the reader has `chosen`.
+
+    `live` says that a kernel answers. `clips` are those that can be played: where each is, by name.
+    """
 
     _css = (VIEWS / "views.css").read_text(encoding="utf-8")
+    _esm = Unicode().tag(sync=True)
+    state = Dict().tag(sync=True)
+    chosen = Dict().tag(sync=True)
+    clips = Dict().tag(sync=True)
+    live = Bool(True).tag(sync=True)
 
 
 def shown_tokens(answer: Answer) -> int:

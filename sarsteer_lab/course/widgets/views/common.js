@@ -42,12 +42,149 @@ function chip(name, value, words, choose) {
   return make("label", { class: "chip" }, button, make("span", {}, words));
 }
 
+// A row of chips, one for each value; `set` checks one.
+function chips(title, values, moved, words = (value) => value) {
+  const group = unique("chips");
+  const all = values.map((value) => chip(group, value, words(value), () => moved(value)));
+  const node = make("fieldset", {}, make("legend", {}, title), make("div", { class: "chips" }, ...all));
+  const set = (value) => node.querySelectorAll("input").forEach((each) => (each.checked = each.value === `${value}`));
+  return { node, set };
+}
+
+// A slider under its name; `set` moves it and says its value. `moved` is called while it is dragged, or (`when` is
+// "change") once it is let go.
+function slider(name, range, moved, when = "input") {
+  const knob = input({ type: "range", step: 1, id: unique("slider"), ...range });
+  const said = make("output", { for: knob.id });
+  knob.addEventListener(when, () => moved(Number(knob.value)));
+  function set(value, words = `${value}`) {
+    knob.value = value;
+    knob.setAttribute("aria-valuetext", words);
+    said.replaceChildren(words);
+  }
+  return { node: make("div", { class: "push" }, make("label", { for: knob.id }, name, " ", said), knob), knob, set };
+}
+
+// A chart's frame: ticks are pairs of a value and its words. `x` and `y` give places in it, `back` the value that
+// lies there, `draw` the picture with its parts in it.
+function chart({ label, width, height, x: [left, right], y: [low, high], xs = [], ys = [], xname = "", yname = "", foot = xname ? 56 : xs.length ? 32 : 10 }) {
+  const edge = ys.length ? 56 : 10, top = yname ? 32 : 14;
+  const wide = width - edge - 14, tall = height - top - foot;
+  const x = (value) => edge + (wide * (value - left)) / (right - left);
+  const y = (value) => height - foot - (tall * (value - low)) / (high - low);
+  const back = (place) => left + ((place - edge) / wide) * (right - left);
+  const words = (text, at, up, anchor = "middle") => make("svg:text", { x: at, y: up, "text-anchor": anchor }, text);
+  const frame = ys.flatMap(([value, text]) => [
+    make("svg:line", { class: "grid", x1: edge, x2: edge + wide, y1: y(value), y2: y(value) }),
+    words(text, edge - 8, y(value) + 5, "end"),
+  ]);
+  frame.push(...xs.map(([value, text]) => words(text, x(value), height - foot + 22)));
+  frame.push(words(xname, edge + wide / 2, height - 8), words(yname, 4, 16, "start"));
+  const look = { role: "img", "aria-label": `${label} The numbers are in the table below.`, viewBox: `0 0 ${width} ${height}` };
+  return { x, y, back, draw: (...parts) => make("svg:svg", look, ...frame, ...parts) };
+}
+
+const SHARES = [0, 0.5, 1].map((share) => [share, percent(share)]);
+
+function line(points, name) {
+  return make("svg:polyline", { class: name, points: points.map((point) => point.join()).join(" ") });
+}
+
+// A point: a square for harmful requests and typed ones, else a circle; `more` are further attributes.
+function point(x, y, r, name, more = {}) {
+  const square = /^(harmful|typed)/.test(name);
+  if (square) return make("svg:rect", { class: name, x: x - r, y: y - r, width: 2 * r, height: 2 * r, ...more });
+  return make("svg:circle", { class: name, cx: x, cy: y, r, ...more });
+}
+
+// A cell of a heat map, from x and y to the next ones: purple above 0, orange below, as strong as `share` is far from it.
+function cell([x0, x1], [y0, y1], share, more = {}) {
+  const [x, width, y, height] = [Math.min(x0, x1), Math.abs(x1 - x0), Math.min(y0, y1), Math.abs(y1 - y0)];
+  const look = { class: share < 0 ? "below" : "above", "fill-opacity": Math.min(1, Math.abs(share)).toFixed(3) };
+  return make("svg:rect", { x, y, width, height, ...look, ...more });
+}
+
+// What a pointer does in a picture, in the picture's own units; a picture that is drawn anew meanwhile does not matter.
+function dragged(figure, moved) {
+  function tell(event) {
+    const svg = figure.querySelector("svg");
+    const { x, y } = new DOMPoint(event.clientX, event.clientY).matrixTransform(svg.getScreenCTM().inverse());
+    moved(x, y);
+  }
+  figure.classList.add("dragged");
+  figure.addEventListener("pointerdown", (event) => {
+    figure.setPointerCapture(event.pointerId);
+    tell(event);
+  });
+  figure.addEventListener("pointermove", (event) => event.buttons && tell(event));
+}
+
+// An answer: how ready the model was to refuse, the outcome, the words, and the likeliest first tokens if they are known.
+function card(title, answer, form) {
+  const bar = make("div", { class: "bar" }, make("div", { class: form, style: `width:${100 * answer.refusal_probability}%` }));
+  bar.setAttribute("role", "meter");
+  for (const [name, value] of [["min", 0], ["max", 1], ["now", answer.refusal_probability]]) bar.setAttribute(`aria-value${name}`, value);
+  bar.setAttribute("aria-label", `readiness to refuse, ${title}`);
+  const outcome = make("span", { class: `outcome ${answer.outcome}` }, `${MARKS[answer.outcome]} ${answer.outcome}`);
+  const head = make("p", { class: "title" }, make("span", { class: `key ${form}` }), title, " ", outcome);
+  const readiness = make("p", { class: "small" }, "readiness to refuse ", make("b", { class: "readiness" }, percent(answer.refusal_probability)));
+  const said = make("p", { class: "answer" }, ...answerSpans(answer));
+  const likeliest = (answer.first ?? []).map(([token, share]) => `${JSON.stringify(token)} ${share.toFixed(2)}`);
+  const first = likeliest.length ? [make("p", { class: "small" }, `likeliest first tokens: ${likeliest.join(", ")}`)] : [];
+  return make("article", { "data-form": form }, head, bar, readiness, said, ...first);
+}
+
+// Requests to choose from, a row of chips for each kind.
+function picker(requests, moved, title = "1. Choose a request") {
+  const name = unique("request"), groups = new Map();
+  requests.forEach((request, place) => {
+    if (!groups.has(request.label)) groups.set(request.label, make("div", { class: "chips" }));
+    groups.get(request.label).append(chip(name, place, request.words, () => moved(place)));
+  });
+  const kinds = [...groups].map(([kind, row]) => make("div", { class: "kind" }, make("b", {}, kind), row));
+  const node = make("fieldset", { class: "requests" }, make("legend", {}, title), make("div", { class: "kinds" }, ...kinds));
+  const set = (place) => node.querySelectorAll("input").forEach((each) => (each.checked = each.value === `${place}`));
+  return { node, set };
+}
+
+// A player; on the site clips lie in a folder of their own, a kernel gives each as an address.
+function player(model) {
+  const node = make("audio", { controls: "", preload: "none" });
+  function set(clip, words) {
+    const address = model.get("live") ? model.get("clips")[clip] : `${model.get("clips")}${clip}`;
+    node.hidden = !clip;
+    if (address && node.getAttribute("src") !== address) node.setAttribute("src", address);
+    node.setAttribute("aria-label", `The spoken request: ${words}`);
+  }
+  return { node, set };
+}
+
+// The numbers behind a picture, folded; each row begins with what it is about.
+function folded() {
+  const numbers = make("div", { class: "numbers", tabindex: 0, role: "region", "aria-label": "The numbers" });
+  const node = make("details", {}, make("summary", {}, "The numbers behind it"), numbers);
+  function set(caption, heads, rows) {
+    const head = make("tr", {}, ...heads.map((name) => make("th", { scope: "col" }, name)));
+    const body = rows.map(([first, ...cells]) =>
+      make("tr", {}, make("th", { scope: "row" }, `${first}`), ...cells.map((cell) => make("td", {}, `${cell}`))),
+    );
+    numbers.replaceChildren(make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body)));
+  }
+  return { node, set };
+}
+
+// So that letters keep their size: how wide a picture is drawn, in its own units.
+const widthIn = (el) => (el.clientWidth > 0 && el.clientWidth < 500 ? 360 : 640);
+
 function changer(model) {
   return (name, value) => {
     model.set(name, value);
     model.save_changes();
   };
 }
+
+// What the reader chooses is kept in one value, `chosen`.
+const chooser = (model) => (values) => changer(model)("chosen", { ...model.get("chosen"), ...values });
 
 function fill(el, ...parts) {
   el.classList.add("sarsteer-view");
