@@ -150,7 +150,7 @@ def test_interrupted_it_says_so_in_one_line_and_leaves_no_kernel(tmp_path: Path)
 def test_the_committed_results_are_those_of_the_committed_notebooks(tmp_path: Path) -> None:
     notebooks = [nbformat.read(path, as_version=4) for path in find_notebooks([ROOT / "notebooks"])]
     summary = write_summary(notebooks, tmp_path).read_text()
-    assert len(notebooks) == 8
+    assert len(notebooks) == 10
     for notebook in notebooks:
         assert f"## {title(notebook)}\n\n| claim" in summary
     committed = ROOT / "figures"
