@@ -1,22 +1,19 @@
 """Every check of chapter 8 takes a right answer, and tells wrong ones apart by what is wrong."""
 
-import inspect
-import re
 from collections.abc import Callable
 from itertools import groupby
 
 import numpy as np
 import pytest
 import torch
+from checking import Check, all_tested, told_apart
 from torch import Tensor, nn
 
 from sarsteer_lab.course.checks import knowing as checks
-from sarsteer_lab.course.checks.tools import CheckResult
 from sarsteer_lab.evaluation.intervals import bootstrap, with_interval
 from sarsteer_lab.evaluation.separation import best_benign_rate, roc_area
 from sarsteer_lab.pocket.soft_tokens import Context, SoftTokenProjector, TokenHead
 
-Check = Callable[..., CheckResult]
 Scores = dict[str, np.ndarray]
 
 
@@ -178,22 +175,11 @@ ON_MODEL = (FIRST, LATER, PUSHED)
 def test_right_passes_and_wrong_is_told_apart(
     check: Check, right: tuple, wrong: dict[str, tuple]
 ) -> None:
-    result = check(*right)
-    assert result.passed, result.message
-    for message, answer in wrong.items():
-        result = check(*answer)
-        assert not result.passed, message
-        assert re.search(message, result.message), (message, result.message)
-    blank = check(..., *right[1:])
-    assert not blank.passed and "blank" in blank.message
+    told_apart(check, right, wrong)
 
 
 def test_every_check_is_tested() -> None:
-    names = {
-        name for name, value in inspect.getmembers(checks, callable) if name.startswith("check_")
-    }
-    source = inspect.getsource(inspect.getmodule(test_every_check_is_tested))  # type: ignore[arg-type]
-    assert len(names) == 3 and all(f"checks.{name}," in source for name in names)
+    all_tested(checks, test_every_check_is_tested, 3)
 
 
 def test_another_bootstrap_of_the_same_passes() -> None:
