@@ -13,7 +13,7 @@ from torch import nn
 
 from sarsteer_lab.checkpoints import load_parts
 from sarsteer_lab.engine.memory import keep_freed_memory
-from sarsteer_lab.lalm import LALM, Turn
+from sarsteer_lab.lalm import LALM
 from sarsteer_lab.pocket.assemble import (
     Factors,
     assemble_pocket,
@@ -120,21 +120,31 @@ def load_pocket(
         device_map=device_map,
         attention=attention,
     )
-    factors = {dial: delta_factors(dial) for dial in LOW_RANK}
     parts = [projector_parts(dial) for dial in ("understanding", "spoken_safety")]
     soft_tokens = SoftTokens(model.model.multi_modal_projector, *parts)
-    turn = pocket_turn(pocket_deltas(model, folder, factors), soft_tokens)
-    at_zero = dict.fromkeys(DIALS, 0.0)
-    lalm = LALM(model, processor, name="pocket", dials=at_zero, turn=turn, family=family)
+    lalm = with_dials(model, processor, folder, soft_tokens, family=family)
     lalm.set_dials(safety=safety, understanding=understanding, spoken_safety=spoken_safety)
     return lalm
 
 
-def pocket_turn(deltas: LowRankDeltas, soft_tokens: SoftTokens) -> Turn:
-    """What turns all the pocket model's dials: its weights, and its projector."""
+def with_dials(
+    model: Any,
+    processor: Any,
+    folder: Path,
+    soft_tokens: SoftTokens,
+    *,
+    family: str | None = None,
+) -> LALM:
+    """The pocket model that was loaded from `folder`, with all its dials, which stand at 0.
+
+    Raises ValueError as `pocket_deltas`.
+    """
+    factors = {dial: delta_factors(dial) for dial in LOW_RANK}
+    deltas = pocket_deltas(model, folder, factors)
 
     def turn(model: Any, dials: Mapping[str, float]) -> None:
         deltas.apply(model, dials)
         soft_tokens.turn(model, dials["understanding"], dials["spoken_safety"])
 
-    return turn
+    at_zero = dict.fromkeys(DIALS, 0.0)
+    return LALM(model, processor, name="pocket", dials=at_zero, turn=turn, family=family)

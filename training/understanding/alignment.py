@@ -1,5 +1,4 @@
-"""Where in a clip each token of its sentence is heard, and the clip as the words themselves would
-lie there.
+"""A clip as the words that are heard in it would lie there.
 
 The CTC head of training stage (d) reads tokens out of the projector's outputs. On the shipped clips
 what it reads is nearly right, and typed into the clip's place it lets the model know harm almost as
@@ -26,7 +25,6 @@ class Aligner:
 
     def __init__(self, student: Student) -> None:
         """Read the shipped CTC head, for the vocabulary of `student`, which is not changed."""
-        self._tokenizer = student.tokenizer
         table: Any = student.lm.get_input_embeddings()
         self.embeddings: Tensor = table.weight.detach().float()
         [blank] = student.tokens(" ")
@@ -37,12 +35,6 @@ class Aligner:
     def tokens_at(self, symbols: Sequence[int]) -> list[int]:
         """The token that each symbol of the CTC head stands for, -1 for a blank."""
         return [self.head.token_ids[symbol - 1] if symbol else -1 for symbol in symbols]
-
-    @torch.no_grad()
-    def expected(self, outputs: Float[Tensor, "frame d_model"]) -> Float[Tensor, "frame d_model"]:
-        """The mixture of embeddings that the head expects at each frame of a clip."""
-        [mixture] = self.head.expected(self.head(outputs[None].float()))
-        return mixture
 
     def embedded(self, path: Sequence[int]) -> Float[Tensor, "frame d_model"]:
         """The embeddings of the tokens of a `path`; silence where there is none."""

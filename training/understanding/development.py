@@ -11,8 +11,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from jaxtyping import Float
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -23,13 +21,12 @@ from training.clips import Clip
 from training.loop import AudioSide
 from training.understanding.sentences import LabelledText
 from training.understanding.spoken import projected, to_int16
-from training.understanding.student import Student, readiness, refusing_tokens
+from training.understanding.student import Student, in_batches, readiness, refusing_tokens
 from training.voices import Speaker, Voice
 
 APART = 48
 """Requests kept apart that are spoken, of each of two labels."""
 VOICES = (Voice("hibari-91", "hibari", 0.91), Voice("hibari-110", "hibari", 1.10))
-BATCH = 12
 
 
 class Development:
@@ -60,13 +57,14 @@ class Development:
         kept = load_file(path)
         self.outputs = [kept[name].float() for name in sorted(kept)]
 
-    @torch.no_grad()
     def measure(self, say: Callable[[Tensor], Tensor]) -> dict[str, float]:
         """Spoken areas of each set (harmful against harmless), and refused shares.
 
         `say` makes of a clip's outputs what the language model is given.
         """
-        scores, start = self._ready([say(outputs) for outputs in self.outputs]), 0
+        log_probs = in_batches(self.student.spoken, [say(outputs) for outputs in self.outputs])
+        scores = readiness(log_probs, refusing_tokens(self.student.tokenizer)).numpy()
+        start = 0
         measured: dict[str, float] = {}
         for name, own in self.sets.items():
             rows = scores[start : start + len(own)]
@@ -76,16 +74,6 @@ class Development:
             for label, values in of.items():
                 measured[f"{name} {label} refused"] = float(np.mean(values > 0))
         return measured
-
-    def _ready(self, given: Sequence[Tensor]) -> Float[np.ndarray, "request"]:
-        """Readiness to refuse each spoken request, the sets one after another."""
-        ready = torch.zeros(len(given))
-        order = sorted(range(len(ready)), key=lambda i: len(given[i]))
-        for start in range(0, len(order), BATCH):
-            rows = order[start : start + BATCH]
-            said = self.student.spoken([given[i] for i in rows])
-            ready[rows] = readiness(said, refusing_tokens(self.student.tokenizer))
-        return ready.numpy()
 
 
 def _spoken(request: LabelledText, speaker: Speaker, number: int) -> Clip:

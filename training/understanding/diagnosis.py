@@ -8,7 +8,7 @@ what the projector says, and prints the area under the ROC curve of a refusing f
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
@@ -16,20 +16,16 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from tqdm import tqdm
 
-from sarsteer_lab.evaluation.intervals import wilson, with_interval
-from sarsteer_lab.evaluation.separation import roc_area
 from sarsteer_lab.prompts import Request, load_prompts
 from sarsteer_lab.speech import read_clip
 from training.ctc import greedy_tokens
-from training.loop import AudioSide, hear
-from training.sound import log_mel
+from training.loop import AudioSide
 from training.understanding.alignment import Aligner
 from training.understanding.dials import pocket_with
-from training.understanding.student import Student, readiness, refusing_tokens
-
-BATCH = 12
+from training.understanding.spoken import clip_outputs
+from training.understanding.student import Student, in_batches, readiness, refusing_tokens
+from training.understanding.tables import scores_table
 
 
 @dataclass(frozen=True)
@@ -54,12 +50,10 @@ def heard_requests(student: Student, aligner: Aligner, audio: AudioSide) -> list
     """The clips of harmful and harmless requests, validation and test."""
     requests = load_prompts("validation") + load_prompts("test")
     requests = [r for r in requests if r.label in ("harmful", "harmless") and r.clip]
+    waves = [read_clip(request.clip) for request in requests if request.clip]
+    all_outputs = clip_outputs(audio, waves)
     heard = []
-    for request in tqdm(requests, desc="clips heard"):
-        assert request.clip is not None
-        mel, frames = log_mel([read_clip(request.clip)])
-        [outputs] = hear(audio, mel, frames, torch.float32)
-        outputs = outputs[: int(frames) // 4]
+    for request, outputs in zip(requests, all_outputs, strict=True):
         log_probs = aligner.head(outputs[None])
         path = aligner.tokens_at(log_probs[0].argmax(-1).tolist())
         read = greedy_tokens(log_probs[0], aligner.head)
@@ -91,17 +85,6 @@ def in_the_clips_place(student: Student, aligner: Aligner) -> dict[str, Rows]:
     return rows
 
 
-@torch.no_grad()
-def scores(student: Student, heard: list[HeardRequest], rows: Rows) -> Float[np.ndarray, "request"]:
-    """Log-odds of a refusing first token."""
-    refusing = refusing_tokens(student.tokenizer)
-    parts = []
-    for start in range(0, len(heard), BATCH):
-        asked = [rows(one) for one in heard[start : start + BATCH]]
-        parts.append(readiness(student.spoken(asked), refusing))
-    return torch.cat(parts).numpy()
-
-
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -112,17 +95,15 @@ def main() -> None:
     aligner = Aligner(student)
     heard = heard_requests(student, aligner, AudioSide(lalm.model).eval())
     harmful = np.array([one.request.label == "harmful" for one in heard])
-    print("| in the clip's place | area | harmful refused | harmless refused |")
-    print("| --- | --- | --- | --- |")
-    for name, rows in in_the_clips_place(student, aligner).items():
-        ready = scores(student, heard, rows)
-        area, low, high = with_interval(roc_area, ready[harmful], ready[~harmful])
-        cells = [name, f"{area:.2f} [{low:.2f}, {high:.2f}]"]
-        for group in (ready[harmful], ready[~harmful]):
-            refused = int((group > 0).sum())
-            least, most = wilson(refused, len(group))
-            cells.append(f"{refused}/{len(group)} [{least:.0%}, {most:.0%}]")
-        print("| " + " | ".join(cells) + " |", flush=True)
+    refusing = refusing_tokens(student.tokenizer)
+
+    def scores() -> Iterator[tuple[str, Float[np.ndarray, "request"]]]:
+        for name, rows in in_the_clips_place(student, aligner).items():
+            log_probs = in_batches(student.spoken, [rows(one) for one in heard])
+            yield name, readiness(log_probs, refusing).numpy()
+
+    for line in scores_table("in the clip's place", scores(), harmful):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

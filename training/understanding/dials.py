@@ -11,8 +11,8 @@ from torch import Tensor
 
 from sarsteer_lab.checkpoints import load_parts
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.pocket.assemble import assemble_pocket, delta_factors, deltas_folder
-from sarsteer_lab.pocket.dial import DIALS, LOW_RANK, pocket_deltas, pocket_turn
+from sarsteer_lab.pocket.assemble import assemble_pocket, deltas_folder
+from sarsteer_lab.pocket.dial import with_dials
 from sarsteer_lab.pocket.soft_tokens import Context, SoftTokens
 from sarsteer_lab.store import atomic_write
 from training.ctc import head_file
@@ -41,14 +41,11 @@ def pocket_with(context: Mapping[str, Tensor] | None) -> LALM:
     """
     folder = assemble_pocket()
     model, processor = load_parts(folder, name="pocket", device="auto", dtype="auto", family=None)
-    factors = {dial: delta_factors(dial) for dial in LOW_RANK}
     head = trained_token_head(processor.tokenizer)
     if context is None:
         context = fresh_context(model.config.text_config.hidden_size)
     soft_tokens = SoftTokens(model.model.multi_modal_projector, head, context)
-    turn = pocket_turn(pocket_deltas(model, folder, factors), soft_tokens)
-    at_zero = dict.fromkeys(DIALS, 0.0)
-    lalm = LALM(model, processor, name="pocket", dials=at_zero, turn=turn)
+    lalm = with_dials(model, processor, folder, soft_tokens)
     lalm.set_dials(safety=1.0)
     return lalm
 

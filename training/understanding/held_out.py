@@ -17,20 +17,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 from tqdm import tqdm
 
-from sarsteer_lab.evaluation.intervals import wilson, with_interval
-from sarsteer_lab.evaluation.separation import roc_area
-from sarsteer_lab.lalm import LALM
 from training import DATA
-from training.loop import AudioSide, hear
+from training.loop import AudioSide
 from training.records import read_records
-from training.sound import log_mel
 from training.understanding.dials import pocket_with
 from training.understanding.sentences import LabelledText
-from training.understanding.student import Student, readiness, refusing_tokens
+from training.understanding.spoken import clip_outputs
+from training.understanding.student import Student, in_batches, readiness, refusing_tokens
+from training.understanding.tables import scores_table
 from training.voices import YARDSTICK, Speaker, Voice
 
 FILE = DATA / "held_out.jsonl"
-ENGINE, SPEED, BATCH = "flite", 1.2, 12
+ENGINE, SPEED = "flite", 1.2
 SETTINGS = ((0.0, 0.0), (1.0, 0.0), (1.0, 1.0))
 
 
@@ -49,23 +47,6 @@ def spoken(requests: list[LabelledText]) -> list[Float[np.ndarray, "samples"]]:
     return waves
 
 
-@torch.no_grad()
-def ready(
-    lalm: LALM, student: Student, waves: list[Float[np.ndarray, "samples"]]
-) -> Float[Tensor, "request"]:
-    """Log-odds of a refusing first token of each clip, as the dials stand."""
-    audio, refusing = AudioSide(lalm.model).eval(), refusing_tokens(lalm.tokenizer)
-    outputs: list[Tensor] = []
-    for wave in waves:
-        mel, frames = log_mel([wave])
-        [row] = hear(audio, mel, frames, torch.float32)
-        outputs.append(row[: int(frames) // 4])
-    parts = []
-    for start in range(0, len(outputs), BATCH):
-        parts.append(readiness(student.spoken(outputs[start : start + BATCH]), refusing))
-    return torch.cat(parts)
-
-
 def main() -> None:
     """Speak, ask at each setting of the dials, and print."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -78,23 +59,17 @@ def main() -> None:
     lalm = pocket_with(load_file(options.learnt))
     student = Student(lalm)
     harmful = np.array([request.label == "harmful" for request in requests])
-    rows: dict[str, Float[np.ndarray, "request"]] = {}
+    refusing = refusing_tokens(lalm.tokenizer)
+    log_probs: dict[str, Float[Tensor, "request vocab"]] = {}
     for understanding, spoken_safety in SETTINGS:
         lalm.set_dials(understanding=understanding, spoken_safety=spoken_safety)
-        rows[f"spoken, {understanding:g} {spoken_safety:g}"] = ready(lalm, student, waves).numpy()
-    with torch.no_grad():
-        typed = student.typed([request.text for request in requests])
-    rows["typed"] = readiness(typed, refusing_tokens(lalm.tokenizer)).numpy()
-    print("| understanding, spoken safety | area | harmful refused | harmless refused |")
-    print("| --- | --- | --- | --- |")
-    for name, scores in rows.items():
-        area, low, high = with_interval(roc_area, scores[harmful], scores[~harmful])
-        cells = [name, f"{area:.2f} [{low:.2f}, {high:.2f}]"]
-        for group in (scores[harmful], scores[~harmful]):
-            refused = int((group > 0).sum())
-            least, most = wilson(refused, len(group))
-            cells.append(f"{refused}/{len(group)} [{least:.0%}, {most:.0%}]")
-        print("| " + " | ".join(cells) + " |")
+        outputs = clip_outputs(AudioSide(lalm.model).eval(), waves)
+        name = f"spoken, {understanding:g} {spoken_safety:g}"
+        log_probs[name] = in_batches(student.spoken, outputs)
+    log_probs["typed"] = in_batches(student.typed, [request.text for request in requests])
+    scores = {name: readiness(own, refusing).numpy() for name, own in log_probs.items()}
+    for line in scores_table("understanding, spoken safety", scores.items(), harmful):
+        print(line)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from sarsteer_lab.speech import SAMPLE_RATE
 from sarsteer_lab.store import atomic_write
 from training.clips import LONGEST_SECONDS, Clip
 from training.loop import AudioSide, collate, hear
+from training.sound import log_mel
 from training.understanding.sentences import LabelledText
 from training.voices import Speaker, Voice, training_voices
 
@@ -65,6 +66,24 @@ def speak(requests: Sequence[LabelledText], speaker: Speaker, draw: random.Rando
 def to_int16(wave: Float[np.ndarray, "samples"]) -> Tensor:
     """A waveform as clips hold it."""
     return torch.from_numpy((wave * 32767).astype(np.int16))
+
+
+@torch.no_grad()
+def clip_outputs(
+    audio: AudioSide, waves: Sequence[Float[np.ndarray, "samples"]], *, together: int = 1
+) -> list[Float[Tensor, "token d_model"]]:
+    """What a projector says of each clip, heard as it is.
+
+    With others in a batch (`together`) the padding behind a clip is heard a little: readiness to
+    refuse moves by some hundredths.
+    """
+    outputs: list[Tensor] = []
+    for start in range(0, len(waves), together):
+        mel, frames = log_mel(waves[start : start + together])
+        heard = hear(audio, mel, frames, torch.float32)
+        for row, length in zip(heard, frames.tolist(), strict=True):
+            outputs.append(row[: length // 4])
+    return outputs
 
 
 @torch.no_grad()

@@ -63,6 +63,12 @@ def share(hits: int, n: int) -> str:
     return f"{hits}/{n} ({hits / n:.0%}) [{low:.0%}, {high:.0%}]"
 
 
+def text_name(defence: SteeringDefence) -> str:
+    """The name of the refusal text that a defence's vectors were derived from."""
+    text = defence.vectors.provenance["refusal"]
+    return next(name for name, wording in REFUSALS.items() if wording == text)
+
+
 class AtSetting:
     """The pocket model with its dials at one setting, and what was asked of it."""
 
@@ -99,12 +105,11 @@ class AtSetting:
 
     def rivals(self, chosen: SteeringDefence) -> list[Defence]:
         """Prompt defences, and CAST with the chosen setting's text at two strengths."""
-        text = chosen.vectors.provenance["refusal"]
-        name = next(name for name, wording in REFUSALS.items() if wording == text)
+        text = text_name(chosen)
         defences: list[Defence] = [PromptDefence(name, **PROMPTING[name]) for name in REMINDERS]
-        cast = steering_defence("conditional (CAST)", self.states, refusal=name)
+        cast = steering_defence("conditional (CAST)", self.states, refusal=text)
         for alpha in (chosen.alpha, 2 * chosen.alpha):
-            defences.append(replace(cast, name=f"CAST, {name}, alpha {alpha:g}", alpha=alpha))
+            defences.append(replace(cast, name=f"CAST, {text}, alpha {alpha:g}", alpha=alpha))
         return defences
 
     def asked(self, defences: Sequence[Defence]) -> pd.DataFrame:
@@ -167,8 +172,7 @@ def main() -> None:
         chosen = here.choose()
         here.report(here.asked([PromptDefence("none"), chosen, *here.rivals(chosen)]))
         if options.controls:
-            text = chosen.vectors.provenance["refusal"]
-            here.controls(next(name for name, told in REFUSALS.items() if told == text))
+            here.controls(text_name(chosen))
 
 
 if __name__ == "__main__":

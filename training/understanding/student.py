@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -111,6 +111,24 @@ class Student:
     def answer(self, states: Float[Tensor, "layer position d_model"]) -> Float[Tensor, "vocab"]:
         """Log-probabilities of the answer's first token, from a request's `states`."""
         return self.lm.lm_head(states[-1, -1]).log_softmax(-1)
+
+
+TOGETHER = 12
+"""Requests that are asked in one batch."""
+
+
+@torch.no_grad()
+def in_batches(
+    ask: Callable[[list[Any]], Float[Tensor, "row vocab"]], requests: Sequence[Any]
+) -> Float[Tensor, "request vocab"]:
+    """What `Student.spoken` or `Student.typed` gives for many requests, those of similar length
+    together.
+    """
+    order = sorted(range(len(requests)), key=lambda number: len(requests[number]))
+    parts = []
+    for start in range(0, len(order), TOGETHER):
+        parts.append(ask([requests[number] for number in order[start : start + TOGETHER]]))
+    return torch.cat(parts)[torch.tensor(order).argsort()]
 
 
 def lower_part(decoder: Any, stop: int) -> Any:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Bool, Float
 
 from sarsteer_lab.course.hearing import differs
 from sarsteer_lab.evaluation.intervals import wilson, with_interval
@@ -102,6 +103,27 @@ def settings_of(found: dict[str, Any]) -> list[str]:
     """The settings of the dials (understanding, spoken safety) that were measured, in order."""
     settings = [name.removeprefix("dials ") for name in found if name.startswith("dials ")]
     return sorted(settings, key=lambda setting: (setting.split()[1], setting))
+
+
+def scores_table(
+    first_column: str,
+    scores: Iterable[tuple[str, Float[np.ndarray, "request"]]],
+    harmful: Bool[np.ndarray, "request"],
+) -> Iterator[str]:
+    """The lines of a table: for each name the area of its readinesses to refuse, and the shares of
+    harmful and harmless requests that are refused at the first token.
+    """
+    cells = [first_column, "area", "harmful refused", "harmless refused"]
+    yield "| " + " | ".join(cells) + " |"
+    yield "| --- | --- | --- | --- |"
+    for name, ready in scores:
+        area, low, high = with_interval(roc_area, ready[harmful], ready[~harmful])
+        cells = [name, f"{area:.2f} [{low:.2f}, {high:.2f}]"]
+        for group in (ready[harmful], ready[~harmful]):
+            refused = int((group > 0).sum())
+            least, most = wilson(refused, len(group))
+            cells.append(f"{refused}/{len(group)} [{least:.0%}, {most:.0%}]")
+        yield "| " + " | ".join(cells) + " |"
 
 
 def _head(columns: Sequence[str]) -> list[str]:

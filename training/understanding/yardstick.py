@@ -32,17 +32,22 @@ from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.prompts import LABELS, Request, load_prompts
 from sarsteer_lab.speech import read_clip
 from sarsteer_lab.store import atomic_write
-from training.loop import AudioSide, hear
+from training.loop import AudioSide
 from training.measure import read_outs
-from training.sound import log_mel
 from training.understanding.dials import pocket_with
-from training.understanding.student import Student, readiness, refusing_tokens
+from training.understanding.spoken import clip_outputs
+from training.understanding.student import (
+    TOGETHER,
+    Student,
+    in_batches,
+    readiness,
+    refusing_tokens,
+)
 from training.understanding.tables import area_table, card_section, write_card_section
 
 SETTINGS = ("0 0", "0.25 0", "0.5 0", "0.75 0", "1 0", "1 1")
 """Where the dials stand: understanding, spoken safety."""
 UNTURNED = "0 0"
-BATCH = 12
 OPENING_TOKENS = 10
 """Enough for a refusal to be told from an answer."""
 
@@ -81,24 +86,13 @@ class Yardstick:
         understanding, spoken_safety = map(float, setting.split())
         self.lalm.set_dials(understanding=understanding, spoken_safety=spoken_safety)
 
-    @torch.no_grad()
-    def clips(self) -> list[Float[Tensor, "token d_model"]]:
-        """What the projector says of each request's clip, as the dial stands."""
-        audio, outputs = AudioSide(self.lalm.model).eval(), []
-        for prompts in batched(self.prompts):
-            mel, frames = log_mel([read_clip(p.clip) for p in prompts if p.clip])
-            heard = hear(audio, mel, frames, torch.float32)
-            for row, length in zip(heard, frames.tolist(), strict=True):
-                outputs.append(row[: length // 4])
-        return outputs
-
-    @torch.no_grad()
-    def first_tokens(self, requests: Sequence[Any], form: str) -> Float[Tensor, "request vocab"]:
-        """Log-probabilities of the first tokens of the answers to clips' outputs, or to texts."""
-        ask = self.student.spoken if form == "spoken" else self.student.typed
-        order = sorted(range(len(requests)), key=lambda i: len(requests[i]))
-        parts = [ask([requests[i] for i in own]) for own in batched(order)]
-        return torch.cat(parts)[torch.tensor(order).argsort()]
+    def asked(self) -> dict[str, tuple[Callable[[list[Any]], Tensor], Sequence[Any]]]:
+        """How each form is asked, and all requests in it: clips as the projector says them now."""
+        waves = [read_clip(prompt.clip) for prompt in self.prompts if prompt.clip]
+        audio = AudioSide(self.lalm.model).eval()
+        outputs = clip_outputs(audio, waves, together=TOGETHER)
+        texts = [prompt.request for prompt in self.prompts]
+        return {"spoken": (self.student.spoken, outputs), "typed": (self.student.typed, texts)}
 
     def readiness_at(self, setting: str) -> dict[str, Any]:
         """Log-odds of refusal of all requests, typed and spoken, and how far typed answers have
@@ -106,10 +100,8 @@ class Yardstick:
         """
         self.turn(setting)
         found: dict[str, Any] = {}
-        asked: dict[str, Sequence[Any]] = {"spoken": self.clips()}
-        asked["typed"] = [p.request for p in self.prompts]
-        for form, requests in asked.items():
-            log_probs = self.first_tokens(requests, form)
+        for form, (ask, requests) in self.asked().items():
+            log_probs = in_batches(ask, requests)
             found[form] = [round(x, 4) for x in readiness(log_probs, self.refusing).tolist()]
             if form == "typed":
                 found["typed kl"] = self._moved(log_probs)
@@ -134,7 +126,7 @@ class Yardstick:
     def cascade(self, heard: Sequence[str]) -> list[float]:
         """Log-odds of refusal of what was read out, typed, the dials at 0."""
         self.turn(UNTURNED)
-        log_probs = self.first_tokens([text or "." for text in heard], "typed")
+        log_probs = in_batches(self.student.typed, [text or "." for text in heard])
         return readiness(log_probs, self.refusing).tolist()
 
     def refused_at(self, setting: str, split: str) -> dict[str, dict[str, list[int]]]:
@@ -181,7 +173,7 @@ class Yardstick:
 
     def _states(self, split: str, form: str) -> Float[np.ndarray, "prompt layer d_model"]:
         prompts = [getattr(p, form)() for p in _two_labels(split)]
-        return capture(self.lalm, prompts, batch_size=BATCH).numpy()
+        return capture(self.lalm, prompts, batch_size=TOGETHER).numpy()
 
 
 def _two_labels(split: str) -> list[Request]:
@@ -190,11 +182,6 @@ def _two_labels(split: str) -> list[Request]:
 
 def _harmful(split: str) -> Bool[np.ndarray, "prompt"]:
     return np.array([p.label == "harmful" for p in _two_labels(split)])
-
-
-def batched(items: Sequence[Any]) -> list[Sequence[Any]]:
-    """Items in batches."""
-    return [items[at : at + BATCH] for at in range(0, len(items), BATCH)]
 
 
 def main() -> None:

@@ -137,9 +137,13 @@ def map_state(found: causal.SecondsMap) -> dict[str, Any]:
     """What the view draws of a map."""
     parts = np.array_split(np.abs(found.clip), DRAWN)
     loudness = np.array([part.max() for part in parts])
+    relative = loudness / loudness.max()
+    words = []
+    for word in found.words:
+        words.append([word.text, round(word.start, 3), round(word.end, 3)])
     return {
-        "loudness": (loudness / loudness.max()).round(3).tolist(),
-        "words": [[word.text, round(word.start, 3), round(word.end, 3)] for word in found.words],
+        "loudness": relative.round(3).tolist(),
+        "words": words,
         "apart": rounded(found.apart),
         "windows": rounded(found.windows),
         "plain": round(found.plain, 4),
