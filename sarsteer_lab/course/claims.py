@@ -26,10 +26,11 @@ MARGIN = 0.1
 """The smallest difference of two shares that matters here."""
 
 RULE = (
-    "*How to read a verdict.* **No difference**: the whole interval lies nearer to what is "
-    "claimed than a margin, the smallest difference that would matter (10 points for shares). "
-    "This is asked first. **Seen**: the whole interval lies above what is claimed. **Opposite**: "
-    "it lies below. **Cannot tell**: none of these. The n beside it is a sample that would tell, "
+    "*How to read a verdict.* A claim names a border, as in *more than 0%*. **No difference**: "
+    "the whole interval lies within a margin of the border, and the margin is the smallest "
+    "difference that would matter (10 points for shares). This is asked first. **Seen**: the "
+    "whole interval lies above the border. **Opposite**: it lies below. **Cannot tell**: none of "
+    "these. The n beside it is a sample that would tell, "
     "four times out of five, if what was measured here is the truth. *How wide an interval is.* "
 )
 

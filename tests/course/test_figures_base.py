@@ -205,8 +205,9 @@ def test_the_gap_shows_medians_distances_and_accuracy() -> None:
     assert middle.lines[0].get_ydata() == pytest.approx(np.linspace(5, 2, LAYERS), abs=1e-5)
     accuracy = 0.9 + 0.1 * torch.rand(LAYERS, SEEDS, generator=generator)
     assert right.lines[0].get_ydata() == pytest.approx(accuracy.mean(1).numpy(), abs=1e-6)
-    # Harm is easiest to see in the last layer, where the one distance is 2 and the other 1.5.
-    assert fig.get_suptitle().startswith("At layer 5, form moves the mean state 1.3 times as far")
+    form, harm = (middle.lines[number].get_ydata() for number in (0, 1))
+    told = f"form moves the mean state {np.prod(form / harm) ** (1 / LAYERS):.1f} times as far"
+    assert told in fig.get_suptitle()
     assert "20 requests" in fig.get_suptitle()
 
 

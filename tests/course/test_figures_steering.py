@@ -43,7 +43,9 @@ def sweep() -> Figure:
 
 
 def divergence() -> Figure:
-    return divergence_figure((0.1, 0.2), {"SARSteer": np.array([[0.1, 0.2, 0.4], [1.0, 2.0, 3.0]])})
+    return divergence_figure(
+        (0.1, 0.2), {"SARSteer": np.array([[0.1, 0.2, 0.4], [1.0, 2.0, 3.0]])}, told=0.1
+    )
 
 
 TABLE = pd.DataFrame(

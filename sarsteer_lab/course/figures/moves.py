@@ -41,7 +41,7 @@ def moves_figure(before: Readiness, after: Readiness, reached: tuple[float, floa
     for label in before:
         shift = np.median(_log_odds(after[label]) - _log_odds(before[label]))
         shifts.append(f"{label} {shift:+.1f}")
-    order = f"the ROC area goes from {areas[0]:.2f} to {areas[1]:.2f}"
+    order = f"the ROC area against benign requests goes from {areas[0]:.2f} to {areas[1]:.2f}"
     title = f"The push moves the median log-odds of refusal: {', '.join(shifts)}. So {order}"
     fig, (left, right) = panels(2, (13, 6.6), title, width_ratios=(1.5, 1))
     _arrows(left, before, after)

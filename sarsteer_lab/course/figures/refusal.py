@@ -126,8 +126,9 @@ def readiness_figure(refusal_probability: Mapping[str, Float[np.ndarray, "prompt
         names.append(f"{name} (n = {len(values)})")
     ticks(ax, y=names)
     ax.set(xscale="logit", xlim=(8e-5, 1 - 8e-5), xlabel="refusal probability without a defence")
-    marks = [0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999]
-    ax.set_xticks(marks, [f"{100 * mark:g}%" for mark in marks])
+    marks = [1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 1 - 1e-4]
+    names_of_marks = [f"{100 * mark:g}%" for mark in marks[1:-1]]
+    ax.set_xticks(marks, ["0.01%\nor less", *names_of_marks, "99.99%\nor more"])
     ax.invert_yaxis()
     return fig
 

@@ -200,7 +200,7 @@ def _most_refused(by_label: Mapping[str, pd.DataFrame], x: str) -> str:
         top = refused.loc[refused["count"].idxmax()]
         most = f"{top['count']} of {top['n']} at {top[x]:g}"
         told.append(f"{label} {refused['count'].iloc[0]} \u2192 {most}")
-    return f"The push takes refusals to their most: {', '.join(told)}"
+    return f"Refusals peak under the push: {', '.join(told)}"
 
 
 @drawn

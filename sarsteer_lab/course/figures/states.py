@@ -99,9 +99,8 @@ def gap_figure(
     (`geometry.centroid_distance`). Right: accuracy of a linear probe that tells typed from spoken
     (`geometry.measure_gap`; mean and range over seeds); 0.5 is chance.
     """
-    layer = int(harm_distance.argmax())
-    ratio = float(modality_distance[layer] / harm_distance[layer])
-    title = f"At layer {layer}, form moves the mean state {ratio:.1f} times as far as harm does"
+    ratio = float((modality_distance / harm_distance).log().mean().exp())
+    title = f"Over all layers, form moves the mean state {ratio:.1f} times as far as harm does"
     n_requests, n_layers = cosine.shape
     layers = range(n_layers)
     fig, axes = panels(3, (13, 5), f"{title} ({n_requests} requests)")

@@ -222,16 +222,19 @@ def curves_figure(
 
 @drawn
 def divergence_figure(
-    alphas: Sequence[float], divergences: Mapping[str, Float[np.ndarray, "alpha prompt"]]
+    alphas: Sequence[float],
+    divergences: Mapping[str, Float[np.ndarray, "alpha prompt"]],
+    told: float,
 ) -> Figure:
     """KL(unsteered || steered) of the first token along alpha: median and middle half of requests.
 
     `divergences` are in nats, by the name of the vectors. Strength 0 is left out: it is 0 there.
+    The title tells the medians at the strength `told`, one of `alphas`.
     """
     medians = []
     for name, values in divergences.items():
-        medians.append(f"{name} {np.median(values[0]):.2g}")
-    title = f"At alpha {alphas[0]:g} the first token moves by {', '.join(medians)} nats (median)"
+        medians.append(f"{name} {np.median(values[alphas.index(told)]):.2g}")
+    title = f"At alpha {told:g} the first token moves by {', '.join(medians)} nats (median)"
     fig, [ax] = panels(1, (11, 5.2), title)
     looks = (
         look_of(PURPLE, "s", "--"),
