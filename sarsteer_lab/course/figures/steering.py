@@ -1,5 +1,6 @@
 """Figures of directions, the safe space, and what a push does and costs."""
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -55,7 +56,7 @@ def push_figure(
     fig, axes = panels(n_panels, (5.0 * n_panels + 2.5, 5.4), title, sharey=True)
     for ax, (kind, lines) in zip(axes, kinds.items(), strict=True):
         curves(ax, lines, alphas)
-        ax.set(title=kind, xlabel="alpha", ylim=(-0.03, 1.03))
+        ax.set(title=textwrap.fill(kind, 48), xlabel="alpha", ylim=(-0.03, 1.03))
         percent(ax.yaxis)
     axes[0].set_ylabel("refusal probability, mean")
     name_lines(axes[-1])
