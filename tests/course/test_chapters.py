@@ -20,9 +20,6 @@ DEEPEST = 2
 MOST_SHOWN = 6
 """Figures and tables of a chapter, beside the table that ends it and its panels."""
 
-WAITING = {"05_where_refusal_happens": 7}
-"""Chapters with more, which are to be run again."""
-
 MOST_TIMES = 2
 """Cells of the whole course that show the same request as an example."""
 
@@ -135,7 +132,7 @@ def is_shown(output: nbformat.NotebookNode) -> bool:
 @chapters
 def test_a_chapter_shows_six_figures_and_tables_at_most(path: Path) -> None:
     shown = [cell.id for cell in code_cells(path) for output in cell.outputs if is_shown(output)]
-    assert 2 <= len(shown) <= WAITING.get(path.stem, MOST_SHOWN), shown
+    assert 2 <= len(shown) <= MOST_SHOWN, shown
 
 
 def test_an_example_request_is_shown_twice_at_most() -> None:
