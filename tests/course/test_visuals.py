@@ -5,6 +5,7 @@ import math
 import random
 import re
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,13 @@ from sarsteer_lab.activations import capture_answer, capture_positions
 from sarsteer_lab.course.figures import architecture
 from sarsteer_lab.course.figures.strip import stages
 from sarsteer_lab.course.widgets import ladder, playground, xray
+from sarsteer_lab.course.widgets.steering import Ladder
 from sarsteer_lab.course.widgets.web import answer_state
 from sarsteer_lab.engine.live import Answer
 from sarsteer_lab.engine.openings import refusing_openings
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.families import foreign_hooks
+from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, Request
 from sarsteer_lab.steering import SteeringVectors, steer
@@ -49,33 +52,43 @@ def test_playground_gives_its_view_the_clouds_and_their_space() -> None:
         assert row[0] == str(k) and float(row[1]) == pytest.approx(float(inside), abs=0.006)
 
 
+def rungs_of(panel: Ladder, form: str) -> dict[float, dict[str, Any]]:
+    """A ladder's answers in a form, by alpha."""
+    rungs = {}
+    for key, by_form in panel.view.state["requests"][0]["found"].items():
+        if form in by_form:
+            alpha = panel.controls["alpha"][int(key.partition(",")[0])]
+            rungs[alpha] = by_form[form]
+    return dict(sorted(rungs.items()))
+
+
 def test_the_ladders_rows_are_what_generate_says_under_each_alpha(
     tiny: LALM, spoken: list[Request], direction: SteeringVectors
 ) -> None:
     panel = ladder(tiny, spoken[0], direction, (0.0, 0.3, 0.9), max_new_tokens=6)
     asked = [spoken[0].spoken()]
-    assert [*panel.rungs["spoken"]] == [0.0, 0.3, 0.9] and not panel.rungs["typed"]
+    assert [*rungs_of(panel, "spoken")] == [0.0, 0.3, 0.9] and not rungs_of(panel, "typed")
     panel.pick(alpha=panel.controls["alpha"].index(0.5))
     assert not panel.runner.message.value.startswith("<b>")
-    rungs = panel.rungs["spoken"]
+    rungs = rungs_of(panel, "spoken")
     assert [*rungs] == [0.0, 0.3, 0.5, 0.9] and panel.view.state["rungs"]
-    for alpha, (rung, refusal, outcome) in rungs.items():
+    for alpha, rung in rungs.items():
         with steer(tiny, direction, alpha):
             answer = tiny.generate(asked, max_new_tokens=6)[0]
             sure = tiny.next_token_logits(asked)[0].softmax(-1).max()
         assert "".join(rung["tokens"]).replace("<unk>", "").strip() == answer
         assert rung["probabilities"][0] == pytest.approx(float(sure), rel=1e-3)
-        assert outcome == PhraseJudge().judge(spoken[0].request, answer)
+        assert rung["outcome"] == PhraseJudge().judge(spoken[0].request, answer)
         assert rung["cut"] == (len(rung["tokens"]) == 6)
-        assert refusal == rung["refusal_probability"] and outcome == rung["outcome"]
-    assert f">{rungs[0.5][1]:.2f}<" in panel.static()
+    assert f">{rungs[0.5]['refusal_probability']:.2f}<" in panel.static()
     panel.pick(form=panel.controls["form"].index("typed"))
     plain = tiny.generate([spoken[0].typed()], max_new_tokens=6)[0]
-    said = "".join(panel.rungs["typed"][0.0][0]["tokens"])
+    said = "".join(rungs_of(panel, "typed")[0.0]["tokens"])
     assert said.replace("<unk>", "").strip() == plain
     recorded = ladder(tiny, spoken[0], direction, (0.0, 0.3), max_new_tokens=2, more=False)
     recorded.complete()
-    assert [*recorded.rungs["spoken"]] == [*recorded.rungs["typed"]] == [0.0, 0.3]
+    for form in ("spoken", "typed"):
+        assert [*rungs_of(recorded, form)] == [0.0, 0.3]
     assert recorded.controls["alpha"] == [0.0, 0.3]
     with pytest.raises(ValueError, match="1 to 24"):
         ladder(tiny, spoken[0], direction, max_new_tokens=25)
@@ -83,7 +96,7 @@ def test_the_ladders_rows_are_what_generate_says_under_each_alpha(
 
 def test_a_ladder_of_what_is_only_typed(tiny: LALM, direction: SteeringVectors) -> None:
     panel = ladder(tiny, Prompt("Name a fruit."), direction, (0.0, 0.5), max_new_tokens=2)
-    assert [*panel.rungs["typed"]] == [0.0, 0.5] and panel.controls["form"] == ["typed"]
+    assert [*rungs_of(panel, "typed")] == [0.0, 0.5] and panel.controls["form"] == ["typed"]
     assert not panel.view.clips
 
 
@@ -176,9 +189,9 @@ def test_the_xray_projects_and_reads_through_the_lens(
         torch.testing.assert_close(
             panel.opening[form][at], chances[:, firsts].sum(-1), rtol=1e-3, atol=1e-6
         )
-        top = panel.top_tokens(form, reading.start - 1, tiny.n_layers - 1)
+        top = panel.likeliest[form][tiny.n_layers - 1][at]
         assert top[0][0] == tiny.generate([prompt], max_new_tokens=1)[0]
-        assert top[0][1] == pytest.approx(float(chances[-1].max()), rel=1e-3)
+        assert top[0][1] == pytest.approx(float(chances[-1].max()), abs=6e-4)
 
 
 def test_the_xray_is_steered_from_the_last_position_on(
@@ -217,9 +230,9 @@ def test_the_xrays_view_draws_what_it_measures(
         opening = float(panel.opening[form][column, layer])
         opening = -1 if math.isnan(opening) else opening
         assert film["refusing opening"][layer][column] == pytest.approx(opening, abs=1e-4)
-        tokens = panel.top_tokens(form, position, layer, 3)
+        likeliest = logit_lens(tiny, reading.states[position, layer]).softmax(-1).topk(3)
         found = film["tokens"][layer][column]
-        assert [p for _, p in found] == pytest.approx([p for _, p in tokens], abs=1e-3)
+        assert [p for _, p in found] == pytest.approx(likeliest.values.tolist(), abs=1e-3)
         assert len(film["names"]) == len(reading.columns)
     film = state["films"]["spoken"]
     assert chosen["form"] == "spoken" and chosen["column"] == film["answer"] - 1

@@ -33,6 +33,9 @@ HINT = "<p><small>A still. Run the cell, and there are controls here.</small></p
 MOST_K = 40
 """The largest safe space that can be chosen."""
 
+ALPHAS = tuple(place / 100 for place in range(101))
+"""Strengths that can be chosen where a kernel answers."""
+
 
 class Panel(VBox):
     """A panel: live where a kernel runs; elsewhere (HTML, GitHub) a still, made when displayed.

@@ -31,8 +31,6 @@ MOST_COLUMNS = 26
 MOST_TOKENS = 16
 """Tokens of an answer."""
 
-ALPHAS = tuple(place / 100 for place in range(101))
-
 RECORDED = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5)
 """Strengths that are kept for a page without a kernel."""
 
@@ -94,7 +92,7 @@ class XRay(panels.Panel):
         self.max_new_tokens = max_new_tokens
         self.layers = steered_layers(lalm, vectors)
         self.forms = forms(lalm, prompt)
-        self.alphas = sorted({*ALPHAS, alpha})
+        self.alphas = sorted({*panels.ALPHAS, alpha})
         self._openings = token_sequences(lalm, refusing_openings())
         self.readings: dict[str, Reading] = {}
         self.projection: dict[str, Float[Tensor, "position layer"]] = {}
@@ -148,17 +146,12 @@ class XRay(panels.Panel):
         self.view.state = {**self.view.state, "alphas": kept, "films": few}
         self.pick(alpha=kept.index(begun))
 
-    def top_tokens(
-        self, form: str, position: int, layer: int, count: int = 8
-    ) -> list[tuple[str, float]]:
-        """The likeliest next tokens of a position, read from a layer (its index in `layers`)."""
-        state = self.readings[form].states[position, layer]
-        return self._top(logit_lens(self.lalm, state).softmax(-1), count)
-
-    def _top(self, chances: Float[Tensor, "vocab"], count: int) -> list[tuple[str, float]]:
-        top = chances.topk(count)
+    def _likeliest(self, chances: Float[Tensor, "vocab"]) -> list[list[Any]]:
+        """The likeliest tokens and their probabilities."""
+        top = chances.topk(LIKELIEST)
+        shares = top.values.double().round(decimals=3).tolist()
         tokens = map(self._token, top.indices)
-        return list(zip(tokens, top.values.tolist(), strict=True))
+        return [list(pair) for pair in zip(tokens, shares, strict=True)]
 
     def _token(self, token: int | Tensor) -> str:
         return self.lalm.tokenizer.decode([int(token)])
@@ -215,8 +208,7 @@ class XRay(panels.Panel):
         for layer in range(len(self.layers)):  # one at a time: logits are large
             chances = logit_lens(self.lalm, states[reading.columns, layer]).softmax(-1)
             opening[:, layer] = (chances * goes_on).sum(-1)
-            tops = [self._top(each, LIKELIEST) for each in chances]
-            self.likeliest[form].append([[[t, round(p, 3)] for t, p in top] for top in tops])
+            self.likeliest[form].append([self._likeliest(each) for each in chances])
         opening[~goes_on.any(-1).cpu()] = torch.nan
         self.opening[form] = opening
 

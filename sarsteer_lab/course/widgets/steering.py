@@ -17,7 +17,6 @@ from sarsteer_lab.prompts import Prompt, Request
 from sarsteer_lab.safe_space import ablate, principal_space
 from sarsteer_lab.vectors import SteeringVectors
 
-ALPHAS = tuple(place / 100 for place in range(101))
 SWEPT_ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.7, 1.0)
 RUNGS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
 DIAL_SETTINGS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
@@ -53,7 +52,7 @@ class SteerPanel(Answers):
         self.space = principal_space(harmless, most)
         layers = range(lalm.n_layers)
         controls: dict[str, Sequence[Any]]
-        controls = {"alpha": ALPHAS, "lambda": SHARES, "k": range(most + 1)}
+        controls = {"alpha": panels.ALPHAS, "lambda": SHARES, "k": range(most + 1)}
         controls |= {"first layer": layers, "last layer": layers, "text": [*directions]}
         controls |= values or {}
         begins: dict[str, Any]
@@ -141,16 +140,6 @@ class Ladder(Pushed):
             lalm, [prompt], vectors, values, max_new_tokens=max_new_tokens, form=offered
         )
         self.view.state = {**self.view.state, "rungs": True}
-
-    @property
-    def rungs(self) -> dict[str, dict[float, tuple[dict[str, Any], float, str]]]:
-        """What was found, by form and alpha: answer, refusal probability and outcome."""
-        rungs: dict[str, dict[float, Any]] = {form: {} for form in self.controls["form"]}
-        for key, by_form in self.view.state["requests"][0]["found"].items():
-            alpha = self.controls["alpha"][int(key.partition(",")[0])]
-            for form, answer in by_form.items():
-                rungs[form][alpha] = (answer, answer["refusal_probability"], answer["outcome"])
-        return {form: dict(sorted(by_alpha.items())) for form, by_alpha in rungs.items()}
 
     def at(self, asked: Forms, values: Sequence[float]) -> list[dict[str, Shown]]:
         """See `Answers.at`: of the chosen form."""

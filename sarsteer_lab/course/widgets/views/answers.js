@@ -53,8 +53,7 @@ function ownRequest(ask) {
 }
 
 // The answers that are known along the first control, the others as they are chosen: pairs of a place and answers.
-function along(found, keys, first) {
-  const [, ...others] = keys;
+function along(found, [, ...others], first) {
   const known = first.values.map((_, place) => [place, found[[place, ...others].join()]]);
   return known.filter(([, answers]) => answers);
 }
@@ -85,14 +84,13 @@ function ladder(known, first, now) {
   const all = known.map(([place, answers]) => [place, Object.values(answers)[0]]);
   const broken = all.findIndex(([, answer]) => answer.outcome === "broken");
   const rows = all.filter(([place], number) => broken < 0 || number <= broken || place === now);
-  const body = rows.map(([place, answer], number) => {
+  const cells = rows.map(([place, answer], number) => {
     const turn = number ? turnAt(rows[number - 1][1].tokens, answer.tokens) : null;
-    const ready = make("td", {}, answer.refusal_probability.toFixed(2)), outcome = make("td", {}, `${MARKS[answer.outcome]} ${answer.outcome}`);
-    const said = make("td", { class: "answer" }, ...answerSpans(answer, turn));
-    return make("tr", place === now ? { class: "marked" } : {}, make("th", { scope: "row" }, `${first.values[place]}`), ready, outcome, said);
+    const outcome = `${MARKS[answer.outcome]} ${answer.outcome}`;
+    return [first.values[place], answer.refusal_probability.toFixed(2), outcome, answerSpans(answer, turn)];
   });
-  const heads = [first.name, "P(refusal)", "outcome", "answer"].map((head) => make("th", { scope: "col" }, head));
-  return make("table", { class: "ladder" }, make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...body));
+  const marked = rows.findIndex(([place]) => place === now);
+  return table([first.name, "P(refusal)", "outcome", "answer"], cells, { name: "ladder", marked });
 }
 
 // How many of many requests of each kind came out how, at a place of the first control.
@@ -121,10 +119,10 @@ function render({ model, el }) {
   const { controls } = model.get("state"), [first] = controls;
   const moving = controls.map((each) => control(each, choose, live));
   const sound = player(model), heard = make("span", { class: "heard" }), asked = make("div", {});
-  const cards = make("div", { class: model.get("state").rungs ? "numbers" : "cards" }), told = make("p", { class: "told", role: "status" });
+  const { rungs, counts } = model.get("state"), many = make("div", { class: "counts" });
+  const cards = make("div", { class: rungs ? "numbers" : "cards" }), told = make("p", { class: "told", role: "status" });
   const figure = make("figure", {}), behind = folded();
   const sweep = make("button", { type: "button", onclick: () => choose({ sweep: true }) }, "Try all values");
-  const { rungs, counts } = model.get("state"), many = make("div", { class: "counts" });
   const own = live && !rungs ? [ownRequest((request) => choose({ asked: request }))] : [];
   let requests = null, shown = 0;
 
@@ -135,24 +133,23 @@ function render({ model, el }) {
       asked.replaceChildren(state.requests.length > 1 ? requests.node : make("p", {}, make("b", {}, state.requests[0].words)));
       shown = state.requests.length;
     }
-    const request = state.requests[chosen.request], keys = controls.map(({ name }) => chosen[name]);
+    const request = state.requests[chosen.request], places = controls.map(({ name }) => chosen[name]);
     requests.set(chosen.request);
     sound.set(request.clip, request.words);
-    const mark = request.differs ? [" ", make("b", { class: "differs" }, "≠ heard differently")] : [];
-    heard.replaceChildren(...("heard" in request ? ["The model hears: ", make("i", {}, request.heard || "(nothing)"), ...mark] : []));
-    moving.forEach((each, place) => each.set(keys[place]));
-    const answers = request.found[keys.join()] ?? {};
+    heard.replaceChildren(...("heard" in request ? ["The model hears: ", ...heardAs(request)] : []));
+    moving.forEach((each, number) => each.set(places[number]));
+    const answers = request.found[places.join()] ?? {};
     const said = Object.entries(answers).map(([name, answer]) => `${name}: ${answer.outcome}`);
-    told.replaceChildren(said.length ? `${first.name} ${first.values[keys[0]]}: ${said.join(", ")}.` : "");
-    const known = along(request.found, keys, first);
-    if (counts) many.replaceChildren(...counted(counts, keys[0], request.label));
+    told.replaceChildren(said.length ? `${first.name} ${first.values[places[0]]}: ${said.join(", ")}.` : "");
+    const known = along(request.found, places, first);
+    if (counts) many.replaceChildren(...counted(counts, places[0], request.label));
     const hint = "▼ and a box: the first token that differs from the row above. The thicker the line, the likelier the token was.";
-    if (rungs) cards.replaceChildren(ladder(known, first, keys[0]));
+    if (rungs) cards.replaceChildren(ladder(known, first, places[0]));
     else cards.replaceChildren(...Object.entries(answers).map(([name, answer]) => card(name, answer, FORM[name])));
     if (!said.length) cards.append("The model answers …");
     if (rungs) return figure.replaceChildren(make("figcaption", { class: "small" }, hint));
-    const legend = Object.keys(answers).map((name) => make("span", {}, make("span", { class: `key ${FORM[name]}` }), name, " "));
-    figure.replaceChildren(make("figcaption", { class: "small" }, "Readiness to refuse this request: ", ...legend), curve(known, first, keys[0], widthIn(el)));
+    const legend = keys(Object.fromEntries(Object.keys(answers).map((name) => [FORM[name], name])));
+    figure.replaceChildren(make("figcaption", { class: "small" }, "Readiness to refuse this request: ", ...legend), curve(known, first, places[0], widthIn(el)));
     const refused = Object.entries(counts ?? {});
     const rows = known.flatMap(([place, each]) =>
       Object.entries(each).map(([name, answer]) => [

@@ -14,6 +14,7 @@ function make(tag, attributes = {}, ...children) {
   return node;
 }
 
+const chance = (odds) => 1 / (1 + Math.exp(-odds)); // of log-odds
 const percent = (share) => `${Math.round(100 * share)}%`;
 
 // An answer's tokens, a line under each, thicker where it was likelier; the token at `turn` is boxed.
@@ -42,13 +43,16 @@ function chip(name, value, words, choose) {
   return make("label", { class: "chip" }, button, make("span", {}, words));
 }
 
+function check(node, value) {
+  for (const each of node.querySelectorAll("input")) each.checked = each.value === `${value}`;
+}
+
 // A row of chips, one for each value; `set` checks one.
 function chips(title, values, moved, words = (value) => value) {
   const group = unique("chips");
   const all = values.map((value) => chip(group, value, words(value), () => moved(value)));
   const node = make("fieldset", {}, make("legend", {}, title), make("div", { class: "chips" }, ...all));
-  const set = (value) => node.querySelectorAll("input").forEach((each) => (each.checked = each.value === `${value}`));
-  return { node, set };
+  return { node, set: (value) => check(node, value) };
 }
 
 // A slider under its name; `set` moves it and says its value. `moved` is called while it is dragged, or (`when` is
@@ -86,6 +90,23 @@ function chart({ label, width, height, x: [left, right], y: [low, high], xs = []
 
 const SHARES = [0, 0.5, 1].map((share) => [share, percent(share)]);
 
+// A chart of two shares.
+const plane = (more) => chart({ x: [0, 1], y: [0, 1], xs: SHARES, ys: SHARES, ...more });
+
+const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const beyond = (scores, threshold) => scores.filter((score) => score >= threshold).length;
+
+// How often a harmful request scores higher than another; ties count one half.
+function areaOf(harmful, others) {
+  return mean(harmful.flatMap((one) => others.map((other) => (one > other ? 1 : one === other ? 0.5 : 0))));
+}
+
+// Shares at or beyond every threshold, of others and of harmful requests.
+function rocOf(harmful, others) {
+  const thresholds = [...new Set([...harmful, ...others, Infinity])].sort((a, b) => a - b);
+  return thresholds.map((threshold) => [beyond(others, threshold) / others.length, beyond(harmful, threshold) / harmful.length]);
+}
+
 function line(points, name) {
   return make("svg:polyline", { class: name, points: points.map((point) => point.join()).join(" ") });
 }
@@ -98,11 +119,14 @@ function point(x, y, r, name, more = {}) {
 }
 
 // A cell of a heat map, from x and y to the next ones: purple above 0, orange below, as strong as `share` is far from it.
-function cell([x0, x1], [y0, y1], share, more = {}) {
+function cell([x0, x1], [y0, y1], share, chosen = false, more = {}) {
   const [x, width, y, height] = [Math.min(x0, x1), Math.abs(x1 - x0), Math.min(y0, y1), Math.abs(y1 - y0)];
-  const look = { class: share < 0 ? "below" : "above", "fill-opacity": Math.min(1, Math.abs(share)).toFixed(3) };
-  return make("svg:rect", { x, y, width, height, ...look, ...more });
+  const name = `${share < 0 ? "below" : "above"}${chosen ? " chosen" : ""}`;
+  return make("svg:rect", { x, y, width, height, class: name, "fill-opacity": Math.min(1, Math.abs(share)).toFixed(3), ...more });
 }
+
+// The chosen one of some cells last, so that its frame lies on top.
+const chosenLast = (cells) => cells.sort((one, other) => one.classList.contains("chosen") - other.classList.contains("chosen"));
 
 // What a pointer does in a picture, in the picture's own units; a picture that is drawn anew meanwhile does not matter.
 function dragged(figure, moved) {
@@ -143,8 +167,13 @@ function picker(requests, moved, title = "1. Choose a request") {
   });
   const kinds = [...groups].map(([kind, row]) => make("div", { class: "kind" }, make("b", {}, kind), row));
   const node = make("fieldset", { class: "requests" }, make("legend", {}, title), make("div", { class: "kinds" }, ...kinds));
-  const set = (place) => node.querySelectorAll("input").forEach((each) => (each.checked = each.value === `${place}`));
-  return { node, set };
+  return { node, set: (place) => check(node, place) };
+}
+
+// What the model heard of a request, marked where that is something else.
+function heardAs({ heard, differs }) {
+  const words = make("i", {}, heard || "(nothing)");
+  return differs ? [words, " ", make("b", { class: "differs" }, "≠ heard differently")] : [words];
 }
 
 // A player; on the site clips lie in a folder of their own, a kernel gives each as an address.
@@ -159,32 +188,52 @@ function player(model) {
   return { node, set };
 }
 
-// The numbers behind a picture, folded; each row begins with what it is about.
-function folded() {
-  const numbers = make("div", { class: "numbers", tabindex: 0, role: "region", "aria-label": "The numbers" });
-  const node = make("details", {}, make("summary", {}, "The numbers behind it"), numbers);
-  function set(caption, heads, rows) {
-    const head = make("tr", {}, ...heads.map((name) => make("th", { scope: "col" }, name)));
-    const body = rows.map(([first, ...cells]) =>
-      make("tr", {}, make("th", { scope: "row" }, `${first}`), ...cells.map((cell) => make("td", {}, `${cell}`))),
-    );
-    numbers.replaceChildren(make("table", {}, make("caption", {}, caption), make("thead", {}, head), make("tbody", {}, ...body)));
+// What marks mean: a key for each, by the mark's class, beside its words.
+function keys(names) {
+  return Object.entries(names).map(([name, words]) => make("span", {}, make("span", { class: `key ${name}` }), words, " "));
+}
+
+// A part of the page that can be pushed aside, by the keyboard, too.
+const region = (name, label) => make("div", { class: name, tabindex: 0, role: "region", "aria-label": label });
+
+// A table; each row begins with what it is about, its cells are words or nodes. Marked is the row at place `marked`.
+function table(heads, rows, { name = "", caption = "", marked = null } = {}) {
+  const head = make("tr", {}, ...heads.map((each) => make("th", { scope: "col" }, each)));
+  const body = rows.map(([first, ...cells], place) => {
+    const node = make("tr", {}, make("th", { scope: "row" }, first), ...cells.map((each) => make("td", {}, ...[each].flat())));
+    if (place === marked) node.className = "marked";
+    return node;
+  });
+  return make("table", { class: name }, ...(caption ? [make("caption", {}, caption)] : []), make("thead", {}, head), make("tbody", {}, ...body));
+}
+
+// Says how far a player is, while it plays and when it is put somewhere.
+function whilePlaying(audio, tell) {
+  function step() {
+    tell(audio.currentTime);
+    if (!audio.paused) requestAnimationFrame(step);
   }
-  return { node, set };
+  audio.addEventListener("play", step);
+  audio.addEventListener("seeked", () => tell(audio.currentTime));
+}
+
+// The numbers behind a picture, folded.
+function folded() {
+  const numbers = region("numbers", "The numbers");
+  const node = make("details", {}, make("summary", {}, "The numbers behind it"), numbers);
+  return { node, set: (caption, heads, rows) => numbers.replaceChildren(table(heads, rows, { caption })) };
 }
 
 // So that letters keep their size: how wide a picture is drawn, in its own units.
-const widthIn = (el) => (el.clientWidth > 0 && el.clientWidth < 500 ? 360 : 640);
+const widthIn = (el, wide = 640) => (el.clientWidth > 0 && el.clientWidth < 500 ? 360 : wide);
 
-function changer(model) {
-  return (name, value) => {
-    model.set(name, value);
+// What the reader chooses is kept in one value, `chosen`.
+function chooser(model) {
+  return (values) => {
+    model.set("chosen", { ...model.get("chosen"), ...values });
     model.save_changes();
   };
 }
-
-// What the reader chooses is kept in one value, `chosen`.
-const chooser = (model) => (values) => changer(model)("chosen", { ...model.get("chosen"), ...values });
 
 function fill(el, ...parts) {
   el.classList.add("sarsteer-view");

@@ -10,8 +10,7 @@ function sharesPicture(state, { k, layer }, choose, width) {
   const { x, y, draw } = chart({ label, width, height: 260, ...ends });
   const bars = state.lengths.map((length, place) => {
     const share = (state.inside[k][place] / length) ** 2;
-    const more = { class: place === layer ? "above chosen" : "above", onclick: () => choose({ layer: place }) };
-    return cell([x(place - 0.4), x(place + 0.4)], [y(0), y(share)], 1, more);
+    return cell([x(place - 0.4), x(place + 0.4)], [y(0), y(share)], 1, place === layer, { onclick: () => choose({ layer: place }) });
   });
   const random = y(k / state.width);
   bars.push(make("svg:line", { class: "now", x1: x(-0.6), x2: x(state.lengths.length - 0.4), y1: random, y2: random }));
@@ -42,7 +41,7 @@ function render({ model, el }) {
   const shares = make("figure", {}), triangle = make("figure", {}), told = make("p", { role: "status" });
   const raised = make("div", { class: "raised" }), behind = folded();
   const legend = make("p", { class: "small keys" }, "Dashed: in a random space of this size. Right: ");
-  for (const [name, words] of [["direction", "the direction"], ["vectors", "after ablation"]]) legend.append(make("span", {}, make("span", { class: `key ${name}` }), words));
+  legend.append(...keys({ direction: "the direction", vectors: "after ablation" }));
 
   function draw() {
     const state = model.get("state"), chosen = model.get("chosen");
@@ -53,7 +52,7 @@ function render({ model, el }) {
     const up = Math.sqrt(Math.max(0, length ** 2 - across ** 2)), kept = (1 - chosen.lam / 10) * across;
     const left = Math.hypot(kept, up) / length;
     told.replaceChildren(`Layer ${chosen.layer}: ablation (k = ${chosen.k}, lambda = ${(chosen.lam / 10).toFixed(1)}) leaves ${percent(left)} of the direction's length.`);
-    const width = el.clientWidth > 0 && el.clientWidth < 500 ? 360 : 400;
+    const width = widthIn(el, 400);
     shares.replaceChildren(sharesPicture(state, chosen, choose, width));
     triangle.replaceChildren(trianglePicture(across, up, kept, width));
     const near = nearestTokens(state.tokens, chosen), exact = near && near[0] === chosen.k && near[1] === chosen.lam;

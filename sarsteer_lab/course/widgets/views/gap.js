@@ -8,8 +8,9 @@ function render({ model, el }) {
   const layer = slider("Layer", { min: 0, max: layers.length - 1 }, (value) => choose({ layer: value }));
   const which = slider("Request", { min: 0, max: 2 * n - 1 }, (value) => choose({ point: value }));
   const figure = make("figure", {}), sound = player(model), words = make("p", { role: "status" }), behind = folded();
-  const keys = [["typed", "typed, harmful"], ["typed hollow", "typed, others"], ["spoken", "spoken, harmful"], ["spoken hollow", "spoken, others"]];
-  const legend = keys.map(([name, text]) => make("span", {}, make("span", { class: `key ${name}` }), text, " "));
+  const typed = { typed: "typed, harmful", "typed hollow": "typed, others" };
+  const spoken = { spoken: "spoken, harmful", "spoken hollow": "spoken, others" };
+  const legend = keys({ ...typed, ...spoken });
 
   function draw() {
     const chosen = model.get("chosen"), places = layers[chosen.layer];

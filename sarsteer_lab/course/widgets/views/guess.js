@@ -43,13 +43,12 @@ function score(questions, el) {
   const rows = questions.map(({ key, words, most, truth }) => {
     const guess = guessed(key);
     const off = guess === null ? "" : `${Math.abs(guess - truth)}`;
-    return [words, ...[guess ?? "none kept", `${truth} of ${most}`, off].map((cell) => make("td", {}, cell))];
+    return [words, guess ?? "none kept", `${truth} of ${most}`, off];
   });
-  const heads = ["question", "your guess", "what came out", "off by"].map((name) => make("th", { scope: "col" }, name));
-  const body = rows.map(([words, ...cells]) => make("tr", {}, make("th", { scope: "row" }, words), ...cells));
-  const table = make("table", {}, make("caption", {}, "Your guesses in this chapter"), make("thead", {}, make("tr", {}, ...heads)), make("tbody", {}, ...body));
+  const shown = region("numbers", "your guesses");
+  shown.append(table(["question", "your guess", "what came out", "off by"], rows, { caption: "Your guesses in this chapter" }));
   const forget = make("button", { type: "button", onclick: () => questions.forEach(({ key }) => keep(key, null)) }, "Forget my guesses");
-  fill(el, make("div", { class: "numbers", tabindex: 0, role: "region", "aria-label": "your guesses" }, table), forget);
+  fill(el, shown, forget);
 }
 
 function render({ model, el }) {

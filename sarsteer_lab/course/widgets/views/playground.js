@@ -59,8 +59,7 @@ function render({ model, el }) {
   const lam = range("lam", "lambda =", 0, 15), alpha = range("alpha", "alpha =", 0, 30);
   const moved = chips("Moved by", Object.keys(PUSHES), (name) => choose({ moved: name }), (name) => PUSHES[name]);
   const side = make("figure", {}), above = make("figure", {}), told = make("p", { role: "status" }), behind = folded();
-  const arrows = Object.entries(PUSHES).map(([name, words]) => make("span", {}, make("span", { class: `key ${COLOURS[name]}` }), words));
-  const kinds = Object.keys(state.clouds).map((kind) => make("span", {}, make("span", { class: `key ${kind}` }), kind));
+  const arrows = Object.fromEntries(Object.entries(PUSHES).map(([name, words]) => [COLOURS[name], words]));
 
   function draw() {
     const chosen = model.get("chosen"), vectors = vectorsOf(state, chosen);
@@ -69,7 +68,7 @@ function render({ model, el }) {
     lam.set(chosen.lam, (chosen.lam / 10).toFixed(1));
     alpha.set(chosen.alpha, (chosen.alpha / 10).toFixed(1));
     moved.set(chosen.moved);
-    const width = el.clientWidth > 0 && el.clientWidth < 500 ? 360 : 400;
+    const width = widthIn(el, 400);
     side.replaceChildren(cloudPicture(state, chosen, vectors, 1, width));
     above.replaceChildren(cloudPicture(state, chosen, vectors, 2, width));
     const over = (vector, kind) => state.clouds[kind].filter(([first]) => first + (vector[0] * chosen.alpha) / 10 > state.line).length;
@@ -83,7 +82,7 @@ function render({ model, el }) {
     behind.set(`Refused, of ${n} each`, ["push", "harmful", "harmless", "length"], rows);
   }
 
-  const legend = make("p", { class: "small keys" }, ...kinds, ...arrows, "Dotted: d inside the safe space (bars). Dashed: beyond it is refused.");
+  const legend = make("p", { class: "small keys" }, ...keys({ harmful: "harmful", harmless: "harmless", ...arrows }), "Dotted: d inside the safe space (bars). Dashed: beyond it is refused.");
   const knobs = make("div", { class: "knobs" }, angle.node, k.node, lam.node, alpha.node);
   fill(el, knobs, moved.node, told, legend, make("div", { class: "pair" }, side, above), behind.node);
   return drawOn(model, ["chosen"], draw);

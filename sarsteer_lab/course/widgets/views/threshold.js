@@ -6,21 +6,8 @@
 
 const LOWEST = -8, HIGHEST = 5;
 const logOdds = (share) => Math.min(HIGHEST, Math.max(LOWEST, Math.log(share / (1 - share))));
-const shareAt = (odds) => (odds <= LOWEST ? 0 : 1 / (1 + Math.exp(-odds)));
-const beyond = (scores, threshold) => scores.filter((score) => score >= threshold).length;
-const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
+const shareAt = (odds) => (odds <= LOWEST ? 0 : chance(odds));
 const fine = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)}%`;
-
-// How often a harmful request scores higher than another; ties count one half.
-function areaOf(harmful, others) {
-  return mean(harmful.flatMap((one) => others.map((other) => (one > other ? 1 : one === other ? 0.5 : 0))));
-}
-
-// Shares at or beyond every threshold, of others and of harmful requests.
-function rocOf(harmful, others) {
-  const thresholds = [...new Set([...harmful, ...others, Infinity])].sort((a, b) => a - b);
-  return thresholds.map((threshold) => [beyond(others, threshold) / others.length, beyond(harmful, threshold) / harmful.length]);
-}
 
 function strips(readings, odds, width) {
   const kinds = Object.entries(readings);
@@ -43,7 +30,7 @@ function strips(readings, odds, width) {
 function rocPicture(readings, threshold) {
   const { harmful, ...others } = readings;
   const label = "ROC curves of readiness: harmful against the other kinds.";
-  const { x, y, draw } = chart({ label, width: 320, height: 300, x: [0, 1], y: [0, 1], xs: SHARES, ys: SHARES, xname: "others beyond it", yname: "harmful requests beyond it" });
+  const { x, y, draw } = plane({ label, width: 320, height: 300, xname: "others beyond it", yname: "harmful requests beyond it" });
   const parts = [line([[x(0), y(0)], [x(1), y(1)]], "grid")];
   for (const [kind, scores] of Object.entries(others)) {
     parts.push(line(rocOf(harmful, scores).map(([a, b]) => [x(a), y(b)]), kind));
@@ -57,7 +44,7 @@ function planePicture(readings, threshold, defences) {
   const { harmful, ...others } = readings;
   const all = Object.values(others).flat();
   const label = "Harmful requests refused and others answered: the threshold's bound, and defences.";
-  const { x, y, draw } = chart({ label, width: 320, height: 300, x: [0, 1], y: [0, 1], xs: SHARES, ys: SHARES, xname: "others answered", yname: "harmful requests refused" });
+  const { x, y, draw } = plane({ label, width: 320, height: 300, xname: "others answered", yname: "harmful requests refused" });
   const parts = [line(rocOf(harmful, all).map(([a, b]) => [x(1 - a), y(b)]), "bound")];
   for (const [name, refused, answered] of defences) {
     parts.push(make("svg:path", { class: "defence", d: `M${x(answered) - 5} ${y(refused)}h10m-5 -5v10` }, make("svg:title", {}, name)));
@@ -72,7 +59,7 @@ function render({ model, el }) {
   const range = { min: LOWEST, max: HIGHEST, step: 0.05 };
   const push = slider("Refuse what is readier than", range, (odds) => choose({ odds }));
   const told = make("p", { class: "counts", role: "status" });
-  const strip = make("figure", {}), roc = make("figure", {}), plane = make("figure", {}), behind = folded();
+  const strip = make("figure", {}), roc = make("figure", {}), both = make("figure", {}), behind = folded();
   let back = (place) => place;
   dragged(strip, (place) => choose({ odds: Math.round(20 * Math.min(HIGHEST, Math.max(LOWEST, back(place)))) / 20 }));
 
@@ -87,11 +74,11 @@ function render({ model, el }) {
     back = drawn.back;
     strip.replaceChildren(drawn.picture);
     const areas = Object.keys(readings).filter((kind) => kind !== "harmful").map((kind) => [kind, areaOf(readings.harmful, readings[kind])]);
-    const keys = areas.map(([kind, area]) => make("span", {}, make("span", { class: `key ${kind}` }), `against ${kind}: area ${area.toFixed(2)} `));
-    roc.replaceChildren(make("figcaption", { class: "small" }, "ROC curve. ", ...keys), rocPicture(readings, threshold));
+    const legend = keys(Object.fromEntries(areas.map(([kind, area]) => [kind, `against ${kind}: area ${area.toFixed(2)}`])));
+    roc.replaceChildren(make("figcaption", { class: "small" }, "ROC curve. ", ...legend), rocPicture(readings, threshold));
     const crosses = state.defences.length ? " Crosses: defences." : "";
     const bound = `The plane. Line: the best that a push which moves all alike can do.${crosses}`;
-    plane.replaceChildren(make("figcaption", { class: "small" }, bound), planePicture(readings, threshold, state.defences));
+    both.replaceChildren(make("figcaption", { class: "small" }, bound), planePicture(readings, threshold, state.defences));
     const rows = Object.entries(readings).map(([kind, scores]) => {
       const area = kind === "harmful" ? "" : areaOf(readings.harmful, scores).toFixed(3);
       return [kind, beyond(scores, threshold), scores.length - beyond(scores, threshold), area];
@@ -100,7 +87,7 @@ function render({ model, el }) {
     behind.set(`Readiness ${form}, threshold ${fine(threshold)}`, ["requests", "refused", "answered", "ROC area"], rows);
   }
 
-  fill(el, forms.node, push.node, told, strip, make("div", { class: "pair" }, roc, plane), behind.node);
+  fill(el, forms.node, push.node, told, strip, make("div", { class: "pair" }, roc, both), behind.node);
   return drawOn(model, ["chosen"], draw);
 }
 

@@ -23,7 +23,7 @@ function render({ model, el }) {
   const layer = slider("Layer", { min: 0, max: first.layers.length - 1 }, (place) => choose({ layer: place }));
   const position = slider("Position", { min: 0, max: 1 }, (place) => choose(shownCells()[place]));
   const title = make("p", {}, make("b", {}, first.title)), caption = make("p", { class: "small" });
-  const told = make("p", { role: "status" }), films = make("div", { class: "films", tabindex: 0, role: "region", "aria-label": "heat maps" }), behind = folded();
+  const told = make("p", { role: "status" }), films = region("films", "heat maps"), behind = folded();
 
   const columnsOf = (film, chosen) => film.names.map((_, column) => column).filter((column) => chosen.all || column >= film.answer - 1);
 
@@ -42,23 +42,20 @@ function render({ model, el }) {
     const width = 72 + (chosen.all ? 15 : 26) * columns.length;
     const size = { width, height: 140 + 16 * layers.length, x: [0, columns.length], y: [layers[0], layers.at(-1) + 1], foot: 92 };
     const { x, y, draw } = chart({ label: `${chosen.measure} of the ${form} request, by layer and position.`, ...size, ys, yname: form });
-    const parts = [];
-    let marked = null;
+    const cells = [], names = [];
     columns.forEach((column, place) => {
       for (const row of layers) {
         const here = form === chosen.form && column === chosen.column && row === chosen.layer;
         const share = shareOf(chosen.measure, values[row][column], top);
-        const more = { onclick: () => choose({ form, column, layer: row }), ...(here ? { class: `${share < 0 ? "below" : "above"} chosen` } : {}) };
-        const one = cell([x(place), x(place + 1)], [y(row), y(row + 1)], share, more);
-        if (here) marked = one;
-        parts.push(one);
+        const more = { onclick: () => choose({ form, column, layer: row }) };
+        cells.push(cell([x(place), x(place + 1)], [y(row), y(row + 1)], share, here, more));
       }
-      const name = make("svg:text", { transform: `translate(${x(place + 0.5) + 5},${y(layers[0]) + 8}) rotate(-90)`, "text-anchor": "end" }, film.names[column]);
-      parts.push(name);
+      const where = `translate(${x(place + 0.5) + 5},${y(layers[0]) + 8}) rotate(-90)`;
+      names.push(make("svg:text", { transform: where, "text-anchor": "end" }, film.names[column]));
     });
     const begins = x(columns.indexOf(film.answer - 1) + 1); // from here on it is the answer
-    parts.push(make("svg:line", { class: "now", x1: begins, x2: begins, y1: y(layers[0]), y2: y(layers.at(-1) + 1) }));
-    const svg = draw(...parts, ...(marked ? [marked] : []));
+    const end = make("svg:line", { class: "now", x1: begins, x2: begins, y1: y(layers[0]), y2: y(layers.at(-1) + 1) });
+    const svg = draw(...names, end, ...chosenLast(cells));
     svg.setAttribute("style", `width:${width}px;flex:none`);
     return svg;
   }
