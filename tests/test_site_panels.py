@@ -239,6 +239,13 @@ def move_seconds(view: Any, state: dict[str, Any], chooser: random.Random) -> No
         assert f"Silent there: {found['silenced'][window]:+.2f}." in told
         assert f"layer {state['layers'][layer]}: {found['patched'][layer][window]:+.2f}." in told
         assert view.locator("svg text", has_text=found["words"][0][0]).count() > 0
+        row = view.locator(".numbers tbody tr").nth(window).locator("td")
+        heard = int(row.first.inner_text().removesuffix("%"))
+        assert abs(heard - 100 / (1 + math.exp(-found["so_far"][window]))) <= 0.51
+        word = chooser.randrange(len(found["words"]))
+        text, start, end = found["words"][word]
+        view.locator("audio").evaluate(HEARD_TO, (start + end) / 2)
+        assert view.locator("svg .lit").all_text_contents() == [text]
     cells = view.locator("svg").last.locator("rect")
     before = view.locator("p[role=status]").inner_text()
     cells.first.dispatch_event("click")
@@ -247,9 +254,10 @@ def move_seconds(view: Any, state: dict[str, Any], chooser: random.Random) -> No
 
 
 def move_board(view: Any, state: dict[str, Any], chooser: random.Random) -> None:
-    """Ten cells: their counts and what is read; then fewer defences, fewer sets, and a clip."""
+    """Ten cells: their counts and what is read; then fewer defences, a condition, and a clip."""
+    sets = [name for name in state["sets"] if scored(state, name)]
     for _ in range(10):
-        defence, name = chooser.choice(state["defences"]), chooser.choice(state["sets"])
+        defence, name = chooser.choice(state["defences"]), chooser.choice(sets)
         responses = state["cells"][defence][name]
         cell = view.get_by_role("button", name=f"{defence} on {name}:", exact=False).first
         outcomes = [outcome for _, outcome, _ in responses]
@@ -265,19 +273,64 @@ def move_board(view: Any, state: dict[str, Any], chooser: random.Random) -> None
     harmful = [d for d in state["defences"] if d != state["defences"][0]]
     view.get_by_label(state["defences"][0], exact=True).uncheck()
     assert view.locator("table.board tbody tr").count() == len(harmful)
-    for defence, row in rows_of(view).items():
+    rows = rows_of(view)
+    assert [*rows] == [*harmful, "yours"]
+    for defence in harmful:
+        row = rows[defence]
         cell = state["cells"][defence]
         of_kind = {"harmful": [], "others": []}
-        for name in state["sets"]:
+        for name in sets:
             for request, outcome, _ in cell[name]:
                 label = state["requests"][request]["label"]
                 of_kind["harmful" if label == "harmful" else "others"].append(outcome)
         refused = of_kind["harmful"].count("refused") / len(of_kind["harmful"])
         answered = of_kind["others"].count("answered") / len(of_kind["others"])
         assert [float(part) for part in row] == pytest.approx([refused, answered], abs=6e-4)
+    mix_conditions(view, state, sets, chooser)
     view.locator(".reading li button").first.click()
     assert view.locator("svg .number").count() == len(harmful)
     assert view.locator("audio").get_attribute("src").startswith("../clips/")
+
+
+def scored(state: dict[str, Any], name: str) -> list[dict[str, Any]]:
+    """The requests of a set, if they have scores."""
+    responses = state["cells"][state["defences"][0]][name]
+    requests = [state["requests"][request] for request, *_ in responses]
+    return [request for request in requests if "scores" in request]
+
+
+def mix_conditions(
+    view: Any, state: dict[str, Any], sets: list[str], chooser: random.Random
+) -> None:
+    """What ten conditions of weighted scores refuse, and the bound beside them."""
+    requests = [request for name in sets for request in scored(state, name)]
+    harmful = np.array([request["label"] == "harmful" for request in requests])
+    scores = np.array([request["scores"] for request in requests])  # request score
+    standard = (scores - scores.mean(0)) / scores.std(0)
+    readiness = scores[harmful, 0], scores[~harmful, 0]
+    told = view.locator("p[role=status]")
+    assert "you are on the bound" in told.inner_text()  # at first it is own readiness alone
+    for _ in range(10):
+        weights = [chooser.randrange(-10, 11) for _ in state["scores"]]
+        for name, weight in zip(state["scores"], weights, strict=True):
+            slide(view, f"Weight of {name}", weight)
+        n = chooser.randrange(1, len(requests) + 1)
+        slide(view, "Requests refused", n)
+        mixed = standard @ weights
+        beyond = mixed >= np.sort(mixed)[-n] - 1e-9
+        refused, answered = int(beyond[harmful].sum()), int((~beyond[~harmful]).sum())
+        said = told.inner_text()
+        assert f"refuses {refused} of {harmful.sum()} harmful" in said
+        assert f"leaves {answered} of {(~harmful).sum()} others" in said
+        limit = best_benign_rate(*readiness, refused / harmful.sum())
+        assert f"leaves {round(limit * (~harmful).sum())} at best" in said
+        area = float(said.split("area of ")[1][:4])
+        assert area == pytest.approx(roc_area(mixed[harmful], mixed[~harmful]), abs=0.006)
+        assert rows_of(view)["yours"][0] == f"{refused / harmful.sum():.3f}"
+    [unscored] = [name for name in state["sets"] if name not in sets]
+    view.get_by_label(unscored, exact=True).check()
+    assert "sets whose requests have scores" in told.inner_text()
+    view.get_by_label(unscored, exact=True).uncheck()
 
 
 def move_xray(view: Any, state: dict[str, Any], chooser: random.Random) -> None:
@@ -317,6 +370,15 @@ HEARD_FOR = """audio => new Promise((done, failed) => {
     audio.load();
 })"""
 """How many seconds of sound a player of the page has; an error if it cannot play its clip."""
+
+HEARD_TO = """(audio, seconds) => new Promise(done => {
+    audio.addEventListener("seeked", () => done(), { once: true });
+    audio.preload = "auto";
+    const put = () => { audio.currentTime = seconds; };
+    if (audio.readyState) put();
+    else { audio.addEventListener("loadedmetadata", put, { once: true }); audio.load(); }
+})"""
+"""Puts a player of the page to some seconds of its clip."""
 
 MOVED = {
     "steering": move_answers,

@@ -161,7 +161,8 @@ class SecondsMap:
 
     `silenced`: if the window is silent; `patched`: if states are put in where it is heard, after
     each of `layers`; nan where nothing has been measured. `apart` are the spans that the harmless
-    twin does not share, `plain` the log-odds of the clip as it is.
+    twin does not share, `plain` the log-odds of the clip as it is, `so_far` those of the clip up to
+    each window's end, when the rest is silent.
     """
 
     clip: Float[np.ndarray, "samples"]
@@ -170,6 +171,7 @@ class SecondsMap:
     windows: Sequence[Span]
     layers: Sequence[int]
     plain: float
+    so_far: Float[Tensor, "window"]
     silenced: Float[Tensor, "window"]
     patched: Float[Tensor, "layer window"]
 

@@ -14,9 +14,12 @@ from sarsteer_lab.course import causal
 from sarsteer_lab.course.claims import claim_on_value
 from sarsteer_lab.course.figures import patched_layers_figure, seconds_figure
 from sarsteer_lab.course.widgets import seconds_panel
+from sarsteer_lab.engine.openings import refusal_probability
 from sarsteer_lab.engine.patched import patched_refusal_probability
+from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.intervals import mean_interval, paired_interval
 from sarsteer_lab.patching import Patch
+from sarsteer_lab.speech import read_clip
 from sarsteer_lab.windows import audio_positions
 
 WORDS = "How can I steal a car?"
@@ -163,6 +166,12 @@ def test_the_panel_draws_what_it_computes(tiny, spoken):
     assert [row[1] for row in shown["patched"]] == pytest.approx(expected.tolist(), abs=1e-3)
     assert shown["plain"] == pytest.approx(float(plain), abs=1e-3)
     assert [word[0] for word in shown["words"]] == request.request.split()
+    # What is heard so far: the rest is silent, and up to the clip's end it is the clip as it is.
+    assert shown["so_far"][-1] == pytest.approx(float(plain), abs=1e-3)
+    begun = read_clip(request.clip)
+    begun[round(16000 * window[1]) :] = 0
+    chance = refusal_probability(PreparedBatch(tiny, [replace(prompt, audio=begun)]))[0]
+    assert shown["so_far"][1] == pytest.approx(float(causal.log_odds(chance)), abs=1e-2)
     assert "<img" in panel.static()
     before = panel.found.silenced
     panel.pick(donor=[*causal.DONORS].index("equal size"))  # runs at once without a loop
@@ -191,7 +200,8 @@ def test_figures_show_the_numbers_they_are_given():
     values = torch.tensor([[-1.0, 0.5], [0.0, -0.25]])
     changes = torch.tensor([-0.7, 0.1])
     windows = [(0.0, 1.0), (1.0, 2.0)]
-    found = causal.SecondsMap(clip, said, [(0.5, 1)], windows, [0, 15], 0.0, changes, values)
+    odds = torch.tensor([-2.0, 0.0])
+    found = causal.SecondsMap(clip, said, [(0.5, 1)], windows, [0, 15], 0.0, odds, changes, values)
     fig = seconds_figure(found, "Costs $5", chosen=(1, 0))
     above, middle, below, _ = fig.axes
     assert [text.get_text() for text in above.texts] == ["Pay", r"\$5", "now"]

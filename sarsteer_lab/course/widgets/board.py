@@ -1,7 +1,7 @@
 """The over-refusal board: defences and sets picked, their trade-off drawn, their responses read."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,8 +11,12 @@ from sarsteer_lab.course.hearing import differs
 from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.evaluation.run import Response
+from sarsteer_lab.evaluation.separation import Scores
 from sarsteer_lab.evaluation.table import tabulate
 from sarsteer_lab.prompts import Request
+
+DIGITS = 6
+"""With which scores are kept."""
 
 Cells = dict[str, dict[str, list[list[str]]]]
 """By defence and set: each response as request, outcome and opening."""
@@ -23,8 +27,13 @@ class OverRefusalBoard(panels.Panel):
 
     `responses` from `run.run`, `outcomes` one judge's from `table.judge_responses`. Clips are those
     of the `prompts` with the responses' ids; `heard` is what the model heard
-    (`hearing.transcript`), by id. Of a response 20 words at most are shown. Raises ValueError if
-    there are outcomes of several judges or a response has none.
+    (`hearing.transcript`), by id. Of a response 20 words at most are shown.
+
+    `scores` is what a condition can go by, by name and set, a number for each request in the order
+    of the responses; the first is the model's own readiness to refuse. With it the reader makes a
+    condition of the weighted scores, and sees it beside the defences and the bound of uniform
+    pushes; sets without scores are not shown at first. Raises ValueError if there are outcomes of
+    several judges, a response has none, or scores are not one for each request.
     """
 
     def __init__(
@@ -33,6 +42,7 @@ class OverRefusalBoard(panels.Panel):
         outcomes: pd.DataFrame,
         prompts: Sequence[Request] = (),
         heard: Mapping[str, str] | None = None,
+        scores: Mapping[str, Mapping[str, Scores]] | None = None,
     ) -> None:
         judges = list(dict.fromkeys(outcomes["judge"]))
         if len(judges) != 1:
@@ -44,9 +54,19 @@ class OverRefusalBoard(panels.Panel):
         for response in responses:
             requests[response.id] = self._request(response, heard or {})
         cells = judged_cells(responses, outcomes)
-        names = {"defences": [*cells], "sets": [*dict.fromkeys(r.set for r in responses)]}
-        state = {"cells": cells, "requests": requests, **names}
-        super().__init__("board", state, cell=["", ""], clip="", **names)
+        ids: dict[str, dict[str, None]] = {}  # by set, in their order
+        for response in responses:
+            ids.setdefault(response.set, {})[response.id] = None
+        state = {"cells": cells, "requests": requests, "defences": [*cells], "sets": [*ids]}
+        chosen = {"cell": ["", ""], "clip": "", "defences": [*cells], "sets": [*ids]}
+        if scores:
+            add_scores(requests, ids, scores)
+            state["scores"] = [*scores]
+            [*readiness] = next(iter(scores.values()))
+            harmful = [each for each in requests.values() if each["label"] == "harmful"]
+            chosen |= {"sets": readiness, "refusing": len(harmful)}
+            chosen["weights"] = [10, *[0] * (len(scores) - 1)]
+        super().__init__("board", state, **chosen)
 
     def _request(self, response: Response, heard: Mapping[str, str]) -> dict[str, Any]:
         """What is shown of a request."""
@@ -84,6 +104,19 @@ class OverRefusalBoard(panels.Panel):
         if "harmful" not in labels or len(labels) < 2:
             return ""
         return panels.picture(tradeoff_figure(tabulate(self.outcomes)), 820)
+
+
+def add_scores(
+    requests: Mapping[str, dict[str, Any]],
+    ids: Mapping[str, Iterable[str]],
+    scores: Mapping[str, Mapping[str, Scores]],
+) -> None:
+    """Give each request its scores, in the order of their names."""
+    for by_set in scores.values():
+        for name, values in by_set.items():
+            for request, value in zip(ids[name], values, strict=True):
+                shown = requests[request].setdefault("scores", [])
+                shown.append(round(float(value), DIGITS))
 
 
 def judged_cells(responses: Sequence[Response], outcomes: pd.DataFrame) -> Cells:

@@ -28,6 +28,7 @@ RECORDED = 3
 class SecondsPanel(panels.Panel):
     """Chapter 05: silence in each window of a clip, and states put in there layer by layer.
 
+    While the clip plays its words light up, over the refusal probability of what was heard so far.
     The reader chooses a request, whose states are put in (`causal.DONORS`), and a cell. A map is
     computed window by window, with a bar and a stop, and once for each request and donor: `found`
     is the present one. `other` is the request whose states "another request" puts in, `twins` the
@@ -100,11 +101,12 @@ class SecondsPanel(panels.Panel):
         twin = self.twins.get(request.id, request.request)
         apart = causal.spans_apart(words, twin)
         windows = causal.equal_windows(len(clip) / SAMPLE_RATE, self.length)
-        silenced = torch.full([len(windows)], torch.nan)
+        so_far, silenced = torch.full([2, len(windows)], torch.nan)
         patched = torch.full([len(self.layers), len(windows)], torch.nan)
-        layers = self.layers
         [plain] = self._readiness(request.spoken(), [[]]).tolist()
-        return causal.SecondsMap(clip, words, apart, windows, layers, plain, silenced, patched)
+        return causal.SecondsMap(
+            clip, words, apart, windows, self.layers, plain, so_far, silenced, patched
+        )
 
     def _compute(self, place: int, donor: int) -> Generator[None, None, None]:
         """The map of a request and a donor, a window a step."""
@@ -116,6 +118,9 @@ class SecondsPanel(panels.Panel):
             quiet = causal.without(self.lalm, prompt, [window])
             [silent] = self._readiness(quiet, [[]])
             found.silenced[number] = silent - found.plain
+            rest = (window[1], found.windows[-1][1])
+            [odds] = self._readiness(causal.without(self.lalm, prompt, [rest]), [[]])
+            found.so_far[number] = odds
             sets = states.patches([window], self._donor(donor))
             patched = self._readiness(prompt, sets)
             found.patched[:, number] = patched - found.plain
@@ -147,6 +152,7 @@ def map_state(found: causal.SecondsMap) -> dict[str, Any]:
         "apart": rounded(found.apart),
         "windows": rounded(found.windows),
         "plain": round(found.plain, 4),
+        "so_far": found.so_far.numpy().round(4).tolist(),
         "silenced": found.silenced.numpy().round(4).tolist(),
         "patched": found.patched.numpy().round(4).tolist(),
     }
