@@ -57,7 +57,9 @@ class OverRefusalBoard(panels.Panel):
         ids: dict[str, dict[str, None]] = {}  # by set, in their order
         for response in responses:
             ids.setdefault(response.set, {})[response.id] = None
+        state: dict[str, Any]
         state = {"cells": cells, "requests": requests, "defences": [*cells], "sets": [*ids]}
+        chosen: dict[str, Any]
         chosen = {"cell": ["", ""], "clip": "", "defences": [*cells], "sets": [*ids]}
         if scores:
             add_scores(requests, ids, scores)
@@ -82,7 +84,7 @@ class OverRefusalBoard(panels.Panel):
     def static(self) -> str:
         """The counts as a table, and the trade-off plane."""
         counts = pd.DataFrame(index=self.chosen["defences"])
-        for name in self.chosen["sets"]:
+        for name in self.view.state["sets"]:
             counts[name] = [self.counts(defence, name) for defence in self.chosen["defences"]]
         with pd.option_context("display.max_colwidth", None):
             return counts.to_html() + self._plane()

@@ -144,8 +144,10 @@ function render({ model, el }) {
     const known = along(request.found, places, first);
     if (counts) many.replaceChildren(...counted(counts, places[0], request.label));
     const hint = "▼ and a box: the first token that differs from the row above. The thicker the line, the likelier the token was.";
-    if (rungs) cards.replaceChildren(ladder(known, first, places[0]));
-    else cards.replaceChildren(...Object.entries(answers).map(([name, answer]) => card(name, answer, FORM[name])));
+    if (rungs) {
+      cards.dataset.form = Object.keys(answers)[0];
+      cards.replaceChildren(ladder(known, first, places[0]));
+    } else cards.replaceChildren(...Object.entries(answers).map(([name, answer]) => card(name, answer, FORM[name])));
     if (!said.length) cards.append("The model answers …");
     if (rungs) return figure.replaceChildren(make("figcaption", { class: "small" }, hint));
     const legend = keys(Object.fromEntries(Object.keys(answers).map((name) => [FORM[name], name])));

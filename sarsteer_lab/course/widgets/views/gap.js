@@ -18,7 +18,8 @@ function render({ model, el }) {
     const request = requests[chosen.point % n], form = chosen.point < n ? "typed" : "spoken";
     which.set(chosen.point, `${form}, ${(chosen.point % n) + 1} of ${n}`);
     const label = `Typed and spoken requests by their states after layer ${chosen.layer}.`;
-    const { x, y, draw: picture } = chart({ label, width: 640, height: 440, x: [-0.55, 0.55], y: [-0.38, 0.38] });
+    const width = widthIn(el), height = 24 + (0.38 / 0.55) * (width - 24); // both axes of one scale
+    const { x, y, draw: picture } = chart({ label, width, height, x: [-0.55, 0.55], y: [-0.38, 0.38] });
     const points = places.map(([across, up], place) => {
       const { label: kind, words: said } = requests[place % n];
       const name = `${place < n ? "typed" : "spoken"}${kind === "harmful" ? "" : " hollow"}`;

@@ -50,6 +50,7 @@ function render({ model, el }) {
         const more = { onclick: () => choose({ form, column, layer: row }) };
         cells.push(cell([x(place), x(place + 1)], [y(row), y(row + 1)], share, here, more));
       }
+      if (film.names[column] === film.names[columns[place - 1]]) return; // the same tenth of a second
       const where = `translate(${x(place + 0.5) + 5},${y(layers[0]) + 8}) rotate(-90)`;
       names.push(make("svg:text", { transform: where, "text-anchor": "end" }, film.names[column]));
     });
