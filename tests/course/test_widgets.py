@@ -320,16 +320,17 @@ def test_board_gives_each_request_what_a_condition_can_go_by() -> None:
     extra = [replace(each, set="everyday", id=f"e-{i}") for i, each in enumerate(RESPONSES[2:4])]
     responses = [*RESPONSES, *extra, *[replace(each, defence="strict") for each in extra]]
     outcomes = judge_responses(responses, [PhraseJudge()])
-    scores = {"own": {"harmful": [0.5, -1], "harmless": [0, 2]}}
-    scores["cosine"] = {"harmless": np.array([0.25, 1]), "harmful": np.array([-1, 0.125])}
+    ids = ("harmless-0", "harmless-1", "harmful-0", "harmful-1")
+    scores = {"own": dict(zip(ids, (0, 2, 0.5, -1), strict=True))}
+    scores["cosine"] = dict(zip(ids, np.array([0.25, 1, -1, 0.125]), strict=True))
     panel = over_refusal_board(responses, outcomes, scores=scores)
     shown = panel.view.state["requests"]
     assert shown["harmful-0"]["scores"] == [0.5, -1] and shown["harmless-1"]["scores"] == [2, 1]
     assert "scores" not in shown["e-0"] and panel.view.state["scores"] == ["own", "cosine"]
     assert panel.chosen["sets"] == ["harmful", "harmless"]
     assert panel.chosen["weights"] == [10, 0] and panel.chosen["refusing"] == 2
-    with pytest.raises(ValueError):
-        over_refusal_board(responses, outcomes, scores={"own": {"harmful": [0.5]}})
+    with pytest.raises(ValueError, match="different requests"):
+        over_refusal_board(responses, outcomes, scores=scores | {"other": {"harmful-0": 0.5}})
 
 
 def test_every_panel_has_a_still_beside_the_live_view(

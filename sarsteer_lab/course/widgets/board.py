@@ -1,7 +1,7 @@
 """The over-refusal board: defences and sets picked, their trade-off drawn, their responses read."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -11,7 +11,6 @@ from sarsteer_lab.course.hearing import differs
 from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.evaluation.run import Response
-from sarsteer_lab.evaluation.separation import Scores
 from sarsteer_lab.evaluation.table import tabulate
 from sarsteer_lab.prompts import Request
 
@@ -29,11 +28,11 @@ class OverRefusalBoard(panels.Panel):
     of the `prompts` with the responses' ids; `heard` is what the model heard
     (`hearing.transcript`), by id. Of a response 20 words at most are shown.
 
-    `scores` is what a condition can go by, by name and set, a number for each request in the order
-    of the responses; the first is the model's own readiness to refuse. With it the reader makes a
-    condition of the weighted scores, and sees it beside the defences and the bound of uniform
-    pushes; sets without scores are not shown at first. Raises ValueError if there are outcomes of
-    several judges, a response has none, or scores are not one for each request.
+    `scores` is what a condition can go by, by name and the requests' ids; the first is the model's
+    own readiness to refuse. With it the reader makes a condition of the weighted scores, and sees
+    it beside the defences and the bound of uniform pushes; sets without scores are not shown at
+    first. Raises ValueError if there are outcomes of several judges, a response has none, or scores
+    are of different requests.
     """
 
     def __init__(
@@ -42,7 +41,7 @@ class OverRefusalBoard(panels.Panel):
         outcomes: pd.DataFrame,
         prompts: Sequence[Request] = (),
         heard: Mapping[str, str] | None = None,
-        scores: Mapping[str, Mapping[str, Scores]] | None = None,
+        scores: Mapping[str, Mapping[str, float]] | None = None,
     ) -> None:
         judges = list(dict.fromkeys(outcomes["judge"]))
         if len(judges) != 1:
@@ -54,20 +53,17 @@ class OverRefusalBoard(panels.Panel):
         for response in responses:
             requests[response.id] = self._request(response, heard or {})
         cells = judged_cells(responses, outcomes)
-        ids: dict[str, dict[str, None]] = {}  # by set, in their order
-        for response in responses:
-            ids.setdefault(response.set, {})[response.id] = None
-        state: dict[str, Any]
-        state = {"cells": cells, "requests": requests, "defences": [*cells], "sets": [*ids]}
-        chosen: dict[str, Any]
-        chosen = {"cell": ["", ""], "clip": "", "defences": [*cells], "sets": [*ids]}
+        names: dict[str, Any]
+        names = {"defences": [*cells], "sets": [*dict.fromkeys(r.set for r in responses)]}
+        state = {"cells": cells, "requests": requests, **names}
+        chosen = {"cell": ["", ""], "clip": "", **names}
         if scores:
-            add_scores(requests, ids, scores)
+            add_scores(requests, scores)
             state["scores"] = [*scores]
-            [*readiness] = next(iter(scores.values()))
-            harmful = [each for each in requests.values() if each["label"] == "harmful"]
-            chosen |= {"sets": readiness, "refusing": len(harmful)}
+            scored = [response for response in responses if "scores" in requests[response.id]]
+            chosen["sets"] = [*dict.fromkeys(response.set for response in scored)]
             chosen["weights"] = [10, *[0] * (len(scores) - 1)]
+            chosen["refusing"] = len({r.id for r in scored if r.label == "harmful"})
         super().__init__("board", state, **chosen)
 
     def _request(self, response: Response, heard: Mapping[str, str]) -> dict[str, Any]:
@@ -109,16 +105,15 @@ class OverRefusalBoard(panels.Panel):
 
 
 def add_scores(
-    requests: Mapping[str, dict[str, Any]],
-    ids: Mapping[str, Iterable[str]],
-    scores: Mapping[str, Mapping[str, Scores]],
+    requests: Mapping[str, dict[str, Any]], scores: Mapping[str, Mapping[str, float]]
 ) -> None:
     """Give each request its scores, in the order of their names."""
-    for by_set in scores.values():
-        for name, values in by_set.items():
-            for request, value in zip(ids[name], values, strict=True):
-                shown = requests[request].setdefault("scores", [])
-                shown.append(round(float(value), DIGITS))
+    first, *others = scores.values()
+    if any(other.keys() != first.keys() for other in others):
+        raise ValueError("scores are of different requests")
+    for request in first:
+        values = [by_id[request] for by_id in scores.values()]
+        requests[request]["scores"] = [round(float(value), DIGITS) for value in values]
 
 
 def judged_cells(responses: Sequence[Response], outcomes: pd.DataFrame) -> Cells:
