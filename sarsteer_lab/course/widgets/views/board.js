@@ -106,10 +106,10 @@ function render({ model, el }) {
   const grid = region("numbers", "outcomes"), reading = region("reading", "responses");
   const figure = make("figure", {}), behind = folded(), told = make("p", { role: "status" });
   const mixing = (state.scores ?? []).map((name, place) =>
-    slider(`Weight of ${name}:`, { min: -10, max: 10 }, (weight) => choose({ weights: model.get("chosen").weights.map((each, other) => (other === place ? weight : each)) })),
+    slider(`Weight of ${name} =`, { min: -10, max: 10 }, (weight) => choose({ weights: model.get("chosen").weights.map((each, other) => (other === place ? weight : each)) })),
   );
   const scored = Object.values(state.requests).filter(({ scores }) => scores).length;
-  const refusing = slider("Requests refused, those that score highest:", { min: 0, max: scored }, (value) => choose({ refusing: value }));
+  const refusing = slider("Requests refused, highest scores first:", { min: 0, max: scored }, (value) => choose({ refusing: value }));
 
   function button(defence, name) {
     const responses = state.cells[defence][name] ?? [];
