@@ -12,10 +12,23 @@ import numpy as np
 import pytest
 import torch
 
-from sarsteer_lab import capture_positions, principal_space, text_refusal_direction
+from sarsteer_lab import (
+    SteeringVectors,
+    ablate,
+    capture_positions,
+    principal_space,
+    steer,
+    text_refusal_direction,
+)
 from sarsteer_lab.course import causal, session
-from sarsteer_lab.engine.openings import going_on, refusing_openings, token_sequences
+from sarsteer_lab.engine.openings import (
+    going_on,
+    refusal_probability,
+    refusing_openings,
+    token_sequences,
+)
 from sarsteer_lab.engine.patched import patched_refusal_probability
+from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.base import BaseStates
 from sarsteer_lab.evaluation.defences import AS_IN_PAPER, default_defences
 from sarsteer_lab.evaluation.judges import PhraseJudge
@@ -133,6 +146,29 @@ def odds(lalm: LALM, prompt: Any, sets: Any) -> list[float]:
     """Log-odds of refusal under each set of patches."""
     [encoded] = lalm.encode([prompt])
     return causal.log_odds(patched_refusal_probability(lalm, encoded, sets)).tolist()
+
+
+def test_settings_of_the_steering_panel(pocket: LALM, states: BaseStates) -> None:
+    state, chooser = state_of("steer"), random.Random(29)
+    by_words = {request.request: request for request in load_prompts("test")}
+    for _ in range(10):
+        shown = chooser.choice(state["requests"])
+        prompt = by_words[shown["words"]].spoken()
+        places = [chooser.randrange(len(control["values"])) for control in state["controls"]]
+        at = {}
+        for control, place in zip(state["controls"], places, strict=True):
+            at[control["name"]] = control["values"][place]
+        direction = text_refusal_direction(states.harmful, states.refusing[at["text"]])
+        space = principal_space(states.harmless, at["k"])
+        vectors = SteeringVectors(ablate(direction, space, at["lambda"]))
+        first, last = sorted((at["first layer"], at["last layer"]))
+        found = shown["found"][",".join(map(str, places))]["steered"]
+        batch = PreparedBatch(pocket, [prompt])
+        with steer(pocket, vectors, at["alpha"], range(first, last + 1)):
+            [answer] = pocket.generate([prompt], max_new_tokens=14)
+            ready = float(refusal_probability(batch)[0])
+        assert "".join(found["tokens"]).strip() == answer.strip()
+        assert found["refusal_probability"] == pytest.approx(ready, abs=0.005)
 
 
 def test_responses_on_the_board(pocket: LALM, states: BaseStates) -> None:

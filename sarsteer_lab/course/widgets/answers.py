@@ -115,10 +115,14 @@ class Answers(panels.Panel):
             self.runner.steps(self._sweep(), len(self.swept))
         else:
             start = time.perf_counter()
-            first = next(iter(self.controls))
-            self.find([self.controls[first][chosen[first]]])
+            self.find(self.wanted())
             self.runner.say(f"answered in {time.perf_counter() - start:.1f} s")
             self.runner.soon("heard", self._hear)  # after the answer, which is what was asked for
+
+    def wanted(self) -> list[float]:
+        """The values of the first control whose answers are shown at the chosen setting."""
+        first = next(iter(self.controls))
+        return [self.controls[first][self.chosen[first]]]
 
     def live(self, prompt: Prompt) -> LivePrompt:
         """One of the asked prompts, ready to be answered."""

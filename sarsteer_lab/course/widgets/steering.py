@@ -10,7 +10,7 @@ from torch import Tensor
 from sarsteer_lab.course.hearing import forms
 from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.course.widgets.answers import Answers, Forms, Shown
-from sarsteer_lab.engine.live import answers
+from sarsteer_lab.engine.live import LivePrompt, answers
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, Request
@@ -48,6 +48,7 @@ class SteerPanel(Answers):
         self.directions = directions
         self.harmless = harmless
         self.requests = prompts
+        self.plain: dict[LivePrompt, Shown] = {}  # the answers without steering
         most = min(panels.MOST_K, len(harmless) - 1)
         self.space = principal_space(harmless, most)
         layers = range(lalm.n_layers)
@@ -70,11 +71,13 @@ class SteerPanel(Answers):
         return SteeringVectors(values, direction.provenance).only(range(first, last + 1))
 
     def at(self, asked: Forms, values: Sequence[float]) -> list[dict[str, Shown]]:
-        """See `Answers.at`: computed in one batch."""
+        """See `Answers.at`: in one batch, without steering only once a request."""
         live = self.live(asked["spoken"])
-        alphas = [0.0, *values]
-        plain, *steered = live.answers(self.vectors(), alphas, self.max_new_tokens)
-        return [{"without steering": plain, "steered": each} for each in steered]
+        alphas = [*values] if live in self.plain else [0.0, *values]
+        steered = live.answers(self.vectors(), alphas, self.max_new_tokens)
+        if live not in self.plain:
+            self.plain[live] = steered.pop(0)
+        return [{"without steering": self.plain[live], "steered": each} for each in steered]
 
 
 class Pushed(Answers):
@@ -146,10 +149,9 @@ class Ladder(Pushed):
         form = self.setting()["form"]
         return super().at({form: asked[form]}, values)
 
-    def follow(self) -> None:
-        """Climb in the chosen form, before anything else is asked."""
-        self.find(self.swept)
-        super().follow()
+    def wanted(self) -> list[float]:
+        """All rungs, and the chosen strength."""
+        return sorted({*self.swept, *super().wanted()})
 
 
 class DialPanel(Answers):
