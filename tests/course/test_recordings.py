@@ -93,7 +93,7 @@ def test_the_first_requests_of_each_kind_are_shown_whatever_they_give(
     assert [each["clip"] for each in recorded["requests"]] == [r.clip.name for r in first]
 
 
-@pytest.mark.parametrize("panel", ["steering", "ladder", "dial"])
+@pytest.mark.parametrize("panel", ["steering", "ladder", "dial", "steer"])
 def test_no_answer_is_longer_than_twenty_words_and_every_setting_is_there(panel: str) -> None:
     state = state_of(panel)
     counts = [len(control["values"]) for control in state["controls"]]
