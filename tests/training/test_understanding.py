@@ -114,28 +114,6 @@ def test_a_run_that_was_stopped_goes_on_and_learns(student, tmp_path, compared):
     assert set(shipped) == set(Context(4).state_dict())
 
 
-def test_a_run_begins_with_what_another_has_learnt_and_goes_on_with_its_own(
-    student, tmp_path, compared
-):
-    generator = torch.Generator().manual_seed(0)
-    requests = spoken(student, [f"Count to {number}." for number in range(BATCH)], generator)
-    first = Learning(student, requests, tmp_path / "first", seed=0)
-    for _ in range(5):
-        first.step(0.0)
-    first.save()
-    later = Learning(student, requests, tmp_path / "later", seed=0)
-    later.begin_with(tmp_path / "first")
-    for part in (later.context, later.average):
-        for mine, theirs in zip(part.parameters(), first.average.parameters(), strict=True):
-            assert torch.equal(mine, theirs.half().float())
-    later.step(0.0)
-    later.save()
-    again = Learning(student, requests, tmp_path / "later", seed=0)
-    again.begin_with(tmp_path / "first")
-    for mine, theirs in zip(again.average.parameters(), later.average.parameters(), strict=True):
-        assert torch.equal(mine, theirs)
-
-
 @pytest.fixture
 def compared(monkeypatch):
     """The replica has fewer layers than the pocket model."""

@@ -18,7 +18,6 @@ from training.understanding.dials import pocket_with, trained_token_head
 from training.understanding.learn import Heard, Learning, heard_requests, said
 from training.understanding.sentences import SHARES, request_stream, requests
 from training.understanding.spoken import SHARD, make_shard, read_shard
-from training.understanding.spoken import SHARES as VOICES
 from training.understanding.student import Student
 from training.voices import Speaker
 
@@ -43,12 +42,6 @@ def options() -> argparse.Namespace:
     )
     parser.add_argument(
         "--labels", nargs="+", default=tuple(SHARES), choices=SHARES, help="requests to speak"
-    )
-    parser.add_argument(
-        "--voices", nargs="+", default=("quick",), choices=VOICES, help="who speaks each shard"
-    )
-    parser.add_argument(
-        "--after", type=Path, help="the folder of a run whose average this one begins with"
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
@@ -76,22 +69,18 @@ class Sitting:
         for number in range(FIRST_SHARDS):
             first += self.shard(number)
         self.learning = Learning(self.student, first, chosen.folder, seed=chosen.seed)
-        if chosen.after is not None:
-            self.learning.begin_with(chosen.after)
         self.shards = FIRST_SHARDS
         self.checked = self.learning.progress["seen"] // chosen.check_every
         self.checks = Log(chosen.folder / "checks.jsonl")
 
     def shard(self, number: int) -> list[Heard]:
-        """A shard's requests in each kind of voices, heard now unless they lie there already."""
+        """A shard's requests, spoken and heard now unless it lies there already."""
         labels = "-".join(self.chosen.labels)
-        some = self.stream[number * SHARD : (number + 1) * SHARD]
-        examples = []
-        for voices in self.chosen.voices:
-            path = self.chosen.shards / f"{labels}-{voices}-{number:03d}.safetensors"
-            if not path.exists():
-                make_shard(some, self.audio, self.speaker, path, seed=100 + number, voices=voices)
-            examples += read_shard(path)
+        path = self.chosen.shards / f"{labels}-{number:03d}.safetensors"
+        if not path.exists():
+            some = self.stream[number * SHARD : (number + 1) * SHARD]
+            make_shard(some, self.audio, self.speaker, path, seed=100 + number)
+        examples = read_shard(path)
         with torch.no_grad():
             readings = [self.head(example.outputs.float()) for example in examples]
         return heard_requests(self.student, [example.text for example in examples], readings)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sarsteer_lab.pocket.soft_tokens import Context
@@ -104,17 +104,6 @@ class Learning:
         some = torch.stack([heard.states.float() for heard in requests[:MEASURED]])
         self.spread: Float[Tensor, "layer d_model"] = some.std(0) + SMALLEST
         self.log = Log(folder / "log.jsonl")
-
-    def begin_with(self, folder: Path) -> None:
-        """Take over the average of another run, unless this one has begun already.
-
-        The moments are not taken over: the rate rises anew.
-        """
-        if self.progress["steps"] > 0:
-            return
-        learnt = load_file(folder / "spoken_safety.safetensors")
-        for module in (self.context, self.average):
-            module.load_state_dict({name: part.float() for name, part in learnt.items()})
 
     def _modules(self) -> dict[str, nn.Module]:
         return {"context": self.context, "average": self.average}

@@ -29,12 +29,9 @@ from training.voices import Speaker, Voice, training_voices
 
 SHARD = 200
 HEARD_TOGETHER = 10
-SHARES = {
-    "quick": {"hibari": 6, "flite": 2, "espeak-ng": 2},
-    "kokoro": {"kokoro": 1},
-}
-"""How often each engine speaks. Kokoro, twenty times slower, speaks the shipped clips; here its
-training voices speak, none of which speaks a test clip.
+SHARES = {"hibari": 6, "flite": 2, "espeak-ng": 2}
+"""How often each engine speaks. Kokoro is twenty times slower; its training voices are left to
+others.
 """
 CHANGED = 0.6
 """The share of clips heard in another place, pace and vocal tract (`sound`)."""
@@ -50,18 +47,12 @@ class Example:
     outputs: Float[Tensor, "token d_model"]
 
 
-def speak(
-    requests: Sequence[LabelledText], speaker: Speaker, draw: random.Random, voices: str
-) -> list[Clip]:
-    """Each request in a voice and at a pace from `draw`; what takes too long is spoken faster.
-
-    `voices` is one of `SHARES`.
-    """
-    shares = SHARES[voices]
-    engines = {engine: [v for v in training_voices() if v.engine == engine] for engine in shares}
+def speak(requests: Sequence[LabelledText], speaker: Speaker, draw: random.Random) -> list[Clip]:
+    """Each request in a voice and at a pace from `draw`; what takes too long is spoken faster."""
+    engines = {engine: [v for v in training_voices() if v.engine == engine] for engine in SHARES}
     clips = []
     for request in requests:
-        [engine] = draw.choices(list(shares), list(shares.values()))
+        [engine] = draw.choices(list(SHARES), list(SHARES.values()))
         voice: Voice = draw.choice(engines[engine])
         seed, speed = draw.randrange(1 << 30), draw.uniform(1.1, 1.45)
         wave = speaker.say(request.text, voice, speed=speed, seed=seed)
@@ -111,17 +102,11 @@ def projected(
 
 
 def make_shard(
-    requests: Sequence[LabelledText],
-    audio: AudioSide,
-    speaker: Speaker,
-    path: Path,
-    *,
-    seed: int,
-    voices: str,
+    requests: Sequence[LabelledText], audio: AudioSide, speaker: Speaker, path: Path, *, seed: int
 ) -> None:
     """Speak and hear `requests`, and write what the projector says of them as one shard."""
     draw = random.Random(seed)
-    clips = speak(requests, speaker, draw, voices)
+    clips = speak(requests, speaker, draw)
     outputs = projected(audio, clips, draw)
     records = [
         {"text": clip.text, "label": clip.kind, "voice": clip.voice, "tokens": len(rows)}
