@@ -10,6 +10,7 @@ and writes into one folder, nowhere else. Needs the extra `lab`.
 
 import argparse
 import asyncio
+import atexit
 import os
 import re
 import signal
@@ -109,19 +110,25 @@ def run_notebooks(
             page, _ = HTMLExporter().from_notebook_node(notebook)
             (html / f"{path.stem}.html").write_text(page, encoding="utf-8")
 
-    async def run_all() -> None:
+    async def run_all() -> list[asyncio.Task[None]]:
         cells = [cell for notebook in notebooks for cell in notebook.cells]
         to_run = sum(cell.cell_type == "code" for cell in cells)
         with tqdm(total=to_run, unit="cell") as bar:
-            async with asyncio.TaskGroup() as tasks:
-                for path, notebook in zip(paths, notebooks, strict=True):
-                    tasks.create_task(run_in_turn(path, notebook, bar))
+            async with asyncio.TaskGroup() as group:
+                return [
+                    group.create_task(run_in_turn(path, notebook, bar))
+                    for path, notebook in zip(paths, notebooks, strict=True)
+                ]
 
     try:
-        run_sync(run_all)()
+        tasks = run_sync(run_all)()
     except BaseExceptionGroup as failures:
         first = failures.exceptions[0]  # the kernels of the others are shut down
         raise first from first.__cause__
+    for path, task in zip(paths, tasks, strict=True):
+        # A group of tasks passes over one that was cancelled from inside.
+        if task.cancelled():
+            raise NotebookError(f"{path}: was not run to its end: its kernel was shut down")
     return notebooks
 
 
@@ -137,6 +144,24 @@ def kernel_environment(figures: Path | None, at_once: int) -> dict[str, str]:
     return environment
 
 
+class Client(NotebookClient):
+    """A notebook's kernel, during which signals stay Python's.
+
+    nbclient answers them itself, and then a notebook whose kernel was still starting counts as run.
+    """
+
+    async def async_start_new_kernel(self, **options: Any) -> None:
+        """See nbclient, which has taken the signals just before."""
+        if os.name != "nt":
+            loop = asyncio.get_running_loop()
+            loop.remove_signal_handler(signal.SIGINT)
+            loop.remove_signal_handler(signal.SIGTERM)
+        # To clean up at exit what is not whole yet fails; a kernel ends when this process does.
+        atexit.unregister(self._cleanup_kernel)
+        await super().async_start_new_kernel(**options)
+        atexit.register(self._cleanup_kernel)
+
+
 async def execute(
     path: Path, notebook: nbformat.NotebookNode, environment: Mapping[str, str], bar: "tqdm[Any]"
 ) -> None:
@@ -144,14 +169,7 @@ async def execute(
 
     Raises `NotebookError` at the first cell that fails or hangs.
     """
-    loop = asyncio.get_running_loop()
-
-    def free_ctrl_c(**_: Any) -> None:
-        # It is Python's again: nbclient's own answer to it ends in errors of its own.
-        if os.name != "nt":
-            loop.remove_signal_handler(signal.SIGINT)
-
-    client = NotebookClient(
+    client = Client(
         notebook,
         timeout=CELL_SECONDS,
         record_timing=False,
@@ -160,7 +178,6 @@ async def execute(
         store_widget_state=False,
         shutdown_kernel="immediate",
         resources={"metadata": {"path": str(path.parent)}},
-        on_notebook_start=free_ctrl_c,
         on_cell_complete=lambda **_: bar.update(),
     )
     try:

@@ -5,6 +5,10 @@ exercises and solutions in this process. Slow: all of them in a kernel on the po
 """
 
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -225,3 +229,24 @@ def test_a_failing_cell_is_named_and_its_notebook_kept(
     assert main([str(good)]) == 0
     assert main([str(tmp_path / "c.ipynb")]) == 1
     assert "no such notebook" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's children are read from /proc")
+@pytest.mark.parametrize("signal_sent", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_kernel_starts_ends_the_run(tmp_path: Path, signal_sent: int) -> None:
+    """nbclient's own answer to it let the run go on, with the notebook's cells as if run."""
+    for name in "ab":
+        cells = [nbformat.v4.new_code_cell("print(6 * 7)")]
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    before = [path.read_bytes() for path in find_notebooks([tmp_path])]
+    command = [sys.executable, "-m", "sarsteer_lab.course.run_notebooks", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as running:
+        children = Path(f"/proc/{running.pid}/task/{running.pid}/children")
+        while not children.read_text():
+            assert running.poll() is None
+            time.sleep(0.01)
+        running.send_signal(signal_sent)
+        said = running.communicate(timeout=60)[1]
+    assert running.returncode in (-signal_sent, 130), said
+    assert "atexit" not in said
+    assert [path.read_bytes() for path in find_notebooks([tmp_path])] == before

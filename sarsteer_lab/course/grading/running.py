@@ -4,9 +4,6 @@ A cell that fails does not stop the ones below it. A task that does not end in t
 the kernel, is left out of another run, in which the others get their time.
 """
 
-import asyncio
-import os
-import signal
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from nbclient import NotebookClient
 from nbclient.exceptions import CellTimeoutError, DeadKernelError
 from nbclient.util import run_sync
 
 from sarsteer_lab.course.checks.tools import CHECK_MIME
 from sarsteer_lab.course.grading.inside import GRADE_MIME
 from sarsteer_lab.course.grading.tasks import Exercise, Task, import_statements
+from sarsteer_lab.course.run_notebooks import Client
 
 PASSED, FAILED, ERROR = "passed", "failed", "error"
 NOT_REACHED, TIMED_OUT = "not reached", "timed out"
@@ -57,7 +54,7 @@ class _Stopped(Exception):
         self.task, self.result = task, result
 
 
-class _Client(NotebookClient):
+class _Client(Client):
     """A kernel of whose outputs errors and grades are kept: one that prints for ever fills no
     memory."""
 
@@ -126,8 +123,6 @@ async def _run_once(
     )
     client.log.setLevel("CRITICAL")  # what happens is told in the table
     async with client.async_setup_kernel(env=dict(environment)):
-        if os.name != "nt":  # Ctrl-C is Python's again, as in `run_notebooks`
-            asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
         kernel = _Kernel(client, time.monotonic() + SETUP_SECONDS)
         await _set_up(kernel, exercise)
         kernel.deadline = time.monotonic() + seconds  # the student's time begins here
