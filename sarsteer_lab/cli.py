@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from typer import Argument, Option, Typer, TyperException
+from typer import Argument, Context, Option, Typer, TyperException
 
 from sarsteer_lab import cli_teachers
 from sarsteer_lab.cli_options import (
@@ -47,6 +47,7 @@ from sarsteer_lab.cli_options import (
     count,
     each_of,
     number,
+    refuse_given,
     results,
     show_version,
 )
@@ -129,6 +130,7 @@ def record(
 
 @app.command()
 def ask(
+    context: Context,
     clip: Annotated[Path, Argument(help="an audio file")],
     model: Model = "pocket",
     safety: Safety = None,
@@ -142,6 +144,8 @@ def ask(
     refusal: Refusal = "paper",
 ) -> None:
     """Answer one clip, steered or not, and say what was heard."""
+    if not steer:
+        refuse_given(context, ("alpha", "k", "refusal"), "--steer")
     from sarsteer_lab.speech import read_clip
 
     waveform = read_clip(clip)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from typer import BadParameter, Exit, Option
+from typer import BadParameter, Context, Exit, Option
 
 from sarsteer_lab import __version__
 
@@ -42,6 +42,21 @@ def results(folder: Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"--folder {folder} is a file: results need a folder")
     return folder
+
+
+def folder_given(given: str | Path) -> Path:
+    """A folder; an empty text, as of a shell's variable that is not set, is wrong usage."""
+    if not str(given):
+        raise BadParameter("it is empty: name a folder (. is this one)")
+    return Path(given)
+
+
+def refuse_given(context: Context, names: Sequence[str], needed: str) -> None:
+    """Wrong usage: options that were given and say nothing without the option `needed`."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise BadParameter(f"--{name} says nothing without {needed}", ctx=context)
 
 
 def show_version(wanted: bool) -> None:
@@ -100,7 +115,10 @@ Split = Annotated[
     Literal["derive", "validation", "test", "all"], Option(help="the part of the sets to ask")
 ]
 Tokens = Annotated[int, Option(parser=count, help="length of an answer")]
-Folder = Annotated[Path, Option(callback=results, help="where results go")]
+Folder = Annotated[
+    Path,
+    Option(parser=folder_given, metavar="PATH", callback=results, help="where results go"),
+]
 WALKTHROUGH = "where summary.md goes, beside it each chapter as a page and its figures in figures/"
 Text = Annotated[
     str | None, Option(help="the text beside the clip (default: to answer the request in it)")

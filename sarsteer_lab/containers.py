@@ -27,6 +27,12 @@ SEVERAL = "holds several recordings one after the other; split it, or join them 
 # and how many there are.
 _SIZES = re.compile(r"(?:data|SSND|BODY|Data Size|riff|Riff size) *: (\d+) \(should be (\d+)\)")
 
+# In a WAV's header: how many channels, bytes for a sample of all of them, and bits for one.
+_WAV = re.compile(
+    r"Format +: 0x[13] =>.*\n +Channels +: (\d+)\n.*\n"
+    r" +Block Align +: (\d+)\n +Bit Width +: (\d+)"
+)
+
 # How many frames the header promises (AVR, MPC2000, MATLAB); and what it says in words (VOC).
 _FRAMES = re.compile(r" (?:Frames|Cols) *: (\d+)")
 _TRUNCATED = re.compile("seems to be (?:a )?truncated", re.IGNORECASE)
@@ -70,6 +76,8 @@ def _cut_off(content: bytes, frames: int, log: str) -> str | None:
     """Why a file of so many `frames`, of which libsndfile says `log`, is not whole, or None."""
     if frames > ENDLESS:
         return "does not say how long it is (a stream); convert it to WAV or encode it to a file"
+    if reason := _contradiction(log):
+        return reason
     for promised, there in _SIZES.findall(log):
         if int(there) < int(promised) < STREAM:
             return f"is cut off ({there} of {promised} bytes are there); copy or export it again"
@@ -82,6 +90,20 @@ def _cut_off(content: bytes, frames: int, log: str) -> str | None:
     if _TRUNCATED.search(log) or _ends_within_a_chunk(content):
         return f"is cut off; {AGAIN}"
     return None
+
+
+def _contradiction(log: str) -> str | None:
+    """What in a WAV's header cannot be: libsndfile would read such samples too fast or too slow."""
+    header = _WAV.search(log)
+    if header is None:
+        return None
+    channels, block, bits = map(int, header.groups())
+    width = (bits + 7) // 8
+    # 24 bits may stand in four bytes.
+    if block in (channels * width, channels * 4 * (width == 3)):
+        return None
+    says = f"{channels} channels of {bits} bits in {block} bytes"
+    return f"has a header that contradicts itself ({says}); {AGAIN}"
 
 
 def _ends_within_a_chunk(content: bytes) -> bool:

@@ -47,6 +47,7 @@ OVERRULED: dict[str, object] = {
     "prompt_lookup_num_tokens": None,
     "assistant_early_exit": None,
     "prefill_chunk_size": None,
+    "cache_implementation": None,
 }
 """A checkpoint's generation settings that are off here: a prompt gets one answer, decoded token by
 token, as its tokens alone."""
@@ -61,7 +62,10 @@ class NonFiniteError(RuntimeError):
 
 
 def check_decoding(options: Mapping[str, object]) -> None:
-    """Raise ValueError for options of `generate` that are not in `DECODING`."""
+    """Raise ValueError for options of `generate` that are not in `DECODING`, and odd lengths."""
+    length = options.get("max_new_tokens")
+    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+        raise ValueError(f"max_new_tokens={length!r}: give a whole number from 1 on")
     refused = sorted(name for name in options.keys() - DECODING if options[name] is not None)
     if refused:
         reason = "a prompt gets one answer, token by token on the default cache, by"

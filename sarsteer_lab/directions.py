@@ -17,10 +17,13 @@ def text_refusal_direction(
     """How a refusal sentence in the text shifts the last position (SARSteer, step 2).
 
     `mean_i [ h(a_i, t0 + r) - h(a_i, t0) ]` over harmful clips `a_i`; row i of both inputs is the
-    same clip. Raises ValueError if the shapes differ.
+    same clip. Raises ValueError if the shapes differ, or if nothing is shifted at all.
     """
     check_pairs(harmful_refusal, harmful_base)
     shifts = harmful_refusal.float() - harmful_base.float()  # prompt layer d_model
+    if not shifts.any():
+        reason = "states with the refusal text are those without it: were they captured with one?"
+        raise ValueError(f"there is no direction to steer in: {reason}")
     return shifts.mean(0)
 
 

@@ -167,8 +167,14 @@ def missing_packages(family: Family) -> list[str]:
 def without_wrapper(model: Any, name: str) -> Any:
     """The model that peft's wrapper is around, if it is: it holds the layers of its LoRA.
 
-    Raises ValueError for adapters of virtual tokens, for a model that messages call `name`.
+    Raises ValueError for adapters of virtual tokens, for a model that messages call `name`, and
+    TypeError for what is no model of transformers'.
     """
+    is_model = isinstance(model, nn.Module) and hasattr(model, "config")
+    if not is_model:
+        kind = type(model).__name__
+        advice = "a processor comes second, and of torch's wrappers (DataParallel) give .module"
+        raise TypeError(f"{name}: a {kind} is no model of transformers: {advice}")
     if not hasattr(model, "get_base_model"):
         return model
     if any(adapter.is_prompt_learning for adapter in model.peft_config.values()):

@@ -1,8 +1,11 @@
 """Whether a model and its tokenizer fit together: what fails deep inside of torch is named."""
 
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Integral
+from typing import TYPE_CHECKING
 
 from jaxtyping import Int
 from torch import Tensor, nn
@@ -10,6 +13,9 @@ from torch import Tensor, nn
 from sarsteer_lab.chat import Processor
 from sarsteer_lab.decoding import Core
 from sarsteer_lab.weights import refuse_weightless
+
+if TYPE_CHECKING:
+    from sarsteer_lab.lalm import LALM
 
 
 def refuse_unknown_tokens(
@@ -43,6 +49,28 @@ def refuse_appended_end(
             reason = f"the tokenizer puts {end!r} behind every prompt"
             advice = "load it with add_eos_token=False, or take that out of its post-processor"
             raise ValueError(f"{reason}, and an answer would begin after the end; {advice}")
+
+
+def warn_of_positions(ids: Int[Tensor, "row position"], lalm: "LALM") -> None:
+    """Warn of prompts that are longer than the model was made for: it runs on, and says nothing."""
+    longest = getattr(lalm.text_config, "max_position_embeddings", None)
+    length = ids.shape[1]
+    if isinstance(longest, int) and length > longest:
+        made_for = f"{lalm.name} was made for {longest} (max_position_embeddings)"
+        warnings.warn(f"a prompt takes {length} positions, but {made_for}", stacklevel=4)
+
+
+def check_inputs(ids: Int[Tensor, "row position"], texts: Sequence[str], lalm: "LALM") -> None:
+    """Whether what a processor gave for these texts is what the model reads; ValueError if not."""
+    refuse_unknown_tokens(ids, lalm.core, lalm.tokenizer, lalm.audio_token_id)
+    refuse_appended_end(ids, texts, lalm.tokenizer)
+    warn_of_positions(ids, lalm)
+
+
+def refuse_no_numbers(layers: Sequence[object]) -> None:
+    """Raise TypeError for layers that are no whole numbers in a list."""
+    if isinstance(layers, str) or not all(isinstance(layer, Integral) for layer in layers):
+        raise TypeError(f"layers={layers!r}: give whole numbers in a list, or None for all")
 
 
 @contextmanager

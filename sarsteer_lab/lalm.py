@@ -34,7 +34,7 @@ from sarsteer_lab.decoding import (
     tell_overruled,
 )
 from sarsteer_lab.encoding import chat_text, encode, read_waveform
-from sarsteer_lab.fitting import misfits_named, refuse_appended_end, refuse_unknown_tokens
+from sarsteer_lab.fitting import check_inputs, misfits_named, refuse_no_numbers
 from sarsteer_lab.keys import content_key, settings_of, versions
 from sarsteer_lab.own_code import refuse_autocast, refuse_foreign, refuse_passed_by
 from sarsteer_lab.prompts import Prompt
@@ -178,10 +178,11 @@ class LALM:
     def layer_indices(self, layers: Sequence[int] | None = None) -> tuple[int, ...]:
         """`layers`, which may count from the end, as indices from 0; None: all of them.
 
-        Raises ValueError if one is out of range or repeated.
+        Raises ValueError if one is out of range or repeated, TypeError for what is no number.
         """
         if layers is None:
             return tuple(range(self.n_layers))
+        refuse_no_numbers(layers)
         indices = tuple(layer + self.n_layers if layer < 0 else layer for layer in layers)
         distinct = set(indices)
         if not indices or len(distinct) < len(indices) or not distinct <= set(range(self.n_layers)):
@@ -223,8 +224,7 @@ class LALM:
             raise ValueError(f"{hears}, so {reason}; {advice}")
         given = [(prompt.messages, prompt.text, prompt.waveform) for prompt in encoded]
         inputs = self.family.encode(self.processor, *zip(*given, strict=True))
-        refuse_unknown_tokens(inputs["input_ids"], self.core, self.tokenizer, self.audio_token_id)
-        refuse_appended_end(inputs["input_ids"], [part.text for part in encoded], self.tokenizer)
+        check_inputs(inputs["input_ids"], [prompt.text for prompt in encoded], self)
         return inputs.to(self.device, dtype=self.dtype)
 
     def fit_together(self, prompts: Sequence[Encoded]) -> bool:

@@ -5,7 +5,8 @@ bring.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -35,6 +36,9 @@ LABELS = ("harmful", "harmless", "pseudo-harmful", "everyday")
 SPLITS = ("derive", "validation", "test")
 
 
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
 @dataclass(frozen=True, eq=False)
 class Prompt:
     """One user turn: a clip (a path, or a waveform at 16 kHz), then text; at least one of them.
@@ -43,7 +47,7 @@ class Prompt:
     Hugging Face dataset's `{"array", "sampling_rate"}`, `{"bytes", "path"}` or AudioDecoder, and
     open binary files are checked and brought to 16 kHz at once (ClipError). `system=None` leaves
     the system turn to the model's chat template (its default one, where it has one). Raises
-    TypeError for another kind of `audio`.
+    TypeError for another kind of `audio`, or of text, ValueError for text that is none in UTF-8.
     """
 
     text: str = ""
@@ -52,6 +56,12 @@ class Prompt:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "audio", _clip(self.audio))
+        for what, words in {"text": self.text, "system": self.system or ""}.items():
+            if not isinstance(words, str):
+                raise TypeError(f"a prompt's {what} is a string, not {words!r:.80}")
+            if lone := _LONE_SURROGATE.search(words):
+                reason = "half of a character, as of a file that was read in a wrong encoding"
+                raise ValueError(f"a prompt's {what} holds {lone[0]!r}, {reason}: {words!r:.80}")
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Prompt) and self._content() == other._content()
@@ -101,9 +111,17 @@ class Request:
 
 
 def in_a_list(prompts: Iterable[object]) -> list[object]:
-    """Prompts as a list. Raises TypeError for a prompt or string that is not in one."""
+    """Prompts as a list. Raises TypeError for a prompt or string that is not in one.
+
+    And for what gives something else than its prompts, or gives them in no order: a table of pandas
+    would give the names of its columns, a dictionary its keys.
+    """
     if isinstance(prompts, str | Prompt):
         raise TypeError(f"prompts come in a list, even a single one: write [{prompts!r:.80}]")
+    if isinstance(prompts, Mapping | Set) or hasattr(prompts, "columns"):
+        kind = type(prompts).__name__
+        advice = "such as list(table['request'])"
+        raise TypeError(f"prompts come in a list, not in a {kind}: make one of them, {advice}")
     return list(prompts)
 
 

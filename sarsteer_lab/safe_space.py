@@ -53,9 +53,10 @@ def principal_space(states: States, k: int = 10) -> SafeSpace:
 
     Of harmless base states it is the safe space, of harmful ones the control of the same size. SVD
     in float64, result in float32, signs fixed (the largest component is positive). Raises
-    ValueError for k < 1 or fewer than 2 states.
+    ValueError for a k that is no whole number from 1 on, or fewer than 2 states.
     """
-    if k < 1 or states.ndim != 3 or len(states) < 2:
+    whole = isinstance(k, int) and k >= 1
+    if not whole or states.ndim != 3 or len(states) < 2:
         given = f"k={k}, {tuple(states.shape)}"
         raise ValueError(f"needs k >= 1 and at least 2 states (prompt layer d_model); got {given}")
     by_layer = exact(states).transpose(0, 1)  # layer prompt d_model

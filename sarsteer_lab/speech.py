@@ -41,8 +41,8 @@ SLOWEST, FASTEST = 1_000, 4_000_000
 MAX_PEAK = 10.0
 """Full scale is 1.0. Float clips overshoot it a little; beyond this they hold unscaled integers."""
 
-_URL = re.compile(r"[a-z][a-z0-9+.-]+:/{1,2}(?=[^/])", re.IGNORECASE)
-"""The beginning of a URL; a `Path` has lost one of its slashes."""
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,3}(?=[^/])", re.IGNORECASE)
+"""The beginning of a URL; a `Path` has lost one of its slashes, or two."""
 
 # Files that libsndfile does not read, by how they begin: the readers that ffmpeg has for them.
 _FOREIGN = re.compile(
@@ -75,9 +75,8 @@ def read_clip(
         name = str(getattr(path, "name", "the open file"))
         _check_open(path, name)
         return _read(path, name, max_seconds)
-    if _URL.match(str(path)):
-        url = re.sub(":/+", "://", str(path), count=1)
-        raise ClipError(f"{url}: is a URL, not a file; download the clip first")
+    if told := url_told(str(path)):
+        raise ClipError(told)
     path = Path(path).expanduser()
     if path.is_dir():
         raise ClipError(f"{path}: this is a folder, not an audio file; give one clip")
@@ -92,6 +91,18 @@ def read_clip(
     except OSError as error:
         raise ClipError(f"{path}: cannot be read ({error.strerror}); check its rights") from error
     return _read_once(path, content, max_seconds).copy()
+
+
+def url_told(path: str) -> str | None:
+    """What to say of a clip's `path` that is a URL; None: it is none."""
+    scheme = _URL.match(path)
+    if scheme is None:
+        return None
+    if scheme[1].lower() == "file":
+        own = "/" + path[scheme.end() :]
+        return f"file://{own}: is a URL; give the path alone, {own}"
+    url = re.sub(":/+", "://", path, count=1)
+    return f"{url}: is a URL, not a file; download the clip first"
 
 
 def _check_open(file: BinaryIO, name: str) -> None:
@@ -225,6 +236,9 @@ def _by_channel(x: Any, name: str) -> np.ndarray:
     """Samples in memory with shape "samples channels". Raises ClipError, naming `name`."""
     if isinstance(x, np.ma.MaskedArray):
         raise ClipError(f"{name}: is a masked array; fill or cut out what is masked")
+    if callable(getattr(x, "detach", None)):  # a tensor, which may be of a type that numpy has not
+        x = x.detach().cpu()
+        x = x.float() if x.is_floating_point() else x
     samples = np.asarray(x)
     if samples.ndim == 1:
         samples = samples[:, None]

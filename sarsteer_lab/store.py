@@ -24,7 +24,7 @@ def atomic_write(path: Path | str) -> Iterator[Path]:
     Folders on the way are made. If the block fails, nothing is left. Raises IsADirectoryError for a
     folder, and OSError, naming the path, where it cannot be written.
     """
-    path = Path(path)
+    path = Path(path).expanduser()
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder; give the path of a file")
     try:

@@ -159,7 +159,7 @@ class SteeringVectors:
     def load(cls, path: Path | str) -> "SteeringVectors":
         """Read a file that `save` wrote. Raises ValueError, naming it, for any other file."""
         try:
-            with safe_open(path, framework="pt") as file:
+            with safe_open(Path(path).expanduser(), framework="pt") as file:
                 metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}
             # Files of earlier versions have no checksum; another name in its place is damage.

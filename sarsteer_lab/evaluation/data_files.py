@@ -23,6 +23,7 @@ from pyarrow.parquet import ParquetFile
 from sarsteer_lab.evaluation.text_files import PromptFileError, parsed_json, read_text
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.paths import cache_folder
+from sarsteer_lab.speech import url_told
 from sarsteer_lab.store import kept_file
 
 
@@ -126,6 +127,8 @@ class Entry:
         Absolute names, "..", NUL, halves of surrogate pairs and links that lead out of `folder`
         raise PromptFileError. Whether the file exists is not checked.
         """
+        if told := url_told(name):
+            self.fail(told)
         described = f"the file name {name!r:.200}"
         self._refuse_non_characters(described, name)
         windows = PureWindowsPath(name)  # knows both kinds of slash, and drives

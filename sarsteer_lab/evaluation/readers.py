@@ -22,6 +22,9 @@ from sarsteer_lab.voice import VOICE, spoken_clip, unspeakable
 Missing = Literal["error", "skip"]
 """For a record whose clip is not on disk: stop, or leave it out and count it."""
 
+_WORDS = (".txt", ".lab", ".csv", ".tsv", ".json", ".jsonl", ".scp", ".textgrid")
+"""Endings of files in which people write down what clips say."""
+
 
 @dataclass(frozen=True)
 class PromptSet:
@@ -128,26 +131,29 @@ def _requests(name: str, path: Path) -> Iterator[tuple[Entry, Request, bool]]:
     """The requests of a set, each with its entry and whether it has to have a clip."""
     foreign = []
     named: dict[Path, set[Path]] = {}
+    asked_by_name: list[Path] = []
     n_tables = 0
     for table in tables(name, path):
         n_tables += 1
         if table.is_foreign:
             foreign.append(table)
             continue
-        if table.unread:
-            columns = ", ".join(table.unread)
-            print(f"{table.file}: columns that are not read: {columns}", file=sys.stderr)
+        _tell_unread(table)
         if table.layout.own:
             _check_speakable(table)
         needs_clip = bool(table.layout.clip) and not table.layout.shipped
         for row, entry in enumerate(table.entries, start=1):
             request = _request(f"{name}:{path}", table, row, entry)
+            if table.layout.is_of_clips and request.clip is not None:
+                asked_by_name.append(request.clip)
             if table.may_leave_clips and request.clip is not None:
                 named.setdefault(table.clips, set()).add(request.clip)
             yield entry, request, needs_clip
     for folder, clips in named.items():
         # Beside a single table, which may lie in somebody's home, nobody looks further down.
         _tell_unnamed(clips_in(folder, below=path.is_dir()), folder, clips)
+    _tell_nameless(asked_by_name)
+    _tell_unread_words(path, asked_by_name)
     for table in foreign:
         known = ", ".join(table.layout.label)
         reason = f"lies in the folder {table.folder!r}, which is none of {known}"
@@ -165,6 +171,34 @@ def _tell_unnamed(clips: Sequence[Path], folder: Path, named: set[Path]) -> None
             names.append("...")
         told = f"clips in no table, which are not asked: {len(unnamed)} ({', '.join(names)})"
         print(f"{folder}: {told}", file=sys.stderr)
+
+
+def _tell_unread(table: Table) -> None:
+    if table.unread:
+        columns = ", ".join(table.unread)
+        print(f"{table.file}: columns that are not read: {columns}", file=sys.stderr)
+
+
+def _tell_nameless(clips: Sequence[Path]) -> None:
+    """Say which clips, whose requests are their names, have names without a word."""
+    nameless = [clip.name for clip in clips if not any(map(str.isalpha, clip.stem))]
+    if nameless:
+        advice = "a table beside them (request, label, clip) can say what is asked"
+        told = f"{len(nameless)} of {len(clips)} clips have names without a word ({nameless[0]})"
+        print(f"{told}, which stand for their requests; {advice}", file=sys.stderr)
+
+
+def _tell_unread_words(folder: Path, clips: Sequence[Path]) -> None:
+    """Say which files beside clips may hold their words, and are not read for their requests."""
+    folders = {clip.parent for clip in clips}
+    if folder.is_dir() and clips:
+        folders.add(folder)
+    beside = [file for place in folders for file in place.iterdir()]
+    unread = sorted(str(file) for file in beside if file.suffix.lower() in _WORDS)
+    if unread:
+        reason = "for requests are the names of clips here; a table called prompts.csv is read"
+        told = f"{len(unread)} files beside the clips are not read ({unread[0]})"
+        print(f"{told}, {reason}", file=sys.stderr)
 
 
 def _check_speakable(table: Table) -> None:

@@ -106,9 +106,11 @@ def write_report(folders: Sequence[Path], path: Path) -> None:
     """Write one page about the runs in these folders, as `sarsteer-lab evaluate` leaves them.
 
     Raises FileNotFoundError for a folder without a finished run, ValueError if one of its files is
-    damaged or they do not belong together (`run_check.check_run`), and OSError if the page cannot
-    be written.
+    damaged or they do not belong together (`run_check.check_run`) or a run is given twice, and
+    OSError if the page cannot be written.
     """
+    if len({folder.resolve() for folder in folders}) < len(folders):
+        raise ValueError("a run is named twice: it would be compared with itself")
     runs = [_run(folder) for folder in folders]
     for number, run in enumerate(runs, start=1):
         run["name"] = f"run {number}"
