@@ -4,6 +4,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import torch
@@ -64,7 +65,7 @@ class NonFiniteError(RuntimeError):
 def check_decoding(options: Mapping[str, object]) -> None:
     """Raise ValueError for options of `generate` that are not in `DECODING`, and odd lengths."""
     length = options.get("max_new_tokens")
-    if not isinstance(length, int) or isinstance(length, bool) or length < 1:
+    if not isinstance(length, Integral) or isinstance(length, bool) or length < 1:
         raise ValueError(f"max_new_tokens={length!r}: give a whole number from 1 on")
     refused = sorted(name for name in options.keys() - DECODING if options[name] is not None)
     if refused:

@@ -5,6 +5,7 @@ requests along the directions in which they themselves vary.
 """
 
 from dataclasses import dataclass
+from numbers import Integral
 
 import torch
 from jaxtyping import Float
@@ -55,7 +56,7 @@ def principal_space(states: States, k: int = 10) -> SafeSpace:
     in float64, result in float32, signs fixed (the largest component is positive). Raises
     ValueError for a k that is no whole number from 1 on, or fewer than 2 states.
     """
-    whole = isinstance(k, int) and k >= 1
+    whole = isinstance(k, Integral) and k >= 1
     if not whole or states.ndim != 3 or len(states) < 2:
         given = f"k={k}, {tuple(states.shape)}"
         raise ValueError(f"needs k >= 1 and at least 2 states (prompt layer d_model); got {given}")
