@@ -124,12 +124,14 @@ def refuse_damaged(folder: Path) -> None:
 
 
 @contextmanager
-def explained(name: str | Path) -> Iterator[None]:
+def explained(place: str | Path, name: str | Path = "") -> Iterator[None]:
     """Turn errors about getting a checkpoint into one sentence that says what to do.
 
+    `place` is its id or folder, `name` what the sentence calls it (default: the same).
     Raises PermissionError for a gated model, FileNotFoundError for one that is not there, or cannot
     be fetched, ValueError for one that needs its authors' code.
     """
+    name = name or place
     try:
         yield
     except (OSError, ValueError) as error:
@@ -148,7 +150,7 @@ def explained(name: str | Path) -> Iterator[None]:
         if "couldn't connect" in story or "offline" in story.lower():
             raise FileNotFoundError(
                 f"{name} is not on this machine and the hub cannot be reached: where there is "
-                f"network, `hf download {name}`, copy the folder here and pass its path"
+                f"network, `hf download {place}`, copy the folder here and pass its path"
             ) from error
         raise
 

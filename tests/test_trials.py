@@ -203,3 +203,22 @@ def test_an_empty_folder_is_not_this_one(command: str, capsys: pytest.CaptureFix
 def test_a_run_is_not_compared_with_itself(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="a run is named twice"):
         write_report([tmp_path, tmp_path / "." / "x" / ".."], tmp_path / "report.html")
+
+
+@pytest.mark.parametrize("name", ["pocket", "replica:qwen2_audio", "recorded:class"])
+def test_a_dry_run_of_what_is_no_checkpoint(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", name, "--dry-run"]) == 2
+    assert f"sarsteer-lab doctor {name}, without --dry-run, tries it" in capsys.readouterr().err
+
+
+def test_a_bundle_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "taken").write_text("")
+    assert main(["bundle", str(tmp_path / "taken")]) == 2
+    assert "taken is a file: a bundle needs a folder" in capsys.readouterr().err
+
+
+def test_a_parquet_file_with_nul_in_a_path(tmp_path: Path) -> None:
+    rows = {"request": ["Bake bread."], "label": ["harmless"], "clip": ["a\0.wav"]}
+    pd.DataFrame(rows).to_parquet(tmp_path / "p.parquet")
+    with pytest.raises(PromptFileError, match="p.parquet, row 1: 'clip' holds a NUL character"):
+        read_set(f"folder:{tmp_path / 'p.parquet'}")

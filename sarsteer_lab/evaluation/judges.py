@@ -144,7 +144,7 @@ class HFJudge(Judge):
         """
         # Said outright: left open, transformers asks in the terminal.
         options = {"trust_remote_code": False}
-        with explained(f"the judge {name!r}"):
+        with explained(name, f"the judge {name!r}"):
             model = AutoModelForCausalLM.from_pretrained(name, dtype="auto", **options)
             tokenizer = AutoTokenizer.from_pretrained(name, **options)
         model = model.to(pick_device("auto"))

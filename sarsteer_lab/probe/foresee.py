@@ -3,6 +3,7 @@
 The model is built without memory (torch's device "meta"): its parts are found and counted there.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,9 @@ from sarsteer_lab.lalm import LALM
 from sarsteer_lab.paths import shipped_table
 from sarsteer_lab.probe.findings import Finding, Report, in_bytes, parts
 
+_MADE_HERE = re.compile("pocket|(replica|recorded)(:.*)?")
+"""Names of models that are made, or read, on this machine (see `loading.load_lalm`)."""
+
 ROWS, POSITIONS, STATES = 4, 30 * 25 + 60 + 48, 500
 """A batch of 4 clips of 30 s in the chat format (some 60 tokens), with answers of 48 tokens (an
 evaluation takes as many as fit); prompts whose states are kept."""
@@ -34,8 +38,13 @@ def foresee(name: str | Path, *, hub: bool = False) -> Report:
     Reads the local cache alone, or with `hub` fetches config.json (some KB), and never runs code
     that a checkpoint brings. Raises FileNotFoundError and PermissionError for a configuration that
     is not there, ImportError for a package that the model needs, ValueError for one that only its
-    authors' code can read.
+    authors' code can read, and for a name of what is no checkpoint ("replica:...").
     """
+    if isinstance(name, str) and _MADE_HERE.fullmatch(name):
+        reason = "is no checkpoint with a config.json"
+        raise ValueError(
+            f"{name} {reason}: sarsteer-lab doctor {name}, without --dry-run, tries it"
+        )
     place = Path(name).expanduser()
     try:
         with explained(name):

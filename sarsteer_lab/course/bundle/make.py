@@ -72,6 +72,8 @@ def make_bundle(out: Path, torch_index: str | None = None, *, announce_only: boo
 
 def refuse_other_folders(out: Path) -> None:
     """Raise FileExistsError for a folder that is no bundle which was begun."""
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{out} is a file: a bundle needs a folder")
     if (out / HASHES).exists():
         raise FileExistsError(f"{out} is a finished bundle, and nothing is overwritten")
     if out.exists() and not (out / "wheels").is_dir() and any(out.iterdir()):
