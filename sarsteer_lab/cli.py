@@ -48,7 +48,7 @@ from sarsteer_lab.cli_options import (
     each_of,
     number,
     refuse_given,
-    results,
+    results_option,
     show_version,
 )
 
@@ -90,7 +90,7 @@ def _program(
 @app.command()
 def walkthrough(
     notebooks: Annotated[Path, Option(help="the chapters")] = Path("notebooks"),
-    folder: Annotated[Path, Option(callback=results, help=WALKTHROUGH)] = Path("build/walkthrough"),
+    folder: Annotated[Path, results_option(WALKTHROUGH)] = Path("build/walkthrough"),
     at_once: Annotated[
         int, Option(parser=count, help="chapters at a time: faster once all is kept")
     ] = 1,

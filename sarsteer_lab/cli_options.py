@@ -51,6 +51,11 @@ def folder_given(given: str | Path) -> Path:
     return Path(given)
 
 
+def results_option(told: str) -> Any:
+    """An option that takes a folder for results."""
+    return Option(parser=folder_given, metavar="PATH", callback=results, help=told)
+
+
 def refuse_given(context: Context, names: Sequence[str], needed: str) -> None:
     """Wrong usage: options that were given and say nothing without the option `needed`."""
     for name in names:
@@ -115,10 +120,7 @@ Split = Annotated[
     Literal["derive", "validation", "test", "all"], Option(help="the part of the sets to ask")
 ]
 Tokens = Annotated[int, Option(parser=count, help="length of an answer")]
-Folder = Annotated[
-    Path,
-    Option(parser=folder_given, metavar="PATH", callback=results, help="where results go"),
-]
+Folder = Annotated[Path, results_option("where results go")]
 WALKTHROUGH = "where summary.md goes, beside it each chapter as a page and its figures in figures/"
 Text = Annotated[
     str | None, Option(help="the text beside the clip (default: to answer the request in it)")

@@ -194,9 +194,13 @@ def test_options_of_steering_without_steering(
     assert f"{option[0]} says nothing without --steer" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", ["evaluate", "sweep", "walkthrough"])
-def test_an_empty_folder_is_not_this_one(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([command, "--folder", ""]) == 2
+@pytest.mark.parametrize(
+    ("command", "more"), [("evaluate", []), ("sweep", []), ("walkthrough", ["--notebooks", "none"])]
+)
+def test_an_empty_folder_is_not_this_one(
+    command: str, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, *more, "--folder", ""]) == 2
     assert "it is empty: name a folder" in capsys.readouterr().err
 
 
