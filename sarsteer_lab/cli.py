@@ -144,8 +144,7 @@ def ask(
     refusal: Refusal = "paper",
 ) -> None:
     """Answer one clip, steered or not, and say what was heard."""
-    if not steer:
-        refuse_given(context, ("alpha", "k", "refusal"), "--steer")
+    refuse_given(context, ("alpha", "k", "refusal"), "--steer", there=steer)
     from sarsteer_lab.speech import read_clip
 
     waveform = read_clip(clip)
@@ -164,12 +163,10 @@ def ask(
     lalm = load_lalm(model, safety=safety, understanding=understanding, spoken_safety=spoken_safety)
     prompt = Prompt(INSTRUCTION if text is None else text, clip)
     answer, heard = lalm.generate([prompt])[0], read_out(lalm, waveform)
-    words = next(
-        (p.request for p in source if p.clip and p.clip.resolve() == clip.resolve()), ""
-    )  # if known
-    print(
-        f"heard:     {heard}" + f" (heard differently: it says {words!r})" * differs(words, heard)
-    )
+    own = clip.resolve()
+    words = next((p.request for p in source if p.clip and p.clip.resolve() == own), "")  # if known
+    told = f" (heard differently: it says {words!r})" if differs(words, heard) else ""
+    print(f"heard:     {heard}{told}")
     print(f"unsteered: {opening_words(answer)}")
     if steer:
         basis = [request for request in source if request.split == "derive"]

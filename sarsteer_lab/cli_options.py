@@ -56,11 +56,11 @@ def results_option(told: str) -> Any:
     return Option(parser=folder_given, metavar="PATH", callback=results, help=told)
 
 
-def refuse_given(context: Context, names: Sequence[str], needed: str) -> None:
-    """Wrong usage: options that were given and say nothing without the option `needed`."""
+def refuse_given(context: Context, names: Sequence[str], needed: str, *, there: bool) -> None:
+    """Wrong usage: options that were given and say nothing unless the option `needed` is there."""
     for name in names:
         source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if not there and source is not None and source.name == "COMMANDLINE":
             raise BadParameter(f"--{name} says nothing without {needed}", ctx=context)
 
 
