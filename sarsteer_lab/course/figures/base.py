@@ -51,6 +51,12 @@ TRADEOFF = {
 }
 """The axes of the plane in which defences are compared."""
 
+LOWEST = 1e-4
+"""Probabilities nearer to 0 or 1 than this are drawn there, on a logit scale."""
+
+MARKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
+"""The marks of that scale."""
+
 WHOLE_PICTURE = {"origin": "lower", "aspect": "auto"}
 """A heat map that fills its panel, the first row lowest."""
 

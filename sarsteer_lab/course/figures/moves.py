@@ -9,6 +9,8 @@ from matplotlib.figure import Figure
 
 from sarsteer_lab.course.figures.base import (
     DOTTED,
+    LOWEST,
+    MARKS,
     TRADEOFF,
     drawn,
     panels,
@@ -19,11 +21,6 @@ from sarsteer_lab.evaluation.separation import roc_area, uniform_bound
 
 Readiness = Mapping[str, Float[np.ndarray, "prompt"]]
 """Refusal probabilities, 0 to 1, by the kind of request."""
-
-LOWEST = 1e-4
-"""Probabilities nearer to 0 or 1 than this are drawn there."""
-
-MARKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 
 
 @drawn

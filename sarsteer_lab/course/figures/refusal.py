@@ -12,6 +12,8 @@ from torch import Tensor
 
 from sarsteer_lab.course.figures.base import (
     DOTTED,
+    LOWEST,
+    MARKS,
     common_legend,
     curves,
     drawn,
@@ -118,17 +120,18 @@ def readiness_figure(refusal_probability: Mapping[str, Float[np.ndarray, "prompt
     rng = np.random.default_rng(0)
     names: list[str] = []
     for name, values, look in in_series(refusal_probability):
-        shown = np.clip(values, 1e-4, 1 - 1e-4)
+        shown = np.clip(values, LOWEST, 1 - LOWEST)
         row, median = len(names), np.median(shown)
         heights = row + rng.uniform(-0.28, 0.28, len(shown))
         ax.scatter(shown, heights, color=look["color"], marker=look["marker"], alpha=0.6)
         ax.plot([median, median], [row - 0.4, row + 0.4], color=INK)
         names.append(f"{name} (n = {len(values)})")
     ticks(ax, y=names)
-    ax.set(xscale="logit", xlim=(8e-5, 1 - 8e-5), xlabel="refusal probability without a defence")
-    marks = [1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 1 - 1e-4]
-    names_of_marks = [f"{100 * mark:g}%" for mark in marks[1:-1]]
-    ax.set_xticks(marks, ["0.01%\nor less", *names_of_marks, "99.99%\nor more"])
+    ax.set(xscale="logit", xlim=(LOWEST * 0.8, 1 - LOWEST * 0.8))
+    ax.set_xlabel("refusal probability without a defence")
+    names_of_marks = [f"{100 * mark:g}%" for mark in MARKS]
+    ends = (f"{100 * LOWEST:g}%\nor less", f"{100 * (1 - LOWEST):g}%\nor more")
+    ax.set_xticks([LOWEST, *MARKS, 1 - LOWEST], [ends[0], *names_of_marks, ends[1]])
     ax.invert_yaxis()
     return fig
 

@@ -1,6 +1,7 @@
 """The panel of the chapter on causes: which seconds of a clip refusal hangs on, by layer."""
 
 from collections.abc import Generator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,7 @@ class SecondsPanel(panels.Panel):
         self.twins = twins
         self.length = length
         self._maps: dict[tuple[int, int], causal.SecondsMap] = {}
+        self._heard: dict[int, causal.SecondsMap] = {}  # by request, without states put in
         shown = [panels.request_state(request) for request in requests]
         state = {"requests": shown, "donors": [*causal.DONORS], "layers": self.layers, "maps": {}}
         super().__init__("seconds", state, request=0, donor=0, window=0, layer=0)
@@ -78,7 +80,7 @@ class SecondsPanel(panels.Panel):
         place, donor = self.chosen["request"], self.chosen["donor"]
         self.play(self.requests[place])
         if (place, donor) not in self._maps:
-            n_windows = len(self._blank(self.requests[place]).windows)
+            n_windows = len(self._without_states(place).windows)
             self.runner.steps(self._compute(place, donor), n_windows)
 
     def complete(self) -> None:
@@ -92,6 +94,12 @@ class SecondsPanel(panels.Panel):
 
     def _donor(self, place: int) -> str:
         return [*causal.DONORS][place]
+
+    def _without_states(self, place: int) -> causal.SecondsMap:
+        """The map of a request to which no states have been put in: the same for every donor."""
+        if place not in self._heard:
+            self._heard[place] = self._blank(self.requests[place])
+        return self._heard[place]
 
     def _blank(self, request: Request) -> causal.SecondsMap:
         """The map of a request, before anything is measured."""
@@ -110,17 +118,13 @@ class SecondsPanel(panels.Panel):
 
     def _compute(self, place: int, donor: int) -> Generator[None, None, None]:
         """The map of a request and a donor, a window a step."""
-        request = self.requests[place]
-        found = self._blank(request)
-        prompt, other = request.spoken(), self.other.spoken()
+        heard = self._without_states(place)
+        found = replace(heard, patched=heard.patched.clone())
+        prompt, other = self.requests[place].spoken(), self.other.spoken()
         states = causal.Window(self.lalm, prompt, self.layers, other)
         for number, window in enumerate(found.windows):
-            quiet = causal.without(self.lalm, prompt, [window])
-            [silent] = self._readiness(quiet, [[]])
-            found.silenced[number] = silent - found.plain
-            rest = (window[1], found.windows[-1][1])
-            [odds] = self._readiness(causal.without(self.lalm, prompt, [rest]), [[]])
-            found.so_far[number] = odds
+            if heard.so_far[number].isnan():
+                self._silence(heard, prompt, number)
             sets = states.patches([window], self._donor(donor))
             patched = self._readiness(prompt, sets)
             found.patched[:, number] = patched - found.plain
@@ -128,6 +132,16 @@ class SecondsPanel(panels.Panel):
         self._maps[place, donor] = found
         self.view.state["maps"][f"{place},{donor}"] = map_state(found)
         self.view.send_state("state")
+
+    def _silence(self, heard: causal.SecondsMap, prompt: Prompt, number: int) -> None:
+        """Measure a window's silence, and what was heard until its end."""
+        window = heard.windows[number]
+        quiet = causal.without(self.lalm, prompt, [window])
+        [silent] = self._readiness(quiet, [[]])
+        heard.silenced[number] = silent - heard.plain
+        rest = (window[1], heard.windows[-1][1])
+        [odds] = self._readiness(causal.without(self.lalm, prompt, [rest]), [[]])
+        heard.so_far[number] = odds
 
     def _readiness(
         self, prompt: Prompt, sets: Sequence[Sequence[Patch]]
