@@ -110,26 +110,41 @@ def run_notebooks(
             page, _ = HTMLExporter().from_notebook_node(notebook)
             (html / f"{path.stem}.html").write_text(page, encoding="utf-8")
 
-    async def run_all() -> list[asyncio.Task[None]]:
+    async def run_all() -> dict[Path, asyncio.Task[None]]:
         cells = [cell for notebook in notebooks for cell in notebook.cells]
         to_run = sum(cell.cell_type == "code" for cell in cells)
+        tasks = {}
         with tqdm(total=to_run, unit="cell") as bar:
             async with asyncio.TaskGroup() as group:
-                return [
-                    group.create_task(run_in_turn(path, notebook, bar))
-                    for path, notebook in zip(paths, notebooks, strict=True)
-                ]
+                for number in beginning_order(len(paths), at_once):
+                    run = run_in_turn(paths[number], notebooks[number], bar)
+                    tasks[paths[number]] = group.create_task(run)
+        return tasks
 
     try:
         tasks = run_sync(run_all)()
     except BaseExceptionGroup as failures:
         first = failures.exceptions[0]  # the kernels of the others are shut down
         raise first from first.__cause__
-    for path, task in zip(paths, tasks, strict=True):
+    for path, task in tasks.items():
         # A group of tasks passes over one that was cancelled from inside.
         if task.cancelled():
             raise NotebookError(f"{path}: was not run to its end: its kernel was shut down")
     return notebooks
+
+
+def beginning_order(count: int, at_once: int) -> list[int]:
+    """The order in which notebooks begin: as they are named, or from both ends with several at once.
+
+    The longest chapters stand near the end: begun last they would run alone, on a share of the
+    cores.
+    """
+    left = list(range(count))
+    order = []
+    while left:
+        from_the_end = at_once > 1 and len(order) % 2 == 1
+        order.append(left.pop(-1 if from_the_end else 0))
+    return order
 
 
 def kernel_environment(figures: Path | None, at_once: int) -> dict[str, str]:

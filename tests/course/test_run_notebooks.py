@@ -205,6 +205,12 @@ print("threads", os.environ.get("OMP_NUM_THREADS"))"""
     assert paths[0].read_bytes() == before
 
 
+def test_all_begin_once_and_with_several_at_once_the_last_does_early() -> None:
+    assert module.beginning_order(4, 1) == [0, 1, 2, 3]
+    assert module.beginning_order(5, 2) == [0, 4, 1, 3, 2]
+    assert module.beginning_order(0, 2) == []
+
+
 def test_a_hanging_cell_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CELL_SECONDS", 3)
     cells = [nbformat.v4.new_code_cell("import time; time.sleep(60)")]
