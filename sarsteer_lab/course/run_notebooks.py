@@ -90,11 +90,7 @@ def run_notebooks(
     `NotebookError` at the first cell that fails; that notebook's file then stays as it was.
     """
     notebooks = [read_notebook(path) for path in paths]
-    replayed = recording()
-    if replayed is not None:
-        by_hand = recorded_outputs(replayed)
-        for notebook in notebooks:
-            show_recorded(notebook, by_hand)
+    show_what_was_recorded(notebooks)
     environment = kernel_environment(figures, at_once)
     turns = asyncio.Semaphore(at_once)
 
@@ -133,14 +129,24 @@ def run_notebooks(
     return notebooks
 
 
+def show_what_was_recorded(notebooks: Sequence[nbformat.NotebookNode]) -> None:
+    """In a replay, put what was recorded into cells by hand."""
+    replayed = recording()
+    if replayed is None:
+        return
+    by_hand = recorded_outputs(replayed)
+    for notebook in notebooks:
+        show_recorded(notebook, by_hand)
+
+
 def beginning_order(count: int, at_once: int) -> list[int]:
-    """The order in which notebooks begin: as they are named, or from both ends with several at once.
+    """The order in which notebooks begin: as named, or from both ends if several run at once.
 
     The longest chapters stand near the end: begun last they would run alone, on a share of the
     cores.
     """
     left = list(range(count))
-    order = []
+    order: list[int] = []
     while left:
         from_the_end = at_once > 1 and len(order) % 2 == 1
         order.append(left.pop(-1 if from_the_end else 0))
