@@ -51,20 +51,23 @@ def refuse_appended_end(
             raise ValueError(f"{reason}, and an answer would begin after the end; {advice}")
 
 
-def warn_of_positions(ids: Int[Tensor, "row position"], lalm: "LALM") -> None:
-    """Warn of prompts that are longer than the model was made for: it runs on, and says nothing."""
+def warn_of_positions(positions: int, lalm: "LALM", what: str = "a prompt") -> None:
+    """Warn of what is longer than the model was made for: it runs on, and says nothing."""
     longest = getattr(lalm.text_config, "max_position_embeddings", None)
-    length = ids.shape[1]
-    if isinstance(longest, int) and length > longest:
+    if isinstance(longest, int) and positions > longest:
         made_for = f"{lalm.name} was made for {longest} (max_position_embeddings)"
-        warnings.warn(f"a prompt takes {length} positions, but {made_for}", stacklevel=4)
+        warnings.warn(f"{what} takes {positions} positions, but {made_for}", stacklevel=4)
 
 
 def check_inputs(ids: Int[Tensor, "row position"], texts: Sequence[str], lalm: "LALM") -> None:
     """Whether what a processor gave for these texts is what the model reads; ValueError if not."""
     refuse_unknown_tokens(ids, lalm.core, lalm.tokenizer, lalm.audio_token_id)
     refuse_appended_end(ids, texts, lalm.tokenizer)
-    warn_of_positions(ids, lalm)
+    warn_of_positions(ids.shape[1], lalm)
+
+
+ANSWERED = "a prompt with its answer"
+"""What `warn_of_positions` calls it."""
 
 
 def refuse_no_numbers(layers: Sequence[object]) -> None:

@@ -34,7 +34,13 @@ from sarsteer_lab.decoding import (
     tell_overruled,
 )
 from sarsteer_lab.encoding import chat_text, encode, read_waveform
-from sarsteer_lab.fitting import check_inputs, misfits_named, refuse_no_numbers
+from sarsteer_lab.fitting import (
+    ANSWERED,
+    check_inputs,
+    misfits_named,
+    refuse_no_numbers,
+    warn_of_positions,
+)
 from sarsteer_lab.keys import content_key, settings_of, versions
 from sarsteer_lab.own_code import refuse_autocast, refuse_foreign, refuse_passed_by
 from sarsteer_lab.prompts import Prompt
@@ -287,6 +293,7 @@ class LALM:
         running = replace(batch, decoding=settings)
         with self.announce(running), head_on_last_position(self.core, batch.prompt_numbers):
             sequences = self.core.generate(**batch.inputs, **settings)
+        warn_of_positions(sequences.shape[1], self, ANSWERED)
         return sequences[:, batch.inputs["input_ids"].shape[1] :]
 
     def rules(

@@ -1,6 +1,7 @@
 """What people tried who had not read the code: each was wrong without a word, or a raw error."""
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from replicas import replica
 from sarsteer_lab.activations import capture
 from sarsteer_lab.cli import main
 from sarsteer_lab.directions import text_refusal_direction
+from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.readers import read_set
 from sarsteer_lab.evaluation.report import write_report
 from sarsteer_lab.evaluation.text_files import PromptFileError
@@ -155,6 +157,23 @@ def test_a_prompt_beyond_the_models_positions_is_said() -> None:
     lalm.text_config.max_position_embeddings = length - 1
     with pytest.warns(UserWarning, match=f"takes {length} positions, but .* made for {length - 1}"):
         lalm.generate(["Hi there"], max_new_tokens=1)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_an_answer_that_runs_beyond_the_models_positions_is_said(fast: bool) -> None:
+    lalm = replica()
+    prompt = Prompt("Hi there")
+    length = lalm.inputs([prompt])["input_ids"].shape[1]
+    lalm.text_config.max_position_embeddings = length + 2
+    with pytest.warns(UserWarning, match=f"with its answer takes .* made for {length + 2}"):
+        if fast:
+            PreparedBatch(lalm, [prompt]).generate(8)
+        else:
+            lalm.generate([prompt], max_new_tokens=8)
+    lalm.text_config.max_position_embeddings = length + 8
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        lalm.generate([prompt], max_new_tokens=8)
 
 
 @pytest.mark.parametrize("kind", ["offloaded", "quantized", "static"])

@@ -40,24 +40,6 @@ class Choice:
         """The chosen setting as a defence; at strength 0 if the rule chose no push at all."""
         return SteeringDefence(CHOSEN, self.vectors, self.alpha)
 
-    @property
-    def refused(self) -> float:
-        """The share of harmful validation requests that the chosen setting refuses."""
-        own = self._own_scores()
-        return float(own.loc[own["alpha"] == self.alpha, "refused"].iloc[0])
-
-    def refusing(self, share: float) -> "Choice":
-        """The chosen vectors at the tried strength that refuses nearest to this share of the
-        harmful validation requests, the weaker of two.
-        """
-        own = self._own_scores()
-        nearest = int((own["refused"] - share).abs().argmin())
-        return replace(self, alpha=float(own["alpha"].iloc[nearest]))
-
-    def _own_scores(self) -> pd.DataFrame:
-        scores = self.scores[self.scores["variant"] == self.variant]
-        return scores.sort_values("alpha")
-
 
 def choose(
     lalm: LALM,

@@ -24,6 +24,7 @@ from sarsteer_lab.engine.contrast import common_tails
 from sarsteer_lab.engine.key_values import RoomyLayer, keeps_plain_cache, with_room
 from sarsteer_lab.engine.reading import Reading, read_prompts
 from sarsteer_lab.families import foreign_hooks
+from sarsteer_lab.fitting import ANSWERED, warn_of_positions
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.own_code import replaced_code
 from sarsteer_lab.patching import Patching
@@ -188,6 +189,7 @@ class PreparedBatch:
             ids = torch.cat([ids, tokens[:, None]], dim=1)
             mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
             logits = self._step(tokens[:, None], mask, cache, prompt_of_row.tolist())
+        warn_of_positions(ids.shape[1] + 1, self.lalm, ANSWERED)
         return answer_texts(tokenizer, [prompt.text for prompt in self.prompts], answers)
 
     @alone

@@ -1,7 +1,6 @@
 """A setting is chosen on validation requests by the rule, and rivals are made as strong."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from sarsteer_lab.course import choosing
@@ -54,20 +53,3 @@ def test_matching_keeps_a_rivals_vectors_and_name(tiny: LALM, states: BaseStates
     matched = choosing.matching(tiny, choice)(rival)
     assert matched.name == "rival" and matched.vectors is rival.vectors
     assert choosing.STRENGTHS[0] <= matched.alpha <= choosing.STRENGTHS[-1]
-
-
-@pytest.mark.parametrize(
-    ("share", "alpha"),
-    [(0.0, 0.0), (0.55, 0.1), (0.75, 0.1), (0.99, 0.3)],  # 0.75 is as near to 0.6 as to 0.9
-)
-def test_a_choice_at_another_refusal_keeps_its_variant(
-    tiny: LALM, states: BaseStates, share: float, alpha: float
-) -> None:
-    rows = [("other", 0.1, 0.75)]
-    rows += [("own", 0.3, 0.9), ("own", 0.0, 0.2), ("own", 0.1, 0.6)]
-    scores = pd.DataFrame(rows, columns=["variant", "alpha", "refused"])
-    choice = choosing.Choice("own", states.refusal_direction(), 0.3, scores, {})
-    assert choice.refused == 0.9
-    again = choice.refusing(share)
-    assert (again.variant, again.alpha) == ("own", alpha)
-    assert again.vectors is choice.vectors and again.push.alpha == alpha

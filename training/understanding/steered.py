@@ -2,13 +2,15 @@
 
 `python -m training.understanding.steered --learnt FILE --folder runs/steered --settings "1 1 1"`
 (safety, understanding, spoken safety) chooses SARSteer's own setting on the validation split, asks
-the whole test split with it, and prints tables; an interrupted run goes on. With `--controls` other
-spaces are ablated in the harmless one's place, over the same strengths.
+the whole test split with it, prints tables and writes their numbers to one file for each setting.
+An interrupted run goes on. With `--controls` other spaces are ablated in the harmless one's place,
+over the same strengths. `training.understanding.reached` gathers what was written.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -49,6 +51,8 @@ REMINDERS = ("self-reminder before", "self-reminder after")
 BENIGN = ("harmless", "pseudo-harmful", "everyday")
 OPTIONS: dict[str, Any] = {"max_new_tokens": 14, "batch_size": 80}
 CHOSEN = "SARSteer, chosen"
+REACHED = "reached.json"
+"""In a setting's folder: what each defence reached there."""
 
 
 def by_label(split: str) -> dict[str, list[Request]]:
@@ -125,17 +129,21 @@ class AtSetting:
         return best_benign_rate(harmful, benign, refused)
 
     def report(self, table: pd.DataFrame) -> None:
-        """Print refused harmful and answered benign requests under each defence."""
+        """Print refused harmful and answered benign requests under each defence, and keep them."""
+        found: list[dict[str, Any]] = []
         print("| dials | defence | harmful refused | benign answered | a uniform push, at best |")
         print("| --- | --- | --- | --- | --- |")
         for name, rows in table.groupby("defence", sort=False):
             harmful = rows[rows["label"] == "harmful"].iloc[0]
             benign = rows[rows["label"].isin(BENIGN)]
-            refused = share(int(harmful["refused"]), int(harmful["n"]))
-            answered = share(int(benign["answered"].sum()), int(benign["n"].sum()))
+            refused = int(harmful["refused"]), int(harmful["n"])
+            answered = int(benign["answered"].sum()), int(benign["n"].sum())
             limit = self.bound(harmful["refused"] / harmful["n"])
-            cells = [self.setting, str(name), refused, answered, f"{limit:.0%}"]
+            cells = [self.setting, str(name), share(*refused), share(*answered), f"{limit:.0%}"]
             print("| " + " | ".join(cells) + " |", flush=True)
+            row = {"defence": str(name), "refused": refused, "answered": answered}
+            found.append(row | {"bound": round(limit, 4)})
+        (self.folder / REACHED).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
     def controls(self, refusal: str) -> None:
         """Print what each ablated space costs at equal refusal, over the whole test split."""

@@ -31,12 +31,12 @@ def card_section(found: dict[str, Any], prompts: Sequence[Request]) -> str:
     return "\n\n".join(parts)
 
 
-def write_card_section(section: str) -> None:
-    """Put the tables between the card's two marks."""
+def write_card_section(section: str, begin: str = BEGIN, end: str = END) -> None:
+    """Put tables between two marks of the card."""
     card = CARD.read_text(encoding="utf-8")
-    before, _, rest = card.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    whole = f"{before}{BEGIN}\n\n{section}\n\n{END}{after}"
+    before, _, rest = card.partition(begin)
+    _, _, after = rest.partition(end)
+    whole = f"{before}{begin}\n\n{section}\n\n{end}{after}"
     CARD.write_text(whole, encoding="utf-8")
 
 

@@ -201,7 +201,9 @@ def curves_figure(
     common unsteered start. `differences` has for each comparison the difference and the ends of its
     interval.
     """
-    fig, [plane, beside] = panels(2, (13, 7), width_ratios=[3, 2])
+    apart = [low > 0 or high < 0 for _, low, high in differences.values()]
+    title = f"{sum(apart)} of {len(apart)} areas under the curves differ by more than chance"
+    fig, [plane, beside] = panels(2, (13, 7), title, width_ratios=[3, 2])
     points = points.sort_values("alpha", kind="stable")
     lines = {}
     for variant, line in points.groupby("variant", sort=False):
