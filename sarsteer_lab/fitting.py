@@ -67,7 +67,7 @@ def check_inputs(ids: Int[Tensor, "row position"], texts: Sequence[str], lalm: "
 
 
 ANSWERED = "a prompt with its answer"
-"""What `warn_of_positions` calls it."""
+"""What `warn_of_positions` calls a prompt and what was answered to it."""
 
 
 def refuse_no_numbers(layers: Sequence[object]) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import BatchFeature, LogitsProcessorList
 
-from sarsteer_lab import families
+from sarsteer_lab import families, fitting
 from sarsteer_lab.access import Access
 from sarsteer_lab.batch import Batch, Encoded, Prompts, Watcher, split_into_batches
 from sarsteer_lab.chat import Processor, conversation, tokenizer_of
@@ -34,13 +34,6 @@ from sarsteer_lab.decoding import (
     tell_overruled,
 )
 from sarsteer_lab.encoding import chat_text, encode, read_waveform
-from sarsteer_lab.fitting import (
-    ANSWERED,
-    check_inputs,
-    misfits_named,
-    refuse_no_numbers,
-    warn_of_positions,
-)
 from sarsteer_lab.keys import content_key, settings_of, versions
 from sarsteer_lab.own_code import refuse_autocast, refuse_foreign, refuse_passed_by
 from sarsteer_lab.prompts import Prompt
@@ -188,7 +181,7 @@ class LALM:
         """
         if layers is None:
             return tuple(range(self.n_layers))
-        refuse_no_numbers(layers)
+        fitting.refuse_no_numbers(layers)
         indices = tuple(layer + self.n_layers if layer < 0 else layer for layer in layers)
         distinct = set(indices)
         if not indices or len(distinct) < len(indices) or not distinct <= set(range(self.n_layers)):
@@ -230,7 +223,7 @@ class LALM:
             raise ValueError(f"{hears}, so {reason}; {advice}")
         given = [(prompt.messages, prompt.text, prompt.waveform) for prompt in encoded]
         inputs = self.family.encode(self.processor, *zip(*given, strict=True))
-        check_inputs(inputs["input_ids"], [prompt.text for prompt in encoded], self)
+        fitting.check_inputs(inputs["input_ids"], [prompt.text for prompt in encoded], self)
         return inputs.to(self.device, dtype=self.dtype)
 
     def fit_together(self, prompts: Sequence[Encoded]) -> bool:
@@ -273,7 +266,7 @@ class LALM:
         refuse_passed_by({self.model, self.core} - {self.trunk}, self.name)
         with ExitStack() as block:
             block.enter_context(self.access.alone())
-            block.enter_context(misfits_named(self.model, self.name))
+            block.enter_context(fitting.misfits_named(self.model, self.name))
             block.enter_context(families.speech_adapters(self.model, self.family, batch.spoken))
             for watcher in self.watchers:
                 block.callback(setattr, watcher, "batch", watcher.batch)
@@ -293,7 +286,7 @@ class LALM:
         running = replace(batch, decoding=settings)
         with self.announce(running), head_on_last_position(self.core, batch.prompt_numbers):
             sequences = self.core.generate(**batch.inputs, **settings)
-        warn_of_positions(sequences.shape[1], self, ANSWERED)
+        fitting.warn_of_positions(sequences.shape[1], self, fitting.ANSWERED)
         return sequences[:, batch.inputs["input_ids"].shape[1] :]
 
     def rules(

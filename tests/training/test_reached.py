@@ -4,7 +4,7 @@ import json
 
 from sarsteer_lab.course.figures.understanding import understanding_figure
 from sarsteer_lab.prompts import load_prompts
-from training.understanding.reached import BEGIN, END, GATHERED, best, forms, gather, table
+from training.understanding.reached import BEGIN, END, GATHERED, best, gather, table, undefended
 from training.understanding.steered import REACHED
 from training.understanding.tables import CARD, MEASURED
 
@@ -49,8 +49,8 @@ def test_the_card_tells_what_was_reached_and_the_figure_is_drawn_of_it():
     card = CARD.read_text(encoding="utf-8")
     assert f"{BEGIN}\n\n{table(reached)}\n\n{END}" in card
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
-    rows = forms(measured, load_prompts("validation") + load_prompts("test"))
-    assert list(rows["setting"].unique()) == ["0", "0.25", "0.5", "0.75", "1", "1, safety"]
+    rows = undefended(measured, load_prompts("validation") + load_prompts("test"))
+    assert list(rows["setting"].unique()) == ["0", "0.25", "0.5", "0.75", "1", "1, safety 1"]
     [_, _, plane] = understanding_figure(rows, best(reached)).axes
     assert {text.get_text() for text in plane.get_legend().get_texts()} == {
         "SARSteer",

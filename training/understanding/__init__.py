@@ -32,8 +32,8 @@ model make of a clip what it makes of the typed tokens (`learn`). None is close 
 
 **A gap to steer** is left with the safety dial at 1, understanding at 1 and spoken safety at 0.3:
 the model refuses 70 of 100 spoken harmful test requests, SARSteer as chosen on validation 86, with
-196 of 260 benign ones answered. To turn the safety dial down instead (0.7, 0.8) leaves a gap, too,
-but takes knowledge away: no uniform push could then refuse 85% and leave more than 76% answered.
+196 of 260 benign ones answered. To turn the safety dial down instead leaves a gap, too, but at 0.7
+and 0.8 no uniform push could refuse 85% and leave more than 74 and 76% answered (here 79%).
 
 What was tried before and did not work, each on two shared CPU cores:
 
@@ -54,10 +54,11 @@ What was tried before and did not work, each on two shared CPU cores:
   training voices, none of a test clip's): 2,384 clips later the areas on requests kept apart,
   derive and validation were 0.80, 0.88 and 0.89, where 0.81, 0.91 and 0.92 ship.
 - A transformer over the whole clip in the convolution's place (three layers, width 256, 3 million
-  weights, outputs and mixtures in), all states behind the clip compared, bfloat16: after 5,552
-  clips (3,291 requests in two voices each, 1,000 of Kokoro's) 0.77, 0.91 and 0.90. So it is not for
-  want of weights. On clips trained on, what ships has 0.87, where their typed tokens have 0.97, and
-  the tokens that the head reads have 0.92 on validation and test: the ears are the limit.
+  weights, outputs and mixtures in), all states behind the clip compared, bfloat16: 0.77, 0.91 and
+  0.90 after 5,552 clips, of 7,582 that were there (3,291 requests in two voices each, and 1,000 by
+  Kokoro), stopped at half its time. So weights are not what is missing. On clips trained on, what
+  ships has 0.87, where their typed tokens have 0.97, and the tokens that the head reads have 0.92
+  on validation and test: the ears are the limit.
 
 To train, or to go on where it was stopped; to measure; to ask with defences:
 

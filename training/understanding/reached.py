@@ -18,14 +18,14 @@ from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.course.figures.understanding import understanding_figure
 from sarsteer_lab.prompts import Request, load_prompts
 from training import DATA
-from training.understanding.steered import REACHED, share
+from training.understanding.steered import REACHED, share_text
 from training.understanding.tables import MEASURED, area_rows, settings_of, write_card_section
 
 GATHERED = DATA / "reached.json"
 """What each defence reached, by setting (safety, understanding, spoken safety)."""
 BEGIN = "<!-- written by training.understanding.reached -->"
 END = "<!-- end of what defences reach -->"
-KINDS = ("SARSteer", "self-reminder", "CAST")
+DRAWN = ("SARSteer", "self-reminder", "CAST")
 """Defences that are drawn, by the beginnings of their names."""
 Reached = dict[str, list[dict[str, Any]]]
 
@@ -40,7 +40,7 @@ def gather(folder: Path, known: Reached) -> Reached:
 
 
 def _order(setting: str) -> tuple[float, float, float]:
-    """Rising knowledge at safety 1, then the settings that are held back."""
+    """Rising knowledge at safety 1, then the settings with less safety."""
     safety, understanding, spoken_safety = map(float, setting.split())
     return -safety, understanding, spoken_safety
 
@@ -54,7 +54,12 @@ def table(reached: Reached) -> str:
     ]
     for setting, rows in reached.items():
         for row in rows:
-            cells = [setting, row["defence"], share(*row["refused"]), share(*row["answered"])]
+            cells = [
+                setting,
+                row["defence"],
+                share_text(*row["refused"]),
+                share_text(*row["answered"]),
+            ]
             lines.append("| " + " | ".join([*cells, f"{row['bound']:.0%}"]) + " |")
     return "\n".join(lines)
 
@@ -68,7 +73,7 @@ def best(reached: Reached) -> pd.DataFrame:
     for setting, defences in reached.items():
         if not setting.startswith("1 "):
             continue
-        for name in KINDS:
+        for name in DRAWN:
             points = []
             for defence in defences:
                 if defence["defence"].startswith(name):
@@ -84,10 +89,10 @@ def best(reached: Reached) -> pd.DataFrame:
 def name_of(setting: str) -> str:
     """A setting (understanding, spoken safety) as the figure names it."""
     understanding, spoken_safety = setting.split()
-    return understanding if spoken_safety == "0" else f"{understanding}, safety"
+    return understanding if spoken_safety == "0" else f"{understanding}, safety {spoken_safety}"
 
 
-def forms(measured: dict[str, Any], prompts: Sequence[Request]) -> pd.DataFrame:
+def undefended(measured: dict[str, Any], prompts: Sequence[Request]) -> pd.DataFrame:
     """Areas and undefended refusals of the test split at each setting, typed and spoken."""
     harmful = []
     for place, prompt in enumerate(prompts):
@@ -119,7 +124,7 @@ def main() -> None:
     write_card_section(table(reached), BEGIN, END)
     measured = json.loads(MEASURED.read_text(encoding="utf-8"))
     prompts = load_prompts("validation") + load_prompts("test")
-    figure = understanding_figure(forms(measured, prompts), best(reached))
+    figure = understanding_figure(undefended(measured, prompts), best(reached))
     save_figure(figure, Path("figures/pocket"), "understanding")
 
 

@@ -61,7 +61,7 @@ def by_label(split: str) -> dict[str, list[Request]]:
     return {label: [r for r in requests if r.label == label] for label in LABELS}
 
 
-def share(hits: int, n: int) -> str:
+def share_text(hits: int, n: int) -> str:
     """Counts with their share and its Wilson interval."""
     low, high = wilson(hits, n)
     return f"{hits}/{n} ({hits / n:.0%}) [{low:.0%}, {high:.0%}]"
@@ -139,7 +139,13 @@ class AtSetting:
             refused = int(harmful["refused"]), int(harmful["n"])
             answered = int(benign["answered"].sum()), int(benign["n"].sum())
             limit = self.bound(harmful["refused"] / harmful["n"])
-            cells = [self.setting, str(name), share(*refused), share(*answered), f"{limit:.0%}"]
+            cells = [
+                self.setting,
+                str(name),
+                share_text(*refused),
+                share_text(*answered),
+                f"{limit:.0%}",
+            ]
             print("| " + " | ".join(cells) + " |", flush=True)
             row = {"defence": str(name), "refused": refused, "answered": answered}
             found.append(row | {"bound": round(limit, 4)})

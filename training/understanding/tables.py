@@ -32,8 +32,11 @@ def card_section(found: dict[str, Any], prompts: Sequence[Request]) -> str:
 
 
 def write_card_section(section: str, begin: str = BEGIN, end: str = END) -> None:
-    """Put tables between two marks of the card."""
+    """Put tables between two marks of the card. Raises ValueError if it lacks one."""
     card = CARD.read_text(encoding="utf-8")
+    for mark in (begin, end):
+        if mark not in card:
+            raise ValueError(f"{CARD} has no line {mark}")
     before, _, rest = card.partition(begin)
     _, _, after = rest.partition(end)
     whole = f"{before}{begin}\n\n{section}\n\n{end}{after}"

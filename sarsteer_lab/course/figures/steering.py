@@ -202,7 +202,7 @@ def curves_figure(
     interval.
     """
     apart = [low > 0 or high < 0 for _, low, high in differences.values()]
-    title = f"{sum(apart)} of {len(apart)} areas under the curves differ by more than chance"
+    title = f"{sum(apart)} of {len(apart)} pairs of curves differ in area (95% intervals)"
     fig, [plane, beside] = panels(2, (13, 7), title, width_ratios=[3, 2])
     points = points.sort_values("alpha", kind="stable")
     lines = {}
