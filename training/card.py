@@ -21,6 +21,7 @@ from sarsteer_lab.course.palette import GREEN, GREY, PURPLE
 from sarsteer_lab.paths import data_folder
 from sarsteer_lab.prompts import LABELS
 from training import DATA
+from training.understanding.tables import write_card_section
 
 BEGIN, END = "<!-- measured: written by training.card -->", "<!-- end of measured -->"
 
@@ -209,11 +210,7 @@ def main() -> None:
     folder = data_folder() / "pocket"
     measured = json.loads((folder / "measured.json").read_text(encoding="utf-8"))
     logs = read_logs(DATA)
-    card = folder / "CARD.md"
-    before, _, rest = card.read_text(encoding="utf-8").partition(BEGIN)
-    _, _, after = rest.partition(END)
-    part = measured_part(measured, logs)
-    card.write_text(f"{before}{BEGIN}\n\n{part}\n\n{END}{after}", encoding="utf-8")
+    write_card_section(measured_part(measured, logs), BEGIN, END)
     save_figure(training_figure(logs), Path("figures/pocket"), "training")
 
 

@@ -106,15 +106,15 @@ def run_notebooks(
             page, _ = HTMLExporter().from_notebook_node(notebook)
             (html / f"{path.stem}.html").write_text(page, encoding="utf-8")
 
-    async def run_all() -> dict[Path, asyncio.Task[None]]:
+    async def run_all() -> list[tuple[Path, asyncio.Task[None]]]:
         cells = [cell for notebook in notebooks for cell in notebook.cells]
         to_run = sum(cell.cell_type == "code" for cell in cells)
-        tasks = {}
+        tasks = []
         with tqdm(total=to_run, unit="cell") as bar:
             async with asyncio.TaskGroup() as group:
                 for number in beginning_order(len(paths), at_once):
                     run = run_in_turn(paths[number], notebooks[number], bar)
-                    tasks[paths[number]] = group.create_task(run)
+                    tasks.append((paths[number], group.create_task(run)))
         return tasks
 
     try:
@@ -122,7 +122,7 @@ def run_notebooks(
     except BaseExceptionGroup as failures:
         first = failures.exceptions[0]  # the kernels of the others are shut down
         raise first from first.__cause__
-    for path, task in tasks.items():
+    for path, task in tasks:
         # A group of tasks passes over one that was cancelled from inside.
         if task.cancelled():
             raise NotebookError(f"{path}: was not run to its end: its kernel was shut down")

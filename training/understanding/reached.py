@@ -18,7 +18,7 @@ from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.course.figures.understanding import understanding_figure
 from sarsteer_lab.prompts import Request, load_prompts
 from training import DATA
-from training.understanding.steered import REACHED, share_text
+from training.understanding.steered import HEAD, REACHED, table_line
 from training.understanding.tables import MEASURED, area_rows, settings_of, write_card_section
 
 GATHERED = DATA / "reached.json"
@@ -47,21 +47,18 @@ def _order(setting: str) -> tuple[float, float, float]:
 
 def table(reached: Reached) -> str:
     """All that was reached, as Markdown."""
-    lines = [
-        "| safety, understanding, spoken safety | defence | harmful refused | benign answered "
-        "| a uniform push, at best |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    lines = list(HEAD)
     for setting, rows in reached.items():
         for row in rows:
-            cells = [
-                setting,
-                row["defence"],
-                share_text(*row["refused"]),
-                share_text(*row["answered"]),
-            ]
-            lines.append("| " + " | ".join([*cells, f"{row['bound']:.0%}"]) + " |")
+            lines.append(table_line(setting, row))
     return "\n".join(lines)
+
+
+def shares(row: dict[str, Any]) -> tuple[float, float]:
+    """Of harmful requests refused, and of benign ones answered."""
+    refused, n_harmful = row["refused"]
+    answered, n_benign = row["answered"]
+    return refused / n_harmful, answered / n_benign
 
 
 def best(reached: Reached) -> pd.DataFrame:
@@ -74,12 +71,7 @@ def best(reached: Reached) -> pd.DataFrame:
         if not setting.startswith("1 "):
             continue
         for name in DRAWN:
-            points = []
-            for defence in defences:
-                if defence["defence"].startswith(name):
-                    refused, n_harmful = defence["refused"]
-                    answered, n_benign = defence["answered"]
-                    points.append((refused / n_harmful, answered / n_benign))
+            points = [shares(row) for row in defences if row["defence"].startswith(name)]
             refused, answered = max(points, key=sum)
             row = {"setting": setting, "defence": name, "refused": refused, "answered": answered}
             rows.append(row)

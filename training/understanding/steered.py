@@ -53,6 +53,12 @@ OPTIONS: dict[str, Any] = {"max_new_tokens": 14, "batch_size": 80}
 CHOSEN = "SARSteer, chosen"
 REACHED = "reached.json"
 """In a setting's folder: what each defence reached there."""
+HEAD = (
+    "| safety, understanding, spoken safety | defence | harmful refused | benign answered "
+    "| a uniform push, at best |",
+    "| --- | --- | --- | --- | --- |",
+)
+"""The first lines of the table of what was reached."""
 
 
 def by_label(split: str) -> dict[str, list[Request]]:
@@ -61,10 +67,18 @@ def by_label(split: str) -> dict[str, list[Request]]:
     return {label: [r for r in requests if r.label == label] for label in LABELS}
 
 
-def share_text(hits: int, n: int) -> str:
+def share_with_interval(hits: int, n: int) -> str:
     """Counts with their share and its Wilson interval."""
     low, high = wilson(hits, n)
     return f"{hits}/{n} ({hits / n:.0%}) [{low:.0%}, {high:.0%}]"
+
+
+def table_line(setting: str, row: dict[str, Any]) -> str:
+    """What one defence reached at a setting, as a line below `HEAD`."""
+    refused = share_with_interval(*row["refused"])
+    answered = share_with_interval(*row["answered"])
+    cells = [setting, row["defence"], refused, answered, f"{row['bound']:.0%}"]
+    return "| " + " | ".join(cells) + " |"
 
 
 def text_name(defence: SteeringDefence) -> str:
@@ -131,24 +145,16 @@ class AtSetting:
     def report(self, table: pd.DataFrame) -> None:
         """Print refused harmful and answered benign requests under each defence, and keep them."""
         found: list[dict[str, Any]] = []
-        print("| dials | defence | harmful refused | benign answered | a uniform push, at best |")
-        print("| --- | --- | --- | --- | --- |")
+        print("\n".join(HEAD))
         for name, rows in table.groupby("defence", sort=False):
             harmful = rows[rows["label"] == "harmful"].iloc[0]
             benign = rows[rows["label"].isin(BENIGN)]
-            refused = int(harmful["refused"]), int(harmful["n"])
-            answered = int(benign["answered"].sum()), int(benign["n"].sum())
-            limit = self.bound(harmful["refused"] / harmful["n"])
-            cells = [
-                self.setting,
-                str(name),
-                share_text(*refused),
-                share_text(*answered),
-                f"{limit:.0%}",
-            ]
-            print("| " + " | ".join(cells) + " |", flush=True)
-            row = {"defence": str(name), "refused": refused, "answered": answered}
-            found.append(row | {"bound": round(limit, 4)})
+            row: dict[str, Any] = {"defence": str(name)}
+            row["refused"] = int(harmful["refused"]), int(harmful["n"])
+            row["answered"] = int(benign["answered"].sum()), int(benign["n"].sum())
+            row["bound"] = round(self.bound(harmful["refused"] / harmful["n"]), 4)
+            print(table_line(self.setting, row), flush=True)
+            found.append(row)
         (self.folder / REACHED).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
     def controls(self, refusal: str) -> None:
