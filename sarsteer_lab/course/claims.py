@@ -28,10 +28,10 @@ MARGIN = 0.1
 RULE = (
     "*How to read a verdict.* A claim names a border, as in *more than 0%*. **No difference**: "
     "the whole interval lies within a margin of the border, and the margin is the smallest "
-    "difference that would matter (10 points for shares). This is asked first. **Seen**: the "
-    "whole interval lies above the border. **Opposite**: it lies below. **Cannot tell**: none of "
-    "these. The n beside it is a sample that would tell, "
-    "four times out of five, if what was measured here is the truth. *How wide an interval is.* "
+    "difference that would matter (10 points for shares; for other numbers the table says it). "
+    "This is asked first. **Seen**: the whole interval lies above the border. **Opposite**: it "
+    "lies below. **Cannot tell**: none of these. The n beside it is a sample that would tell, four "
+    "times out of five, if the truth is the middle of this interval. *How wide an interval is.* "
 )
 
 FAMILY = (
@@ -86,7 +86,8 @@ class Claim:
     """The claim that a number lies above `above`, what was measured, and its interval.
 
     `measured` says the number in words. `n` is the number of requests (of each kind, if there are
-    two) behind the interval; without it nothing is said about how many could tell.
+    two) behind the interval; without it nothing is said about how many could tell. `unit` is that
+    of the number, where it has one ("°").
     """
 
     claim: str
@@ -96,6 +97,7 @@ class Claim:
     margin: float = MARGIN
     style: str = ".2f"
     n: int | None = None
+    unit: str = ""
 
     def judged(self, confidence: float = CONFIDENCE) -> Judged:
         """The verdict by the interval at this confidence."""
@@ -132,9 +134,10 @@ def claim_on_value(
     margin: float = MARGIN,
     style: str = ".2f",
     n: int | None = None,
+    unit: str = "",
 ) -> Claim:
     """The claim that a number lies above `above`; see `Claim`."""
-    return Claim(claim, measured, interval, above, margin, style, n)
+    return Claim(claim, measured, interval, above, margin, style, n, unit)
 
 
 def claim_on_shares(
@@ -190,14 +193,22 @@ def closing(claims: Sequence[Claim]) -> Markdown:
         if judged.needed:
             verdict += f" (n = {judged.needed:,} could)"
         ends = f"[{judged.low:{claim.style}}, {judged.high:{claim.style}}]"
-        interval = f"{ends}, claimed: above {claim.above:{claim.style.lstrip('+')}}"
+        border = f"{claim.above:{claim.style.lstrip('+')}}{claim.unit}"
+        interval = f"{ends}, claimed: above {border}"
+        if not _is_share(claim) or claim.margin != MARGIN:
+            interval += f" (margin {_size(claim)})"
         row = {"claim": Markdown(claim.claim), "measured": claim.measured}
         rows.append(row | {"interval": interval, "verdict": Markdown(verdict)})
     return table(rows, note=RULE + (FAMILY.format(m=m, each=each) if m > 1 else ALONE))
 
 
+def _is_share(claim: Claim) -> bool:
+    """Whether a claim is about a share, written in percent."""
+    return claim.style.endswith("%")
+
+
 def _size(claim: Claim) -> str:
     """A claim's margin in words."""
-    if claim.style.endswith("%"):
+    if _is_share(claim):
         return f"{100 * claim.margin:g} points"
-    return f"{claim.margin:g}"
+    return f"{claim.margin:g}{claim.unit}"

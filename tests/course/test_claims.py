@@ -114,6 +114,15 @@ def test_pairs_that_are_all_alike_tell_once_wilsons_interval_is_narrow_enough() 
         assert alike.judged().verdict == verdict
 
 
+def test_a_margin_that_is_not_that_of_shares_stands_in_the_table() -> None:
+    narrow = lambda confidence: (-0.5, 0.9)  # noqa: E731
+    angle = course.claim_on_value("wider", "0.2°", narrow, margin=2.0, style="+.1f", unit="°")
+    told = course.closing([angle]).data
+    assert "claimed: above 0.0° (margin 2°)" in told and "**no difference** of 2°" in told
+    share = course.claim_on_shares("more", [True] * 9, [False] * 9, ("a", "b"))
+    assert "(margin" not in course.closing([share]).data
+
+
 def test_only_what_cannot_be_told_names_a_number() -> None:
     assert fixed(0.01, 0.3).judged().needed is None
     assert fixed(float("nan"), float("nan")).judged().needed is None
