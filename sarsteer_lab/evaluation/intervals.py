@@ -137,17 +137,22 @@ def with_interval(
     resamples: int = RESAMPLES,
     confidence: float = CONFIDENCE,
 ) -> tuple[float, float, float]:
-    """A statistic of both kinds' rows and its bootstrap interval; each kind is resampled."""
-    generator = np.random.default_rng(0)
+    """A statistic of both kinds' rows and its bootstrap interval; each kind is resampled.
+
+    Returns (value, lower, upper). A single harmful request stays, and the others are resampled.
+    """
+    options: dict[str, Any] = {"resamples": resamples, "confidence": confidence, "seed": 1}
+    value = statistic(harmful, benign)
     n_benign = len(benign)
+    if len(harmful) == 1:  # of which `bootstrap` draws nothing: it would ask once
+        return value, *bootstrap(lambda rows: statistic(harmful, benign[rows]), n_benign, **options)
+    generator = np.random.default_rng(0)
 
     def resampled(rows: np.ndarray) -> float:
         others = generator.integers(0, n_benign, n_benign)
         return statistic(harmful[rows], benign[others])
 
-    n = len(harmful)
-    interval = bootstrap(resampled, n, resamples=resamples, seed=1, confidence=confidence)
-    return statistic(harmful, benign), *interval
+    return value, *bootstrap(resampled, len(harmful), **options)
 
 
 def jackknife_ratio(

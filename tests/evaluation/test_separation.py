@@ -82,6 +82,15 @@ def test_each_kind_is_resampled_by_itself() -> None:
         roc_area(harmful, np.array([]))
 
 
+def test_a_single_harmful_request_has_an_interval_that_holds_its_value() -> None:
+    harmful, benign = np.array([0.5]), np.linspace(0, 1, 21)
+    area, low, high = with_interval(roc_area, harmful, benign)
+    assert area == roc_area(harmful, benign) and low < area < high
+    # The area is a mean over the others, which alone are resampled.
+    error = ((harmful > benign) + 0.5 * (harmful == benign)).std() / 21**0.5
+    assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.15)
+
+
 @pytest.fixture
 def sets(
     cache: Path,
