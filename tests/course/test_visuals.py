@@ -1,6 +1,7 @@
 """The playground, the X-ray, the ladder and the strip: their numbers against a few plain lines
 each."""
 
+import asyncio
 import math
 import random
 import re
@@ -243,6 +244,30 @@ def test_the_xrays_view_draws_what_it_measures(
     # Without a push the steered columns are the spoken ones.
     plain = np.array(films["spoken"]["projection"])[:, film["answer"] - 1 :]
     assert np.array(films["steered,0"]["projection"]) == pytest.approx(plain, abs=2e-3)
+
+
+def test_the_xrays_still_is_of_the_strength_that_is_chosen(
+    tiny: LALM, spoken: list[Request], direction: SteeringVectors
+) -> None:
+    panel = xray(tiny, spoken[0], direction, alpha=0.4, max_new_tokens=3)
+    at = panel.readings["steered"].columns.index(panel.readings["steered"].start - 1)
+    measured = [f"{float(share):.3f}" for share in panel.opening["steered"][at]]
+    first = panel.static()
+    assert re.findall(r"<td>([\d.]+)</td>\s*</tr>", first) == measured
+    panel.pick(alpha=panel.alphas.index(0.9))
+    second = panel.static()
+    assert second != first
+    panel.pick(alpha=panel.alphas.index(0.4))
+    assert panel.static() == first
+    panel.complete()
+    assert panel.static() == first
+
+    async def in_one_cell() -> str:
+        live = xray(tiny, spoken[0], direction, alpha=0.4, max_new_tokens=3)
+        live.pick(alpha=live.alphas.index(0.9))
+        return live.static()
+
+    assert asyncio.run(in_one_cell()) == second
 
 
 def test_an_xray_of_one_form_and_of_some_layers(tiny: LALM, direction: SteeringVectors) -> None:

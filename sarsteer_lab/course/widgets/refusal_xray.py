@@ -117,10 +117,15 @@ class XRay(panels.Panel):
 
     def static(self) -> str:
         """The probability of a refusing opening at the prompt's last position, by layer."""
+        self.follow()  # a cell that chooses and displays at once has not been followed yet
         table = pd.DataFrame({"layer": self.layers})
-        for form, reading in self.readings.items():
-            last = reading.columns.index(reading.start - 1)
-            table[f"{form}: opens a refusal"] = self.opening[form][last].numpy()
+        state = self.view.state
+        for form in state["forms"]:
+            name = f"steered,{self.chosen['alpha']}" if form == "steered" else form
+            film = state["films"][name]
+            last = film["answer"] - 1  # the position before the answer
+            openings = [of_layer[last] for of_layer in film["refusing opening"]]
+            table[f"{form}: opens a refusal"] = openings
         return table.to_html(index=False, float_format="{:.3f}".format)
 
     def follow(self) -> None:
