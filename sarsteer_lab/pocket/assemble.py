@@ -130,13 +130,12 @@ def build_model(
     """A Qwen2-Audio model from a language model's weights and an audio side's (`audio`).
 
     `audio` maps parameter names below `model.` (`audio_tower.*`, `multi_modal_projector.*`) to
-    tensors of any float dtype; empty, it leaves the audio side random. Raises RuntimeError, naming
-    it, if one is missing, unknown or of another shape.
+    tensors of any float dtype; empty, it leaves the audio side as torch's global random state has
+    it. Raises RuntimeError, naming it, if one is missing, unknown or of another shape.
     """
     tokenizer = processor.tokenizer
     vocab_size = len(tokenizer)
     config = pocket_config(language_model.config, vocab_size, processor.audio_token_id)
-    torch.manual_seed(0)
     model = Qwen2AudioForConditionalGeneration(config).eval()
     state = {f"model.{name}": tensor.float() for name, tensor in audio.items()}
     for name, tensor in language_model.state_dict().items():
@@ -223,7 +222,8 @@ def assemble_into(folder: Path, deltas: dict[str, Path]) -> None:
     for name in MERGED:
         merge_delta(language_model, load_file(deltas[name]))
     processor = build_processor(tokenizer)
-    model = build_model(language_model, processor, load_file(deltas["audio"]))
+    with torch.random.fork_rng([]):  # what is drawn is overwritten by the deltas
+        model = build_model(language_model, processor, load_file(deltas["audio"]))
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".building-") as scratch:
         built = Path(scratch) / folder.name

@@ -4,15 +4,22 @@ import copy
 import math
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from noise_clips import random_clip
-from transformers import Qwen2AudioForConditionalGeneration, WhisperFeatureExtractor
+from safetensors.torch import save_file
+from transformers import (
+    LlamaForCausalLM,
+    Qwen2AudioForConditionalGeneration,
+    WhisperFeatureExtractor,
+)
 
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.pocket import assemble
 from training.clips import Clip
 from training.ctc import TokenHead, ctc_loss, greedy_words, placed_loss, reach_of, target_of
 from training.loop import (
@@ -217,3 +224,49 @@ def test_outputs_reach_as_far_as_they_were_scaled(
         head.temperature -= math.log(3)
         head.blank.weight /= 3
     assert before != 0 and reach_of(audio, head, clips) == pytest.approx(3 * before, rel=1e-3)
+
+
+@pytest.fixture
+def fresh(
+    tiny: LALM, tiny_lm: LlamaForCausalLM
+) -> Callable[[int], Qwen2AudioForConditionalGeneration]:
+    """The pocket architecture over a small language model, its audio side drawn from a seed."""
+
+    def made(seed: int) -> Qwen2AudioForConditionalGeneration:
+        torch.manual_seed(seed)
+        return assemble.build_model(tiny_lm, tiny.processor, {})
+
+    return made
+
+
+def test_a_fresh_audio_side_is_drawn_from_the_callers_seed(
+    fresh: Callable[[int], Qwen2AudioForConditionalGeneration],
+) -> None:
+    first, again, other = (fresh(seed).model.multi_modal_projector for seed in (1, 1, 2))
+    assert torch.equal(first.linear.weight, again.linear.weight)
+    assert not torch.equal(first.linear.weight, other.linear.weight)
+
+
+def test_assembling_draws_nothing_and_leaves_random_numbers_alone(
+    fresh: Callable[[int], Qwen2AudioForConditionalGeneration],
+    tiny: LALM,
+    tiny_lm: LlamaForCausalLM,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    audio = {}
+    for name, tensor in fresh(3).model.state_dict().items():
+        if not name.startswith("language_model."):
+            audio[name] = tensor
+    deltas = {name: tmp_path / f"{name}.safetensors" for name in ("audio", *assemble.MERGED)}
+    for name, path in deltas.items():
+        save_file(audio if name == "audio" else {}, path)
+    monkeypatch.setattr(
+        assemble, "base_language_model", lambda: (tiny_lm, copy.deepcopy(tiny.tokenizer))
+    )
+    for seed in (4, 5):
+        torch.manual_seed(seed)
+        before = torch.random.get_rng_state()
+        assemble.assemble_into(tmp_path / str(seed), deltas)
+        assert torch.equal(torch.random.get_rng_state(), before)
+    assert assemble.file_checksums(tmp_path / "4") == assemble.file_checksums(tmp_path / "5")
