@@ -156,7 +156,8 @@ class SoftTokens:
         model.model.multi_modal_projector = self.own
         if understanding != 0:
             embeddings = model.get_input_embeddings().weight.detach()
-            context = Context(embeddings.shape[1])
+            with torch.random.fork_rng([]):  # its first weights are drawn, and replaced at once
+                context = Context(embeddings.shape[1])
             context.load_state_dict(self.context)
             context.requires_grad_(False)
             projector = SoftTokenProjector(

@@ -85,10 +85,12 @@ def test_dials_at_zero_leave_the_models_own_projector_and_no_trace():
     head, added = head_over([5, 7, 2], lalm.d_model), context(lalm.d_model)
     soft_tokens = SoftTokens(own, head, added.state_dict())
     fingerprints = []
+    random_state = torch.random.get_rng_state()
     for dials in ((0.5, 0.0), (1.0, 0.0), (1.0, 1.0)):
         soft_tokens.turn(lalm.model, *dials)
         fingerprints.append(lalm.fingerprint())
         lalm.key()  # it is no foreign code
+    assert torch.equal(torch.random.get_rng_state(), random_state)
     assert len({untouched, *fingerprints}) == 4
     soft_tokens.turn(lalm.model, 0.0, 1.0)
     assert lalm.model.model.multi_modal_projector is own
