@@ -195,8 +195,12 @@ def steering_defence(
     The paper's baselines, SARSteer, and two beyond it, all at the same `alpha`; vectors differ in
     length, so compare whole curves (`curves.sweep`) before saying that one is better. A defence
     made of the refusal text `refusal` says so in its own name, unless that is the paper's. SARSteer
-    as in the paper has the paper's text and settings, whatever the others'.
+    as in the paper has the paper's text and settings, whatever the others'. Raises ValueError for
+    another name, and KeyError for a text that the states are not of.
     """
+    if name not in STEERING_NAMES:
+        choices = ", ".join(STEERING_NAMES)
+        raise ValueError(f"there is no steering defence {name!r}; choose from: {choices}")
     compared = {
         "typed difference-in-means": (states.typed_harmful, states.typed_harmless),
         "spoken difference-in-means": (states.harmful, states.harmless),

@@ -13,12 +13,14 @@ from reference import sarsteer
 from sarsteer_lab.activations import capture
 from sarsteer_lab.evaluation.base import BaseStates, collect_states, evenly, refusal_texts
 from sarsteer_lab.evaluation.defences import (
+    STEERING_NAMES,
     ConditionalDefence,
     GatedDefence,
     PromptDefence,
     SteeringDefence,
     default_defences,
     prompt_defences,
+    steering_defence,
 )
 from sarsteer_lab.evaluation.gates import (
     Condition,
@@ -177,6 +179,17 @@ def test_default_defences(tiny: LALM, states: BaseStates, requests: list[Request
             answers = tiny.generate(prompts, max_new_tokens=3)
         assert len(answers) == 2
         assert _is_bare(tiny)
+
+
+def test_a_steering_defence_has_a_name_that_there_is(states: BaseStates) -> None:
+    for name in STEERING_NAMES:
+        assert steering_defence(name, states, k=3).name == name
+    with pytest.raises(
+        ValueError, match=r"no steering defence 'SARSTEER'; choose from: .*SARSteer"
+    ):
+        steering_defence("SARSTEER", states)
+    with pytest.raises(KeyError, match="rule"):
+        steering_defence("SARSteer", states, refusal="rule")
 
 
 def test_steering_defence_is_steer(tiny: LALM, states: BaseStates, requests: list[Request]) -> None:
