@@ -283,6 +283,16 @@ def test_students_are_told_apart(tmp_path: Path) -> None:
     ]
 
 
+def test_who_hands_in_no_notebook_is_a_student_too(tmp_path: Path) -> None:
+    put(shipped(NAME), tmp_path / "class" / "ann" / f"{NAME}.ipynb")
+    (tmp_path / "class" / "bob").mkdir()
+    with zipfile.ZipFile(tmp_path / "class" / "Cy.zip", "w") as archive:
+        archive.writestr("report.pdf", "%PDF")
+    found = hand_ins(tmp_path / "class", [NAME], tmp_path / "scratch")
+    assert found.students == {"ann", "bob", "Cy"}
+    assert [file.student for file in found.files] == ["ann"]
+
+
 def test_archives_stay_in_their_folder_and_are_of_a_size(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

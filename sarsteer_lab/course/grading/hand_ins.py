@@ -36,7 +36,7 @@ class HandIn:
 
 @dataclass(frozen=True)
 class HandedIn:
-    """All files of a class, and its students: one with a folder and no notebook is one, too."""
+    """All files of a class, and its students: one without a notebook in folder or archive, too."""
 
     students: set[str]
     files: list[HandIn]
@@ -46,7 +46,8 @@ def hand_ins(folder: Path, exercises: Sequence[str], scratch: Path) -> HandedIn:
     """Every notebook in a folder, or in the zip archive of one, in the order of their names.
 
     Archives are unpacked into `scratch`. `exercises` are the names of the course's. Raises
-    FileNotFoundError if there is no such folder, or no notebook in it.
+    FileNotFoundError if there is no such folder, or no notebook in it, and ValueError for an
+    archive that cannot be unpacked.
     """
     if not folder.exists():
         raise FileNotFoundError(f"{folder}: there is no such folder")
@@ -59,7 +60,11 @@ def hand_ins(folder: Path, exercises: Sequence[str], scratch: Path) -> HandedIn:
     if not files:
         raise FileNotFoundError(f"{folder}: holds no notebooks (*.ipynb) and no zip archives")
     students = {file.student for file in files}
-    students |= {student_name(entry.name) for entry in _entries(folder) if entry.is_dir()}
+    for entry in _entries(folder):
+        if entry.is_dir():
+            students.add(student_name(entry.name))
+        elif _is_archive(entry):
+            students.add(student_name(entry.stem))
     return HandedIn(students, files)
 
 
