@@ -16,7 +16,8 @@ from sarsteer_lab.evaluation.defences import Defence, SteeringDefence
 from sarsteer_lab.lalm import LALM
 
 Said = dict[str, Any]
-"""What is said to a prompt, as asked: `text`, the `seconds` it took, `refusal_probability`."""
+"""What is said to a prompt, as asked: `text`, the `seconds` it took once the prompts were read,
+`refusal_probability`."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,12 @@ class Task:
 def answer(lalm: LALM, task: Task) -> Iterator[list[Said]]:
     """What the model says to a task's prompts under each group's defences, row by row."""
     remember_clips(lalm)
-    start = time.perf_counter()
     # As the first variant, whichever is asked for: so a run that goes on rounds alike.
     first = PreparedBatch(lalm, task.variants[0])
     for variant, groups in groupby(task.groups, key=attrgetter("variant")):
         ready = first.retexted(task.variants[variant])
         for group in groups:
+            start = time.perf_counter()  # what has been read until now is read for all groups
             pushes, strengths = [], []
             for defence in group.defences:
                 pushes.append(partial(defence.push, lalm))
@@ -88,7 +89,6 @@ def answer(lalm: LALM, task: Task) -> Iterator[list[Said]]:
             with under_each(ready, pushes, strengths) as together:
                 replies = _replies(together, task.asked, start)
             yield replies
-            start = time.perf_counter()
 
 
 def _replies(ready: PreparedBatch, asked: Asked, start: float) -> list[Said]:

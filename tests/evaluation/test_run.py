@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,6 +24,7 @@ from spoken_set import write_set
 from sarsteer_lab import keys
 from sarsteer_lab.activations import capture
 from sarsteer_lab.cli import main
+from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation import answering, asking
 from sarsteer_lab.evaluation.cluster import model_of, on_cluster
 from sarsteer_lab.evaluation.defences import (
@@ -357,6 +359,25 @@ def test_a_task_answers_its_groups_in_whatever_order(
     for of_group, (variant, number) in zip(texts, order, strict=True):
         with defences[number].applied(tiny, variants[variant]):
             assert of_group == tiny.generate(variants[variant], max_new_tokens=6)
+
+
+def test_no_defence_pays_for_what_is_read_for_all(
+    tiny: LALM,
+    defences: list[Defence],
+    sets: dict[str, list[Request]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class SlowToRead(PreparedBatch):
+        def __init__(self, *prompts: Any) -> None:
+            time.sleep(2)
+            super().__init__(*prompts)
+
+    monkeypatch.setattr(answering, "PreparedBatch", SlowToRead)
+    prompts = tiny.encode([defences[0].prompt(request) for request in sets["harmful"][:2]])
+    groups = [answering.Group(0, [defences[number]], []) for number in (0, 2)]
+    task = answering.Task(answering.Asked(2), [prompts], groups)
+    for of_group in answering.answer(tiny, task):
+        assert 0 < sum(said["seconds"] for said in of_group) < 1.5
 
 
 def test_the_runner_gives_what_the_plain_path_gives(
