@@ -413,5 +413,9 @@ def test_threshold_holds_each_requests_readiness_and_the_areas() -> None:
         pairs = np.sign(by_label["harmful"][:, None] - by_label["harmless"]).mean()
         assert area == pytest.approx((1 + pairs) / 2)
     assert f"{panel.areas['ROC area'][1]:.2f}" in panel.static()
-    with pytest.raises(ValueError, match="takes harmful and benign"):
-        threshold_panel({"spoken": {"harmful": np.zeros(0), "harmless": np.zeros(2)}})
+    for scores in ({"harmful": np.zeros(0), "harmless": np.zeros(2)}, {"harmless": np.zeros(2)}):
+        with pytest.raises(ValueError, match="takes harmful and benign"):
+            threshold_panel({"spoken": scores})
+    for scores in ({"harmful": np.zeros(2)}, {}):
+        with pytest.raises(ValueError, match="'spoken' has no requests but harmful ones"):
+            threshold_panel({"spoken": scores})

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
+import numpy as np
 import pandas as pd
 
 from sarsteer_lab.course.widgets import panels
@@ -47,11 +48,17 @@ def threshold_state(
 
 
 def areas(readings: Mapping[str, Mapping[str, Scores]]) -> pd.DataFrame:
-    """The area under the ROC curve of harmful requests against each other kind, by form."""
+    """The area under the ROC curve of harmful requests against each other kind, by form.
+
+    Raises ValueError where a form has no harmful or no other requests.
+    """
     rows = []
     for form, by_label in readings.items():
-        for label, scores in by_label.items():
-            if label != "harmful":
-                area = roc_area(by_label["harmful"], scores)
-                rows.append((form, label, len(by_label["harmful"]), len(scores), area))
+        others = dict(by_label)
+        harmful = others.pop("harmful", np.zeros(0))
+        if not others:
+            raise ValueError(f"the form {form!r} has no requests but harmful ones")
+        for label, scores in others.items():
+            area = roc_area(harmful, scores)
+            rows.append((form, label, len(harmful), len(scores), area))
     return pd.DataFrame(rows, columns=["form", "against", "n harmful", "n others", "ROC area"])
