@@ -331,6 +331,8 @@ def test_board_gives_each_request_what_a_condition_can_go_by() -> None:
     assert panel.chosen["weights"] == [10, 0] and panel.chosen["refusing"] == 2
     with pytest.raises(ValueError, match="different requests"):
         over_refusal_board(responses, outcomes, scores=scores | {"other": {"harmful-0": 0.5}})
+    with pytest.raises(ValueError, match="'nobody', which has no response"):
+        over_refusal_board(responses, outcomes, scores={"own": {"harmful-0": 0.5, "nobody": 1}})
 
 
 def test_every_panel_has_a_still_beside_the_live_view(

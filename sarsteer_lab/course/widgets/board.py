@@ -107,10 +107,16 @@ class OverRefusalBoard(panels.Panel):
 def add_scores(
     requests: Mapping[str, dict[str, Any]], scores: Mapping[str, Mapping[str, float]]
 ) -> None:
-    """Give each request its scores, in the order of their names."""
+    """Give each request its scores, in the order of their names.
+
+    Raises ValueError for scores of different requests, and of one that has no response.
+    """
     first, *others = scores.values()
     if any(other.keys() != first.keys() for other in others):
         raise ValueError("scores are of different requests")
+    unanswered = first.keys() - requests.keys()
+    if unanswered:
+        raise ValueError(f"there are scores of {min(unanswered)!r}, which has no response")
     for request in first:
         values = [by_id[request] for by_id in scores.values()]
         requests[request]["scores"] = [round(float(value), DIGITS) for value in values]
