@@ -7,6 +7,7 @@ import math
 import random
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -396,6 +397,28 @@ def test_runner_runs_between_cells_and_keeps_the_latest() -> None:
     assert done[0] == "answer 2" and done.count("answer 2") == 1 and "answer 0" not in done
     assert threads == [threading.main_thread().name]
     assert 2 <= len(done) < 60 and shown == len(done) - 1
+
+
+def test_new_long_work_pauses_between_its_steps_whatever_was_before() -> None:
+    times: list[float] = []
+
+    def long(name: str) -> Iterator[None]:
+        for _ in range(10):
+            assert name == "last"
+            times.append(time.monotonic())
+            yield
+
+    async def main() -> str:
+        runner = Runner()
+        for name in ("first", "second", "last"):
+            runner.steps(long(name), 10)
+        await asyncio.sleep(0.1)
+        while runner.progress.layout.visibility == "visible":
+            await asyncio.sleep(0.01)
+        return runner.message.value
+
+    assert asyncio.run(main()) == "" and len(times) == 10
+    assert np.diff(times).min() > 0.015  # the pause in which the kernel takes messages is 0.02
 
 
 def test_threshold_holds_each_requests_readiness_and_the_areas() -> None:

@@ -59,7 +59,7 @@ class Runner:
             while self._work is not None:
                 self._guarded(self._step)
         else:
-            self._loop.call_soon_threadsafe(self._advance)
+            self._loop.call_soon_threadsafe(self._advance, work)
 
     def cancel(self) -> None:
         """End the long work after its present step."""
@@ -83,11 +83,14 @@ class Runner:
             self.cancel()
             self.message.value = f"<b>{type(error).__name__}</b>: {escape(str(error))}"
 
-    def _advance(self) -> None:
+    def _advance(self, work: Generator[None, None, None]) -> None:
+        """A step of this work, and soon the next one; none once other work has taken its place."""
+        if work is not self._work:
+            return
         self._guarded(self._step)
-        if self._work is not None and self._loop is not None:
+        if work is self._work and self._loop is not None:
             # A moment in which the kernel can take messages, for instance a click on Stop.
-            self._loop.call_later(0.02, self._advance)
+            self._loop.call_later(0.02, self._advance, work)
 
     def _step(self) -> None:
         if self._work is None:
