@@ -82,6 +82,13 @@ def test_each_kind_is_resampled_by_itself() -> None:
         roc_area(harmful, np.array([]))
 
 
+def test_there_is_no_bound_without_requests_of_either_kind() -> None:
+    some, none = np.array([0.2, 0.7]), np.array([])
+    for kinds in ((some, none), (none, some), (none, none)):
+        with pytest.raises(ValueError, match="harmful and benign"):
+            best_benign_rate(*kinds)
+
+
 def test_a_single_harmful_request_has_an_interval_that_holds_its_value() -> None:
     harmful, benign = np.array([0.5]), np.linspace(0, 1, 21)
     area, low, high = with_interval(roc_area, harmful, benign)
