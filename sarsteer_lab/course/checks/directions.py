@@ -1,4 +1,4 @@
-"""Checks of chapters 2 and 3: refusal directions, and the safe space; `gap` says how to add one."""
+"""Checks of chapters 2 and 3: refusal directions, and the safe space (see `checks`)."""
 
 import torch
 from torch import Tensor

@@ -74,7 +74,7 @@ def check_divergence(divergence: object) -> str:
 
 @check
 def check_equal_push(equal_alpha: object) -> str:
-    """`equal_alpha(alpha, full, shorter)`: the strength at which the shorter push as hard.
+    """`equal_alpha(alpha, full, shorter)`: the strength at which the shorter ones push as hard.
 
     Vectors are (layer, d_model); their push is the root of the sum over layers of squared lengths.
     """
