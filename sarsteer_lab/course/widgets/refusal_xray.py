@@ -230,7 +230,7 @@ class XRay(panels.Panel):
         return sorted(panels.spread(words, MOST_COLUMNS) + panels.spread(clip, MOST_COLUMNS))
 
     def _film(self, form: str) -> dict[str, Any]:
-        """What the view draws of a form: by layer and column; None where nothing is measured."""
+        """What the view draws of a form, by layer and column; -1 for an opening without a value."""
         reading = self.readings[form]
         plain = []
         for name in self.forms:
@@ -239,11 +239,12 @@ class XRay(panels.Panel):
         lengths = self.vectors.only(self.layers).norm().to(median.device)
         projected = (self.projection[form][reading.columns] - median) / lengths
         opening = self.opening[form].T.double().round(decimals=5)
+        opening = opening.where(~opening.isnan(), -1)
         return {
             "names": reading.names,
             "answer": len(reading.names) - reading.answered,
             "projection": projected.T.double().round(decimals=4).tolist(),
-            "refusing opening": opening.where(~opening.isnan(), -1).tolist(),
+            "refusing opening": opening.tolist(),
             "tokens": self.likeliest[form],
         }
 
