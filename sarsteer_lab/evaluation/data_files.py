@@ -76,7 +76,7 @@ class Entry:
     def told(
         self, form: str, default: str | None = None, *, whole: bool = True, **fixed: Any
     ) -> str:
-        """What a form says (`readers.Layout`): columns filled in, or the first one that is filled.
+        """What a form says (`layouts.Layout`): columns filled in, or the first one that is filled.
 
         `whole` as at `text`; `fixed` are names that are no columns.
         """

@@ -56,12 +56,12 @@ def evaluate_into(
     settings: Mapping[str, Any] | None = None,
     **options: Any,
 ) -> str:
-    """`table.evaluate` with its table as `table.csv`, `table.md` and a text; and `about.json`.
+    """`evaluation_table` with its table as `table.csv`, `table.md` and a text; and `about.json`.
 
     The latter is what else a page needs: the model, versions, `settings` as they were given, each
     request's topic and clip, and how often `refusals` (texts or names), put in the prompt, make the
-    model refuse (`PROMPTED` requests of each kind). Raises as `table.evaluate` and
-    `precondition.prompted_refusal` do.
+    model refuse (`PROMPTED` requests of each kind). `options` are those of `evaluation_table`.
+    Raises as it and `precondition.prompted_refusal` do.
     """
     table = evaluation_table(lalm, defences, sets, judges, folder, **options)
     _write(folder / "table.csv", table.to_csv(index=False).rstrip("\n"))

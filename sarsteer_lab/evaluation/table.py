@@ -182,7 +182,7 @@ def _in_a_cell(value: object) -> object:
 
 
 def readable(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of `tabulate` (or `evaluate`) in words: in percent, with counts beside every rate.
+    """The table of `tabulate` (or `evaluation_table`) in words: percent, and counts beside rates.
 
     Columns that say nothing are left out: the judge if there is one, "not heard" and "unparsed" if
     none is, what was skipped if nothing was, a comparison if there is no defence to compare. ASR

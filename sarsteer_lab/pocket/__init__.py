@@ -1,1 +1,1 @@
-"""The pocket model: a real Qwen2-Audio architecture in miniature, and everything that trains it."""
+"""The pocket model, a real Qwen2-Audio architecture in miniature: base weights, assembly, dials."""

@@ -1,1 +1,1 @@
-"""Any LALM: the doctor, the logit lens and TransformerLens, and a replica without weights."""
+"""Any LALM: doctor and dry run, a bridge to TransformerLens, random-weight replica, recordings."""

@@ -116,7 +116,7 @@ def compact(values: Tensor) -> Tensor:
 class Tape(Results):
     """Results of a model that is being recorded: all go into the recording's folder.
 
-    Notes beside them say what was asked for, at which setting of the dial, and what pushes did.
+    Notes beside them say what was asked for, at which settings of the dials, and what pushes did.
     """
 
     def __init__(self, folder: Path, lalm: LALM) -> None:

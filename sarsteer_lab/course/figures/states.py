@@ -1,4 +1,5 @@
-"""Figures of hidden states: curves over layers, maps, the logit lens, models side by side."""
+"""Figures of hidden states: curves over layers, the gap between the forms, maps, models beside
+each other."""
 
 from collections.abc import Mapping, Sequence
 from typing import Literal

@@ -1,5 +1,5 @@
-"""The interactive panels: a dial, maps, a playground, an X-ray, live steering, a ladder, a board,
-a threshold.
+"""The interactive panels: a dial, maps, a playground, an X-ray, the seconds of a clip, live
+steering, a ladder, a board, a threshold.
 
 Each is to be displayed as the last value of a cell. Each is a view for the browser (`web`), a small
 module that a kernel feeds; on the site a recording does. Slider moves are answered within about two
