@@ -9,8 +9,9 @@ FIGURES_VARIABLE = "SARSTEER_FIGURES"
 """The environment variable that tells a chapter's kernel in which folder its figures go.
 
 `run_notebooks` sets it for the kernels that it starts: to build/walkthrough/figures in
-`make walkthrough`, to the committed figures/ in `make notebooks`. Nothing else sets it, so a
-chapter that is run in JupyterLab draws into build/figures.
+`make walkthrough`, to the committed figures/ in `make notebooks`, to the recording's own folder in
+`record`. `grading` sets it to a scratch folder. JupyterLab does not, so a chapter that is run there
+draws into build/figures.
 """
 
 

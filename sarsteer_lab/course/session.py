@@ -191,7 +191,8 @@ def run_defences(
 ) -> tuple[pd.DataFrame, list[Response], pd.DataFrame]:
     """What `evaluate` finds, faster and kept in a folder: table, responses, and their outcomes.
 
-    `heard` (id -> the clip's read-out) tells more surely which answers are on topic.
+    `heard` (id -> the clip's read-out) tells more surely which answers are on topic. `options` are
+    those of `evaluation.run.run`, and no others.
     """
     judges = [PhraseJudge()]
     table = evaluation_table(lalm, defences, sets, judges, folder, heard=heard, **options)

@@ -99,9 +99,9 @@ def load_pocket(
     """The pocket model, assembled on first use, with its dials (`load_lalm("pocket")`).
 
     `safety` scales the low-rank delta that makes it refuse. `understanding` moves its projector's
-    outputs towards the token embeddings that they stand for, by which it knows spoken harm; how far
-    `spoken_safety` then adds what was learnt from spoken harmful requests. Both at 0 leave the
-    projector as it was trained.
+    outputs towards the token embeddings that they stand for, by which it knows spoken harm. At 0
+    the projector is as it was trained, whatever `spoken_safety` says: that scales what is added to
+    these embeddings, as it was learnt from spoken harmful requests.
 
     Raises ValueError for a variant, of which there are none.
     """

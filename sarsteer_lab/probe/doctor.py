@@ -34,7 +34,7 @@ EDGE = 0.1
 
 
 def examine(lalm: LALM) -> Report:
-    """Run every check on a loaded model: some sixty short forward passes and two short answers.
+    """Run every check on a loaded model: some forty short forward passes and one short answer.
 
     Vectors, hooks and weights are as before when it returns.
     """

@@ -38,7 +38,8 @@ def make_bundle(out: Path, torch_index: str | None = None, *, announce_only: boo
 
     `torch_index` is the address of a package index that torch is taken from. One that was stopped
     goes on. Raises FileExistsError for a folder that is whole or holds something else,
-    FileNotFoundError outside a checkout, `BundleError`, and what `pocket.base.fetch` does.
+    NotADirectoryError for a file, FileNotFoundError outside a checkout, `BundleError`, and what
+    `pocket.base.fetch` does.
     """
     repository = checkout()
     if repository is None:
@@ -71,7 +72,7 @@ def make_bundle(out: Path, torch_index: str | None = None, *, announce_only: boo
 
 
 def refuse_other_folders(out: Path) -> None:
-    """Raise FileExistsError for a folder that is no bundle which was begun."""
+    """Raise FileExistsError for a folder that is no begun bundle, NotADirectoryError for a file."""
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{out} is a file: a bundle needs a folder")
     if (out / HASHES).exists():

@@ -1,4 +1,4 @@
-"""Figures of what goes in and what comes out: a clip, outcomes, costs."""
+"""Figures of what goes in and what comes out: a clip, outcomes, and either along one setting."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -163,11 +163,10 @@ def _outcome_bars(ax: Axes, row: int, counts: np.ndarray, n: int) -> None:
 
 @drawn
 def sweep_figure(counts: pd.DataFrame, x: str, xlabel: str) -> Figure:
-    """What happens to requests along one setting: a panel per label, a curve per outcome.
+    """What happens to requests as a push grows: a panel per label, a curve per outcome.
 
-    `counts` has a row per label, value of the column `x` and outcome, with `count` of `n` requests.
-    Bands are 95% Wilson intervals. A setting that is not a number is drawn in the order of the
-    rows.
+    `counts` has a row per label, value of the column `x` (a number) and outcome, with `count` of
+    `n` requests. Bands are 95% Wilson intervals.
     """
     by_label = dict(list(counts.groupby("label", sort=False)))
     n = len(by_label)
