@@ -15,6 +15,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from sarsteer_lab.course.claims import share_text
 from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.course.hearing import HEARD_RIGHT
 from sarsteer_lab.course.palette import GREEN, GREY, PURPLE
@@ -31,11 +32,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     for cells in (head, ["---"] * len(head), *rows):
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
-
-
-def share_text(count: int, n: int) -> str:
-    """A share as the card writes it: "3/4 (75%)"."""
-    return f"{count}/{n} ({count / n:.0%})" if n else "0/0"
 
 
 def refused_text(counts: dict[str, Any]) -> str:
