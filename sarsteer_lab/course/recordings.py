@@ -18,6 +18,7 @@ from IPython.core.interactiveshell import InteractiveShell
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.course import session
+from sarsteer_lab.course.copying import notebooks_folder
 from sarsteer_lab.course.widgets.panels import Panel
 from sarsteer_lab.course.widgets.steering import Ladder, Pushed, SteerPanel
 from sarsteer_lab.derivation import derive
@@ -26,8 +27,6 @@ from sarsteer_lab.keeping import kept
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import LABELS, REFUSALS
 from sarsteer_lab.vectors import SteeringVectors
-
-NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 
 ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)
 """Strengths that can be chosen; those of chapter 4."""
@@ -113,7 +112,7 @@ def of_chapter(cell_id: str) -> Panel:
     Raises what a cell raises, and LookupError where no chapter has the cell.
     """
     shell = InteractiveShell()
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
+    for path in sorted(notebooks_folder().glob("*.ipynb")):
         cells = nbformat.read(path, as_version=4).cells
         ids = [cell.id for cell in cells]
         if cell_id not in ids:
