@@ -73,8 +73,8 @@ PARTS = {
 BUILT_IN = "#F8F0DA"
 """The ground of layers that hold the safety adapter: the truth that was built in."""
 
-CHANGE, SHADES, SCORES, SOUND = "PuOr", "Purples", "viridis", "Greys"
-"""Maps of colours: of changes, of shares and probabilities, of energies and shares, of a clip."""
+CHANGE, SCORES = "PuOr", "viridis"
+"""Maps of colours: of changes, and of energies and shares."""
 
 SERIES = cycler(
     color=[GREEN, PURPLE, INK, SKY, GREY, _OLIVE, _INDIGO],

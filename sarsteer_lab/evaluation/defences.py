@@ -31,7 +31,7 @@ from sarsteer_lab.prompts import REFUSAL, Prompt, Request
 from sarsteer_lab.steering import Alpha, steer
 from sarsteer_lab.vectors import SteeringVectors
 
-States = Callable[[Sequence[int]], Float[Tensor, "prompt layer d_model"]]
+StatesOf = Callable[[Sequence[int]], Float[Tensor, "prompt layer d_model"]]
 """Gives the prompts' last-token states of some layers, unsteered."""
 
 PROMPTING: dict[str, dict[str, str]] = shipped_table("prompts/defences.toml")
@@ -75,7 +75,7 @@ class Defence:
         with self.push(lalm, self.strengths(len(prompts), states)):
             yield
 
-    def strengths(self, n_prompts: int, states: States) -> Float[Tensor, "prompt"]:
+    def strengths(self, n_prompts: int, states: StatesOf) -> Float[Tensor, "prompt"]:
         """How far each prompt is pushed; a defence that first looks at them calls `states`."""
         return torch.zeros(n_prompts, dtype=torch.float32)
 
@@ -130,7 +130,7 @@ class SteeringDefence(Defence):
                 f"{text!r:.60}: let the name say which, as 'SARSteer, examples'"
             )
 
-    def strengths(self, n_prompts: int, states: States) -> Float[Tensor, "prompt"]:
+    def strengths(self, n_prompts: int, states: StatesOf) -> Float[Tensor, "prompt"]:
         """The same for every prompt."""
         return torch.full((n_prompts,), self.alpha, dtype=torch.float32)
 
@@ -156,7 +156,7 @@ class ConditionalDefence(SteeringDefence):
 
     condition: Condition
 
-    def strengths(self, n_prompts: int, states: States) -> Float[Tensor, "prompt"]:
+    def strengths(self, n_prompts: int, states: StatesOf) -> Float[Tensor, "prompt"]:
         """`alpha` for prompts whose state fires, 0 for others: one pass looks, the next answers."""
         of_layer = states([self.condition.layer])[:, 0]
         return self.alpha * self.condition.fires(of_layer).float()
