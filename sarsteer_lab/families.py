@@ -85,62 +85,81 @@ POOLED = ("get_audio_features", "pooler_output")
 flamingo = attrgetter("max_audio_len")
 """Its processor cuts a clip into windows, and what lies beyond this length away."""
 
+QWEN2_AUDIO = Family("qwen2_audio", encoder=("audio_tower.forward", "last_hidden_state"))
+
+QWEN2_5_OMNI = Family(
+    "qwen2_5_omni", ("qwen2_5_omni_thinker",), needs=(TORCHVISION,), encoder=HIDDEN, note=THINKER
+)
+
+QWEN3_OMNI = Family(
+    "qwen3_omni",
+    ("qwen3_omni_moe", "qwen3_omni_moe_thinker"),
+    max_seconds=None,
+    needs=(TORCHVISION,),
+    mixes=False,
+    encoder=HIDDEN,
+    note=f"{THINKER}; a shorter clip's last frame differs in a padded batch, so only clips of "
+    "one length share one",
+)
+
+VOXTRAL = Family(
+    "voxtral",
+    render=render_mistral,
+    encode=encode_mistral,
+    max_seconds=None,
+    needs=(("mistral_common", "mistral-common[audio]"),),
+    encoder=POOLED,
+    note="has no system turn; a clip is padded to whole windows of 30 s",
+)
+
+AUDIO_FLAMINGO = Family("audioflamingo3", encode=encode_apart, max_seconds=flamingo, encoder=POOLED)
+
+MUSIC_FLAMINGO = Family("musicflamingo", encode=encode_apart, max_seconds=flamingo)
+
+PHI4_MULTIMODAL = Family(
+    "phi4_multimodal",
+    needs=(TORCHVISION, PEFT),
+    mixes=False,
+    adapter="speech-lora",
+    note=HEARS_PADDING,
+)
+
+GRANITE_SPEECH = Family(
+    "granite_speech",
+    ("granite_speech_plus",),
+    needs=(("torchaudio", "torchaudio"), PEFT),
+    mixes=False,
+    adapter="",
+    encoder=POOLED,
+    note=HEARS_PADDING,
+)
+
+GEMMA3N = Family(
+    "gemma3n",
+    max_seconds=gemma_seconds,
+    needs=(("timm", "timm"), TORCHVISION),
+    mixes=False,
+    note="its residual stream is one of several (altup): the active one is captured and "
+    f"steered; {HEARS_PADDING}",
+)
+
+GEMMA4 = Family("gemma4", max_seconds=gemma_seconds, needs=(TORCHVISION,))
+
+AUTO = Family("auto")
+"""The row of every model that has none."""
+
 FAMILIES = (
-    Family("qwen2_audio", encoder=("audio_tower.forward", "last_hidden_state")),
-    Family(
-        "qwen2_5_omni",
-        ("qwen2_5_omni_thinker",),
-        needs=(TORCHVISION,),
-        encoder=HIDDEN,
-        note=THINKER,
-    ),
-    Family(
-        "qwen3_omni",
-        ("qwen3_omni_moe", "qwen3_omni_moe_thinker"),
-        max_seconds=None,
-        needs=(TORCHVISION,),
-        mixes=False,
-        encoder=HIDDEN,
-        note=f"{THINKER}; a shorter clip's last frame differs in a padded batch, so only clips of "
-        "one length share one",
-    ),
-    Family(
-        "voxtral",
-        render=render_mistral,
-        encode=encode_mistral,
-        max_seconds=None,
-        needs=(("mistral_common", "mistral-common[audio]"),),
-        encoder=POOLED,
-        note="has no system turn; a clip is padded to whole windows of 30 s",
-    ),
-    Family("audioflamingo3", encode=encode_apart, max_seconds=flamingo, encoder=POOLED),
-    Family("musicflamingo", encode=encode_apart, max_seconds=flamingo),
-    Family(
-        "phi4_multimodal",
-        needs=(TORCHVISION, PEFT),
-        mixes=False,
-        adapter="speech-lora",
-        note=HEARS_PADDING,
-    ),
-    Family(
-        "granite_speech",
-        ("granite_speech_plus",),
-        needs=(("torchaudio", "torchaudio"), PEFT),
-        mixes=False,
-        adapter="",
-        encoder=POOLED,
-        note=HEARS_PADDING,
-    ),
-    Family(
-        "gemma3n",
-        max_seconds=gemma_seconds,
-        needs=(("timm", "timm"), TORCHVISION),
-        mixes=False,
-        note="its residual stream is one of several (altup): the active one is captured and "
-        f"steered; {HEARS_PADDING}",
-    ),
-    Family("gemma4", max_seconds=gemma_seconds, needs=(TORCHVISION,)),
-    Family("auto"),
+    QWEN2_AUDIO,
+    QWEN2_5_OMNI,
+    QWEN3_OMNI,
+    VOXTRAL,
+    AUDIO_FLAMINGO,
+    MUSIC_FLAMINGO,
+    PHI4_MULTIMODAL,
+    GRANITE_SPEECH,
+    GEMMA3N,
+    GEMMA4,
+    AUTO,
 )
 
 
@@ -154,7 +173,7 @@ def find_family(config: Settings, name: str | None = None) -> Family:
         if name == family.name or name is None and config.model_type in covered:
             return family
     if name is None:
-        return FAMILIES[-1]
+        return AUTO
     choices = ", ".join(family.name for family in FAMILIES)
     raise ValueError(f"no family {name!r}; choose {choices}")
 
