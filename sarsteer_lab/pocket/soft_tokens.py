@@ -41,10 +41,12 @@ class TokenHead(nn.Module):
         """`head` holds what `SoftTokens` names. All tensors are buffers that are not saved."""
         super().__init__()
         mean = embeddings.float().mean(0)
+        tokens = embeddings[head["ids"]].float()
+        silence = embeddings[head["silence"]].float()
         made = {
             "mean": mean,
-            "embeddings": embeddings[head["ids"]].float() - mean,
-            "silence": embeddings[head["silence"]].float() - mean,
+            "embeddings": tokens - mean,
+            "silence": silence - mean,
             "bias": head["bias"].float(),
             "temperature": head["temperature"].float().exp(),
             "blank_weight": head["blank.weight"].float(),
@@ -62,9 +64,11 @@ class TokenHead(nn.Module):
         centred = outputs - self.mean
         blank = centred @ self.blank_weight.T + self.blank_bias
         tokens = centred @ self.embeddings.T * self.temperature + self.bias
-        chances = torch.cat([blank, tokens], -1).float().softmax(-1).to(outputs.dtype)
-        mixture = chances[..., 1:] @ self.embeddings + chances[..., :1] * self.silence
-        return mixture + self.mean, chances[..., :1]
+        logits = torch.cat([blank, tokens], -1)
+        chances = logits.float().softmax(-1).to(outputs.dtype)
+        of_blank, of_tokens = chances[..., :1], chances[..., 1:]
+        mixture = of_tokens @ self.embeddings + of_blank * self.silence
+        return mixture + self.mean, of_blank
 
 
 class Context(nn.Module):
