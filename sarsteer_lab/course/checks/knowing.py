@@ -58,14 +58,15 @@ def check_soft_tokens(soft_tokens: object) -> str:
     mixture = chances @ symbols
     tokens = chances[:, 1:] @ embeddings
     of_tokens = 1 - chances[:, :1]
+    by_logarithms = log_chances @ symbols
+    columns_mixed_up = chances @ symbols.roll(-1, 0)
+    likeliest = symbols[chances.argmax(-1)]
     mistakes = {
-        "these are the logarithms themselves as weights": log_chances @ symbols,
+        "these are the logarithms themselves as weights": by_logarithms,
         "the weights of a position do not add up to 1: the blank is missing": tokens,
         "a blank says nothing here: its probability is handed on to the tokens": tokens / of_tokens,
-        "the blank's probability has come to a token: which column is whose?": (
-            chances @ symbols.roll(-1, 0)
-        ),
-        "this is the likeliest symbol alone, and no mixture": symbols[chances.argmax(-1)],
+        "the blank's probability has come to a token: which column is whose?": columns_mixed_up,
+        "this is the likeliest symbol alone, and no mixture": likeliest,
     }
     for share in (1.0, 0.25, 0.0):
         given = (outputs, log_chances, embeddings, silence, share)
@@ -110,13 +111,13 @@ def _need_moves(
     for kind in ("harmful", "harmless"):
         pairs.append(np.stack([before[kind], after[kind]], axis=1))
     right, right_low, right_high = with_interval(_gain, *pairs)
-    areas = [roc_area(scores["harmful"], scores["harmless"]) for scores in (before, after)]
+    bound = best_benign_rate(after["harmful"], after["harmless"])
+    area_before = roc_area(before["harmful"], before["harmless"])
+    area_after = roc_area(after["harmful"], after["harmless"])
     mistakes = {
         f"{which}: the sign is the wrong way round": -right,
-        f"{which}: this is the bound afterwards; how far has it moved?": (
-            best_benign_rate(after["harmful"], after["harmless"])
-        ),
-        f"{which}: this is the change of the ROC area, which is no bound": areas[1] - areas[0],
+        f"{which}: this is the bound afterwards; how far has it moved?": bound,
+        f"{which}: this is the change of the ROC area, which is no bound": area_after - area_before,
     }
     otherwise = f"{which}: this is not the bound at 90% refused afterwards minus that before"
     need_close(gain, right, otherwise, mistakes)

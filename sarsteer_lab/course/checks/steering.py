@@ -27,16 +27,17 @@ def check_added_up(added_up: object) -> str:
     answer = need_tensor(call(added_up, vectors, 0.5), (5,), "the moves")
     lengths = vectors.norm(dim=-1)
     right = 0.5 * vectors.cumsum(0).norm(dim=-1)
+    sums_of_lengths = 0.5 * lengths.cumsum(0)
+    over_width = 0.5 * vectors.cumsum(1).norm(dim=-1)
+    from_the_last = 0.5 * vectors.flip(0).cumsum(0).norm(dim=-1)
     mistakes = {
         "alpha is missing": right / 0.5,
         "these are the single pushes: add up those of all layers so far": 0.5 * lengths,
         "lengths are added up: pushes in different directions partly cancel, so add the vectors": (
-            0.5 * lengths.cumsum(0)
+            sums_of_lengths
         ),
-        "the sum went over the wrong axis: over the width": 0.5 * vectors.cumsum(1).norm(dim=-1),
-        "the pushes are added up from the last layer down": (
-            0.5 * vectors.flip(0).cumsum(0).norm(dim=-1).flip(0)
-        ),
+        "the sum went over the wrong axis: over the width": over_width,
+        "the pushes are added up from the last layer down": from_the_last.flip(0),
     }
     otherwise = "these are not the lengths of the sums of all pushes up to each layer"
     need_close(answer, right, otherwise, mistakes)
