@@ -182,22 +182,25 @@ def push_size_figure(
     Layers `built_in` are shaded.
     """
     length = _mean_length(states)
+    moved = {}
     shares = {}
     for alpha, under in steered.items():
-        moved = _mean_length(under - states)
-        shares[f"alpha {alpha:g}"] = moved / length
-    pushes = alpha * vectors.float()
+        moved[alpha] = _mean_length(under - states)
+        shares[f"alpha {alpha:g}"] = moved[alpha] / length
+    *_, strongest = steered
+    pushes = strongest * vectors.float()
     one_push = pushes.norm(dim=-1)
     lines = {"state": length, "one push": one_push}
     lines["pushes so far"] = pushes.cumsum(0).norm(dim=-1)
-    lines["state moved"] = moved
+    lines["state moved"] = moved[strongest]
     one = (one_push / length).median()
-    end = moved[-1] / length[-1]
+    end = moved[strongest][-1] / length[-1]
     told = f"a layer adds {one:.0%} of the state's length; at the end it has moved by {end:.0%}"
-    title = f"At alpha {alpha:g} {told}"
+    title = f"At alpha {strongest:g} {told}"
     fig, (left, right) = panels(2, (13, 5.2), title)
     curves(left, lines)
-    left.set(ylabel="length, mean over requests", title=f"Lengths, alpha {alpha:g}", yscale="log")
+    name = f"Lengths, alpha {strongest:g}"
+    left.set(ylabel="length, mean over requests", title=name, yscale="log")
     curves(right, shares)
     level(right, 1.0)
     title = "Moved by its own length (dotted), or less?"
