@@ -76,11 +76,10 @@ BUILT_IN = "#F8F0DA"
 CHANGE, SCORES = "PuOr", "viridis"
 """Maps of colours: of changes, and of energies and shares."""
 
-SERIES = cycler(
-    color=[GREEN, PURPLE, INK, SKY, GREY, _OLIVE, _INDIGO],
-    marker=list("os^DvxP"),
-    linestyle=["-", "--", "-.", (0, (5, 1)), ":", (0, (3, 1, 1, 1)), (0, (1, 1))],
-)
+_COLOURS = [GREEN, PURPLE, INK, SKY, GREY, _OLIVE, _INDIGO]
+_MARKERS = ["o", "s", "^", "D", "v", "x", "P"]
+_LINES: list[Any] = ["-", "--", "-.", (0, (5, 1)), ":", (0, (3, 1, 1, 1)), (0, (1, 1))]
+SERIES = cycler(color=_COLOURS, marker=_MARKERS, linestyle=_LINES)
 """The looks of a figure's series that mean nothing else, in their order."""
 
 

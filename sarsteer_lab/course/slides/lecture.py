@@ -83,12 +83,13 @@ def read_lecture(path: Path, figures: Mapping[int, Sequence[str]]) -> Lecture:
         if lacking:
             raise LectureError(f"{path}: chapter {number} has no {', '.join(sorted(lacking))}")
         names = figures.get(int(number), ())
+        order = [_shown(entry, names) for entry in _sentences(items["Slides"])]
         quiz = [Question(*told) for chapter, *told in asked if chapter == number]
         chapter = Chapter(
             number=int(number),
             title=title,
             aims=tuple(_sentences(items["Aims"])),
-            order=tuple(_shown(entry, names) for entry in _sentences(items["Slides"])),
+            order=tuple(order),
             misunderstandings=items["Misunderstandings"],
             discuss=items["Discuss"],
             minutes=minutes.get(number, ""),

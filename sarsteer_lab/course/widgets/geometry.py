@@ -44,13 +44,15 @@ class Playground(panels.Panel):
     def __init__(self, seed: int = 0) -> None:
         sine, cosine = math.sin(TILT), math.cos(TILT)
         axes = torch.tensor([[sine, cosine, 0.0], [0.0, 0.0, 1.0], [cosine, -sine, 0.0]])
-        noise = torch.randn(2, REQUESTS, 3, generator=torch.Generator().manual_seed(seed))
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(2, REQUESTS, 3, generator=generator)
         harmful, harmless = noise * torch.tensor(SPREADS) @ axes
         self.clouds = {"harmful": harmful + torch.tensor(HARMFUL), "harmless": harmless}
         self.space = principal_space(harmless[:, None], 3)
         spread = self.space.explained_variance_ratio[0] * harmless.var(0).sum()
+        points = {label: cloud.tolist() for label, cloud in self.clouds.items()}
         state = {
-            "clouds": {label: cloud.tolist() for label, cloud in self.clouds.items()},
+            "clouds": points,
             "directions": self.space.directions[0].tolist(),
             "spreads": spread.sqrt().tolist(),
             "length": LENGTH,
