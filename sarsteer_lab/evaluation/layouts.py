@@ -26,6 +26,9 @@ SPLIT_NAMES = {"train": "derive", "validation": "validation", "test": "test"}
 SPLIT_NAMES |= {"dev": "validation", "valid": "validation", "val": "validation"}
 """What a file or folder whose name begins so is for, in other people's sets ("train.clean.100")."""
 
+TABLES = (".csv", ".json", ".jsonl", ".parquet")
+"""Endings of tables that are read whatever a layout's own."""
+
 EDGES = "!?.,;:'\"()[]{}\u00bf\u00a1\u2026\u3002\uff01\uff1f\u0964"
 """Punctuation around the words of a file's name."""
 
@@ -314,9 +317,6 @@ def _read_file_list(path: Path) -> list[Entry]:
         entries.append(entry)
     return entries
 
-
-TABLES = (".csv", ".json", ".jsonl", ".parquet")
-"""Endings of tables that are read whatever a layout's own."""
 
 READERS = {
     ".json": read_json_list,

@@ -35,6 +35,12 @@ from sarsteer_lab.store import Store, atomic_write
 
 FORMAT = "sarsteer-lab responses 5"
 
+FACTS = ("label", "words", "clip's content")
+"""What a manifest says of a request besides its id."""
+
+SHOWN = 60
+"""Characters of a value that a message shows."""
+
 Sets = Mapping[str, Sequence[Request]]
 
 
@@ -285,10 +291,6 @@ def _differences(earlier: Any, now: Any, where: str = "") -> Iterator[str]:
         yield f"{where} was {_shown(earlier, now)}, now {_shown(now, earlier)}"
 
 
-FACTS = ("label", "words", "clip's content")
-"""What a manifest says of a request besides its id."""
-
-
 def _differing_requests(name: str, earlier: Any, later: Any) -> Iterator[str]:
     """How a set of requests differs from the one of its name, request by request."""
     old = {entry[0]: entry[1:] for entry in earlier}
@@ -312,7 +314,3 @@ def _shown(value: Any, other: Any) -> str:
     if same < SHOWN // 2 or len(text) <= SHOWN:
         return text[:SHOWN]
     return f"\u2026{text[same - SHOWN // 2 : same + SHOWN // 2]}"
-
-
-SHOWN = 60
-"""Characters of a value that a message shows."""

@@ -13,6 +13,9 @@ from sarsteer_lab.course.palette import FORMS, GREY, INK, METHOD, PAPER, PARTS
 ROUND = "round,pad=0,rounding_size=0.12"
 LETTERS = 12
 
+BOLD = {"fontsize": 17, "fontweight": "bold", "va": "center"}
+"""How the parts of the method are named."""
+
 TITLE = (
     "SARSteer adds, in every layer, the shift that a refusal text causes, "
     "less what harmless requests vary in"
@@ -104,10 +107,6 @@ def _difference(ax: Axes, direction: np.ndarray) -> None:
     middle = start + direction / 2
     ax.text(middle[0] + 0.25, middle[1] - 0.2, "d", color=METHOD["direction"], **BOLD)
     ax.text(2.0, 0.05, "mean over harmful clips, per layer", ha="center", fontsize=12)
-
-
-BOLD = {"fontsize": 17, "fontweight": "bold", "va": "center"}
-"""How the parts of the method are named."""
 
 
 def _ablation(ax: Axes, direction: np.ndarray) -> None:
