@@ -179,7 +179,10 @@ def ask(
     """
     keep_freed_memory()
     store = lalm.results.store(store)
-    keys = [key for sheet in sheets for of_question in sheet.keys for key in of_question]
+    keys: list[str] = []
+    for sheet in sheets:
+        for of_question in sheet.keys:
+            keys += of_question
     said: dict[str, Said] = {}
     for key in keys:
         kept = store.read(key)

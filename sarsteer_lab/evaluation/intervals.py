@@ -97,11 +97,12 @@ def mean_interval(
     certainty; of three prompts this interval never lies on one side of 0. A single one
     tells nothing: (-`scale`, `scale`).
     """
-    n = len(values) + 2
-    mean = values.sum() / n
-    error = np.sqrt(((values**2).sum() + scale**2) / n - mean**2) / np.sqrt(n)
     if len(values) < 2:
         return -scale, scale
+    n = len(values) + 2
+    mean = values.sum() / n
+    mean_square = ((values**2).sum() + scale**2) / n
+    error = np.sqrt(mean_square - mean**2) / np.sqrt(n)
     reach = stats.t.ppf((1 + confidence) / 2, len(values) - 1) * error
     return float(mean - reach), float(mean + reach)
 

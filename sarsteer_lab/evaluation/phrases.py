@@ -196,9 +196,8 @@ def opening_words(text: str) -> str:
 def opening(text: str, words: int) -> str:
     """The first words in lower case, with plain apostrophes, single spaces and no markup."""
     text = _plain(text)
-    for following in islice(_UNIT.finditer(text), words, None):
-        return text[: following.start()].strip()
-    return text
+    following = next(islice(_UNIT.finditer(text), words, None), None)
+    return text if following is None else text[: following.start()].strip()
 
 
 def opening_units(text: str) -> list[str]:

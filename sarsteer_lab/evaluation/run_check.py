@@ -64,7 +64,9 @@ def check_seal(folder: Path, about: dict[str, Any]) -> None:
     """
     about = dict(about)
     advice = "was damaged or edited: evaluate into this folder again"
-    if about.pop("checksum", None) != (content_key(about) if "files" in about else None):
+    checksum = about.pop("checksum", None)
+    expected = content_key(about) if "files" in about else None
+    if checksum != expected:
         raise ValueError(f"about.json {advice}")
     for name, checksum in about.get("files", {}).items():
         if file_sha256(folder / name) != checksum:
@@ -91,9 +93,10 @@ def _check_responses(responses: pd.DataFrame, manifest: dict[str, Any]) -> None:
 
 def _check_outcomes(outcomes: pd.DataFrame, responses: pd.DataFrame, start: int) -> None:
     """Whether a judge's outcomes are of these responses, line by line."""
-    same = (
-        outcomes[ASKED].to_numpy()[: len(responses)] == responses[ASKED].to_numpy()[: len(outcomes)]
-    ).all(axis=1)
+    n_lines = min(len(outcomes), len(responses))
+    told = outcomes[ASKED].to_numpy()[:n_lines]
+    asked = responses[ASKED].to_numpy()[:n_lines]
+    same = (told == asked).all(axis=1)
     if not same.all():
         number = start + int((~same).argmax()) + 1
         raise ValueError(f"outcomes.jsonl, line {number}: is of another response than there")

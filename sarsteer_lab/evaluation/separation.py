@@ -68,8 +68,9 @@ def beyond_bound(
     """
 
     def difference(of_harmful: np.ndarray, of_benign: np.ndarray) -> float:
-        limit = best_benign_rate(of_harmful[:, 0], of_benign[:, 0], float(of_harmful[:, 1].mean()))
-        return float(of_benign[:, 1].mean()) - limit
+        share_refused = float(of_harmful[:, 1].mean())
+        share_answered = float(of_benign[:, 1].mean())
+        return share_answered - best_benign_rate(of_harmful[:, 0], of_benign[:, 0], share_refused)
 
     both = []
     for scores, outcomes in ((harmful, refused), (benign, answered)):

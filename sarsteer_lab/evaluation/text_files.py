@@ -36,13 +36,14 @@ def read_text(path: Path) -> str:
 def _other_encoding(content: bytes) -> str | None:
     """Which encoding of two or four bytes a character a text has, with what to do; None: none."""
     encoding = None
+    even, odd = content[:200:2], content[1:200:2]
     if content.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
         encoding = "UTF-32"
     elif content.startswith((b"\xff\xfe", b"\xfe\xff")):
         encoding = "UTF-16"
-    elif content[1:200:2].count(0) > len(content[1:200:2]) / 2:
+    elif odd.count(0) > len(odd) / 2:
         encoding = "UTF-16LE"  # every other byte of Latin letters is NUL
-    elif content[:200:2].count(0) > len(content[:200:2]) / 2:
+    elif even.count(0) > len(even) / 2:
         encoding = "UTF-16BE"
     if encoding is None:
         return None
