@@ -75,7 +75,8 @@ def pocket_deltas(model: Any, folder: Path, factors: dict[str, Factors]) -> LowR
             hub_name = name.replace("model.language_model.", "language_model.model.")
             key = name if name in stored else hub_name
             weight = model.get_parameter(name)
-            if key not in stored or not torch.equal(file.get_tensor(key).to(weight), weight):
+            is_pristine = key in stored and torch.equal(file.get_tensor(key).to(weight), weight)
+            if not is_pristine:
                 raise ValueError(
                     f"{checkpoint} has no pristine copy of {name}: delete its folder, "
                     "to have it rebuilt"

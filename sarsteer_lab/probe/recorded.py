@@ -65,7 +65,9 @@ class Replay(Results):
 
     def refusal(self, reason: str) -> NotRecorded:
         """The error for something that is not there."""
-        model, made_with, here = self.manifest.model, [], versions()
+        model = self.manifest.model
+        here = versions()
+        made_with = []
         for name, recorded in self.manifest.versions.items():
             if recorded != here.get(name):
                 made_with.append(f"{name} {recorded} (here: {here.get(name)})")
