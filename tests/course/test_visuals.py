@@ -280,11 +280,25 @@ def test_an_xray_of_one_form_and_of_some_layers(tiny: LALM, direction: SteeringV
         xray(tiny, prompt, direction, max_new_tokens=17)
 
 
-@pytest.mark.parametrize("family", ["voxtral", "granite_speech", "gemma4", "qwen2_5_omni"])
-def test_an_xray_of_other_families(family: str, make_clip: Callable[..., np.ndarray]) -> None:
+@pytest.mark.parametrize(
+    ("family", "length", "heard"),  # seconds that a position stands for, and that all of them do
+    [
+        ("voxtral", 0.08, 8.0),
+        ("granite_speech", 0.1, 1.5),
+        ("gemma4", 0.04, 1.5),
+        ("qwen2_5_omni", 0.04, 1.5),
+    ],
+)
+def test_an_xray_of_other_families(
+    family: str, length: float, heard: float, make_clip: Callable[..., np.ndarray]
+) -> None:
     lalm, prompt = families.replica(family), Prompt("Answer.", make_clip(1.5, 1))
     vectors = SteeringVectors(torch.ones(lalm.n_layers, lalm.d_model))
     panel = xray(lalm, prompt, vectors, max_new_tokens=2)
     states = capture_positions(lalm, [prompt], "all")[0]
     reading = panel.readings["spoken"]
     torch.testing.assert_close(reading.states[: reading.start], states, rtol=1e-3, atol=1e-3)
+    # Some ears pad a clip: its positions stand for its window, not for its own 1.5 s.
+    last = reading.columns.index(reading.heard[-1])
+    ends = float(reading.names[last].removesuffix(" s")) + length
+    assert ends == pytest.approx(heard, abs=length + 0.05)  # names are rounded to 0.1 s

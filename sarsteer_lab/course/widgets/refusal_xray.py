@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from os.path import commonprefix
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float
@@ -22,8 +21,8 @@ from sarsteer_lab.engine.openings import going_on, refusing_openings, token_sequ
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, Request
-from sarsteer_lab.speech import SAMPLE_RATE
 from sarsteer_lab.steering import SteeringVectors, steer, steered_layers
+from sarsteer_lab.windows import seconds_per_position
 
 MOST_COLUMNS = 26
 """Columns of a prompt's text and of its clip, evenly picked where there are more."""
@@ -92,6 +91,7 @@ class XRay(panels.Panel):
         self.max_new_tokens = max_new_tokens
         self.layers = steered_layers(lalm, vectors)
         self.forms = forms(lalm, prompt)
+        self._grid = seconds_per_position(lalm) if "spoken" in self.forms else 0.0
         self.alphas = sorted({*panels.ALPHAS, alpha})
         self._openings = token_sequences(lalm, refusing_openings())
         self.readings: dict[str, Reading] = {}
@@ -188,7 +188,7 @@ class XRay(panels.Panel):
         columns = list(range(start - 1, len(ids)))
         if not steered:
             columns = self._before(start, heard) + columns
-        names = self._names(ids, heard, columns, self.lalm.waveform(prompt))
+        names = self._names(ids, heard, columns)
         self.readings[form] = Reading(ids, states, start, heard, columns, names)
         self._measure(form)
 
@@ -248,15 +248,12 @@ class XRay(panels.Panel):
             "tokens": self.likeliest[form],
         }
 
-    def _names(
-        self, ids: Sequence[int], heard: list[int], columns: list[int], clip: np.ndarray | None
-    ) -> list[str]:
+    def _names(self, ids: Sequence[int], heard: list[int], columns: list[int]) -> list[str]:
         """What stands at positions: a token, or how far into the clip it is."""
         names = []
         for position in columns:
-            if clip is not None and position in heard:
-                share = heard.index(position) / len(heard)
-                seconds = share * len(clip) / SAMPLE_RATE
+            if position in heard:
+                seconds = heard.index(position) * self._grid
                 names.append(f"{seconds:.1f} s")
             else:
                 token = self._token(ids[position])
