@@ -23,10 +23,13 @@ from sarsteer_lab.cli_options import (
     TEMPLATE,
     WALKTHROUGH,
     Alpha,
+    Alphas,
+    Asked,
     Derive,
     Family,
     Folder,
     K,
+    Ks,
     Layers,
     Limit,
     Missing,
@@ -227,6 +230,7 @@ def evaluate(
     derive: Derive = None,
     limit: Limit = None,
     split: Split = "test",
+    form: Asked = "spoken",
     defence: Annotated[Several, Option(metavar="NAME", help=DEFENCE)] = None,
     judge: Annotated[Several, Option(metavar="JUDGE", help=JUDGE)] = None,
     template: Annotated[Path | None, Option(help=TEMPLATE)] = None,
@@ -255,7 +259,7 @@ def evaluate(
     basis = (lalm, [prompt for found in source.values() for prompt in found])
     check_dimensions(lalm, k, basis[1])
     defences = choose_defences(defence, basis, alpha=alpha, k=k, refusal=refusal)
-    options: dict[str, Any] = {"max_new_tokens": tokens}
+    options: dict[str, Any] = {"max_new_tokens": tokens, "form": form}
     options |= {"skipped": skipped, "roc": True, "refusals": [refusal], "settings": given}
     _tabulate(lalm, defences, asked, judges, folder, **options)
 
@@ -279,13 +283,9 @@ def sweep(
     derive: Derive = None,
     limit: Limit = None,
     split: Split = "validation",
-    alpha: Annotated[
-        Several, Option(metavar="LIST", help="strengths (default: 0.05,0.1,0.2,0.4)")
-    ] = None,
+    alpha: Alphas = None,
     lam: Annotated[Several, Option(metavar="LIST", help="shares ablated (default: 0,1)")] = None,
-    k: Annotated[
-        Several, Option(metavar="LIST", help="dimensions of the safe space (default: 10)")
-    ] = None,
+    k: Ks = None,
     layers: Layers = None,
     refusal: Refusals = None,
     tokens: Tokens = SWEEP_TOKENS,
@@ -331,8 +331,8 @@ def _tabulate(
     from sarsteer_lab.evaluation.report import evaluate_into
     from sarsteer_lab.evaluation.run import batch_size_for
 
-    tokens = options["max_new_tokens"]
-    options["batch_size"] = batch_size_for(lalm, defences, asked, folder, tokens)
+    tokens, form = options["max_new_tokens"], options.get("form", "spoken")
+    options["batch_size"] = batch_size_for(lalm, defences, asked, folder, tokens, form)
     print(evaluate_into(folder, lalm, defences, asked, judges, **options))
     print(f"\nResponses, outcomes and table are in {folder}; a page: sarsteer-lab report {folder}")
 

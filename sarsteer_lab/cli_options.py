@@ -119,6 +119,9 @@ Limit = Annotated[int | None, Option(parser=count, help="so many requests of eac
 Split = Annotated[
     Literal["derive", "validation", "test", "all"], Option(help="the part of the sets to ask")
 ]
+Asked = Annotated[
+    Literal["spoken", "typed"], Option("--form", help="ask requests as clips, or type them")
+]
 Tokens = Annotated[int, Option(parser=count, help="length of an answer")]
 Folder = Annotated[Path, results_option("where results go")]
 WALKTHROUGH = "where summary.md goes, beside it each chapter as a page and its figures in figures/"
@@ -130,6 +133,12 @@ Family = Annotated[
     str | None, Option(help="row of the families table to use (auto: the generic recipe)")
 ]
 DRY = "load no weights: parts and memory from the config.json (an id in the cache, or a path)"
+Alphas = Annotated[
+    Several, Option("--alpha", metavar="LIST", help="strengths (default: 0.05,0.1,0.2,0.4)")
+]
+Ks = Annotated[
+    Several, Option("--k", metavar="LIST", help="dimensions of the safe space (default: 10)")
+]
 DEFENCE = (
     "a defence by its name, such as none or SARSteer; may be repeated (default: all; ? lists them)"
 )

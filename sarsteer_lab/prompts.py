@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -31,6 +31,9 @@ does: `evaluation.precondition` tests that.
 
 REFUSAL = REFUSALS["paper"]
 """The paper's refusal sentence."""
+
+Form = Literal["typed", "spoken"]
+"""How a request is put to a model."""
 
 LABELS = ("harmful", "harmless", "pseudo-harmful", "everyday")
 SPLITS = ("derive", "validation", "test")

@@ -27,7 +27,7 @@ from sarsteer_lab.keeping import activation_store
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.paths import shipped_table
-from sarsteer_lab.prompts import REFUSAL, Prompt, Request
+from sarsteer_lab.prompts import REFUSAL, Form, Prompt, Request
 from sarsteer_lab.steering import Alpha, steer
 from sarsteer_lab.vectors import SteeringVectors
 
@@ -61,9 +61,9 @@ class Defence:
 
     name: str
 
-    def prompt(self, request: Request) -> Prompt:
-        """What the model is fed for a spoken request: the clip and the usual instruction."""
-        return request.spoken()
+    def prompt(self, request: Request, form: Form = "spoken") -> Prompt:
+        """What the model is fed for a request: the clip and the usual instruction, or its words."""
+        return request.typed() if form == "typed" else request.spoken()
 
     @contextmanager
     def applied(self, lalm: LALM, prompts: Sequence[Prompt]) -> Iterator[None]:
@@ -98,14 +98,14 @@ class Defence:
 
 @dataclass(frozen=True)
 class PromptDefence(Defence):
-    """Text before and after the instruction (or the request's own text); without any: none."""
+    """Text before and after the instruction, or the typed request; without any: none."""
 
     before: str = ""
     after: str = ""
 
-    def prompt(self, request: Request) -> Prompt:
+    def prompt(self, request: Request, form: Form = "spoken") -> Prompt:
         """The usual prompt with the texts around its own."""
-        usual = request.spoken()
+        usual = super().prompt(request, form)
         parts = [part for part in (self.before, usual.text, self.after) if part]
         return Prompt(" ".join(parts), usual.audio, usual.system)
 

@@ -29,7 +29,7 @@ from sarsteer_lab.evaluation.run import read_lines
 from sarsteer_lab.evaluation.run_check import check_run, check_seal, sealed
 from sarsteer_lab.evaluation.table import BASELINE, evaluation_table, markdown, out_of, readable
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Request
+from sarsteer_lab.prompts import Form, Request
 from sarsteer_lab.speech import SAMPLE_RATE, ClipError, read_clip
 from sarsteer_lab.store import atomic_write
 
@@ -52,6 +52,7 @@ def evaluate_into(
     sets: Mapping[str, Sequence[Request]],
     judges: Sequence[Judge],
     *,
+    form: Form = "spoken",
     refusals: Sequence[str] = (),
     settings: Mapping[str, Any] | None = None,
     **options: Any,
@@ -59,16 +60,17 @@ def evaluate_into(
     """`evaluation_table` with its table as `table.csv`, `table.md` and a text; and `about.json`.
 
     The latter is what else a page needs: the model, versions, `settings` as they were given, each
-    request's topic and clip, and how often `refusals` (texts or names), put in the prompt, make the
-    model refuse (`PROMPTED` requests of each kind). `options` are those of `evaluation_table`.
-    Raises as it and `precondition.prompted_refusal` do.
+    request's topic and the clip that was heard, and how often the model refuses with `refusals`
+    (texts or names) in the prompt (`PROMPTED` requests of each kind). `options` are those of
+    `evaluation_table`. Raises as it and `precondition.prompted_refusal` do.
     """
-    table = evaluation_table(lalm, defences, sets, judges, folder, **options)
+    table = evaluation_table(lalm, defences, sets, judges, folder, form=form, **options)
     _write(folder / "table.csv", table.to_csv(index=False).rstrip("\n"))
     facts: dict[str, dict[str, Any]] = {name: {} for name in sets}
     for name, requests in sets.items():
         for request in requests:
-            clip = request.clip and request.clip.resolve()
+            heard = request.clip if form == "spoken" else None
+            clip = heard and heard.resolve()
             facts[name][request.id] = {"topic": request.topic, "clip": clip}
     versions = {name: version(name) for name in PACKAGES}
     versions["Python"] = platform.python_version()

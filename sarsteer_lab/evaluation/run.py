@@ -29,7 +29,7 @@ from sarsteer_lab.evaluation.asking import Sheet, ask, plan
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.keys import versions
 from sarsteer_lab.lalm import ANSWER_TOKENS, LALM
-from sarsteer_lab.prompts import Request
+from sarsteer_lab.prompts import Form, Request
 from sarsteer_lab.speech import clip_seconds
 from sarsteer_lab.store import Store, atomic_write
 
@@ -71,6 +71,7 @@ def run(
     sets: Sets,
     folder: Path | str,
     *,
+    form: Form = "spoken",
     max_new_tokens: int = ANSWER_TOKENS,
     batch_size: int = 16,
     refusal_probability: bool = False,
@@ -78,11 +79,11 @@ def run(
 ) -> list[Response]:
     """Greedy responses to every request of every set under every defence, in a fixed order.
 
-    They are those of the plain `evaluate`, up to ties within rounding. `batch_size` is the number
-    of rows that run together; all defences share one reading of a batch's clips, and where requests
-    are few, a batch's rows are those of several defences. With `refusal_probability` each response
-    also says how likely its answer was to open as a refusal, from the same reading; only for models
-    that decode on from it (ValueError for others).
+    They are those of the plain `evaluate`, up to ties within rounding. `form` says how requests are
+    asked. `batch_size` is the number of rows that run together; all defences share one reading
+    of a batch's clips, and where requests are few, a batch's rows are those of several defences.
+    With `refusal_probability` each response also says how likely its answer was to open as a
+    refusal, from the same reading; only for models that decode on from it (ValueError for others).
 
     `ray` is the address of a Ray cluster ("auto", "host:port", "ray://host:port", "local" for one
     of its own). Tasks carry clips and vectors; its machines need this package and the model, which
@@ -91,17 +92,17 @@ def run(
 
     If the folder holds responses of this evaluation, it goes on from there; defences and sets may
     join or leave. Raises `EvaluationError` if the folder belongs to another evaluation (versions,
-    model, settings, defences, requests or clips of the same name differ), `HookedModelError` inside
-    `with steer(...)` or with hooks of your own on the model, ValueError for names or ids that occur
-    twice, requests without a clip and, with `ray`, workers that have another model, and ImportError
-    if the package ray is missing.
+    model, form, settings, defences, requests or clips of the same name differ), `HookedModelError`
+    inside `with steer(...)` or with hooks of your own on the model, ValueError for names or ids
+    that occur twice, requests without that form and, with `ray`, workers that have another model,
+    and ImportError if the package ray is missing.
     """
     folder = Path(folder)
     _check(defences, sets, batch_size)
     asked = Asked(max_new_tokens, refusal_probability)
     with _on_the_day_of(folder, lalm) as day:
-        sheets = _plan(lalm, defences, sets, asked)
-        limits = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        sheets = _plan(lalm, defences, sets, form, asked)
+        limits = {"form": form, "max_new_tokens": max_new_tokens, "batch_size": batch_size}
         _claim(folder, _manifest(lalm, day, limits, defences, sets, sheets))
         store = Store(folder / "parts")
         said = ask(lalm, list(sheets.values()), store, batch_size, whole=True, ray=ray)
@@ -135,14 +136,16 @@ def _begun(folder: Path) -> Any:
     return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
 
 
-def _plan(lalm: LALM, defences: Sequence[Defence], sets: Sets, asked: Asked) -> dict[str, Sheet]:
+def _plan(
+    lalm: LALM, defences: Sequence[Defence], sets: Sets, form: Form, asked: Asked
+) -> dict[str, Sheet]:
     """What is asked of each set."""
     key = asked.key(lalm)
     sheets = {}
     for name, requests in sets.items():
         questions = []
         for defence in defences:
-            questions.append(([defence.prompt(request) for request in requests], defence))
+            questions.append(([defence.prompt(request, form) for request in requests], defence))
         sheets[name] = plan(lalm, questions, asked, key)
     return sheets
 
@@ -150,7 +153,7 @@ def _plan(lalm: LALM, defences: Sequence[Defence], sets: Sets, asked: Asked) -> 
 def _manifest(
     lalm: LALM,
     day: Mapping[str, str],
-    limits: Mapping[str, int],
+    limits: Mapping[str, str | int],
     defences: Sequence[Defence],
     sets: Sets,
     sheets: Mapping[str, Sheet],
@@ -201,7 +204,12 @@ def _response(lalm: LALM, defence: str, name: str, request: Request, reply: Said
 
 
 def batch_size_for(
-    lalm: LALM, defences: Sequence[Defence], sets: Sets, folder: Path | str, max_new_tokens: int
+    lalm: LALM,
+    defences: Sequence[Defence],
+    sets: Sets,
+    folder: Path | str,
+    max_new_tokens: int,
+    form: Form = "spoken",
 ) -> int:
     """As many requests as fit under every defence; of a folder that was begun, its batch size.
 
@@ -213,10 +221,18 @@ def batch_size_for(
         pass
     lengths = [0.0]
     for requests in sets.values():
-        longest = max(requests, key=lambda request: clip_seconds(request.clip or ""))
-        for prompt in lalm.encode([defence.prompt(longest) for defence in defences]):
+        longest = max(requests, key=_words if form == "typed" else _seconds)
+        for prompt in lalm.encode([defence.prompt(longest, form) for defence in defences]):
             lengths.append(prompt.length)
     return rows_that_fit(lalm, max(lengths), max_new_tokens)
+
+
+def _words(request: Request) -> float:
+    return len(request.request)
+
+
+def _seconds(request: Request) -> float:
+    return clip_seconds(request.clip or "")
 
 
 def speeds(folder: Path | str) -> dict[tuple[str, str], float]:

@@ -14,13 +14,16 @@ from spoken_set import write_set
 from sarsteer_lab.cli import main
 from sarsteer_lab.evaluation.base import PAPER_TEXT, collect_states
 from sarsteer_lab.evaluation.defences import (
+    PROMPTING,
     choose_defences,
     default_defences,
     defence_names,
     prompt_defences,
 )
+from sarsteer_lab.evaluation.evaluate import evaluate
 from sarsteer_lab.evaluation.judges import HFJudge, load_judges, read_template
 from sarsteer_lab.evaluation.readers import read_set, read_sets
+from sarsteer_lab.evaluation.run import read_lines, run
 from sarsteer_lab.keeping import activation_store
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.replica import replica
@@ -99,6 +102,60 @@ def test_evaluate_from_the_command_line(
     # Other settings do not mix with what is there.
     assert main([*command, "--alpha", "0.2"]) == 2
     assert "holds another evaluation" in capsys.readouterr().err
+
+
+def test_requests_are_typed_where_that_is_asked(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sets = ["--set", f"prompts:{folder / 'own'}", "--defence", "none"]
+    chosen = [
+        *sets,
+        "--defence",
+        "self-reminder before",
+        "--defence",
+        "SARSteer",
+        "--k",
+        "2",
+        "--alpha",
+        "2",
+    ]
+    typed = arguments(folder, tmp_path / "typed", *chosen, "--form", "typed")
+    assert main(typed) == 0
+    assert main(arguments(folder, tmp_path / "spoken", *chosen)) == 0
+    [requests, *_] = read_sets([f"prompts:{folder / 'own'}"], split="test")[0].values()
+    lalm = replica()
+    reminder = PROMPTING["self-reminder before"]["before"]
+    asked = {
+        "none": [request.request for request in requests],
+        "self-reminder before": [f"{reminder} {request.request}" for request in requests],
+    }
+    said = read_lines(tmp_path / "typed" / "responses.jsonl").set_index(["defence", "id"])
+    heard = read_lines(tmp_path / "spoken" / "responses.jsonl").set_index(["defence", "id"])
+    assert set(said.index) == set(heard.index)
+    for defence, texts in asked.items():
+        plain = lalm.generate(texts, max_new_tokens=5)
+        ids = [(defence, request.id) for request in requests]
+        assert said.loc[ids, "response"].tolist() == plain
+    assert (said["response"] != heard.loc[said.index, "response"]).any()
+    assert (said.loc["none", "response"] != said.loc["SARSteer", "response"]).any()
+    # A folder is of one form; and a page shows no clip that nobody heard.
+    capsys.readouterr()
+    assert main(typed[:-2]) == 2
+    assert "form was 'typed', now 'spoken'" in capsys.readouterr().err
+    page = tmp_path / "page.html"
+    for form, clips in (("typed", 0), ("spoken", 4)):
+        assert main(["report", str(tmp_path / form), "--page", str(page)]) == 0
+        assert page.read_text().count("<audio") == clips
+
+
+def test_the_plain_path_types_as_the_runner_does(folder: Path, tmp_path: Path) -> None:
+    sets = read_sets([f"prompts:{folder / 'own'}"], split="test")[0]
+    lalm, defences = replica(), prompt_defences(["none", "self-reminder after"])
+    plain = evaluate(lalm, defences, sets, form="typed", max_new_tokens=5)
+    fast = run(lalm, defences, sets, tmp_path, form="typed", max_new_tokens=5)
+    keys = ["defence", "set", "id"]
+    by_key = pd.DataFrame(fast).set_index(keys)["response"]
+    assert by_key[plain.set_index(keys).index].tolist() == plain["response"].tolist()
 
 
 @pytest.mark.parametrize(

@@ -187,6 +187,7 @@ def test_another_evaluation_is_refused(
     for change, complaint in (
         ({"max_new_tokens": 7}, "max_new_tokens was 6, now 7"),
         ({"batch_size": 4}, "batch_size was 3, now 4"),
+        ({"form": "typed"}, "form was 'spoken', now 'typed'"),
         ({"defences": stronger}, "defences steer alpha was 1.0, now 2.0"),
         ({"defences": elsewhere}, "defences steer vectors layers, entry 3 was 2, now 3"),
         ({"sets": {**sets, "harmful": sets["harmful"][:-1]}}, "sets harmful"),
