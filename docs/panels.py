@@ -2,20 +2,22 @@
 
 A panel is a view (an ECMAScript module in anywidget's form) and the recording that feeds it. Both
 stand in the page itself, so that the panel works from a folder, too, and waits for no other file.
-The claims are read from the head of the committed summary; nothing of them is typed in.
+The claims are read from the closing tables in the committed summary; nothing of them is typed in.
 """
 
 import html
 import json
 import re
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
+from sarsteer_lab.course.executed import tables_in, verdict_word
+from sarsteer_lab.course.four_claims import Fate, Found, decisive, fates
+from sarsteer_lab.course.tables import plain
 from sarsteer_lab.course.widgets.web import module
 
 DOCS = Path(__file__).resolve().parent
@@ -46,9 +48,6 @@ view.render({ model: recorded(values), el: panel });
 
 VERDICTS = {"seen": "●", "no difference": "=", "opposite": "✕", "cannot tell": "?"}
 """The mark of each verdict."""
-
-LINE = re.compile(r"\((\d+)\) (.*): \*\*([^*]+)\*\*(.*)")
-"""A tested claim in the summary: its chapter, what was measured, the verdict."""
 
 
 def recording(name: str) -> dict[str, Any]:
@@ -97,89 +96,44 @@ class Panel(Directive):
         return [nodes.raw("", embedded(self.arguments[0]), format="html")]
 
 
-@dataclass(frozen=True)
-class Tested:
-    """A tested claim: the chapter that tests it, what was measured, and the verdict."""
-
-    chapter: str
-    measured: str
-    verdict: str
-    margin: str
-
-    @property
-    def mark(self) -> str:
-        """The verdict in one sign."""
-        return VERDICTS[self.verdict]
-
-    def told(self) -> str:
-        """In one line of HTML, the verdict first."""
-        verdict = f'<b class="verdict">{self.mark} {self.verdict}</b>{html.escape(self.margin)}'
-        measured = re.sub(r"\*([^*]+)\*", r"<i>\1</i>", html.escape(self.measured))
-        return f"{verdict}: {measured} (chapter {self.chapter})"
-
-
-@dataclass(frozen=True)
-class Fate:
-    """A claim of the paper, with the tests of it and its controls as the summary has them."""
-
-    says: str
-    tests: list[Tested]
-    controls: list[Tested]
-
-    def first_objection(self) -> Tested | None:
-        """The first control that the claim does not pass."""
-        return next((each for each in self.controls if each.verdict != "seen"), None)
-
-
-def read_fates(summary: str) -> list[Fate]:
-    """The table of the paper's claims at the head of the summary. Raises ValueError without one."""
-    rows = re.findall(r"^\| \*\*\d\.\*\* .*\|$", summary, flags=re.M)
-    if not rows:
-        raise ValueError("the summary has no table of the paper's claims")
-    fates = []
-    for row in rows:
-        cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
-        says = re.sub(r"^\*\*\d\.\*\* ", "", cells[0])
-        fates.append(Fate(says, read_lines(cells[1]), read_lines(cells[2])))
-    return fates
-
-
-def read_lines(cell: str) -> list[Tested]:
-    """The tested claims in a cell. Raises ValueError for a line that is none."""
-    found = []
-    for line in cell.split("<br>"):
-        match = LINE.fullmatch(line)
-        if match is None or match[3] not in VERDICTS:
-            raise ValueError(f"not a tested claim: {line!r}")
-        found.append(Tested(*match.groups()))
-    return found
-
-
 class Claims(Directive):
-    """`claims`: the paper's claims, a line each, and what became of them."""
+    """`claims`: the paper's claims, what became of each, what follows, and how to test it."""
 
     def run(self) -> list[nodes.Node]:
-        """A list; each entry unfolds into all that was tested."""
-        fates = read_fates(SUMMARY.read_text(encoding="utf-8"))
-        entries = "\n".join(map(entry, fates))
+        """A list; below what decides a claim's fate all that was tested unfolds."""
+        tables = tables_in(SUMMARY.read_text(encoding="utf-8"))
+        entries = "\n".join(map(entry, fates(tables)))
         return [nodes.raw("", f'<ol class="claims">\n{entries}\n</ol>\n', format="html")]
 
 
 def entry(fate: Fate) -> str:
     """A claim as an entry of the list."""
-    lines = [f"<li><p><b>{html.escape(fate.says)}</b></p>", f"<p>{fate.tests[0].told()}</p>"]
-    objection = fate.first_objection()
-    if objection is not None:
-        lines.append(f"<p>But {objection.told()}</p>")
-    for name, tested in (("test", fate.tests), ("control", fate.controls)):
-        lines.append(unfolds(name, tested))
+    claim = fate.claim
+    lines = [f"<li><p><b>{html.escape(claim.says)}</b> <i>{fate.word()}.</i></p>"]
+    lines += [f"<p>{told(row)}</p>" for row in decisive(fate)]
+    lines.append(f"<p>What follows for a large model: {html.escape(claim.follows)}</p>")
+    commands = ", then ".join(f"<code>{html.escape(each)}</code>" for each in claim.commands)
+    lines.append(f"<p>Test it there: {commands}</p>")
+    for name, rows in (("test", fate.tests), ("control", fate.controls)):
+        lines.append(unfolds(name, rows))
     return "\n".join([*lines, "</li>"])
 
 
-def unfolds(name: str, tested: list[Tested]) -> str:
+def told(row: Found) -> str:
+    """A tested claim in one line of HTML, the verdict first."""
+    word = verdict_word(row.verdict)
+    beside = plain(row.verdict).removeprefix(word)  # a sample that could tell, or the margin
+    against = ", against the paper" if row.side == "against" else ""
+    interval = row.interval.split(", claimed")[0]
+    measured = html.escape(plain(f"{row.claim}: {row.measured} {interval}"))
+    verdict = f'<b class="verdict">{VERDICTS[word]} {word}</b>{html.escape(beside)}{against}'
+    return f"{verdict}: {measured} (chapter {row.chapter.split(' ')[0]})"
+
+
+def unfolds(name: str, rows: list[Found]) -> str:
     """All of a claim's tests or controls, folded below how many came out how."""
-    counts = Counter(each.verdict for each in tested)
+    counts = Counter(verdict_word(row.verdict) for row in rows)
     said = ", ".join(f"{VERDICTS[verdict]} {n} {verdict}" for verdict, n in counts.items())
-    lines = "\n".join(f"<li>{each.told()}</li>" for each in tested)
-    head = f"<summary>{len(tested)} {name}{'s' * (len(tested) > 1)}: {said}</summary>"
+    lines = "\n".join(f"<li>{told(row)}</li>" for row in rows)
+    head = f"<summary>{len(rows)} {name}{'s' * (len(rows) != 1)}: {said}</summary>"
     return f"<details>{head}<ul>\n{lines}\n</ul></details>"

@@ -195,15 +195,40 @@ def test_the_first_page_tells_the_claims_fate_as_the_summary_does() -> None:
     assert len(rows) == 4
     told = 0
     for row in rows:
-        says, tests, controls, *_ = row.removeprefix("| ").split(" | ")
-        assert says.partition("** ")[2] in page
-        for line in [*tests.split("<br>"), *controls.split("<br>")]:
-            measured, _, verdict = re.sub(r"^\(\d\) ", "", line).rpartition(": **")
-            verdict = re.sub("[*]", "", verdict)
-            assert f"{verdict}: {measured.replace('*', '')} (chapter {line[1]})" in page, line
+        cells = row.strip("| ").split(" | ")
+        says, tests, controls, follows, commands = cells
+        assert says.partition("** ")[2] in page and follows in page
+        assert commands.replace("`", "") in page
+        fate, *tests = tests.split("<br>")
+        assert f"{re.match(r'[*][*](.+?)[*][*]', fate)[1]}." in page
+        for line in [*tests, *controls.split("<br>")]:
+            assert on_the_first_page(line) in page, line
             told += 1
     folded = re.findall(r"<details><summary>(\d+) (?:test|control)s?:", text)
     assert sum(map(int, folded)) == told > 20
+
+
+def on_the_first_page(line: str) -> str:
+    """A line of the summary's page of claims as the site words it: the verdict first."""
+    measured, _, verdict = re.sub(r"^\(\d\) ", "", line).rpartition(": **")
+    verdict = verdict.replace("*", "")
+    return f"{verdict}: {measured.replace('*', '')} (chapter {line[1]})"
+
+
+def test_the_decisive_lines_come_first_on_the_site_and_are_not_folded() -> None:
+    text = html.unescape((SITE / "index.html").read_text(encoding="utf-8"))
+    assert text.index('<ol class="claims">') < text.index('id="panel-steering"')
+    summary = (ROOT / "figures" / "walkthrough" / "summary.md").read_text(encoding="utf-8")
+    rows = [line for line in summary.splitlines() if re.match(r"\| \*\*[1-4]\.\*\* ", line)]
+    entries = re.findall(r"<li><p><b>.*?(?=<details>)", text, flags=re.S)
+    assert len(entries) == len(rows)
+    for entry, row in zip(entries, rows, strict=True):
+        seen = " ".join(re.sub(r"<[^>]+>", "", entry).split())
+        _, tests, controls, follows, _ = row.strip("| ").split(" | ")
+        assert follows in seen and "Test it there: " in seen
+        assert on_the_first_page(tests.split("<br>")[1]) in seen
+        worst = controls.split("<br>")[0]
+        assert on_the_first_page(worst) in seen or "**seen**" in worst
 
 
 class TestInTheBrowser:

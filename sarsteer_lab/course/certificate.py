@@ -7,7 +7,6 @@ of the machine only what bears on numbers.
 import datetime
 import os
 import platform
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -18,7 +17,7 @@ import psutil
 from jinja2 import Environment, StrictUndefined
 
 from sarsteer_lab.course.copying import notebooks_folder
-from sarsteer_lab.course.executed import COLUMNS, closing_tables, rows_of, title
+from sarsteer_lab.course.executed import COLUMNS, closing_tables, rows_of, title, verdict_word
 from sarsteer_lab.course.four_claims import CLAIMS, marked
 from sarsteer_lab.course.replaying import MODEL_VARIABLE, read_notebook
 from sarsteer_lab.course.tables import plain
@@ -115,12 +114,6 @@ def table_rows(notebook: nbformat.NotebookNode) -> list[list[str]]:
     for table in closing_tables(notebook):
         rows += rows_of(table)
     return rows
-
-
-def verdict_word(verdict: str) -> str:
-    """One of the four words, without what stands beside it ("" for nothing)."""
-    bold = re.match(r"\*\*(.+?)\*\*", verdict)
-    return bold[1] if bold else plain(verdict)
 
 
 def code_hash(notebook: nbformat.NotebookNode) -> str:

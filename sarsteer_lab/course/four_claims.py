@@ -1,31 +1,45 @@
 """The paper's four claims side by side: what it says, what was seen here, what could kill it.
 
 Nothing is typed in but the paper's sentences and what to do about them: numbers, intervals and
-verdicts are read from the tables that end the chapters. A row belongs to a claim if its text says
-so: "(paper, claim 2)", or "(control of claim 2: fresh weights)".
+verdicts are read from the tables that end the chapters, and what became of a claim is counted from
+the verdicts. A row belongs to a claim if its text says so: "(paper, claim 2)", or "(control of
+claim 2: fresh weights)". "(paper, claim 4: hardly)" marks what hardly happens, as the paper says.
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from IPython.display import Markdown
 
-from sarsteer_lab.course.executed import rows_of
+from sarsteer_lab.course.executed import rows_of, verdict_word
 from sarsteer_lab.course.tables import table
 
 TITLE = "## The four claims of the paper"
 
+BEGIN = "<!-- the four claims: written by `make notebooks` -->"
+END = "<!-- end of the four claims -->"
+"""Between these marks the README holds `short`."""
+
 
 @dataclass(frozen=True)
 class PaperClaim:
-    """What the paper says, what follows for a large model, and the command that tests it there."""
+    """What the paper says, what follows for a large model, and the commands that test it there."""
 
     number: int
     says: str
     follows: str
-    command: str
+    commands: tuple[str, ...]
 
+    @property
+    def command(self) -> str:
+        """The commands in one line of Markdown."""
+        return ", then ".join(f"`{command}`" for command in self.commands)
+
+
+_WALKTHROUGH = "SARSTEER_COURSE_MODEL=MODEL sarsteer-lab walkthrough --notebooks notebooks"
 
 CLAIMS = (
     PaperClaim(
@@ -33,54 +47,142 @@ CLAIMS = (
         "A model answers a harmful request more often when it is spoken than when it is typed.",
         "Ask both forms, and count only clips that the model repeats right. Type the instruction, "
         "too.",
-        "sarsteer-lab evaluate --model MODEL --defence none",
+        (
+            "sarsteer-lab evaluate --model MODEL --defence none --form typed --folder typed",
+            "sarsteer-lab evaluate --model MODEL --defence none --form spoken --folder spoken",
+        ),
     ),
     PaperClaim(
         2,
         "Spoken and typed states of the same request lie far apart, layer by layer, so a typed "
         "steering vector does not transfer.",
         "A distance says nothing until fresh weights show a smaller one. Whether a typed vector "
-        "acts has to be tried: it depends on how the ears were trained.",
-        'MODEL = "..." in chapters 1, 2 and 9',
+        "acts has to be tried.",
+        (
+            f"{_WALKTHROUGH}/01_audio_text_gap.ipynb --folder distances",
+            f"{_WALKTHROUGH}/02_refusal_directions.ipynb --folder typed-vector",
+        ),
     ),
     PaperClaim(
         3,
         "With defences that only change the prompt, a model refuses harmless spoken requests.",
-        "Compare at equal refusal of harmful requests. Steering has the same price where the model "
-        "cannot tell the two apart.",
-        "sarsteer-lab evaluate --model MODEL",
+        "That is no argument for steering until steering leaves more harmless requests answered "
+        "while it refuses as many harmful ones. Compare there.",
+        (f"{_WALKTHROUGH}/07_compare_defences.ipynb --folder equal-refusal",),
     ),
     PaperClaim(
         4,
         "A refusal direction taken from a text makes the model refuse spoken harmful requests, and "
         "without its part in the safe space harmless ones stay answered.",
-        "Look first at the area under the ROC curve of the undefended model. No push that moves "
-        "all requests alike can be selective where that area is small.",
-        "sarsteer-lab doctor MODEL, then sarsteer-lab sweep --model MODEL",
+        "Look first at the area under the ROC curve of the undefended model. No push that keeps "
+        "the order of the requests can be selective where that area is small.",
+        ("sarsteer-lab doctor MODEL", "sarsteer-lab sweep --model MODEL"),
     ),
 )
 
 _MARK = re.compile(r"\((paper, claim|control of claim) (\d)(?:: ([^)]*))?\)")
+
+_HARDLY = "hardly"
+"""Behind the mark of a row: the paper says that this hardly happens."""
+
+Side = Literal["for", "against", "open"]
+
+_SIDES: dict[Side, str] = {"for": "for it", "against": "against it", "open": "cannot tell"}
+
+Tables = Mapping[str, Sequence[str]]
+"""Closing tables by their chapters' titles."""
 
 
 @dataclass(frozen=True)
 class Found:
     """A row of a chapter's closing table that bears on one of the paper's claims.
 
-    `control` says what it rules out; None for a row that tests the claim itself.
+    `control` says what it rules out; None for a row that tests the claim itself. `hardly` says that
+    the paper denies what the row claims.
     """
 
     number: int
     control: str | None
+    hardly: bool
     chapter: str
     claim: str
     measured: str
     interval: str
     verdict: str
 
+    @property
+    def side(self) -> Side:
+        """Whether the row speaks for the paper, against it, or leaves it open.
 
-def rows_found(closing_tables: Mapping[str, Sequence[str]]) -> list[Found]:
-    """The marked rows of closing tables, which are given by their chapters' titles."""
+        "No difference" of what the paper says differs speaks against it.
+        """
+        word = verdict_word(self.verdict)
+        if word == "cannot tell":
+            return "open"
+        return "against" if (word == "seen") == self.hardly else "for"
+
+    def told(self) -> str:
+        """The row in one line of Markdown."""
+        interval = self.interval.split(", claimed")[0]
+        chapter = self.chapter.split(" ")[0]
+        against = ", against the paper" if self.side == "against" else ""
+        return f"({chapter}) {self.claim}: {self.measured} {interval}: {self.verdict}{against}"
+
+
+_SURE = {"seen": 0, "opposite": 0, "no difference": 1, "cannot tell": 2}
+"""Of rows on one side, what moves the reader further stands first."""
+
+
+@dataclass(frozen=True)
+class Fate:
+    """A claim of the paper, and all rows that bear on it, the decisive ones first.
+
+    Of the tests first what speaks against the paper, then what speaks for it; of the controls first
+    what speaks against it, then what leaves it open. Rows alike stay in the order of the chapters.
+    """
+
+    claim: PaperClaim
+    tests: list[Found]
+    controls: list[Found]
+
+    def first(self, side: Side) -> Found | None:
+        """The first test on a side."""
+        return next((row for row in self.tests if row.side == side), None)
+
+    def objection(self) -> Found | None:
+        """The control that the claim has most to fear from: the first, unless it passes all."""
+        return next((row for row in self.controls if row.side != "for"), None)
+
+    def word(self) -> str:
+        """What became of it, in a few words."""
+        sides = {row.side for row in self.tests}
+        if {"for", "against"} <= sides:
+            return "Holds in part"
+        if "against" in sides:
+            return "Does not hold here"
+        if "for" not in sides:
+            return "Cannot be told" if sides else "Not asked yet"
+        objection = self.objection()
+        if objection is None:
+            return "Holds here"
+        if objection.side == "open":
+            return "Holds here, with a control open"
+        return "Holds here, but not against its controls"
+
+    def counted(self) -> str:
+        """How many tests and controls speak for it and against it."""
+        return f"{_counted('test', self.tests)}; {_counted('control', self.controls)}"
+
+
+def _counted(name: str, rows: Sequence[Found]) -> str:
+    counts = Counter(row.side for row in rows)
+    sides = [f"{counts[side]} {said}" for side, said in _SIDES.items() if counts[side]]
+    plural = "" if len(rows) == 1 else "s"
+    return f"{len(rows) or 'no'} {name}{plural}" + (f": {', '.join(sides)}" if sides else "")
+
+
+def rows_found(closing_tables: Tables) -> list[Found]:
+    """The marked rows of closing tables, in the order of the chapters."""
     found = []
     for chapter, tables in closing_tables.items():
         for text in tables:
@@ -88,10 +190,12 @@ def rows_found(closing_tables: Mapping[str, Sequence[str]]) -> list[Found]:
                 mark = _MARK.search(cells[0])
                 if mark is None:
                     continue
-                kind, number, control = mark.groups()
+                kind, number, remark = mark.groups()
                 claim = _MARK.sub("", cells[0]).strip()
-                ruled_out = (control or claim) if kind.startswith("control") else None
-                found.append(Found(int(number), ruled_out, chapter, claim, *cells[1:]))
+                is_control = kind.startswith("control")
+                ruled_out = (remark or claim) if is_control else None
+                hardly = remark == _HARDLY and not is_control
+                found.append(Found(int(number), ruled_out, hardly, chapter, claim, *cells[1:]))
     return found
 
 
@@ -101,33 +205,68 @@ def marked(claim: str) -> int | None:
     return int(mark[2]) if mark else None
 
 
-def page(closing_tables: Mapping[str, Sequence[str]]) -> str:
-    """The page of the four claims as Markdown, from the chapters' closing tables by title."""
+def fates(closing_tables: Tables) -> list[Fate]:
+    """What became of each claim."""
     found = rows_found(closing_tables)
-    rows = []
+    all_fates = []
     for claim in CLAIMS:
         of_claim = [row for row in found if row.number == claim.number]
-        tests = [_told(row) for row in of_claim if row.control is None]
-        controls = [_told(row) for row in of_claim if row.control is not None]
+        tests = [row for row in of_claim if row.control is None]
+        controls = [row for row in of_claim if row.control is not None]
+        tests = _decisive_first(tests, ("against", "for", "open"))
+        controls = _decisive_first(controls, ("against", "open", "for"))
+        all_fates.append(Fate(claim, tests, controls))
+    return all_fates
+
+
+def _decisive_first(rows: Sequence[Found], sides: Sequence[Side]) -> list[Found]:
+    def place(row: Found) -> tuple[int, int]:
+        return sides.index(row.side), _SURE[verdict_word(row.verdict)]
+
+    return sorted(rows, key=place)
+
+
+def page(closing_tables: Tables) -> str:
+    """The page of the four claims as Markdown."""
+    rows = []
+    for fate in fates(closing_tables):
+        claim = fate.claim
+        seen = [f"**{fate.word()}** ({fate.counted()})", *(row.told() for row in fate.tests)]
+        controls = [row.told() for row in fate.controls]
         rows.append(
             {
                 "the paper says": Markdown(f"**{claim.number}.** {claim.says}"),
-                "what was seen here": Markdown("<br>".join(tests) or "not asked yet"),
+                "what was seen here": Markdown("<br>".join(seen)),
                 "the control that could kill it": Markdown("<br>".join(controls) or "none yet"),
                 "what follows for a large model": Markdown(claim.follows),
-                "the command that tests it there": Markdown(f"`{claim.command}`"),
+                "the command that tests it there": Markdown(claim.command),
             }
         )
     note = (
         "Each line: the chapter, what was claimed, what was measured, its interval, and the "
-        "verdict. The intervals of a chapter hold together at 95%; the rule stands below each "
-        "chapter's table."
+        "verdict; what decides comes first. The intervals of a chapter hold together at 95%; the "
+        "rule stands below each chapter's table."
     )
     return f"{TITLE}\n\n{table(rows, note=note).data}"
 
 
-def _told(row: Found) -> str:
-    """A row in one line."""
-    interval = row.interval.split(", claimed")[0]
-    chapter = row.chapter.split(" ")[0]
-    return f"({chapter}) {row.claim}: {row.measured} {interval}: {row.verdict}"
+def short(closing_tables: Tables) -> str:
+    """The same for a reader in a hurry: of each claim its fate and the rows that decide it."""
+    lines = []
+    for fate in fates(closing_tables):
+        claim = fate.claim
+        lines.append(f"{claim.number}. **{claim.says}** *{fate.word()}* ({fate.counted()}).")
+        told = [row.told() for row in decisive(fate)]
+        told += [
+            f"What follows for a large model: {claim.follows}",
+            f"Test it there: {claim.command}",
+        ]
+        lines += [f"   - {line}" for line in told]
+    return "\n".join(lines)
+
+
+def decisive(fate: Fate) -> list[Found]:
+    """The rows that decide a claim's fate: a test against it, one for it, the worst control."""
+    rows = [fate.first("against"), fate.first("for"), fate.objection()]
+    told = [row for row in rows if row is not None]
+    return told or fate.tests[:1]

@@ -4,8 +4,8 @@
 
 runs every notebook of these folders (a file may be named too) and keeps its outputs in it. With
 the checkout's own notebooks it also renews what is committed of their results: the figures in
-figures/ and figures/walkthrough/summary.md. `walkthrough` runs the chapters
-and writes into one folder, nowhere else. Needs the extra `lab`.
+figures/, figures/walkthrough/summary.md and the four claims in README.md. `walkthrough` runs the
+chapters and writes into one folder, nowhere else. Needs the extra `lab`.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from nbconvert import HTMLExporter
 from tqdm import tqdm
 
 from sarsteer_lab.course.certificate import write_certificate
-from sarsteer_lab.course.executed import closing_tables, title
+from sarsteer_lab.course.executed import tables_by_title
 from sarsteer_lab.course.folders import FIGURES_VARIABLE, checkout
-from sarsteer_lab.course.four_claims import page, rows_found
+from sarsteer_lab.course.four_claims import BEGIN, END, page, rows_found, short
 from sarsteer_lab.course.replaying import (
     BY_HAND,
     NotebookError,
@@ -38,6 +38,7 @@ from sarsteer_lab.course.replaying import (
     recording,
     show_recorded,
 )
+from sarsteer_lab.course.sections import write_between
 
 CELL_SECONDS = 3600
 """A cell that takes longer hangs: the appendix's longest takes 15 minutes on a slow machine."""
@@ -238,10 +239,14 @@ def walkthrough(notebooks: Path, folder: Path, at_once: int = 1) -> Path:
 
 
 def write_results(repository: Path) -> None:
-    """Renew a checkout's committed summary, from its notebooks as they are."""
+    """Renew what is committed of the chapters' findings, from its notebooks as they are.
+
+    The summary, and the four claims in README.md. Raises ValueError if the latter lacks its marks.
+    """
     chapters = find_notebooks([repository / "notebooks"])
     executed = [read_notebook(path) for path in chapters]
     write_summary(executed, repository / "figures" / "walkthrough")
+    write_between(repository / "README.md", short(tables_by_title(executed)), BEGIN, END)
 
 
 def write_summary(notebooks: Sequence[nbformat.NotebookNode], folder: Path) -> Path:
@@ -250,10 +255,7 @@ def write_summary(notebooks: Sequence[nbformat.NotebookNode], folder: Path) -> P
     First the paper's four claims (`four_claims`), where a chapter has tested one; then each closing
     table.
     """
-    by_title = {}
-    for notebook in notebooks:
-        if tables := closing_tables(notebook):
-            by_title[title(notebook)] = tables
+    by_title = tables_by_title(notebooks)
     parts = [INTRODUCTION]
     if rows_found(by_title):
         parts.append(page(by_title))

@@ -1,19 +1,43 @@
 """The page of the four claims holds the chapters' own numbers, and nothing that was typed in."""
 
+import shlex
 from pathlib import Path
 
 import nbformat
+import pandas as pd
+import pytest
 
 from sarsteer_lab import course
-from sarsteer_lab.course.four_claims import CLAIMS, TITLE, page, rows_found
+from sarsteer_lab.cli import main
+from sarsteer_lab.course.executed import tables_in
+from sarsteer_lab.course.four_claims import (
+    CLAIMS,
+    TITLE,
+    Tables,
+    decisive,
+    fates,
+    page,
+    rows_found,
+    short,
+)
 from sarsteer_lab.course.run_notebooks import write_summary
 
+ROOT = Path(__file__).resolve().parents[2]
+MODEL = "replica:qwen2_audio"
 
-def closing(*claims: str) -> str:
-    """A chapter's closing table of claims whose interval is 1 to 2."""
+FEW = {"evaluate": ["--limit", "2", "--tokens", "4"], "sweep": ["--limit", "1", "--alpha", "0.1"]}
+"""What makes commands quick."""
+
+SEEN, OPPOSITE, ALIKE, OPEN = (1.0, 2.0), (-2.0, -1.0), (-0.01, 0.01), (-1.0, 1.0)
+"""Intervals that give each of the verdicts."""
+
+
+def closing(*claims: str, intervals: tuple[tuple[float, float], ...] = ()) -> str:
+    """A chapter's closing table of claims with these intervals, or seen ones."""
     made = []
     for number, claim in enumerate(claims):
-        interval = lambda confidence: (1.0, 2.0)  # noqa: E731
+        ends = intervals[number] if intervals else SEEN
+        interval = lambda confidence, ends=ends: ends  # noqa: E731
         made.append(course.claim_on_value(claim, f"measured {number}", interval))
     return course.closing(made).data
 
@@ -40,8 +64,84 @@ def test_the_page_sets_the_four_claims_beside_their_controls() -> None:
     assert [row.split(".")[0] for row in rows] == [f"| **{claim.number}" for claim in CLAIMS]
     assert "(0) More often spoken: measured 0 [1.00, 2.00]: **seen**" in rows[0]
     assert "(0) The same: measured 1" in rows[0]
-    assert "not asked yet" in rows[1] and "(5) Prompts cost answers" in rows[2]
-    assert all(f"`{claim.command}`" in row for claim, row in zip(CLAIMS, rows, strict=True))
+    assert "**Not asked yet** (no tests; no controls)" in rows[1]
+    assert "(5) Prompts cost answers" in rows[2]
+    for claim, row in zip(CLAIMS, rows, strict=True):
+        assert all(f"`{command}`" in row for command in claim.commands)
+
+
+def four(tests: dict[str, tuple[float, float]], controls: dict[str, tuple[float, float]]) -> Tables:
+    """A chapter with tests and controls of claim 4, by their names and intervals.
+
+    What is named "rare ..." the paper denies.
+    """
+    rows = {}
+    for name, ends in tests.items():
+        remark = ": hardly" if name.startswith("rare") else ""
+        rows[f"{name} (paper, claim 4{remark})"] = ends
+    for name, ends in controls.items():
+        rows[f"{name} (control of claim 4: {name})"] = ends
+    return {"3 · A chapter": [closing(*rows, intervals=tuple(rows.values()))]}
+
+
+def test_what_the_paper_denies_speaks_against_it_where_it_is_seen() -> None:
+    tests = {"A": SEEN, "B": OPPOSITE, "C": ALIKE, "D": OPEN}
+    tests |= {f"rare {name}": ends for name, ends in tests.items()}
+    sides = {row.claim: row.side for row in rows_found(four(tests, {"E": OPPOSITE}))}
+    assert sides == {
+        "A": "for",
+        "B": "against",
+        "C": "against",  # a difference that the paper claims, and there is none
+        "D": "open",
+        "rare A": "against",
+        "rare B": "for",
+        "rare C": "for",
+        "rare D": "open",
+        "E": "against",
+    }
+    assert "(3) rare A: measured 4 [1.00, 2.00]: **seen**, against the paper" in page(
+        four(tests, {})
+    )
+
+
+def test_what_decides_comes_first() -> None:
+    tests = {"open": OPEN, "main": SEEN, "alike": ALIKE, "rare one": SEEN, "later": SEEN}
+    controls = {"passed": SEEN, "unsure": OPEN, "none": ALIKE, "killed": OPPOSITE}
+    fate = fates(four(tests, controls))[3]
+    assert [row.claim for row in fate.tests] == ["rare one", "alike", "main", "later", "open"]
+    assert [row.claim for row in fate.controls] == ["killed", "none", "unsure", "passed"]
+    assert [row.claim for row in decisive(fate)] == ["rare one", "main", "killed"]
+
+
+def test_a_claims_fate_follows_from_its_verdicts() -> None:
+    words = {
+        "Holds here": ({"a": SEEN}, {"c": SEEN}),
+        "Holds here, with a control open": ({"a": SEEN}, {"c": SEEN, "d": OPEN}),
+        "Holds here, but not against its controls": ({"a": SEEN}, {"c": OPEN, "d": OPPOSITE}),
+        "Holds in part": ({"a": SEEN, "rare b": SEEN}, {}),
+        "Does not hold here": ({"a": OPPOSITE, "b": OPEN}, {"c": SEEN}),
+        "Cannot be told": ({"a": OPEN}, {"c": SEEN}),
+    }
+    for word, (tests, controls) in words.items():
+        assert fates(four(tests, controls))[3].word() == word
+    assert [fate.word() for fate in fates({})] == ["Not asked yet"] * 4
+    fate = fates(four({"a": SEEN, "b": OPEN, "c": SEEN}, {"d": ALIKE}))[3]
+    assert fate.counted() == "3 tests: 2 for it, 1 cannot tell; 1 control: 1 against it"
+
+
+def test_the_short_form_has_fate_numbers_control_what_follows_and_commands() -> None:
+    text = short(four({"main": SEEN, "rare one": SEEN, "rest": SEEN}, {"bound": OPPOSITE}))
+    entries = text.split("\n4. ")
+    lines = entries[1].splitlines()
+    assert lines[0].startswith(f"**{CLAIMS[3].says}** *Holds in part*")
+    assert lines[1:4] == [
+        "   - (3) rare one: measured 1 [1.00, 2.00]: **seen**, against the paper",
+        "   - (3) main: measured 0 [1.00, 2.00]: **seen**",
+        "   - (3) bound: measured 3 [-2.00, -1.00]: **opposite**, against the paper",
+    ]
+    assert CLAIMS[3].follows in lines[4]
+    assert all(f"`{command}`" in lines[5] for command in CLAIMS[3].commands)
+    assert "rest" not in text and len(lines) == 6
 
 
 def test_the_page_stands_before_the_tables_of_the_chapters(tmp_path: Path) -> None:
@@ -56,3 +156,66 @@ def test_the_page_stands_before_the_tables_of_the_chapters(tmp_path: Path) -> No
     assert text.index(TITLE) < text.index("## 0 · First") < text.index("## 1 · Other")
     alone = write_summary(notebooks[1:], tmp_path).read_text()
     assert TITLE not in alone
+
+
+def run_command(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a command as it stands on the page, with the tiny random model for MODEL."""
+    words = shlex.split(command)
+    while "=" in words[0]:
+        name, _, value = words.pop(0).partition("=")
+        monkeypatch.setenv(name, value.replace("MODEL", MODEL))
+    assert words.pop(0) == "sarsteer-lab"
+    words = [MODEL if word == "MODEL" else word for word in words]
+    assert main([*words, *FEW.get(words[0], [])]) == 0
+
+
+@pytest.fixture
+def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the notebooks in it, as a clone is."""
+    (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("SARSTEER_COURSE_MODEL", raising=False)
+    return tmp_path
+
+
+def test_the_commands_of_claim_1_ask_both_forms(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = {}
+    for command in CLAIMS[0].commands:
+        run_command(command, monkeypatch)
+        assert "| ASR" in capsys.readouterr().out
+    for form in ("typed", "spoken"):
+        table = pd.read_csv(checkout / form / "table.csv")
+        assert table["measure"].tolist()[0] == "ASR" and (table["n"] == 2).all()
+        answers[form] = (checkout / form / "responses.jsonl").read_text()
+    assert answers["typed"] != answers["spoken"]
+
+
+@pytest.mark.late
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("number", [2, 3])
+def test_the_commands_of_claims_2_and_3_run_the_chapters_that_test_them(
+    number: int, checkout: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+    for command in CLAIMS[number - 1].commands:
+        run_command(command, monkeypatch)
+        folder = command.rpartition("--folder ")[2]
+        found += rows_found(tables_in((checkout / folder / "summary.md").read_text()))
+    rows = [row for row in found if row.number == number]
+    assert any(row.control is None for row in rows) and all(row.interval for row in rows)
+
+
+@pytest.mark.late
+def test_the_commands_of_claim_4_look_at_the_area_and_then_steer(
+    checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    doctor, sweep = CLAIMS[3].commands
+    run_command(doctor, monkeypatch)
+    assert "| spoken (" in capsys.readouterr().out.partition("area under the ROC curve")[2]
+    run_command(sweep, monkeypatch)
+    rows = pd.read_parquet(checkout / "sweep" / "rows.parquet")
+    assert set(rows["alpha"]) == {0.0, 0.1} or set(rows["alpha"]) == {0.1}
+    assert {"harmful", "harmless"} <= set(rows["label"])

@@ -12,7 +12,7 @@ import nbformat
 import pytest
 
 from sarsteer_lab.course.claims import Verdict
-from sarsteer_lab.course.run_notebooks import closing_tables
+from sarsteer_lab.course.executed import closing_tables
 from sarsteer_lab.evaluation.curves import RULE as CHOICE
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,9 @@ import pytest
 
 from sarsteer_lab.cli import main
 from sarsteer_lab.course import run_notebooks
-from sarsteer_lab.course.run_notebooks import find_notebooks, title, write_summary
+from sarsteer_lab.course.executed import tables_by_title, tables_in, title
+from sarsteer_lab.course.four_claims import BEGIN, END, page, short
+from sarsteer_lab.course.run_notebooks import find_notebooks, write_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -48,7 +50,8 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     write(
         copy / "notebooks" / "00_small.ipynb", "# A small chapter", f"{CLAIM}\n{COMMITTED_FIGURE}"
     )
-    shutil.copy(ROOT / ".gitignore", copy)
+    for file in (".gitignore", "README.md"):
+        shutil.copy(ROOT / file, copy)
     for command in (["git", "init", "--quiet"], ["git", "add", "."]):
         subprocess.run(command, cwd=copy, check=True)
     monkeypatch.chdir(copy)
@@ -89,8 +92,10 @@ def test_what_is_committed_changes_when_all_notebooks_are_run(checkout: Path) ->
         "figures/00_meet_the_model/dial.png",
         "figures/walkthrough/summary.md",
         "notebooks/00_small.ipynb",
+        "README.md",
     }
     assert "## A small chapter" in (checkout / "figures" / "walkthrough" / "summary.md").read_text()
+    assert "*Not asked yet*" in (checkout / "README.md").read_text()
     assert not (checkout / "build").exists()
 
 
@@ -155,3 +160,13 @@ def test_the_committed_results_are_those_of_the_committed_notebooks(tmp_path: Pa
         assert f"## {title(notebook)}\n\n| claim" in summary
     committed = ROOT / "figures"
     assert summary == (committed / "walkthrough" / "summary.md").read_text()
+
+
+def test_the_readme_tells_the_four_claims_as_the_committed_notebooks_do() -> None:
+    notebooks = [nbformat.read(path, as_version=4) for path in find_notebooks([ROOT / "notebooks"])]
+    tables = tables_by_title(notebooks)
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"{BEGIN}\n\n{short(tables)}\n\n{END}" in readme
+    assert readme.index(BEGIN) < readme.index("## The first half hour"), "near its top"
+    summary = (ROOT / "figures" / "walkthrough" / "summary.md").read_text(encoding="utf-8")
+    assert page(tables) in summary and page(tables_in(summary)) == page(tables)

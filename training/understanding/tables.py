@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from sarsteer_lab.course.hearing import differs
+from sarsteer_lab.course.sections import write_between
 from sarsteer_lab.evaluation.intervals import wilson, with_interval
 from sarsteer_lab.evaluation.separation import roc_area
 from sarsteer_lab.paths import data_folder
@@ -33,14 +34,7 @@ def card_section(found: dict[str, Any], prompts: Sequence[Request]) -> str:
 
 def write_card_section(section: str, begin: str = BEGIN, end: str = END) -> None:
     """Put tables between two marks of the card. Raises ValueError if it lacks one."""
-    card = CARD.read_text(encoding="utf-8")
-    for mark in (begin, end):
-        if mark not in card:
-            raise ValueError(f"{CARD} has no line {mark}")
-    before, _, rest = card.partition(begin)
-    _, _, after = rest.partition(end)
-    whole = f"{before}{begin}\n\n{section}\n\n{end}{after}"
-    CARD.write_text(whole, encoding="utf-8")
+    write_between(CARD, section, begin, end)
 
 
 def area_rows(
