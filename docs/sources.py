@@ -10,11 +10,12 @@ import sys
 from pathlib import Path
 
 import nbformat
-from guesses import asked, questions, scored
+from guesses import asked, scored, truths
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_output
 from panels import RECORDINGS, embedded
 
+from sarsteer_lab.course.guesses import GUESS_MIME, SCORE_MIME
 from sarsteer_lab.course.recordings import CELLS
 
 DOCS = Path(__file__).resolve().parent
@@ -94,28 +95,28 @@ def as_page(path: Path, group: str) -> NotebookNode:
     """A notebook as its page shows it: without what installs, with a way to take it home."""
     notebook = nbformat.read(path, as_version=4)
     notebook.cells = [cell for cell in notebook.cells if cell.id != "install"]
+    questions = truths(notebook.cells)
     for cell in notebook.cells:
         if cell.id.endswith("-load"):  # imports and settings: to be unfolded
             cell.metadata.tags = [*cell.metadata.get("tags", []), "hide-input"]
+        if cell.source.startswith("course.guess("):
+            cell.metadata.tags = [*cell.metadata.get("tags", []), "remove-input"]
         for output in cell.get("outputs", []):
             as_shown(output, cell.id)
-    notebook.cells = with_guesses(notebook.cells, path.stem)
+    if questions:
+        caption = "Your guesses in this chapter"
+        notebook.cells.insert(-1, html_cell(scored(path.stem, questions, caption)))
     title = notebook.cells[0]
     title.source = re.sub("^# .*\n?", rf"\g<0>\n{take_home(path, group)}\n", title.source, count=1)
     return notebook
 
 
-def with_guesses(cells: list[NotebookNode], chapter: str) -> list[NotebookNode]:
-    """A chapter's cells, with questions below those that ask to predict, and a score at its end."""
-    shown, all_questions = [], []
-    for cell in cells:
-        shown.append(cell)
-        if found := questions(cell.id):
-            all_questions += found
-            shown.append(html_cell(asked(cell.id, found)))
-    if all_questions:
-        shown.insert(-1, html_cell(scored(chapter, all_questions)))
-    return shown
+def course_score() -> str:
+    """All guesses of the course beside what came out, as HTML."""
+    questions = []
+    for path in notebooks("chapters"):
+        questions += truths(nbformat.read(path, as_version=4).cells)
+    return scored("course", questions, "Your guesses in the course")
 
 
 def html_cell(text: str) -> NotebookNode:
@@ -129,10 +130,16 @@ def html_cell(text: str) -> NotebookNode:
 def as_shown(output: NotebookNode, cell: str) -> None:
     """Take away what no page shows, and put the live panel in place of its still.
 
-    Not shown are the state of a check, and the style of pandas' tables, which is for light pages.
+    The reader's browser keeps guesses, and scores them. Not shown are the state of a check, and the
+    style of pandas' tables, which is for light pages.
     """
     data = output.get("data", {})
     data.pop("application/vnd.sarsteer-lab.check+json", None)
+    question = data.pop(GUESS_MIME, None)
+    if question is not None and "truth" not in question:
+        data["text/html"] = asked(question, data["text/html"])
+    if data.pop(SCORE_MIME, None) is not None:
+        data["text/html"] = course_score()
     if "text/html" in data:
         data["text/html"] = re.sub(r"<style scoped>.*?</style>", "", data["text/html"], flags=re.S)
         if cell in LIVE:

@@ -4,15 +4,17 @@ against the library."""
 import json
 import math
 import random
+import re
+from pathlib import Path
 from typing import Any
 
+import nbformat
 import numpy as np
 import pytest
 import torch
 from axe_playwright_python.sync_playwright import Axe
 from browsing import PHONE, ROOT, SITE, WIDE, in_browser, picture, sideways
 
-from sarsteer_lab.course.recordings import ALPHAS
 from sarsteer_lab.evaluation.separation import best_benign_rate, roc_area, uniform_bound
 from sarsteer_lab.safe_space import ablate, principal_space, share_in_space
 
@@ -422,35 +424,64 @@ def test_a_chapters_panel_moves(
     page.close()
 
 
+def truths(path: Path) -> list[dict[str, Any]]:
+    """The questions that a committed chapter asks, with what came out."""
+    found = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            question = output.get("data", {}).get("application/vnd.sarsteer-lab.guess+json", {})
+            if "truth" in question:
+                found.append(dict(question))
+    return found
+
+
+CHAPTERS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+
 @pytest.mark.parametrize(("scheme", "size"), [("light", WIDE), ("dark", PHONE)])
 def test_guesses_are_kept_and_scored(
     browser: Any, address: str, scheme: str, size: dict[str, int]
 ) -> None:
-    counts = json.loads((ROOT / "docs/recordings/steering.json").read_text("utf-8"))["state"]
     context = browser.new_context(viewport=size, color_scheme=scheme)
     page = context.new_page()
-    page.goto(f"{address}/{page_of('guess-04-alpha')}")
-    view = page.locator("#panel-guess-04-alpha")
-    place = ALPHAS.index(0.1)
-    truths = {label: counts["counts"][label]["refused"][place] for label in ("harmful", "harmless")}
-    guesses = {"harmful": 31, "harmless": 4}
-    assert str(truths["harmful"]) not in (view.text_content() or "")
-    for label, guess in guesses.items():
-        slide(view, f"Spoken {label} requests", guess)
-        view.get_by_role("button", name=f"Spoken {label} requests").click()
+    [asked, *_] = [found for found in map(truths, CHAPTERS) if len(found) > 1]
+    guesses = [question["most"] // 4 for question in asked]
+    page.goto(f"{address}/{page_of('guess-' + asked[0]['key'])}")
+    for question, guess in zip(asked, guesses, strict=True):
+        view = page.locator(f"#panel-guess-{question['key']}")
+        slide(view, question["words"], guess)
+        view.get_by_role("button", name=question["words"]).click()
+        assert f"Kept: {guess}." in view.locator("[role=status]").inner_text()
     for _ in range(2):  # in this page, and when the reader comes back
         score = page.locator("div[id^=panel-score-]")
-        for number, (label, guess) in enumerate(guesses.items()):
+        for number, (question, guess) in enumerate(zip(asked, guesses, strict=True)):
             cells = score.locator("tbody tr").nth(number).locator("td").all_text_contents()
-            truth = truths[label]
-            assert cells == [str(guess), f"{truth} of 40", str(abs(guess - truth))]
+            truth = question["truth"]
+            assert cells == [
+                str(guess),
+                f"{truth} of {question['most']}",
+                str(abs(guess - truth)),
+            ]
+        told = score.locator("[role=status]").inner_text()
+        n_high = sum(guess > each["truth"] for guess, each in zip(guesses, asked, strict=True))
+        missed = 0.0
+        for guess, question in zip(guesses, asked, strict=True):
+            missed += abs(guess - question["truth"]) / question["most"] / len(asked)
+        assert f"Of {len(asked)} guesses {n_high} were too high" in told
+        [share] = re.findall(r"missed by (\d+)% of the range on average", told)
+        assert abs(int(share) - 100 * missed) <= 0.51
         page.reload()
-    for panel in ("#panel-guess-04-alpha", "div[id^=panel-score-]"):
+    for panel in (f"#panel-guess-{asked[0]['key']}", "div[id^=panel-score-]"):
         found = Axe().run(page, panel).response["violations"]
         assert not [(each["id"], each["nodes"][0]["html"][:200]) for each in found]
     assert sideways(page) == 0
     score.scroll_into_view_if_needed()
     picture(page, f"site-score-{scheme}-{size['width']}")
-    score.get_by_role("button").click()
-    assert score.get_by_text("none kept").count() == 2
+    # At the end of the course all questions stand together.
+    page.goto(f"{address}/{page_of('score-course')}")
+    whole = page.locator("#panel-score-course")
+    assert whole.locator("tbody tr").count() == sum(len(truths(path)) for path in CHAPTERS)
+    assert f"Of {len(asked)} guesses" in whole.locator("[role=status]").inner_text()
+    whole.get_by_role("button").click()
+    assert whole.get_by_text("No guess is kept so far.").count() == 1
     context.close()

@@ -10,6 +10,9 @@ from .claims import claim_on_shares as claim_on_shares
 from .claims import claim_on_value as claim_on_value
 from .claims import closing as closing
 from .claims import share_text as share_text
+from .guesses import calibration as calibration
+from .guesses import came_out as came_out
+from .guesses import guess as guess
 from .session import LivePrompt as LivePrompt
 from .session import PreparedBatch as PreparedBatch
 from .session import answers as answers

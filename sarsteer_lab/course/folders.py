@@ -1,9 +1,9 @@
-"""Where the course reads and writes: its checkout, if there is one, and the folder of figures."""
+"""Where the course reads and writes: its checkout, if there is one, figures, and guesses."""
 
 import os
 from pathlib import Path
 
-from sarsteer_lab.paths import data_folder
+from sarsteer_lab.paths import cache_folder, data_folder
 
 FIGURES_VARIABLE = "SARSTEER_FIGURES"
 """The environment variable that tells a chapter's kernel in which folder its figures go.
@@ -12,6 +12,14 @@ FIGURES_VARIABLE = "SARSTEER_FIGURES"
 `make walkthrough`, to the committed figures/ in `make notebooks`, to the recording's own folder in
 `record`. `grading` sets it to a scratch folder. JupyterLab does not, so a chapter that is run there
 draws into build/figures.
+"""
+
+
+GUESSES_VARIABLE = "SARSTEER_GUESSES"
+"""The environment variable that names the folder of guesses.
+
+`run_notebooks` names an empty one to its kernels: nobody sits at them, and what is committed holds
+nobody's guesses.
 """
 
 
@@ -30,3 +38,9 @@ def figures_folder() -> Path:
     if named:
         return Path(named).expanduser()
     return (checkout() or Path.cwd()) / "build" / "figures"
+
+
+def guesses_folder() -> Path:
+    """Where a reader's guesses are kept: what `SARSTEER_GUESSES` names, else in the cache."""
+    named = os.environ.get(GUESSES_VARIABLE)
+    return Path(named) if named else cache_folder() / "guesses"

@@ -17,18 +17,19 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbclient.util import run_sync
-from nbconvert import HTMLExporter
 from tqdm import tqdm
 
 from sarsteer_lab.course.certificate import write_certificate
 from sarsteer_lab.course.executed import tables_by_title
-from sarsteer_lab.course.folders import FIGURES_VARIABLE, checkout
+from sarsteer_lab.course.folders import FIGURES_VARIABLE, GUESSES_VARIABLE, checkout
+from sarsteer_lab.course.folding import fold, page_of
 from sarsteer_lab.course.four_claims import BEGIN, END, page, rows_found, short
 from sarsteer_lab.course.replaying import (
     BY_HAND,
@@ -84,8 +85,9 @@ def run_notebooks(
 ) -> list[nbformat.NotebookNode]:
     """Run notebooks, each in a fresh kernel that starts in its folder; returns them as run.
 
-    With `save` a notebook that ran through replaces its file; into the folder `html` each is
-    written as a page. Their figures go to the folder `figures` (None: as in JupyterLab, see
+    Outputs that give a prediction's answer away are folded (`folding`), and no reader's guesses are
+    in them. With `save` a notebook that ran through replaces its file; into the folder `html` each
+    is written as a page. Their figures go to the folder `figures` (None: as in JupyterLab, see
     `folders.figures_folder`). `at_once` run at a time, each with its share of the cores. In a
     replay, cells by hand are not run, and show what was recorded (`replaying`). Raises
     `NotebookError` at the first cell that fails; that notebook's file then stays as it was.
@@ -100,12 +102,12 @@ def run_notebooks(
             bar.set_description(path.stem)
             await execute(path, notebook, environment, bar)
         drop_progress(notebook)
+        fold(notebook)
         if save:
             nbformat.write(notebook, path)
         if html is not None:
             html.mkdir(parents=True, exist_ok=True)
-            page, _ = HTMLExporter().from_notebook_node(notebook)
-            (html / f"{path.stem}.html").write_text(page, encoding="utf-8")
+            (html / f"{path.stem}.html").write_text(page_of(notebook), encoding="utf-8")
 
     async def run_all() -> list[tuple[Path, asyncio.Task[None]]]:
         cells = [cell for notebook in notebooks for cell in notebook.cells]
@@ -119,7 +121,9 @@ def run_notebooks(
         return tasks
 
     try:
-        tasks = run_sync(run_all)()
+        with TemporaryDirectory() as nobodys:
+            environment[GUESSES_VARIABLE] = nobodys
+            tasks = run_sync(run_all)()
     except BaseExceptionGroup as failures:
         first = failures.exceptions[0]  # the kernels of the others are shut down
         raise first from first.__cause__

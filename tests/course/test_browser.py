@@ -17,6 +17,7 @@ import nbformat
 import pytest
 from browsing import PICTURES, ROOT, in_browser, picture
 
+from sarsteer_lab.course.folding import fold
 from sarsteer_lab.paths import data_folder
 
 TOKEN = "a-token-for-one-test"
@@ -93,6 +94,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     cells = [nbformat.v4.new_code_cell(source.strip()) for source in VISUALS]
     made = nbformat.v4.new_notebook(cells=cells, metadata=notebook.metadata)
     nbformat.write(made, folder / "notebooks" / "visuals.ipynb")
+    nbformat.write(guessing(), folder / "notebooks" / "guessing.ipynb")
     assert shortened == set(FEWER), "a chapter has changed: how does it ask fewer requests now?"
     settings = folder / "settings" / "@jupyterlab" / "apputils-extension"
     settings.mkdir(parents=True)
@@ -114,6 +116,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     environment = os.environ | {
         "SARSTEER_COURSE_REFUSAL": "inspect",
         "SARSTEER_FIGURES": str(folder / "figures"),
+        "SARSTEER_GUESSES": str(folder / "guesses"),
         "JUPYTER_CONFIG_DIR": str(folder),
         "JUPYTER_DATA_DIR": str(folder / "data"),
     }
@@ -132,6 +135,23 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         finally:
             server.terminate()
             server.wait(30)
+
+
+def guessing() -> nbformat.NotebookNode:
+    """A prediction with a question, and its debrief, folded as in a saved notebook."""
+    question = "from sarsteer_lab import course\ncourse.guess('99-many', 'How many', 40)"
+    output = nbformat.v4.new_output("display_data", {"text/plain": "What came out before"})
+    debrief = "course.say('**Debrief.** Many.')\ncourse.came_out('99-many', 30)"
+    cells = [
+        nbformat.v4.new_markdown_cell("> **Predict.** How many?"),
+        nbformat.v4.new_code_cell(question),
+        nbformat.v4.new_code_cell(debrief, outputs=[output]),
+    ]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    cells[2].outputs[0].data["text/markdown"] = "**Debrief.** What came out before"
+    fold(notebook)
+    assert cells[2].metadata.jupyter.outputs_hidden
+    return notebook
 
 
 @pytest.fixture
@@ -170,6 +190,26 @@ def changed(page: Any, read: Callable[[], str | None], before: str | None) -> st
         assert time.monotonic() < deadline, f"nothing changed: {str(before)[:200]}"
         page.wait_for_timeout(200)
     return now or ""
+
+
+def test_a_guess_is_kept_and_what_came_out_unfolds_when_it_is_run(page: Any, lab: str) -> None:
+    page.goto(f"{lab}/lab/tree/guessing.ipynb?token={TOKEN}&reset", timeout=2 * ANSWER_MS)
+    page.get_by_text("| Idle").wait_for(timeout=2 * ANSWER_MS)
+    before = page.get_by_text("What came out before")
+    assert not before.count() or not before.first.is_visible(), "it is folded"
+    question, debrief = page.locator(".jp-CodeCell").all()
+    question.locator(".cm-content").click()
+    page.keyboard.press("Shift+Enter")
+    panel = page.locator(".sarsteer-guess")
+    panel.get_by_role("slider", name="How many").fill("25")
+    panel.get_by_role("button", name="How many").click()
+    panel.get_by_text("Kept: 25.").wait_for()
+    debrief.locator(".cm-content").click()
+    page.keyboard.press("Shift+Enter")
+    told = page.get_by_text("your guess was 5 too low")
+    told.wait_for()
+    assert told.is_visible()
+    picture(page, "guess")
 
 
 def test_visuals_move(page: Any, lab: str) -> None:

@@ -1,0 +1,97 @@
+"""Folding what gives an answer away: outputs between a prediction and the end of its debrief.
+
+In a saved notebook such an output is folded until its cell is run: JupyterLab unfolds it then. On
+the site, and on the pages of a walkthrough, the reader unfolds it. Questions stay open, and so do
+panels: they tell nothing until they are moved, and are often what a prediction is tried with.
+"""
+
+import re
+
+import nbformat
+from jinja2 import DictLoader
+from nbconvert import HTMLExporter
+
+FOLDED = "hide-output"
+"""The tag of cells whose outputs are folded, as MyST-NB reads it."""
+
+VIEW = "application/vnd.jupyter.widget-view+json"
+"""The type of what only a kernel can show: a panel."""
+
+PAGE = """\
+{%- extends "lab/index.html.j2" -%}
+{%- block output_group -%}
+{%- if "FOLDED" in cell.metadata.get("tags", []) -%}
+<details><summary>What came out</summary>{{ super() }}</details>
+{%- else -%}
+{{ super() }}
+{%- endif -%}
+{%- endblock output_group -%}
+""".replace("FOLDED", FOLDED)
+"""A notebook's page as nbconvert makes it, with folded outputs."""
+
+_PREDICT = re.compile(r"^> \*\*Predict", flags=re.M)
+
+
+def fold(notebook: nbformat.NotebookNode) -> None:
+    """Fold a notebook's outputs between each prediction and the end of its debrief, and no others.
+
+    Where nobody debriefs, up to the next cell of text.
+    """
+    to_fold: set[int] = set()
+    open_since: int | None = None
+    for number, cell in enumerate(notebook.cells):
+        if open_since is not None and "**Debrief.**" in _told(cell):
+            to_fold |= set(range(open_since, number + 1))
+            open_since = None
+        if cell.cell_type == "markdown" and _PREDICT.search(cell.source):
+            if open_since is not None:
+                to_fold |= _until_text(notebook, open_since)
+            open_since = number + 1
+    if open_since is not None:
+        to_fold |= _until_text(notebook, open_since)
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code":
+            _set_folded(cell, number in to_fold and not stays_open(cell))
+
+
+def _told(cell: nbformat.NotebookNode) -> str:
+    """A cell's source, and what it says."""
+    parts = [cell.source]
+    for output in cell.get("outputs", []):
+        parts.append(output.get("data", {}).get("text/markdown", ""))
+    return "\n".join(parts)
+
+
+def _until_text(notebook: nbformat.NotebookNode, start: int) -> set[int]:
+    """The numbers of the code cells from `start` up to the next cell of text."""
+    number = start
+    while number < len(notebook.cells) and notebook.cells[number].cell_type == "code":
+        number += 1
+    return set(range(start, number))
+
+
+def stays_open(cell: nbformat.NotebookNode) -> bool:
+    """Whether a cell shows a panel: a question is one, too."""
+    return any(VIEW in output.get("data", {}) for output in cell.get("outputs", []))
+
+
+def _set_folded(cell: nbformat.NotebookNode, folded: bool) -> None:
+    """Fold a code cell's outputs, or unfold them, by its metadata."""
+    tags = [tag for tag in cell.metadata.get("tags", []) if tag != FOLDED]
+    jupyter = dict(cell.metadata.get("jupyter", {}))
+    jupyter.pop("outputs_hidden", None)
+    if folded:
+        tags.append(FOLDED)
+        jupyter["outputs_hidden"] = True
+    for name, value in (("tags", tags), ("jupyter", jupyter)):
+        cell.metadata.pop(name, None)
+        if value:
+            cell.metadata[name] = value
+
+
+def page_of(notebook: nbformat.NotebookNode) -> str:
+    """A notebook as an HTML page; what is folded unfolds on a click."""
+    loader = DictLoader({"folded.html.j2": PAGE})
+    exporter = HTMLExporter(extra_loaders=[loader], template_file="folded.html.j2")
+    html, _ = exporter.from_notebook_node(notebook)
+    return str(html)
