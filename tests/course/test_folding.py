@@ -93,3 +93,18 @@ def test_a_page_holds_all_outputs() -> None:
     fold(notebook)
     page = page_of(notebook)
     assert "a dozen" in page and "a score" in page and "<details>" not in page
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_the_committed_chapters_give_no_answer_away() -> None:
+    appendix = ROOT / "notebooks" / "appendix"
+    paths = [*(ROOT / "notebooks").glob("*.ipynb"), *appendix.glob("*.ipynb")]
+    assert len(paths) > 10
+    for path in paths:
+        notebook = nbformat.read(path, as_version=4)
+        before = folded(notebook)
+        fold(notebook)
+        assert folded(notebook) == before, path.stem
+        assert len(before) > 2, path.stem

@@ -9,7 +9,7 @@ import pytest
 
 from sarsteer_lab import course
 from sarsteer_lab.cli import main
-from sarsteer_lab.course.executed import tables_in
+from sarsteer_lab.course.executed import closing_tables, tables_in
 from sarsteer_lab.course.four_claims import (
     CLAIMS,
     TITLE,
@@ -20,7 +20,7 @@ from sarsteer_lab.course.four_claims import (
     rows_found,
     short,
 )
-from sarsteer_lab.course.run_notebooks import write_summary
+from sarsteer_lab.course.run_notebooks import find_notebooks, write_summary
 
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "replica:qwen2_audio"
@@ -219,3 +219,11 @@ def test_the_commands_of_claim_4_look_at_the_area_and_then_steer(
     rows = pd.read_parquet(checkout / "sweep" / "rows.parquet")
     assert set(rows["alpha"]) == {0.0, 0.1} or set(rows["alpha"]) == {0.1}
     assert {"harmful", "harmless"} <= set(rows["label"])
+
+
+def test_every_marked_row_is_understood_alone() -> None:
+    """On the page of the four claims no row stands behind the one that it stood behind."""
+    for path in find_notebooks([ROOT / "notebooks"]):
+        [*tables] = closing_tables(nbformat.read(path, as_version=4))
+        for row in rows_found({path.stem: tables}):
+            assert not row.claim.startswith(("It ", "The same", "At ")), (path.stem, row.claim)

@@ -119,3 +119,33 @@ def test_what_is_run_without_a_reader_holds_no_guess(tmp_path: Path) -> None:
     assert truth[GUESS_MIME]["truth"] == 20 and "You guessed" not in truth["text/markdown"]
     assert "None is kept so far" in score["text/markdown"]
     assert course.guess("00-mine", "How many", 40).chosen == {"00-mine": 11}, "it is still kept"
+
+
+CHAPTERS = sorted((Path(__file__).resolve().parents[2] / "notebooks").glob("*.ipynb"))
+
+
+def questions(path: Path) -> list[dict[str, Any]]:
+    """The questions among a committed chapter's outputs; with what came out further below."""
+    found = []
+    for cell in nbformat.read(path, as_version=4).cells:
+        for output in cell.get("outputs", []):
+            if GUESS_MIME in output.get("data", {}):
+                found.append(dict(output["data"][GUESS_MIME]))
+    return found
+
+
+def test_the_committed_chapters_ask_and_say_what_came_out() -> None:
+    asked: list[str] = []
+    for path in CHAPTERS:
+        found = questions(path)
+        keys = [question["key"] for question in found if "truth" not in question]
+        assert keys and all(key.startswith(f"{path.stem[:2]}-") for key in keys), path.stem
+        asked += keys
+        for key in keys:
+            question, told = [each for each in found if each["key"] == key]
+            assert told == question | {"truth": told["truth"]}, "asked first, then told"
+            assert 0 <= told["truth"] <= told["most"], f"{key}: nobody could guess that"
+        assert "You guessed" not in path.read_text(encoding="utf-8")
+    assert len(asked) == len(set(asked)) >= 15
+    last = nbformat.read(CHAPTERS[-1], as_version=4).cells[-1]
+    assert SCORE_MIME in last.outputs[0].data
