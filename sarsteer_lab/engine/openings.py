@@ -1,6 +1,7 @@
 """Refusal probability: how likely a sampled answer opens as a refusal; finer than counting them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -28,10 +29,9 @@ def refusing_openings() -> tuple[str, ...]:
     return tuple(shipped_table("judges/openings.toml")["openings"])
 
 
-def token_sequences(lalm: LALM, openings: Sequence[str]) -> set[Tokens]:
-    """The openings as the model's tokens, each by itself."""
-    ids = lalm.tokenizer(list(openings), add_special_tokens=False)["input_ids"]
-    return set(map(tuple, ids))
+def token_sequences(lalm: LALM, openings: Sequence[str], behind: Sequence[int] = ()) -> set[Tokens]:
+    """The openings as the model's tokens, as they stand `behind` others: a prompt's last ones."""
+    return {tuple(_tokens_behind(lalm.tokenizer, behind, opening)) for opening in openings}
 
 
 def going_on(sequences: set[Tokens], begun: Tokens) -> set[int]:
@@ -59,9 +59,8 @@ def refusal_probability(
     if mark := opened_by(ready.prompts[0].text):
         reason = f"the chat template opens a block of thoughts ({mark})"
         raise ValueError(f"{reason}, so it is not the answer's opening that comes next")
-    sequences = set()
-    for opening in refusing_openings() if openings is None else openings:
-        sequences.add(tuple(_behind_prompt(ready, opening)))
+    wanted = refusing_openings() if openings is None else openings
+    sequences = token_sequences(ready.lalm, wanted, ready.last_tokens(BEFORE))
     device = ready.lalm.device
     sure = torch.ones(len(ready.prompts), dtype=torch.float32, device=device)
     return _follow(ready, (), sure, sequences, negligible, first)
@@ -72,15 +71,14 @@ def can_be_followed(lalm: LALM) -> bool:
     return keeps_plain_cache(lalm) and not opened_by(lalm.chat(Prompt("?")))
 
 
-def _behind_prompt(ready: PreparedBatch, opening: str) -> list[int]:
-    """An opening's tokens as they stand behind the prompts: some tokenizers begin a text otherwise.
+def _tokens_behind(tokenizer: Any, last_tokens: Sequence[int], opening: str) -> list[int]:
+    """An opening's tokens as they stand behind others: some tokenizers begin a text otherwise.
 
     (SentencePiece puts a space before it.)
     """
-    tokenizer = ready.lalm.tokenizer
     known = set(special_tokens(tokenizer).values())
     end: list[int] = []
-    for token in reversed(ready.last_tokens(BEFORE)):
+    for token in reversed(last_tokens):
         if token in known:
             break
         end.insert(0, token)

@@ -17,7 +17,7 @@ from sarsteer_lab.course.hearing import forms
 from sarsteer_lab.course.session import dialled_layers
 from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.engine.audio_cache import remember_clips
-from sarsteer_lab.engine.openings import going_on, refusing_openings, token_sequences
+from sarsteer_lab.engine.openings import BEFORE, going_on, refusing_openings, token_sequences
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, Request
@@ -93,7 +93,9 @@ class XRay(panels.Panel):
         self.forms = forms(lalm, prompt)
         self._grid = seconds_per_position(lalm) if "spoken" in self.forms else 0.0
         self.alphas = sorted({*panels.ALPHAS, alpha})
-        self._openings = token_sequences(lalm, refusing_openings())
+        *_, last_form = self.forms.values()  # all end alike, where the answer begins
+        behind = self._ids(last_form)[-BEFORE:]
+        self._openings = token_sequences(lalm, refusing_openings(), behind)
         self.readings: dict[str, Reading] = {}
         self.projection: dict[str, Float[Tensor, "position layer"]] = {}
         self.opening: dict[str, Float[Tensor, "column layer"]] = {}
