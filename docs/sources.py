@@ -15,6 +15,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_output
 from panels import RECORDINGS, embedded
 
+from sarsteer_lab.course.folding import shown_outputs
 from sarsteer_lab.course.guesses import GUESS_MIME, SCORE_MIME
 from sarsteer_lab.course.recordings import CELLS
 
@@ -101,6 +102,8 @@ def as_page(path: Path, group: str) -> NotebookNode:
             cell.metadata.tags = [*cell.metadata.get("tags", []), "hide-input"]
         if "course.guess(" in cell.source:  # the panel says it all
             cell.metadata.tags = [*cell.metadata.get("tags", []), "remove-input"]
+        if cell.cell_type == "code":
+            cell.outputs = shown_outputs(cell)
         for output in cell.get("outputs", []):
             as_shown(output, cell.id)
     if questions:

@@ -1,7 +1,8 @@
 """Folding what gives an answer away: outputs between a prediction and the end of its debrief.
 
-In a saved notebook such an output is folded until its cell is run: JupyterLab unfolds it then. On
-the site, and on the pages of a walkthrough, the reader unfolds it. Questions stay open, and so do
+In a saved notebook such an output is folded until its cell is run: JupyterLab unfolds it then. An
+empty output stands first, for JupyterLab shows the first line of the first one it folds. On the
+site, and on the pages of a walkthrough, the reader unfolds. Questions stay open, and so do
 panels: they tell nothing until they are moved, and are often what a prediction is tried with.
 """
 
@@ -28,6 +29,9 @@ PAGE = """\
 {%- endblock output_group -%}
 """.replace("FOLDED", FOLDED)
 """A notebook's page as nbconvert makes it, with folded outputs."""
+
+COVER = {"text/plain": ""}
+"""The output that stands first in a folded cell, and shows nothing."""
 
 _PREDICT = re.compile(r"^> \*\*Predict", flags=re.M)
 
@@ -75,14 +79,22 @@ def stays_open(cell: nbformat.NotebookNode) -> bool:
     return any(VIEW in output.get("data", {}) for output in cell.get("outputs", []))
 
 
+def shown_outputs(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    """A code cell's outputs that show something."""
+    return [output for output in cell.outputs if output.get("data") != COVER]
+
+
 def _set_folded(cell: nbformat.NotebookNode, folded: bool) -> None:
     """Fold a code cell's outputs, or unfold them, by its metadata."""
+    cell.outputs = shown_outputs(cell)
     tags = [tag for tag in cell.metadata.get("tags", []) if tag != FOLDED]
     jupyter = dict(cell.metadata.get("jupyter", {}))
     jupyter.pop("outputs_hidden", None)
     if folded:
         tags.append(FOLDED)
         jupyter["outputs_hidden"] = True
+        if cell.outputs:
+            cell.outputs.insert(0, nbformat.v4.new_output("display_data", COVER))
     for name, value in (("tags", tags), ("jupyter", jupyter)):
         cell.metadata.pop(name, None)
         if value:

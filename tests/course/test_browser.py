@@ -147,7 +147,8 @@ def guessing() -> nbformat.NotebookNode:
         nbformat.v4.new_code_cell(question),
         nbformat.v4.new_code_cell(debrief, outputs=[output]),
     ]
-    notebook = nbformat.v4.new_notebook(cells=cells)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
     cells[2].outputs[0].data["text/markdown"] = "**Debrief.** What came out before"
     fold(notebook)
     assert cells[2].metadata.jupyter.outputs_hidden

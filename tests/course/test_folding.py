@@ -28,6 +28,10 @@ def folded(notebook: NotebookNode) -> list[int]:
             tagged.append(number)
         if cell.metadata.get("jupyter", {}).get("outputs_hidden"):
             hidden.append(number)
+        # Of what it folds JupyterLab shows the first line of the first output.
+        empty = [output.get("data") == {"text/plain": ""} for output in cell.get("outputs", [])]
+        assert any(empty[:1]) == (number in tagged and len(empty) > 0)
+        assert sum(empty) == any(empty[:1])
     assert tagged == hidden
     nbformat.validate(notebook)
     return tagged
