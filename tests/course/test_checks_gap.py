@@ -215,28 +215,36 @@ def test_audio_tokens(tiny: LALM) -> None:
         assert not result and message in result.message
 
 
-def test_gap_by_layer() -> None:
+def test_gap_over_layers() -> None:
     typed, spoken = gaussian(20, 4, 6), gaussian(20, 4, 6, seed=1)
     spoken[:, 1:] += 3
     form = geometry.centroid_distance(typed, spoken)
     harm = geometry.centroid_distance(typed[:8], typed[8:])
-    right, n = form / harm, int((form > harm).sum())
+    right = form / harm
+    overall = float(stats.gmean(right.numpy()))
+    n = int((form > harm).sum())
     given = (typed, spoken, 8)
-    assert 0 < n < 4 and 2 * n != 4, "the made-up states have both kinds of layers"
-    result = checks.check_gap_by_layer(right, n, *given)
-    assert result and f"{n} of 4 layers" in result.message
+    assert 0 < n < 4, "the made-up states have both kinds of layers"
+    result = checks.check_gap_over_layers(right, overall, *given)
+    assert result and f"{overall:.1f} times" in result.message and f"{n} of 4" in result.message
     for answer, message in (
-        ((1 / right, n), "upside down"),
-        ((form, n), "divide by that of harmful"),
-        (((typed.mean(0) - spoken.mean(0)).norm(dim=-1) / harm, n), "own units"),
-        ((form / geometry.centroid_distance(spoken[:8], spoken[8:]), n), "that of the spoken"),
-        ((right * 1.2, n), "not the distances"),
-        ((right[:2], n), "shape"),
-        ((right, 4 - n), "in which harm is farther"),
-        ((right, 17), "not the number"),
-        ((..., n), "blank"),
+        ((1 / right, overall), "upside down"),
+        ((form, overall), "divide by that of harmful"),
+        (((typed.mean(0) - spoken.mean(0)).norm(dim=-1) / harm, overall), "own units"),
+        (
+            (form / geometry.centroid_distance(spoken[:8], spoken[8:]), overall),
+            "that of the spoken",
+        ),
+        ((right * 1.2, overall), "not the distances"),
+        ((right[:2], overall), "shape"),
+        ((right, float(right.mean())), "arithmetic mean"),
+        ((right, right.max()), "all layers count alike"),
+        ((right, float(right.log().mean())), "mean of the logarithms"),
+        ((right, n), "number of layers"),
+        ((right, 17), "not the geometric mean"),
+        ((..., overall), "blank"),
     ):
-        result = checks.check_gap_by_layer(*answer, *given)
+        result = checks.check_gap_over_layers(*answer, *given)
         assert not result and message in result.message, result.message
 
 
@@ -298,7 +306,7 @@ def test_not_only_harmless() -> None:
 
 
 def test_every_check_of_these_chapters_is_tested() -> None:
-    source = inspect.getsource(inspect.getmodule(test_gap_by_layer))  # type: ignore[arg-type]
+    source = inspect.getsource(inspect.getmodule(test_gap_over_layers))  # type: ignore[arg-type]
     for module, called in ((checks, "checks"), (directions, "directions")):
         own = [name for name in vars(module) if name.startswith("check_")]
         assert own and not [name for name in own if f"{called}.{name}" not in source]

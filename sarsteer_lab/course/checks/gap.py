@@ -169,10 +169,10 @@ def check_folds(folds: object) -> str:
 
 
 @check
-def check_gap_by_layer(
-    ratios: Tensor, n_farther: int, typed: Tensor, spoken: Tensor, n_harmful: int
+def check_gap_over_layers(
+    ratios: Tensor, overall: float, typed: Tensor, spoken: Tensor, n_harmful: int
 ) -> str:
-    """Distance typed-spoken over distance harmful-harmless by layer, and where it is above 1.
+    """Distance typed-spoken over distance harmful-harmless by layer, and its geometric mean.
 
     `typed` and `spoken` are (prompt, layer, d_model), the first `n_harmful` rows harmful requests.
     """
@@ -193,16 +193,19 @@ def check_gap_by_layer(
     otherwise = "these are not the distances of the forms over those of harm, layer by layer"
     within = 1e-3 * float(right.max())
     need_close(answer, right, otherwise, mistakes, within=within)
-    n_right = int((right > 1).sum())
-    n_layers = len(form)
-    turned = int(n_farther) == n_layers - n_right
-    is_right = int(n_farther) == n_right
-    otherwise = "this is the number of layers in which harm is farther"
-    need(is_right or not turned, otherwise)
-    need(is_right, "this is not the number of layers in which the ratio is above 1")
+    geometric = float(right.log().mean().exp())
+    mistakes = {
+        "this is the arithmetic mean: a few large ratios make nearly all of it": right.mean(),
+        "this is the ratio of one layer, the largest: all layers count alike": right.max(),
+        "this is the mean of the logarithms: take it back to a ratio": right.log().mean(),
+        "this is the number of layers in which the ratio is above 1": (right > 1).sum(),
+    }
+    otherwise = "this is not the geometric mean of the ratios over all layers"
+    need_close(float(overall), geometric, otherwise, mistakes, within=1e-3 * geometric)
+    n_farther = int((right > 1).sum())
     return (
-        f"form is farther apart than harm in {n_right} of {n_layers} layers: one claim, asked of "
-        "all layers, by a rule that was fixed before"
+        f"over all layers typed and spoken states lie {geometric:.1f} times as far apart as "
+        f"harmful and harmless ones, and in {n_farther} of {len(form)} layers farther"
     )
 
 
