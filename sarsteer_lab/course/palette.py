@@ -42,6 +42,14 @@ OUTCOMES = {
 }
 """Colour, hatching, marker and line style of what becomes of a request."""
 
+TOPICS = {
+    "refused": OUTCOMES["refused"],
+    "on topic": OUTCOMES["answered"],
+    "off topic": ("#F7D58B", "..", "D", "-."),
+    "broken": OUTCOMES["broken"],
+}
+"""The same where answers about what was asked are told apart from answers about something else."""
+
 DEFENCES = {
     "no defence": (INK, "*"),
     "prompts": (PURPLE, "s"),

@@ -45,6 +45,7 @@ PALETTES = {
     "forms": palette.FORMS,
     "outcomes": palette.OUTCOMES,
     "defences": palette.DEFENCES,
+    "outcomes, answers by their topic": palette.TOPICS,
 }
 
 

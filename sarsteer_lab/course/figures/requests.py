@@ -35,6 +35,7 @@ from sarsteer_lab.course.palette import (
     OUTCOMES,
     PAPER,
     SCORES,
+    TOPICS,
     look_of,
 )
 from sarsteer_lab.speech import SAMPLE_RATE
@@ -115,9 +116,13 @@ def dial_figure(
 def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]) -> Figure:
     """What became of the requests: a panel per label, a group of bars per condition.
 
-    `outcomes` has for each condition the outcome of every request, whose `labels` are given. Bars
-    are shares, whiskers their 95% Wilson intervals, numbers at the bars the counts.
+    `outcomes` has for each condition the outcome of every request, whose `labels` are given. They
+    are those of `palette.OUTCOMES`, or of `palette.TOPICS`, where answers on topic and off topic
+    are told apart. Bars are shares, whiskers their 95% Wilson intervals, numbers at the bars the
+    counts.
     """
+    found = set().union(*outcomes.values())
+    looks = OUTCOMES if found <= set(OUTCOMES) else TOPICS
     n = Counter(labels)
     first = labels[0]
     counts, refused = {}, []
@@ -134,8 +139,8 @@ def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]
             ax.set_axis_off()
             continue
         for row, count in enumerate(counts.values()):
-            of_label = np.array([count[label, outcome] for outcome in OUTCOMES])
-            _outcome_bars(ax, row, of_label, n[label])
+            of_label = {outcome: count[label, outcome] for outcome in looks}
+            _outcome_bars(ax, row, of_label, n[label], looks)
         rows(ax, list(outcomes))
         ax.set_title(f"{label} requests (n = {n[label]})")
         ax.set(xlim=(0, 1.08), xticks=np.linspace(0, 1, 5))
@@ -145,16 +150,23 @@ def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]
     for ax in axes[: len(n)][-columns:]:
         ax.set_xlabel("share of requests")
         ax.tick_params(labelbottom=True)
-    common_legend(fig, ncols=len(OUTCOMES))
+    common_legend(fig, ncols=len(looks))
     return fig
 
 
-def _outcome_bars(ax: Axes, row: int, counts: np.ndarray, n: int) -> None:
+def _outcome_bars(
+    ax: Axes,
+    row: int,
+    of_outcome: Mapping[str, int],
+    n: int,
+    looks: Mapping[str, tuple[str, str, str, str]],
+) -> None:
     """A bar per outcome around a row, with its interval and its count."""
-    colours, hatches, *_ = zip(*OUTCOMES.values(), strict=True)
-    height = 0.26
-    y = row + height * np.arange(-1, 2)
-    look = {"color": colours, "hatch": hatches, "label": None if row else list(OUTCOMES)}
+    counts = np.array(list(of_outcome.values()))
+    colours, hatches, *_ = zip(*looks.values(), strict=True)
+    height = 0.78 / len(looks)
+    y = row + height * (np.arange(len(looks)) - (len(looks) - 1) / 2)
+    look = {"color": colours, "hatch": hatches, "label": None if row else list(looks)}
     whiskers = {"error_kw": {"elinewidth": 1.4, "capsize": 3}}
     ends = wilson_whiskers(counts, n)
     bars = ax.barh(y, counts / n, height, xerr=ends, **whiskers, **look, **HATCHED)
