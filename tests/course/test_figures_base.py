@@ -181,6 +181,18 @@ def test_bars_are_shares_and_whiskers_wilsons_intervals() -> None:
     )
 
 
+def test_answers_about_something_else_have_bars_of_their_own() -> None:
+    found = ["refused"] * 3 + ["on topic"] * 2 + ["off topic"] * 5
+    fig = figures.outcomes_figure(["harmful"] * 10, {"typed": ["refused"] * 10, "spoken": found})
+    [ax] = [ax for ax in fig.axes if ax.axison]
+    names = [text.get_text() for text in fig.legends[0].get_texts()]
+    assert names == ["refused", "on topic", "off topic", "broken"]
+    assert [text.get_text() for text in ax.texts] == ["10", "0", "0", "0", "3", "2", "5", "0"]
+    middles = [bar.get_y() + bar.get_height() / 2 for bar in ax.patches]
+    assert np.mean(middles[:4]) == pytest.approx(0) and np.mean(middles[4:]) == pytest.approx(1)
+    assert max(middles[:4]) < min(middles[4:])
+
+
 def test_the_map_marks_harmful_filled_and_harmless_hollow() -> None:
     fig = states_map()
     ax, labels = fig.axes[0], [text.get_text() for text in fig.legends[0].get_texts()]
@@ -206,7 +218,8 @@ def test_the_gap_shows_medians_distances_and_accuracy() -> None:
     accuracy = 0.9 + 0.1 * torch.rand(LAYERS, SEEDS, generator=generator)
     assert right.lines[0].get_ydata() == pytest.approx(accuracy.mean(1).numpy(), abs=1e-6)
     form, harm = (middle.lines[number].get_ydata() for number in (0, 1))
-    told = f"form moves the mean state {np.prod(form / harm) ** (1 / LAYERS):.1f} times as far"
+    ratio = np.prod(form / harm) ** (1 / LAYERS)
+    told = f"typed and spoken states lie {ratio:.1f} times as far apart as those of harmful"
     assert told in fig.get_suptitle()
     assert "20 requests" in fig.get_suptitle()
 

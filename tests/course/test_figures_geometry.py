@@ -159,6 +159,8 @@ def test_titles_say_what_was_measured() -> None:
     forms, labels = ["typed", "typed", "spoken", "spoken"], ["harmful", "harmless"] * 2
     [ax] = figures.maps_figure({"PCA": points}, forms, labels, layer=1).axes
     assert ax.get_title("left") == "PCA: 100% same form, 0% same label"
+    told = "100% (PCA) of the states lie nearest to one of their own form"
+    assert ax.figure.get_suptitle() == f"At layer 1, {told}"
 
 
 @pytest.mark.parametrize(

@@ -44,10 +44,12 @@ def test_shares_of_texts_stand_in_their_rows() -> None:
 
 def test_each_text_is_a_point() -> None:
     fig = prediction_figure(
-        {"paper": 0.2, "own": 0.9}, {"paper": 0.3, "own": 0.6}, bank=["paper"], alpha=0.1
+        {"paper": 0.2, "own": 0.9}, {"paper": 0.3, "own": 0.6}, bank=["paper"], alpha=0.1, bare=0.25
     )
     [ax] = fig.axes
-    assert [tuple(line.get_xydata()[0]) for line in ax.lines] == [(0.2, 0.3), (0.9, 0.6)]
+    *points, down, across = ax.lines
+    assert [tuple(line.get_xydata()[0]) for line in points] == [(0.2, 0.3), (0.9, 0.6)]
+    assert set(down.get_xdata()) == set(across.get_ydata()) == {0.25}
     assert ax.lines[1].get_markerfacecolor() == PAPER != ax.lines[0].get_markerfacecolor()
 
 
@@ -81,7 +83,7 @@ def test_names_of_points_hide_no_point_and_no_other_name() -> None:
     prompted, steered = (
         {f"text {i}": float(v) for i, v in enumerate(rng.random(9) / 4)} for _ in "xy"
     )
-    fig = prediction_figure(prompted, steered, bank=[], alpha=0.1)
+    fig = prediction_figure(prompted, steered, bank=[], alpha=0.1, bare=0.1)
     fig.draw_without_rendering()
     [ax] = fig.axes
     boxes = [Text.get_window_extent(text) for text in ax.texts]

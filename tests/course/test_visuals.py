@@ -146,9 +146,14 @@ def test_the_strip_of_a_typed_request_leaves_the_ears_out(
     deaf = LALM(tiny.model, tiny.processor, name="deaf")
     deaf.audio_token_id = None
     for lalm, prompt in ((tiny, spoken[0].typed()), (deaf, spoken[0])):
-        titles = [ax.get_title(loc="left") for ax in architecture(lalm, prompt).axes]
+        fig = architecture(lalm, prompt)
+        titles = [ax.get_title(loc="left") for ax in fig.axes]
         assert titles == ["sequence", "layers", "head"]
-    assert len(architecture(tiny, spoken[0]).axes) == 7
+        assert fig.get_suptitle().startswith("A typed request becomes ")
+    fig = architecture(tiny, spoken[0])
+    seconds = len(tiny.waveform(spoken[0].spoken())) / 16_000
+    assert len(fig.axes) == 7
+    assert fig.get_suptitle().startswith(f"A spoken request of {seconds:.1f} s becomes ")
 
 
 def by_hand(lalm: LALM, prompt: Prompt, new: int) -> tuple[torch.Tensor, list[int]]:

@@ -208,7 +208,8 @@ def name_lines(*axes: Axes, gap: float = 0.08) -> None:
         heights = np.minimum(heights, 1.02 - least[::-1])
         for line, height in zip(named, heights, strict=True):
             colour = line.get_color()
-            look = {"color": colour, "va": "center", "arrowprops": _leader(colour, shrink=2)}
+            leader = _leader(colour, shrink=2) | {"relpos": (0, 0.5)}  # from the name's beginning
+            look = {"color": colour, "va": "center", "arrowprops": leader}
             where = {"xycoords": "axes fraction", "textcoords": "axes fraction"}
             ax.annotate(line.get_label(), ends[line], (1.03, height), **where, **look)
 

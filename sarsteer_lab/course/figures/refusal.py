@@ -85,10 +85,12 @@ def prediction_figure(
     *,
     bank: Sequence[str],
     alpha: float,
+    bare: float,
 ) -> Figure:
     """For each text: refusal of harmful requests with it in the prompt, and under its direction.
 
-    Both are mean refusal probabilities. Texts of the `bank` are filled, others hollow.
+    Both are mean refusal probabilities. Texts of the `bank` are filled, others hollow; without a
+    text and a push it is `bare`, which dotted lines show.
     """
     names = list(prompted)
     places = np.array([(prompted[name], steered[name]) for name in names])
@@ -98,10 +100,12 @@ def prediction_figure(
     for name, place in zip(names, places, strict=True):
         inner = GREEN if name in bank else PAPER
         ax.plot(*place, "o", color=GREEN, markerfacecolor=inner, markersize=10)
-    ax.set_xlabel("refusal probability with the text in the prompt")
-    ax.set_ylabel(f"refusal probability, steered (alpha = {alpha:g})")
+    ax.set_xlabel("refusal probability with the text in the prompt (dotted: without)")
+    ax.set_ylabel(f"refusal probability, steered (alpha = {alpha:g}; dotted: not)")
     ax.set(xlim=(-0.03, 1.15), ylim=(-0.03, 1.05))
     percent(ax.xaxis, ax.yaxis)
+    ax.axvline(bare, **DOTTED)
+    level(ax, bare)
     name_points(ax, names, places, [INK] * len(names))
     return fig
 

@@ -101,7 +101,8 @@ def gap_figure(
     (`geometry.measure_gap`; mean and range over seeds); 0.5 is chance.
     """
     ratio = float((modality_distance / harm_distance).log().mean().exp())
-    title = f"Over all layers, form moves the mean state {ratio:.1f} times as far as harm does"
+    forms = f"the means of typed and spoken states lie {ratio:.1f} times as far apart"
+    title = f"Over all layers, {forms} as those of harmful and harmless ones"
     n_requests, n_layers = cosine.shape
     layers = range(n_layers)
     fig, axes = panels(3, (13, 5), f"{title} ({n_requests} requests)")
@@ -149,12 +150,12 @@ def maps_figure(
 ) -> Figure:
     """The same states in 2-D maps, side by side, without numbers on axes.
 
-    States differ by form ("typed", "spoken": colour and marker) and label (filled: "harmful"). A
-    map's title says how often a state's nearest neighbour in it has the same form, and the same
-    label. Raises ValueError unless there is one form and one label per state.
+    States differ by form ("typed", "spoken": colour and marker) and label (filled: "harmful"). The
+    titles say how often a state's nearest neighbour on a map has the same form, and the same label.
+    Raises ValueError unless there is one form and one label per state.
     """
-    title = f"Last-token states at layer {layer}: of what kind is a state's nearest neighbour?"
-    fig, axes = panels(len(maps), (6.2 * len(maps), 6.6), title)
+    fig, axes = panels(len(maps), (6.2 * len(maps), 6.6))
+    alike = []
     for ax, (name, points) in zip(axes, maps.items(), strict=True):
         if not len(points) == len(forms) == len(labels):
             raise ValueError(
@@ -167,6 +168,10 @@ def maps_figure(
         same_label = np.mean(np.array(labels)[nearest] == labels)
         told = f"{name}: {same_form:.0%} same form, {same_label:.0%} same label"
         ax.set(title=told, xticks=[], yticks=[])
+        alike.append(f"{same_form:.0%} ({name.partition(':')[0]})")
+    shares = " and ".join(alike)
+    title = f"At layer {layer}, {shares} of the states lie nearest to one of their own form"
+    fig.suptitle(title, x=0.01, ha="left", wrap=True)
     common_legend(fig, ncols=2, markerscale=1.3)
     return fig
 

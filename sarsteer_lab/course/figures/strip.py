@@ -153,9 +153,14 @@ def architecture(lalm: LALM, prompt: Request | Prompt) -> Figure:
     """
     *_, prompt = forms(lalm, prompt).values()
     parts = stages(lalm, prompt)
-    form = "spoken" if "mel" in parts else "typed"
+    positions, width = parts["sequence"].shape
+    form = "typed request"
+    if "waveform" in parts:
+        seconds = len(parts["waveform"].content) / SAMPLE_RATE
+        form = f"spoken request of {seconds:.1f} s"
+    title = f"A {form} becomes {positions} vectors of {width} numbers"
     size = (2.05 * len(parts) + 0.6, 4.6)
-    fig, axes = panels(len(parts), size, f"How a {form} request goes through {lalm.name}")
+    fig, axes = panels(len(parts), size, f"{title}, which {lalm.n_layers} layers read")
     fig.get_layout_engine().set(wspace=0.16)
     for ax, (name, stage) in zip(axes, parts.items(), strict=True):
         ax.set(title=name, xticks=[], yticks=[], xlim=(0, 1), ylim=(0, 1))
