@@ -7,6 +7,9 @@ from .derivation import derive as derive
 from .directions import difference_in_means as difference_in_means
 from .directions import text_refusal_direction as text_refusal_direction
 from .evaluation.evaluate import evaluate as evaluate
+from .heads import Head as Head
+from .heads import audio_attention as audio_attention
+from .heads import without_heads as without_heads
 from .keeping import kept as kept
 from .lalm import LALM as LALM
 from .loading import load_lalm as load_lalm

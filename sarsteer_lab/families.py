@@ -226,6 +226,16 @@ def find_decoder(model: nn.Module) -> Any:
     return module
 
 
+def find_attention(layer: nn.Module) -> Any:
+    """The attention of a decoder layer, by its output projection `o_proj`; None without one.
+
+    What the projection is given holds what each head has read, one head beside the other.
+    """
+    attention = getattr(layer, "self_attn", None)
+    projection = getattr(attention, "o_proj", None)
+    return attention if isinstance(projection, nn.Module) else None
+
+
 def find_trunk(model: nn.Module) -> Any:
     """The innermost module that takes token ids *and* audio: without its vocabulary head, if any.
 

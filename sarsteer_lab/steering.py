@@ -86,26 +86,39 @@ def pushing(lalm: LALM, push: Push, layers: Sequence[int], alpha: Alpha = 1.0) -
         yield
 
 
-class Attached(Guarded, Protocol):
-    """What looks at each forward pass before it runs, and edits the outputs of layers in it."""
+class Watching(Guarded, Protocol):
+    """What looks at each forward pass before it runs."""
 
     def before_forward(self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: Options) -> None:
         """Hook of the trunk."""
+
+
+class Attached(Watching, Protocol):
+    """What also edits the outputs of layers in it."""
 
     def edit(self, layer: int, _module: nn.Module, _args: object, output: Output) -> None:
         """Hook of a layer."""
 
 
 @contextmanager
-def attached(lalm: LALM, steering: Attached, layers: Sequence[int]) -> Iterator[None]:
-    """Its hooks, while the block lasts: guarded, told which batch runs, in this thread alone."""
+def watched(lalm: LALM, watching: Watching) -> Iterator[None]:
+    """Its look at each pass, while the block lasts: guarded, told which batch runs, in this thread
+    alone."""
     with ExitStack() as hooks:
         hooks.enter_context(lalm.access.alone(steering=True))
-        lalm.watchers.append(steering)
-        hooks.callback(lalm.watchers.remove, steering)
-        hooks.enter_context(guarded(lalm, steering))
-        look = lalm.trunk.register_forward_pre_hook(steering.before_forward, with_kwargs=True)
+        lalm.watchers.append(watching)
+        hooks.callback(lalm.watchers.remove, watching)
+        hooks.enter_context(guarded(lalm, watching))
+        look = lalm.trunk.register_forward_pre_hook(watching.before_forward, with_kwargs=True)
         hooks.enter_context(look)
+        yield
+
+
+@contextmanager
+def attached(lalm: LALM, steering: Attached, layers: Sequence[int]) -> Iterator[None]:
+    """The same, with its hooks on these layers."""
+    with ExitStack() as hooks:
+        hooks.enter_context(watched(lalm, steering))
         for layer in layers:
             edit = partial(steering.edit, layer)
             hooks.enter_context(lalm.layers[layer].register_forward_hook(edit))

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from scipy import stats
 from torch import Tensor
 
 from sarsteer_lab.activations import capture_positions
 from sarsteer_lab.engine.openings import refusing_openings
-from sarsteer_lab.engine.patched import NEGLIGIBLE, patched_refusal_probability
+from sarsteer_lab.engine.patched import NEGLIGIBLE, Change, patched_refusal_probability
+from sarsteer_lab.evaluation.intervals import CONFIDENCE, mean_interval
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.patching import Patch
@@ -42,10 +44,10 @@ def log_odds(probability: Float[Tensor, "*any"]) -> Float[Tensor, "*any"]:
 def patched_refusal(
     lalm: LALM,
     prompts: Sequence[Prompt],
-    make: Callable[[int], Sequence[Sequence[Patch]]],
+    make: Callable[[int], Sequence[Sequence[Change]]],
     **settings: Any,
 ) -> Float[Tensor, "prompt variant"]:
-    """How likely each answer is to open as a refusal (0 to 1) under each of its sets of patches.
+    """How likely each answer is to open as a refusal (0 to 1) under each set of patches and heads.
 
     `make(number)` gives the sets of a prompt, as many for each. It is asked for those alone that
     are not kept in the user's cache, so `settings` have to say all that decides its sets besides
@@ -66,6 +68,27 @@ def patched_refusal(
             values = store.write(key_of_prompt, probabilities.tolist())
         found.append(values)
     return torch.tensor(found, dtype=torch.float32)
+
+
+def against_draws(
+    values: Float[np.ndarray, "request draw"],
+    *,
+    scale: float = 1.0,
+    confidence: float = CONFIDENCE,
+) -> tuple[float, float]:
+    """Interval of a difference to a random draw, from some requests and some draws.
+
+    `intervals.mean_interval` over requests, and beside it how far one more draw may lie from the
+    mean of those seen (Student's prediction interval). So a difference that one draw in twenty
+    reaches by itself is not told from chance, however many requests there are.
+    """
+    of_request, of_draw = values.mean(1), values.mean(0)
+    low, high = mean_interval(of_request, scale=scale, confidence=confidence)
+    n_draws = len(of_draw)
+    factor = stats.t.ppf((1 + confidence) / 2, n_draws - 1) * np.sqrt(1 + 1 / n_draws)
+    reach = np.hypot((high - low) / 2, factor * of_draw.std(ddof=1))
+    middle = (low + high) / 2
+    return float(middle - reach), float(middle + reach)
 
 
 DONORS = ("silence", "another request", "another time", "equal size")

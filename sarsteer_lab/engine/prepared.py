@@ -25,6 +25,7 @@ from sarsteer_lab.engine.key_values import RoomyLayer, keeps_plain_cache, with_r
 from sarsteer_lab.engine.reading import Reading, read_prompts
 from sarsteer_lab.families import foreign_hooks
 from sarsteer_lab.fitting import ANSWERED, warn_of_positions
+from sarsteer_lab.heads import HeadsOff
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.own_code import replaced_code
 from sarsteer_lab.patching import Patching
@@ -339,7 +340,7 @@ def _refuse_other_hooks(lalm: LALM) -> None:
     """
     for hook in foreign_hooks(lalm.model):
         owner = getattr(getattr(hook, "func", hook), "__self__", None)
-        if not isinstance(owner, Steering | Patching | Guard):
+        if not isinstance(owner, Steering | Patching | HeadsOff | Guard):
             raise SteeringError(
                 "hooks are on the model that act on the whole prompt (project_out, or your own), "
                 "but all of it except its last position has been read without them; use "

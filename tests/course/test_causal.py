@@ -12,12 +12,18 @@ from hypothesis import strategies as st
 from sarsteer_lab.activations import capture_positions
 from sarsteer_lab.course import causal
 from sarsteer_lab.course.claims import claim_on_value
-from sarsteer_lab.course.figures import patched_layers_figure, seconds_figure
+from sarsteer_lab.course.figures import (
+    heads_figure,
+    lengths_figure,
+    patched_layers_figure,
+    seconds_figure,
+)
 from sarsteer_lab.course.widgets import seconds_panel
 from sarsteer_lab.engine.openings import refusal_probability
 from sarsteer_lab.engine.patched import patched_refusal_probability
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.intervals import mean_interval, paired_interval
+from sarsteer_lab.heads import Head, without_heads
 from sarsteer_lab.patching import Patch
 from sarsteer_lab.speech import read_clip
 from sarsteer_lab.windows import audio_positions
@@ -117,6 +123,34 @@ def test_patched_refusal_is_made_once(tiny, prompts, cache):
     assert made == [0, 1]
 
 
+def test_heads_are_kept_by_the_settings_that_name_them(tiny, prompts, cache):
+    heads = [Head(0, 1), Head(2, 3)]
+    found = causal.patched_refusal(tiny, prompts[1:3], lambda _: [heads], heads=[(0, 1), (2, 3)])
+    for number, prompt in enumerate(prompts[1:3]):
+        ready = PreparedBatch(tiny, [prompt])
+        with without_heads(tiny, heads):
+            alone = refusal_probability(ready, negligible=0.0)
+        torch.testing.assert_close(found[number], alone, rtol=1e-2, atol=1e-4)
+
+
+def test_an_interval_to_a_draw_knows_requests_and_draws():
+    """Draws that are alike leave that of requests; draws that differ widen it; many of either
+    do not make up for few of the other."""
+    rng = np.random.default_rng(0)
+    of_request = rng.normal(1.0, 0.3, 200)
+    alike = np.repeat(of_request[:, None], 20, axis=1)
+    assert causal.against_draws(alike) == pytest.approx(mean_interval(of_request))
+    draws = rng.normal(0.0, 1.0, 20)
+    draws -= draws.mean()
+    low, high = causal.against_draws(alike + draws)
+    assert (low + high) / 2 == pytest.approx(sum(mean_interval(of_request)) / 2)
+    # Beyond the mean by a draw's own spread, about twice: 19 of 20 draws lie in it.
+    reach = 2.093 * draws.std(ddof=1) * np.sqrt(1 + 1 / 20)
+    assert (high - low) / 2 == pytest.approx(reach, rel=0.02) and low < 0 < high
+    inside = [low < 1.0 + draw < high for draw in rng.normal(0.0, draws.std(ddof=1), 2000)]
+    assert 0.93 < np.mean(inside) < 0.985
+
+
 def test_log_odds_have_ends():
     found = causal.log_odds(torch.tensor([0.0, 0.5, 0.8, 1.0]))
     assert found[1] == 0 and found[2] == pytest.approx(np.log(4), abs=1e-5)
@@ -195,6 +229,15 @@ def test_figures_show_the_numbers_they_are_given():
         assert [line for line in ax.lines if set(line.get_ydata()) == {0.2}]
         colours.append(drawn["other"].get_color())
     assert colours[0] == colours[1] != drawn["other"].axes.figure.axes[0].lines[0].get_color()
+    some = {
+        "own": lines["own"],
+        "own, heard right (n = 2)": lines["other"],
+        "equal, but": lines["own"],
+    }
+    fig = patched_layers_figure({"a": some}, [0, 4, 9], {}, "A title")
+    own, of_some, equal = fig.axes[0].lines
+    assert own.get_color() == of_some.get_color() != equal.get_color()
+    assert own.get_linestyle() == "-" and of_some.get_linestyle() == "--"
     clip = clip_of([(0.0, 2.0)])
     said = causal.word_times("Pay $5 now", clip)
     values = torch.tensor([[-1.0, 0.5], [0.0, -0.25]])
@@ -210,3 +253,34 @@ def test_figures_show_the_numbers_they_are_given():
     assert np.allclose(mesh.get_array(), values) and mesh.get_clim() == (-1.0, 1.0)
     assert [label.get_text() for label in below.get_yticklabels()] == ["0", "15"]
     assert matplotlib.rcParams["axes.grid"] is False
+
+
+def test_the_figure_of_heads_shows_what_it_is_given():
+    shares = torch.tensor([[0.1, 0.6, 0.2], [0.0, 0.3, 0.8]])
+    changes = {"spoken": (-1.0, [-0.2, 0.1, 0.3]), "typed": (0.5, [0.4, 0.6, 0.2])}
+    fig = heads_figure(shares, [Head(1, 2), Head(0, 1)], changes, "A title")
+    left, right, _ = fig.axes
+    assert np.allclose(left.collections[0].get_array(), shares)
+    framed = {patch.get_xy() for patch in left.patches}
+    assert framed == {(2, 1), (1, 0)}, "head across, layer up"
+    dots = [np.asarray(drawn.get_offsets()) for drawn in right.collections]
+    for row, (without, draws) in enumerate(changes.values()):
+        many, one = dots[2 * row : 2 * row + 2]
+        assert sorted(many[:, 0]) == sorted(draws) and (abs(many[:, 1] - row) < 0.3).all()
+        assert one.tolist() == [[without, row]]
+    assert [label.get_text() for label in right.get_yticklabels()] == list(changes)
+
+
+def test_the_figure_of_lengths_says_the_form_by_colour_and_the_direction_by_line():
+    values = torch.linspace(0.1, 1, 6)
+    lengths = {
+        f"{name}, {form}": values for name in ("harm", "text") for form in ("typed", "spoken")
+    }
+    fig = lengths_figure(lengths, {"harm": values, "text": -values / 4}, "A title", [2, 3])
+    left, right = fig.axes
+    looks = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in left.lines}
+    assert looks["harm, typed"][0] == looks["text, typed"][0] != looks["harm, spoken"][0]
+    assert looks["harm, typed"][1] == looks["harm, spoken"][1] != looks["text, typed"][1]
+    drawn = {line.get_label(): line for line in right.lines}
+    assert np.allclose(drawn["text"].get_ydata(), -values / 4)
+    assert drawn["text"].get_linestyle() == looks["text, typed"][1]

@@ -4,61 +4,40 @@ import pytest
 import torch
 
 from sarsteer_lab.course.checks.causes import (
+    check_audio_shares,
     check_control,
-    check_patch_hook,
     check_rises,
     check_window,
 )
 
 
-def hook_of(change):
-    """What a student might write, with the one line that matters."""
-
-    def make_hook(states, positions):
-        def hook(_module, _args, output):
-            return change(output, positions, states)
-
-        return hook
-
-    return make_hook
-
-
-def overwrite(output, positions, states):
-    output[:, positions] = states.to(output)
-
-
-def add(output, positions, states):
-    output[:, positions] += states.to(output)
-
-
-def turned(output, positions, states):
-    output[:, positions] = states.flip(0).to(output)
-
-
-def everywhere(output, positions, states):
-    output[:] = states[0].to(output)
-
-
-def widened(output, positions, states):
-    output = output.float()
-    output[:, positions] = states
-    return output
+def shares(query, keys, heard, *, root=True, deal=torch.Tensor.repeat_interleave):
+    """Head by head, as one might write it."""
+    found = []
+    set_of_head = deal(torch.arange(len(keys)), len(query) // len(keys)).tolist()
+    for own, chosen in zip(query, set_of_head, strict=True):
+        scores = keys[chosen] @ own
+        weights = (scores / len(own) ** 0.5 if root else scores).exp()
+        found.append(weights[heard].sum() / weights.sum())
+    return torch.stack(found)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("answer", "told"),
     [
-        (overwrite, ""),
-        (add, "added to what is there"),
-        (turned, "changed places"),
-        (everywhere, "other positions"),
-        (widened, "another type"),
-        (lambda *_: None, "nothing has changed"),
+        (shares, ""),
+        (lambda q, k, h: shares(q, k, h, root=False), "its root"),
+        (lambda q, k, h: shares(q, k, h, deal=torch.Tensor.repeat), "another's keys"),
+        (lambda q, k, h: shares(q, k, h) / len(h), "a mean over positions"),
+        (lambda q, k, h: torch.ones(len(q)), "all other positions"),
+        (lambda q, k, h: 1 - shares(q, k, h), "the other positions"),
+        (lambda q, k, h: shares(q, k, h[:-1]), "these are not"),
+        (lambda q, k, h: shares(q[: len(k)], k, h), "shape"),
     ],
 )
-def test_the_patch(change, told):
-    result = check_patch_hook(hook_of(change))
-    assert bool(result) == (not told) and told in result.message
+def test_shares_of_attention(answer, told):
+    result = check_audio_shares(answer)
+    assert bool(result) == (not told) and told in result.message, result.message
 
 
 def middle(start, end, first, n, length):
@@ -117,5 +96,5 @@ def test_rises():
 def test_blanks_fail():
     def blank(*_): ...
 
-    for check in (check_patch_hook, check_window, check_control):
+    for check in (check_audio_shares, check_window, check_control):
         assert not check(blank) and not check(...)

@@ -8,6 +8,7 @@ from sarsteer_lab.activations import capture_positions
 from sarsteer_lab.engine.openings import refusal_probability
 from sarsteer_lab.engine.patched import patched_refusal_probability
 from sarsteer_lab.engine.prepared import PreparedBatch
+from sarsteer_lab.heads import Head, without_heads
 from sarsteer_lab.patching import Patch
 from sarsteer_lab.steering import steer
 
@@ -68,6 +69,31 @@ def test_variants_are_those_of_raw_hooks_and_no_cache(tiny, prompts):
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-4)
     plain = refusal_probability(PreparedBatch(tiny, [prompt]), openings)
     torch.testing.assert_close(found[:1], plain, rtol=1e-3, atol=0.004)
+
+
+def test_heads_of_each_variant_are_off_to_the_openings_end(tiny, prompts):
+    """In rows of one batch as one by one, beside patches, and where the prompt is read anew."""
+    [prompt] = tiny.encode([prompts[1]])
+    likely = tiny.next_token_logits([prompt])[0].topk(2).indices.tolist()
+    first, second = (tiny.tokenizer.decode([token]) for token in likely)
+    openings = [first + second, second + first]  # so that generated tokens count
+    late = Patch(2, [-1], some_states(tiny), added=True)
+    early = Patch(0, [12, 13, 14], some_states(tiny, 3))
+    variants = [[], [Head(0, 1)], [Head(1, 2), Head(3, 0)], [Head(1, 2), late], [Head(2, 2), early]]
+    found = patched_refusal_probability(tiny, prompt, variants, openings)
+    expected = []
+    for changes in variants:
+        heads = [one for one in changes if isinstance(one, Head)]
+        patches = [one for one in changes if isinstance(one, Patch)]
+        with without_heads(tiny, heads):
+            [alone] = patched_refusal_probability(tiny, prompt, [patches], openings)
+        expected.append(alone)
+    assert len({round(float(value), 4) for value in expected}) == len(variants)
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-3, atol=1e-5)
+    ready = PreparedBatch(tiny, [prompt])
+    with without_heads(tiny, [Head(0, 1)]):
+        by_itself = refusal_probability(ready, openings, negligible=0.0)
+    torch.testing.assert_close(found[1:2], by_itself, rtol=1e-3, atol=1e-4)
 
 
 def test_its_own_states_and_those_of_a_push(pocket_or_tiny, prompts):

@@ -15,33 +15,38 @@ from sarsteer_lab.course.checks.tools import (
 )
 
 
+def _attended(
+    query: Tensor, keys: Tensor, heard: list[int], *, root: bool = True, turned: bool = False
+) -> Tensor:
+    """Each head's share; without the `root`, or with the keys dealt out in turn, as mistakes do."""
+    n_sharing = len(query) // len(keys)
+    of_head = keys.repeat_interleave(n_sharing, dim=0)  # head position size
+    if turned:
+        of_head = keys.repeat(n_sharing, 1, 1)
+    scores = torch.einsum("hd,hpd->hp", query, of_head)
+    if root:
+        scores = scores / query.shape[1] ** 0.5
+    return scores.softmax(-1)[:, heard].sum(-1)
+
+
 @check
-def check_patch_hook(make_hook: object) -> str:
-    """`make_hook(states, positions)`: a forward hook that overwrites these positions."""
-    [stream] = gaussian((2, 6, 4))
-    states = torch.linspace(1, 2, 8).reshape(2, 4)
-    positions = [1, 4]
-    before = stream.clone()
-    hook = call(make_hook, states, positions)
-    need(callable(hook), "`make_hook` has to return a function: the hook")
-    returned = hook(None, (), stream)
-    after = stream if returned is None else returned
-    after = need_tensor(after, (2, 6, 4), "what goes on to the next layer")
-    need(not torch.equal(after, before), "nothing has changed: does it reach the next layer?")
-    others = [0, 2, 3, 5]
-    need_close(after[:, others], before[:, others], "other positions have changed, too", within=0)
-    wanted = states.expand(2, 2, 4)
-    there = before[:, positions]
-    mistakes = {"the states are added to what is there: a patch takes its place": there + states}
-    mistakes["the states of the two positions have changed places"] = wanted.flip(1)
-    otherwise = "the positions do not hold the states they were given"
-    need_close(after[:, positions], wanted, otherwise, mistakes, within=0)
-    half = torch.zeros(1, 6, 4, dtype=torch.bfloat16)
-    returned = call(make_hook, states, positions)(None, (), half)
-    after = half if returned is None else returned
-    otherwise = "a bfloat16 stream has become another type: the next layer will fail"
-    need(after.dtype == torch.bfloat16, otherwise)
-    return "what stood there is gone, and all above reads what was put in"
+def check_audio_shares(audio_shares: object) -> str:
+    """`audio_shares(query, keys, heard)`: each head's attention on the clip."""
+    heard = [3, 4, 5, 6]
+    for n_heads, n_keys in ((6, 2), (4, 4)):
+        query, keys = gaussian((n_heads, 16), (n_keys, 10, 16))
+        right = _attended(query, keys, heard)
+        answer = need_tensor(call(audio_shares, query, keys, heard), (n_heads,), "the shares")
+        without_root = "the scores grow with the size of a head: divide them by its root"
+        mistakes = {without_root: _attended(query, keys, heard, root=False)}
+        in_turn = "a head has another's keys: the first heads share the first keys"
+        mistakes[in_turn] = _attended(query, keys, heard, turned=True)
+        mistakes["this is a mean over positions: how much falls on all of them?"] = right / 4
+        mistakes["all other positions have to be weighed, too"] = torch.ones(n_heads)
+        mistakes["this is what falls on the other positions"] = 1 - right
+        otherwise = f"{n_heads} heads, {n_keys} sets of keys: these are not their shares"
+        need_close(answer, right, otherwise, mistakes)
+    return "the weights of a head add up to 1, and these are the clip's part of them"
 
 
 WINDOWS = {

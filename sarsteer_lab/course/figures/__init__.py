@@ -3,6 +3,8 @@
 
 from sarsteer_lab.course.figures.base import save_figure
 from sarsteer_lab.course.figures.causes import (
+    heads_figure,
+    lengths_figure,
     patched_layers_figure,
     seconds_figure,
 )

@@ -1,4 +1,4 @@
-"""Figures of patching: by layer at the last position, and over the seconds of a clip."""
+"""Figures of causes: by layer at the last position, over the seconds of a clip, by head."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,7 +24,21 @@ from sarsteer_lab.course.figures.base import (
     shade_layers,
     ticks,
 )
-from sarsteer_lab.course.palette import CHANGE, GREY, INK, LABELS, METHOD, PAPER, SERIES
+from sarsteer_lab.course.figures.base import rows as row_names
+from sarsteer_lab.course.palette import (
+    CHANGE,
+    FORMS,
+    GREY,
+    INK,
+    LABELS,
+    METHOD,
+    PAPER,
+    SERIES,
+    SHADES,
+    Look,
+    look_of,
+)
+from sarsteer_lab.heads import Head
 from sarsteer_lab.speech import SAMPLE_RATE
 
 
@@ -39,13 +53,21 @@ def patched_layers_figure(
     """Mean refusal probability by the layer at which states were put in, a panel for each side.
 
     `panels_of` holds for each panel's title a curve per donor; `levels` the unpatched values, drawn
-    across all panels. Layers `built_in` are shaded.
+    across all panels. A donor's name with a comma and more behind it is of some of the requests:
+    dashed, in the donor's colour. Layers `built_in` are shaded.
     """
     n_panels = len(panels_of)
     donors: dict[str, None] = {}
     for lines in panels_of.values():
         donors |= dict.fromkeys(lines)
-    look_of_donor = dict(zip(donors, SERIES, strict=False))  # the same in all panels
+    look_of_donor: dict[str, Look] = {}  # the same in all panels
+    looks = iter(SERIES)
+    for donor in donors:
+        of_all, _, of_some = donor.partition(", ")
+        if of_some and of_all in donors:
+            look_of_donor[donor] = look_of_donor[of_all] | {"linestyle": "--", "marker": ""}
+        else:
+            look_of_donor[donor] = next(looks)
     fig, axes = panels(n_panels, (5.6 * n_panels + 1.0, 5.6), title, sharey=True)
     for ax, (name, lines) in zip(axes, panels_of.items(), strict=True):
         of_panel = [look_of_donor[donor] for donor in lines]
@@ -96,6 +118,76 @@ def seconds_figure(
         _frame(below, chosen, edges)
     label = "change of the log-odds of refusal"
     fig.colorbar(image, ax=[above, middle, below], label=label)
+    return fig
+
+
+@drawn_without_grid
+def heads_figure(
+    shares: Float[Tensor, "layer head"],
+    chosen: Sequence[Head],
+    changes: Mapping[str, tuple[float, Sequence[float]]],
+    title: str,
+) -> Figure:
+    """How much each attention head reads of clips, and what a model does without those that read.
+
+    `chosen` are framed on the left. `changes` holds for each row on the right the mean change of
+    the log-odds of refusal without these heads, and without each draw of as many random ones. A row
+    "spoken, ..." has the colour of the form.
+    """
+    fig, (left, right) = panels(2, (13, 5.6), title, width_ratios=(1, 1.15))
+    image = left.pcolormesh(numbers(shares), cmap=SHADES, vmin=0)
+    for one in chosen:
+        look = {"fill": False, "edgecolor": INK, "linewidth": 1.5}
+        left.add_patch(Rectangle((one.head, one.layer), 1, 1, **look))
+    n_layers, n_heads = shares.shape
+    every = max(1, n_heads // 8)
+    left.set_xticks(np.arange(0, n_heads, every) + 0.5, range(0, n_heads, every))
+    left.set_yticks(np.arange(0, n_layers, 5) + 0.5, range(0, n_layers, 5))
+    left.set(title="share of attention on the clip", xlabel="head", ylabel="decoder layer")
+    percent(fig.colorbar(image, ax=left).ax.yaxis)
+    names = {"readers": "without the heads framed", "draws": "without as many random heads"}
+    for row, (name, (without, draws)) in enumerate(changes.items()):
+        colour, marker, _ = FORMS[name.partition(",")[0]]
+        aside = row + np.linspace(-0.22, 0.22, len(draws))
+        dots = {"marker": "o", "s": 34, "color": GREY, "linewidth": 0}
+        right.scatter(draws, aside, label="" if row else names["draws"], **dots)
+        look = {"marker": marker, "s": 190, "color": colour, "edgecolor": PAPER, "zorder": 3}
+        right.scatter([without], [row], label="" if row else names["readers"], **look)
+    row_names(right, changes)
+    right.axvline(0, color=INK, linewidth=1)
+    right.set(title="refusal without some heads", xlabel="mean change of the log-odds of refusal")
+    right.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
+    return fig
+
+
+@drawn
+def lengths_figure(
+    lengths: Mapping[str, Float[Tensor, "layer"]],
+    cosines: Mapping[str, Float[Tensor, "layer"]],
+    title: str,
+    built_in: Sequence[int] = (),
+) -> Figure:
+    """Two directions, typed and spoken: their lengths by layer, and the cosine of the two forms.
+
+    Names of `lengths` are "direction, form", those of `cosines` directions. Colours say the form,
+    line styles the direction. Layers `built_in` are shaded.
+    """
+    fig, (left, right) = panels(2, (13, 5.4), title)
+    styles = dict(zip(cosines, ("-", "--"), strict=True))
+    for name, values in lengths.items():
+        direction, _, form = name.partition(", ")
+        colour, marker, _ = FORMS[form]
+        look = look_of(colour, marker, styles[direction])
+        left.plot(numbers(values), label=name, markevery=3, **look)
+    for name, values in cosines.items():
+        right.plot(numbers(values), label=name, **look_of(INK, "", styles[name]))
+    level(right, 0)
+    left.set(title="length, in spreads of harmless states", ylim=(0, None))
+    right.set(title="cosine of typed and spoken", ylim=(-0.35, 1.05))
+    shade_layers(built_in, left, right)
+    layer_axis(left, right)
+    for ax in (left, right):
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
     return fig
 
 

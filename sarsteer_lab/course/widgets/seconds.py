@@ -154,22 +154,30 @@ class SecondsPanel(panels.Panel):
 
 def map_state(found: causal.SecondsMap) -> dict[str, Any]:
     """What the view draws of a map."""
-    parts = np.array_split(np.abs(found.clip), DRAWN)
-    loudness = np.array([part.max() for part in parts])
-    relative = loudness / loudness.max()
     words = []
     for word in found.words:
         words.append([word.text, round(word.start, 3), round(word.end, 3)])
-    return {
-        "loudness": relative.round(3).tolist(),
-        "words": words,
-        "apart": rounded(found.apart),
-        "windows": rounded(found.windows),
-        "plain": round(found.plain, 4),
-        "so_far": found.so_far.numpy().round(4).tolist(),
-        "silenced": found.silenced.numpy().round(4).tolist(),
-        "patched": found.patched.numpy().round(4).tolist(),
-    }
+    state: dict[str, Any] = {"loudness": loudness(found.clip), "words": words}
+    state["apart"] = rounded(found.apart)
+    state["windows"] = rounded(found.windows)
+    state["plain"] = round(found.plain, 4)
+    state["so_far"] = listed(found.so_far)
+    state["silenced"] = listed(found.silenced)
+    state["patched"] = listed(found.patched)
+    return state
+
+
+def loudness(clip: Float[np.ndarray, "samples"]) -> list[float]:
+    """The heights of a waveform's lines, as shares of the highest."""
+    parts = np.array_split(np.abs(clip), DRAWN)
+    heights = np.array([part.max() for part in parts])
+    shares = heights / heights.max()
+    return shares.round(3).tolist()
+
+
+def listed(values: Float[Tensor, "*layer window"]) -> list[Any]:
+    """Changes of log-odds as they are written down."""
+    return values.numpy().round(4).tolist()
 
 
 def rounded(spans: Sequence[causal.Span]) -> list[list[float]]:
