@@ -145,7 +145,8 @@ def test_answers_are_written_without_them_to_the_end(name, prompts):
         beams = lalm.generate(prompts[:3], max_new_tokens=5, num_beams=3)
     end = {int(token) for token in lalm.ends}
     until = next((i for i, token in enumerate(tokens) if token in end), len(tokens))
-    assert answers == [lalm.tokenizer.decode(tokens[:until], skip_special_tokens=True)]
+    written = lalm.tokenizer.decode(tokens[:until], skip_special_tokens=True)
+    assert answers == [written.strip()]
     assert answers != plain
     assert beams != lalm.generate(prompts[:3], max_new_tokens=5, num_beams=3)
     assert ready.generate(5) == plain == lalm.generate(asked, max_new_tokens=5)

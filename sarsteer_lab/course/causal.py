@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sarsteer_lab.activations import capture_positions
 from sarsteer_lab.engine.openings import refusing_openings
-from sarsteer_lab.engine.patched import NEGLIGIBLE, Change, patched_refusal_probability
+from sarsteer_lab.engine.patched import NEGLIGIBLE, Change, patched_refusal_probabilities
 from sarsteer_lab.evaluation.intervals import CONFIDENCE, mean_interval
 from sarsteer_lab.keys import content_key
 from sarsteer_lab.lalm import LALM
@@ -51,22 +51,23 @@ def patched_refusal(
 
     `make(number)` gives the sets of a prompt, as many for each. It is asked for those alone that
     are not kept in the user's cache, so `settings` have to say all that decides its sets besides
-    model and prompt. Raises as `engine.patched.patched_refusal_probability` does.
+    model and prompt. Raises as `engine.patched.patched_refusal_probabilities` does.
     """
     what = "refusal probabilities after patching"
     key = lalm.key(what, refusing_openings(), NEGLIGIBLE, settings)
     folder = cache_folder() / "course"
     store = lalm.results.store(CacheStore(folder))
-    found = []
-    for number, prompt in enumerate(lalm.encode(prompts)):
-        key_of_prompt = content_key(key, prompt.key)
-        values = store.read(key_of_prompt)
-        if values is None:
-            lalm.results.missing(what, prompt, settings)
-            variants = make(number)
-            probabilities = patched_refusal_probability(lalm, prompt, variants)
-            values = store.write(key_of_prompt, probabilities.tolist())
-        found.append(values)
+    encoded = lalm.encode(prompts)
+    keys = [content_key(key, prompt.key) for prompt in encoded]
+    found = [store.read(key_of_prompt) for key_of_prompt in keys]
+    lacking = [number for number, values in enumerate(found) if values is None]
+    for number in lacking:
+        lalm.results.missing(what, encoded[number], settings)
+    variants = [make(number) for number in lacking]
+    asked = [encoded[number] for number in lacking]
+    computed = patched_refusal_probabilities(lalm, asked, variants) if lacking else []
+    for number, probabilities in zip(lacking, computed, strict=True):
+        found[number] = store.write(keys[number], probabilities.tolist())
     return torch.tensor(found, dtype=torch.float32)
 
 

@@ -1,12 +1,13 @@
-"""Refusal probability after patching: one prompt under many sets of patches, as rows of a batch.
+"""Refusal probability after patching: prompts under many sets of patches, as rows of a batch.
 
 A set may also hold heads, without which the model then reads the prompt's end (`heads`). Where all
 patches of a set are at the prompt's last position, what stands before has run once for all of them.
 Other sets read the whole prompt again, with the patches in it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -30,59 +31,149 @@ NEGLIGIBLE = 1e-5
 Change = Patch | Head
 """What a model does otherwise: a state is put in, or a head is off."""
 
+Variants = Sequence[Sequence[Sequence[Change]]]
+"""The sets of changes of each prompt."""
+
+Placed = dict[int, list[int]]
+"""The numbers of some variants by their prompt's."""
+
+Row = tuple[int, int | None]
+"""A prompt's number, and that of one of its variants, if the row has one."""
+
 LAST_ROWS, WHOLE_ROWS = 64, 8
 """Rows that run together: those of one position, and those of whole prompts. More of them only take
 memory."""
 
 
-@alone
-@torch.no_grad()
 def patched_refusal_probability(
     lalm: LALM,
     prompt: Encoded,
     variants: Sequence[Sequence[Change]],
     openings: Sequence[str] | None = None,
 ) -> Float[Tensor, "variant"]:
-    """How likely the answer is to open as a refusal (0 to 1) under each set of patches and heads.
+    """`patched_refusal_probabilities` of a single prompt."""
+    [found] = patched_refusal_probabilities(lalm, [prompt], [variants], openings)
+    return found
 
-    `prompt` in a patch or a head is not read: all are of this one. See
-    `openings.refusal_probability`. Raises as `patching.patch` and `heads.without_heads` do, and
-    ValueError for a model that cannot go on from a prompt that has run.
+
+@alone
+@torch.no_grad()
+def patched_refusal_probabilities(
+    lalm: LALM,
+    prompts: Sequence[Encoded],
+    variants: Variants,
+    openings: Sequence[str] | None = None,
+) -> list[Float[Tensor, "variant"]]:
+    """How likely each answer is to open as a refusal (0 to 1) under each set of patches and heads.
+
+    `variants` are the sets of each prompt. `prompt` in a patch or a head is not read: all are of
+    the prompt whose set it is. See `openings.refusal_probability`. Raises as `patching.patch` and
+    `heads.without_heads` do, and ValueError for a model that cannot go on from a prompt that has
+    run.
     """
     if not keeps_plain_cache(lalm):
         reason = "cannot go on from a prompt that has run, so openings cannot be followed"
         raise ValueError(f"{lalm.name} {reason}")
     remember_clips(lalm)
-    probabilities = torch.zeros(len(variants), dtype=torch.float32, device=lalm.device)
-    last: list[int] = []
-    whole: list[int] = []
-    for number, changes in enumerate(variants):
-        at_end = all(isinstance(one, Head) or list(one.positions) == [-1] for one in changes)
-        (last if at_end else whole).append(number)
-    ready = PreparedBatch(lalm, [prompt]) if last else None
-    for start in range(0, len(last), LAST_ROWS):
-        rows = last[start : start + LAST_ROWS]
-        assert ready is not None
-        with _under(lalm, variants, rows):
-            together = ready.repeated(len(rows))
-            found = refusal_probability(together, openings, negligible=NEGLIGIBLE)
-        probabilities[rows] = found
-    for start in range(0, len(whole), WHOLE_ROWS):
-        rows = whole[start : start + WHOLE_ROWS]
-        with _under(lalm, variants, rows):
-            ready, first = _read_anew(lalm, [prompt] * len(rows))
-            found = refusal_probability(ready, openings, negligible=NEGLIGIBLE, first=first)
-        probabilities[rows] = found
-    return probabilities
+    found = []
+    last: Placed = {}
+    whole: Placed = {}
+    for number, sets in enumerate(variants):
+        found.append(torch.zeros(len(sets), dtype=torch.float32, device=lalm.device))
+        for variant, changes in enumerate(sets):
+            kind = last if _at_end(changes) else whole
+            kind.setdefault(number, []).append(variant)
+    of_rows = chain(
+        _behind_readings(lalm, prompts, variants, last, openings),
+        _read_with_changes(lalm, prompts, variants, whole, openings),
+    )
+    for rows, values in of_rows:
+        for (number, variant), value in zip(rows, values, strict=True):
+            if variant is not None:
+                found[number][variant] = value
+    return found
+
+
+def _behind_readings(
+    lalm: LALM,
+    prompts: Sequence[Encoded],
+    variants: Variants,
+    placed: Placed,
+    openings: Sequence[str] | None,
+) -> Iterator[tuple[list[Row], Float[Tensor, "row"]]]:
+    """Rows of changes at prompts' ends: what stands before has run once for all of a prompt's."""
+    for numbers in _that_fit(lalm, prompts, placed, LAST_ROWS):
+        ready = PreparedBatch(lalm, [prompts[number] for number in numbers])
+        most = max(len(placed[number]) for number in numbers)
+        for start in range(0, most, LAST_ROWS):
+            blocks = range(start, min(start + LAST_ROWS, most))
+            rows = _in_blocks(placed, numbers, blocks)
+            with _under(lalm, variants, rows):
+                together = ready.repeated(len(blocks))
+                found = refusal_probability(together, openings, negligible=NEGLIGIBLE)
+            yield rows, found
+
+
+def _read_with_changes(
+    lalm: LALM,
+    prompts: Sequence[Encoded],
+    variants: Variants,
+    placed: Placed,
+    openings: Sequence[str] | None,
+) -> Iterator[tuple[list[Row], Float[Tensor, "row"]]]:
+    """Rows of changes anywhere: each reads its whole prompt again."""
+    for numbers in _that_fit(lalm, prompts, placed, WHOLE_ROWS):
+        every: list[Row] = []
+        for number in numbers:
+            every += [(number, variant) for variant in placed[number]]
+        for start in range(0, len(every), WHOLE_ROWS):
+            rows = every[start : start + WHOLE_ROWS]
+            with _under(lalm, variants, rows):
+                ready, first = _read_anew(lalm, [prompts[number] for number, _ in rows])
+                found = refusal_probability(ready, openings, negligible=NEGLIGIBLE, first=first)
+            yield rows, found
+
+
+def _at_end(changes: Sequence[Change]) -> bool:
+    """Whether nothing changes before the prompt's last position."""
+    return all(isinstance(one, Head) or list(one.positions) == [-1] for one in changes)
+
+
+def _that_fit(
+    lalm: LALM, prompts: Sequence[Encoded], placed: Placed, most: int
+) -> Iterator[list[int]]:
+    """Numbers of prompts that may share a batch, so many that their rows are about `most`."""
+    by_group: dict[int, list[int]] = {}
+    for number in placed:
+        by_group.setdefault(lalm.batch_group(prompts[number]), []).append(number)
+    for numbers in by_group.values():
+        n_variants = max(len(placed[number]) for number in numbers)
+        together = max(1, most // n_variants)
+        for start in range(0, len(numbers), together):
+            yield numbers[start : start + together]
+
+
+def _in_blocks(placed: Placed, numbers: Sequence[int], blocks: Iterable[int]) -> list[Row]:
+    """The rows of a batch that holds all of these prompts once for each block of variants.
+
+    A prompt with fewer variants than others has rows without one.
+    """
+    rows: list[Row] = []
+    for block in blocks:
+        for number in numbers:
+            own = placed[number]
+            rows.append((number, own[block] if block < len(own) else None))
+    return rows
 
 
 @contextmanager
-def _under(lalm: LALM, variants: Sequence[Sequence[Change]], rows: Sequence[int]) -> Iterator[None]:
+def _under(lalm: LALM, variants: Variants, rows: Sequence[Row]) -> Iterator[None]:
     """Some variants, each in a row of a batch, while the block lasts."""
     patches: list[Patch] = []
     heads: list[Head] = []
-    for row, number in enumerate(rows):
-        for one in variants[number]:
+    for row, (number, variant) in enumerate(rows):
+        changes = () if variant is None else variants[number][variant]
+        for one in changes:
             if isinstance(one, Head):
                 heads.append(one._replace(prompt=row))
             else:

@@ -6,9 +6,12 @@ from replicas import replica
 
 from sarsteer_lab.activations import capture_positions
 from sarsteer_lab.engine.openings import refusal_probability
-from sarsteer_lab.engine.patched import patched_refusal_probability
+from sarsteer_lab.engine.patched import (
+    patched_refusal_probabilities,
+    patched_refusal_probability,
+)
 from sarsteer_lab.engine.prepared import PreparedBatch
-from sarsteer_lab.heads import Head, without_heads
+from sarsteer_lab.heads import Head
 from sarsteer_lab.patching import Patch
 from sarsteer_lab.steering import steer
 
@@ -31,9 +34,26 @@ def by_hand(lalm, prompt, patches, openings):
 
         return overwrite
 
+    def taken_off(one):
+        """What the weights' columns of a head give, from the prompt's last position on."""
+
+        def subtract(projection, args, output):
+            size = projection.in_features // 4
+            columns = slice(one.head * size, (one.head + 1) * size)
+            read = args[0][0, n_prompt - 1 :, columns]
+            output[0, n_prompt - 1 :] -= read @ projection.weight[:, columns].T
+
+        return subtract
+
     batch = lalm.batch([prompt], [0])
     n_prompt = batch.inputs["input_ids"].shape[1]
-    handles = [lalm.layers[one.layer].register_forward_hook(hook(one)) for one in patches]
+    handles = []
+    for one in patches:
+        if isinstance(one, Head):
+            projection = lalm.layers[one.layer].self_attn.o_proj
+            handles.append(projection.register_forward_hook(taken_off(one)))
+        else:
+            handles.append(lalm.layers[one.layer].register_forward_hook(hook(one)))
     total = 0.0
     for opening in openings:
         tokens = lalm.tokenizer(opening, add_special_tokens=False)["input_ids"]
@@ -62,6 +82,9 @@ def test_variants_are_those_of_raw_hooks_and_no_cache(tiny, prompts):
         [Patch(1, [-1], some_states(tiny, seed=1), added=True)],
         [Patch(0, [12, 13, 14], some_states(tiny, 3))],
         [Patch(1, range(8, 20), some_states(tiny, seed=2)), Patch(2, [-1], some_states(tiny))],
+        [Head(0, 1)],
+        [Head(1, 2), Head(3, 0), Patch(1, [-1], some_states(tiny), added=True)],
+        [Head(2, 2), Patch(0, [12, 13, 14], some_states(tiny, 3, seed=3))],
     ]
     found = patched_refusal_probability(tiny, prompt, variants, openings)
     expected = torch.tensor([by_hand(tiny, prompt, patches, openings) for patches in variants])
@@ -71,29 +94,26 @@ def test_variants_are_those_of_raw_hooks_and_no_cache(tiny, prompts):
     torch.testing.assert_close(found[:1], plain, rtol=1e-3, atol=0.004)
 
 
-def test_heads_of_each_variant_are_off_to_the_openings_end(tiny, prompts):
-    """In rows of one batch as one by one, beside patches, and where the prompt is read anew."""
-    [prompt] = tiny.encode([prompts[1]])
-    likely = tiny.next_token_logits([prompt])[0].topk(2).indices.tolist()
-    first, second = (tiny.tokenizer.decode([token]) for token in likely)
-    openings = [first + second, second + first]  # so that generated tokens count
-    late = Patch(2, [-1], some_states(tiny), added=True)
-    early = Patch(0, [12, 13, 14], some_states(tiny, 3))
-    variants = [[], [Head(0, 1)], [Head(1, 2), Head(3, 0)], [Head(1, 2), late], [Head(2, 2), early]]
-    found = patched_refusal_probability(tiny, prompt, variants, openings)
-    expected = []
-    for changes in variants:
-        heads = [one for one in changes if isinstance(one, Head)]
-        patches = [one for one in changes if isinstance(one, Patch)]
-        with without_heads(tiny, heads):
-            [alone] = patched_refusal_probability(tiny, prompt, [patches], openings)
-        expected.append(alone)
-    assert len({round(float(value), 4) for value in expected}) == len(variants)
-    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-3, atol=1e-5)
-    ready = PreparedBatch(tiny, [prompt])
-    with without_heads(tiny, [Head(0, 1)]):
-        by_itself = refusal_probability(ready, openings, negligible=0.0)
-    torch.testing.assert_close(found[1:2], by_itself, rtol=1e-3, atol=1e-4)
+@pytest.mark.parametrize("name", ["qwen2_audio", "granite_speech"])
+def test_prompts_together_are_as_one_by_one(name, prompts, monkeypatch):
+    """Of unequal length and number of variants; in families that keep some prompts apart, too."""
+    lalm = replica(name)
+    asked = lalm.encode([prompts[0], prompts[1], prompts[5], prompts[4]])
+    likely = lalm.next_token_logits(asked).topk(2).indices.flatten().tolist()
+    openings = [lalm.tokenizer.decode([token]) for token in likely]
+    variants = []
+    for number in range(len(asked)):
+        own = some_states(lalm, seed=number)
+        sets = [[], [Patch(1, [-1], own)], [Head(0, number)], [Patch(0, [3, 4], own, added=True)]]
+        variants.append(sets[: number + 1])
+    monkeypatch.setattr("sarsteer_lab.engine.patched.LAST_ROWS", 6)
+    found = patched_refusal_probabilities(lalm, asked, variants, openings)
+    assert [len(values) for values in found] == [1, 2, 3, 4]
+    for prompt, sets, values in zip(asked, variants, found, strict=True):
+        for changes, value in zip(sets, values, strict=True):
+            [alone] = patched_refusal_probability(lalm, prompt, [changes], openings)
+            assert float(value) == pytest.approx(float(alone), rel=1e-3, abs=1e-4)
+    assert len({round(float(value), 3) for value in found[3]}) == 4
 
 
 def test_its_own_states_and_those_of_a_push(pocket_or_tiny, prompts):
