@@ -88,9 +88,9 @@ def patched_refusal_probabilities(
         _read_with_changes(lalm, prompts, variants, whole, openings),
     )
     for rows, values in of_rows:
-        for (number, variant), value in zip(rows, values, strict=True):
-            if variant is not None:
-                found[number][variant] = value
+        for (number, place), value in zip(rows, values, strict=True):
+            if place is not None:
+                found[number][place] = value
     return found
 
 

@@ -182,8 +182,9 @@ def lengths_figure(
     for name, values in cosines.items():
         right.plot(numbers(values), label=name, **look_of(INK, "", styles[name]))
     level(right, 0)
-    left.set(title="length, in spreads of harmless states", ylim=(0, None))
-    right.set(title="cosine of typed and spoken", ylim=(-0.35, 1.05))
+    left.set(title="length, in spreads of harmless states", yscale="log")
+    left.yaxis.set_major_formatter("{x:g}")
+    right.set(title="cosine of typed and spoken", ylim=(None, 1.05))
     shade_layers(built_in, left, right)
     layer_axis(left, right)
     for ax in (left, right):
