@@ -13,7 +13,10 @@ from sarsteer_lab.course import causal
 from sarsteer_lab.course.figures.causes import seconds_figure
 from sarsteer_lab.course.widgets import panels
 from sarsteer_lab.engine.audio_cache import remember_clips
-from sarsteer_lab.engine.patched import patched_refusal_probability
+from sarsteer_lab.engine.patched import (
+    patched_refusal_probabilities,
+    patched_refusal_probability,
+)
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.patching import Patch
 from sarsteer_lab.prompts import Prompt, Request
@@ -137,10 +140,13 @@ class SecondsPanel(panels.Panel):
         """Measure a window's silence, and what was heard until its end."""
         window = heard.windows[number]
         quiet = causal.without(self.lalm, prompt, [window])
-        [silent] = self._readiness(quiet, [[]])
-        heard.silenced[number] = silent - heard.plain
         rest = (window[1], heard.windows[-1][1])
-        [odds] = self._readiness(causal.without(self.lalm, prompt, [rest]), [[]])
+        begun = causal.without(self.lalm, prompt, [rest])
+        encoded = self.lalm.encode([quiet, begun])
+        nothing: list[list[Patch]] = [[]]
+        found = patched_refusal_probabilities(self.lalm, encoded, [nothing, nothing])
+        silent, odds = causal.log_odds(torch.cat(found)).cpu()
+        heard.silenced[number] = silent - heard.plain
         heard.so_far[number] = odds
 
     def _readiness(
