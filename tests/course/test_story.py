@@ -183,6 +183,8 @@ def test_causes_stand_beside_their_controls() -> None:
         "another harmful request's typed state",
         "the typed state of its harmless twin",
         "as much silence at another time",
+        "than without as many random ones",
+        "than after a random shift of equal size",
     ):
         assert any(control in claim for claim in rows(name)), control
     assert "heard right" in chapter(name) and "misheard" in chapter(name)
