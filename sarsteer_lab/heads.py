@@ -119,7 +119,9 @@ class HeadsOff:
         n_beams = n_rows // len(numbers)
         self.prompt_of_row = [numbers[row // n_beams] for row in range(n_rows)]
 
-    def silence(self, layer: int, _module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def silence(
+        self, layer: int, _module: nn.Module, args: tuple[Tensor, ...]
+    ) -> tuple[Tensor, ...]:
         """Hook of an output projection: zeros for what its heads have read at the last position."""
         self.access.refuse_others()
         if self.at_prompt is None:

@@ -195,7 +195,11 @@ def test_an_error_or_ctrl_c_leaves_no_trace(tiny, prompts, error):
 
 
 def test_heads_that_are_not_there_and_prompts_that_have_run(tiny, prompts):
-    for head, message in ((Head(4, 0), "0 to 3"), (Head(0, 4), "heads 0 to 3"), (Head(0, -1), "")):
+    for head, message in (
+        (Head(4, 0), "0 to 3"),
+        (Head(0, 4), "heads 0 to 3"),
+        (Head(0, -1), "head -1"),
+    ):
         with pytest.raises(ValueError, match=message), without_heads(tiny, [head]):
             pass
     with torch.no_grad():
