@@ -91,7 +91,7 @@ SERIES = cycler(color=_COLOURS, marker=_MARKERS, linestyle=_LINES)
 """The looks of a figure's series that mean nothing else, in their order."""
 
 
-def look_of(colour: str, marker: str, linestyle: str) -> Look:
+def look_of(colour: str, marker: str, linestyle: str | tuple[int, tuple[int, ...]]) -> Look:
     """A look of its own, for a line that is not one of a series."""
     return {"color": colour, "marker": marker, "linestyle": linestyle}
 
@@ -99,7 +99,21 @@ def look_of(colour: str, marker: str, linestyle: str) -> Look:
 STEERED = look_of(GREEN, "D", "--")
 """What happens under a push."""
 
-MEANINGS: dict[str, Look] = {"steered": STEERED, "spoken, steered": STEERED}
+DIRECTION = look_of(METHOD["direction"], "s", "--")
+VECTORS = look_of(METHOD["vectors"], "o", "-")
+CONTROL = look_of(METHOD["control"], "v", ":")
+"""A push along the refusal direction, one along what ablation leaves of it, and a control."""
+
+MEANINGS: dict[str, Look] = {
+    "steered": STEERED,
+    "spoken, steered": STEERED,
+    "refusal direction": DIRECTION,
+    "not ablated": DIRECTION,
+    "ablated": VECTORS,
+    "ablated, full length": look_of(METHOD["vectors"], "^", "-."),
+    "harmful space ablated": look_of(METHOD["control"], "D", (0, (5, 1))),
+    "random space ablated": CONTROL,
+}
 """The look of a series by its name, where that has a meaning of its own."""
 for _palette in (LABELS, FORMS):
     for _name, _look in _palette.items():

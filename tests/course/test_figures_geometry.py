@@ -7,11 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from sarsteer_lab.course import figures
 from sarsteer_lab.course.figures import save_figure
+from sarsteer_lab.course.palette import BUILT_IN
 
 LAYERS, N = 30, 40
 
@@ -61,7 +63,7 @@ def push() -> Figure:
 def share() -> Figure:
     ks = [1, 2, 5, 10, 20]
     shares = rand(5, LAYERS).cumsum(0) / 5
-    return figures.share_figure(shares, ks, torch.tensor(ks) / 60, layer=14)
+    return figures.share_figure(shares, ks, torch.tensor(ks) / 60, layer=14, built_in=range(10, 30))
 
 
 def controls() -> Figure:
@@ -145,7 +147,21 @@ def test_shares_and_trade_off_show_their_numbers() -> None:
     assert "n = 16" in texts(push())
 
 
+def test_layers_that_were_built_to_refuse_are_shaded_above_the_shares() -> None:
+    left = share().axes[0]
+    [strip] = left.patches
+    assert (strip.get_x(), strip.get_x() + strip.get_width()) == (9.5, 29.5)
+    top_of_the_picture = left.images[0].get_extent()[3]
+    assert strip.get_y() == top_of_the_picture and to_rgb(strip.get_facecolor()) == to_rgb(BUILT_IN)
+    assert "safety adapter" in [text.get_text() for text in left.texts]
+    plain = figures.share_figure(rand(2, 4), [1, 2], rand(2), layer=1).axes[0]
+    assert not plain.patches
+
+
 def test_titles_say_what_was_measured() -> None:
+    lines = {"ablated": torch.tensor([0.1, 0.2])}
+    one = figures.push_figure([0, 1], {"harmful": lines}, n=1, title="One request moves")
+    assert one.get_suptitle() == "One request moves" and "mean" not in one.axes[0].get_ylabel()
     rises = {"a": [0.1, 0.2], "b": [0.1, 0.9]}
     kinds = {
         kind: {name: torch.tensor(values) for name, values in rises.items()} for kind in ("x", "y")

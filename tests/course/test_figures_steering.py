@@ -150,6 +150,18 @@ def test_divergence_draws_medians() -> None:
     assert "nats" in ax.get_ylabel() and "n = 3" in ax.texts[0].get_text()
 
 
+def test_divergence_says_in_a_sentence_which_moves_furthest_and_which_least() -> None:
+    moved = {
+        "refusal direction": np.array([[9.0, 9.0, 9.0], [0.5, 0.7, 0.9]]),
+        "SARSteer": np.array([[9.0, 9.0, 9.0], [0.1, 0.2, 0.3]]),
+        "random, as long": np.array([[1.0, 1.0, 1.0], [0.4, 0.4, 0.4]]),
+    }
+    assert divergence_figure((0.05, 0.1), moved, told=0.1).get_suptitle() == (
+        "At alpha 0.1 the first token moves furthest under 'refusal direction' "
+        "(0.7 nats, median), least under 'SARSteer' (0.2)"
+    )
+
+
 def test_tradeoff_places_defences_in_their_groups() -> None:
     ax = tradeoff().axes[0]
     assert [text.get_text() for text in ax.texts] == list(dict.fromkeys(TABLE["defence"]))

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from matplotlib.colors import is_color_like, to_rgb
+from matplotlib.figure import Figure
 
 import sarsteer_lab.course
 from sarsteer_lab.course import figures, palette
@@ -88,6 +90,41 @@ def test_names_with_a_meaning_have_its_look_in_every_figure() -> None:
     assert looks["typed"]["color"] == palette.FORMS["typed"][0]
     assert looks["harmful"]["color"] == palette.LABELS["harmful"][0]
     assert looks["mine"]["color"] not in (looks["typed"]["color"], looks["harmful"]["color"])
+
+
+def pushes_drawn() -> list[Figure]:
+    """Every figure of chapters 3 and 4 that draws a direction beside what ablation leaves of it."""
+    lines = {name: torch.tensor([0.1, 0.6]) for name in ("ablated", "not ablated")}
+    planes = {name: (line, line) for name, line in lines.items()}
+    direction = torch.tensor([[3.0, 4.0]])
+    inside = torch.tensor([[3.0, 0.0]])
+    moved = {name: np.ones((2, 3)) for name in ("refusal direction", "SARSteer", "random, as long")}
+    return [
+        figures.push_figure([0, 0.1], {"harmful": lines}, n=1),
+        figures.controls_figure(planes, [0, 0.1], n=3, title="Two pushes"),
+        figures.removal_figure(direction, inside, 1.0, layer=0, k=1),
+        figures.divergence_figure((0.1, 0.2), moved, told=0.1),
+    ]
+
+
+def test_the_parts_of_the_method_have_one_colour_in_every_figure() -> None:
+    """The refusal direction is never drawn in the colour of what ablation leaves of it."""
+    part_of = {
+        "refusal direction": "direction",
+        "not ablated": "direction",
+        "ablated": "vectors",
+        "SARSteer": "vectors",
+        "after ablation, lambda = 1": "vectors",
+        "random, as long": "control",
+    }
+    for fig in pushes_drawn():
+        parts = set()
+        for line in [line for ax in fig.axes for line in ax.lines]:
+            part = part_of.get(str(line.get_label()).partition("\n")[0])
+            if part is not None:
+                assert to_rgb(line.get_color()) == to_rgb(palette.METHOD[part]), line.get_label()
+                parts.add(part)
+        assert parts >= {"direction", "vectors"}, fig.get_suptitle()
 
 
 def test_panels_in_the_browser_have_the_same_colours() -> None:

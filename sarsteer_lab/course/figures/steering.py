@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from sarsteer_lab.course.figures.base import (
@@ -33,17 +34,45 @@ from sarsteer_lab.course.figures.base import (
     ticks,
     whiskers,
 )
-from sarsteer_lab.course.palette import GREEN, GREY, INK, METHOD, PURPLE, SCORES, look_of
+from sarsteer_lab.course.palette import (
+    BUILT_IN,
+    CONTROL,
+    DIRECTION,
+    GREY,
+    INK,
+    METHOD,
+    SCORES,
+    VECTORS,
+    look_of,
+)
 
 
 @drawn
 def push_figure(
-    alphas: Sequence[float], kinds: Mapping[str, Mapping[str, Float[Tensor, "alpha"]]], *, n: int
+    alphas: Sequence[float],
+    kinds: Mapping[str, Mapping[str, Float[Tensor, "alpha"]]],
+    *,
+    n: int,
+    title: str = "",
 ) -> Figure:
     """Mean refusal probability against the strength of a push: a panel per kind of request.
 
-    The title says for each kind which line rises most.
+    Without a title of its own it says for each kind which line rises most.
     """
+    n_panels = len(kinds)
+    size = (5.0 * n_panels + 2.5, 5.4)
+    fig, axes = panels(n_panels, size, title or _rises_most(kinds, n), sharey=True)
+    for ax, (kind, lines) in zip(axes, kinds.items(), strict=True):
+        curves(ax, lines, alphas)
+        ax.set(title=textwrap.fill(kind, 48), xlabel="alpha", ylim=(-0.03, 1.03))
+        percent(ax.yaxis)
+    axes[0].set_ylabel("refusal probability, mean" if n > 1 else "refusal probability")
+    name_lines(axes[-1])
+    return fig
+
+
+def _rises_most(kinds: Mapping[str, Mapping[str, Float[Tensor, "alpha"]]], n: int) -> str:
+    """In a sentence: which line rises most, for each kind of request."""
     rises = []
     for kind, lines in kinds.items():
         name = max(lines, key=lambda name: _rise(lines[name]))
@@ -51,16 +80,7 @@ def push_figure(
         start, top = line[0], line.max()
         short = kind.partition(":")[0]  # behind it may stand a request
         rises.append(f"'{name}' on {short} ({start:.0%} \u2192 {top:.0%})")
-    title = f"Refusal rises most (n = {n}) under {', under '.join(rises)}"
-    n_panels = len(kinds)
-    fig, axes = panels(n_panels, (5.0 * n_panels + 2.5, 5.4), title, sharey=True)
-    for ax, (kind, lines) in zip(axes, kinds.items(), strict=True):
-        curves(ax, lines, alphas)
-        ax.set(title=textwrap.fill(kind, 48), xlabel="alpha", ylim=(-0.03, 1.03))
-        percent(ax.yaxis)
-    axes[0].set_ylabel("refusal probability, mean")
-    name_lines(axes[-1])
-    return fig
+    return f"Refusal rises most (n = {n}) under {', under '.join(rises)}"
 
 
 def _rise(line: Float[Tensor, "alpha"]) -> float:
@@ -69,12 +89,17 @@ def _rise(line: Float[Tensor, "alpha"]) -> float:
 
 @drawn_without_grid
 def share_figure(
-    shares: Float[Tensor, "k layer"], ks: Sequence[int], control: Float[Tensor, "k"], *, layer: int
+    shares: Float[Tensor, "k layer"],
+    ks: Sequence[int],
+    control: Float[Tensor, "k"],
+    *,
+    layer: int,
+    built_in: Sequence[int] = (),
 ) -> Figure:
     """How much of the refusal direction lies in the safe space: per layer and k, and by chance.
 
     Left: `shares` (of squared length). Right: its column `layer`, and `control`, the same share for
-    random spaces of k dimensions.
+    random spaces of k dimensions. Above the left picture the layers `built_in` are shaded.
     """
     inside = f"{shares[-1, layer]:.0%} lies in {ks[-1]} harmless directions"
     title = f"Of the refusal direction, {inside}, {control[-1]:.0%} in as many random ones"
@@ -85,14 +110,28 @@ def share_figure(
     ticks(left, y=list(map(str, ks)))
     left.set(ylabel="k", title="Share inside, every layer")
     layer_axis(left)
+    _shade_above(left, built_in)
     bar = fig.colorbar(image, ax=left, label="share of squared length")
-    looks = look_of(PURPLE, "s", "-"), look_of(GREY, "x", ":")
+    looks = look_of(METHOD["inside"], "s", "-"), CONTROL
     curves(right, {"harmless space": shares[:, layer], "random space": control}, ks, looks)
     right.set(xlabel="k", ylabel="share of squared length", title=f"Layer {layer}", ylim=(0, 1.03))
     percent(bar.ax.yaxis, right.yaxis)
     right.grid(visible=True)
     name_lines(right)
     return fig
+
+
+def _shade_above(ax: Axes, layers: Sequence[int]) -> None:
+    """Shade layers that were built to refuse, in a strip above a picture that hides its ground."""
+    if not layers:
+        return
+    top = ax.get_ylim()[1]
+    strip = 0.7
+    ax.set_ylim(top=top + strip)
+    place = (min(layers) - 0.5, top)
+    ax.add_patch(Rectangle(place, len(layers), strip, color=BUILT_IN, linewidth=0))
+    name = {"va": "center", "fontsize": 12}
+    ax.text(min(layers), top + strip / 2, "safety adapter", **name)
 
 
 @drawn
@@ -161,8 +200,9 @@ def _from_one_start(
     more: str = "",
 ) -> None:
     """A curve per variant, (x, y) at each of `alphas`, and a star where all begin, unsteered."""
-    for name, (x, y), look in in_series(lines):
-        curves(ax, {name: y}, numbers(x), [look])
+    for number, (name, (x, y), look) in enumerate(in_series(lines)):
+        on_top = {"zorder": 3 - 0.01 * number}  # the first ones
+        curves(ax, {name: y}, numbers(x), [look | on_top])
     x, y = next(iter(lines.values()))
     star = {"marker": "*", "markersize": 16, "linestyle": "", "label": "unsteered"}
     ax.plot(float(x[0]), float(y[0]), color=INK, **star)
@@ -232,19 +272,18 @@ def divergence_figure(
     """KL(unsteered || steered) of the first token along alpha: median and middle half of requests.
 
     `divergences` are in nats, by the name of the vectors. Strength 0 is left out: it is 0 there.
-    The title tells the medians at the strength `told`, one of `alphas`.
+    The first is the refusal direction, then come SARSteer's vectors, then a control. The title says
+    which moves the token furthest, and which least, at the strength `told`, one of `alphas`.
     """
-    medians = []
+    medians = {}
     for name, values in divergences.items():
-        medians.append(f"{name} {np.median(values[alphas.index(told)]):.2g}")
-    title = f"At alpha {told:g} the first token moves by {', '.join(medians)} nats (median)"
+        medians[name] = np.median(values[alphas.index(told)])
+    furthest = max(medians, key=lambda name: medians[name])
+    least = min(medians, key=lambda name: medians[name])
+    title = f"At alpha {told:g} the first token moves furthest under {furthest!r} "
+    title += f"({medians[furthest]:.2g} nats, median), least under {least!r} ({medians[least]:.2g})"
     fig, [ax] = panels(1, (11, 5.2), title)
-    looks = (
-        look_of(PURPLE, "s", "--"),
-        look_of(GREEN, "o", "-"),
-        look_of(INK, "D", ":"),
-    )
-    for name, values, look in in_series(divergences, looks):
+    for name, values, look in in_series(divergences, (DIRECTION, VECTORS, CONTROL)):
         middle_half(ax, alphas, values, f"{name}\n(n = {values.shape[1]})", look)
     ax.set(xlabel="strength alpha", ylabel="KL(unsteered || steered) of the first token (nats)")
     ax.set_yscale("log")
