@@ -77,9 +77,9 @@ class Answers(panels.Panel):
         """The request and its answers."""
         request = self.view.state["requests"][self.chosen["request"]]
         rows = []
-        for form, answer in self.found().items():
+        for name, answer in self.rows():
             said = "".join(answer["tokens"]) + (" …" if answer["cut"] else "")
-            rows.append((form, answer["outcome"], answer["refusal_probability"], said))
+            rows.append((name, answer["outcome"], answer["refusal_probability"], said))
         columns = ["", "outcome", "P(refusal)", "answer"]
         table = pd.DataFrame(rows, columns=columns)
         heard = f"<br>heard: <i>{escape(request['heard'])}</i>" if "heard" in request else ""
@@ -89,6 +89,10 @@ class Answers(panels.Panel):
     @property
     def _key(self) -> str:
         return ",".join(str(self.chosen[name]) for name in self.controls)
+
+    def rows(self) -> list[tuple[str, dict[str, Any]]]:
+        """The answers that a still shows, by what stands beside each: those at the setting."""
+        return list(self.found().items())
 
     def setting(self) -> dict[str, Any]:
         """The value of each control."""

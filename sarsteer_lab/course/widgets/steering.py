@@ -153,6 +153,20 @@ class Ladder(Pushed):
         """All rungs, and the chosen strength."""
         return sorted({*self.swept, *super().wanted()})
 
+    def rows(self) -> list[tuple[str, dict[str, Any]]]:
+        """The rungs up to the first broken one, and the chosen strength, by what stands beside."""
+        found = self.view.state["requests"][0]["found"]
+        alphas = self.controls["alpha"]
+        rows = []
+        is_broken = False
+        for alpha in self.wanted():
+            place = alphas.index(alpha)
+            [answer] = found[f"{place},{self.chosen['form']}"].values()
+            if not is_broken or place == self.chosen["alpha"]:
+                rows.append((f"alpha {alpha:g}", answer))
+            is_broken = is_broken or answer["outcome"] == "broken"
+        return rows
+
 
 class DialPanel(Answers):
     """Chapter 00: turn the safety dial, and see a request answered typed and spoken.
