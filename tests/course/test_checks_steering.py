@@ -1,21 +1,31 @@
 """Every check of chapter 04 takes a right answer, and tells wrong ones apart by what is
 wrong."""
 
-import numpy as np
 import pytest
 import torch
 from checking import Check, all_tested, told_apart
+from scipy.stats import entropy
 
 from sarsteer_lab.course.checks import steering as checks
 
 
 def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    """KL of each row by scipy, which knows that a probability of 0 adds nothing."""
+    return torch.tensor(entropy(p.softmax(-1), q.softmax(-1), axis=-1))
+
+
+def share(by_token: torch.Tensor) -> float:
+    return float(by_token[0] / by_token.sum())
+
+
+def naive(p: torch.Tensor, q: torch.Tensor) -> float:
     p, q = p.log_softmax(-1), q.log_softmax(-1)
-    return (p.exp() * (p - q)).sum(-1)
+    return share((p.exp() * (p - q)).sum(-1))
 
 
-def raw_kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    return (p.softmax(-1) * (p - q)).sum(-1)
+def clamped(p: torch.Tensor, q: torch.Tensor) -> float:
+    p, q = p.softmax(-1).clamp_min(1e-12), q.softmax(-1).clamp_min(1e-12)
+    return share((p * (p.log() - q.log())).sum(-1))
 
 
 CHANCES = {
@@ -45,13 +55,16 @@ RISES = {"a": 0.3, "b": 0.05}
             },
         ),
         (
-            checks.check_divergence,
-            (kl,),
+            checks.check_first_share,
+            (lambda p, q: share(kl(p, q)),),
             {
-                "KL\\(q": (lambda p, q: kl(q, p),),
-                "bits": (lambda p, q: kl(p, q) / np.log(2),),
-                "constant": (raw_kl,),
-                "shape": (lambda p, q: kl(p, q).mean(),),
+                "KL\\(q": (lambda p, q: share(kl(q, p)),),
+                "0 times minus infinity": (naive,),
+                "not its share": (lambda p, q: kl(p, q)[0],),
+                "share of the later": (lambda p, q: 1 - share(kl(p, q)),),
+                "sum of all": (lambda p, q: kl(p, q)[0] / kl(p, q)[1:].sum(),),
+                "not the divergence": (lambda p, q: 0.5,),
+                "stops with": (lambda p, q: kl(p, q).reshape(2, 3),),
             },
         ),
         (
@@ -82,6 +95,11 @@ def test_right_passes_and_wrong_is_told_apart(
     check: Check, right: tuple, wrong: dict[str, tuple]
 ) -> None:
     told_apart(check, right, wrong)
+
+
+def test_a_share_of_clamped_probabilities_is_right_too() -> None:
+    """As the chapter does it."""
+    assert checks.check_first_share(clamped)
 
 
 def test_every_check_is_tested() -> None:

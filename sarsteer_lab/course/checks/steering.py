@@ -1,6 +1,7 @@
 """Checks of the exercises of chapter 04; how checks are made stands in `checks`."""
 
-import numpy as np
+from math import isnan
+
 import torch
 from torch import Tensor
 
@@ -8,6 +9,7 @@ from sarsteer_lab.course.checks.tools import (
     call,
     check,
     gaussian,
+    need,
     need_close,
     need_each,
     need_tensor,
@@ -45,32 +47,46 @@ def check_added_up(added_up: object) -> str:
 
 
 @check
-def check_divergence(divergence: object) -> str:
-    """`divergence(p_logits, q_logits)`: KL(p || q) in nats per row.
+def check_first_share(first_share: object) -> str:
+    """`first_share(p_logits, q_logits)`: how much of an answer's KL(p || q) is at its first token.
 
-    The logits have the shape (prompt, vocab).
+    The logits of its tokens have the shape (token, vocab). A token of the vocabulary that can never
+    be said has minus infinity in both.
     """
     p, q = gaussian((4, 9), (4, 9))
     p *= 3
-    q *= 3
-    q[0] = p[0] + 2.0  # the same distribution
-    answer = need_tensor(call(divergence, p, q), (4,), "the divergence")
+    q *= 2
+    q[2] = p[2] + 1.0  # the same distribution
+    p[:, 5] = -torch.inf
+    q[:, 5] = -torch.inf
+    by_token = _divergences(p, q)
+    right = by_token[0] / by_token.sum()
+    reverse = _divergences(q, p)
+    mistakes = {
+        "this is KL(q || p): which of the two is the unsteered model?": reverse[0] / reverse.sum(),
+        "this is the divergence of the first token, and not its share of the sum": by_token[0],
+        "this is the share of the later tokens": 1 - right,
+        "this is the first token against the later ones: divide by the sum of all": (
+            by_token[0] / by_token[1:].sum()
+        ),
+    }
+    answer = float(call(first_share, p, q))
+    undefined = (
+        "the share is not a number: 0 times minus infinity is none. A token that can never be said "
+        "adds nothing"
+    )
+    need(not isnan(answer), undefined)
+    otherwise = "this is not the divergence of the first token over the sum of all tokens'"
+    need_close(answer, right, otherwise, mistakes)
+    return "a divergence of the first token alone says nothing of what comes after it"
+
+
+def _divergences(p: Tensor, q: Tensor) -> Tensor:
+    """KL of each row's distribution p from q, in nats, by their logits."""
     log_p = p.log_softmax(-1)
     log_q = q.log_softmax(-1)
-    right = (log_p.exp() * (log_p - log_q)).sum(-1)
-    reverse = (log_q.exp() * (log_q - log_p)).sum(-1)
-    mistakes = {
-        "this is KL(q || p): which of the two is the unsteered model?": reverse,
-        "this is in bits: nats use the natural logarithm": right / np.log(2),
-    }
-    otherwise = "the numbers are not KL(p || q): sum p times (log p - log q) over the vocabulary"
-    if abs(answer[0]) > 1e-4:
-        otherwise = (
-            "two sets of logits that differ by a constant are one distribution: their divergence "
-            "is 0"
-        )
-    need_close(answer, right, otherwise, mistakes)
-    return "never negative, 0 only for equal distributions, and not the same in both directions"
+    terms = log_p.exp() * (log_p - log_q)
+    return terms.nan_to_num().sum(-1)
 
 
 @check
