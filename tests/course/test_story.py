@@ -97,6 +97,19 @@ def test_every_prediction_is_answered_before_the_next_is_asked(name: str) -> Non
         assert not waiting, f"nobody answers: {waiting}"
 
 
+@pytest.mark.parametrize("name", ["safe_space", "steering"])
+def test_debriefs_and_what_to_remember_are_computed(name: str) -> None:
+    debriefs = 0
+    for cell in cells(name):
+        words = [part for part in told(cell).split("\n\n") if "**Debrief.**" in part]
+        words += [part for part in told(cell).split("\n\n") if "**Remember.**" in part]
+        for part in words:
+            assert cell.cell_type == "code" and re.search(r"\d", part), part
+            assert "?" not in part.partition("**Debrief.**")[2], "a debrief asks nothing back"
+        debriefs += len(words)
+    assert debriefs >= 6
+
+
 @chapters
 def test_verdicts_have_four_words_and_are_judged_together(name: str) -> None:
     words = get_args(Verdict)

@@ -204,7 +204,7 @@ def _from_one_start(
         on_top = {"zorder": 3 - 0.01 * number}  # the first ones
         curves(ax, {name: y}, numbers(x), [look | on_top])
     x, y = next(iter(lines.values()))
-    star = {"marker": "*", "markersize": 16, "linestyle": "", "label": "unsteered"}
+    star = {"marker": "*", "markersize": 16, "linestyle": "", "label": "unsteered", "zorder": 4}
     ax.plot(float(x[0]), float(y[0]), color=INK, **star)
     listed = ", ".join(f"{alpha:g}" for alpha in alphas)
     ax.set_title(f"alpha = {listed} along each curve{more}", fontsize=13)
