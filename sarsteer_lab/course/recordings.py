@@ -25,17 +25,20 @@ from sarsteer_lab.derivation import derive
 from sarsteer_lab.engine.live import LINE_TOKENS
 from sarsteer_lab.keeping import kept
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import LABELS, REFUSALS
+from sarsteer_lab.prompts import LABELS, REFUSALS, Request
 from sarsteer_lab.vectors import SteeringVectors
 
-ALPHAS = (0.0, 0.05, 0.1, 0.15, 0.2, 0.3, 0.5, 0.8)
+ALPHAS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 """Strengths that can be chosen; those of chapter 4."""
 
-SHOWN = 2
-"""Requests of each kind that are shown: the first ones of the test split, whatever they give."""
+SHOWN = (5, 50)
+"""The places in the test split of the requests of each kind that are shown, whatever they give."""
 
-COUNTED = 40
+COUNTED = {"harmful": 40, "harmless": 40, "pseudo-harmful": 20, "everyday": 20}
 """Requests of each kind whose outcomes are counted, as in chapter 4."""
+
+BATCH = 40
+"""Requests that are answered together there."""
 
 
 def chapter_vectors(lalm: LALM, text: str) -> SteeringVectors:
@@ -50,14 +53,14 @@ def chapter_vectors(lalm: LALM, text: str) -> SteeringVectors:
 def steering() -> Panel:
     """The first page's panel: answers to a few requests, typed and spoken, at each strength.
 
-    Beside them, how many of 40 spoken requests of each kind are refused at each strength.
+    Beside them, how many spoken requests of each kind are refused at each strength.
     """
     lalm = session.load_model("pocket")
     text = session.working_text(lalm)  # that makes this model refuse
     vectors = chapter_vectors(lalm, text)
     shown = []
-    for asked in session.requests("test", SHOWN, LABELS).values():
-        shown += asked
+    for asked in session.requests("test", labels=LABELS).values():
+        shown += [asked[place] for place in SHOWN]
     panel = Pushed(lalm, shown, vectors, ALPHAS)
     panel.view.state = {**panel.view.state, "counts": outcome_counts(lalm, text, vectors)}
     return panel
@@ -68,9 +71,11 @@ def outcome_counts(lalm: LALM, text: str, vectors: SteeringVectors) -> dict[str,
 
     Chapter 4's sweep: where it has run, nothing is computed again.
     """
-    asked = session.requests("test", COUNTED, LABELS)
+    asked: dict[str, list[Request]] = {}
+    for label, number in COUNTED.items():
+        asked |= session.requests("test", number, [label])
     variants = {f"SARSteer, {text}": vectors}
-    options = {"max_new_tokens": LINE_TOKENS, "batch_size": COUNTED}
+    options = {"max_new_tokens": LINE_TOKENS, "batch_size": BATCH}
     outcomes = session.sweep(lalm, "04_steering", variants, ALPHAS, asked, **options)
     counts = {}
     for label in LABELS:

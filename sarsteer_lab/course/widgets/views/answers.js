@@ -101,7 +101,7 @@ function counted(counts, place, kind) {
     const name = make("span", { class: label === kind ? "name chosen" : "name" }, label);
     return make("div", { class: "count", "data-label": label }, name, make("div", { class: "bar" }, ...parts), make("span", { class: "said" }, said));
   });
-  return [make("p", { class: "title" }, `${Object.values(counts)[0].n} spoken requests of each kind, at this setting`), ...rows];
+  return [make("p", { class: "title" }, "Spoken requests of each kind, at this setting"), ...rows];
 }
 
 function control({ name, label = name, values }, choose, live) {
