@@ -41,6 +41,15 @@ def test_each_request_has_an_arrow_from_before_to_after() -> None:
     assert drawn == expected
 
 
+def test_both_cut_edges_of_a_readiness_axis_are_marked() -> None:
+    moves = figures.moves_figure(BEFORE, AFTER, (0.5, 0.5))
+    readiness = figures.readiness_figure(BEFORE)
+    for ax in (moves.axes[0], readiness.axes[0]):
+        marks = [text.get_text() for text in ax.get_xticklabels()]
+        assert marks[0] == "0.01%\nor less" and marks[-1] == "99.99%\nor more"
+        assert ax.get_xticks()[0] == 1e-4 and ax.get_xscale() == "logit"
+
+
 def test_the_bound_is_that_of_the_order_and_the_star_stands_where_the_push_came() -> None:
     fig = figures.moves_figure(BEFORE, AFTER, (0.25, 0.75))
     benign = np.concatenate([BEFORE["harmless"], BEFORE["pseudo-harmful"]])
@@ -67,10 +76,11 @@ def test_beyond_the_bound_is_what_is_answered_less_what_the_order_allows() -> No
 
 
 def test_conditions_show_each_request_and_where_they_fire() -> None:
-    scores = {"own": BEFORE, "cast": AFTER}
-    fig = figures.gates_figure(scores, {"cast": 0.35}, {"own": 0.8, "cast": 0.9})
-    assert fig.get_suptitle().startswith("Cast tells harmful requests from others best")
+    scores = {"own": BEFORE, "cast: cosine": AFTER}
+    fig = figures.gates_figure(scores, {"cast: cosine": 0.35}, {"own": 0.8, "cast: cosine": 0.9})
+    assert fig.get_suptitle().startswith("Cast has the largest ROC area")
     own, cast = fig.axes
+    assert (own.get_xlabel(), cast.get_xlabel()) == ("", "cosine")
     for ax, by_label in ((own, BEFORE), (cast, AFTER)):
         for cloud, values in zip(ax.collections, by_label.values(), strict=True):
             np.testing.assert_allclose(cloud.get_offsets()[:, 0], values)

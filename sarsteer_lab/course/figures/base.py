@@ -55,7 +55,7 @@ LOWEST = 1e-4
 """Probabilities nearer to 0 or 1 than this are drawn there, on a logit scale."""
 
 MARKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
-"""The marks of that scale."""
+"""The marks of that scale between its ends."""
 
 WHOLE_PICTURE = {"origin": "lower", "aspect": "auto"}
 """A heat map that fills its panel, the first row lowest."""
@@ -166,6 +166,16 @@ def level(ax: Axes, value: float, name: str | None = None) -> None:
     ax.axhline(value, label=name, **DOTTED)
 
 
+def readiness_axis(ax: Axes) -> None:
+    """A panel's x axis for refusal probabilities: a logit scale, both cut edges marked as such."""
+    ax.set(xscale="logit", xlim=(LOWEST * 0.8, 1 - LOWEST * 0.8))
+    names = [f"{100 * LOWEST:g}%\nor less"]
+    names += [f"{100 * mark:g}%" for mark in MARKS]
+    names.append(f"{100 * (1 - LOWEST):g}%\nor more")
+    ax.set_xticks([LOWEST, *MARKS, 1 - LOWEST], names)
+    ax.minorticks_off()
+
+
 def percent(*axes: Axis) -> None:
     """Shares as percentages."""
     for axis in axes:
@@ -227,15 +237,21 @@ def _leader(color: str, shrink: float) -> dict[str, Any]:
 
 
 def name_points(
-    ax: Axes, names: Sequence[str], places: Float[np.ndarray, "point 2"], colours: Sequence[str]
+    ax: Axes,
+    names: Sequence[str],
+    places: Float[np.ndarray, "point 2"],
+    colours: Sequence[str],
+    keep_clear: Float[np.ndarray, "spot 2"] | None = None,
 ) -> None:
     """Each place's name where it hides least, nearest to its own; further off, with a line to it.
 
-    Those at one place share theirs ("this = that").
+    Those at one place share theirs ("this = that"). What lies at `keep_clear` is not to be hidden.
     """
     ax.figure.draw_without_rendering()
     points = ax.transData.transform(places)
     taken = [Bbox([point - 8, point + 8]) for point in points]
+    if keep_clear is not None:
+        taken += [Bbox([spot - 4, spot + 4]) for spot in ax.transData.transform(keep_clear)]
     together: dict[tuple[float, ...], list[str]] = defaultdict(list)
     for name, place in zip(names, places, strict=True):
         together[tuple(place)].append(name)

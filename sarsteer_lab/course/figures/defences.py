@@ -85,5 +85,14 @@ def tradeoff_figure(
     ax.set(xlim=(-0.03, 1.05), ylim=(-0.03, 1.05), **TRADEOFF)
     percent(ax.xaxis, ax.yaxis)
     common_legend(fig, ncols=len(ax.lines))
-    name_points(ax, names, places, [INK] * len(names))
+    along = None if bound is None else _along(bound)
+    name_points(ax, names, places, [INK] * len(names), along)
     return fig
+
+
+def _along(line: Float[np.ndarray, "vertex 2"]) -> Float[np.ndarray, "spot 2"]:
+    """Spots on a line through these vertices, so near one another that no name fits between."""
+    steps = np.linalg.norm(np.diff(line, axis=0), axis=1)
+    travelled = np.r_[0, np.cumsum(steps)]
+    spots = np.arange(0, travelled[-1], 0.015)
+    return np.column_stack([np.interp(spots, travelled, column) for column in line.T])

@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 from sarsteer_lab.course.figures.base import (
     DOTTED,
     LOWEST,
-    MARKS,
     TRADEOFF,
     drawn,
     panels,
     percent,
+    readiness_axis,
 )
 from sarsteer_lab.course.palette import FORMS, INK, LABELS, STEERED, Look
 from sarsteer_lab.evaluation.separation import roc_area, uniform_bound
@@ -83,9 +83,8 @@ def _arrows(ax: Axes, before: Readiness, after: Readiness) -> None:
     ax.tick_params(axis="y", length=0)
     ax.grid(visible=False, axis="y")
     ax.axvline(0.5, **DOTTED)
-    ax.set(xscale="logit", xlim=(LOWEST * 0.8, 1 - LOWEST * 0.8), ylim=(row - 2, -3))
-    ax.set_xticks(MARKS, [f"{100 * mark:g}%" for mark in MARKS])
-    ax.minorticks_off()
+    readiness_axis(ax)
+    ax.set_ylim(row - 2, -3)
     ax.set_xlabel("refusal probability: from without the push to under it")
     ax.set_title("Each arrow is a request")
 
@@ -117,10 +116,12 @@ def gates_figure(
 
     `scores` holds for each condition its value for each request; `thresholds` the value above which
     it fires, where it has one; `areas` the area under its ROC curve, harmful against all others.
+    A name may say behind a colon what the value is: "CAST: cosine".
     """
     best = max(areas, key=lambda name: areas[name])
-    told = f"tells harmful requests from others best (ROC area {areas[best]:.2f})"
-    title = f"{best[:1].upper()}{best[1:]} {told}"
+    told = f"has the largest ROC area, harmful requests against others ({areas[best]:.2f})"
+    first = best.partition(": ")[0]
+    title = f"{first[:1].upper()}{first[1:]} {told}"
     n_panels = len(scores)
     fig, axes = panels(n_panels, (13, 4.9), title, sharey=True)
     rng = np.random.default_rng(0)
@@ -135,7 +136,9 @@ def gates_figure(
             ax.axvline(thresholds[name], **DOTTED)
             beside = {"xycoords": ax.get_xaxis_transform(), "textcoords": "offset points"}
             ax.annotate("fires above", (thresholds[name], 0), (4, 3), **beside)
-        ax.set_title(f"{name}\narea {areas[name]:.2f}")
+        whose, _, value = name.partition(": ")
+        ax.set_title(f"{whose}\narea {areas[name]:.2f}")
+        ax.set_xlabel(value)
     names = [
         f"{label} (n = {len(values)})" for label, values in next(iter(scores.values())).items()
     ]

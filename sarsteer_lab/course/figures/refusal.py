@@ -13,7 +13,6 @@ from torch import Tensor
 from sarsteer_lab.course.figures.base import (
     DOTTED,
     LOWEST,
-    MARKS,
     common_legend,
     curves,
     drawn,
@@ -24,6 +23,7 @@ from sarsteer_lab.course.figures.base import (
     name_points,
     panels,
     percent,
+    readiness_axis,
     shade_layers,
     ticks,
     whiskers,
@@ -131,11 +131,8 @@ def readiness_figure(refusal_probability: Mapping[str, Float[np.ndarray, "prompt
         ax.plot([median, median], [row - 0.4, row + 0.4], color=INK)
         names.append(f"{name} (n = {len(values)})")
     ticks(ax, y=names)
-    ax.set(xscale="logit", xlim=(LOWEST * 0.8, 1 - LOWEST * 0.8))
+    readiness_axis(ax)
     ax.set_xlabel("refusal probability without a defence")
-    names_of_marks = [f"{100 * mark:g}%" for mark in MARKS]
-    ends = (f"{100 * LOWEST:g}%\nor less", f"{100 * (1 - LOWEST):g}%\nor more")
-    ax.set_xticks([LOWEST, *MARKS, 1 - LOWEST], [ends[0], *names_of_marks, ends[1]])
     ax.invert_yaxis()
     return fig
 
