@@ -9,15 +9,37 @@ from checking import Check, all_tested, told_apart
 from sarsteer_lab.course.checks import defences as checks
 from sarsteer_lab.evaluation.curves import pareto_front
 from sarsteer_lab.evaluation.gates import _best_threshold
-from sarsteer_lab.evaluation.intervals import paired_difference, wilson
+from sarsteer_lab.evaluation.intervals import paired_difference
 from sarsteer_lab.evaluation.judges import kappa
 from sarsteer_lab.evaluation.separation import roc_area
 
+Outcomes = list[bool]
 
-def wald(hits: int, n: int) -> tuple[float, float]:
-    share = hits / n
-    half = 1.959964 * (share * (1 - share) / n) ** 0.5
-    return share - half, share + half
+
+def spread(middle: float, variance: float) -> tuple[float, float]:
+    half = 1.959964 * variance**0.5
+    return middle - half, middle + half
+
+
+def agresti_min(first: Outcomes, second: Outcomes) -> tuple[float, float]:
+    """As Wald's interval of the mean of paired differences, of four half requests more."""
+    n, difference = len(first) + 2, sum(first) - sum(second)
+    squares = sum(a != b for a, b in zip(first, second, strict=True)) + 1
+    return spread(difference / n, (squares / n - (difference / n) ** 2) / n)
+
+
+def without_halves(first: Outcomes, second: Outcomes) -> tuple[float, float]:
+    differences = np.subtract(first, second, dtype=float)
+    return spread(differences.mean(), differences.var() / len(differences))
+
+
+def of_two_samples(first: Outcomes, second: Outcomes) -> tuple[float, float]:
+    difference = np.mean(first) - np.mean(second)
+    return spread(difference, (np.var(first) + np.var(second)) / len(first))
+
+
+def turned(first: Outcomes, second: Outcomes) -> tuple[float, float]:
+    return agresti_min(second, first)
 
 
 def strict_front(points: list[tuple[float, float]]) -> list[bool]:
@@ -65,12 +87,14 @@ LOST = paired_difference(np.array(WITHOUT), np.array(UNDER))
     ("check", "right", "wrong"),
     [
         (
-            checks.check_wilson,
-            (wilson,),
+            checks.check_paired,
+            (agresti_min,),
             {
-                "Wald": (wald,),
-                "not its ends": (lambda hits, n: (0.0, 1.0),),
-                "two numbers": (lambda h, n: (h,),),
+                "no halves": (without_halves,),
+                "sign is turned": (turned,),
+                "two separate samples": (of_two_samples,),
+                "not its ends": (lambda first, second: (-1.0, 1.0),),
+                "two numbers": (lambda first, second: (0.0,),),
             },
         ),
         (

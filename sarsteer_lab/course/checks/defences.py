@@ -9,7 +9,7 @@ import numpy as np
 from sarsteer_lab.course.checks.tools import call, check, need, need_close
 from sarsteer_lab.course.claims import MARGIN, Verdict, verdict_of
 from sarsteer_lab.evaluation.curves import pareto_front
-from sarsteer_lab.evaluation.intervals import paired_difference, wilson
+from sarsteer_lab.evaluation.intervals import paired_difference, paired_interval
 from sarsteer_lab.evaluation.judges import Outcome, kappa
 
 VERDICTS = get_args(Verdict)
@@ -18,22 +18,42 @@ VERDICTS = get_args(Verdict)
 
 
 @check
-def check_wilson(interval: object) -> str:
-    """`interval(hits, n)`: Wilson's 95% interval of a share, (low, high)."""
-    for hits, n in ((0, 7), (3, 14), (14, 14), (40, 80)):
-        answer = call(interval, hits, n)
+def check_paired(interval: object) -> str:
+    """`interval(first, second)`: 95% interval of a difference of shares of the same requests."""
+    cases = (
+        ([True] * 9 + [False] * 5, [True] * 3 + [False] * 11),
+        ([True, False] * 4, [True, False] * 4),
+        ([True] * 2 + [False] * 18, [False] * 14 + [True] * 6),
+    )
+    for first, second in cases:
+        answer = call(interval, first, second)
         need(len(answer) == 2, "two numbers are wanted: the lower and the upper end")
-        low, high = map(float, answer)
-        share = hits / n
-        half = 1.959964 * (share * (1 - share) / n) ** 0.5
-        wald = [share - half, share + half]
-        of = f"{hits} of {n}"
-        mistakes = {f"{of}: this is the plain (Wald) interval, which has no width at 0 of 7": wald}
-        otherwise = f"{of}: these are not its ends; compare middle and half width with the formulas"
-        if low < -1e-9 or high > 1 + 1e-9:
-            otherwise = f"{of}: an end lies outside 0 to 1: check your two formulas"
-        need_close([low, high], wilson(hits, n), otherwise, mistakes, within=1e-3)
-    return "it never leaves 0 to 1, and never claims certainty from a small sample"
+        given = [float(end) for end in answer]
+        low, high = paired_interval(np.array(first), np.array(second))
+        one_way = sum(a and not b for a, b in zip(first, second, strict=True))
+        other_way = sum(b and not a for a, b in zip(first, second, strict=True))
+        n = len(first)
+        unpaired = sum(share * (1 - share) / n for share in (np.mean(first), np.mean(second)))
+        difference = (one_way - other_way) / n
+        mistakes = {
+            "this has no halves: where no request differs it has no width": _around(
+                difference, (one_way + other_way) / n**2 - difference**2 / n
+            ),
+            "the sign is turned: the first's share minus the second's is wanted": [-high, -low],
+            "this is for two separate samples: it does not look at which requests differ": _around(
+                difference, unpaired
+            ),
+        }
+        differing = f"where {one_way} requests go one way and {other_way} the other of {n}"
+        otherwise = f"{differing} these are not its ends: compare middle and half width"
+        need_close(given, [low, high], otherwise, mistakes, within=1e-3)
+    return "only requests on which the two differ move it, and the others make it narrower"
+
+
+def _around(middle: float, variance: float) -> list[float]:
+    """The ends of a 95% interval with this middle."""
+    half = 1.959964 * variance**0.5
+    return [middle - half, middle + half]
 
 
 @check
