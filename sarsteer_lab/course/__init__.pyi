@@ -4,6 +4,7 @@ from . import causal as causal
 from . import choosing as choosing
 from . import figures as figures
 from . import hearing as hearing
+from . import measuring as measuring
 from . import widgets as widgets
 from .claims import Claim as Claim
 from .claims import claim_on_shares as claim_on_shares

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -69,24 +70,42 @@ def mean_refusal(lalm: LALM, defences: Sequence[Defence], harmful: Sequence[Requ
     return by_defence.mean().to_numpy()
 
 
-def matching(lalm: LALM, choice: Choice) -> Callable[[SteeringDefence], SteeringDefence]:
-    """Makes a steering defence as strong as it takes to refuse what the chosen push refuses.
+class Matched(NamedTuple):
+    """A rival as strong as the chosen push, and whether it ever gets so far."""
+
+    rival: SteeringDefence
+    is_as_strong: bool
+
+
+def matched(lalm: LALM, choice: Choice, rivals: Sequence[SteeringDefence]) -> list[Matched]:
+    """Rivals, each as strong as it takes to refuse what the chosen push refuses.
 
     Measured by the mean refusal probability of the harmful validation requests, between
     `STRENGTHS` by interpolation. A defence that never gets so far keeps the strength at which it
-    comes nearest.
+    comes nearest. All rivals share one reading of the clips.
     """
-    harmful = choice.tried["harmful"]
-    [target] = mean_refusal(lalm, [choice.push], harmful)
-
-    def matched(defence: SteeringDefence) -> SteeringDefence:
-        at_strengths = []
+    tried: list[SteeringDefence] = [choice.push]
+    for rival in rivals:
         for strength in STRENGTHS:
-            at_strengths.append(replace(defence, name=f"{strength:g}", alpha=strength))
-        means = mean_refusal(lalm, at_strengths, harmful)
-        return replace(defence, alpha=_strength(means, target))
+            name = f"{rival.name}, alpha {strength:g}"
+            tried.append(replace(rival, name=name, alpha=strength))
+    target, *means = mean_refusal(lalm, tried, choice.tried["harmful"])
+    by_rival = np.reshape(means, (len(rivals), len(STRENGTHS)))
+    found = []
+    for rival, of_rival in zip(rivals, by_rival, strict=True):
+        as_strong = replace(rival, alpha=_strength(of_rival, target))
+        found.append(Matched(as_strong, bool(of_rival.max() >= target)))
+    return found
 
-    return matched
+
+def matching(lalm: LALM, choice: Choice) -> Callable[[SteeringDefence], SteeringDefence]:
+    """Makes a single steering defence as strong as the chosen push: see `matched`."""
+
+    def match_one(defence: SteeringDefence) -> SteeringDefence:
+        [found] = matched(lalm, choice, [defence])
+        return found.rival
+
+    return match_one
 
 
 def _strength(means: np.ndarray, target: float) -> float:

@@ -1,5 +1,7 @@
 """A setting is chosen on validation requests by the rule, and rivals are made as strong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -53,3 +55,18 @@ def test_matching_keeps_a_rivals_vectors_and_name(tiny: LALM, states: BaseStates
     matched = choosing.matching(tiny, choice)(rival)
     assert matched.name == "rival" and matched.vectors is rival.vectors
     assert choosing.STRENGTHS[0] <= matched.alpha <= choosing.STRENGTHS[-1]
+
+
+def test_rivals_are_matched_together_as_alone(tiny: LALM, states: BaseStates) -> None:
+    choice = choosing.choose(tiny, states, ["paper"], TRIED, alphas=(0.5,))
+    strong = SteeringDefence("strong", states.refusal_direction(), 0.0)
+    idle = SteeringDefence("idle", states.refusal_direction() * 0.0, 0.0)
+    together = choosing.matched(tiny, choice, [strong, idle])
+    assert [found.rival.name for found in together] == ["strong", "idle"]
+    for rival, found in zip([strong, idle], together, strict=True):
+        assert choosing.matching(tiny, choice)(rival).alpha == found.rival.alpha
+        at_all = [replace(rival, name=f"{step:g}", alpha=step) for step in choosing.STRENGTHS]
+        *reached, target = choosing.mean_refusal(
+            tiny, [*at_all, choice.push], choice.tried["harmful"]
+        )
+        assert found.is_as_strong == (max(reached) >= target)
