@@ -78,7 +78,7 @@ def test_beyond_the_bound_is_what_is_answered_less_what_the_order_allows() -> No
 def test_conditions_show_each_request_and_where_they_fire() -> None:
     scores = {"own": BEFORE, "cast: cosine": AFTER}
     fig = figures.gates_figure(scores, {"cast: cosine": 0.35}, {"own": 0.8, "cast: cosine": 0.9})
-    assert fig.get_suptitle().startswith("Cast has the largest ROC area")
+    assert "by own with 0.80, by cast with 0.90" in fig.get_suptitle()
     own, cast = fig.axes
     assert (own.get_xlabel(), cast.get_xlabel()) == ("", "cosine")
     for ax, by_label in ((own, BEFORE), (cast, AFTER)):

@@ -35,7 +35,7 @@ from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.geometry import logit_lens
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import LABELS, load_prompts
+from sarsteer_lab.prompts import load_prompts
 from sarsteer_lab.safe_space import projection
 
 pytestmark = [pytest.mark.pocket, pytest.mark.late]
@@ -184,7 +184,7 @@ def test_responses_on_the_board(pocket: LALM, states: BaseStates) -> None:
     assert len(shown) >= 5 and AS_IN_PAPER in shown
     for number in range(10):
         name = AS_IN_PAPER if number < 4 else chooser.choice(shown)
-        of_set = state["cells"][name][chooser.choice(LABELS)]
+        of_set = state["cells"][name][chooser.choice(state["sets"])]
         id_, outcome, opening = chooser.choice(of_set)
         prompt = fixed[name].prompt(requests[id_])
         with fixed[name].applied(pocket, [prompt]):

@@ -57,6 +57,9 @@ LOWEST = 1e-4
 MARKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 """The marks of that scale between its ends."""
 
+LAST_RESORT = 1e5
+"""What it costs to write a point's name beside another point: more than to hide a line."""
+
 WHOLE_PICTURE = {"origin": "lower", "aspect": "auto"}
 """A heat map that fills its panel, the first row lowest."""
 
@@ -295,7 +298,8 @@ def _least_hiding(
             hidden = sum(_shared(box, other) for other in taken)
             outside = size.prod() - _shared(box, panel)
             theirs = _apart(strangers, box).min(initial=np.inf)
-            cost = far + outside + 10 * hidden + 1000 * (theirs < 1.5 * _apart(point, box))
+            is_theirs = theirs < 1.5 * _apart(point, box)
+            cost = far + outside + 10 * hidden + LAST_RESORT * is_theirs
             if cost < best[0]:
                 best = (cost, far, box)
     return best[1:]

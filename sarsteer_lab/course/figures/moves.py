@@ -118,10 +118,10 @@ def gates_figure(
     it fires, where it has one; `areas` the area under its ROC curve, harmful against all others.
     A name may say behind a colon what the value is: "CAST: cosine".
     """
-    best = max(areas, key=lambda name: areas[name])
-    told = f"has the largest ROC area, harmful requests against others ({areas[best]:.2f})"
-    first = best.partition(": ")[0]
-    title = f"{first[:1].upper()}{first[1:]} {told}"
+    told = []
+    for name, area in areas.items():
+        told.append(f"{name.partition(': ')[0]} with {area:.2f}")
+    title = f"Harmful requests are told from others by {', by '.join(told)} (ROC area)"
     n_panels = len(scores)
     fig, axes = panels(n_panels, (13, 4.9), title, sharey=True)
     rng = np.random.default_rng(0)
