@@ -81,8 +81,8 @@ PARTS = {
 BUILT_IN = "#F8F0DA"
 """The ground of layers that hold the safety adapter: the truth that was built in."""
 
-CHANGE, SCORES = "PuOr", "viridis"
-"""Maps of colours: of changes, and of energies and shares."""
+CHANGE, SHADES, SCORES = "PuOr", "Purples", "viridis"
+"""Maps of colours: of changes, of shares of attention, and of energies."""
 
 _COLOURS = [GREEN, PURPLE, INK, SKY, GREY, _OLIVE, _INDIGO]
 _MARKERS = ["o", "s", "^", "D", "v", "x", "P"]

@@ -33,7 +33,10 @@ def check_paired(interval: object) -> str:
         one_way = sum(a and not b for a, b in zip(first, second, strict=True))
         other_way = sum(b and not a for a, b in zip(first, second, strict=True))
         n = len(first)
-        unpaired = sum(share * (1 - share) / n for share in (np.mean(first), np.mean(second)))
+        unpaired = 0.0
+        for outcomes in (first, second):
+            share = sum(outcomes) / n
+            unpaired += share * (1 - share) / n
         difference = (one_way - other_way) / n
         mistakes = {
             "this has no halves: where no request differs it has no width": _around(
