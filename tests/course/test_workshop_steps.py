@@ -20,7 +20,7 @@ import torch
 from steps_needed import importance
 from workshops import BROKEN_LAB, CALL, SYMPTOM, WORKSHOPS, cells_of, expected, name, opened
 
-from sarsteer_lab.course.checks import directions, gap, knowing, models, steering
+from sarsteer_lab.course.checks import defences, directions, gap, knowing, models, steering
 from sarsteer_lab.course.checks.tools import CheckResult
 from sarsteer_lab.lalm import LALM
 
@@ -148,7 +148,7 @@ def test_no_exercise_asks_what_a_workshop_asks(folder: Path) -> None:
     """What answers the one does not answer the other, whatever it is called."""
     modules = ("ears", "states", "directions", "steering", "evaluating", "instruments", "broken")
     of_workshops = without_a_model([importlib.import_module(f"workshop.{m}") for m in modules])
-    of_exercises = without_a_model([gap, directions, steering, knowing, models])
+    of_exercises = without_a_model([gap, directions, steering, defences, knowing, models])
     exercises, workshops = answers_of_exercises(), answers_of_workshops()
     assert len(exercises) >= 15 and len(of_workshops) >= 25 and len(of_exercises) >= 14
     same = []
