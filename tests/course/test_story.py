@@ -212,6 +212,23 @@ def test_the_instruction_is_controlled_for() -> None:
         assert row(name, "(control of claim 1: the instruction)")
 
 
+def test_areas_are_read_of_the_whole_test_split() -> None:
+    name = "measure_one_defence"
+    for control in ("what it repeats of the clip", "a probe of spoken states"):
+        assert "(n = 100 + 100)" in row(name, control)[0]
+    assert "| typed, with the instruction, in lower case without punctuation | 100 |" in chapter(
+        name
+    )
+    for condition in ("CAST", "AlphaSteer"):
+        assert "(n = 100 + 180)" in row("compare_defences", f"{condition}'s condition tells")[0]
+
+
+@pytest.mark.parametrize("name", ["measure_one_defence", "compare_defences"])
+def test_what_to_remember_begins_with_what_came_out(name: str) -> None:
+    [cell] = [cell for cell in cells(name) if "**Remember.**" in cell.source]
+    assert cell.cell_type == "code" and re.match(r"\*\*Remember\.\*\*[^(]*\d", told(cell))
+
+
 def test_a_text_that_refuses_everything_is_called_so() -> None:
     assert "is a text that makes it refuse nearly everything" in chapter("refusal_directions")
     assert "text 'conditional'" in chapter("refusal_directions")
@@ -226,6 +243,7 @@ def test_answers_about_something_else_are_told_apart() -> None:
     assert row("meet_the_model", "(control of claim 1: on topic)")
     text = chapter("measure_one_defence")
     assert "| off topic |" in text and "on topic or off" in text
+    assert chapter("compare_defences").count("| benign answered on topic |") == 2
 
 
 def test_the_appendix_is_of_the_model_that_ships_and_teaches_the_flip() -> None:
