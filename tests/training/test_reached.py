@@ -38,7 +38,7 @@ def test_what_lies_in_folders_is_gathered_by_rising_knowledge_and_what_is_known_
 def test_of_prompts_and_of_cast_the_better_is_drawn_and_only_at_full_safety():
     points = best({"1 0 0": ROWS, "0.7 1 1": ROWS})
     assert set(points["setting"]) == {"1 0 0"}
-    by_name = points.set_index("defence")
+    by_name = points.set_index("defence")[["setting", "refused", "answered"]]
     assert by_name.loc["SARSteer"].tolist() == ["1 0 0", 0.8, 0.6]
     assert by_name.loc["self-reminder"].tolist() == ["1 0 0", 0.8, 0.4]  # 1.2 against 1.1
     assert by_name.loc["CAST"].tolist() == ["1 0 0", 0.5, 0.8]  # 1.3 against 1.25

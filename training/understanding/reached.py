@@ -25,8 +25,12 @@ GATHERED = DATA / "reached.json"
 """What each defence reached, by setting (safety, understanding, spoken safety)."""
 BEGIN = "<!-- written by training.understanding.reached -->"
 END = "<!-- end of what defences reach -->"
-DRAWN = ("SARSteer", "self-reminder", "CAST")
-"""Defences that are drawn, by the beginnings of their names."""
+DRAWN = {
+    "SARSteer": "uniform pushes",
+    "self-reminder": "prompts",
+    "CAST": "conditional pushes",
+}
+"""Defences that are drawn, by the beginnings of their names, and the groups that they look like."""
 Reached = dict[str, list[dict[str, Any]]]
 
 
@@ -70,11 +74,11 @@ def best(reached: Reached) -> pd.DataFrame:
     for setting, defences in reached.items():
         if not setting.startswith("1 "):
             continue
-        for name in DRAWN:
+        for name, group in DRAWN.items():
             points = [shares(row) for row in defences if row["defence"].startswith(name)]
             refused, answered = max(points, key=sum)
-            row = {"setting": setting, "defence": name, "refused": refused, "answered": answered}
-            rows.append(row)
+            row = {"setting": setting, "defence": name, "group": group}
+            rows.append(row | {"refused": refused, "answered": answered})
     return pd.DataFrame(rows)
 
 

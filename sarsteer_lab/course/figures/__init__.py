@@ -41,4 +41,4 @@ from sarsteer_lab.course.figures.steering import (
     share_figure,
 )
 from sarsteer_lab.course.figures.strip import architecture
-from sarsteer_lab.course.figures.understanding import understanding_figure
+from sarsteer_lab.course.figures.understanding import reach_figure, understanding_figure

@@ -1,7 +1,7 @@
 """Figures of hidden states: curves over layers, the gap between the forms, maps, models beside
 each other."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -27,7 +27,7 @@ from sarsteer_lab.course.figures.base import (
     percent,
     shade_layers,
 )
-from sarsteer_lab.course.palette import FORMS, GREEN, INK, PAPER, PURPLE, SKY, look_of
+from sarsteer_lab.course.palette import BUILT_IN, FORMS, GREEN, INK, PAPER, PURPLE, SKY, look_of
 from sarsteer_lab.safe_space import exact
 
 
@@ -65,14 +65,22 @@ def depth_figure(
     *,
     ylabels: Mapping[str, str],
     title: str,
+    taught: Mapping[str, Collection[int]] | None = None,
 ) -> Figure:
     """A panel per measure, in it a line per model, over relative depth (last layer 100%).
 
     `measures` maps a panel's title to a curve per model, `ylabels` the same titles to what is
-    measured, with its unit. Panels have their own scales.
+    measured, with its unit. Panels have their own scales. The layers in which a model was `taught`
+    to refuse are shaded, as the stretch of its depth that they take.
     """
     fig, axes = panels(len(measures), (4.2 * len(measures), 4.8), title)
     for ax, (name, lines) in zip(axes, measures.items(), strict=True):
+        for model, layers in (taught or {}).items():
+            if layers:
+                last = max(len(lines[model]) - 1, 1)
+                ends = min(layers) / last, max(layers) / last
+                label = f"{model}: safety adapter"
+                ax.axvspan(*ends, color=BUILT_IN, linewidth=0, zorder=0, label=label)
         for model, values, look in in_series(lines):
             last = max(len(values) - 1, 1)
             depth = np.arange(len(values)) / last
@@ -80,7 +88,7 @@ def depth_figure(
         ax.set(title=name, xlabel="depth", ylabel=ylabels[name])
         percent(ax.xaxis)
         ax.set_ylim(bottom=0)
-    common_legend(fig, ncols=len(axes[0].lines))
+    common_legend(fig, ncols=3)
     return fig
 
 
