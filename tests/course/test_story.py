@@ -93,8 +93,7 @@ def test_every_prediction_is_answered_before_the_next_is_asked(name: str) -> Non
         if asked and cell.cell_type == "markdown":
             assert not waiting, f"nobody answers: {waiting}"
             waiting = asked[0]
-    if name != "probe_your_own_lalm":  # its last prediction is answered by what came out
-        assert not waiting, f"nobody answers: {waiting}"
+    assert not waiting, f"nobody answers: {waiting}"
 
 
 @pytest.mark.parametrize("name", ["safe_space", "steering"])
@@ -253,6 +252,19 @@ def test_the_appendix_is_of_the_model_that_ships_and_teaches_the_flip() -> None:
     assert "A lesson in a changed verdict" in text
     [table] = closing_tables(appendix)
     assert "(a typed direction acts on speech)" in table and "**seen here**" not in table
+
+
+def test_the_method_is_tried_where_the_model_knows() -> None:
+    """Typed, and by ear with enough requests to tell; benign means what it means elsewhere."""
+    name = "when_the_model_knows"
+    assert row(name, "typed harmful requests more often")
+    assert row(name, "Typed, SARSteer leaves more benign requests answered than a uniform push")
+    measured, _, verdict = row(name, "(paper, claim 4)")
+    assert "/100" in measured and verdict.split(" (")[0] != "**cannot tell**"
+    text = chapter(name)
+    assert "are the harmless and the pseudo-harmful ones together" in text
+    assert "/80" in text and "/120" not in text, "everyday requests are not counted as benign"
+    assert re.search(r"selective text \*conditional\* was (not )?chosen", text)
 
 
 def test_no_exercise_and_no_workshop_asks_what_another_asks() -> None:
