@@ -86,7 +86,8 @@ def test_a_push_stands_beside_the_bound_of_its_own_place() -> None:
         for name, (refused, answered) in list(zip(NAMES, SHARES, strict=True))[:2]:
             row = {"place": place, "defence": name, "group": figures.group_of(name)}
             rows.append(row | {"refused": refused + 0.1 * number, "answered": answered})
-    fig = figures.reach_figure(pd.DataFrame(rows), bounds)
+    along = {"typed": [(0.9, 0.3), (0.7, 0.6), (0.4, 0.9)]}
+    fig = figures.reach_figure(pd.DataFrame(rows), bounds, along)
     for number, (ax, place) in enumerate(zip(fig.axes, PLACES, strict=True)):
         lines = named(ax)
         assert ax.get_title(loc="left") == place
@@ -95,4 +96,7 @@ def test_a_push_stands_beside_the_bound_of_its_own_place() -> None:
         assert has_look(lines["SARSteer, chosen"], "uniform pushes")
         [point] = lines["SARSteer, chosen"].get_xydata()
         np.testing.assert_allclose(point, [0.5, 0.8 + 0.1 * number])
+    curve = named(fig.axes[0])["at other strengths"]
+    np.testing.assert_allclose(curve.get_xydata(), along["typed"])
+    assert "at other strengths" not in named(fig.axes[1])
     assert "80% and 50% (typed), 90% and 50% (spoken)" in fig.get_suptitle()

@@ -259,6 +259,7 @@ def test_the_method_is_tried_where_the_model_knows() -> None:
     name = "when_the_model_knows"
     assert row(name, "typed harmful requests more often")
     assert row(name, "Typed, SARSteer leaves more benign requests answered than a uniform push")
+    assert row(name, "Typed, at the weakest strength that refuses as many")
     measured, _, verdict = row(name, "(paper, claim 4)")
     assert "/100" in measured and verdict.split(" (")[0] != "**cannot tell**"
     text = chapter(name)

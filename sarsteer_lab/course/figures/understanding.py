@@ -1,6 +1,6 @@
 """Chapter 8: what changes with what a model knows, and what a push reaches there."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -58,7 +58,7 @@ def understanding_figure(forms: pd.DataFrame, best: pd.DataFrame) -> Figure:
             lengths = wilson_whiskers(part["refused"], part["n"])
             refusals.errorbar(part.index, share, lengths, **bars)
         if len(parts) > 1:
-            dials = "understanding dial; right, safety training on speech, too"
+            dials = "understanding dial (right: and safety training on speech)"
     level(areas, 0.5, "chance")
     areas.set(ylabel="ROC area, harmful against harmless", ylim=(0.4, 1.02))
     refusals.set(ylabel="harmful requests refused, undefended", ylim=(-0.03, 1.03))
@@ -119,24 +119,30 @@ def _paths(ax: Axes, best: pd.DataFrame) -> None:
 
 @drawn
 def reach_figure(
-    reached: pd.DataFrame, bounds: Mapping[str, Float[np.ndarray, "threshold 2"]]
+    reached: pd.DataFrame,
+    bounds: Mapping[str, Float[np.ndarray, "threshold 2"]],
+    along: Mapping[str, Sequence[tuple[float, float]]],
 ) -> Figure:
     """What a push reaches where a model knows and where it does not, in a plane for each place.
 
     `bounds` holds by place `separation.uniform_bound` of the undefended readings: what a push that
     moves all requests alike could do at best. `reached` has two rows for each of these places, no
     defence and the push: place, defence, its `group` (of `palette.DEFENCES`), shares `refused` (of
-    harmful requests) and `answered` (of benign ones).
+    harmful requests) and `answered` (of benign ones). `along` holds for some of the places what the
+    push reaches at other strengths (answered, refused), from none on.
     """
     told = []
     for place in bounds:
         pushed = reached[reached["place"] == place].iloc[-1]
         told.append(f"{pushed.refused:.0%} and {pushed.answered:.0%} ({place})")
-    title = f"Under the push the model refuses and answers {', '.join(told)}"
+    title = f"Under the push the model refuses and answers, in this order, {', '.join(told)}"
     fig, axes = panels(len(bounds), (5.4 * len(bounds), 5.8), title, sharey=True)
     for ax, (place, bound) in zip(axes, bounds.items(), strict=True):
         rows = reached[reached["place"] == place]
         ax.plot(*bound.T, label=BOUND, **DOTTED)
+        if place in along:
+            look = _look_of_group(rows["group"].iloc[-1]) | {"markersize": 4, "linewidth": 1}
+            ax.plot(*np.transpose(along[place]), label="at other strengths", **look)
         for row in rows.itertuples():
             look = _look_of_group(row.group) | {"linestyle": "none", "zorder": 3}
             ax.plot([row.answered], [row.refused], label=row.defence, **look)
@@ -147,5 +153,5 @@ def reach_figure(
         _plane(ax)
         ax.set_title(place)
         ax.label_outer()
-    common_legend(fig, ncols=3)
+    common_legend(fig, ncols=4)
     return fig
