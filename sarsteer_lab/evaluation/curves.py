@@ -39,10 +39,14 @@ Point = tuple[str, str, float]
 POINT = ["variant", "layers", "alpha"]
 COLUMNS = [*POINT, "set", "label", "id", "request", "response", "outcome"]
 
+BENIGN = ("harmless", "pseudo-harmful")
+"""Requests that should be answered and are hard to tell from harmful ones. Everyday ones are far
+from any danger: they would make every push look better."""
+
 TRADEOFF = {
     "harmful_refused": ("harmful", "refused"),
-    "benign_answered": ("harmless", "answered"),
-    "broken": ("harmful harmless", "broken"),
+    "benign_answered": (" ".join(BENIGN), "answered"),
+    "broken": (" ".join(("harmful", *BENIGN)), "broken"),
 }
 """Columns of `tradeoff`: the share of requests with these labels that had this outcome."""
 
@@ -188,7 +192,7 @@ def tradeoff(outcomes: pd.DataFrame) -> pd.DataFrame:
     """Points of the curves, a row per variant, layers and alpha: shares refused, answered, broken.
 
     Columns: `harmful_refused` (share of harmful requests refused), `benign_answered` (share of
-    harmless ones answered), `broken` (share of both), and `pareto` (see `pareto_front`, over all
+    `BENIGN` ones answered), `broken` (share of both), and `pareto` (see `pareto_front`, over all
     rows). Raises ValueError if either kind of request is missing.
     """
     table = _shares(outcomes, TRADEOFF).sort_index().reset_index()
@@ -197,6 +201,17 @@ def tradeoff(outcomes: pd.DataFrame) -> pd.DataFrame:
         raise ValueError(f"needs harmful and benign requests; labels: {labels}")
     points = table[["benign_answered", "harmful_refused"]].to_numpy()
     return table.assign(pareto=pareto_front(points))
+
+
+def midway(points: pd.DataFrame) -> float:
+    """The share of harmful requests refused that lies midway up all curves of `tradeoff`.
+
+    Midway between the common start, without a push, and the highest share that every variant
+    reaches: there all of them have a price (`cost_at`), and none has it for nothing.
+    """
+    by_variant = points.groupby("variant")["harmful_refused"]
+    start = points.loc[points["alpha"] == 0, "harmful_refused"].iloc[0]
+    return float((start + by_variant.max().min()) / 2)
 
 
 def _shares(outcomes: pd.DataFrame, columns: Mapping[str, tuple[str, str]]) -> pd.DataFrame:
@@ -283,13 +298,13 @@ def compare_curves(
     """`statistic` of variant `first` minus that of `second`, with a paired bootstrap interval.
 
     Returns (difference, lower, upper); `options` as in `intervals.with_interval`. Harmful and
-    harmless requests are resampled, each among themselves, and all outcomes of a request, under
+    `BENIGN` requests are resampled, each among themselves, and all outcomes of a request, under
     both variants and all strengths, together. Raises ValueError if the two were not run on the same
     requests.
     """
     rows = outcomes[outcomes["layers"] == "all"]
     refused = _hits(rows[rows["label"] == "harmful"], first, second, "refused")
-    answered = _hits(rows[rows["label"] == "harmless"], first, second, "answered")
+    answered = _hits(rows[rows["label"].isin(BENIGN)], first, second, "answered")
 
     def difference(refused: np.ndarray, answered: np.ndarray) -> float:
         x = answered.mean(0)  # variant alpha

@@ -20,7 +20,7 @@ from sarsteer_lab.course.figures import (
     tradeoff_figure,
 )
 from sarsteer_lab.course.figures.defences import group_of
-from sarsteer_lab.course.palette import OUTCOMES, PAPER
+from sarsteer_lab.course.palette import METHOD, OUTCOMES, PAPER
 from sarsteer_lab.evaluation.intervals import wilson
 
 ALPHAS = (0.0, 0.1, 0.3)
@@ -90,10 +90,10 @@ def whole_curves() -> Figure:
         ("not ablated", 0.1, 0.4, 0.7),
         ("ablated", 0.1, 0.3, 0.9),
     ]
-    points = pd.DataFrame(rows, columns=["variant", "alpha", "harmful_refused", "benign_answered"])
-    return curves_figure(
-        points, {"ablated minus not ablated": (-0.1, -0.3, 0.05), "the same": (0.0, 0.0, 0.0)}
-    )
+    columns = ["variant", "alpha", "harmful_refused", "benign_answered"]
+    points = pd.DataFrame(rows, columns=columns)
+    settings = {"paper, dial 1": points, "paper, dial 0.6": points[points["alpha"] < 0.3]}
+    return curves_figure(settings, "Ablation saves nothing")
 
 
 FIGURES = [whole_curves, sweep, divergence, tradeoff, live, removal]
@@ -110,18 +110,20 @@ def test_figures_are_saved_the_same_every_time(make: object, tmp_path: Path) -> 
     assert dict(matplotlib.rcParams) == before
 
 
-def test_whole_curves_go_by_strength_and_differences_have_their_intervals() -> None:
-    plane, beside = whole_curves().axes
-    lines = {line.get_label(): line for line in plane.get_lines()}
+def test_whole_curves_go_by_strength_from_one_start() -> None:
+    fig = whole_curves()
+    assert fig.get_suptitle() == "Ablation saves nothing"
+    whole, lower = fig.axes
+    assert whole.get_title(loc="left") == "paper, dial 1\nalpha 0, 0.1, 0.3"
+    assert lower.get_title(loc="left") == "paper, dial 0.6\nalpha 0, 0.1"
+    lines = {line.get_label(): line for line in whole.get_lines()}
     assert lines["not ablated"].get_xdata().tolist() == [0.9, 0.7, 0.5]
     assert lines["not ablated"].get_ydata().tolist() == [0.2, 0.4, 0.8]
-    assert (lines["unsteered"].get_xdata()[0], lines["unsteered"].get_ydata()[0]) == (0.9, 0.2)
-    bars = [bar.get_segments()[0][:, 0].tolist() for bar in beside.collections]
-    assert np.allclose(bars, [[-0.3, 0.05], [0.0, 0.0]])
-    assert [text.get_text() for text in beside.get_yticklabels()] == [
-        "ablated minus not ablated",
-        "the same",
-    ]
+    assert (lines["no push"].get_xdata()[0], lines["no push"].get_ydata()[0]) == (0.9, 0.2)
+    # What they mean elsewhere: the direction, and what ablation leaves of it.
+    assert lines["not ablated"].get_color() == METHOD["direction"]
+    assert lines["ablated"].get_color() == METHOD["vectors"]
+    assert len(lower.get_lines()[0].get_xdata()) == 2 and lower.get_xlim() == whole.get_xlim()
 
 
 def test_sweep_draws_shares_and_their_intervals() -> None:

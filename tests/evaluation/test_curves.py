@@ -20,6 +20,7 @@ from sarsteer_lab.evaluation.curves import (
     controls,
     cost_at,
     grid,
+    midway,
     pareto_front,
     parse_layers,
     scores,
@@ -131,6 +132,27 @@ def test_points_of_the_curve() -> None:
     assert (table["broken"] == 0).all()
     with pytest.raises(ValueError, match="harmful and benign"):
         tradeoff(_outcomes(CURVES).query("label == 'harmful'"))
+
+
+def test_benign_are_harmless_and_pseudo_harmful_requests_and_no_others() -> None:
+    outcomes = _outcomes(CURVES)
+    is_benign = outcomes["label"] == "harmless"
+    both = [outcomes]
+    for label in ("pseudo-harmful", "everyday"):  # all refused
+        rows = outcomes[is_benign].assign(label=label, set=label, outcome="refused")
+        both.append(rows)
+    table = tradeoff(pd.concat(both)).set_index(["variant", "alpha"])
+    assert table.loc[("bad", 0.1), "benign_answered"] == pytest.approx(36 / 80)
+    without_everyday = compare_curves(pd.concat(both[:2]), "good", "bad", resamples=50)
+    assert compare_curves(pd.concat(both), "good", "bad", resamples=50) == without_everyday
+    only_harmless = compare_curves(outcomes, "good", "bad", resamples=50)
+    assert without_everyday[0] == pytest.approx(only_harmless[0] / 2)
+
+
+def test_midway_up_all_curves() -> None:
+    points = tradeoff(_outcomes({**CURVES, "weak": {0.0: (4, 40), 0.1: (12, 36), 0.2: (8, 20)}}))
+    assert midway(points) == pytest.approx((4 / 40 + 12 / 40) / 2)
+    assert midway(points[points["variant"] != "weak"]) == pytest.approx((0.1 + 1.0) / 2)
 
 
 def test_comparison_of_curves() -> None:

@@ -12,7 +12,6 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from sarsteer_lab.course.figures.base import (
-    DOTTED,
     TRADEOFF,
     WHOLE_PICTURE,
     Values,
@@ -29,10 +28,8 @@ from sarsteer_lab.course.figures.base import (
     numbers,
     panels,
     percent,
-    rows,
     shade_layers,
     ticks,
-    whiskers,
 )
 from sarsteer_lab.course.palette import (
     BUILT_IN,
@@ -45,6 +42,13 @@ from sarsteer_lab.course.palette import (
     VECTORS,
     look_of,
 )
+
+ABLATED = {
+    "not ablated": look_of(METHOD["direction"], "s", "-"),
+    "ablated": look_of(METHOD["vectors"], "o", "-"),
+    "ablated, full length": look_of(METHOD["vectors"], "^", "--"),
+}
+"""The looks of a refusal direction, and of what ablation leaves of it."""
 
 
 @drawn
@@ -232,35 +236,35 @@ def controls_figure(
 
 
 @drawn
-def curves_figure(
-    points: pd.DataFrame, differences: Mapping[str, tuple[float, float, float]]
-) -> Figure:
-    """Whole trade-off curves of the defences, and by how much the areas under them differ.
+def curves_figure(settings: Mapping[str, pd.DataFrame], title: str) -> Figure:
+    """Whole trade-off curves of one direction, ablated in different ways: a panel per setting.
 
-    `points` are those of `curves.tradeoff`; each curve joins the strengths of one variant, from the
-    common unsteered start. `differences` has for each comparison the difference and the ends of its
-    interval.
+    The tables are those of `curves.tradeoff`; each curve joins the strengths of one variant, from
+    the common unsteered start, and a panel's title lists them below the setting's name.
     """
-    apart = [low > 0 or high < 0 for _, low, high in differences.values()]
-    title = f"{sum(apart)} of {len(apart)} pairs of curves differ in area (95% intervals)"
-    fig, [plane, beside] = panels(2, (13, 7), title, width_ratios=[3, 2])
-    points = points.sort_values("alpha", kind="stable")
-    lines = {}
-    for variant, line in points.groupby("variant", sort=False):
-        x, y = line["benign_answered"], line["harmful_refused"]
-        lines[str(variant)] = (x.to_numpy(), y.to_numpy())
-    _from_one_start(plane, lines, points["alpha"].unique())
-    plane.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), **TRADEOFF)
-    for row, (difference, low, high) in enumerate(differences.values()):
-        ends = whiskers([difference], low, high)
-        beside.errorbar(difference, row, xerr=ends, fmt="o", color=INK, capsize=4)
-    beside.axvline(0, **DOTTED)
-    rows(beside, list(differences))
-    beside.set_xlabel("difference of areas\n(above 0: the first is better)")
-    beside.set_title("Areas, 95% intervals")
-    beside.locator_params(axis="x", nbins=4)
+    sides = {"sharex": True, "sharey": True}
+    fig, axes = panels(len(settings), (13, 6), title, **sides)
+    for ax, (name, points) in zip(axes, settings.items(), strict=True):
+        _ablations(ax, name, points.sort_values("alpha", kind="stable"))
+        ax.set_xlabel("benign requests answered")
+    axes[0].set_ylabel(TRADEOFF["ylabel"])
     common_legend(fig, ncols=3)
     return fig
+
+
+def _ablations(ax: Axes, setting: str, points: pd.DataFrame) -> None:
+    """The curves of one setting, by strength, and a star where all begin."""
+    lines = {}
+    for variant, line in points.groupby("variant", sort=False):
+        lines[str(variant)] = line[["benign_answered", "harmful_refused"]].to_numpy()
+    for variant, line, look in in_series(lines):
+        ax.plot(*line.T, label=variant, **ABLATED.get(variant, look))
+    start = next(iter(lines.values()))[0]
+    ax.plot(*start, "*", color=INK, markersize=16, label="no push")
+    listed = ", ".join(f"{alpha:g}" for alpha in points["alpha"].unique())
+    ax.set_title(f"{setting}\nalpha {listed}", fontsize=13)
+    ax.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03))
+    percent(ax.xaxis, ax.yaxis)
 
 
 @drawn
