@@ -175,6 +175,8 @@ def test_tradeoff_places_defences_in_their_groups() -> None:
     assert tradeoff().get_suptitle() == "3 of 4 are beaten by no other in both respects"
     beyond = tradeoff_figure(TABLE, np.array([(0.0, 1.0), (0.5, 0.8), (0.9, 0.2), (1.0, 0.0)]))
     assert beyond.get_suptitle() == "2 of 4 lie beyond the bound of a uniform push"
+    alone = tradeoff_figure(TABLE, np.array([(0.0, 1.0), (0.5, 0.8), (0.95, 0.85), (1.0, 0.0)]))
+    assert alone.get_suptitle() == "1 of 4 lies beyond the bound of a uniform push"
     # Two at one place share a name; a third elsewhere keeps its own.
     twice = pd.concat([TABLE, TABLE[TABLE["defence"] == "mine"].assign(defence="yours")])
     shown = [text.get_text() for text in tradeoff_figure(twice).axes[0].texts]

@@ -63,7 +63,9 @@ def tradeoff_figure(
     if bound is not None:
         bound_x, bound_y = bound.T
         reach = [bound_y[bound_x >= answered].max(initial=0.0) for answered in x]
-        told = f"{(y > reach).sum()} of {len(names)} lie beyond the {BOUND}"
+        n_beyond = int((y > reach).sum())
+        verb = "lies" if n_beyond == 1 else "lie"
+        told = f"{n_beyond} of {len(names)} {verb} beyond the {BOUND}"
     fig, [ax] = panels(1, (11, 6.8), told)
 
     groups = list(map(group_of, names))
