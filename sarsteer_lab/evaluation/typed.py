@@ -5,6 +5,7 @@ can work. What is computed is kept in the user's cache.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -38,8 +39,8 @@ def states(
     read = kept_variants(capture_variants, activation_store(), "capture")
     bare, *refusing = read(lalm, variants)
     good = kept(capture)(lalm, [request.typed() for request in harmless])
-    provenance = {"model": model_name(lalm), "fingerprint": lalm.fingerprint(), "form": "typed"}
-    provenance |= lalm.dials
+    provenance: dict[str, Any] = {"model": model_name(lalm), "form": "typed"}
+    provenance |= {"fingerprint": lalm.fingerprint()} | lalm.dials
     provenance["harmful"] = [request.id for request in harmful]
     provenance["harmless"] = [request.id for request in harmless]
     return BaseStates(
