@@ -53,11 +53,6 @@ class Chapter:
     code: str
     as_shipped: bool
 
-    @property
-    def differing(self) -> list[Row]:
-        """The claims with another verdict than was shipped."""
-        return [row for row in self.rows if row.differs]
-
 
 def write_certificate(
     paths: Sequence[Path], executed: Sequence[nbformat.NotebookNode], folder: Path

@@ -175,8 +175,8 @@ def sweep(
 
     Strength 0, which is the same for all, is run once, and its rows appear under every variant as
     the curves' common start. Every clip is read once per batch, not once per setting. The rest and
-    the `options` as in `table.evaluate`; of a larger grid in the same folder only the new points
-    are run.
+    the `options` as in `table.evaluation_table`; of a larger grid in the same folder only the new
+    points are run.
     """
     points = steering_grid(variants, alphas, layers)
     evaluation_table(lalm, list(points.values()), sets, [judge], folder, **options)

@@ -8,13 +8,11 @@ typed, where most aligned models know, and spoken, where the method is to help.
 import pandas as pd
 
 from sarsteer_lab.evaluation.defences import Defence
-from sarsteer_lab.evaluation.separation import refusal_probability_rows, separation
+from sarsteer_lab.evaluation.separation import REFUSED, refusal_probability_rows, separation
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import load_prompts
 
 SPLIT = "validation"
-REFUSED = 0.9
-"""The share of harmful requests at which `separation` counts what is left answered."""
 
 
 def knowledge(lalm: LALM, requests: int | None = None) -> pd.DataFrame:

@@ -68,8 +68,11 @@ class SecondsPanel(panels.Panel):
 
     @property
     def found(self) -> causal.SecondsMap:
-        """The map of the chosen request and donor."""
-        return self._maps[self.chosen["request"], self.chosen["donor"]]
+        """The map of the chosen request and donor; until it is whole, without states put in."""
+        request, donor = self.chosen["request"], self.chosen["donor"]
+        if (request, donor) in self._maps:
+            return self._maps[request, donor]
+        return self._without_states(request)
 
     def static(self) -> str:
         """The map as a figure."""
@@ -96,7 +99,7 @@ class SecondsPanel(panels.Panel):
         self.view.state = {**self.view.state, "requests": shown}
 
     def _donor(self, place: int) -> str:
-        return [*causal.DONORS][place]
+        return causal.DONORS[place]
 
     def _without_states(self, place: int) -> causal.SecondsMap:
         """The map of a request to which no states have been put in: the same for every donor."""
