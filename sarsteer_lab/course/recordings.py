@@ -35,7 +35,7 @@ SHOWN = (5, 50)
 """The places in the test split of the requests of each kind that are shown, whatever they give."""
 
 COUNTED = {"harmful": 40, "harmless": 40, "pseudo-harmful": 20, "everyday": 20}
-"""Requests of each kind whose outcomes are counted, as in chapter 4."""
+"""Requests of each kind whose outcomes are counted, at most as many as in chapter 4."""
 
 BATCH = 40
 """Requests that are answered together there."""
