@@ -152,7 +152,7 @@ def test_notebooks_are_in_order(path: Path) -> None:
         cells = notebook.cells
         if "course.calibration()" in cells[-1].source:  # the course's end: how well one guessed
             cells = cells[:-2]
-        last = [cell.source for cell in cells[-3:]]
+        last = [cell.source for cell in cells[-4:]]
         assert any("closing" in source for source in last), "then findings, then what to remember"
     for cell in notebook.cells:
         for output in cell.get("outputs", []):
