@@ -251,7 +251,7 @@ def evaluate(
         return
     # Before the model: what is wrong with the files should not take a minute to say.
     choose_defences(defence, None, refusal=refusal)
-    asked, skipped = read_sets(sets, split=split, missing=missing, limit=limit)
+    asked, skipped = read_sets(sets, split=split, missing=missing, limit=limit, form=form)
     own = derive or ([f"prompts:{prompts}"] if prompts else None)
     source = read_sets(own, split="derive", missing=missing)[0]
     judges = load_judges(judge or ["phrase"], template)

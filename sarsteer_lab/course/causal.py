@@ -81,8 +81,11 @@ def against_draws(
 
     `intervals.mean_interval` over requests, and beside it how far one more draw may lie from the
     mean of those seen (Student's prediction interval). So a difference that one draw in twenty
-    reaches by itself is not told from chance, however many requests there are.
+    reaches by itself is not told from chance, however many requests there are. Raises ValueError
+    for fewer than two draws.
     """
+    if values.shape[1] < 2:
+        raise ValueError("one draw does not say how far draws lie apart")
     of_request, of_draw = values.mean(1), values.mean(0)
     low, high = mean_interval(of_request, scale=scale, confidence=confidence)
     n_draws = len(of_draw)

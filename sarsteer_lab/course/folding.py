@@ -2,8 +2,8 @@
 
 In a saved notebook such an output is folded until its cell is run: JupyterLab unfolds it then. An
 empty output stands first, for JupyterLab shows the first line of the first one it folds. On the
-site, and on the pages of a walkthrough, the reader unfolds. Questions stay open, and so do
-panels: they tell nothing until they are moved, and are often what a prediction is tried with.
+site, and on the pages of a walkthrough, the reader unfolds. Questions stay open. Other panels do
+not: a saved panel has its still beside it, which may tell.
 """
 
 import re
@@ -15,8 +15,8 @@ from nbconvert import HTMLExporter
 FOLDED = "hide-output"
 """The tag of cells whose outputs are folded, as MyST-NB reads it."""
 
-VIEW = "application/vnd.jupyter.widget-view+json"
-"""The type of what only a kernel can show: a panel."""
+GUESS_MIME = "application/vnd.sarsteer-lab.guess+json"
+"""Under this type a question stands in an executed notebook; with its truth, once that is known."""
 
 PAGE = """\
 {%- extends "lab/index.html.j2" -%}
@@ -75,8 +75,11 @@ def _until_text(notebook: nbformat.NotebookNode, start: int) -> set[int]:
 
 
 def stays_open(cell: nbformat.NotebookNode) -> bool:
-    """Whether a cell shows a panel: a question is one, too."""
-    return any(VIEW in output.get("data", {}) for output in cell.get("outputs", []))
+    """Whether a cell asks for a guess, and does not say what came out."""
+    questions = []
+    for output in cell.get("outputs", []):
+        questions.append(output.get("data", {}).get(GUESS_MIME))
+    return any(question is not None and "truth" not in question for question in questions)
 
 
 def shown_outputs(cell: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:

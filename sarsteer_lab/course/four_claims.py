@@ -267,6 +267,7 @@ def short(closing_tables: Tables) -> str:
 
 def decisive(fate: Fate) -> list[Found]:
     """The rows that decide a claim's fate: a test against it, one for it, the worst control."""
-    rows = [fate.first("against"), fate.first("for"), fate.objection()]
-    told = [row for row in rows if row is not None]
-    return told or fate.tests[:1]
+    sides = [fate.first("against"), fate.first("for")]
+    told = [row for row in sides if row is not None] or fate.tests[:1]
+    objection = fate.objection()
+    return told if objection is None else [*told, objection]

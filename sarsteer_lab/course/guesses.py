@@ -20,12 +20,10 @@ from typing import Any
 from IPython.display import display
 
 from sarsteer_lab.course.folders import guesses_folder
+from sarsteer_lab.course.folding import GUESS_MIME
 from sarsteer_lab.course.tables import table
 from sarsteer_lab.course.widgets.panels import Panel
 from sarsteer_lab.store import atomic_write
-
-GUESS_MIME = "application/vnd.sarsteer-lab.guess+json"
-"""Under this type a question stands in an executed notebook; with its truth, once that is known."""
 
 SCORE_MIME = "application/vnd.sarsteer-lab.score+json"
 """What shows all guesses of the course is of this type, too."""
@@ -107,12 +105,11 @@ def guess(key: str, words: str, most: int) -> Guess:
     `key` begins with the chapter's number, and no other question has it. A guess from before is
     shown, unless the question was another one.
     """
-    question = Question(key, words, most)
-    before = _kept(key)
-    if before is not None and (before.words, before.most) == (words, most):
-        question = replace(question, guess=before.guess)
-    _keep(question)
-    return Guess(question)
+    known = _kept(key)
+    if known is None or (known.words, known.most) != (words, most):
+        known = Question(key, words, most)
+        _keep(known)
+    return Guess(replace(known, truth=None))  # the panel is not to tell it
 
 
 @dataclass(frozen=True)

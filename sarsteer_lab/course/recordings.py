@@ -6,10 +6,12 @@ the pocket model. Answers are cut where a panel cuts them, after 14 tokens, so n
 """
 
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import nbformat
@@ -19,6 +21,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from sarsteer_lab.activations import capture
 from sarsteer_lab.course import session
 from sarsteer_lab.course.copying import notebooks_folder
+from sarsteer_lab.course.folders import GUESSES_VARIABLE
 from sarsteer_lab.course.widgets.panels import Panel
 from sarsteer_lab.course.widgets.steering import Ladder, Pushed, SteerPanel
 from sarsteer_lab.derivation import derive
@@ -163,4 +166,7 @@ def write(folder: Path, names: Sequence[str] = ()) -> None:
 
 
 if __name__ == "__main__":
-    write(Path(sys.argv[1]), sys.argv[2:])
+    with TemporaryDirectory() as nobodys:
+        # Chapters ask for guesses on the way, and nobody answers: a reader's own stay as they are.
+        os.environ[GUESSES_VARIABLE] = nobodys
+        write(Path(sys.argv[1]), sys.argv[2:])

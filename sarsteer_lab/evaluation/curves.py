@@ -209,7 +209,8 @@ def midway(points: pd.DataFrame) -> float:
     Midway between the common start, without a push, and the highest share that every variant
     reaches: there all of them have a price (`cost_at`), and none has it for nothing.
     """
-    by_variant = points.groupby("variant")["harmful_refused"]
+    pushed = points[points["variant"] != "none"]  # a start may be a variant of its own
+    by_variant = pushed.groupby("variant")["harmful_refused"]
     start = points.loc[points["alpha"] == 0, "harmful_refused"].iloc[0]
     return float((start + by_variant.max().min()) / 2)
 

@@ -141,10 +141,13 @@ def with_interval(
     """A statistic of both kinds' rows and its bootstrap interval; each kind is resampled.
 
     Returns (value, lower, upper). A single harmful request stays, and the others are resampled.
+    Of one request of each kind both ends are nan.
     """
     options: dict[str, Any] = {"resamples": resamples, "confidence": confidence, "seed": 1}
     value = statistic(harmful, benign)
     n_benign = len(benign)
+    if len(harmful) == n_benign == 1:
+        return value, float("nan"), float("nan")
     if len(harmful) == 1:  # of which `bootstrap` draws nothing: it would ask once
         return value, *bootstrap(lambda rows: statistic(harmful, benign[rows]), n_benign, **options)
     generator = np.random.default_rng(0)

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 from sarsteer_lab.evaluation.data_files import Entry, PromptFileError
 from sarsteer_lab.evaluation.layouts import Table, clips_in, layouts, tables
 from sarsteer_lab.paths import data_folder
-from sarsteer_lab.prompts import SPLITS, Request
+from sarsteer_lab.prompts import SPLITS, Form, Request
 from sarsteer_lab.speech import ClipError, read_clip
 from sarsteer_lab.voice import VOICE, spoken_clip, unspeakable
 
@@ -262,13 +262,18 @@ def _spoken(entry: Entry, words: str) -> Path:
 
 
 def read_sets(
-    specs: Sequence[str] | None, *, split: str, missing: Missing = "error", limit: int | None = None
+    specs: Sequence[str] | None,
+    *,
+    split: str,
+    missing: Missing = "error",
+    limit: int | None = None,
+    form: Form = "spoken",
 ) -> tuple[dict[str, list[Request]], dict[str, int]]:
     """Requests of a split ("all": every) by set and label, and how many records each left out.
 
     A set with several labels is taken apart ("xstest harmful", ...), since each label has its own
     measure; `specs` None means the shipped prompts. Raises ValueError as `read_set` does, if
-    nothing is left, or if two sets have the same name.
+    nothing is left, if two sets have the same name, or for requests without this form.
     """
     sets: dict[str, list[Request]] = {}
     skipped: dict[str, int] = {}
@@ -286,7 +291,7 @@ def read_sets(
             key = name if len(by_label) == 1 else f"{name} {label}"
             if key in sets:
                 raise ValueError(f"the set {name!r} is given twice; evaluate one after the other")
-            _refuse_silent(spec, requests)
+            _refuse_without(form, spec, requests)
             sets[key] = requests[:limit]
             # Of a record that was left out only its place is known: it counts for the whole set.
             skipped[key] = len(read.skipped)
@@ -299,11 +304,16 @@ def _short_name(spec: str) -> str:
     return Path(path).resolve().stem if layouts()[name][0].own else name
 
 
-def _refuse_silent(spec: str, requests: Sequence[Request]) -> None:
-    silent = [request.id for request in requests if request.clip is None]
-    if silent:
-        raise ValueError(
-            f"{len(silent)} requests of {spec} have no clip ({silent[0]}, ...): an evaluation asks "
-            "spoken requests; record them, or write them as a set of your own, which is spoken "
-            "(docs/own_prompts.md)"
+def _refuse_without(form: Form, spec: str, requests: Sequence[Request]) -> None:
+    """Raise ValueError for requests that have not this form."""
+    if form == "typed":
+        lacking = [request.id for request in requests if request.text]
+        reason = "ask about their clip, so they cannot be typed"
+    else:
+        lacking = [request.id for request in requests if request.clip is None]
+        reason = (
+            "have no clip: record them, write them as a set of your own, which is spoken "
+            "(docs/own_prompts.md), or ask them typed (--form typed)"
         )
+    if lacking:
+        raise ValueError(f"{len(lacking)} requests of {spec} ({lacking[0]}, ...) {reason}")

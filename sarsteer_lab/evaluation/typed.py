@@ -60,15 +60,16 @@ def outcomes(
     sets: Mapping[str, Sequence[Request]],
     max_new_tokens: int,
 ) -> pd.DataFrame:
-    """What becomes of each typed request under each push, by the list of phrases: a row for each.
+    """What becomes of typed requests under each defence, by the list of phrases: a row for each.
 
-    Columns: defence, set, label, id, request, response, outcome. What a prompt defence writes
-    beside a clip has no place here, so defences are pushes or none. Raises as
+    Columns: defence, set, label, id, request, response, outcome. Raises as
     `cached_answers.answers`.
     """
     named = [(name, request) for name, requests in sets.items() for request in requests]
-    prompts = [request.typed() for _, request in named]
-    questions = [(prompts, defence) for defence in defences]
+    questions = []
+    for defence in defences:
+        prompts = [defence.prompt(request, "typed") for _, request in named]
+        questions.append((prompts, defence))
     by_defence = answers(lalm, questions, max_new_tokens=max_new_tokens)
     rows = []
     for defence, responses in zip(defences, by_defence, strict=True):

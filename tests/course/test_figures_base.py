@@ -193,6 +193,13 @@ def test_answers_about_something_else_have_bars_of_their_own() -> None:
     assert max(middles[:4]) < min(middles[4:])
 
 
+def test_what_has_no_bar_does_not_take_other_bars_away() -> None:
+    found = ["refused"] * 3 + ["answered"] * 6 + ["not heard"]
+    fig = figures.outcomes_figure(["harmful"] * 10, {"spoken": found})
+    [ax] = [ax for ax in fig.axes if ax.axison]
+    assert [text.get_text() for text in ax.texts] == ["3", "6", "0"]
+
+
 def test_the_map_marks_harmful_filled_and_harmless_hollow() -> None:
     fig = states_map()
     ax, labels = fig.axes[0], [text.get_text() for text in fig.legends[0].get_texts()]

@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 from nbformat import NotebookNode
 
-from sarsteer_lab.course.folding import fold, page_of
+from sarsteer_lab.course.folding import GUESS_MIME, fold, page_of
 from sarsteer_lab.course.run_notebooks import run_notebooks
 
 PREDICT = "Some words.\n\n> **Predict.** How many?"
@@ -15,7 +15,9 @@ def markdown(text: str) -> NotebookNode:
     return nbformat.v4.new_markdown_cell(text)
 
 
-def code(shown: str = "12 of 40", kind: str = "text/markdown", **metadata: object) -> NotebookNode:
+def code(
+    shown: object = "12 of 40", kind: str = "text/markdown", **metadata: object
+) -> NotebookNode:
     output = nbformat.v4.new_output("display_data", {kind: shown})
     return nbformat.v4.new_code_cell("course.say(...)", outputs=[output], metadata=metadata)
 
@@ -38,11 +40,10 @@ def folded(notebook: NotebookNode) -> list[int]:
 
 
 def test_what_lies_between_a_prediction_and_its_debrief_is_folded() -> None:
-    panel = "application/vnd.jupyter.widget-view+json"
     cells = [
         code(),  # 0: before
         markdown(PREDICT),
-        code(panel, panel),  # 2: a question, or a panel
+        code({"key": "04-refused"}, GUESS_MIME),  # 2: a question
         code(tags=["by-hand"]),
         markdown("We count them."),
         code("**Debrief.** It is 12."),  # 5: computed
@@ -54,10 +55,13 @@ def test_what_lies_between_a_prediction_and_its_debrief_is_folded() -> None:
         code(),
         markdown("## Nobody answers"),
         code(),  # 13
+        markdown(PREDICT),
+        code("panel", "application/vnd.jupyter.widget-view+json"),  # 15: its still may tell
+        code({"key": "04-refused", "truth": 12}, GUESS_MIME),  # 16
     ]
     notebook = nbformat.v4.new_notebook(cells=cells)
     fold(notebook)
-    assert folded(notebook) == [3, 5, 8, 10, 11]
+    assert folded(notebook) == [3, 5, 8, 10, 11, 15, 16]
     assert notebook.cells[3].metadata.tags == ["by-hand", "hide-output"]
     before = nbformat.writes(notebook)
     fold(notebook)
@@ -65,7 +69,7 @@ def test_what_lies_between_a_prediction_and_its_debrief_is_folded() -> None:
     # A prediction that is gone leaves nothing folded.
     notebook.cells[1].source = "Some words."
     fold(notebook)
-    assert folded(notebook) == [8, 10, 11]
+    assert folded(notebook) == [8, 10, 11, 15, 16]
     assert notebook.cells[3].metadata == {"tags": ["by-hand"]}
     assert not notebook.cells[5].metadata
 

@@ -111,6 +111,8 @@ def test_what_decides_comes_first() -> None:
     assert [row.claim for row in fate.tests] == ["rare one", "alike", "main", "later", "open"]
     assert [row.claim for row in fate.controls] == ["killed", "none", "unsure", "passed"]
     assert [row.claim for row in decisive(fate)] == ["rare one", "main", "killed"]
+    undecided = fates(four({"open": OPEN}, controls))[3]
+    assert [row.claim for row in decisive(undecided)] == ["open", "killed"]
 
 
 def test_a_claims_fate_follows_from_its_verdicts() -> None:

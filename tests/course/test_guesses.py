@@ -70,6 +70,14 @@ def test_without_a_guess_only_what_came_out_is_told() -> None:
         course.came_out("02-other", 1)
 
 
+def test_a_question_that_is_asked_again_keeps_what_came_out() -> None:
+    guessed(course.guess("04-harmful", "Harmful requests refused", 40), 25)
+    shown(course.came_out, "04-harmful", 30)
+    course.guess("04-harmful", "Harmful requests refused", 40)
+    output = shown(course.calibration)[-1]
+    assert "Of 1 guesses 0 were too high, 1 too low" in output["text/markdown"]
+
+
 def test_a_guess_at_another_question_is_forgotten() -> None:
     guessed(course.guess("04-harmful", "Harmful requests refused", 40), 25)
     assert course.guess("04-harmful", "Harmful requests refused", 100).chosen == {}

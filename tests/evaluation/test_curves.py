@@ -153,6 +153,8 @@ def test_midway_up_all_curves() -> None:
     points = tradeoff(_outcomes({**CURVES, "weak": {0.0: (4, 40), 0.1: (12, 36), 0.2: (8, 20)}}))
     assert midway(points) == pytest.approx((4 / 40 + 12 / 40) / 2)
     assert midway(points[points["variant"] != "weak"]) == pytest.approx((0.1 + 1.0) / 2)
+    start = tradeoff(_outcomes({"none": {0.0: (4, 40)}}))
+    assert midway(pd.concat([start, points])) == midway(points), "a start is no curve"
 
 
 def test_comparison_of_curves() -> None:

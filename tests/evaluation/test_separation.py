@@ -98,6 +98,11 @@ def test_a_single_harmful_request_has_an_interval_that_holds_its_value() -> None
     assert (high - low) / 2 == pytest.approx(1.96 * error, rel=0.15)
 
 
+def test_one_request_of_each_kind_has_no_interval() -> None:
+    value, *ends = with_interval(roc_area, np.array([0.5]), np.array([0.2]))
+    assert value == 1.0 and np.isnan(ends).all()
+
+
 @pytest.fixture
 def sets(
     cache: Path,

@@ -4,7 +4,7 @@ import torch
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.evaluation import curves, typed
-from sarsteer_lab.evaluation.defences import Defence, SteeringDefence
+from sarsteer_lab.evaluation.defences import Defence, PromptDefence, SteeringDefence
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import REFUSALS, load_prompts
@@ -68,3 +68,11 @@ def test_a_sweep_has_every_point_once_and_can_be_chosen_from(tiny: LALM) -> None
     assert counts.index[-1] == ("none", 0.0)
     variant, layers, alpha = curves.choose(rows)
     assert layers == "all" and (variant, alpha) in counts.index
+
+
+def test_what_a_prompt_defence_writes_stands_around_the_typed_request(tiny: LALM) -> None:
+    [request] = of_kind("test", "harmful", 1)
+    reminder = PromptDefence("reminder", before="Be careful.", after="Think first.")
+    [row] = typed.outcomes(tiny, [reminder], {"bad": [request]}, max_new_tokens=6).itertuples()
+    expected = tiny.generate([f"Be careful. {request.request} Think first."], max_new_tokens=6)
+    assert row.response == expected[0]

@@ -118,11 +118,11 @@ def outcomes_figure(labels: Sequence[str], outcomes: Mapping[str, Sequence[str]]
 
     `outcomes` has for each condition the outcome of every request, whose `labels` are given. They
     are those of `palette.OUTCOMES`, or of `palette.TOPICS`, where answers on topic and off topic
-    are told apart. Bars are shares, whiskers their 95% Wilson intervals, numbers at the bars the
-    counts.
+    are told apart. What is neither (as a clip that was not heard) has no bar. Bars are shares,
+    whiskers their 95% Wilson intervals, numbers at the bars the counts.
     """
     found = set().union(*outcomes.values())
-    looks = OUTCOMES if found <= set(OUTCOMES) else TOPICS
+    looks = TOPICS if found & (set(TOPICS) - set(OUTCOMES)) else OUTCOMES
     n = Counter(labels)
     first = labels[0]
     counts, refused = {}, []
