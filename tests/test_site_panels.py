@@ -331,10 +331,10 @@ def mix_conditions(
         assert area == pytest.approx(roc_area(mixed[harmful], mixed[~harmful]), abs=0.006)
         assert rows_of(view)["yours"][0] == f"{refused / harmful.sum():.3f}"
         assert number or "beyond the bound" not in said
-    [unscored] = [name for name in state["sets"] if name not in sets]
-    view.get_by_label(unscored, exact=True).check()
-    assert "sets whose requests have scores" in told.inner_text()
-    view.get_by_label(unscored, exact=True).uncheck()
+    for unscored in [name for name in state["sets"] if name not in sets]:
+        view.get_by_label(unscored, exact=True).check()
+        assert "sets whose requests have scores" in told.inner_text()
+        view.get_by_label(unscored, exact=True).uncheck()
 
 
 def move_xray(view: Any, state: dict[str, Any], chooser: random.Random) -> None:
@@ -414,6 +414,10 @@ def test_a_chapters_panel_moves(
     page.on("pageerror", lambda error: failed.append(str(error)))
     page.goto(f"{address}/{page_of(panel)}")
     view = page.locator(f"#panel-{panel}")
+    # A panel that answers a prediction is folded.
+    page.locator(f"details:has(#panel-{panel})").evaluate_all(
+        "all => all.forEach(x => x.open = true)"
+    )
     if view.locator("summary").count():
         view.locator("summary").last.click()  # the numbers behind it
     MOVED[panel](view, recorded["state"], random.Random(size["width"]))

@@ -2,8 +2,8 @@
 
 In a saved notebook such an output is folded until its cell is run: JupyterLab unfolds it then. An
 empty output stands first, for JupyterLab shows the first line of the first one it folds. On the
-site, and on the pages of a walkthrough, the reader unfolds. Questions stay open. Other panels do
-not: a saved panel has its still beside it, which may tell.
+site, and on the pages of a walkthrough, the reader unfolds. Questions stay open, and so do cells
+with the tag `OPEN`. Other panels do not: a saved panel has its still beside it, which may tell.
 """
 
 import re
@@ -14,6 +14,9 @@ from nbconvert import HTMLExporter
 
 FOLDED = "hide-output"
 """The tag of cells whose outputs are folded, as MyST-NB reads it."""
+
+OPEN = "stays-open"
+"""The tag of a panel with which a prediction is to be tried, and whose still does not answer it."""
 
 GUESS_MIME = "application/vnd.sarsteer-lab.guess+json"
 """Under this type a question stands in an executed notebook; with its truth, once that is known."""
@@ -75,7 +78,9 @@ def _until_text(notebook: nbformat.NotebookNode, start: int) -> set[int]:
 
 
 def stays_open(cell: nbformat.NotebookNode) -> bool:
-    """Whether a cell asks for a guess, and does not say what came out."""
+    """Whether a cell asks for a guess, and does not say what came out, or is tagged `OPEN`."""
+    if OPEN in cell.metadata.get("tags", []):
+        return True
     questions = []
     for output in cell.get("outputs", []):
         questions.append(output.get("data", {}).get(GUESS_MIME))

@@ -58,6 +58,8 @@ def test_what_lies_between_a_prediction_and_its_debrief_is_folded() -> None:
         markdown(PREDICT),
         code("panel", "application/vnd.jupyter.widget-view+json"),  # 15: its still may tell
         code({"key": "04-refused", "truth": 12}, GUESS_MIME),  # 16
+        markdown(PREDICT),
+        code("panel", tags=["stays-open"]),  # 18: to be tried
     ]
     notebook = nbformat.v4.new_notebook(cells=cells)
     fold(notebook)

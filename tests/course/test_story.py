@@ -229,7 +229,7 @@ def test_what_to_remember_begins_with_what_came_out(name: str) -> None:
 
 
 def test_a_text_that_refuses_everything_is_called_so() -> None:
-    assert "is a text that makes it refuse nearly everything" in chapter("refusal_directions")
+    assert "a text that makes the model refuse nearly everything" in chapter("refusal_directions")
     assert "text 'conditional'" in chapter("refusal_directions")
     assert "the paper's text, its own length" in chapter("refusal_directions")
 
