@@ -123,11 +123,8 @@ def told(row: Found) -> str:
     """A tested claim in one line of HTML, the verdict first."""
     word = verdict_word(row.verdict)
     beside = plain(row.verdict).removeprefix(word)  # a sample that could tell, or the margin
-    against = ", against the paper" if row.side == "against" else ""
-    interval = row.interval.split(", claimed")[0]
-    measured = html.escape(plain(f"{row.claim}: {row.measured} {interval}"))
-    verdict = f'<b class="verdict">{VERDICTS[word]} {word}</b>{html.escape(beside)}{against}'
-    return f"{verdict}: {measured} (chapter {row.chapter.split(' ')[0]})"
+    verdict = f'<b class="verdict">{VERDICTS[word]} {word}</b>{html.escape(beside)}{row.remark}'
+    return f"{verdict}: {html.escape(plain(row.says))} (chapter {row.number_of_chapter})"
 
 
 def unfolds(name: str, rows: list[Found]) -> str:

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from sarsteer_lab.access import SteeringError, in_this_thread
+from sarsteer_lab.access import in_this_thread
 from sarsteer_lab.batch import Batch, Prompts
 from sarsteer_lab.families import Output, find_attention
 from sarsteer_lab.lalm import LALM
@@ -32,6 +32,7 @@ from sarsteer_lab.steering_guard import (
     Options,
     holds_prompts,
     refuse_compiled,
+    refuse_layers_alone,
     tokens_and_cached,
 )
 
@@ -106,6 +107,7 @@ class HeadsOff:
         self.batch: Batch | None = None
         self.at_prompt: bool | None = None  # None: no pass of the model runs
         self.row_alphas: float | None = None
+        self.off: dict[int, Bool[Tensor, "row head"]] = {}  # by layer, for the pass that runs
         self.prompt_of_row: list[int] = []
 
     def before_forward(self, _module: nn.Module, args: tuple[Tensor, ...], kwargs: Options) -> None:
@@ -117,19 +119,21 @@ class HeadsOff:
         n_rows = len(tokens)
         numbers = range(n_rows) if self.batch is None else self.batch.prompt_numbers
         n_beams = n_rows // len(numbers)
-        self.prompt_of_row = [numbers[row // n_beams] for row in range(n_rows)]
+        prompt_of_row = [numbers[row // n_beams] for row in range(n_rows)]
+        if prompt_of_row != self.prompt_of_row:  # steps of one answer hold the same rows
+            self.prompt_of_row = prompt_of_row
+            self.off = {layer: self._off(layer) for layer in self.by_layer}
 
     def silence(
         self, layer: int, _module: nn.Module, args: tuple[Tensor, ...]
     ) -> tuple[Tensor, ...]:
         """Hook of an output projection: zeros for what its heads have read at the last position."""
         self.access.refuse_others()
-        if self.at_prompt is None:
-            raise SteeringError("decoder layers ran outside of the model's forward; call the model")
+        refuse_layers_alone(self.at_prompt)
         read, *others = args
         left = read.clone()  # row position width
         by_head = left[:, -1].unflatten(-1, (self.n_heads, -1))  # a view
-        by_head[self._off(layer).to(left.device)] = 0
+        by_head[self.off[layer].to(left.device)] = 0
         return (left, *others)
 
     def _off(self, layer: int) -> Bool[Tensor, "row head"]:

@@ -29,6 +29,7 @@ from sarsteer_lab.steering_guard import (
     Options,
     holds_prompts,
     refuse_compiled,
+    refuse_layers_alone,
     tokens_and_cached,
 )
 
@@ -145,8 +146,7 @@ class Patching:
     def edit(self, layer: int, _module: nn.Module, _args: object, output: Output) -> None:
         """Hook of a layer: write in place, so that all who hold the output see it."""
         self.access.refuse_others()
-        if self.at_prompt is None:
-            raise SteeringError("decoder layers ran outside of the model's forward; call the model")
+        refuse_layers_alone(self.at_prompt)
         stream = residual_stream(output, self.text_config)
         for edit in self.edits.get(layer, ()):
             states = edit.states

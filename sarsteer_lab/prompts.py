@@ -6,7 +6,7 @@ bring.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -111,6 +111,13 @@ class Request:
         if self.clip is None:
             raise ValueError(f"prompt {self.id!r} has no clip, so it has no spoken form")
         return Prompt(" ".join(filter(None, (self.text or instruction, refusal))), self.clip)
+
+
+def prompts_of(requests: Sequence[Request], form: Form, refusal: str = "") -> list[Prompt]:
+    """Requests in a form, each with the text `refusal`. Raises ValueError for one without it."""
+    if form == "typed":
+        return [request.typed(refusal) for request in requests]
+    return [request.spoken(refusal=refusal) for request in requests]
 
 
 def in_a_list(prompts: Iterable[object]) -> list[object]:

@@ -26,6 +26,7 @@ from sarsteer_lab.steering_guard import (
     guarded,
     holds_prompts,
     refuse_compiled,
+    refuse_layers_alone,
     tokens_and_cached,
 )
 from sarsteer_lab.vectors import SteeringVectors
@@ -172,8 +173,7 @@ class Steering:
     def edit(self, layer: int, _module: nn.Module, _args: object, output: Output) -> None:
         """Hook of a layer: add in place, so that all who hold the output see it."""
         self.access.refuse_others()
-        if self.at_prompt is None:
-            raise SteeringError("decoder layers ran outside of the model's forward; call the model")
+        refuse_layers_alone(self.at_prompt)
         last = residual_stream(output, self.text_config)[:, -1:]  # row 1 d_model; of a step, all
         if self.at_prompt or layer not in self.added:
             assert self.row_alphas is not None  # the guard has seen to it

@@ -57,6 +57,12 @@ def holds_prompts(n_cached: int, batch: Batch | None) -> bool:
     return not n_cached or (batch is not None and batch.at_end)
 
 
+def refuse_layers_alone(at_prompt: bool | None) -> None:
+    """Raise SteeringError where a layer runs, and no pass of the model has said what it holds."""
+    if at_prompt is None:
+        raise SteeringError("decoder layers ran outside of the model's forward; call the model")
+
+
 def tokens_and_cached(args: tuple[Tensor, ...], kwargs: Options) -> tuple[Tensor, int]:
     """The ids or embeddings that a forward pass is given, and how many positions its cache holds.
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import transformers as hf
 from replicas import PLAIN, _tokenizer, replica
+from untouched import assert_untouched, traces
 
 from sarsteer_lab.activations import capture
 from sarsteer_lab.engine.prepared import PreparedBatch
@@ -72,23 +73,6 @@ def logits_by_hand(lalm, prompt, heads_of_layer, tokens=()):
     for handle in handles:
         handle.remove()
     return logits
-
-
-def traces(lalm):
-    """All that could be left behind: weights, settings, hooks, watchers, the lock."""
-    hooks = []
-    for name, module in lalm.model.named_modules():
-        for key in (*module._forward_hooks, *module._forward_pre_hooks):
-            hooks.append((name, key))
-    weights = [tensor.clone() for tensor in lalm.model.state_dict().values()]
-    how = (lalm.model.config.to_json_string(), lalm.decoder.config._attn_implementation)
-    return weights, (hooks, list(lalm.watchers), list(lalm.access._steering), how)
-
-
-def assert_untouched(lalm, before):
-    weights, others = traces(lalm)
-    assert others == before[1]
-    assert all(torch.equal(one, other) for one, other in zip(weights, before[0], strict=True))
 
 
 def test_logits_are_those_without_the_weights_columns(family, prompts):

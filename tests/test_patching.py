@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from replicas import replica
+from untouched import assert_untouched, traces
 
 from sarsteer_lab.activations import capture, capture_positions
 from sarsteer_lab.engine.prepared import PreparedBatch
@@ -32,22 +33,6 @@ def family(request):
 
 def some_states(lalm, n=1, seed=0, size=3.0):
     return size * torch.randn(n, lalm.d_model, generator=torch.Generator().manual_seed(seed))
-
-
-def traces(lalm):
-    """All that patching could leave behind: weights, hooks, watchers, the lock."""
-    hooks = []
-    for name, module in lalm.model.named_modules():
-        for key in (*module._forward_hooks, *module._forward_pre_hooks):
-            hooks.append((name, key))
-    weights = [tensor.clone() for tensor in lalm.model.state_dict().values()]
-    return weights, (hooks, list(lalm.watchers), list(lalm.access._steering))
-
-
-def assert_untouched(lalm, before):
-    weights, others = traces(lalm)
-    assert others == before[1]
-    assert all(torch.equal(one, other) for one, other in zip(weights, before[0], strict=True))
 
 
 @torch.no_grad()

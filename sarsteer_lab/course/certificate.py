@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import psutil
@@ -61,17 +62,14 @@ def write_certificate(
     chapters = []
     for path, notebook in zip(paths, executed, strict=True):
         chapters.append(chapter_of(notebook, notebooks_folder() / path.name))
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     rows = [row for chapter in chapters for row in chapter.rows]
-    page = template.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        claims=CLAIMS,
-        chapters=chapters,
-        rows=rows,
-        differing=[row for row in rows if row.differs],
-        machine=machine(),
-        versions=versions(),
-        date=datetime.date.today().isoformat(),
-    )
+    told: dict[str, Any] = {"claims": CLAIMS, "chapters": chapters, "rows": rows}
+    told["differing"] = [row for row in rows if row.differs]
+    told |= {"machine": machine(), "versions": versions()}
+    told["date"] = datetime.date.today().isoformat()
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
+    page = template.render(told)
     folder.mkdir(parents=True, exist_ok=True)
     certificate = folder / "certificate.html"
     certificate.write_text(page, encoding="utf-8")

@@ -121,12 +121,25 @@ class Found:
             return "open"
         return "against" if (word == "seen") == self.hardly else "for"
 
+    @property
+    def number_of_chapter(self) -> str:
+        """The chapter's number, with which its title begins."""
+        return self.chapter.split(" ")[0]
+
+    @property
+    def says(self) -> str:
+        """The claim, what was measured, and its interval without the border that was claimed."""
+        ends = self.interval.split(", claimed")[0]
+        return f"{self.claim}: {self.measured} {ends}"
+
+    @property
+    def remark(self) -> str:
+        """What stands behind the verdict of a row that speaks against the paper."""
+        return ", against the paper" if self.side == "against" else ""
+
     def told(self) -> str:
         """The row in one line of Markdown."""
-        interval = self.interval.split(", claimed")[0]
-        chapter = self.chapter.split(" ")[0]
-        against = ", against the paper" if self.side == "against" else ""
-        return f"({chapter}) {self.claim}: {self.measured} {interval}: {self.verdict}{against}"
+        return f"({self.number_of_chapter}) {self.says}: {self.verdict}{self.remark}"
 
 
 _SURE = {"seen": 0, "opposite": 0, "no difference": 1, "cannot tell": 2}
@@ -233,15 +246,12 @@ def page(closing_tables: Tables) -> str:
         claim = fate.claim
         seen = [f"**{fate.word()}** ({fate.counted()})", *(row.told() for row in fate.tests)]
         controls = [row.told() for row in fate.controls]
-        rows.append(
-            {
-                "the paper says": Markdown(f"**{claim.number}.** {claim.says}"),
-                "what was seen here": Markdown("<br>".join(seen)),
-                "the control that could kill it": Markdown("<br>".join(controls) or "none yet"),
-                "what follows for a large model": Markdown(claim.follows),
-                "the command that tests it there": Markdown(claim.command),
-            }
-        )
+        cells = {"the paper says": f"**{claim.number}.** {claim.says}"}
+        cells["what was seen here"] = "<br>".join(seen)
+        cells["the control that could kill it"] = "<br>".join(controls) or "none yet"
+        cells["what follows for a large model"] = claim.follows
+        cells["the command that tests it there"] = claim.command
+        rows.append({heading: Markdown(cell) for heading, cell in cells.items()})
     note = (
         "Each line: the chapter, what was claimed, what was measured, its interval, and the "
         "verdict; what decides comes first. The intervals of a chapter hold together at 95%; the "

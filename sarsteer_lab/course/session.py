@@ -51,7 +51,7 @@ from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.pocket.assemble import delta_factors
 from sarsteer_lab.pocket.assemble import projector_parts as projector_parts
-from sarsteer_lab.prompts import REFUSALS, Prompt, Request, load_prompts
+from sarsteer_lab.prompts import REFUSALS, Prompt, Request, load_prompts, prompts_of
 from sarsteer_lab.store import CacheStore
 from sarsteer_lab.vectors import SteeringVectors
 
@@ -121,9 +121,7 @@ def states_under(
 
     For each text what `kept(capture)(lalm, prompts)` gives, but each clip is read once for all.
     """
-    variants = []
-    for text in texts.values():
-        variants.append([request.spoken(refusal=text) for request in requests])
+    variants = [prompts_of(requests, "spoken", text) for text in texts.values()]
     read = kept_variants(capture_variants, activation_store(), "capture")
     return dict(zip(texts, read(lalm, variants), strict=True))
 

@@ -14,7 +14,7 @@ from sarsteer_lab.derivation import Derivation, derive
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.keeping import kept, kept_variants
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, REFUSALS, Request
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, REFUSALS, Request, prompts_of
 from sarsteer_lab.store import Store
 from sarsteer_lab.vectors import SteeringVectors
 
@@ -136,9 +136,7 @@ def collect_states(
     if store is not None:
         of_prompts = kept(capture, store)
         of_variants = kept_variants(capture_variants, store, "capture")
-    variants = []
-    for text in ("", *refusals.values()):
-        variants.append([request.spoken(refusal=text) for request in harmful])
+    variants = [prompts_of(harmful, "spoken", text) for text in ("", *refusals.values())]
     usual, *refusing = of_variants(lalm, variants)
     spoken_harmless = of_prompts(lalm, [request.spoken() for request in harmless])
     typed_harmful = of_prompts(lalm, [request.typed() for request in harmful])

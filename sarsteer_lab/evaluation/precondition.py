@@ -16,7 +16,7 @@ from sarsteer_lab.evaluation.intervals import wilson
 from sarsteer_lab.evaluation.judges import Judge, PhraseJudge
 from sarsteer_lab.evaluation.table import out_of
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import REFUSALS, Prompt, Request, load_prompts
+from sarsteer_lab.prompts import REFUSALS, Form, Request, load_prompts, prompts_of
 
 BARE = "none"
 """The prompt without any refusal text."""
@@ -35,7 +35,7 @@ def prompted_refusal(
     requests: Sequence[Request],
     texts: Mapping[str, str] = REFUSALS,
     *,
-    forms: Sequence[str] = ("typed", "spoken"),
+    forms: Sequence[Form] = ("typed", "spoken"),
     judge: Judge | None = None,
 ) -> pd.DataFrame:
     """What becomes of each request with each text behind it, a row for each.
@@ -54,7 +54,7 @@ def prompted_refusal(
             of_form = [request for request in requests if can_hear and request.clip is not None]
         questions = []
         for text in named.values():
-            questions.append((_prompts(of_form, form, text), Defence("none")))
+            questions.append((prompts_of(of_form, form, text), Defence("none")))
         by_text = answers(lalm, questions, max_new_tokens=TOKENS)
         for name, responses in zip(named, by_text, strict=True):
             words = [request.request for request in of_form]
@@ -62,12 +62,6 @@ def prompted_refusal(
             for request, outcome in zip(of_form, outcomes, strict=True):
                 rows.append((form, name, request.label, request.id, outcome))
     return pd.DataFrame(rows, columns=["form", "text", "label", "id", "outcome"])
-
-
-def _prompts(requests: Sequence[Request], form: str, text: str) -> list[Prompt]:
-    if form == "typed":
-        return [request.typed(text) for request in requests]
-    return [request.spoken(refusal=text) for request in requests]
 
 
 def refused_shares(outcomes: pd.DataFrame) -> pd.DataFrame:

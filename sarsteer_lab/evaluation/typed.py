@@ -18,7 +18,7 @@ from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.judges import PhraseJudge
 from sarsteer_lab.keeping import activation_store, kept, kept_variants
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Request
+from sarsteer_lab.prompts import Request, prompts_of
 from sarsteer_lab.vectors import SteeringVectors
 
 
@@ -33,9 +33,7 @@ def states(
     Each of the texts `refusals` (name -> text) stands behind the typed harmful requests, as it
     stands behind the instruction of spoken ones.
     """
-    variants = []
-    for text in ("", *refusals.values()):
-        variants.append([request.typed(text) for request in harmful])
+    variants = [prompts_of(harmful, "typed", text) for text in ("", *refusals.values())]
     read = kept_variants(capture_variants, activation_store(), "capture")
     bare, *refusing = read(lalm, variants)
     good = kept(capture)(lalm, [request.typed() for request in harmless])

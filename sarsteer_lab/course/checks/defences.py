@@ -38,14 +38,12 @@ def check_paired(interval: object) -> str:
             share = sum(outcomes) / n
             unpaired += share * (1 - share) / n
         difference = (one_way - other_way) / n
+        without_halves = _around(difference, (one_way + other_way) / n**2 - difference**2 / n)
+        separate = _around(difference, unpaired)
         mistakes = {
-            "this has no halves: where no request differs it has no width": _around(
-                difference, (one_way + other_way) / n**2 - difference**2 / n
-            ),
+            "this has no halves: where no request differs it has no width": without_halves,
             "the sign is turned: the first's share minus the second's is wanted": [-high, -low],
-            "this is for two separate samples: it does not look at which requests differ": _around(
-                difference, unpaired
-            ),
+            "this is for two separate samples: it does not look at which requests differ": separate,
         }
         differing = f"where {one_way} requests go one way and {other_way} the other of {n}"
         otherwise = f"{differing} these are not its ends: compare middle and half width"
