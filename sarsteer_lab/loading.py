@@ -61,6 +61,7 @@ def load_lalm(
     options: dict[str, object] = {"device": device, "dtype": dtype, "safety": safety}
     options |= {
         "understanding": understanding,
+        "spoken_safety": spoken_safety,
         "family": family,
         "device_map": device_map,
         "bits": bits,
