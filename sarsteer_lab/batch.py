@@ -76,8 +76,10 @@ def split_into_batches(
 ) -> list[list[int]]:
     """Numbers of prompts, batch by batch: of one `LALM.batch_group`, the longest first.
 
-    `lengths` and `groups` are those of all prompts.
+    `lengths` and `groups` are those of all prompts. Raises ValueError for a size below 1.
     """
+    if numbers and batch_size < 1:
+        raise ValueError(f"batch_size={batch_size!r}: give a whole number from 1 on")
     by_group: dict[int, list[int]] = {}
     for number in sorted(numbers, key=lambda number: -lengths[number]):
         by_group.setdefault(groups[number], []).append(number)

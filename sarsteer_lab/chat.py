@@ -72,7 +72,7 @@ def refuse_control_tokens(tokenizer: Processor, prompt: Prompt) -> None:
 def dated_template(processor: Processor, day: date) -> dict[str, str]:
     """An option of `apply_chat_template`: the template, writing `day` where it writes today's date.
 
-    None for templates that write no date.
+    Nothing for templates that write no date.
     """
     template = getattr(processor, "chat_template", None)
     if isinstance(template, dict):

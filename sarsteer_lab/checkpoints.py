@@ -34,6 +34,10 @@ OVERHEAD = 1.2
 """A rule of thumb: the factor of memory for activations, key-value cache and workspace."""
 
 
+SECOND_COPY = "consolidated"
+"""How files begin that hold a model's weights once more, for a loader of Mistral's own."""
+
+
 @dataclass(frozen=True)
 class Size:
     """How big a checkpoint is: its `parameters`, and how many bytes are still to be downloaded."""
@@ -68,6 +72,8 @@ def checkpoint_size(name: str | Path, revision: str | None = None) -> Size | Non
     if Path(name).is_dir():
         parameters = 0
         for shard in Path(name).glob("*.safetensors"):
+            if shard.name.startswith(SECOND_COPY):
+                continue
             counts = parse_local_safetensors_file_metadata(shard).parameter_count
             parameters += sum(counts.values())
         return Size(parameters, 0) if parameters else None
@@ -79,7 +85,8 @@ def checkpoint_size(name: str | Path, revision: str | None = None) -> Size | Non
         return None
     download = 0
     for file in info.siblings or []:
-        weights = file.rfilename.endswith(".safetensors")
+        is_copy = file.rfilename.startswith(SECOND_COPY)
+        weights = file.rfilename.endswith(".safetensors") and not is_copy
         cached = try_to_load_from_cache(str(name), file.rfilename, revision=revision)
         if weights and not isinstance(cached, str):
             download += file.size or 0

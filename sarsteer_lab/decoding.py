@@ -163,6 +163,29 @@ def greedy_rules(
 
 
 @contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Random numbers from `seed` on the CPU and on a device, while the block lasts.
+
+    Afterwards both go on where they were. `torch.manual_seed` would seed all other devices, too.
+    """
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        torch.cuda.init()
+        number = torch.cuda.current_device() if device.index is None else device.index
+        generators.append(torch.cuda.default_generators[number])
+    elif device.type == "mps":
+        generators.append(torch.mps._get_default_mps_generator())
+    before = [generator.get_state() for generator in generators]
+    try:
+        for generator in generators:
+            generator.manual_seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, before, strict=True):
+            generator.set_state(state)
+
+
+@contextmanager
 def head_on_last_position(core: Core, prompt_numbers: Sequence[int]) -> Iterator[None]:
     """Let the vocabulary head see only the last position: no other logits are ever used.
 

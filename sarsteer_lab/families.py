@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from operator import attrgetter
 from typing import Any, TypeAlias
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import BatchFeature
@@ -176,6 +177,28 @@ def find_family(config: Settings, name: str | None = None) -> Family:
         return AUTO
     choices = ", ".join(family.name for family in FAMILIES)
     raise ValueError(f"no family {name!r}; choose {choices}")
+
+
+def unusual(model: nn.Module, family: Family) -> list[str]:
+    """What is otherwise than usual in how a model is run, and stands in no configuration.
+
+    Another row of the table than its own, another attention than sdpa, and products of float32
+    that are less exact than "highest".
+    """
+    told = []
+    if family is not find_family(model.config):
+        told.append(f"family {family.name}")
+    attentions = set()
+    for part in model.modules():
+        settings = getattr(part, "config", None)
+        attention = getattr(settings, "_attn_implementation", None)
+        if attention not in (None, "sdpa"):
+            attentions.add(f"attention {attention}")
+    told += sorted(attentions)
+    precision = torch.get_float32_matmul_precision()
+    if precision != "highest":
+        told.append(f"precision {precision}")
+    return told
 
 
 def missing_packages(family: Family) -> list[str]:

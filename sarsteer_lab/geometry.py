@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import make_pipeline
@@ -48,7 +48,7 @@ def measure_gap(typed: States, spoken: States, n_harmful: int) -> Gap:
     """Compare typed and spoken states of the same requests, the first `n_harmful` of them harmful.
 
     The probe is cross-validated with each request's two states on the same side of every split.
-    Raises ValueError if the shapes differ.
+    Raises ValueError if the shapes differ, and without harmful or without other requests.
     """
     cosine = pair_cosine(typed, spoken, center=False)
     n = len(typed)
@@ -86,8 +86,10 @@ def centroid_distance(
 
     The unit is the root mean square distance of a state from its own set's mean, pooled over both
     sets, which makes layers comparable although the residual stream grows. The sets need not be
-    paired.
+    paired. Raises ValueError if one is empty.
     """
+    if not len(first) or not len(second):
+        raise ValueError(f"states of shape {shapes(first, second)} cannot be compared")
     one, other = exact(first), exact(second)
     variances = one.var(0, correction=0) + other.var(0, correction=0)  # layer d_model
     spread = (variances.sum(-1) / 2).sqrt()  # layer
@@ -119,7 +121,23 @@ def transfer_accuracy(
     folds: int = 5,
     seed: int = 0,
 ) -> Float[Tensor, "layer"]:
-    """Accuracy of a probe (logistic regression) that learns `labels` in one form, read in another.
+    """Accuracy of a probe that learns `labels` in one form, read in another: `transfer_hits`."""
+    hits = transfer_hits(train, test, labels, groups=groups, center=center, folds=folds, seed=seed)
+    return hits.float().mean(-1)
+
+
+def transfer_hits(
+    train: States,
+    test: States,
+    labels: Sequence[int] | Sequence[str],
+    *,
+    groups: Sequence[str] | None = None,
+    center: bool = False,
+    folds: int = 5,
+    seed: int = 0,
+) -> Bool[Tensor, "layer prompt"]:
+    """What a probe (logistic regression) tells right that learns `labels` in one form, read in
+    another.
 
     Row i of `train` and `test` is the same request in either form; give the same states twice for
     the cross-validated accuracy within a form. It is trained on all folds but one (`seed` shuffles
@@ -138,12 +156,12 @@ def transfer_accuracy(
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
     learnt = _centred(train, center).cpu().numpy()  # prompt layer d_model
     read = _centred(test, center).cpu().numpy()
-    right = torch.zeros(train.shape[1], dtype=torch.float32)  # layer
+    right = np.zeros((train.shape[1], len(answers)), dtype=bool)  # layer prompt
     for layer in range(len(right)):
         for known, new in splits:
             probe.fit(learnt[known, layer], answers[known])
-            right[layer] += (probe.predict(read[new, layer]) == answers[new]).sum()
-    return right / len(answers)
+            right[layer, new] = probe.predict(read[new, layer]) == answers[new]
+    return torch.from_numpy(right)
 
 
 @torch.no_grad()
@@ -155,7 +173,8 @@ def logit_lens(
     Of the last layer's last-token states these are the model's own next-token logits
     (nostalgebraist 2020). Computed in the model's dtype and on its device. A model that scales or
     caps its logits afterwards (Gemma, Granite) has other values but, as both are monotonic, the
-    same order. Raises ValueError for a decoder without a final norm of that name.
+    same order. Gemma 3n's norm reads the mean of several streams, of which states hold one: its
+    lens is not its answer. Raises ValueError for a decoder without a final norm of that name.
     """
     norm = getattr(lalm.decoder, "norm", None)
     if norm is None:

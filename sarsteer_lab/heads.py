@@ -31,6 +31,7 @@ from sarsteer_lab.steering import watched
 from sarsteer_lab.steering_guard import (
     Options,
     holds_prompts,
+    prompts_of_rows,
     refuse_compiled,
     refuse_layers_alone,
     tokens_and_cached,
@@ -116,10 +117,7 @@ class HeadsOff:
         self.at_prompt = holds_prompts(n_cached, self.batch)
         if self.at_prompt:
             self.row_alphas = 1.0
-        n_rows = len(tokens)
-        numbers = range(n_rows) if self.batch is None else self.batch.prompt_numbers
-        n_beams = n_rows // len(numbers)
-        prompt_of_row = [numbers[row // n_beams] for row in range(n_rows)]
+        prompt_of_row = prompts_of_rows(len(tokens), self.batch)
         if prompt_of_row != self.prompt_of_row:  # steps of one answer hold the same rows
             self.prompt_of_row = prompt_of_row
             self.off = {layer: self._off(layer) for layer in self.by_layer}
@@ -190,9 +188,10 @@ def _last_weights(lalm: LALM) -> Iterator[list[Float[Tensor, "row head position"
     settings = lalm.decoder.config
     with ExitStack() as hooks:
         hooks.enter_context(lalm.access.alone())
-        before = settings._attn_implementation
+        # A name alone would be set on the settings of a tower, too.
+        before = {"": settings._attn_implementation}
         hooks.callback(setattr, settings, "_attn_implementation", before)
-        settings._attn_implementation = "eager"
+        settings._attn_implementation = {"": "eager"}
         for attention in attentions:
             hooks.enter_context(attention.register_forward_hook(in_this_thread(note)))
         yield noted

@@ -5,6 +5,7 @@
 gives what `capture(lalm, prompts)` gives. Prompts that are kept are not run again.
 """
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +33,8 @@ def kept(function: PerPrompt, store: Store | None = None) -> PerPrompt:
     """`function(lalm, prompts, **settings)`, one result for each prompt, kept in a store.
 
     Without a store: in that of the user's cache (`activation_store`). A key is made of the model,
-    the function's name, its settings but `batch_size`, and the prompt as it is heard. Raises
+    the function's name (and what it says, if it is not of this package), its settings but
+    `batch_size`, and the prompt as it is heard. Raises ValueError for a lambda, and
     HookedModelError inside of `with steer(...)` and under other hooks: what is computed then could
     not be told from the plain model's.
     """
@@ -42,11 +44,24 @@ def kept(function: PerPrompt, store: Store | None = None) -> PerPrompt:
 
     def read(lalm: LALM, prompts: Prompts, **settings: object) -> Any:
         chosen = activation_store() if store is None else store
-        read_variants = kept_variants(of_one_text, chosen, function.__name__)
+        read_variants = kept_variants(of_one_text, chosen, _called(function))
         [results] = read_variants(lalm, [prompts], **settings)
         return results
 
     return read
+
+
+def _called(function: PerPrompt) -> str:
+    """What keys call a function: its name; one's own by what it says, too, for it may be edited.
+
+    Raises ValueError for a lambda, and OSError where Python does not know the source.
+    """
+    name = function.__name__
+    if function.__module__.startswith("sarsteer_lab."):
+        return name
+    if name == "<lambda>":
+        raise ValueError("a lambda has no name to keep its results under: define a function")
+    return f"{name} {content_key(inspect.getsource(function))}"
 
 
 def kept_variants(function: PerPrompt, store: Store, name: str) -> PerPrompt:

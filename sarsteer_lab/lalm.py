@@ -31,6 +31,7 @@ from sarsteer_lab.decoding import (
     end_tokens,
     greedy_rules,
     head_on_last_position,
+    seeded,
     tell_overruled,
 )
 from sarsteer_lab.encoding import chat_text, encode, read_waveform
@@ -159,7 +160,8 @@ class LALM:
             parts.append(getattr(self.processor, name, None))
         settings = settings_of(part.to_dict() for part in parts if part is not None)
         vocabulary = json.dumps(self.tokenizer.get_vocab(), sort_keys=True, default=str)
-        return content_key(settings, vocabulary, self.ends.tolist(), weights)
+        unusual = families.unusual(self.model, self.family)
+        return content_key(settings, vocabulary, self.ends.tolist(), weights, *unusual)
 
     def key(self, *parts: object) -> str:
         """A key for something this model has computed: all that decides it, and `parts`.
@@ -322,9 +324,7 @@ class LALM:
         check_decoding(options)
         encoded = self.encode(prompts)
         answers = [""] * len(encoded)
-        devices = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed)
+        with seeded(seed, self.device):
             for batch in self.batches(encoded, batch_size, "answers"):
                 tokens = self.decode(batch, **options)
                 begun = [encoded[number].text for number in batch.prompt_numbers]

@@ -28,6 +28,7 @@ from sarsteer_lab.steering import attached
 from sarsteer_lab.steering_guard import (
     Options,
     holds_prompts,
+    prompts_of_rows,
     refuse_compiled,
     refuse_layers_alone,
     tokens_and_cached,
@@ -109,22 +110,20 @@ class Patching:
             return
         self.row_alphas = 1.0
         n_rows, n_columns = tokens.shape[:2]
-        numbers: Sequence[int] = range(n_rows)
         width, mask = n_columns, kwargs.get("attention_mask")
         if self.batch is not None:
-            numbers, mask = self.batch.prompt_numbers, self.batch.inputs["attention_mask"]
+            mask = self.batch.inputs["attention_mask"]
             width = self.batch.inputs["input_ids"].shape[1]
-        lengths = [n_columns] * len(numbers)
+        lengths = [n_columns] * n_rows
         if isinstance(mask, Tensor) and mask.ndim == 2:
-            lengths = mask.sum(1).tolist()
-        n_beams = n_rows // len(numbers)
+            lengths = mask.sum(1).repeat_interleave(n_rows // len(mask)).tolist()
+        prompt_of_row = prompts_of_rows(n_rows, self.batch)
         for layer, patches in self.by_layer.items():
             edits = self.edits[layer] = []
-            for row in range(n_rows):
-                prompt = row // n_beams
+            for row, prompt in enumerate(prompt_of_row):
                 for one in patches:
-                    if one.prompt in (None, numbers[prompt]):
-                        behind = _from_end(one.positions, lengths[prompt], numbers[prompt])
+                    if one.prompt in (None, prompt):
+                        behind = _from_end(one.positions, lengths[row], prompt)
                         columns = [width + position for position in behind]
                         edits += self._edit(one, row, columns, n_columns)
 

@@ -25,6 +25,7 @@ from sarsteer_lab.steering_guard import (
     Options,
     guarded,
     holds_prompts,
+    prompts_of_rows,
     refuse_compiled,
     refuse_layers_alone,
     tokens_and_cached,
@@ -149,7 +150,7 @@ class Steering:
         n_rows = len(tokens)
         numbers = range(n_rows) if self.batch is None else self.batch.prompt_numbers
         if self.at_prompt:
-            self.row_alphas = self._row_alphas(n_rows, numbers)
+            self.row_alphas = self._row_alphas(n_rows)
         elif self.batch is not None and len(numbers) < len(self.prompt_numbers):
             self._leave([self.prompt_numbers.index(number) for number in numbers])
         self.prompt_numbers = numbers
@@ -159,16 +160,16 @@ class Steering:
         for layer, added in self.added.items():
             self.added[layer] = added[stay] if added.ndim == 3 else added
 
-    def _row_alphas(self, n_rows: int, prompt_numbers: Sequence[int]) -> RowAlphas:
-        """The alpha of each row of the pass, which holds these prompts of the call."""
+    def _row_alphas(self, n_rows: int) -> RowAlphas:
+        """The alpha of each row of the pass."""
         if self.alpha_tensor.ndim == 0:
             return float(self.alpha_tensor)
         n_prompts = n_rows if self.batch is None else self.batch.total
-        n_beams, n_left = divmod(n_rows, len(prompt_numbers))
-        if n_left or len(self.alpha_tensor) != n_prompts:
+        prompt_of_row = prompts_of_rows(n_rows, self.batch)
+        if len(prompt_of_row) < n_rows or len(self.alpha_tensor) != n_prompts:
             counts = f"alpha has {len(self.alpha_tensor)} values for {n_prompts} prompts"
             raise SteeringError(f"{counts}; give one value per prompt")
-        return self.alpha_tensor[list(prompt_numbers)].repeat_interleave(n_beams)[:, None, None]
+        return self.alpha_tensor[prompt_of_row][:, None, None]
 
     def edit(self, layer: int, _module: nn.Module, _args: object, output: Output) -> None:
         """Hook of a layer: add in place, so that all who hold the output see it."""

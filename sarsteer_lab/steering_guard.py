@@ -57,6 +57,17 @@ def holds_prompts(n_cached: int, batch: Batch | None) -> bool:
     return not n_cached or (batch is not None and batch.at_end)
 
 
+def prompts_of_rows(n_rows: int, batch: Batch | None) -> list[int]:
+    """The number of each row's prompt in the call: a prompt's beams stand together.
+
+    In direct calls of the model each row is a prompt.
+    """
+    if batch is None:
+        return list(range(n_rows))
+    n_beams = n_rows // len(batch.prompt_numbers)
+    return [number for number in batch.prompt_numbers for _ in range(n_beams)]
+
+
 def refuse_layers_alone(at_prompt: bool | None) -> None:
     """Raise SteeringError where a layer runs, and no pass of the model has said what it holds."""
     if at_prompt is None:

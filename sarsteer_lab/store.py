@@ -99,7 +99,7 @@ class Store:
         return None
 
     def write(self, key: str, value: Any) -> Any:
-        """Keep a tensor, or a value that JSON can hold, under a key; returns it as `read` will.
+        """Keep a tensor, or a value that JSON can hold, under a key; returns it as it was given.
 
         Raises TypeError for other values, and ValueError for None, which `read` could not tell from
         nothing.

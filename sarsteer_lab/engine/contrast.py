@@ -29,14 +29,15 @@ def capture_variants(
     """What `capture` gives for each of `variants`, up to rounding.
 
     A variant is a list of prompts; those at one place share their clip. If all end in the same
-    tokens for every clip (SARSteer's do), what stands before runs once; if not, or without a plain
-    cache of all positions, each is captured by itself. Raises ValueError if the lists differ in
-    length, or clips at one place.
+    tokens for every clip (SARSteer's do), what stands before runs once; if not, without a plain
+    cache of all positions, or while the model is steered, each is captured by itself. Raises
+    ValueError if the lists differ in length, or clips at one place.
     """
     encoded = [lalm.encode(prompts) for prompts in variants]
     check_same_clips(encoded)
     remember_clips(lalm)
-    tails = common_tails(lalm, encoded)
+    # What steers acts where a pass ends, and the beginning would be a pass.
+    tails = None if lalm.watchers else common_tails(lalm, encoded)
     if tails is None:
         return [capture(lalm, prompts, batch_size=batch_size) for prompts in encoded]
     first = encoded[0]

@@ -21,7 +21,7 @@ def rows_that_fit(lalm: LALM, length: float, new_tokens: int) -> int:
     under another text, and with room for the answers), and what a layer computes while a prompt is
     read take at most a quarter of the free memory.
     """
-    free = free_memory(lalm.device.type)
+    free = free_memory(str(lalm.device))
     if free is None:
         return MOST_ROWS
     row = (length + new_tokens) * position_bytes(lalm)

@@ -7,7 +7,9 @@ Other sets read the whole prompt again, with the patches in it.
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import chain
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -39,6 +41,9 @@ Placed = dict[int, list[int]]
 
 Row = tuple[int, int | None]
 """A prompt's number, and that of one of its variants, if the row has one."""
+
+Found = Iterator[tuple[list[Row], Float[Tensor, "row"]]]
+"""Rows of a batch, and the probability that each of their answers opens so."""
 
 LAST_ROWS, WHOLE_ROWS = 64, 8
 """Rows that run together: those of one position, and those of whole prompts. More of them only take
@@ -83,74 +88,85 @@ def patched_refusal_probabilities(
         for variant, changes in enumerate(sets):
             kind = last if _at_end(changes) else whole
             kind.setdefault(number, []).append(variant)
-    of_rows = chain(
-        _behind_readings(lalm, prompts, variants, last, openings),
-        _read_with_changes(lalm, prompts, variants, whole, openings),
-    )
-    for rows, values in of_rows:
+    asked = _Asked(lalm, prompts, variants, openings)
+    for rows, values in chain(asked.behind_readings(last), asked.read_with_changes(whole)):
         for (number, place), value in zip(rows, values, strict=True):
             if place is not None:
                 found[number][place] = value
     return found
 
 
-def _behind_readings(
-    lalm: LALM,
-    prompts: Sequence[Encoded],
-    variants: Variants,
-    placed: Placed,
-    openings: Sequence[str] | None,
-) -> Iterator[tuple[list[Row], Float[Tensor, "row"]]]:
-    """Rows of changes at prompts' ends: what stands before has run once for all of a prompt's."""
-    for numbers in _that_fit(lalm, prompts, placed, LAST_ROWS):
-        ready = PreparedBatch(lalm, [prompts[number] for number in numbers])
-        most = max(len(placed[number]) for number in numbers)
-        for start in range(0, most, LAST_ROWS):
-            blocks = range(start, min(start + LAST_ROWS, most))
-            rows = _in_blocks(placed, numbers, blocks)
-            with _under(lalm, variants, rows):
-                together = ready.repeated(len(blocks))
-                found = refusal_probability(together, openings, negligible=NEGLIGIBLE)
-            yield rows, found
+@dataclass(frozen=True, eq=False)
+class _Asked:
+    """Prompts under sets of changes, and the openings that are looked for."""
 
+    lalm: LALM
+    prompts: Sequence[Encoded]
+    variants: Variants
+    openings: Sequence[str] | None
 
-def _read_with_changes(
-    lalm: LALM,
-    prompts: Sequence[Encoded],
-    variants: Variants,
-    placed: Placed,
-    openings: Sequence[str] | None,
-) -> Iterator[tuple[list[Row], Float[Tensor, "row"]]]:
-    """Rows of changes anywhere: each reads its whole prompt again."""
-    for numbers in _that_fit(lalm, prompts, placed, WHOLE_ROWS):
-        every: list[Row] = []
-        for number in numbers:
-            every += [(number, variant) for variant in placed[number]]
-        for start in range(0, len(every), WHOLE_ROWS):
-            rows = every[start : start + WHOLE_ROWS]
-            with _under(lalm, variants, rows):
-                ready, first = _read_anew(lalm, [prompts[number] for number, _ in rows])
-                found = refusal_probability(ready, openings, negligible=NEGLIGIBLE, first=first)
-            yield rows, found
+    def behind_readings(self, placed: Placed) -> Found:
+        """Rows of changes at prompts' ends: what stands before has run once for a prompt's."""
+        for numbers in self._that_fit(placed, LAST_ROWS):
+            ready = PreparedBatch(self.lalm, [self.prompts[number] for number in numbers])
+            most = max(len(placed[number]) for number in numbers)
+            for start in range(0, most, LAST_ROWS):
+                blocks = range(start, min(start + LAST_ROWS, most))
+                rows = _in_blocks(placed, numbers, blocks)
+                with self._under(rows):
+                    together = ready.repeated(len(blocks))
+                    found = refusal_probability(together, self.openings, negligible=NEGLIGIBLE)
+                yield rows, found
+
+    def read_with_changes(self, placed: Placed) -> Found:
+        """Rows of changes anywhere: each reads its whole prompt again."""
+        for numbers in self._that_fit(placed, WHOLE_ROWS):
+            every: list[Row] = []
+            for number in numbers:
+                every += [(number, variant) for variant in placed[number]]
+            for start in range(0, len(every), WHOLE_ROWS):
+                rows = every[start : start + WHOLE_ROWS]
+                asked = [self.prompts[number] for number, _ in rows]
+                with self._under(rows):
+                    ready, first = _read_anew(self.lalm, asked)
+                    options: dict[str, Any] = {"negligible": NEGLIGIBLE, "first": first}
+                    found = refusal_probability(ready, self.openings, **options)
+                yield rows, found
+
+    def _that_fit(self, placed: Placed, most: int) -> Iterator[list[int]]:
+        """Numbers of prompts that may share a batch, so many that their rows are about `most`."""
+        by_group: dict[int, list[int]] = {}
+        for number in placed:
+            group = self.lalm.batch_group(self.prompts[number])
+            by_group.setdefault(group, []).append(number)
+        for numbers in by_group.values():
+            n_variants = max(len(placed[number]) for number in numbers)
+            together = max(1, most // n_variants)
+            for start in range(0, len(numbers), together):
+                yield numbers[start : start + together]
+
+    @contextmanager
+    def _under(self, rows: Sequence[Row]) -> Iterator[None]:
+        """Some variants, each in a row of a batch, while the block lasts."""
+        patches: list[Patch] = []
+        heads: list[Head] = []
+        for row, (number, variant) in enumerate(rows):
+            changes = () if variant is None else self.variants[number][variant]
+            for one in changes:
+                if isinstance(one, Head):
+                    heads.append(one._replace(prompt=row))
+                else:
+                    patches.append(one._replace(prompt=row))
+        with ExitStack() as blocks:
+            blocks.enter_context(patch(self.lalm, patches))
+            if heads:
+                blocks.enter_context(without_heads(self.lalm, heads))
+            yield
 
 
 def _at_end(changes: Sequence[Change]) -> bool:
     """Whether nothing changes before the prompt's last position."""
     return all(isinstance(one, Head) or list(one.positions) == [-1] for one in changes)
-
-
-def _that_fit(
-    lalm: LALM, prompts: Sequence[Encoded], placed: Placed, most: int
-) -> Iterator[list[int]]:
-    """Numbers of prompts that may share a batch, so many that their rows are about `most`."""
-    by_group: dict[int, list[int]] = {}
-    for number in placed:
-        by_group.setdefault(lalm.batch_group(prompts[number]), []).append(number)
-    for numbers in by_group.values():
-        n_variants = max(len(placed[number]) for number in numbers)
-        together = max(1, most // n_variants)
-        for start in range(0, len(numbers), together):
-            yield numbers[start : start + together]
 
 
 def _in_blocks(placed: Placed, numbers: Sequence[int], blocks: Iterable[int]) -> list[Row]:
@@ -164,25 +180,6 @@ def _in_blocks(placed: Placed, numbers: Sequence[int], blocks: Iterable[int]) ->
             own = placed[number]
             rows.append((number, own[block] if block < len(own) else None))
     return rows
-
-
-@contextmanager
-def _under(lalm: LALM, variants: Variants, rows: Sequence[Row]) -> Iterator[None]:
-    """Some variants, each in a row of a batch, while the block lasts."""
-    patches: list[Patch] = []
-    heads: list[Head] = []
-    for row, (number, variant) in enumerate(rows):
-        changes = () if variant is None else variants[number][variant]
-        for one in changes:
-            if isinstance(one, Head):
-                heads.append(one._replace(prompt=row))
-            else:
-                patches.append(one._replace(prompt=row))
-    with ExitStack() as blocks:
-        blocks.enter_context(patch(lalm, patches))
-        if heads:
-            blocks.enter_context(without_heads(lalm, heads))
-        yield
 
 
 def _read_anew(

@@ -250,8 +250,9 @@ class PreparedBatch:
         """Forget all positions that have run behind the reading but the first `n_kept`."""
         assert self._reading is not None
         length = self._reading.length + n_kept
-        if surplus := int(self._reading.cache.get_seq_length()) - length:
-            self._reading.cache.crop(-surplus)
+        for layer in self._reading.cache.layers:
+            # Each its own: a pass that was interrupted has reached some of them alone.
+            layer.crop(length - int(layer.get_seq_length()))
 
     def _first(self, cache: Any) -> Float[Tensor, "prompt vocab"]:
         """Run the prompts' last position, the one that steering takes for the prompt's end."""

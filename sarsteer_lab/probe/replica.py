@@ -14,6 +14,7 @@ import transformers as hf
 from tokenizers import AddedToken, Tokenizer, decoders, models
 
 from sarsteer_lab.checkpoints import pick_device
+from sarsteer_lab.decoding import seeded
 from sarsteer_lab.lalm import LALM
 
 WIDTH, LAYERS, MELS, WINDOW_SECONDS = 32, 4, 16, 8
@@ -83,9 +84,7 @@ def random_model(
 ) -> Any:
     """A model with weights drawn from `seed`; torch's global random state and dtype stay."""
     place = torch.device(device)
-    drawing = [place] if place.type == "cuda" else []
-    with torch.random.fork_rng(drawing), place:
-        torch.manual_seed(seed)
+    with seeded(seed, place), place:
         return model_class._from_config(config, dtype=dtype)
 
 
