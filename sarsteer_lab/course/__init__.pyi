@@ -26,6 +26,7 @@ from .session import figure_folder as figure_folder
 from .session import intervals as intervals
 from .session import judge as judge
 from .session import load_model as load_model
+from .session import model_name as model_name
 from .session import opening_words as opening_words
 from .session import projector_parts as projector_parts
 from .session import refusal_probability as refusal_probability

@@ -1,6 +1,6 @@
 """How the course chooses a defence's settings: on validation requests, by a rule written before."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from sarsteer_lab.evaluation import curves, separation
 from sarsteer_lab.evaluation.base import BaseStates
 from sarsteer_lab.evaluation.defences import Defence, SteeringDefence
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Request
+from sarsteer_lab.prompts import Form, Request
 from sarsteer_lab.vectors import SteeringVectors
 
 CHOSEN = "SARSteer, chosen"
@@ -48,16 +48,19 @@ def choose(
     texts: Sequence[str],
     tried: Mapping[str, int],
     alphas: Sequence[float] = (0.1, 0.15, 0.2, 0.3),
+    form: Form = "spoken",
 ) -> Choice:
     """Choose SARSteer's text, strength and share of ablation (0 or 1; k = 10), by `curves.RULE`.
 
-    `tried` says how many validation requests of each kind are asked. What has been run is kept.
+    `tried` says how many validation requests of each kind are asked, in this form. What has been
+    run is kept.
     """
     variants = curves.grid(states, lams=(0, 1), ks=(10,), refusals=list(dict.fromkeys(texts)))
     asked: dict[str, list[Request]] = {}
     for label, number in tried.items():
         asked |= requests("validation", number, [label])
-    rows = sweep(lalm, "choice", variants, alphas, asked, max_new_tokens=10, batch_size=80)
+    options = {"max_new_tokens": 10, "batch_size": 80, "form": form}
+    rows = sweep(lalm, "choice", variants, alphas, asked, **options)
     variant, _, alpha = curves.choose(rows)
     vectors = variants.get(variant, next(iter(variants.values())))
     return Choice(variant, vectors, alpha, curves.scores(rows), asked)
@@ -96,16 +99,6 @@ def matched(lalm: LALM, choice: Choice, rivals: Sequence[SteeringDefence]) -> li
         as_strong = replace(rival, alpha=_strength(of_rival, target))
         found.append(Matched(as_strong, bool(of_rival.max() >= target)))
     return found
-
-
-def matching(lalm: LALM, choice: Choice) -> Callable[[SteeringDefence], SteeringDefence]:
-    """Makes a single steering defence as strong as the chosen push: see `matched`."""
-
-    def match_one(defence: SteeringDefence) -> SteeringDefence:
-        [found] = matched(lalm, choice, [defence])
-        return found.rival
-
-    return match_one
 
 
 def _strength(means: np.ndarray, target: float) -> float:

@@ -14,6 +14,7 @@ from IPython.display import Markdown
 from sarsteer_lab.course.tables import table
 from sarsteer_lab.evaluation.intervals import (
     CONFIDENCE,
+    alike_interval,
     paired_difference,
     paired_interval,
     requests_to_tell,
@@ -156,17 +157,11 @@ def claim_on_shares(
     all_alike = low == high
     interval: Interval = partial(paired_interval, *pairs)
     if all_alike:
-        interval = partial(_alike, difference, n)
+        interval = partial(alike_interval, difference, n)
     first = f"{names[0]} {share_text(sum(more), n)}"
     second = f"{names[1]} {share_text(sum(less), n)}"
     measured = f"{first}, {second}: {difference:+.0%}"
     return ClaimOnShares(claim, measured, interval, style="+.0%", n=n, all_alike=all_alike)
-
-
-def _alike(difference: float, n: int, *, confidence: float) -> tuple[float, float]:
-    """The interval of a difference that all of n pairs have."""
-    unseen = wilson(0, n, confidence=confidence)[1]
-    return max(-1.0, difference - unseen), min(1.0, difference + unseen)
 
 
 def _alike_to_tell(confidence: float) -> int:

@@ -8,11 +8,15 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import nbformat
 
 MODEL_VARIABLE = "SARSTEER_COURSE_MODEL"
 """The environment variable that names another model than the notebooks do."""
+
+OPTIONS_VARIABLE = "SARSTEER_COURSE_OPTIONS"
+"""The one that says how it is loaded: options of `load_lalm`, JSON."""
 
 BY_HAND = "by-hand"
 """The tag of these cells; nbclient skips them."""
@@ -38,6 +42,36 @@ def read_notebook(path: Path) -> nbformat.NotebookNode:
     except Exception as error:  # what a damaged file makes its reader raise is of every kind
         reason = str(error).partition("\n")[0]
         raise NotebookError(f"{path}: cannot be read as a notebook ({reason})") from error
+
+
+def name_model(name: str | None, options: Mapping[str, Any]) -> None:
+    """Have this process's notebooks load another model than they say, or load it otherwise.
+
+    None is the model that they say; options that are None or "auto" are left out.
+    """
+    given = {option: value for option, value in options.items() if value not in (None, "auto")}
+    if name is not None:
+        is_folder = Path(name).expanduser().is_dir()
+        # Kernels run in the notebooks' folder.
+        os.environ[MODEL_VARIABLE] = str(Path(name).expanduser().resolve()) if is_folder else name
+    if given:
+        os.environ[OPTIONS_VARIABLE] = json.dumps(given)
+
+
+def model_options() -> dict[str, Any]:
+    """The options of `load_lalm` that the environment variable holds, if any.
+
+    Raises ValueError if it is not an object of JSON.
+    """
+    text = os.environ.get(OPTIONS_VARIABLE, "") or "{}"
+    try:
+        options = json.loads(text)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        wanted = 'options of load_lalm as JSON, such as {"dtype": "bfloat16", "bits": 4}'
+        raise ValueError(f"{OPTIONS_VARIABLE}={text!r}: give {wanted}")
+    return options
 
 
 def recording() -> Path | None:

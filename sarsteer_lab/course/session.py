@@ -26,7 +26,7 @@ from torch import Tensor
 
 from sarsteer_lab.course.figures import project_2d, save_figure
 from sarsteer_lab.course.folders import figures_folder
-from sarsteer_lab.course.replaying import MODEL_VARIABLE
+from sarsteer_lab.course.replaying import MODEL_VARIABLE, model_options
 from sarsteer_lab.engine.audio_cache import remember_clips
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.engine.live import LivePrompt as LivePrompt
@@ -35,14 +35,15 @@ from sarsteer_lab.evaluation import curves as curves
 from sarsteer_lab.evaluation import defences as defences
 from sarsteer_lab.evaluation import intervals as intervals
 from sarsteer_lab.evaluation import separation as separation
-from sarsteer_lab.evaluation.base import BaseStates, collect_states, evenly, model_name
+from sarsteer_lab.evaluation.base import BaseStates, collect_states, evenly
+from sarsteer_lab.evaluation.base import model_name as model_name
 from sarsteer_lab.evaluation.cached_answers import answers as kept_answers
 from sarsteer_lab.evaluation.cached_answers import refusal_probability as kept_refusal_probability
 from sarsteer_lab.evaluation.defences import Defence, SteeringDefence
 from sarsteer_lab.evaluation.judges import Outcome, PhraseJudge
 from sarsteer_lab.evaluation.phrases import opening_words as opening_words
 from sarsteer_lab.evaluation.precondition import prompted_refusal, refused_shares, working_texts
-from sarsteer_lab.evaluation.run import FORMAT, Response, run
+from sarsteer_lab.evaluation.run import FORMAT, Response, read_lines
 from sarsteer_lab.evaluation.table import evaluation_table, judge_responses
 from sarsteer_lab.keeping import activation_store, kept_variants
 from sarsteer_lab.keys import content_key
@@ -51,7 +52,7 @@ from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.paths import cache_folder
 from sarsteer_lab.pocket.assemble import delta_factors
 from sarsteer_lab.pocket.assemble import projector_parts as projector_parts
-from sarsteer_lab.prompts import REFUSALS, Prompt, Request, load_prompts, prompts_of
+from sarsteer_lab.prompts import REFUSALS, Form, Prompt, Request, load_prompts, prompts_of
 from sarsteer_lab.store import CacheStore
 from sarsteer_lab.vectors import SteeringVectors
 
@@ -59,11 +60,12 @@ from sarsteer_lab.vectors import SteeringVectors
 def load_model(name: str) -> LALM:
     """The course's model: `load_lalm(name)`, or the one that SARSTEER_COURSE_MODEL names.
 
-    That environment variable exists to try the notebooks quickly; its value "replica" is the tiny
-    random model, whose answers are noise. Raises what `load_lalm` does.
+    So all chapters run on another model without a change. Its value "replica" is the tiny random
+    model, whose answers are noise, to try them quickly. SARSTEER_COURSE_OPTIONS holds options of
+    `load_lalm`, JSON ({"dtype": "bfloat16"}). Raises what `load_lalm` does.
     """
     name = os.environ.get(MODEL_VARIABLE) or name
-    lalm = load_lalm("replica:qwen2_audio" if name == "replica" else name)
+    lalm = load_lalm("replica:qwen2_audio" if name == "replica" else name, **model_options())
     remember_clips(lalm)
     return lalm
 
@@ -194,13 +196,15 @@ def run_defences(
     """
     judges = [PhraseJudge()]
     table = evaluation_table(lalm, defences, sets, judges, folder, heard=heard, **options)
-    responses = run(lalm, defences, sets, folder, **options)  # on disk by now: this only reads
+    lines = read_lines(folder / "responses.jsonl").to_dict("records")
+    responses = [Response(**line) for line in lines]
     return table, responses, judge_responses(responses, judges, heard)
 
 
-def base_states(lalm: LALM) -> BaseStates:
-    """States of the derive split's requests, typed and spoken; harmful ones under every text."""
-    return collect_states(lalm, load_prompts("derive"), refusals=REFUSALS, store=activation_store())
+def base_states(lalm: LALM, form: Form = "spoken") -> BaseStates:
+    """States of the derive split's requests in a form, and typed; harmful ones under every text."""
+    store = activation_store()
+    return collect_states(lalm, load_prompts("derive"), refusals=REFUSALS, form=form, store=store)
 
 
 def umap_map(points: Float[Tensor, "state d_model"]) -> Float[np.ndarray, "state 2"]:

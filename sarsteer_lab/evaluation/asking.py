@@ -95,10 +95,14 @@ class Sheet:
                 yield variant, questions[start : start + at_most]
 
     def _encoded(self, lalm: LALM, batch: Sequence[int]) -> list[list[Encoded]]:
-        """A batch's prompts: variant, row."""
+        """A batch's prompts: variant, row. Raises ValueError for a clip that is another by now."""
         by_row = []
         for number in batch:
-            by_row.append(encode_variants(lalm, [prompts[number] for prompts in self.variants]))
+            encoded = encode_variants(lalm, [prompts[number] for prompts in self.variants])
+            if [prompt.key for prompt in encoded] != self.rows[number].prompt_keys:
+                changed = "has changed since the questions were planned: ask them again"
+                raise ValueError(f"the clip {self.variants[0][number].audio!s:.200} {changed}")
+            by_row.append(encoded)
         return [list(of_variant) for of_variant in zip(*by_row, strict=True)]
 
     def lacking(self, claimed: set[str]) -> list[int]:

@@ -14,7 +14,7 @@ from sarsteer_lab.derivation import Derivation, derive
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.keeping import kept, kept_variants
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, REFUSALS, Request, prompts_of
+from sarsteer_lab.prompts import INSTRUCTION, REFUSAL, REFUSALS, Form, Request, prompts_of
 from sarsteer_lab.store import Store
 from sarsteer_lab.vectors import SteeringVectors
 
@@ -79,8 +79,8 @@ def check_dimensions(lalm: LALM, k: int, requests: Sequence[Request]) -> None:
 class BaseStates:
     """Last-token states of one set of requests in the ways that defences are derived from.
 
-    `refusing` are the harmful clips with a refusal text added, row by row, under each text's name;
-    `texts` are these texts. Methods take a text by its name.
+    `refusing` are the harmful requests with a refusal text added, row by row, under each text's
+    name. `texts` are these texts. Methods take a text by its name.
     """
 
     harmful: Float[Tensor, "harmful layer d_model"]
@@ -119,13 +119,15 @@ def collect_states(
     requests: Sequence[Request],
     *,
     refusals: Mapping[str, str] = PAPER_TEXT,
+    form: Form = "spoken",
     store: Store | None = None,
 ) -> BaseStates:
-    """The states of harmful and harmless requests, spoken and typed; others play no part.
+    """The states of harmful and harmless requests in a form, and typed; others play no part.
 
-    Harmful clips run under each of the texts `refusals` (name -> text) too; each costs its own
-    tokens alone. States are kept in `store`, if there is one. Raises ValueError if either label is
-    missing or a request has no clip.
+    Harmful requests run under each of the texts `refusals` (name -> text) too; each costs its own
+    tokens alone. With the form "typed" no clip is read, and the method acts on typed requests.
+    States are kept in `store`, if there is one. Raises ValueError if either label is missing or a
+    request lacks the form.
     """
     harmful = [request for request in requests if request.label == "harmful"]
     harmless = [request for request in requests if request.label == "harmless"]
@@ -136,19 +138,22 @@ def collect_states(
     if store is not None:
         of_prompts = kept(capture, store)
         of_variants = kept_variants(capture_variants, store, "capture")
-    variants = [prompts_of(harmful, "spoken", text) for text in ("", *refusals.values())]
+    variants = [prompts_of(harmful, form, text) for text in ("", *refusals.values())]
     usual, *refusing = of_variants(lalm, variants)
-    spoken_harmless = of_prompts(lalm, [request.spoken() for request in harmless])
-    typed_harmful = of_prompts(lalm, [request.typed() for request in harmful])
-    typed_harmless = of_prompts(lalm, [request.typed() for request in harmless])
+    usual_harmless = of_prompts(lalm, prompts_of(harmless, form))
+    typed_harmful, typed_harmless = usual, usual_harmless
+    if form != "typed":
+        typed_harmful = of_prompts(lalm, prompts_of(harmful, "typed"))
+        typed_harmless = of_prompts(lalm, prompts_of(harmless, "typed"))
     provenance: dict[str, Any] = {"model": model_name(lalm), "fingerprint": lalm.fingerprint()}
-    provenance |= lalm.dials | {"instruction": INSTRUCTION}
+    provenance |= lalm.dials
+    provenance |= {"form": form} if form == "typed" else {"instruction": INSTRUCTION}
     provenance["harmful"] = [request.id for request in harmful]
     provenance["harmless"] = [request.id for request in harmless]
     return BaseStates(
         harmful=usual,
         refusing=dict(zip(refusals, refusing, strict=True)),
-        harmless=spoken_harmless,
+        harmless=usual_harmless,
         typed_harmful=typed_harmful,
         typed_harmless=typed_harmless,
         texts=dict(refusals),

@@ -6,7 +6,7 @@ itself is never touched.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -84,8 +84,16 @@ class Defence:
         return nullcontext()
 
     def effect(self) -> dict[str, Any] | None:
-        """What the push does, whatever it is called, tensors and all; None if it does nothing."""
-        return None
+        """What the push does, whatever it is called, tensors and all; None if it does nothing.
+
+        Keys are made of it. By default all fields of a defence that pushes, but its name: so a
+        defence of one's own is a dataclass whose fields say all that it depends on.
+        """
+        if type(self).push is Defence.push:
+            return None
+        parts = self.parts()
+        del parts["name"]
+        return parts
 
     def parts(self) -> dict[str, Any]:
         """All that the defence depends on, tensors and all."""
@@ -140,9 +148,7 @@ class SteeringDefence(Defence):
 
     def effect(self) -> dict[str, Any] | None:
         """All but the name; None if `alpha` is 0."""
-        parts = self.parts()
-        del parts["name"]
-        return parts if self.alpha else None
+        return super().effect() if self.alpha else None
 
     def parts(self) -> dict[str, Any]:
         """Strength and vectors, and the layers that are steered."""
@@ -229,19 +235,24 @@ def default_defences(
     lam: float = 1.0,
     k: int = 10,
     refusal: str = "paper",
+    layers: tuple[int, ...] | None = None,
     names: Sequence[str] | None = None,
 ) -> list[Defence]:
     """The defences of these names (None: all): those that change the prompt, then steering.
 
-    SARSteer as in the paper is only among all beside another one.
+    SARSteer as in the paper, which steers all layers and not `layers` alone, is only among all
+    beside another one.
     """
     defences = prompt_defences(names)
     settings = (alpha, lam, k, refusal)
     if names is None:
-        names = STEERING_NAMES[:-1] if settings == (0.1, 1.0, 10, "paper") else STEERING_NAMES
+        is_paper = settings == (0.1, 1.0, 10, "paper") and layers is None
+        names = STEERING_NAMES[:-1] if is_paper else STEERING_NAMES
     for name in STEERING_NAMES:
         if name in names:
-            defences.append(steering_defence(name, states, *settings))
+            defence = steering_defence(name, states, *settings)
+            of_layers = None if name == AS_IN_PAPER else layers
+            defences.append(replace(defence, layers=of_layers))
     return defences
 
 

@@ -65,6 +65,17 @@ def paired_difference(
     return float(differences.mean()), *interval
 
 
+def alike_interval(
+    difference: float, n: int, *, confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Interval of a difference that all of n pairs have, of which every resample is alike.
+
+    Wilson's upper end for "0 of n pairs unlike" goes to both sides, up to -1 and 1.
+    """
+    unseen = wilson(0, n, confidence=confidence)[1]
+    return max(-1.0, difference - unseen), min(1.0, difference + unseen)
+
+
 def paired_interval(
     first: Bool[np.ndarray, "prompt"],
     second: Bool[np.ndarray, "prompt"],

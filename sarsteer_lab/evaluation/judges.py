@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sarsteer_lab.checkpoints import explained, pick_device
+from sarsteer_lab.decoding import decoding_settings
 from sarsteer_lab.evaluation.phrases import (
     asks_yes_or_no,
     is_broken,
@@ -28,6 +29,7 @@ from sarsteer_lab.evaluation.phrases import (
     says_refusal,
 )
 from sarsteer_lab.paths import data_folder
+from sarsteer_lab.thoughts import special_tokens
 
 Outcome = Literal["refused", "answered", "broken", "not heard", "unparsed"]
 OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
@@ -153,11 +155,19 @@ class HFJudge(Judge):
     def prompt(self, request: str, response: str) -> str:
         """What the model reads."""
         shown = own_answer(response).strip()[: self.template.characters]
-        text = self.template.text.format(request=request, response=shown)
+        words = {"request": self._as_words(request), "response": self._as_words(shown)}
+        text = self.template.text.format(**words)
         if not self.template.chat:
             return text
         turn = [{"role": "user", "content": text}]
         return self.tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+
+    def _as_words(self, text: str) -> str:
+        """A text in which no control token is spelt: what is judged does not speak to the judge."""
+        for token in special_tokens(self.tokenizer):
+            if token.strip():
+                text = text.replace(token, " ".join(token))
+        return text
 
     def judge(self, request: str, response: str) -> Outcome:
         """The outcome of one response."""
@@ -183,8 +193,8 @@ class HFJudge(Judge):
         inputs = self.tokenizer(
             prompts, padding=True, return_tensors="pt", add_special_tokens=with_special_tokens
         ).to(self.model.device)
-        pad = self.tokenizer.pad_token_id
-        tokens = self.model.generate(**inputs, max_new_tokens=8, do_sample=False, pad_token_id=pad)
+        settings = decoding_settings(self.model, self.tokenizer, {"max_new_tokens": 8})
+        tokens = self.model.generate(**inputs, **settings)
         n_read = inputs["input_ids"].shape[1]
         return self.tokenizer.batch_decode(tokens[:, n_read:], skip_special_tokens=True)
 

@@ -7,10 +7,11 @@ typed, where most aligned models know, and spoken, where the method is to help.
 
 import pandas as pd
 
+from sarsteer_lab.engine.openings import can_be_followed
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.separation import REFUSED, refusal_probability_rows, separation
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import load_prompts
+from sarsteer_lab.prompts import Form, load_prompts
 
 SPLIT = "validation"
 
@@ -25,7 +26,7 @@ def knowledge(lalm: LALM, requests: int | None = None) -> pd.DataFrame:
     """
     harmful = load_prompts(SPLIT, "harmful")[:requests]
     harmless = load_prompts(SPLIT, "harmless")[:requests]
-    forms = ["typed", "spoken"] if lalm.audio_token_id is not None else ["typed"]
+    forms: list[Form] = ["typed", "spoken"] if lalm.audio_token_id is not None else ["typed"]
     tables = []
     sets = {"harmful": harmful, "harmless": harmless}
     for form in forms:
@@ -36,7 +37,13 @@ def knowledge(lalm: LALM, requests: int | None = None) -> pd.DataFrame:
 
 
 def examine_knowledge(lalm: LALM, requests: int | None = None) -> str:
-    """`knowledge` as a table, and what it means for steering, in words."""
+    """`knowledge` as a table, and what it means for steering, in words.
+
+    For a model whose readiness to refuse cannot be read (`openings.can_be_followed`), that.
+    """
+    if not can_be_followed(lalm):
+        reason = "its answers cannot be followed token by token, so its readiness cannot be read"
+        return f"does the model know harm? Not asked: {reason}"
     table = knowledge(lalm, requests).set_index("form")
     lines = [
         "| does the model know harm? | area under the ROC curve | left answered, at best |",

@@ -86,7 +86,7 @@ def working_texts(shares: pd.DataFrame, form: str = "spoken") -> list[str]:
     rates = of_form.pivot(index="text", columns="label", values="rate")
     rates = rates.loc[of_form["text"].unique()]
     rates = rates[rates["harmful"] >= WORKS]
-    beyond = rates["harmful"] - rates["harmless"]
+    beyond = (rates["harmful"] - rates["harmless"]).round(9)  # 0.9 - 0.3 is not quite 1.0 - 0.4
     return list(beyond.sort_values(ascending=False, kind="stable").index)
 
 

@@ -27,7 +27,14 @@ from sarsteer_lab.evaluation.phrases import opening_words
 from sarsteer_lab.evaluation.precondition import KINDS, prompted_refusal, refused_shares
 from sarsteer_lab.evaluation.run import read_lines
 from sarsteer_lab.evaluation.run_check import check_run, check_seal, sealed
-from sarsteer_lab.evaluation.table import BASELINE, evaluation_table, markdown, out_of, readable
+from sarsteer_lab.evaluation.table import (
+    BASELINE,
+    KEYS,
+    evaluation_table,
+    markdown,
+    out_of,
+    readable,
+)
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Form, Request
 from sarsteer_lab.speech import SAMPLE_RATE, ClipError, read_clip
@@ -130,8 +137,11 @@ def _side_by_side(runs: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
         title = f"{run['name']}, {run['model']}"
         rates = run["shown"]["rate [95%]"]
         tables.append(run["table"].assign(run=title, rate=rates))
-    table = _by_first_judge(pd.concat(tables))
-    cells = table.set_index(["defence", "run", "set", "measure"])["rate"]
+    table = _by_first_judge(pd.concat(tables, ignore_index=True))
+    keys = ["defence", "run", "set", "measure"]
+    several = table.duplicated(keys, keep=False)  # harmless and everyday requests of one set
+    told = table["measure"] + ", " + table["label"]
+    cells = table.assign(measure=told.where(several, table["measure"])).set_index(keys)["rate"]
     return cells.unstack([1, 2, 3], fill_value="", sort=False)
 
 
@@ -155,7 +165,8 @@ def _run(folder: Path) -> dict[str, Any]:
 
 def _findings(folder: Path) -> dict[str, Any]:
     about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-    table = pd.read_csv(folder / "table.csv", keep_default_na=False, na_values=[""])
+    names = dict.fromkeys(KEYS, str)  # a set may be called "2026"
+    table = pd.read_csv(folder / "table.csv", dtype=names, keep_default_na=False, na_values=[""])
     responses = read_lines(folder / "responses.jsonl")
     all_outcomes = read_lines(folder / "outcomes.jsonl")
     check_run(folder, table, responses, all_outcomes)

@@ -119,16 +119,25 @@ def _on_the_day_of(folder: Path, lalm: LALM) -> Iterator[dict[str, str]]:
         yield {}
         return
     before = lalm.day
-    try:
-        lalm.day = date.fromisoformat(_begun(folder)["day"])
-    except (OSError, ValueError, LookupError, TypeError):  # a new run, or what `_claim` refuses
-        pass
+    lalm.day = day_of(folder, lalm)
     template = f"{lalm.name}'s chat template writes a date into every prompt"
     print(f"{template}: {lalm.day}, on which this run began", file=sys.stderr)
     try:
         yield {"day": lalm.day.isoformat()}
     finally:
         lalm.day = before
+
+
+def day_of(folder: Path | str, lalm: LALM) -> date:
+    """The date that the prompts of a folder's run hold: when it began; of a new one the model's.
+
+    Whoever derives vectors for a run sets `lalm.day` to it before: under another date states are
+    others, and so are the vectors.
+    """
+    try:
+        return date.fromisoformat(_begun(Path(folder))["day"])
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return lalm.day  # a new run, one without a date, or what `_claim` refuses
 
 
 def _begun(folder: Path) -> Any:

@@ -17,7 +17,7 @@ from sarsteer_lab.evaluation.cached_answers import refusal_probability
 from sarsteer_lab.evaluation.defences import Defence
 from sarsteer_lab.evaluation.intervals import with_interval
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Request
+from sarsteer_lab.prompts import Form, Request
 
 Scores = Float[np.ndarray, "prompt"]
 Outcomes = Bool[np.ndarray, "prompt"]
@@ -90,21 +90,17 @@ def refusal_probability_rows(
     lalm: LALM,
     defences: Sequence[Defence],
     sets: Mapping[str, Sequence[Request]],
-    form: str = "spoken",
+    form: Form = "spoken",
 ) -> pd.DataFrame:
     """How likely each request's answer is to open as a refusal under each defence, a row for each.
 
-    Columns: set, label, id, defence, `refusal_probability` (0 to 1). A typed request is asked
-    without what a prompt defence writes beside the clip. Kept in the user's cache. Raises as
-    `cached_answers.refusal_probability`.
+    Columns: set, label, id, defence, `refusal_probability` (0 to 1). Requests are asked in one
+    form. Kept in the user's cache. Raises as `cached_answers.refusal_probability`.
     """
     all_requests = [request for requests in sets.values() for request in requests]
     questions = []
     for defence in defences:
-        if form == "typed":
-            prompts = [request.typed() for request in all_requests]
-        else:
-            prompts = [defence.prompt(request) for request in all_requests]
+        prompts = [defence.prompt(request, form) for request in all_requests]
         questions.append((prompts, defence))
     by_defence = refusal_probability(lalm, questions)
     rows = []

@@ -10,7 +10,12 @@ import pandas as pd
 
 from sarsteer_lab.engine.openings import can_be_followed
 from sarsteer_lab.evaluation.defences import Defence
-from sarsteer_lab.evaluation.intervals import mcnemar_p, paired_difference, wilson
+from sarsteer_lab.evaluation.intervals import (
+    alike_interval,
+    mcnemar_p,
+    paired_difference,
+    wilson,
+)
 from sarsteer_lab.evaluation.judges import OUTCOMES, Judge, Outcome
 from sarsteer_lab.evaluation.run import Response, run, speeds, write_lines
 from sarsteer_lab.evaluation.separation import separation
@@ -71,7 +76,9 @@ def evaluation_table(
     if not roc:
         return table
     bounds = separation(pd.DataFrame(responses))
-    return table.merge(bounds, how="left", on=["defence", "set"])
+    table = table.merge(bounds, how="left", on=["defence", "set"])
+    table.loc[table["label"] == "harmful", bounds.columns[2:]] = nan  # of a set with others
+    return table
 
 
 def judge_responses(
@@ -118,8 +125,8 @@ def tabulate(
       their share of all, `on_topic_low` to `on_topic_high`, and `off_topic`, how many are about
       something else: ASR, as in the paper, counts both (nan of outcomes that do not say it);
     - `change` of the rate against the defence "none" on the same requests, with its paired
-      bootstrap 95% interval `change_low` to `change_high`, and `p` of McNemar's exact test; nan
-      without that defence;
+      bootstrap 95% interval `change_low` to `change_high` (`alike_interval` where all change
+      alike), and `p` of McNemar's exact test; nan without that defence;
     - `tokens_per_second`, nan where it is not known.
 
     Responses that are broken, not heard or unparsed are neither answered nor refused, so they lower
@@ -164,6 +171,8 @@ def _topics(outcomes: pd.Series, topics: pd.Series) -> dict[str, float]:
 def _comparison(hits: pd.Series, before: pd.Series) -> dict[str, float]:
     """How two outcomes of the same requests differ."""
     change, low, high = paired_difference(hits, before)
+    if low == high:  # all change alike, or none does
+        low, high = alike_interval(change, len(hits))
     compared = {"change": change, "change_low": low, "change_high": high}
     return {**compared, "p": mcnemar_p(hits, before)}
 

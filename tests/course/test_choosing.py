@@ -10,7 +10,8 @@ from sarsteer_lab.evaluation import curves
 from sarsteer_lab.evaluation.base import BaseStates, collect_states
 from sarsteer_lab.evaluation.defences import SteeringDefence
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import load_prompts
+from sarsteer_lab.prompts import REFUSAL, load_prompts
+from sarsteer_lab.steering import steer
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -36,6 +37,23 @@ def test_the_choice_is_that_of_the_rule_among_all_settings(tiny: LALM, states: B
     assert choice.push.name == choosing.CHOSEN and choice.push.alpha == choice.alpha
 
 
+def test_a_choice_on_typed_requests_asks_them_typed(tiny: LALM) -> None:
+    texts = {"paper": REFUSAL}
+    derive = [*load_prompts("derive", "harmful")[:4], *load_prompts("derive", "harmless")[:4]]
+    states = collect_states(tiny, derive, refusals=texts, form="typed")
+    sets = {label: choosing.requests("validation", 2, [label])[label] for label in TRIED}
+    vectors = {"push": states.refusal_direction()}
+    options = {"max_new_tokens": 4, "form": "typed"}
+    rows = choosing.sweep(tiny, "typed", vectors, (3.0,), sets, **options)
+    pushed = rows[rows["alpha"] == 3.0].set_index("id")["response"]
+    with steer(tiny, vectors["push"], 3.0):
+        for request in sum(sets.values(), []):
+            [alone] = tiny.generate([request.typed()], max_new_tokens=4)
+            assert pushed[request.id] == alone
+    choice = choosing.choose(tiny, states, ["paper"], TRIED, alphas=(0.5,), form="typed")
+    assert choice.vectors.provenance["form"] == "typed"
+
+
 @pytest.mark.parametrize(
     ("means", "strength"),
     [
@@ -49,12 +67,12 @@ def test_a_rival_is_as_strong_as_it_takes(means: list[float], strength: float) -
     assert choosing._strength(np.array(means), 0.5) == pytest.approx(strength, abs=1e-9)
 
 
-def test_matching_keeps_a_rivals_vectors_and_name(tiny: LALM, states: BaseStates) -> None:
+def test_a_matched_rival_keeps_its_vectors_and_name(tiny: LALM, states: BaseStates) -> None:
     choice = choosing.choose(tiny, states, ["paper"], TRIED, alphas=(0.5,))
     rival = SteeringDefence("rival", states.refusal_direction(), 7.0)
-    matched = choosing.matching(tiny, choice)(rival)
-    assert matched.name == "rival" and matched.vectors is rival.vectors
-    assert choosing.STRENGTHS[0] <= matched.alpha <= choosing.STRENGTHS[-1]
+    [found] = choosing.matched(tiny, choice, [rival])
+    assert found.rival.name == "rival" and found.rival.vectors is rival.vectors
+    assert choosing.STRENGTHS[0] <= found.rival.alpha <= choosing.STRENGTHS[-1]
 
 
 def test_rivals_are_matched_together_as_alone(tiny: LALM, states: BaseStates) -> None:
@@ -64,7 +82,8 @@ def test_rivals_are_matched_together_as_alone(tiny: LALM, states: BaseStates) ->
     together = choosing.matched(tiny, choice, [strong, idle])
     assert [found.rival.name for found in together] == ["strong", "idle"]
     for rival, found in zip([strong, idle], together, strict=True):
-        assert choosing.matching(tiny, choice)(rival).alpha == found.rival.alpha
+        [alone] = choosing.matched(tiny, choice, [rival])
+        assert alone.rival.alpha == found.rival.alpha
         at_all = [replace(rival, name=f"{step:g}", alpha=step) for step in choosing.STRENGTHS]
         *reached, target = choosing.mean_refusal(
             tiny, [*at_all, choice.push], choice.tried["harmful"]
