@@ -1,7 +1,7 @@
 """The options of the command line: what they take, and what their help says."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -56,6 +56,11 @@ def results_option(told: str) -> Any:
     return Option(parser=folder_given, metavar="PATH", callback=results, help=told)
 
 
+def loading(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Of all options of a command those that `load_lalm` takes."""
+    return {name: given[name] for name in LOADING if name in given}
+
+
 def refuse_given(context: Context, names: Sequence[str], needed: str, *, there: bool) -> None:
     """Wrong usage: options that were given and say nothing unless the option `needed` is there."""
     for name in names:
@@ -77,6 +82,9 @@ ANSWER_TOKENS = 40
 SWEEP_TOKENS = 16
 """A grid has many answers, and whether one is a refusal shows in its first words."""
 
+LOADING = ("safety", "understanding", "spoken_safety", "device", "dtype", "bits", "family")
+"""Options that say how a model is loaded; the first three turn the pocket model's dials."""
+
 Several = list[str] | None
 Model = Annotated[str, Option(help="pocket, a checkpoint's folder, or a Hugging Face id")]
 Safety = Annotated[
@@ -90,6 +98,9 @@ SpokenSafety = Annotated[
     float | None,
     Option(parser=number, help="what it learnt from spoken harm, on top of understanding: 0 to 1"),
 ]
+Device = Annotated[str, Option(help="cuda, mps, cpu, ... (auto: the first there is)")]
+Dtype = Annotated[str, Option(help="float32, bfloat16, ... (auto: the checkpoint's)")]
+Bits = Annotated[int | None, Option(help="8 or 4: load quantised (bitsandbytes)")]
 Alpha = Annotated[float, Option(parser=number, help="steering strength")]
 K = Annotated[int, Option(parser=count, help="dimensions of the safe space")]
 REFUSAL = (
@@ -99,9 +110,8 @@ Refusal = Annotated[str, Option(metavar="TEXT", help=REFUSAL)]
 Refusals = Annotated[
     Several, Option("--refusal", metavar="TEXT", help=f"{REFUSAL}; may be repeated")
 ]
-Prompts = Annotated[
-    Path | None, Option(help="a folder of prompts of your own, laid out as data/prompts is")
-]
+PROMPTS = "a folder of prompts, laid out as data/prompts is, that steering is derived from"
+Prompts = Annotated[Path | None, Option(help=f"{PROMPTS} (to ask it: --set prompts:FOLDER)")]
 SETS = (
     "a set to ask: folder:PATH of yours, figstep:FOLDER, ...; may be repeated "
     "(default: the shipped one)"
@@ -119,9 +129,8 @@ Limit = Annotated[int | None, Option(parser=count, help="so many requests of eac
 Split = Annotated[
     Literal["derive", "validation", "test", "all"], Option(help="the part of the sets to ask")
 ]
-Asked = Annotated[
-    Literal["spoken", "typed"], Option("--form", help="ask requests as clips, or type them")
-]
+FORM = "ask requests as clips, or type them (steering is derived from clips all the same)"
+Asked = Annotated[Literal["spoken", "typed"], Option("--form", help=FORM)]
 Tokens = Annotated[int, Option(parser=count, help="length of an answer")]
 Folder = Annotated[Path, results_option("where results go")]
 WALKTHROUGH = "where summary.md goes, beside it each chapter as a page and its figures in figures/"

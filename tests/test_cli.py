@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from spoken_set import write_set
 
-from sarsteer_lab import cli
+from sarsteer_lab import cli_options
 from sarsteer_lab.cli import main
 from sarsteer_lab.course import hearing
 from sarsteer_lab.decoding import ANSWER_TOKENS
@@ -167,7 +167,7 @@ def test_an_interrupted_command_says_that_it_can_go_on(
 
 
 def test_answers_have_one_length_by_default() -> None:
-    assert cli.ANSWER_TOKENS == ANSWER_TOKENS
+    assert cli_options.ANSWER_TOKENS == ANSWER_TOKENS
 
 
 def test_help_is_cheap_and_the_module_runs() -> None:
