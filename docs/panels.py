@@ -16,7 +16,7 @@ from docutils import nodes
 from docutils.parsers.rst import Directive
 
 from sarsteer_lab.course.executed import tables_in, verdict_word
-from sarsteer_lab.course.four_claims import Fate, Found, decisive, fates
+from sarsteer_lab.course.four_claims import ASKED, Fate, Found, answers, decisive, fates
 from sarsteer_lab.course.tables import plain
 from sarsteer_lab.course.widgets.web import module
 
@@ -103,7 +103,10 @@ class Claims(Directive):
         """A list; below what decides a claim's fate all that was tested unfolds."""
         tables = tables_in(SUMMARY.read_text(encoding="utf-8"))
         entries = "\n".join(map(entry, fates(tables)))
-        return [nodes.raw("", f'<ol class="claims">\n{entries}\n</ol>\n', format="html")]
+        answered = "\n".join(f"<li>{told(row)}</li>" for row in answers(tables))
+        asked = f"<p>{in_html(ASKED)}</p>\n<ul>\n{answered}\n</ul>"
+        claims = f'<ol class="claims">\n{entries}\n</ol>'
+        return [nodes.raw("", f"{asked}\n{claims}\n", format="html")]
 
 
 def entry(fate: Fate) -> str:
@@ -119,12 +122,20 @@ def entry(fate: Fate) -> str:
     return "\n".join([*lines, "</li>"])
 
 
+def in_html(markdown: str) -> str:
+    """A sentence of Markdown with bold words and code."""
+    text = re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(markdown))
+    return re.sub(r"`(.+?)`", r"<code>\1</code>", text)
+
+
 def told(row: Found) -> str:
     """A tested claim in one line of HTML, the verdict first."""
     word = verdict_word(row.verdict)
     beside = plain(row.verdict).removeprefix(word)  # a sample that could tell, or the margin
     verdict = f'<b class="verdict">{VERDICTS[word]} {word}</b>{html.escape(beside)}{row.remark}'
-    return f"{verdict}: {html.escape(plain(row.says))} (chapter {row.number_of_chapter})"
+    number = row.number_of_chapter
+    place = "appendix" if number == "A" else "chapter"
+    return f"{verdict}: {html.escape(plain(row.says))} ({place} {number})"
 
 
 def unfolds(name: str, rows: list[Found]) -> str:

@@ -210,9 +210,10 @@ def test_the_first_page_tells_the_claims_fate_as_the_summary_does() -> None:
 
 def on_the_first_page(line: str) -> str:
     """A line of the summary's page of claims as the site words it: the verdict first."""
-    measured, _, verdict = re.sub(r"^\(\d\) ", "", line).rpartition(": **")
+    measured, _, verdict = re.sub(r"^\([A\d]\) ", "", line).rpartition(": **")
     verdict = verdict.replace("*", "")
-    return f"{verdict}: {measured.replace('*', '')} (chapter {line[1]})"
+    place = "appendix" if line[1] == "A" else "chapter"
+    return f"{verdict}: {measured.replace('*', '')} ({place} {line[1]})"
 
 
 def test_the_decisive_lines_come_first_on_the_site_and_are_not_folded() -> None:
@@ -220,6 +221,8 @@ def test_the_decisive_lines_come_first_on_the_site_and_are_not_folded() -> None:
     assert text.index('<ol class="claims">') < text.index('id="panel-steering"')
     summary = (ROOT / "figures" / "walkthrough" / "summary.md").read_text(encoding="utf-8")
     rows = [line for line in summary.splitlines() if re.match(r"\| \*\*[1-4]\.\*\* ", line)]
+    asked = text.index("Does the model know?")
+    assert asked < text.index("0.96 against 0.68") < text.index('<ol class="claims">')
     entries = re.findall(r"<li><p><b>.*?(?=<details>)", text, flags=re.S)
     assert len(entries) == len(rows)
     for entry, row in zip(entries, rows, strict=True):

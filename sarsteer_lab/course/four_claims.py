@@ -3,7 +3,8 @@
 Nothing is typed in but the paper's sentences and what to do about them: numbers, intervals and
 verdicts are read from the tables that end the chapters, and what became of a claim is counted from
 the verdicts. A row belongs to a claim if its text says so: "(paper, claim 2)", or "(control of
-claim 2: fresh weights)". "(paper, claim 4: hardly)" marks what hardly happens, as the paper says.
+claim 2: fresh weights)". "(paper, claim 4: hardly)" marks what hardly happens, as the paper says,
+and "(the question)" what answers the question of the course.
 """
 
 import re
@@ -14,10 +15,23 @@ from typing import Literal
 
 from IPython.display import Markdown
 
-from sarsteer_lab.course.executed import rows_of, verdict_word
+from sarsteer_lab.course.executed import rows_of, tables_in, verdict_word
 from sarsteer_lab.course.tables import table
 
 TITLE = "## The four claims of the paper"
+
+QUESTION = "(the question)"
+"""The mark of a row that answers the question of the course: does the model know?"""
+
+OF_COURSE = 0
+"""In place of a claim's number: a row that answers that question."""
+
+ASKED = (
+    "**Does the model know?** Ask this before you steer. The area under the ROC curve says how "
+    "often a harmful request stands nearer to refusal than a harmless one, and 0.5 is a coin. "
+    "Where it is small no push that keeps the order of the requests can be selective, whatever "
+    "its vector. `sarsteer-lab doctor MODEL` prints it for your model."
+)
 
 BEGIN = "<!-- the four claims: written by `make notebooks` -->"
 END = "<!-- end of the four claims -->"
@@ -39,7 +53,7 @@ class PaperClaim:
         return ", then ".join(f"`{command}`" for command in self.commands)
 
 
-_WALKTHROUGH = "SARSTEER_COURSE_MODEL=MODEL sarsteer-lab walkthrough --notebooks notebooks"
+_WALKTHROUGH = "sarsteer-lab walkthrough --model MODEL --notebooks notebooks"
 
 CLAIMS = (
     PaperClaim(
@@ -50,6 +64,7 @@ CLAIMS = (
         (
             "sarsteer-lab evaluate --model MODEL --defence none --form typed --folder typed",
             "sarsteer-lab evaluate --model MODEL --defence none --form spoken --folder spoken",
+            f"{_WALKTHROUGH}/00_meet_the_model.ipynb --folder both-forms",
         ),
     ),
     PaperClaim(
@@ -61,6 +76,7 @@ CLAIMS = (
         (
             f"{_WALKTHROUGH}/01_audio_text_gap.ipynb --folder distances",
             f"{_WALKTHROUGH}/02_refusal_directions.ipynb --folder typed-vector",
+            f"{_WALKTHROUGH}/09_probe_your_own_lalm.ipynb --folder fresh-weights",
         ),
     ),
     PaperClaim(
@@ -76,7 +92,10 @@ CLAIMS = (
         "without its part in the safe space harmless ones stay answered.",
         "Look first at the area under the ROC curve of the undefended model. No push that keeps "
         "the order of the requests can be selective where that area is small.",
-        ("sarsteer-lab doctor MODEL", "sarsteer-lab sweep --model MODEL"),
+        (
+            "sarsteer-lab doctor MODEL",
+            f"{_WALKTHROUGH}/06_measure_one_defence.ipynb --folder one-defence",
+        ),
     ),
 )
 
@@ -95,7 +114,7 @@ Tables = Mapping[str, Sequence[str]]
 
 @dataclass(frozen=True)
 class Found:
-    """A row of a chapter's closing table that bears on one of the paper's claims.
+    """A row of a chapter's closing table that bears on a claim of the paper, or on the question.
 
     `control` says what it rules out; None for a row that tests the claim itself. `hardly` says that
     the paper denies what the row claims.
@@ -135,7 +154,8 @@ class Found:
     @property
     def remark(self) -> str:
         """What stands behind the verdict of a row that speaks against the paper."""
-        return ", against the paper" if self.side == "against" else ""
+        is_paper = self.number != OF_COURSE
+        return ", against the paper" if is_paper and self.side == "against" else ""
 
     def told(self) -> str:
         """The row in one line of Markdown."""
@@ -204,12 +224,35 @@ def rows_found(closing_tables: Tables) -> list[Found]:
                 if mark is None:
                     continue
                 kind, number, remark = mark.groups()
-                claim = _MARK.sub("", cells[0]).strip()
+                claim = _unmarked(cells[0])
                 is_control = kind.startswith("control")
                 ruled_out = (remark or claim) if is_control else None
                 hardly = remark == _HARDLY and not is_control
                 found.append(Found(int(number), ruled_out, hardly, chapter, claim, *cells[1:]))
     return found
+
+
+def _unmarked(claim: str) -> str:
+    """A claim without its marks."""
+    return " ".join(_MARK.sub("", claim).replace(QUESTION, "").split())
+
+
+def answers(closing_tables: Tables) -> list[Found]:
+    """The rows that answer the question of the course, in the order of the chapters."""
+    found = []
+    for chapter, tables in closing_tables.items():
+        for text in tables:
+            for cells in rows_of(text):
+                if QUESTION in cells[0]:
+                    claim = _unmarked(cells[0])
+                    found.append(Found(OF_COURSE, None, False, chapter, claim, *cells[1:]))
+    return found
+
+
+def question(closing_tables: Tables) -> list[str]:
+    """The question of the course and what answers it, as lines of Markdown; [] if nothing does."""
+    lines = [f"- {row.told()}" for row in answers(closing_tables)]
+    return [ASKED, "", *lines, ""] if lines else []
 
 
 def marked(claim: str) -> int | None:
@@ -257,12 +300,13 @@ def page(closing_tables: Tables) -> str:
         "verdict; what decides comes first. The intervals of a chapter hold together at 95%; the "
         "rule stands below each chapter's table."
     )
-    return f"{TITLE}\n\n{table(rows, note=note).data}"
+    lines = [TITLE, "", *question(closing_tables), table(rows, note=note).data]
+    return "\n".join(lines)
 
 
 def short(closing_tables: Tables) -> str:
-    """The same for a reader in a hurry: of each claim its fate and the rows that decide it."""
-    lines = []
+    """The same for a reader in a hurry: the question, and each claim's fate and what decides it."""
+    lines = question(closing_tables)
     for fate in fates(closing_tables):
         claim = fate.claim
         lines.append(f"{claim.number}. **{claim.says}** *{fate.word()}* ({fate.counted()}).")
@@ -273,6 +317,12 @@ def short(closing_tables: Tables) -> str:
         ]
         lines += [f"   - {line}" for line in told]
     return "\n".join(lines)
+
+
+def told_shortly(summary: str) -> str:
+    """A summary's question and claims as `short` tells them; all of one that tests no claim."""
+    tables = tables_in(summary)
+    return short(tables) if rows_found(tables) else summary
 
 
 def decisive(fate: Fate) -> list[Found]:

@@ -243,12 +243,13 @@ def walkthrough(notebooks: Path, folder: Path, at_once: int = 1) -> Path:
 
 
 def write_results(repository: Path) -> None:
-    """Renew what is committed of the chapters' findings, from its notebooks as they are.
+    """Renew what is committed of the findings, from the chapters and the appendix as they are.
 
     The summary, and the four claims in README.md. Raises ValueError if the latter lacks its marks.
     """
-    chapters = find_notebooks([repository / "notebooks"])
-    executed = [read_notebook(path) for path in chapters]
+    paths = find_notebooks([repository / "notebooks"])
+    paths += sorted((repository / "notebooks" / "appendix").glob("*.ipynb"))
+    executed = [read_notebook(path) for path in paths]
     write_summary(executed, repository / "figures" / "walkthrough")
     write_between(repository / "README.md", short(tables_by_title(executed)), BEGIN, END)
 

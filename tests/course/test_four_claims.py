@@ -9,11 +9,14 @@ import pytest
 
 from sarsteer_lab import course
 from sarsteer_lab.cli import main
-from sarsteer_lab.course.executed import closing_tables, tables_in
+from sarsteer_lab.course.executed import closing_tables, rows_of, tables_in
 from sarsteer_lab.course.four_claims import (
+    ASKED,
     CLAIMS,
+    QUESTION,
     TITLE,
     Tables,
+    answers,
     decisive,
     fates,
     page,
@@ -25,8 +28,18 @@ from sarsteer_lab.course.run_notebooks import find_notebooks, write_summary
 ROOT = Path(__file__).resolve().parents[2]
 MODEL = "replica:qwen2_audio"
 
-FEW = {"evaluate": ["--limit", "2", "--tokens", "4"], "sweep": ["--limit", "1", "--alpha", "0.1"]}
+FEW = {"evaluate": ["--limit", "2", "--tokens", "4"]}
 """What makes commands quick."""
+
+CONTROLS: dict[int, set[str]] = {
+    1: {"the instruction"},
+    2: {"fresh weights"},
+    3: set(),
+    4: {"the bound"},
+}
+"""Controls that a claim's commands have to run, too."""
+
+CHAPTER_6 = "06_measure_one_defence.ipynb"
 
 SEEN, OPPOSITE, ALIKE, OPEN = (1.0, 2.0), (-2.0, -1.0), (-0.01, 0.01), (-1.0, 1.0)
 """Intervals that give each of the verdicts."""
@@ -177,50 +190,77 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "notebooks").symlink_to(ROOT / "notebooks")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SARSTEER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.delenv("SARSTEER_COURSE_MODEL", raising=False)
+    for variable in ("SARSTEER_COURSE_MODEL", "SARSTEER_COURSE_OPTIONS"):
+        monkeypatch.setenv(variable, "")  # what a command puts there is gone after the test
     return tmp_path
 
 
 def test_the_commands_of_claim_1_ask_both_forms(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers = {}
-    for command in CLAIMS[0].commands:
+    responses = {}
+    evaluations = [command for command in CLAIMS[0].commands if " evaluate " in command]
+    for command in evaluations:
         run_command(command, monkeypatch)
         assert "| ASR" in capsys.readouterr().out
     for form in ("typed", "spoken"):
         table = pd.read_csv(checkout / form / "table.csv")
         assert table["measure"].tolist()[0] == "ASR" and (table["n"] == 2).all()
-        answers[form] = (checkout / form / "responses.jsonl").read_text()
-    assert answers["typed"] != answers["spoken"]
+        responses[form] = (checkout / form / "responses.jsonl").read_text()
+    assert responses["typed"] != responses["spoken"]
 
 
 @pytest.mark.late
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("number", [2, 3])
-def test_the_commands_of_claims_2_and_3_run_the_chapters_that_test_them(
+@pytest.mark.parametrize("number", [1, 2, 3, 4])
+def test_the_commands_of_a_claim_run_the_chapters_that_test_it(
     number: int, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = []
     for command in CLAIMS[number - 1].commands:
+        if " walkthrough " not in command:
+            continue
         run_command(command, monkeypatch)
         folder = command.rpartition("--folder ")[2]
         found += rows_found(tables_in((checkout / folder / "summary.md").read_text()))
     rows = [row for row in found if row.number == number]
     assert any(row.control is None for row in rows) and all(row.interval for row in rows)
+    assert {row.control for row in rows} >= CONTROLS[number]
 
 
-@pytest.mark.late
-def test_the_commands_of_claim_4_look_at_the_area_and_then_steer(
+def test_the_command_of_claim_4_looks_at_the_area_first(
     checkout: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    doctor, sweep = CLAIMS[3].commands
+    doctor, _ = CLAIMS[3].commands
     run_command(doctor, monkeypatch)
     assert "| spoken (" in capsys.readouterr().out.partition("area under the ROC curve")[2]
-    run_command(sweep, monkeypatch)
-    rows = pd.read_parquet(checkout / "sweep" / "rows.parquet")
-    assert set(rows["alpha"]) == {0.0, 0.1} or set(rows["alpha"]) == {0.1}
-    assert {"harmful", "harmless"} <= set(rows["label"])
+
+
+def test_the_question_stands_before_the_claims_with_the_rows_that_answer_it() -> None:
+    chapter = {"6 · Areas": [closing("Typed better than spoken (the question)", "Something else")]}
+    [answer] = answers(chapter)
+    row = "(6) Typed better than spoken: measured 0 [1.00, 2.00]: **seen**"
+    assert answer.told() == row
+    alike = closing("Better when pushed (the question)", intervals=(ALIKE,))
+    [answer] = answers({"6 · Areas": [alike]})
+    assert "no difference" in answer.told() and "against the paper" not in answer.told()
+    for text in (page(chapter), short(chapter)):
+        assert text.index(ASKED) < text.index(row) < text.index(CLAIMS[0].says)
+    both = closing("As heard (control of claim 1: hearing) (the question)")
+    [control] = rows_found({"6 · Areas": [both]})
+    assert control.claim == "As heard" and control.control == "hearing"
+    assert ASKED not in short({"6 · Areas": [closing("Something else")]})
+
+
+def test_the_committed_page_answers_the_question_with_the_decisive_numbers() -> None:
+    """Typed, spoken and steered: what the whole course turns on, where everybody looks first."""
+    [table] = closing_tables(nbformat.read(ROOT / "notebooks" / CHAPTER_6, as_version=4))
+    rows = [cells for cells in rows_of(table) if QUESTION in cells[0]]
+    assert len(rows) == 5
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    index = readme.index(CLAIMS[0].says)
+    for _, measured, _, verdict in rows:
+        assert measured in readme[:index] and verdict in readme[:index]
 
 
 def test_every_marked_row_is_understood_alone() -> None:

@@ -18,6 +18,7 @@ from sarsteer_lab.course.four_claims import BEGIN, END, page, short
 from sarsteer_lab.course.run_notebooks import find_notebooks, write_summary
 
 ROOT = Path(__file__).resolve().parents[2]
+WITH_FINDINGS = [ROOT / "notebooks", ROOT / "notebooks" / "appendix"]
 
 CLAIM = """from sarsteer_lab import course
 two = course.claim_on_value("two is more than one", "2", lambda confidence: (1.5, 2.5), above=1)
@@ -153,9 +154,9 @@ def test_interrupted_it_says_so_in_one_line_and_leaves_no_kernel(tmp_path: Path)
 
 
 def test_the_committed_results_are_those_of_the_committed_notebooks(tmp_path: Path) -> None:
-    notebooks = [nbformat.read(path, as_version=4) for path in find_notebooks([ROOT / "notebooks"])]
+    notebooks = [nbformat.read(path, as_version=4) for path in find_notebooks(WITH_FINDINGS)]
     summary = write_summary(notebooks, tmp_path).read_text()
-    assert len(notebooks) == 10
+    assert len(notebooks) == 11
     for notebook in notebooks:
         assert f"## {title(notebook)}\n\n| claim" in summary
     committed = ROOT / "figures"
@@ -163,7 +164,7 @@ def test_the_committed_results_are_those_of_the_committed_notebooks(tmp_path: Pa
 
 
 def test_the_readme_tells_the_four_claims_as_the_committed_notebooks_do() -> None:
-    notebooks = [nbformat.read(path, as_version=4) for path in find_notebooks([ROOT / "notebooks"])]
+    notebooks = [nbformat.read(path, as_version=4) for path in find_notebooks(WITH_FINDINGS)]
     tables = tables_by_title(notebooks)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"{BEGIN}\n\n{short(tables)}\n\n{END}" in readme
