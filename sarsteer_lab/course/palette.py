@@ -113,6 +113,7 @@ MEANINGS: dict[str, Look] = {
     "ablated, full length": look_of(METHOD["vectors"], "^", "-."),
     "harmful space ablated": look_of(METHOD["control"], "D", (0, (5, 1))),
     "random space ablated": CONTROL,
+    "random space 0 ablated": CONTROL,  # 0 is its seed: `curves.controls`
 }
 """The look of a series by its name, where that has a meaning of its own."""
 for _palette in (LABELS, FORMS):

@@ -246,3 +246,18 @@ def test_a_name_stands_nearest_to_its_own_point() -> None:
         nearest = np.clip(points, box.min, box.max)
         away = np.linalg.norm(points - nearest, axis=1)
         assert 1.2 * away[i] < np.delete(away, i).min(), names[i]
+
+
+def test_a_name_does_not_stand_at_the_height_of_another_point_beside_it() -> None:
+    """Chapter 7's two points: the long name must not end where the star begins."""
+    names = ["SARSteer as in the paper", "none"]
+    places = np.array([(0.875, 0.325), (0.8875, 0.3)])
+    fig, [ax] = plots.panels(1, (11, 6.4))
+    ax.set(xlim=(-0.03, 1.05), ylim=(-0.03, 1.05))
+    plots.name_points(ax, names, places, ["black"] * 2)
+    fig.draw_without_rendering()
+    points = ax.transData.transform(places)
+    for i, text in enumerate(ax.texts):
+        box = Text.get_window_extent(text)
+        off_level = np.abs(points[:, 1] - (box.y0 + box.y1) / 2)
+        assert off_level[i] <= off_level[1 - i], names[i]

@@ -169,7 +169,7 @@ def test_titles_say_what_was_measured() -> None:
     assert (
         figures.push_figure([0, 1], kinds, n=3)
         .get_suptitle()
-        .endswith("under 'b' on x (10% \u2192 90%), under 'b' on y (10% \u2192 90%)")
+        .endswith("'b' for x requests (10% \u2192 90%), from 'b' for y requests (10% \u2192 90%)")
     )
     points = np.array([[0, 0], [0, 1], [9, 0], [9, 1]], dtype=float)
     forms, labels = ["typed", "typed", "spoken", "spoken"], ["harmful", "harmless"] * 2

@@ -61,10 +61,10 @@ def test_defences_look_as_their_groups_do_in_every_plane() -> None:
 
 def test_the_title_names_first_best_and_last() -> None:
     told = "0.60 at first (0), 0.90 at best (1, safety 0.3), 0.85 at last (1, safety 1)"
-    assert drawn().get_suptitle() == f"Spoken harm is told apart with an area of {told}"
+    assert drawn().get_suptitle() == f"The area under the ROC curve of spoken requests is {told}"
     rising = {"0": 0.6, "1": 0.7}
-    assert drawn(rising).get_suptitle().endswith("of 0.60 at first (0), 0.70 at last (1)")
-    assert drawn({"0": 0.6}).get_suptitle().endswith("of 0.60 at first (0)")
+    assert drawn(rising).get_suptitle().endswith("is 0.60 at first (0), 0.70 at last (1)")
+    assert drawn({"0": 0.6}).get_suptitle().endswith("is 0.60 at first (0)")
 
 
 def test_settings_of_the_second_dial_stand_apart_from_the_line_of_the_first() -> None:

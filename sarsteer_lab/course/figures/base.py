@@ -284,7 +284,7 @@ def _least_hiding(
     """How far from a point, and where, a name of this size hides least, in pixels.
 
     A place that lies about as near to one of the `strangers`, the other points, is a last resort:
-    the name would be read as theirs.
+    the name would be read as theirs. One at the height of a stranger beside it is avoided.
     """
     turns = np.arange(16) * np.pi / 8
     ways = np.round([np.cos(turns), np.sin(turns)], 6).T
@@ -297,9 +297,14 @@ def _least_hiding(
             box = Bbox.from_bounds(*corner, *size)
             hidden = sum(_shared(box, other) for other in taken)
             outside = size.prod() - _shared(box, panel)
-            theirs = _apart(strangers, box).min(initial=np.inf)
-            is_theirs = theirs < 1.5 * _apart(point, box)
-            cost = far + outside + 10 * hidden + LAST_RESORT * is_theirs
+            apart = _apart(strangers, box)
+            is_theirs = apart.min(initial=np.inf) < 1.5 * _apart(point, box)
+            # Beside a name one looks at its own height first.
+            near = strangers[apart < 3 * size[1]]
+            middle = (box.y0 + box.y1) / 2
+            off_level = np.abs(near[:, 1] - middle).min(initial=np.inf)
+            at_their_height = off_level < min(size[1] / 2, abs(point[1] - middle))
+            cost = far + outside + 10 * hidden + 300 * at_their_height + LAST_RESORT * is_theirs
             if cost < best[0]:
                 best = (cost, far, box)
     return best[1:]

@@ -85,7 +85,7 @@ def _arrows(ax: Axes, before: Readiness, after: Readiness) -> None:
     ax.axvline(0.5, **DOTTED)
     readiness_axis(ax)
     ax.set_ylim(row - 2, -3)
-    ax.set_xlabel("refusal probability: from without the push to under it")
+    ax.set_xlabel("refusal probability, without the push (dot) and under it (arrowhead)")
     ax.set_title("Each arrow is a request")
 
 

@@ -95,7 +95,7 @@ def prediction_figure(
     names = list(prompted)
     places = np.array([(prompted[name], steered[name]) for name in names])
     rank = spearmanr(places).statistic if len(names) > 2 else np.nan
-    title = "Refusal in the prompt and under the direction order the texts with rank correlation"
+    title = "The rank correlation of refusal in the prompt and under the direction is"
     fig, [ax] = panels(1, (9.5, 6.4), f"{title} {rank:.2f}")
     for name, place in zip(names, places, strict=True):
         inner = GREEN if name in bank else PAPER

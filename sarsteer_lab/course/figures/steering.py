@@ -43,13 +43,6 @@ from sarsteer_lab.course.palette import (
     look_of,
 )
 
-ABLATED = {
-    "not ablated": look_of(METHOD["direction"], "s", "-"),
-    "ablated": look_of(METHOD["vectors"], "o", "-"),
-    "ablated, full length": look_of(METHOD["vectors"], "^", "--"),
-}
-"""The looks of a refusal direction, and of what ablation leaves of it."""
-
 
 @drawn
 def push_figure(
@@ -83,8 +76,8 @@ def _rises_most(kinds: Mapping[str, Mapping[str, Float[Tensor, "alpha"]]], n: in
         line = lines[name]
         start, top = line[0], line.max()
         short = kind.partition(":")[0]  # behind it may stand a request
-        rises.append(f"'{name}' on {short} ({start:.0%} \u2192 {top:.0%})")
-    return f"Refusal rises most (n = {n}) under {', under '.join(rises)}"
+        rises.append(f"'{name}' for {short} requests ({start:.0%} \u2192 {top:.0%})")
+    return f"The largest rise of refusal (n = {n}) comes from {', from '.join(rises)}"
 
 
 def _rise(line: Float[Tensor, "alpha"]) -> float:
@@ -258,7 +251,7 @@ def _ablations(ax: Axes, setting: str, points: pd.DataFrame) -> None:
     for variant, line in points.groupby("variant", sort=False):
         lines[str(variant)] = line[["benign_answered", "harmful_refused"]].to_numpy()
     for variant, line, look in in_series(lines):
-        ax.plot(*line.T, label=variant, **ABLATED.get(variant, look))
+        ax.plot(*line.T, label=variant, **look)
     start = next(iter(lines.values()))[0]
     ax.plot(*start, "*", color=INK, markersize=16, label="no push")
     listed = ", ".join(f"{alpha:g}" for alpha in points["alpha"].unique())

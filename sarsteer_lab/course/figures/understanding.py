@@ -81,7 +81,7 @@ def _areas_told(forms: pd.DataFrame) -> str:
         told.append(f"{best.area:.2f} at best ({best.setting})")
     if len(spoken) > 1:
         told.append(f"{last.area:.2f} at last ({last.setting})")
-    return f"Spoken harm is told apart with an area of {', '.join(told)}"
+    return f"The area under the ROC curve of spoken requests is {', '.join(told)}"
 
 
 def _by_dial(rows: pd.DataFrame) -> Iterator[pd.DataFrame]:
@@ -135,7 +135,9 @@ def reach_figure(
     for place in bounds:
         pushed = reached[reached["place"] == place].iloc[-1]
         told.append(f"{pushed.refused:.0%} and {pushed.answered:.0%} ({place})")
-    title = f"Under the push the model refuses and answers, in this order, {', '.join(told)}"
+    title = (
+        f"Under the push the model refuses harmful and answers benign requests: {', '.join(told)}"
+    )
     fig, axes = panels(len(bounds), (5.4 * len(bounds), 5.8), title, sharey=True)
     for ax, (place, bound) in zip(axes, bounds.items(), strict=True):
         rows = reached[reached["place"] == place]
