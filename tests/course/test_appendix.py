@@ -78,9 +78,10 @@ def test_both_predictions_are_answered_with_numbers_below_them(
 def test_findings_come_first_and_are_compared_with_chapter_7(
     appendix: nbformat.NotebookNode,
 ) -> None:
-    *_, came_out, last = appendix.cells
-    assert came_out.cell_type == "code" and last.source.startswith("**Remember.**")
-    assert "**Before you go on**" in last.source
+    *_, came_out, remember, last = appendix.cells
+    assert came_out.cell_type == remember.cell_type == "code"
+    assert re.match(r"\*\*Remember\.\*\* \(1\) Of \d+ verdicts", told(remember))
+    assert last.source.startswith("**Before you go on**")
     found = told(came_out)
     assert found.startswith("**What came out.**") and re.search(r"\d", found)
     assert "**Do chapter 7's results hold?**" in found and "**Does the model know?**" in found
@@ -127,7 +128,7 @@ def test_rivals_are_compared_at_equal_refusal_or_beside_the_bound(
         assert any(defence in claim and "uniform push could" in claim for claim in rows)
     assert not any("more harmful requests than" in claim for claim in rows)
     sources = "\n".join(cell.source for cell in appendix.cells)
-    assert "course.choosing.matching(" in sources and "course.choosing.choose(" in sources
+    assert "course.choosing.matched(" in sources and "course.choosing.choose(" in sources
 
 
 def test_numbers_of_the_table_and_of_the_claims_are_those_of_the_same_requests(

@@ -5,6 +5,7 @@ exercises and solutions in this process. Slow: all of them in a kernel on the po
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -78,6 +79,25 @@ def calls_of_checks(path: Path) -> list[str]:
 @pytest.mark.parametrize("path", CHAPTERS, ids=name)
 def test_chapters_run_on_the_replica(path: Path, tiny_course: None) -> None:
     run_notebooks([path], save=False)
+
+
+@pytest.mark.late
+@pytest.mark.parametrize("path", CHAPTERS, ids=name)
+def test_chapters_run_in_bfloat16(
+    path: Path, tiny_course: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As large models do: what is computed by hand agrees there, too, as far as its digits go."""
+    monkeypatch.setenv("SARSTEER_COURSE_OPTIONS", '{"dtype": "bfloat16"}')
+    run_notebooks([path], save=False)
+
+
+@pytest.mark.parametrize("path", [*CHAPTERS, *APPENDIX, *SOLUTIONS], ids=name)
+def test_float64_is_computed_on_the_cpu(path: Path) -> None:
+    """Apple's GPUs have none, and what is then compared with it would lie on two devices."""
+    for cell in nbformat.read(path, as_version=4).cells:
+        if cell.cell_type == "code":
+            for before in re.findall(r"(.*?)\.double\(\)", cell.source):
+                assert before.endswith(".cpu()") or "as_tensor(" in before, (cell.id, before)
 
 
 @pytest.mark.late

@@ -131,6 +131,24 @@ def test_claim_2_is_asked_of_all_layers_by_one_rule() -> None:
         assert "all 30 layers" in measured
 
 
+def test_the_exercise_on_claim_2_goes_by_the_same_rule() -> None:
+    solution = ROOT / "notebooks" / "solutions" / CHAPTERS["audio_text_gap"].name
+    text = "\n".join(told(cell) for cell in nbformat.read(solution, as_version=4).cells)
+    assert "over all layers typed and spoken states lie" in text
+    assert "reproduced at this layer" not in text
+
+
+def test_a_first_run_takes_what_the_readme_says() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    told_to_lecturers = (ROOT / "notebooks" / "LECTURER.md").read_text(encoding="utf-8")
+    [(minutes, seconds)] = re.findall(r"(\d+) min (\d+) s for all ten", told_to_lecturers)
+    [(least, most)] = re.findall(r"chapters take (\d+) to (\d+) minutes on two", readme)
+    measured = int(minutes) + int(seconds) / 60
+    assert int(most) - 5 <= measured <= int(most)
+    # The fastest machines of two cores that were seen are 2.4 times as fast.
+    assert measured / 2.4 <= int(least)
+
+
 def test_claim_2_has_fair_controls() -> None:
     for control in ("fresh weights", "dial at 0"):
         assert row("probe_your_own_lalm", f"(control of claim 2: {control})")
@@ -213,7 +231,7 @@ def test_the_instruction_is_controlled_for() -> None:
 
 def test_areas_are_read_of_the_whole_test_split() -> None:
     name = "measure_one_defence"
-    for control in ("what it repeats of the clip", "a probe of spoken states"):
+    for control in ("what the model repeats of the clip", "a probe of spoken states"):
         assert "(n = 100 + 100)" in row(name, control)[0]
     assert "| typed, with the instruction, in lower case without punctuation | 100 |" in chapter(
         name
@@ -259,7 +277,9 @@ def test_the_method_is_tried_where_the_model_knows() -> None:
     name = "when_the_model_knows"
     assert row(name, "typed harmful requests more often")
     assert row(name, "Typed, SARSteer leaves more benign requests answered than a uniform push")
-    assert row(name, "Typed, at the weakest strength that refuses as many")
+    assert "(n = 100 + 180)" in row(name, "Typed, SARSteer leaves more benign")[0]
+    same_push = row(name, "With the same text, ablation, strength and safety dial")
+    assert re.match(r"typed \+\d+% refused for", same_push[0]), "nothing but the form differs"
     measured, _, verdict = row(name, "(paper, claim 4)")
     assert "/100" in measured and verdict.split(" (")[0] != "**cannot tell**"
     text = chapter(name)
