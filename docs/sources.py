@@ -57,7 +57,8 @@ def sources() -> dict[str, str]:
     """Every page that Sphinx reads, by its place in the folder."""
     pages = {}
     for path in sorted(DOCS.rglob("*.md")):
-        pages[path.relative_to(DOCS).as_posix()] = with_captions(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        pages[path.relative_to(DOCS).as_posix()] = with_captions(on_the_site(text))
     for page, source in COPIED.items():
         pages[page] = (ROOT / source).read_text(encoding="utf-8")
     pages["api.md"] = api()
@@ -65,6 +66,13 @@ def sources() -> dict[str, str]:
         for path in notebooks(group):
             pages[f"{group}/{path.name}"] = nbformat.writes(as_page(path, group))
     return pages
+
+
+def on_the_site(text: str) -> str:
+    """Markdown whose links to files of the repository go to the site's pages of them."""
+    for page, source in COPIED.items():
+        text = text.replace(f"](../{source})", f"]({page})")
+    return text.replace("](../notebooks/", "](chapters/")
 
 
 def with_captions(text: str) -> str:

@@ -155,3 +155,12 @@ def test_colabs_cell_installs_what_is_missing_and_nothing_twice(tmp_path: Path) 
     again = run(*command)
     assert again.returncode == 0 and "ERROR" not in again.stdout + again.stderr
     assert sys.prefix not in run("python", "-c", where).stdout
+
+
+@pytest.mark.parametrize("page", ["own_model", "own_prompts", "models", "teaching", "report"])
+def test_links_of_pages_that_the_readme_names_work_in_the_repository(page: str) -> None:
+    """Who reads them there, and not on the site, must get somewhere, too."""
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", text):
+        if "://" not in target:
+            assert (ROOT / "docs" / target).exists(), target

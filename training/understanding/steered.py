@@ -54,7 +54,7 @@ CHOSEN = "SARSteer, chosen"
 REACHED = "reached.json"
 """In a setting's folder: what each defence reached there."""
 HEAD = (
-    "| safety, understanding, spoken safety | defence | harmful refused | benign answered "
+    "| safety, understanding, spoken safety | defence | harmful refused | others answered "
     "| a uniform push, at best |",
     "| --- | --- | --- | --- | --- |",
 )
