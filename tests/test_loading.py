@@ -5,6 +5,7 @@ import json
 import shutil
 from functools import partial
 from importlib.util import find_spec
+from inspect import signature
 from pathlib import Path
 from unittest.mock import patch
 
@@ -20,7 +21,7 @@ from sarsteer_lab.checkpoints import check_options, free_memory, pick_device
 from sarsteer_lab.cli import main
 from sarsteer_lab.families import find_family
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.loading import load_lalm
+from sarsteer_lab.loading import NAMED, load_checkpoint, load_lalm
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import Prompt
 
@@ -319,3 +320,52 @@ def test_a_misspelt_option_is_refused():
     for name in ("replica:qwen2_audio", "pocket", Path("pocket")):
         with pytest.raises(TypeError, match="safty"):
             load_lalm(name, safty=0.5)
+
+
+OPTIONS = {
+    "device": "cpu",
+    "dtype": "float32",
+    "safety": 0.1,
+    "understanding": 0.2,
+    "spoken_safety": 0.3,
+    "family": "qwen2_audio",
+    "device_map": {"": "cpu"},
+    "bits": 4,
+    "attention": "eager",
+    "trust_remote_code": True,
+    "revision": "main",
+}
+"""Each of `load_lalm`'s options with a value of its own, which is no default."""
+
+
+def test_every_option_reaches_the_maker_that_takes_it(monkeypatch):
+    assert list(OPTIONS) == list(signature(load_lalm).parameters)[1:]
+
+    def standing_in_for(maker):
+        def given(_variant, **options):
+            return options
+
+        given.__signature__ = signature(maker)
+        return given
+
+    monkeypatch.setitem(NAMED, "all", standing_in_for(load_lalm))
+    assert load_lalm("all", **OPTIONS) == OPTIONS
+    for option, value in OPTIONS.items():
+        assert load_lalm("all", **{option: value}) == {option: value}
+    assert load_lalm("all") == {}
+    for name, maker in [*NAMED.items()]:
+        monkeypatch.setitem(NAMED, name, standing_in_for(maker))
+        taken = {option: OPTIONS[option] for option in list(signature(maker).parameters)[1:]}
+        assert load_lalm(name, **taken) == taken
+
+
+def test_an_option_that_a_model_has_not_is_refused_by_name(monkeypatch):
+    monkeypatch.setitem(NAMED, "bare", lambda _variant: None)
+    names: dict[str, tuple[str, ...]] = dict.fromkeys(OPTIONS, ("bare",))
+    for dial in ("safety", "understanding", "spoken_safety"):
+        names[dial] = ("bare", "replica:qwen2_audio", "/nowhere/at/all")
+        assert dial not in signature(load_checkpoint).parameters
+    for option, value in OPTIONS.items():
+        for name in names[option]:
+            with pytest.raises(ValueError, match=f"{name} has no option {option} "):
+                load_lalm(name, **{option: value})

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.pocket.assemble import projector_parts
 from sarsteer_lab.pocket.soft_tokens import Context, SoftTokenProjector, SoftTokens, TokenHead
 from sarsteer_lab.probe.replica import replica
@@ -130,3 +131,11 @@ def test_the_pocket_models_projector_is_its_own_unless_asked_for(pocket: LALM):
     pocket.set_dials(understanding=0.0, spoken_safety=0.0)
     assert pocket.fingerprint() == untouched
     assert pocket.generate(prompts, max_new_tokens=4) == before
+
+
+@pytest.mark.pocket
+@pytest.mark.late
+def test_each_dial_is_set_as_the_model_is_loaded(pocket: LALM):
+    assert pocket.dials["spoken_safety"] == 0
+    lalm = load_lalm("pocket", device="cpu", understanding=0.5, spoken_safety=0.7)
+    assert lalm.dials == {"safety": 1.0, "understanding": 0.5, "spoken_safety": 0.7}
