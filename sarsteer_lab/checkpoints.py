@@ -5,9 +5,10 @@ Before the weights come: how big they are, and what is downloaded.
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from traceback import format_exception
 from typing import Any
@@ -204,9 +205,8 @@ def load_parts(
         options["adapter_kwargs"] = {"subfolder": "none"}
     with explained(folder):
         processor = hf.AutoProcessor.from_pretrained(folder, **source)
-        model, report = model_class(config).from_pretrained(
-            folder, config=config, output_loading_info=True, **options
-        )
+        load = _with_report(model_class(config), config)
+        model, report = load(folder, config=config, output_loading_info=True, **options)
         lacking = report["missing_keys"]
         if traits.adapter is not None and getattr(config, "has_lora_adapter", True):
             within = {"subfolder": traits.adapter, "revision": revision}
@@ -217,6 +217,18 @@ def load_parts(
     if "device_map" not in options:
         model = model.to(device)
     return model, processor
+
+
+def _with_report(found: Any, config: Settings) -> Callable[..., Any]:
+    """The `from_pretrained` of a class that `model_class` has found, which can give a report out.
+
+    Qwen2.5-Omni's own cannot: it goes on with the report as if it were the model, for its voices.
+    """
+    mapping = getattr(found, "_model_mapping", {})
+    own = mapping[type(config)] if type(config) in mapping else found
+    if "from_pretrained" in vars(own) and issubclass(own, hf.PreTrainedModel):
+        return partial(hf.PreTrainedModel.from_pretrained.__func__, own)
+    return found.from_pretrained
 
 
 def _put_on(model: hf.PreTrainedModel, adapter: Path, name: str) -> set[str]:

@@ -559,6 +559,27 @@ def test_flamingos_are_found_although_transformers_lists_them_elsewhere(tmp_path
     assert torch.equal(again.next_token_logits(prompts), lalm.next_token_logits(prompts))
 
 
+@pytest.mark.parametrize("family", ["qwen2_5_omni", "qwen3_omni", "voxtral", "musicflamingo"])
+def test_families_load_from_a_folder(family, tmp_path, monkeypatch, prompts):
+    """Qwen2.5-Omni's own loader stops where it is asked which weights were missing."""
+    lalm = replicas.replica(family)
+    lalm.model.save_pretrained(tmp_path)
+    # Not all doubles' processors can be written: some have no pictures, which they would have to.
+    monkeypatch.setattr(
+        "transformers.AutoProcessor.from_pretrained", lambda *_, **__: lalm.processor
+    )
+    monkeypatch.setattr("sarsteer_lab.checkpoints.missing_packages", lambda _: [])
+    again = load_lalm(tmp_path, device="cpu")
+    assert again.family.name == family and again.fingerprint() == lalm.fingerprint()
+    assert torch.equal(again.next_token_logits(prompts), lalm.next_token_logits(prompts))
+    weights = load_file(tmp_path / "model.safetensors")
+    lacking = next(name for name in weights if "layers.1.self_attn.q_proj" in name)
+    del weights[lacking]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match="lacks 1 weights, which would be random"):
+        load_lalm(tmp_path, device="cpu")
+
+
 def test_replicas_do_not_touch_the_random_state():
     torch.manual_seed(3)
     before = torch.get_rng_state()
