@@ -1,6 +1,7 @@
 """The first row of doctor's findings: does this model know harm, typed and spoken?"""
 
 import pytest
+import replicas
 from sklearn.metrics import roc_auc_score
 
 from sarsteer_lab.engine.openings import refusal_probability
@@ -30,3 +31,9 @@ def test_it_is_said_in_words_with_what_was_counted(tiny: LALM) -> None:
     assert "| spoken (3 harmful, 3 harmless) | " in told
     best = knowledge(tiny, requests=3).set_index("form").loc["spoken", "best_rate"]
     assert told.endswith(f"leaves at most {best:.0%} of harmless ones answered.")
+
+
+def test_a_model_whose_answers_cannot_be_followed_is_not_asked() -> None:
+    for name in ("qwen2_5_omni", "gemma3n"):
+        told = examine_knowledge(replicas.replica(name), requests=2)
+        assert told.startswith("does the model know harm? Not asked: its answers cannot be")

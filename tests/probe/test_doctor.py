@@ -7,6 +7,7 @@ import torch
 from replicas import OTHERS, TINY, replica
 
 from sarsteer_lab.cli import main
+from sarsteer_lab.evaluation import precondition
 from sarsteer_lab.probe.doctor import examine, made_up_prompts
 from sarsteer_lab.probe.findings import Finding, Report
 
@@ -183,3 +184,21 @@ def test_the_command(capsys):
     assert "qwen2_audio" in printed and "checks passed" in printed
     assert main(["doctor", "replica:no_such"]) == 2
     assert "no replica of family" in capsys.readouterr().err
+
+
+def test_which_texts_a_model_follows_is_said_where_its_answers_cannot_be_followed(
+    tmp_path, cache, monkeypatch, capsys
+):
+    """As Qwen2.5-Omni: its positions are no plain count, so no answer goes on from a prompt."""
+    made = replica("qwen2_5_omni")
+    made.model.save_pretrained(tmp_path / "omni")
+    # The double's processor has no pictures, which it would have to write.
+    monkeypatch.setattr(
+        "transformers.AutoProcessor.from_pretrained", lambda *_, **__: made.processor
+    )
+    monkeypatch.setattr("sarsteer_lab.checkpoints.missing_packages", lambda _: [])
+    plain = precondition.examine_texts
+    monkeypatch.setattr(precondition, "examine_texts", lambda lalm: plain(lalm, requests=1))
+    assert main(["doctor", str(tmp_path / "omni"), "--device", "cpu"]) == 0
+    said = capsys.readouterr().out
+    assert "does the model know harm? Not asked" in said and "refused with the text" in said
