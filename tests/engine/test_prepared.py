@@ -22,7 +22,7 @@ from sarsteer_lab.evaluation.gates import NullSpaceGate, steer_gated
 from sarsteer_lab.evaluation.run import run
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, Request, load_prompts
-from sarsteer_lab.steering import SteeringError, SteeringVectors, project_out, steer
+from sarsteer_lab.steering import SteeringError, SteeringVectors, project_out, pushing, steer
 
 
 def some_vectors(lalm: LALM, size: float = 1.0) -> SteeringVectors:
@@ -336,6 +336,16 @@ def test_batches_are_sized_to_memory(tiny: LALM, prompts: list[Prompt], monkeypa
     assert rows_that_fit(tiny, spoken, 8) == 1
 
 
+def test_free_memory_is_asked_of_the_models_own_device(tiny: LALM, monkeypatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("sarsteer_lab.engine.memory.free_memory", asked.append)
+    for device in ("cuda:1", "cuda:0", "cpu"):
+        with monkeypatch.context() as patch:
+            patch.setattr(LALM, "device", torch.device(device))
+            assert rows_that_fit(tiny, 10, 8) == MOST_ROWS  # it does not know
+    assert asked == ["cuda:1", "cuda:0", "cpu"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
 def test_freed_memory_is_kept_for_the_next_tensor() -> None:
     """In a process of its own: without it, every large tensor brings its pages in anew."""
@@ -384,3 +394,28 @@ def test_logits_that_are_not_finite_name_the_prompt_and_no_step_hooks_the_model(
             with pytest.raises(NonFiniteError, match="prompt 1: its logits are not finite"):
                 way()
     assert lalm.watchers == [] and batch.generate(5) == answers
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, torch.cuda.OutOfMemoryError])
+def test_a_pass_that_was_interrupted_leaves_no_trace(
+    tiny: LALM, prompts: list[Prompt], error: type[BaseException]
+) -> None:
+    """Layers before the place have then read a position more than those behind it."""
+
+    def interrupted(layer: int, *_args: object) -> None:
+        raise error
+
+    begun = tiny.tokenizer("X", add_special_tokens=False)["input_ids"]
+    for asked in (prompts[1:2], prompts):
+        ready = PreparedBatch(tiny, asked)
+        states, plain, after = ready.states(range(4)), ready.after(()), ready.after(begun)
+        for layer in (0, 1, 3):
+            for way in (ready.next_token_logits, partial(ready.states, [0])):
+                with pytest.raises(error), pushing(tiny, interrupted, [layer]):
+                    way()
+                assert torch.equal(ready.next_token_logits(), plain)
+            with pytest.raises(error), pushing(tiny, interrupted, [layer]):
+                ready.after(begun)
+            assert torch.equal(ready.after(begun), after)
+            assert torch.equal(ready.states(range(4)), states)
+        assert ready.generate(4) == tiny.generate(asked, max_new_tokens=4)
