@@ -1,8 +1,11 @@
 """States of several texts behind the same clips: where they part is found in the ids that the model
 gets."""
 
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
+import pytest
 import replicas
 import torch
 
@@ -10,9 +13,12 @@ from sarsteer_lab.activations import capture
 from sarsteer_lab.batch import Encoded
 from sarsteer_lab.engine import contrast
 from sarsteer_lab.engine.contrast import capture_variants, common_tails
+from sarsteer_lab.heads import Head, without_heads
 from sarsteer_lab.keeping import kept_variants
 from sarsteer_lab.lalm import LALM
+from sarsteer_lab.patching import Patch, patch
 from sarsteer_lab.prompts import Prompt
+from sarsteer_lab.steering import steer
 from sarsteer_lab.store import Store
 
 
@@ -87,3 +93,28 @@ def test_what_the_cache_keeps_stays_and_only_what_it_lacks_is_run(
     for states, wanted in ((of_refusing[2:], refusing[2:]), (of_other, other)):
         torch.testing.assert_close(states, capture(tiny, wanted), rtol=1e-4, atol=1e-4)
     assert [len(tails) for tails in asked] == [2]  # the base has all it needs
+
+
+@pytest.mark.parametrize(
+    "texts", [("Answer.",), ("Answer.", "Answer."), ("Answer.", "Answer. No.", "Answer. Never.")]
+)
+@pytest.mark.parametrize("how", ["steered", "patched", "without heads"])
+def test_a_model_that_is_steered_gives_what_capture_gives(
+    tiny: LALM, make_clip, texts: tuple[str, ...], how: str
+) -> None:
+    """What acts at the prompt's last position does not act where the shared beginning ends."""
+    draw = torch.Generator().manual_seed(2)
+    values = torch.randn(tiny.n_layers, tiny.d_model, generator=draw)
+    blocks: dict[str, partial[AbstractContextManager[None]]] = {
+        "steered": partial(steer, tiny, values, 1.0),
+        "patched": partial(patch, tiny, [Patch(1, [-1], values[1])]),
+        "without heads": partial(without_heads, tiny, [Head(1, 0), Head(2, 3)]),
+    }
+    variants = variants_of(make_clip, *texts)
+    plain = capture_variants(tiny, variants)
+    with blocks[how]():
+        found = capture_variants(tiny, variants)
+        expected = [capture(tiny, variant) for variant in variants]
+    for ours, theirs, untouched in zip(found, expected, plain, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        assert (theirs - untouched).abs().max() > 1e-2, "it has to do something"
