@@ -10,7 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -556,6 +556,46 @@ def test_a_run_that_was_begun_yesterday_goes_on_today(
     _run(lalm, defences[:1], sets, tmp_path / "new")
     manifest = json.loads((tmp_path / "new" / "manifest.json").read_text())
     assert manifest["day"] == today.isoformat()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "--defence", "none", "--defence", "SARSteer"],
+        ["sweep", "--split", "test", "--alpha", "0.5"],
+    ],
+)
+def test_a_command_that_was_begun_yesterday_goes_on_today(
+    command: list[str],
+    make_clip: Callable[[float, int], np.ndarray],
+    tmp_path: Path,
+    cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its vectors, too, are derived from prompts that hold the date on which it began."""
+    lalm = replica()
+    lalm.processor.chat_template = DATED + lalm.processor.chat_template
+    lalm.model.save_pretrained(tmp_path / "model")
+    lalm.processor.save_pretrained(tmp_path / "model")
+    counts = {"derive": {"harmful": 3, "harmless": 3}, "test": {"harmful": 1, "harmless": 1}}
+    spec = f"prompts:{write_set(tmp_path / 'set', make_clip, counts)}"
+    command = [*command, "--model", str(tmp_path / "model"), "--set", spec, "--derive", spec]
+    command += ["--k", "2", "--tokens", "4", "--folder"]
+
+    class Tomorrow(date):
+        @classmethod
+        def today(cls) -> date:
+            return date.today() + timedelta(days=1)
+
+    assert main([*command, str(tmp_path / "out")]) == 0
+    written = _bytes(tmp_path / "out")
+    with monkeypatch.context() as patch:
+        patch.setattr("sarsteer_lab.lalm.date", Tomorrow)
+        assert main([*command, str(tmp_path / "out")]) == 0
+        assert main([*command, str(tmp_path / "new")]) == 0
+    assert _bytes(tmp_path / "out") == written
+    manifest = json.loads((tmp_path / "new" / "manifest.json").read_text())
+    assert manifest["day"] == Tomorrow.today().isoformat()
 
 
 def test_templates_without_a_date_say_nothing_of_it(
