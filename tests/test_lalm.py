@@ -16,8 +16,10 @@ from huggingface_hub.errors import GatedRepoError, OfflineModeIsEnabled, Reposit
 from safetensors.torch import load_file, save_file
 
 from sarsteer_lab import encoding, families
-from sarsteer_lab.activations import capture
+from sarsteer_lab.activations import capture, capture_answer
+from sarsteer_lab.batch import split_into_batches
 from sarsteer_lab.checkpoints import Size, announce, checkpoint_size, pick_device
+from sarsteer_lab.heads import audio_attention
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.loading import load_lalm
 from sarsteer_lab.probe.replica import replica
@@ -86,6 +88,34 @@ def test_sampling_depends_on_its_seed_only(tiny, prompts):
     torch.manual_seed(2)
     assert tiny.generate(prompts, max_new_tokens=8, do_sample=True, seed=5) == first
     assert tiny.generate(prompts, max_new_tokens=8, do_sample=True, seed=6) != first
+
+
+def test_random_numbers_of_other_devices_are_left_alone(tiny, monkeypatch):
+    """torch's own `manual_seed` would seed every one, and afterwards nothing sets them back."""
+    seeded = []
+    for device in ("cuda", "mps", "xpu"):
+        monkeypatch.setattr(f"torch.{device}.manual_seed", seeded.append)
+    for device in ("cuda", "xpu"):
+        monkeypatch.setattr(f"torch.{device}.manual_seed_all", seeded.append)
+    before = torch.get_rng_state()
+    for options in ({}, {"do_sample": True, "seed": 5}):
+        tiny.generate(["Hi"], max_new_tokens=2, **options)
+    replica(seed=3)
+    assert seeded == [] and torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(before.sum().item())
+    assert seeded, "torch asks those that are watched here"
+    torch.set_rng_state(before)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_random_numbers_of_a_gpu_are_left_alone(tiny, prompts):
+    for lalm in (tiny, replica(device="cuda")):
+        torch.cuda.manual_seed(7)
+        before = torch.cuda.get_rng_state()
+        first = lalm.generate(prompts, max_new_tokens=4, do_sample=True, seed=5)
+        replica(seed=3, device="cuda")
+        assert torch.equal(torch.cuda.get_rng_state(), before)
+        assert lalm.generate(prompts, max_new_tokens=4, do_sample=True, seed=5) == first
 
 
 def test_strings_are_typed_prompts_and_lists_are_needed(tiny):
@@ -168,6 +198,18 @@ def test_a_prompt_is_resolved_once_on_its_way(tiny, prompts, monkeypatch):
 def test_nothing_to_do_is_done(tiny):
     assert tiny.generate([]) == []
     assert tiny.next_token_logits([]).shape == (0, tiny.text_config.vocab_size)
+
+
+@pytest.mark.parametrize("batch_size", [0, -1])
+@pytest.mark.parametrize(
+    "function",
+    [capture, capture_answer, LALM.next_token_logits, LALM.generate, audio_attention],
+)
+def test_a_batch_holds_a_prompt_at_least(tiny, prompts, function, batch_size):
+    """A negative number made no batch at all: states of zeros, and empty answers."""
+    with pytest.raises(ValueError, match=f"batch_size={batch_size}: give a whole number"):
+        function(tiny, prompts[1:3], batch_size=batch_size)
+    assert split_into_batches([], [], [], batch_size) == []
 
 
 @pytest.mark.parametrize(
@@ -254,6 +296,32 @@ def test_any_change_of_weights_or_settings_changes_the_fingerprint():
         assert weight._version == version
         seen.append(model.fingerprint())
     assert len(set(seen)) == len(seen) and model.fingerprint() == seen[-1]
+
+
+def test_how_a_model_is_run_changes_the_fingerprint_where_it_is_not_the_usual():
+    lalm = replica()
+    usual = lalm.fingerprint()
+    lalm.model.set_attn_implementation("eager")
+    assert lalm.fingerprint() != usual
+    lalm.model.set_attn_implementation("sdpa")
+    assert lalm.fingerprint() == usual
+    lalm.trunk.audio_tower.config._attn_implementation = "eager"  # of one part alone
+    of_tower = lalm.fingerprint()
+    lalm.trunk.audio_tower.config._attn_implementation = "sdpa"
+    assert of_tower != lalm.fingerprint() == usual
+    before = torch.get_float32_matmul_precision()
+    seen = {usual}
+    try:
+        for precision in ("high", "medium"):
+            torch.set_float32_matmul_precision(precision)
+            seen.add(lalm.fingerprint())
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert len(seen) == 3 and lalm.fingerprint() == usual
+    generic = LALM(lalm.model, lalm.processor, name="generic", family="auto")
+    assert generic.fingerprint() != usual
+    own = LALM(lalm.model, lalm.processor, name="own", family="qwen2_audio")
+    assert own.fingerprint() == usual
 
 
 def test_a_merged_adapter_changes_the_fingerprint():
@@ -445,6 +513,10 @@ def test_size_and_memory_of_a_checkpoint(saved, tiny, capsys, monkeypatch, tmp_p
     load_lalm(saved, device="cpu")
     assert "but cpu has 0.0 GB free" in capsys.readouterr().err
     assert checkpoint_size(tmp_path) is None
+    # As mistralai's repositories: all weights once more, which transformers does not read.
+    twice = shutil.copytree(saved, tmp_path / "twice")
+    shutil.copy(twice / "model.safetensors", twice / "consolidated.safetensors")
+    assert checkpoint_size(twice) == size
 
 
 def test_the_hub_is_asked_for_sizes_and_what_is_in_its_cache_is_not_counted(monkeypatch):
@@ -452,6 +524,7 @@ def test_the_hub_is_asked_for_sizes_and_what_is_in_its_cache_is_not_counted(monk
         def model_info(self, name, revision, files_metadata):
             assert (name, revision) == ("some/model", "v2") and files_metadata
             files = {"a.safetensors": 700, "b.safetensors": 300, "c.bin": 999}
+            files["consolidated.safetensors"] = 1000
             return SimpleNamespace(
                 siblings=[
                     SimpleNamespace(rfilename=file, size=size) for file, size in files.items()

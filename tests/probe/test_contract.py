@@ -13,7 +13,7 @@ from sarsteer_lab.engine.audio_cache import forget_clips
 from sarsteer_lab.engine.contrast import capture_variants
 from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.families import FAMILIES, adapter_layers, residual_stream
-from sarsteer_lab.keeping import kept_variants
+from sarsteer_lab.keeping import kept, kept_variants
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.findings import AUDIO_TOWER, find_part
 from sarsteer_lab.probe.replica import LAYERS, WIDTH
@@ -382,6 +382,20 @@ def test_what_adapters_are_set_to_counts_in_the_fingerprint(family):
     lalm.model.set_adapter("default")
     seen.append(lalm.fingerprint())
     assert len(set(seen)) == 5
+
+
+@pytest.mark.parametrize("family", ADAPTED)
+def test_states_of_another_row_of_the_table_are_not_those_that_were_kept(family, tmp_path):
+    """The generic recipe leaves the adapter on for typed prompts, which the family's turns off."""
+    lalm, store = replica(family), Store(tmp_path)
+    generic = LALM(lalm.model, lalm.processor, name="generic", family="auto")
+    lalm.model.enable_adapters()  # as it is loaded
+    expected = capture(generic, ["Hi"])
+    own = kept(capture, store)(lalm, ["Hi"])
+    assert (own - expected).abs().max() > 1e-2, "the adapter has to do something"
+    lalm.model.enable_adapters()
+    assert torch.equal(kept(capture, store)(generic, ["Hi"]), expected)
+    assert torch.equal(kept(capture, store)(lalm, ["Hi"]), own)
 
 
 def test_a_padding_side_set_after_loading_changes_nothing(lalm, prompts):
