@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,9 @@ from sarsteer_lab.cli import main
 from sarsteer_lab.evaluation.base import PAPER_TEXT, collect_states
 from sarsteer_lab.evaluation.defences import (
     PROMPTING,
+    Defence,
+    StatesOf,
+    SteeringDefence,
     choose_defences,
     default_defences,
     defence_names,
@@ -28,6 +33,7 @@ from sarsteer_lab.keeping import activation_store
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.probe.replica import replica
 from sarsteer_lab.prompts import REFUSALS
+from sarsteer_lab.steering import Alpha, SteeringVectors, steer
 
 COUNTS = {
     "derive": {"harmful": 5, "harmless": 5},
@@ -156,6 +162,48 @@ def test_the_plain_path_types_as_the_runner_does(folder: Path, tmp_path: Path) -
     keys = ["defence", "set", "id"]
     by_key = pd.DataFrame(fast).set_index(keys)["response"]
     assert by_key[plain.set_index(keys).index].tolist() == plain["response"].tolist()
+
+
+@dataclass(frozen=True)
+class Own(Defence):
+    """As a user writes one: what is pushed, and how far; of keys it says nothing."""
+
+    vectors: SteeringVectors
+    size: float = 3.0
+
+    def strengths(self, n_prompts: int, states: StatesOf) -> torch.Tensor:
+        return torch.full((n_prompts,), self.size)
+
+    def push(self, lalm: LALM, alpha: Alpha) -> AbstractContextManager[None]:
+        return steer(lalm, self.vectors, alpha)
+
+
+def test_a_defence_of_ones_own_is_answered_as_it_pushes(folder: Path, tmp_path: Path) -> None:
+    sets = read_sets([f"prompts:{folder / 'own'}"], split="test")[0]
+    lalm, draw = replica(), torch.Generator().manual_seed(4)
+    vectors = SteeringVectors(torch.randn(lalm.n_layers, lalm.d_model, generator=draw))
+    defences = [Defence("none"), Own("own", vectors), Own("weaker", vectors, 0.5)]
+    defences += [Defence("idle"), SteeringDefence("shipped", vectors, 3.0)]
+    plain = evaluate(lalm, defences, sets, max_new_tokens=5)
+    fast = run(lalm, defences, sets, tmp_path, max_new_tokens=5)
+    keys = ["defence", "set", "id"]
+    by_key = pd.DataFrame(fast).set_index(keys)["response"]
+    assert by_key[plain.set_index(keys).index].tolist() == plain["response"].tolist()
+    said = {name: by_key[name].tolist() for name in ("none", "own", "weaker", "idle", "shipped")}
+    assert said["none"] == said["idle"] and said["own"] == said["shipped"]
+    assert said["own"] != said["none"] != said["weaker"] != said["own"]
+
+
+def test_keys_are_made_of_what_a_defence_pushes() -> None:
+    vectors = SteeringVectors(torch.ones(4, 32))
+    pushed = {"values": vectors.values, "layers": (0, 1, 2, 3)}
+    fields = {"kind": "SteeringDefence", "vectors": pushed, "alpha": 0.1, "layers": [1]}
+    assert SteeringDefence("s", vectors, 0.1, layers=(1,)).effect() == fields
+    assert SteeringDefence("s", vectors, 0.0).effect() is None
+    assert Defence("none").effect() is None
+    assert all(defence.effect() is None for defence in prompt_defences())
+    assert Own("a", vectors).effect() == {"kind": "Own", "vectors": pushed, "size": 3.0}
+    assert Own("b", vectors, 2.0).effect() == {"kind": "Own", "vectors": pushed, "size": 2.0}
 
 
 @pytest.mark.parametrize(
