@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,36 @@ def test_every_sentence_of_ones_own_is_asked(
     evaluate_into(folder, tiny, [Defence("none")], {"set": spoken}, [PhraseJudge()], refusals=own)
     about = json.loads((folder / "about.json").read_text())
     assert {row["text"] for row in about["prompted"]} == {"none", "own text", "own text 2"}
+
+
+def test_sets_may_be_called_by_numbers(tiny: LALM, spoken: list[Request], tmp_path: Path) -> None:
+    """As folders and files of one's own are: "2026", "001"."""
+    sets = {"001": spoken[:2], "2026": spoken[2:]}
+    evaluate_into(tmp_path / "run", tiny, [Defence("none")], sets, [PhraseJudge()])
+    write_report([tmp_path / "run"], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert all(f">{name}</t" in page for name in sets)
+
+
+def test_a_set_may_hold_harmless_and_everyday_requests(
+    tiny: LALM, spoken: list[Request], tmp_path: Path
+) -> None:
+    """Both are measured by BRR, in a row of each."""
+    harmless = [replace(request, label="harmless") for request in spoken[:2]]
+    everyday = [replace(request, label="everyday") for request in spoken[2:]]
+    defences, judges = [Defence("none"), Defence("again")], [PhraseJudge()]
+    for name, sets in (
+        ("mixed", {"mine": harmless + everyday}),
+        ("apart", {"one": harmless, "other": everyday}),
+    ):
+        evaluate_into(tmp_path / name, tiny, defences, sets, judges)
+    write_report([tmp_path / "mixed", tmp_path / "apart"], tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text()
+    assert page.count("BRR, harmless") == page.count("BRR, everyday") > 0
+    [side_by_side] = re.findall(r'<table class="compared">.*?</table>', page, flags=re.S)
+    assert side_by_side.count("mine") == 2
+    write_report([tmp_path / "apart"], tmp_path / "page.html")
+    assert "BRR, " not in (tmp_path / "page.html").read_text()
 
 
 def seal_again(run: Path) -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 from spoken_set import write_set
 
+from sarsteer_lab.engine.openings import refusal_probability
+from sarsteer_lab.engine.prepared import PreparedBatch
 from sarsteer_lab.evaluation.defences import GatedDefence, PromptDefence, SteeringDefence
 from sarsteer_lab.evaluation.gates import NullSpaceGate
 from sarsteer_lab.evaluation.intervals import bootstrap, with_interval
@@ -26,8 +28,8 @@ from sarsteer_lab.evaluation.separation import (
 )
 from sarsteer_lab.evaluation.table import evaluation_table
 from sarsteer_lab.lalm import LALM
-from sarsteer_lab.prompts import Request
-from sarsteer_lab.steering import SteeringVectors
+from sarsteer_lab.prompts import Prompt, Request
+from sarsteer_lab.steering import SteeringVectors, steer
 
 SCORES = st.lists(st.sampled_from([0.0, 0.1, 0.25, 0.5, 0.9, 1.0]), min_size=1, max_size=12).map(
     np.array
@@ -138,11 +140,43 @@ def test_probabilities_and_separation_of_defences(
         .apply(np.array)
     )
     assert table["area"].iloc[2] == roc_area(own["harmful"], own["harmless"])
-    typed = refusal_probability_rows(tiny, defences[:2], sets, form="typed")
-    assert (
-        typed["refusal_probability"][: len(typed) // 2].to_numpy()
-        == typed["refusal_probability"][len(typed) // 2 :]
-    ).all()
+    typed = refusal_probability_rows(tiny, defences, sets, form="typed")
+    by_defence = {}
+    for defence in defences:
+        rows = typed[typed["defence"] == defence.name]
+        by_defence[defence.name] = rows["refusal_probability"].to_numpy()
+        for row in rows.itertuples():
+            [request] = [one for one in sets[row.set] if one.id == row.id]
+            words = request.request
+            prompt = Prompt(f"Be kind. {words}" if defence.name == "kind" else words)
+            ready = PreparedBatch(tiny, [prompt])
+            with steer(tiny, vectors, 0.1 if defence.name == "push" else 0.0):
+                [expected] = refusal_probability(ready, ("Ia", "I b", "S"), negligible=0)
+            assert row.refusal_probability == pytest.approx(float(expected), rel=1e-3)
+    for name in ("kind", "push"):
+        assert not np.allclose(by_defence[name], by_defence["none"], rtol=1e-2)
+
+
+def test_a_set_with_harmful_requests_has_its_bound_beside_the_others(
+    tiny: LALM, sets: dict[str, list[Request]], tmp_path: Path
+) -> None:
+    """Harmful requests are what the others are compared with, and are compared with nothing."""
+    draw = torch.Generator().manual_seed(3)
+    vectors = SteeringVectors(torch.randn(tiny.n_layers, tiny.d_model, generator=draw))
+    defences = [PromptDefence("none"), SteeringDefence("push", vectors, 3.0)]
+    options = {"max_new_tokens": 2, "roc": True}
+    mixed = {"mine": sets["harmful"] + sets["harmless"]}
+    bounds = ["area", "area_low", "area_high", "best_rate"]
+    judges = [PhraseJudge()]
+    together = evaluation_table(tiny, defences, mixed, judges, tmp_path / "mixed", **options)
+    apart = evaluation_table(tiny, defences, sets, judges, tmp_path / "apart", **options)
+    assert together[together["label"] == "harmful"][bounds].isna().all(axis=None)
+    benign = together[together["label"] == "harmless"][["defence", *bounds]]
+    expected = apart[apart["set"] == "harmless"][["defence", *bounds]]
+    assert len(benign) == 2 and benign["area"].notna().all()
+    pd.testing.assert_frame_equal(
+        benign.reset_index(drop=True), expected.reset_index(drop=True), atol=1e-3
+    )
 
 
 def test_an_evaluation_reads_openings_where_it_answers(
