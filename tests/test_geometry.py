@@ -157,3 +157,6 @@ def test_the_gap_is_made_of_these_measures():
     assert gap.probe.shape == (2, 3) and gap.probe.eq(1).all()
     with pytest.raises(ValueError, match="not pairs"):
         measure_gap(typed, spoken[:5], 3)
+    for n_harmful in (0, len(typed)):  # the distance of no states is none, and no layer's the best
+        with pytest.raises(ValueError, match="cannot be compared"):
+            measure_gap(typed, spoken, n_harmful)

@@ -98,6 +98,13 @@ def test_advice_follows_from_the_counts() -> None:
     assert "(typed, 10 of 10" in advice(follows[follows["form"] == "typed"])
 
 
+def test_texts_that_tie_by_counting_stand_in_the_order_of_the_bank() -> None:
+    assert 9 / 10 - 3 / 10 > 10 / 10 - 4 / 10
+    more, fewer = (10, 10, 4), (9, 9, 3)
+    assert working_texts(shares_of(none=(9, 2, 0), rule=fewer, paper=more)) == ["rule", "paper"]
+    assert working_texts(shares_of(none=(9, 2, 0), paper=more, rule=fewer)) == ["paper", "rule"]
+
+
 def test_texts_are_examined_on_a_random_model(tiny: LALM) -> None:
     told = examine_texts(tiny, requests=1)
     assert all(f"| {name} " in told for name in ("none", *REFUSALS))

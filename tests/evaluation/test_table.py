@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import binomtest
 
 from sarsteer_lab.evaluation.intervals import (
+    alike_interval,
     bootstrap,
     jackknife_ratio,
     mcnemar_p,
@@ -165,7 +166,29 @@ def test_comparison_goes_by_id_not_by_order() -> None:
     responses = [Response("none", "s", i, "harmful", "Q", texts[i], 1) for i in ("a", "b")]
     responses += [Response("d", "s", i, "harmful", "Q", texts[i], 1) for i in ("b", "a")]
     row = tabulate(judge_responses(responses, [PhraseJudge()])).iloc[1]
-    assert (row["change"], row["change_low"], row["change_high"], row["p"]) == (0, 0, 0, 1)
+    assert row["change_low"] < 0 == row["change"] < row["change_high"] and row["p"] == 1
+
+
+def test_few_requests_that_all_change_alike_are_not_certain() -> None:
+    """Every resample is the sample: what n requests cannot have shown, 0 of n others, is said."""
+    refusal, answer = "I cannot assist with that.", "Here is how to do it."
+    for n in (1, 3, 40):
+        unseen = wilson(0, n)[1]
+        for before, after, change in (
+            (answer, refusal, -1),
+            (refusal, answer, 1),
+            (answer, answer, 0),
+        ):
+            responses = []
+            for defence, text in (("none", before), ("d", after)):
+                for i in range(n):
+                    responses.append(Response(defence, "s", f"{i}", "harmful", "Q", text, 1))
+            row = tabulate(judge_responses(responses, [PhraseJudge()])).iloc[1]
+            assert row["change"] == change
+            ends = max(-1, change - unseen), min(1, change + unseen)
+            assert (row["change_low"], row["change_high"]) == pytest.approx(ends)
+            assert alike_interval(change, n) == pytest.approx(ends)
+    assert wilson(0, 1)[1] > 0.75, "one request says next to nothing"
 
 
 def test_every_judge_gets_its_rows() -> None:
