@@ -132,3 +132,32 @@ def test_what_other_versions_have_computed_is_not_read(tiny, prompts, tmp_path, 
     assert len(set(tmp_path.rglob("*.safetensors"))) == 2 * len(before) == 2 * len(prompts)
     kept(capture, store)(tiny, prompts)
     assert len(set(tmp_path.rglob("*.safetensors"))) == 2 * len(prompts)
+
+
+states_of = capture  # the package's, whatever those below are called
+
+
+def twice_written():
+    def capture(lalm, prompts, **settings):
+        return 2 * states_of(lalm, prompts, **settings)
+
+    return capture
+
+
+def thrice_written():
+    def capture(lalm, prompts, **settings):
+        return 3 * states_of(lalm, prompts, **settings)
+
+    return capture
+
+
+def test_functions_of_ones_own_are_kept_apart_whatever_they_are_called(tiny, prompts, tmp_path):
+    """One that is written anew under its name, in a notebook's cell, is another function."""
+    store, plain = Store(tmp_path), capture(tiny, prompts)
+    for _ in range(2):  # once computed, once read
+        assert torch.equal(kept(capture, store)(tiny, prompts), plain)
+        for times, function in ((2, twice_written()), (3, thrice_written())):
+            assert torch.equal(kept(function, store)(tiny, prompts), times * plain)
+        assert len(list(tmp_path.rglob("*.safetensors"))) == 3 * len(prompts)
+    with pytest.raises(ValueError, match="a lambda has no name"):
+        kept(lambda lalm, prompts: plain, store)(tiny, prompts)

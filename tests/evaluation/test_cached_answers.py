@@ -1,18 +1,25 @@
 """What is computed once and kept: answers and refusal probabilities, of prompts and of their
 variants."""
 
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
 import pytest
+import soundfile
 import torch
 
 from sarsteer_lab import course
 from sarsteer_lab.course.session import evaluation_folder
 from sarsteer_lab.engine.live import LivePrompt
-from sarsteer_lab.evaluation import answering, cached_answers
+from sarsteer_lab.evaluation import answering, asking, cached_answers
+from sarsteer_lab.evaluation.answering import Asked
 from sarsteer_lab.evaluation.defences import Defence, PromptDefence, SteeringDefence
 from sarsteer_lab.lalm import LALM
 from sarsteer_lab.prompts import Prompt, Request
 from sarsteer_lab.results import HookedModelError
 from sarsteer_lab.steering import SteeringVectors, steer
+from sarsteer_lab.store import Store
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -144,3 +151,23 @@ def test_chances_under_texts_and_pushes(
     ]
     again = cached_answers.refusal_probability(tiny, same)
     assert torch.equal(again[0], found[1]) and torch.equal(again[1], found[0])
+
+
+def test_a_clip_that_is_recorded_anew_meanwhile_is_not_answered_under_the_old_ones_key(
+    tiny: LALM, make_clip: Callable[[float, int], np.ndarray], tmp_path: Path
+) -> None:
+    clips = [tmp_path / f"{number}.wav" for number in range(3)]
+    for number, clip in enumerate(clips):
+        soundfile.write(clip, make_clip(0.5, number), 16000)
+    prompts, asked = [Prompt("Answer.", clip) for clip in clips], Asked(3)
+    sheet = asking.plan(tiny, [(prompts, Defence("none"))], asked, asked.key(tiny))
+    soundfile.write(clips[1], make_clip(0.5, 9), 16000)
+    store = Store(tmp_path / "store")
+    with pytest.raises(ValueError, match="1.wav has changed since the questions were planned"):
+        asking.ask(tiny, [sheet], store, 1)
+    [keys] = sheet.keys
+    assert store.read(keys[1]) is None
+    again = asking.plan(tiny, [(prompts, Defence("none"))], asked, asked.key(tiny))
+    said = asking.ask(tiny, [again], store, 1)
+    assert [said[key]["text"] for key in again.keys[0]] == tiny.generate(prompts, max_new_tokens=3)
+    assert again.keys[0][1] != keys[1] and store.read(keys[1]) is None
