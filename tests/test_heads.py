@@ -280,6 +280,27 @@ def test_every_family_gives_its_attention(family, prompts):
     torch.testing.assert_close(found[0], torch.stack(by_layer).float(), **CLOSE)
 
 
+@pytest.mark.parametrize("of_tower", ["eager", "sdpa"])
+def test_the_towers_attention_is_left_as_it_is(prompts, of_tower):
+    """Also where its settings stand in the decoder's, as Phi-4-multimodal's do."""
+    lalm = replica("phi4_multimodal")
+    settings = lalm.model.config
+    assert lalm.decoder.config is settings
+    settings.audio_config._attn_implementation = of_tower
+    how = (settings._attn_implementation, of_tower, settings.vision_config._attn_implementation)
+    during = []
+
+    def note(*_args):
+        during.append((settings._attn_implementation, settings.audio_config._attn_implementation))
+
+    handle = lalm.layers[2].register_forward_pre_hook(note)
+    audio_attention(lalm, prompts[1:3])
+    handle.remove()
+    assert set(during) == {("eager", of_tower)}
+    towers = (settings.audio_config, settings.vision_config)
+    assert (settings._attn_implementation, *(t._attn_implementation for t in towers)) == how
+
+
 def test_a_typed_prompt_has_no_clip_to_read(tiny, prompts):
     with pytest.raises(ValueError, match="prompt 1 has no clip"):
         audio_attention(tiny, [prompts[1], Prompt("Hi")])

@@ -10,7 +10,9 @@ def traces(lalm):
         for key in (*module._forward_hooks, *module._forward_pre_hooks):
             hooks.append((name, key))
     weights = [tensor.clone() for tensor in lalm.model.state_dict().values()]
-    how = (lalm.model.config.to_json_string(), lalm.decoder.config._attn_implementation)
+    how = [lalm.model.config.to_json_string()]
+    for module in lalm.model.modules():
+        how.append(getattr(getattr(module, "config", None), "_attn_implementation", None))
     return weights, (hooks, list(lalm.watchers), list(lalm.access._steering), how)
 
 
