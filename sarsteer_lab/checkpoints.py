@@ -205,7 +205,7 @@ def load_parts(
         options["adapter_kwargs"] = {"subfolder": "none"}
     with explained(folder):
         processor = hf.AutoProcessor.from_pretrained(folder, **source)
-        load = _with_report(model_class(config), config)
+        load = _loading_with_report(config)
         model, report = load(folder, config=config, output_loading_info=True, **options)
         lacking = report["missing_keys"]
         if traits.adapter is not None and getattr(config, "has_lora_adapter", True):
@@ -219,16 +219,19 @@ def load_parts(
     return model, processor
 
 
-def _with_report(found: Any, config: Settings) -> Callable[..., Any]:
-    """The `from_pretrained` of a class that `model_class` has found, which can give a report out.
+def _loading_with_report(
+    config: Settings,
+) -> Callable[..., tuple[hf.PreTrainedModel, dict[str, set[str]]]]:
+    """The `from_pretrained` of the class that `model_class` finds, which can give a report out.
 
     Qwen2.5-Omni's own cannot: it goes on with the report as if it were the model, for its voices.
     """
-    mapping = getattr(found, "_model_mapping", {})
-    own = mapping[type(config)] if type(config) in mapping else found
+    auto = model_class(config)
+    mapping = getattr(auto, "_model_mapping", {})
+    own = mapping[type(config)] if type(config) in mapping else auto
     if "from_pretrained" in vars(own) and issubclass(own, hf.PreTrainedModel):
         return partial(hf.PreTrainedModel.from_pretrained.__func__, own)
-    return found.from_pretrained
+    return auto.from_pretrained
 
 
 def _put_on(model: hf.PreTrainedModel, adapter: Path, name: str) -> set[str]:

@@ -60,6 +60,9 @@ MARKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 LAST_RESORT = 1e5
 """What it costs to write a point's name beside another point: more than to hide a line."""
 
+AT_THEIR_HEIGHT = 300
+"""What it costs to write it at another point's height, where one looks for that point's name."""
+
 WHOLE_PICTURE = {"origin": "lower", "aspect": "auto"}
 """A heat map that fills its panel, the first row lowest."""
 
@@ -275,11 +278,7 @@ def name_points(
 
 
 def _least_hiding(
-    point: np.ndarray,
-    strangers: np.ndarray,
-    size: np.ndarray,
-    taken: Sequence[Bbox],
-    panel: Bbox,
+    point: np.ndarray, strangers: np.ndarray, size: np.ndarray, taken: Sequence[Bbox], panel: Bbox
 ) -> tuple[int, Bbox]:
     """How far from a point, and where, a name of this size hides least, in pixels.
 
@@ -299,12 +298,12 @@ def _least_hiding(
             outside = size.prod() - _shared(box, panel)
             apart = _apart(strangers, box)
             is_theirs = apart.min(initial=np.inf) < 1.5 * _apart(point, box)
-            # Beside a name one looks at its own height first.
             near = strangers[apart < 3 * size[1]]
             middle = (box.y0 + box.y1) / 2
             off_level = np.abs(near[:, 1] - middle).min(initial=np.inf)
             at_their_height = off_level < min(size[1] / 2, abs(point[1] - middle))
-            cost = far + outside + 10 * hidden + 300 * at_their_height + LAST_RESORT * is_theirs
+            cost = far + outside + 10 * hidden
+            cost += AT_THEIR_HEIGHT * at_their_height + LAST_RESORT * is_theirs
             if cost < best[0]:
                 best = (cost, far, box)
     return best[1:]
