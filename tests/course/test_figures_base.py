@@ -1,6 +1,7 @@
 """The figures: they show the numbers they are given, in the one look, and are the same file every
 time."""
 
+from itertools import combinations
 from pathlib import Path
 
 import matplotlib
@@ -14,6 +15,7 @@ from PIL import Image
 
 from sarsteer_lab.course import figures
 from sarsteer_lab.course.figures import base as plots
+from sarsteer_lab.course.figures.names import name_points
 from sarsteer_lab.course.palette import FORMS
 from sarsteer_lab.evaluation.intervals import wilson
 
@@ -237,7 +239,7 @@ def test_a_name_stands_nearest_to_its_own_point() -> None:
     places = np.array([(0.29, 0.28), (0.292, 0.303), (0.34, 0.333), (0.341, 0.309)])
     fig, [ax] = plots.panels(1, (9.5, 6.4))
     ax.set(xlim=(-0.03, 1.15), ylim=(-0.03, 1.05))
-    plots.name_points(ax, names, places, ["black"] * 4)
+    name_points(ax, names, places, ["black"] * 4)
     fig.draw_without_rendering()
     points = ax.transData.transform(places)
     for i, text in enumerate(ax.texts):
@@ -254,10 +256,35 @@ def test_a_name_does_not_stand_at_the_height_of_another_point_beside_it() -> Non
     places = np.array([(0.875, 0.325), (0.8875, 0.3)])
     fig, [ax] = plots.panels(1, (11, 6.4))
     ax.set(xlim=(-0.03, 1.05), ylim=(-0.03, 1.05))
-    plots.name_points(ax, names, places, ["black"] * 2)
+    name_points(ax, names, places, ["black"] * 2)
     fig.draw_without_rendering()
     points = ax.transData.transform(places)
     for i, text in enumerate(ax.texts):
         box = Text.get_window_extent(text)
         off_level = np.abs(points[:, 1] - (box.y0 + box.y1) / 2)
         assert off_level[i] <= off_level[1 - i], names[i]
+
+
+def test_no_name_is_written_over_another() -> None:
+    """The appendix's defences, which crowd along the bound."""
+    crowd = {
+        "refusal examples": (0, 1),
+        "self-reminder before": (0.233, 0.91),
+        "self-reminder after": (0.305, 0.89),
+        "inspect the audio": (0.211, 0.78),
+        "SARSteer, chosen": (0.439, 0.81),
+        "refusal direction, inspect": (0.422, 0.86),
+        "typed difference-in-means": (0.489, 0.84),
+        "spoken difference-in-means": (0.489, 0.85),
+        "conditional (CAST), inspect": (0.55, 0.72),
+        "null-space (AlphaSteer), inspect": (0.572, 0.76),
+    }
+    share = np.linspace(0, 0.6, 60)
+    bound = np.column_stack([share, 1 - share**2 / 1.4])
+    fig, [ax] = plots.panels(1, (11, 6.8))
+    ax.set(xlim=(-0.03, 1.05), ylim=(-0.03, 1.05))
+    name_points(ax, list(crowd), np.array(list(crowd.values())), ["black"] * 10, bound)
+    fig.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in ax.texts]
+    for first, second in combinations(boxes, 2):
+        assert not first.overlaps(second)

@@ -6,7 +6,6 @@ none is named here. Letters are large enough for a projector. A figure's title s
 there is to see in it, with the numbers that it was given; names stand at what they name.
 """
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -19,10 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patheffects import withStroke
-from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator, PercentFormatter
-from matplotlib.transforms import Bbox
 from numpy.typing import ArrayLike
 from torch import Tensor
 
@@ -56,12 +52,6 @@ LOWEST = 1e-4
 
 MARKS = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
 """The marks of that scale between its ends."""
-
-LAST_RESORT = 1e5
-"""What it costs to write a point's name beside another point: more than to hide a line."""
-
-AT_THEIR_HEIGHT = 300
-"""What it costs to write it at another point's height, where one looks for that point's name."""
 
 WHOLE_PICTURE = {"origin": "lower", "aspect": "auto"}
 """A heat map that fills its panel, the first row lowest."""
@@ -224,7 +214,8 @@ def name_lines(*axes: Axes, gap: float = 0.08) -> None:
         heights = np.minimum(heights, 1.02 - least[::-1])
         for line, height in zip(named, heights, strict=True):
             colour = line.get_color()
-            leader = _leader(colour, shrink=2) | {"relpos": (0, 0.5)}  # from the name's beginning
+            from_its_beginning = {"relpos": (0, 0.5)}
+            leader = leader_look(colour, shrink=2) | from_its_beginning
             look = {"color": colour, "va": "center", "arrowprops": leader}
             where = {"xycoords": "axes fraction", "textcoords": "axes fraction"}
             ax.annotate(line.get_label(), ends[line], (1.03, height), **where, **look)
@@ -237,87 +228,9 @@ def _right_end(ax: Axes, line: Line2D) -> tuple[float, float]:
     return (x if line.get_transform() == ax.transData else 1.0), y
 
 
-def _leader(color: str, shrink: float) -> dict[str, Any]:
+def leader_look(color: str, shrink: float) -> dict[str, Any]:
     """The thin line from a name to what it names, which ends `shrink` points before that."""
     return {"arrowstyle": "-", "color": color, "linewidth": 0.8, "shrinkA": 0, "shrinkB": shrink}
-
-
-def name_points(
-    ax: Axes,
-    names: Sequence[str],
-    places: Float[np.ndarray, "point 2"],
-    colours: Sequence[str],
-    keep_clear: Float[np.ndarray, "spot 2"] | None = None,
-) -> None:
-    """Each place's name where it hides least, nearest to its own; further off, with a line to it.
-
-    Those at one place share theirs ("this = that"). What lies at `keep_clear` is not to be hidden.
-    """
-    ax.figure.draw_without_rendering()
-    points = ax.transData.transform(places)
-    taken = [Bbox([point - 8, point + 8]) for point in points]
-    if keep_clear is not None:
-        taken += [Bbox([spot - 4, spot + 4]) for spot in ax.transData.transform(keep_clear)]
-    together: dict[tuple[float, ...], list[str]] = defaultdict(list)
-    for name, place in zip(names, places, strict=True):
-        together[tuple(place)].append(name)
-    for place, point, colour in zip(places, points, colours, strict=True):
-        alike = together.pop(tuple(place), None)
-        if alike is None:  # named already
-            continue
-        name = " = ".join(alike)
-        look = {"color": colour, "fontsize": 12, "arrowprops": _leader(colour, shrink=4)}
-        look["path_effects"] = [withStroke(linewidth=3, foreground=PAPER)]  # over lines
-        text = ax.annotate(name, place, (0, 0), textcoords="offset points", **look)
-        size = Text.get_window_extent(text).size
-        strangers = points[(places != place).any(1)]
-        far, box = _least_hiding(point, strangers, size, taken, ax.bbox)
-        taken.append(box)
-        text.xyann = (box.min - point) * 72 / ax.figure.dpi
-        text.arrow_patch.set_visible(far > 24)
-
-
-def _least_hiding(
-    point: np.ndarray, strangers: np.ndarray, size: np.ndarray, taken: Sequence[Bbox], panel: Bbox
-) -> tuple[int, Bbox]:
-    """How far from a point, and where, a name of this size hides least, in pixels.
-
-    A place that lies about as near to one of the `strangers`, the other points, is a last resort:
-    the name would be read as theirs. One at the height of a stranger beside it is avoided.
-    """
-    turns = np.arange(16) * np.pi / 8
-    ways = np.round([np.cos(turns), np.sin(turns)], 6).T
-    best = (np.inf, 0, panel)
-    for far in range(12, 140, 12):
-        for way in ways:
-            # What stands this far off is the name's nearest side.
-            nearest_side = size * (1 - np.sign(way)) / 2
-            corner = point + far * way - nearest_side
-            box = Bbox.from_bounds(*corner, *size)
-            hidden = sum(_shared(box, other) for other in taken)
-            outside = size.prod() - _shared(box, panel)
-            apart = _apart(strangers, box)
-            is_theirs = apart.min(initial=np.inf) < 1.5 * _apart(point, box)
-            near = strangers[apart < 3 * size[1]]
-            middle = (box.y0 + box.y1) / 2
-            off_level = np.abs(near[:, 1] - middle).min(initial=np.inf)
-            at_their_height = off_level < min(size[1] / 2, abs(point[1] - middle))
-            cost = far + outside + 10 * hidden
-            cost += AT_THEIR_HEIGHT * at_their_height + LAST_RESORT * is_theirs
-            if cost < best[0]:
-                best = (cost, far, box)
-    return best[1:]
-
-
-def _apart(points: np.ndarray, box: Bbox) -> Any:
-    """How far points, or one, lie from the nearest place in a box."""
-    return np.linalg.norm(points - np.clip(points, box.min, box.max), axis=-1)
-
-
-def _shared(first: Bbox, second: Bbox) -> float:
-    """The area that two boxes share."""
-    both = Bbox.intersection(first, second)
-    return 0.0 if both is None else both.width * both.height
 
 
 def common_legend(fig: Figure, **options: Any) -> None:

@@ -10,11 +10,11 @@ from sarsteer_lab.course.figures.base import (
     TRADEOFF,
     common_legend,
     drawn,
-    name_points,
     panels,
     percent,
     wilson_whiskers,
 )
+from sarsteer_lab.course.figures.names import name_points
 from sarsteer_lab.course.palette import DEFENCES, INK, PAPER
 from sarsteer_lab.evaluation.curves import pareto_front
 from sarsteer_lab.evaluation.defences import PROMPTING, STEERING_NAMES

@@ -20,7 +20,6 @@ from sarsteer_lab.course.figures.base import (
     layer_axis,
     level,
     name_lines,
-    name_points,
     panels,
     percent,
     readiness_axis,
@@ -28,6 +27,7 @@ from sarsteer_lab.course.figures.base import (
     ticks,
     whiskers,
 )
+from sarsteer_lab.course.figures.names import name_points
 from sarsteer_lab.course.palette import GREEN, INK, LABELS, PAPER
 from sarsteer_lab.evaluation.precondition import BARE
 from sarsteer_lab.evaluation.separation import roc_area, uniform_bound
