@@ -148,13 +148,13 @@ def beginning_order(count: int, at_once: int) -> list[int]:
     """The order in which notebooks begin: as named, or from both ends if several run at once.
 
     The longest chapters stand near the end: begun last they would run alone, on a share of the
-    cores.
+    cores. So the second half, the middle of the list, begins from its end, too.
     """
     left = list(range(count))
     order: list[int] = []
     while left:
-        from_the_end = at_once > 1 and len(order) % 2 == 1
-        order.append(left.pop(-1 if from_the_end else 0))
+        is_from_the_end = len(order) % 2 == 1 or len(order) > count / 2
+        order.append(left.pop(-1 if at_once > 1 and is_from_the_end else 0))
     return order
 
 

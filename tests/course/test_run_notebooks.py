@@ -231,6 +231,7 @@ print("threads", os.environ.get("OMP_NUM_THREADS"))"""
 def test_all_begin_once_and_with_several_at_once_the_last_does_early() -> None:
     assert module.beginning_order(4, 1) == [0, 1, 2, 3]
     assert module.beginning_order(5, 2) == [0, 4, 1, 3, 2]
+    assert module.beginning_order(10, 2) == [0, 9, 1, 8, 2, 7, 6, 5, 4, 3]
     assert module.beginning_order(0, 2) == []
 
 
