@@ -9,7 +9,7 @@ and "(the question)" what answers the question of the course.
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -214,21 +214,27 @@ def _counted(name: str, rows: Sequence[Found]) -> str:
     return f"{len(rows) or 'no'} {name}{plural}" + (f": {', '.join(sides)}" if sides else "")
 
 
-def rows_found(closing_tables: Tables) -> list[Found]:
-    """The marked rows of closing tables, in the order of the chapters."""
-    found = []
+def _rows(closing_tables: Tables) -> Iterator[tuple[str, list[str]]]:
+    """Each row of closing tables as its cells, with its chapter, in the order of the chapters."""
     for chapter, tables in closing_tables.items():
         for text in tables:
             for cells in rows_of(text):
-                mark = _MARK.search(cells[0])
-                if mark is None:
-                    continue
-                kind, number, remark = mark.groups()
-                claim = _unmarked(cells[0])
-                is_control = kind.startswith("control")
-                ruled_out = (remark or claim) if is_control else None
-                hardly = remark == _HARDLY and not is_control
-                found.append(Found(int(number), ruled_out, hardly, chapter, claim, *cells[1:]))
+                yield chapter, cells
+
+
+def rows_found(closing_tables: Tables) -> list[Found]:
+    """The marked rows of closing tables, in the order of the chapters."""
+    found = []
+    for chapter, cells in _rows(closing_tables):
+        mark = _MARK.search(cells[0])
+        if mark is None:
+            continue
+        kind, number, remark = mark.groups()
+        claim = _unmarked(cells[0])
+        is_control = kind.startswith("control")
+        ruled_out = (remark or claim) if is_control else None
+        hardly = remark == _HARDLY and not is_control
+        found.append(Found(int(number), ruled_out, hardly, chapter, claim, *cells[1:]))
     return found
 
 
@@ -240,12 +246,10 @@ def _unmarked(claim: str) -> str:
 def answers(closing_tables: Tables) -> list[Found]:
     """The rows that answer the question of the course, in the order of the chapters."""
     found = []
-    for chapter, tables in closing_tables.items():
-        for text in tables:
-            for cells in rows_of(text):
-                if QUESTION in cells[0]:
-                    claim = _unmarked(cells[0])
-                    found.append(Found(OF_COURSE, None, False, chapter, claim, *cells[1:]))
+    for chapter, cells in _rows(closing_tables):
+        if QUESTION in cells[0]:
+            claim = _unmarked(cells[0])
+            found.append(Found(OF_COURSE, None, False, chapter, claim, *cells[1:]))
     return found
 
 
